@@ -1,0 +1,478 @@
+"""Structures, levels and label schemes: the one source of names, ids, codes and colours.
+
+Ids follow VerSe and its successors: C1-C7 are 1-7, T1-T12 8-19, L1-L6 20-25, the sacrum 26, T13 28, the cord 60, the
+canal 61, and the disc below a vertebra is 100 plus its id. Nothing here needs more than the standard library.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from .errors import SchemeError
+
+
+class Kind(str, Enum):
+    """What a structure is, whatever its level."""
+
+    VERTEBRA = "vertebra"
+    DISC = "disc"
+    CANAL = "canal"
+    SACRUM = "sacrum"
+    CORD = "cord"
+    ARTERY = "artery"
+    VEIN = "vein"
+    CUSTOM = "custom"
+
+
+class Extent(str, Enum):
+    """How much of a vertebra a mask covers; a checkpoint or data set never mixes the two."""
+
+    BODY = "body"
+    WHOLE = "whole"
+
+
+KINDS: tuple[str, ...] = ("background", Kind.VERTEBRA.value, Kind.DISC.value, Kind.CANAL.value, Kind.SACRUM.value)
+"""Channels of a kind head, in order."""
+
+SACRUM_RANK = -1.0
+"""Rank of the sacrum; the last lumbar vertebra has rank 0, each vertebra above it one more, a disc lies half way."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A SNOMED CT concept."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One thing that can be labelled.
+
+    Attributes:
+        id: value in label files (VerSe convention).
+        name: short name, also the segment id: ``"L4"``, ``"L4/L5"``, ``"canal"``.
+        kind: vertebra, disc, canal …
+        order: cranio-caudal position, increasing downwards; vertebrae have whole numbers, discs lie half way;
+            None for structures that have no level.
+        color: red, green, blue in 0…1.
+    """
+
+    id: int
+    name: str
+    kind: Kind
+    order: float | None
+    color: tuple[float, float, float]
+
+    @property
+    def color_255(self) -> tuple[int, int, int]:
+        """Colour as bytes."""
+        return tuple(round(255 * channel) for channel in self.color)  # type: ignore[return-value]
+
+    @property
+    def is_vertebral(self) -> bool:
+        """True for a vertebra or the sacrum: something that is counted."""
+        return self.kind in (Kind.VERTEBRA, Kind.SACRUM)
+
+
+_VERTEBRAE: tuple[tuple[int, str], ...] = (
+    *((i, f"C{i}") for i in range(1, 8)),
+    *((7 + i, f"T{i}") for i in range(1, 13)),
+    (28, "T13"),
+    *((19 + i, f"L{i}") for i in range(1, 7)),
+)
+SACRUM_ID, CORD_ID, CANAL_ID = 26, 60, 61
+VERTEBRA_ID, DISC_ID = 90, 91
+"""A vertebra or disc whose level is not known: in training data, and in schemes without levels."""
+_DISC_OFFSET = 100
+
+
+def _vertebra_color(index: int) -> tuple[float, float, float]:
+    # Steps of 0.38 of the colour circle keep neighbours (and neighbours' neighbours) apart.
+    hue = (0.08 + 0.38 * index) % 1.0
+    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.55, 0.95))  # type: ignore[return-value]
+
+
+def _disc_color(index: int) -> tuple[float, float, float]:
+    hue = (0.55 + 0.38 * index) % 1.0
+    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.85, 0.75))  # type: ignore[return-value]
+
+
+def _build() -> dict[int, Structure]:
+    made: list[Structure] = []
+    for index, (vid, name) in enumerate(_VERTEBRAE):
+        made.append(Structure(vid, name, Kind.VERTEBRA, float(index), _vertebra_color(index)))
+    bottom = float(len(_VERTEBRAE))
+    made.append(Structure(SACRUM_ID, "S1", Kind.SACRUM, bottom, _vertebra_color(len(_VERTEBRAE))))
+    # Discs: named from the usual neighbours; with T13 or L6 in the case `display_name` says otherwise.
+    usual_below = {"T12": "L1", "T13": "L1", "L5": "S1", "L6": "S1"}
+    names = [name for _, name in _VERTEBRAE]
+    for index, (vid, name) in enumerate(_VERTEBRAE):
+        if name == "C1":
+            continue  # no disc between C1 and C2
+        below = usual_below.get(name) or names[index + 1]
+        made.append(Structure(_DISC_OFFSET + vid, f"{name}/{below}", Kind.DISC, index + 0.5, _disc_color(index)))
+    made += [
+        Structure(VERTEBRA_ID, "vertebra", Kind.VERTEBRA, None, (0.95, 0.80, 0.55)),
+        Structure(DISC_ID, "disc", Kind.DISC, None, (0.35, 0.75, 0.55)),
+        Structure(CORD_ID, "cord", Kind.CORD, None, (0.96, 0.85, 0.36)),
+        Structure(CANAL_ID, "canal", Kind.CANAL, None, (0.36, 0.78, 0.93)),
+        Structure(201, "pulmonary artery, right", Kind.ARTERY, None, (0.90, 0.25, 0.25)),
+        Structure(202, "pulmonary artery, left", Kind.ARTERY, None, (0.95, 0.50, 0.35)),
+        Structure(203, "pulmonary vein, right", Kind.VEIN, None, (0.25, 0.35, 0.90)),
+        Structure(204, "pulmonary vein, left", Kind.VEIN, None, (0.35, 0.65, 0.95)),
+        Structure(205, "pulmonary artery", Kind.ARTERY, None, (0.85, 0.15, 0.30)),
+        Structure(206, "pulmonary vein", Kind.VEIN, None, (0.20, 0.20, 0.75)),
+    ]
+    return {s.id: s for s in made}
+
+
+STRUCTURES: Mapping[int, Structure] = _build()
+"""Every known structure by id."""
+
+_BY_NAME: Mapping[str, Structure] = {s.name.lower(): s for s in STRUCTURES.values()}
+_ALIASES = {
+    "s": "s1",
+    "sacrum": "s1",
+    "spinal canal": "canal",
+    "vertebral canal": "canal",
+    "spinal cord": "cord",
+    "l5/s": "l5/s1",
+    "l5/l6": "l5/s1",  # the disc below L5 keeps its id when L6 is there
+    "t12/t13": "t12/l1",
+    "l6/s": "l6/s1",
+}
+
+def structure(name_or_id: str | int) -> Structure:
+    """The structure with this id or name (``"L4"``, ``"L4/L5"``, ``"S1"``, ``"canal"``; upper or lower case).
+
+    Raises:
+        SchemeError: if there is none.
+    """
+    if isinstance(name_or_id, str) and not name_or_id.strip().isdigit():
+        key = re.sub(r"\s+", " ", name_or_id.strip().lower()).replace("-", "/")
+        found = _BY_NAME.get(_ALIASES.get(key, key))
+    else:
+        found = STRUCTURES.get(int(name_or_id))
+    if found is None:
+        raise SchemeError(
+            f"“{name_or_id}” is not a structure that SpineSegAI knows.",
+            "Use names such as L4, L4/L5, S1 or canal; `spinesegai methods` lists the structures of each scheme.",
+        )
+    return found
+
+
+def disc_below(vertebra: Structure | int) -> Structure | None:
+    """The disc under a vertebra; None under C1 and the sacrum."""
+    vid = vertebra if isinstance(vertebra, int) else vertebra.id
+    return STRUCTURES.get(_DISC_OFFSET + vid)
+
+
+def vertebra_above(disc: Structure | int) -> Structure:
+    """The vertebra that a disc is named after (the one above it)."""
+    did = disc if isinstance(disc, int) else disc.id
+    return STRUCTURES[did - _DISC_OFFSET]
+
+
+def next_below(vertebra: Structure, present: Iterable[int] = ()) -> Structure | None:
+    """The vertebra (or sacrum) under this one, taking T13 and L6 into account only if they are in `present`."""
+    if vertebra.kind is Kind.SACRUM:
+        return None
+    chain = level_chain(present)
+    ids = [s.id for s in chain]
+    if vertebra.id not in ids:
+        return None
+    return chain[ids.index(vertebra.id) + 1]
+
+
+def level_chain(present: Iterable[int] = ()) -> list[Structure]:
+    """C1 … sacrum in cranio-caudal order; T13 and L6 (or their discs) only if `present` holds them."""
+    present = set(present)
+    has_t13 = bool(present & {28, 128})
+    has_l6 = bool(present & {25, 125})
+    chain = [STRUCTURES[vid] for vid, name in _VERTEBRAE if (name != "T13" or has_t13) and (name != "L6" or has_l6)]
+    return [*chain, STRUCTURES[SACRUM_ID]]
+
+
+def ranks(present: Iterable[int] = ()) -> dict[int, float]:
+    """Rank above the sacrum of every vertebra and disc, given which variants a case has.
+
+    The sacrum has −1, the last lumbar vertebra 0 whether it is called L5 or L6, and each vertebra above it one more; the
+    disc under a vertebra lies half a rank below it. This is what can be seen in an image; names follow from it.
+    """
+    chain = level_chain(present)
+    result: dict[int, float] = {}
+    for position, vertebra in enumerate(reversed(chain)):
+        rank = SACRUM_RANK + position
+        result[vertebra.id] = rank
+        disc = disc_below(vertebra)
+        if disc is not None:
+            result[disc.id] = rank - 0.5
+    return result
+
+
+def display_name(structure_id: int, present: Iterable[int] = (), extent: Extent | None = None) -> str:
+    """What a reader should see: ``"L4 vertebra (body)"``, ``"L5/L6 disc"``, ``"spinal canal"``.
+
+    Discs are named from the neighbours that the case really has (124 is L5/S1, or L5/L6 where L6 is present).
+    """
+    s = structure(structure_id)
+    if s.order is None and s.kind in (Kind.VERTEBRA, Kind.DISC):
+        return s.name
+    if s.kind is Kind.VERTEBRA:
+        return f"{s.name} vertebra" + (" (body)" if extent is Extent.BODY else "")
+    if s.kind is Kind.SACRUM:
+        return "S1 (body)" if extent is Extent.BODY else "sacrum"
+    if s.kind is Kind.DISC:
+        return f"{disc_name(s.id, present)} disc"
+    if s.kind is Kind.CANAL:
+        return "spinal canal"
+    if s.kind is Kind.CORD:
+        return "spinal cord"
+    return s.name
+
+
+def disc_name(disc_id: int, present: Iterable[int] = ()) -> str:
+    """``"L4/L5"``; the lower neighbour is T13 or L6 where the case has one."""
+    upper = vertebra_above(disc_id)
+    lower = next_below(upper, {*present, upper.id})
+    return f"{upper.name}/{lower.name}" if lower else structure(disc_id).name
+
+
+def sorted_ids(ids: Iterable[int]) -> list[int]:
+    """Ids in anatomical order, top down, structures without a level last."""
+    return sorted(ids, key=lambda i: (STRUCTURES[i].order is None, STRUCTURES[i].order or 0.0, i))
+
+
+# --- codes -----------------------------------------------------------------------------------------------------------
+
+_WHOLE_CODES = {
+    "T9": "82687006", "T10": "7610001", "T11": "12989004", "T12": "23215003", "L1": "66794005", "L2": "14293000",
+    "L3": "36470004", "L4": "11994002", "L5": "49668003", "S1": "54735007",
+}  # fmt: skip
+_BODY_CODES = {
+    "T9": "33766003", "T10": "48405002", "T11": "52120002", "T12": "280849005", "L1": "61032001", "L2": "53983007",
+    "L3": "55492004", "L4": "71996003", "L5": "21799000",
+}  # fmt: skip
+_DISC_CODES = {
+    "T9/T10": "113209001", "T10/T11": "34959001", "T11/T12": "1537001", "T12/L1": "76206002", "L1/L2": "80064006",
+    "L2/L3": "67459009", "L3/L4": "62551000", "L4/L5": "84020006", "L5/S1": "715056000",
+}  # fmt: skip
+_GENERIC_CODES = {
+    Kind.VERTEBRA: Code("51282000", "Vertebra"),
+    Kind.SACRUM: Code("54735007", "Sacrum"),
+    Kind.DISC: Code("360499006", "Intervertebral disc"),
+    Kind.CORD: Code("2748008", "Spinal cord"),
+    Kind.CANAL: Code("61853006", "Spinal canal"),
+    Kind.ARTERY: Code("81040000", "Pulmonary artery"),
+    Kind.VEIN: Code("122972007", "Pulmonary vein"),
+    Kind.CUSTOM: Code("123037004", "Anatomical structure"),
+}
+LATERALITY = {"right": Code("24028007", "Right"), "left": Code("7771000", "Left")}
+
+
+def code(structure_id: int, present: Iterable[int] = (), extent: Extent | None = None) -> Code:
+    """SNOMED CT concept of a structure; where none is known for the level, the generic one of its kind.
+
+    Args:
+        present: ids in the case, since the disc below L5 is L5/L6 where there is an L6.
+        extent: whether vertebral masks are bodies or whole vertebrae; whole where not given.
+    """
+    s = structure(structure_id)
+    if s.is_vertebral:
+        table, label = (_BODY_CODES, "Body of {} vertebra") if extent is Extent.BODY else (_WHOLE_CODES, "{} vertebra")
+        if s.kind is Kind.SACRUM and extent is Extent.BODY:
+            return _GENERIC_CODES[Kind.VERTEBRA]  # no code is known for the body of S1
+        if s.name in table:
+            return Code(table[s.name], "Sacrum" if s.kind is Kind.SACRUM else label.format(s.name))
+    elif s.kind is Kind.DISC and s.order is not None:
+        name = disc_name(s.id, present)
+        if name in _DISC_CODES:
+            return Code(_DISC_CODES[name], f"{name} intervertebral disc")
+    return _GENERIC_CODES[s.kind]
+
+
+def laterality(structure_id: int) -> Code | None:
+    """Right or left, for sided structures."""
+    name = structure(structure_id).name
+    return next((c for side, c in LATERALITY.items() if name.endswith(side)), None)
+
+
+# --- schemes ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """The ordered structures that a checkpoint predicts.
+
+    Network channel 0 is background and channel ``i + 1`` is ``ids[i]``; files hold the structure's id.
+    """
+
+    name: str
+    title: str
+    ids: tuple[int, ...]
+    extent: Extent | None = Extent.BODY
+    modality: str = "MR"
+
+    @cached_property
+    def structures(self) -> tuple[Structure, ...]:
+        """The structures in channel order (without background)."""
+        return tuple(STRUCTURES[i] for i in self.ids)
+
+    @cached_property
+    def channel_of(self) -> dict[int, int]:
+        """Structure id → network channel (1, 2, …)."""
+        return {sid: channel for channel, sid in enumerate(self.ids, start=1)}
+
+    @property
+    def channels(self) -> int:
+        """Number of softmax channels, background included."""
+        return len(self.ids) + 1
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """For each channel (background first) its index in `KINDS`; kinds that `KINDS` lacks count as background."""
+        index = {k: i for i, k in enumerate(KINDS)}
+        return (0, *(index.get(s.kind.value, 0) for s in self.structures))
+
+    def channel_for(self, structure_id: int) -> int:
+        """Network channel that a labelled structure trains: its own, its kind's generic one, or background (0)."""
+        if structure_id in self.channel_of:
+            return self.channel_of[structure_id]
+        kind = structure(structure_id).kind
+        generic = {Kind.VERTEBRA: VERTEBRA_ID, Kind.SACRUM: VERTEBRA_ID, Kind.DISC: DISC_ID}.get(kind)
+        return self.channel_of.get(generic, 0) if generic else 0
+
+    def of_kind(self, *kinds: Kind) -> tuple[int, ...]:
+        """Ids of these kinds, in channel order."""
+        return tuple(s.id for s in self.structures if s.kind in kinds)
+
+    def require(self, name_or_id: str | int) -> Structure:
+        """The structure, which must be in this scheme.
+
+        Raises:
+            SchemeError: unknown, or not one of this scheme's.
+        """
+        s = structure(name_or_id)
+        if s.id not in self.channel_of:
+            listed = ", ".join(x.name for x in self.structures)
+            raise SchemeError(f"{s.name} is not in the label scheme “{self.name}”.", f"It has: {listed}.")
+        return s
+
+
+def _ids(*names: str) -> tuple[int, ...]:
+    return tuple(structure(n).id for n in names)
+
+
+_DISCS_T9_L5 = ("T9/T10", "T10/T11", "T11/T12", "T12/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1")
+
+SCHEMES: Mapping[str, LabelScheme] = {
+    s.name: s
+    for s in (
+        LabelScheme(
+            "lumbar-mr",
+            "Lumbar MR: vertebral bodies T9–L6 and S1, discs, canal",
+            _ids("T9", "T10", "T11", "T12", "T13", "L1", "L2", "L3", "L4", "L5", "L6", "S1")
+            + _ids("T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1")
+            + (CANAL_ID,),
+        ),
+        LabelScheme(
+            "mrspineseg",
+            "MRSpineSeg challenge: sacrum, L5–T9 and their discs",
+            _ids("S1", "L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9") + _ids(*reversed(_DISCS_T9_L5)),
+            extent=Extent.WHOLE,
+        ),
+        LabelScheme(
+            "spider",
+            "SPIDER: whole vertebrae L5–T9, discs, canal",
+            _ids("L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9") + _ids(*reversed(_DISCS_T9_L5)) + (CANAL_ID,),
+            extent=Extent.WHOLE,
+        ),
+        LabelScheme(
+            "lumbar11",
+            "Five lumbar vertebrae and five discs",
+            _ids("L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"),
+        ),
+        LabelScheme(
+            "vertebra",
+            "Vertebrae against the rest, without levels",
+            (VERTEBRA_ID,),
+            extent=Extent.BODY,
+            modality="any",
+        ),
+        LabelScheme(
+            "pulmonary-av",
+            "Pulmonary arteries and veins, right and left",
+            (201, 202, 203, 204),
+            extent=None,
+            modality="CT",
+        ),
+    )
+}
+"""The label schemes by name."""
+
+
+def scheme(name: str) -> LabelScheme:
+    """The scheme of this name.
+
+    Raises:
+        SchemeError: if there is none.
+    """
+    try:
+        return SCHEMES[name]
+    except KeyError:
+        raise SchemeError(f"There is no label scheme “{name}”.", f"Known: {', '.join(SCHEMES)}.") from None
+
+
+# --- label values of public data sets and tools -----------------------------------------------------------------------
+
+
+def _range(names: Iterable[str], first: int, step: int = 1) -> dict[int, int]:
+    return {first + step * i: structure(n).id for i, n in enumerate(names)}
+
+
+_UPWARD = ("L5", "L4", "L3", "L2", "L1", *(f"T{i}" for i in range(12, 0, -1)), *(f"C{i}" for i in range(7, 0, -1)))
+_UPWARD_DISCS = tuple(disc_below(structure(n)).name for n in _UPWARD[:-1])  # type: ignore[union-attr]
+
+VALUE_MAPS: Mapping[str, Mapping[int, int]] = {
+    "verse": {i: i for i in (*range(1, 27), 28)},
+    # Vertebrae counted upwards from L5 = 1; partly visible ones + 100; discs 200 + the vertebra above them.
+    "spider": {
+        **_range(_UPWARD, 1),
+        100: CANAL_ID,
+        **_range(_UPWARD, 101),
+        **_range(_UPWARD_DISCS, 201),
+    },
+    "mrspineseg": {
+        **_range(("S1", "L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9"), 1),
+        **_range(tuple(reversed(_DISCS_T9_L5)), 11),
+    },
+    "totalsegmentator": {
+        25: SACRUM_ID,
+        26: SACRUM_ID,  # the S1 body, a class of its own there
+        **_range(_UPWARD, 27),
+        79: CORD_ID,
+    },
+    "totalspineseg": {
+        1: CORD_ID,
+        2: CANAL_ID,
+        **_range([f"C{i}" for i in range(1, 8)], 11),
+        **_range([f"T{i}" for i in range(1, 13)], 21),
+        **_range([f"L{i}" for i in range(1, 7)], 41),
+        50: SACRUM_ID,
+        **_range([f"C{i}/C{i + 1}" for i in range(2, 7)], 63),
+        71: structure("C7/T1").id,
+        **_range([f"T{i}/T{i + 1}" for i in range(1, 12)], 72),
+        91: structure("T12/L1").id,
+        **_range([f"L{i}/L{i + 1}" for i in range(1, 5)], 92),
+        100: structure("L5/S1").id,
+    },
+}
+"""Value in another project's label files → structure id. SPIDER's are from memory of its paper; see `datasets`."""

@@ -1,0 +1,73 @@
+"""Errors that a reader can act on.
+
+Every foreseeable failure is a :class:`SpineSegAIError`: a message that names the thing that is wrong, and a remedy.
+The command line prints both and exits with 2; the panel shows them in a dialog.
+"""
+
+from __future__ import annotations
+
+
+class SpineSegAIError(Exception):
+    """A foreseeable failure, with a remedy.
+
+    Args:
+        message: what is wrong, naming the file, volume or option.
+        remedy: what the reader can do about it; may be empty.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    @property
+    def kind(self) -> str:
+        """Stable name for machine-readable output, e.g. ``"ImageError"``."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class ImageError(SpineSegAIError):
+    """The image cannot be read, or is not what the checkpoint takes."""
+
+
+class SchemeError(SpineSegAIError):
+    """A structure, level or label value is unknown to the label scheme."""
+
+
+class HintError(SpineSegAIError):
+    """A hint contradicts the image, the scheme, another hint, or the method does not take it."""
+
+
+class CheckpointError(SpineSegAIError):
+    """A checkpoint is missing, damaged, foreign, or of a newer format."""
+
+
+class ConfigError(SpineSegAIError):
+    """An option or configuration value is not valid."""
+
+
+class DatasetError(SpineSegAIError):
+    """A data set's manifest or one of its files is missing or inconsistent."""
+
+
+class TrainingError(SpineSegAIError):
+    """A training run cannot start, go on or be resumed."""
+
+
+class DeviceError(SpineSegAIError):
+    """The requested device is not there, or ran out of memory."""
+
+
+class OutputError(SpineSegAIError):
+    """A result cannot be written."""
+
+
+class MissingPackageError(SpineSegAIError):
+    """An optional package is needed for what was asked."""
+
+
+class Cancelled(SpineSegAIError):
+    """The user cancelled; nothing was written."""

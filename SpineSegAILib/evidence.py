@@ -1,0 +1,50 @@
+"""What a network says about every voxel of a volume, before anatomy has its say.
+
+Arrays are on the *canonical grid* of `imaging`: axis 0 runs along the slices from the patient's left to the right, axis 1
+from superior to inferior, axis 2 from anterior to posterior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .anatomy import KINDS, LabelScheme
+
+
+@dataclass
+class Evidence:
+    """Per-voxel output of a method over a whole volume.
+
+    Either `classes` (one probability per channel of the scheme) or `kinds` (one per entry of `anatomy.KINDS`), the
+    latter with `rank` where the method counts levels.
+
+    Attributes:
+        spacing: mm along (slices, rows, columns).
+        scheme: what the channels of `classes` mean.
+        classes: (C, D, H, W) probabilities, background first; or None.
+        kinds: (5, D, H, W) probabilities; or None.
+        rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
+        uncertainty: (D, H, W) standard deviation from sampling; or None.
+        keypoints: structure id → (slice, row, column) index, fractional; may be empty.
+    """
+
+    spacing: tuple[float, float, float]
+    scheme: LabelScheme
+    classes: np.ndarray | None = None
+    kinds: np.ndarray | None = None
+    rank: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+    keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+
+    def kind_probabilities(self) -> np.ndarray:
+        """(5, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""
+        if self.kinds is not None:
+            return self.kinds.astype(np.float32, copy=False)
+        if self.classes is None:
+            raise ValueError("Evidence holds neither classes nor kinds")
+        result = np.zeros((len(KINDS), *self.classes.shape[1:]), np.float32)
+        for channel, kind in enumerate(self.scheme.kinds):
+            result[kind] += self.classes[channel]
+        return result
