@@ -1,0 +1,300 @@
+"""Manifests: which images belong to a data set, where their labels are, and what is labelled in each.
+
+The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the data set:
+``extent`` (``body`` or ``whole``), ``label_values`` (a name of `anatomy.VALUE_MAPS`). For a case: ``annotated`` (names
+of the structures labelled in it; everything else is unknown there, not absent), ``source``, ``patient``,
+``keypoints``, and its own ``extent`` and ``label_values``. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
+from ..errors import DatasetError, SpineSegAIError
+from ..hints import Point
+from ..keypoints import parse_keypoints, read_keypoints
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+SPLITS = ("training", "validation", "test")
+"""Lists of cases that a manifest may have."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image and what is known about it.
+
+    Attributes:
+        image: file, or folder with a DICOM series.
+        label: file with structure ids; None where there are only key points, or nothing.
+        annotated: ids of the structures labelled here, in anatomical order; all others are unknown, not absent.
+        source: where the case comes from; empty if not said.
+        patient: cases of one patient must share a split; the image's name where not said.
+        extent: whether vertebrae are bodies or whole; None if not said.
+        keypoints: structure id → centre (LPS, mm).
+        label_values: value in the label file → structure id; None where they are the same.
+    """
+
+    image: Path
+    label: Path | None
+    annotated: tuple[int, ...] = ()
+    source: str = ""
+    patient: str = ""
+    extent: Extent | None = None
+    keypoints: Mapping[int, Point] = field(default_factory=dict)
+    label_values: Mapping[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The image's file name without its suffixes: ``chu_08_image``."""
+        return _stem(self.image)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: its cases by split.
+
+    Attributes:
+        path: the file it was read from.
+        name: title of the data set.
+        modality: ``"MR"``, ``"CT"`` …, empty if not said.
+        extent: of the data set as a whole; None if not said.
+        splits: ``"training"`` … → its cases.
+    """
+
+    path: Path
+    name: str
+    modality: str
+    extent: Extent | None
+    splits: Mapping[str, tuple[Case, ...]]
+
+    def cases(self, split: str) -> tuple[Case, ...]:
+        """The cases of one split.
+
+        Raises:
+            DatasetError: the manifest has no such split, or it is empty.
+        """
+        found = self.splits.get(split, ())
+        if not found:
+            listed = ", ".join(f"{name} ({len(cases)})" for name, cases in self.splits.items() if cases)
+            raise DatasetError(f"{self.path} has no “{split}” cases.", f"It has: {listed or 'none at all'}.")
+        return found
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Reads a manifest and checks that everything it names is there.
+
+    Raises:
+        DatasetError: the file is missing or not JSON; a case names a file that is missing, a structure or a set of
+            label values that is unknown; the same image or patient is in two splits.
+    """
+    path = Path(path)
+    table = _load(path)
+    extent = _extent(table.get("extent"), str(path))
+    values = _table_values(table, path)
+    default_annotated = tuple(sorted_ids(set(values.names.values())))
+    splits: dict[str, tuple[Case, ...]] = {}
+    for split in SPLITS:
+        entries = table.get(split, [])
+        if not isinstance(entries, list):
+            raise DatasetError(f"“{split}” in {path} is not a list.", "Write a list of cases.")
+        splits[split] = tuple(
+            _case(entry, f"{path}, {split} case {number}", path.parent, extent, values, default_annotated)
+            for number, entry in enumerate(entries, start=1)
+        )
+    if not any(splits.values()):
+        raise DatasetError(f"{path} lists no cases.", f"It needs one of: {', '.join(SPLITS)}.")
+    _refuse_leaks(splits, path)
+    modality = table.get("modality", {})
+    modality = next(iter(modality.values()), "") if isinstance(modality, dict) else modality
+    return Manifest(path, str(table.get("name", path.parent.name)), str(modality), extent, splits)
+
+
+def read_label(case: Case) -> sitk.Image:
+    """The case's label image as int16 structure ids, its values translated.
+
+    Raises:
+        DatasetError: there is none, it cannot be read, it holds values that are no structure, or structures that
+            `annotated` does not list.
+    """
+    import numpy as np
+    import SimpleITK as sitk
+
+    if case.label is None:
+        raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")
+    try:
+        image = sitk.ReadImage(str(case.label))
+    except RuntimeError:
+        raise DatasetError(f"The label image {case.label} cannot be read.", "It may be damaged.") from None
+    raw = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise DatasetError(f"{case.label} is a colour image, not a label image.", "Labels are one number per voxel.")
+    present, inverse = np.unique(raw, return_inverse=True)
+    ids = [_translate(value, case) for value in present.tolist()]
+    stray = sorted_ids({i for i in ids if i} - set(case.annotated))
+    if stray:
+        names = ", ".join(STRUCTURES[i].name for i in stray)
+        raise DatasetError(f"{case.label} holds {names}, which “annotated” does not list.", "Add it there.")
+    label = sitk.GetImageFromArray(np.asarray(ids, np.int16)[inverse].reshape(raw.shape))
+    label.CopyInformation(image)
+    return label
+
+
+def _translate(value: float, case: Case) -> int:
+    """Structure id of a value in the case's label file."""
+    number = round(value)
+    if number != value or number < 0:
+        raise DatasetError(f"{case.label} holds the value {value:g}, which is no label.", "Labels are whole numbers.")
+    if number == 0:
+        return 0
+    found = number if case.label_values is None else case.label_values.get(number, -1)
+    if found not in STRUCTURES:
+        raise DatasetError(
+            f"{case.label} holds the value {number}, which is no structure.",
+            "Name the meaning of its values with “label_values” in the manifest.",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The data set's own table of label values."""
+
+    names: Mapping[int, int]  # value → structure id, of the manifest's `labels`
+    default: Mapping[int, int] | None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"The data set file {path} does not exist.", "Give the path of a dataset.json.") from None
+    except IsADirectoryError:
+        raise DatasetError(f"{path} is a folder.", "Give the path of the dataset.json inside it.") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"The data set file {path} cannot be read: {error}.", "It must be JSON.") from None
+    if not isinstance(table, dict):
+        raise DatasetError(f"{path} is not a data set file.", "It must hold a JSON object with “training”.")
+    return table
+
+
+def _table_values(table: Mapping[str, Any], path: Path) -> _Values:
+    """What `labels` (Decathlon: value → name; nnU-Net: name → value) and `label_values` say of the files' values."""
+    labels = table.get("labels", {})
+    if not isinstance(labels, dict):
+        raise DatasetError(f"“labels” in {path} is not a table.", 'Write {"background": 0, "L5": 24}.')
+    names: dict[int, int] = {}
+    for key, entry in labels.items():
+        name, value = (entry, key) if isinstance(entry, str) else (key, entry)
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            raise DatasetError(f"“labels” in {path}: “{value}” is not a label value.", "Values are numbers.") from None
+        if number:
+            names[number] = _structure(name, f"“labels” in {path}")
+    named = _value_map(table.get("label_values"), str(path))
+    if named is None and any(value != sid for value, sid in names.items()):
+        named = names
+    return _Values(names, named)
+
+
+def _case(
+    entry: Any, where: str, folder: Path, extent: Extent | None, values: _Values, default: tuple[int, ...]
+) -> Case:
+    if isinstance(entry, str):  # Decathlon's test cases
+        entry = {"image": entry}
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise DatasetError(f"{where} names no image.", 'Write {"image": …, "label": …, "annotated": […]}.')
+    image = _existing(entry["image"], folder, where)
+    label = _existing(entry["label"], folder, where) if entry.get("label") else None
+    annotated = entry.get("annotated")
+    if annotated is None:
+        ids = default if label else ()
+    elif isinstance(annotated, list):
+        ids = tuple(sorted_ids({_structure(name, where) for name in annotated}))
+    else:
+        raise DatasetError(f"“annotated” in {where} is not a list.", 'Write ["L4", "L5"].')
+    if label and not ids:
+        raise DatasetError(f"{where} has a label but does not say what is annotated.", "Add “annotated”.")
+    return Case(
+        image=image,
+        label=label,
+        annotated=ids,
+        source=str(entry.get("source", "")),
+        patient=str(entry.get("patient") or _stem(image)),
+        extent=_extent(entry.get("extent"), where) or extent,
+        keypoints=_keypoints(entry.get("keypoints"), folder, where),
+        label_values=_value_map(entry.get("label_values"), where) or values.default,
+    )
+
+
+def _existing(name: str, folder: Path, where: str) -> Path:
+    path = folder / name
+    if not path.exists():
+        raise DatasetError(f"{where}: {path} does not exist.", "Correct the path, or take the case out.")
+    return path.resolve()
+
+
+def _structure(name: Any, where: str) -> int:
+    try:
+        return structure(name).id
+    except (SpineSegAIError, TypeError, ValueError):
+        raise DatasetError(f"{where}: “{name}” is not a known structure.", "Names are L4, L4/L5, S1 …") from None
+
+
+def _extent(value: Any, where: str) -> Extent | None:
+    if value is None:
+        return None
+    try:
+        return Extent(value)
+    except ValueError:
+        raise DatasetError(f"{where}: “extent” is “{value}”.", "It must be body or whole.") from None
+
+
+def _value_map(name: Any, where: str) -> Mapping[int, int] | None:
+    if name is None:
+        return None
+    if name not in VALUE_MAPS:
+        raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Known: {', '.join(VALUE_MAPS)}.")
+    return VALUE_MAPS[name]
+
+
+def _keypoints(value: Any, folder: Path, where: str) -> Mapping[int, Point]:
+    if value is None:
+        return {}
+    try:
+        if isinstance(value, str):
+            return read_keypoints(folder / value)
+        if isinstance(value, dict):
+            return parse_keypoints(value, name=where)
+    except SpineSegAIError as error:
+        raise DatasetError(error.message, error.remedy) from None
+    raise DatasetError(f"“keypoints” in {where} is neither a file nor a table.", 'Write {"L4": [x, y, z]}.')
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".nii.gz", ".seg.nrrd", path.suffix):
+        if suffix and name.endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _refuse_leaks(splits: Mapping[str, tuple[Case, ...]], path: Path) -> None:
+    """A file or patient in two splits would make every figure too good."""
+    seen: dict[tuple[str, str], str] = {}
+    for split, cases in splits.items():
+        for case in cases:
+            patient = f"{case.source}/{case.patient}"
+            for what, key in (("image", str(case.image)), ("patient", patient)):
+                first = seen.setdefault((what, key), split)
+                if first != split:
+                    raise DatasetError(
+                        f"The {what} {key} is in both {first} and {split} of {path}.", "Split the data by patient."
+                    )

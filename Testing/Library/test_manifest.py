@@ -1,0 +1,121 @@
+"""Manifests say what is there, and name what is wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SpineSegAILib.anatomy import Extent
+from SpineSegAILib.datasets import read_label, read_manifest
+from SpineSegAILib.errors import DatasetError
+
+REAL = Path(__file__).parents[2].parent / "shared/data/lumbar_mr/dataset.json"
+
+
+def write(folder: Path, **table) -> Path:
+    """A manifest with images a, b, c (label values 0, 20 and 24) beside it."""
+    array = np.zeros((2, 3, 4), np.uint8)
+    array[0, 0], array[1, 1] = 20, 24
+    for name in "abc":
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / f"{name}.nii.gz"))
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(table))
+    return path
+
+
+def entry(name: str, **more) -> dict:
+    return {"image": f"./{name}.nii.gz", "label": f"{name}.nii.gz", "annotated": ["L5", "L1"], **more}
+
+
+def test_reads_cases(tmp_path):
+    sitk.WriteImage(sitk.Image(2, 2, 2, sitk.sitkUInt8), str(tmp_path / "d.nii.gz"))
+    path = write(
+        tmp_path,
+        name="Three",
+        modality={"0": "MR"},
+        extent="body",
+        training=[entry("a", source="x"), entry("b", patient="p1", annotated=["l1", 24, "vertebra"], extent="whole")],
+        validation=[entry("c", keypoints={"L4": [1, 2, 3]})],
+        test=["d.nii.gz"],
+    )
+    manifest = read_manifest(path)
+    assert (manifest.name, manifest.modality, manifest.extent) == ("Three", "MR", Extent.BODY)
+    first, second = manifest.cases("training")
+    assert first.image == (tmp_path / "a.nii.gz").resolve()
+    assert first.source == "x" and first.name == first.patient == "a"
+    assert first.annotated == (20, 24) and first.extent is Extent.BODY
+    assert second.patient == "p1" and second.annotated == (20, 24, 90) and second.extent is Extent.WHOLE
+    assert manifest.cases("validation")[0].keypoints == {23: (1.0, 2.0, 3.0)}
+    (unlabelled,) = manifest.cases("test")
+    assert unlabelled.label is None and unlabelled.annotated == ()
+    with pytest.raises(DatasetError, match=r"no “held-out” cases.*training \(2\), validation \(1\), test \(1\)"):
+        manifest.cases("held-out")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "lists no cases"),
+        ({"training": {"a": 1}}, "not a list"),
+        ({"training": [{"label": "a.nii.gz"}]}, "training case 1 names no image"),
+        ({"training": [entry("a"), entry("d")]}, "training case 2.*d.nii.gz does not exist"),
+        ({"training": [entry("a", label="gone.nii.gz")]}, "gone.nii.gz does not exist"),
+        ({"training": [entry("a", annotated=["L9"])]}, "“L9” is not a known structure"),
+        ({"training": [entry("a", annotated="L4")]}, "not a list"),
+        ({"training": [entry("a", annotated=[])]}, "does not say what is annotated"),
+        ({"training": [entry("a")], "extent": "half"}, "“extent” is “half”"),
+        ({"training": [entry("a", label_values="other")]}, "“label_values” is “other”.*spider"),
+        ({"training": [entry("a", keypoints={"L4": [1, 2]})]}, "not a point"),
+        ({"training": [entry("a", keypoints="none.json")]}, "none.json does not exist"),
+        ({"training": [entry("a")], "validation": [entry("a")]}, "in both training and validation"),
+        (
+            {"training": [entry("a", patient="p")], "validation": [entry("b", patient="p")]},
+            "patient /p is in both training and validation",
+        ),
+        ({"training": [entry("a")], "labels": {"background": 0, "liver": 1}}, "“liver” is not a known structure"),
+    ],
+)
+def test_names_what_is_wrong(tmp_path, table, words):
+    with pytest.raises(DatasetError, match=words):
+        read_manifest(write(tmp_path, **table))
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_manifest(tmp_path / "no.json")
+    with pytest.raises(DatasetError, match="is a folder"):
+        read_manifest(tmp_path)
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_manifest(tmp_path / "x.json")
+
+
+def test_label_values_are_translated(tmp_path):
+    # The Decathlon form names the values: here 20 means L5 and 24 means L1.
+    cases = [{"image": "a.nii.gz", "label": "b.nii.gz"}]
+    path = write(tmp_path, labels={"0": "background", "20": "L5", "24": "L1"}, training=cases)
+    case = read_manifest(path).cases("training")[0]
+    assert case.annotated == (20, 24)
+    array = sitk.GetArrayFromImage(read_label(case))
+    assert array.dtype == np.int16
+    assert array[0, 0, 0] == 24 and array[1, 1, 0] == 20 and array[1, 2, 3] == 0
+
+
+def test_labels_must_fit_what_is_annotated(tmp_path):
+    manifest = read_manifest(write(tmp_path, training=[entry("a", annotated=["L5"])]))
+    with pytest.raises(DatasetError, match="holds L1, which “annotated” does not list"):
+        read_label(manifest.cases("training")[0])
+    manifest = read_manifest(write(tmp_path, training=[entry("a", label_values="mrspineseg")]))
+    with pytest.raises(DatasetError, match="value 20, which is no structure"):
+        read_label(manifest.cases("training")[0])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the shared lumbar MR data are not here")
+def test_real_manifest():
+    manifest = read_manifest(REAL)
+    assert {s: len(cases) for s, cases in manifest.splits.items()} == {"training": 46, "validation": 7, "test": 0}
+    assert manifest.extent is Extent.BODY
+    case = manifest.cases("validation")[0]
+    assert set(np.unique(sitk.GetArrayFromImage(read_label(case)))) - {0} <= set(case.annotated)
