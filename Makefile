@@ -1,0 +1,43 @@
+# make demo   segments the shipped sample and says which files it wrote
+# make test   lints and runs all tests
+# Both work in .venv (or VENV=…), made with PYTHON; nothing outside this folder is changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= demo-output
+SAMPLE := Resources/Samples/lumbar_phantom.nii.gz
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	@mkdir -p $(OUTPUT)
+	$(BIN)/spinesegai segment $(SAMPLE) --output $(OUTPUT)/lumbar_phantom.seg.nrrd \
+		--preview $(OUTPUT)/lumbar_phantom.png --measurements $(OUTPUT)/lumbar_phantom.csv
+	@echo
+	@echo "The demo wrote:"
+	@ls $(OUTPUT)/lumbar_phantom.seg.nrrd $(OUTPUT)/lumbar_phantom.png $(OUTPUT)/lumbar_phantom.csv
+
+test: $(VENV)/.installed-for-tests lint
+	$(BIN)/python -m pytest -q Testing
+
+lint: $(VENV)/.installed-for-tests
+	$(BIN)/ruff check .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than Python 3.10; say: make PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Editable, so that only a change of what is required installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-for-tests: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -q -c constraints.txt -e '.[test,slicer]'
+	@touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) $(OUTPUT) .pytest_cache .ruff_cache
