@@ -253,7 +253,11 @@ def sorted_ids(ids: Iterable[int]) -> list[int]:
 
 # --- codes -----------------------------------------------------------------------------------------------------------
 
+# C1-T8 as in TotalSegmentator's public SNOMED mapping; the rest from DICOM value sets.
 _WHOLE_CODES = {
+    "C1": "14806007", "C2": "39976000", "C3": "113205007", "C4": "5329002", "C5": "36978003", "C6": "36054005",
+    "C7": "87391001", "T1": "64864005", "T2": "53733008", "T3": "1626008", "T4": "73071006", "T5": "56401006",
+    "T6": "45296009", "T7": "62487009", "T8": "11068009",
     "T9": "82687006", "T10": "7610001", "T11": "12989004", "T12": "23215003", "L1": "66794005", "L2": "14293000",
     "L3": "36470004", "L4": "11994002", "L5": "49668003", "S1": "54735007",
 }  # fmt: skip
@@ -275,6 +279,7 @@ _GENERIC_CODES = {
     Kind.VEIN: Code("122972007", "Pulmonary vein"),
     Kind.CUSTOM: Code("123037004", "Anatomical structure"),
 }
+_VERTEBRAL_BODY = Code("3572006", "Vertebral body")
 LATERALITY = {"right": Code("24028007", "Right"), "left": Code("7771000", "Left")}
 
 
@@ -288,10 +293,10 @@ def code(structure_id: int, present: Iterable[int] = (), extent: Extent | None =
     s = structure(structure_id)
     if s.is_vertebral:
         table, label = (_BODY_CODES, "Body of {} vertebra") if extent is Extent.BODY else (_WHOLE_CODES, "{} vertebra")
-        if s.kind is Kind.SACRUM and extent is Extent.BODY:
-            return _GENERIC_CODES[Kind.VERTEBRA]  # no code is known for the body of S1
         if s.name in table:
             return Code(table[s.name], "Sacrum" if s.kind is Kind.SACRUM else label.format(s.name))
+        if extent is Extent.BODY:
+            return _VERTEBRAL_BODY  # S1 among them: no code is known for its body
     elif s.kind is Kind.DISC and s.order is not None:
         name = disc_name(s.id, present)
         if name in _DISC_CODES:
