@@ -1,112 +1,58 @@
-"""Files that are written whole or not at all."""
+"""Output files are written whole or not at all."""
 
 from __future__ import annotations
 
-import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import OutputError, SpineSegAIError
+from .errors import OutputError
 
 
-def stem_and_suffix(path: str | Path) -> tuple[str, str]:
-    """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``, ``("case", ".seg.nrrd")``."""
-    name = Path(path).name
-    lower = name.lower()
-    for double in (".nii.gz", ".seg.nrrd"):
-        if lower.endswith(double):
-            return name[: -len(double)], double
-    suffix = Path(name).suffix
-    return name.removesuffix(suffix), suffix.lower()
+def check_writable(path: str | Path) -> None:
+    """Finds out early whether a file may be written.
+
+    Raises:
+        OutputError: the folder does not exist or cannot be written to, or the path is a folder.
+    """
+    path = Path(path)
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder.", "Give the name of a file in it.")
+    if not folder.is_dir():
+        raise OutputError(f"The folder {folder} does not exist.", "Make it first, or choose another.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} cannot be written to.", "Choose another folder.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OutputError(f"{path} is write-protected.", "Choose another name.")
 
 
 @contextmanager
-def written_whole(*paths: str | Path, overwrite: bool = True) -> Iterator[tuple[Path, ...]]:
-    """Yields temporary files to write to; they take their final names together when the block ends without an error.
+def staged(*paths: str | Path) -> Iterator[list[Path]]:
+    """Places to write to; what is there takes the real names only if the block ends without an error.
 
-    The temporary files lie in the folders of the final ones and have the same suffixes. Missing folders are made. After an
-    error nothing is left behind, neither file nor folder.
-
-    Args:
-        paths: final names.
-        overwrite: whether files that are there may be replaced.
+    Each file is written into a private folder beside its destination, under its own name; companions that its writer
+    puts beside it (a sidecar) move along. An error leaves nothing behind and what was there before as it was.
 
     Raises:
-        OutputError: for whatever keeps the files from being written; the message names the file and the remedy.
+        OutputError: a destination cannot be written, or the disk is full.
     """
-    finals = tuple(Path(p) for p in paths)
-    temporary: list[Path] = []
-    made: list[Path] = []
-    placed: list[Path] = []
+    targets = [Path(path) for path in paths]
+    folders: list[Path] = []
     try:
-        for final in finals:
-            if final.is_dir():
-                raise OutputError(f"“{final}” is a folder.", "Give a file name.")
-            if final.exists() and not overwrite:
-                raise OutputError(f"“{final}” exists already.", "Choose another name, or allow it to be replaced.")
-            made += _make_folders(final.parent)
-            stem, suffix = stem_and_suffix(final)
-            handle, name = tempfile.mkstemp(prefix=f".{stem[:40]}-", suffix=suffix, dir=final.parent)
-            os.close(handle)
-            temporary.append(Path(name))
-        yield tuple(temporary)
-        for source, final in zip(temporary, finals, strict=True):
-            os.chmod(source, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-            existed = final.exists()
-            os.replace(source, final)
-            if not existed:
-                placed.append(final)
-    except BaseException as error:
-        for leftover in (*temporary, *placed):
-            leftover.unlink(missing_ok=True)
-        for folder in reversed(made):
-            try:
-                folder.rmdir()
-            except OSError:  # somebody else has put a file there meanwhile: theirs to keep
-                break
-        if isinstance(error, SpineSegAIError):
-            raise
-        if isinstance(error, (OSError, RuntimeError)):  # SimpleITK reports failed writing as RuntimeError
-            raise OutputError(*_explained(error, finals)) from error
-        raise
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Makes a folder and those above it; returns the ones that were not there, outermost first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    made: list[Path] = []
-    try:
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True)
-            made.append(path)
-    except OSError:
-        for path in reversed(made):
-            path.rmdir()
-        raise
-    return made
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _explained(error: Exception, finals: tuple[Path, ...]) -> tuple[str, str]:
-    names = " and ".join(f"“{final}”" for final in finals)
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: {names} could not be written.", "Make room, or choose another folder."
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"No permission to write {names}.", "Choose a folder that you may write to."
-    if number in (errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
-        return f"{names} could not be written: the folder cannot be made.", "Choose another folder."
-    reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1:] or "unknown reason"
-    reason = reason if isinstance(reason, str) else reason[0]
-    return f"{names} could not be written: {reason}.", "Check the free space of the disk and that the folder can be written to."
+        try:
+            for target in targets:
+                check_writable(target)
+                folders.append(Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)))
+            yield [folder / target.name for folder, target in zip(folders, targets, strict=True)]
+            for folder, target in zip(folders, targets, strict=True):
+                for written in sorted(folder.iterdir()):
+                    os.replace(written, target.parent / written.name)
+        except OSError as error:
+            raise OutputError(f"Writing failed: {error}.", "Is the disk full, or the folder protected?") from error
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,311 @@
+"""Metrics against shapes whose answers are known, and averages against cases made by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial import cKDTree
+
+from SpineSegAILib.anatomy import scheme, structure
+from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, ImageError
+from SpineSegAILib.evaluation import (
+    VARIANTS,
+    dice,
+    evaluate_case,
+    evaluate_dataset,
+    format_report,
+    hd95_and_asd,
+    make_variant,
+    summarize,
+    surface_distances,
+    write_report,
+)
+from SpineSegAILib.results import Segmentation
+
+SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
+
+
+def image_of(array: np.ndarray, spacing=SPACING) -> sitk.Image:
+    image = sitk.GetImageFromArray(array.astype(np.int16))
+    image.SetSpacing(spacing[::-1])
+    return image
+
+
+def column(**rows: tuple[int, int]) -> np.ndarray:
+    """A stack in which each named structure fills rows a…b; 6 slices, 60 rows, 12 columns."""
+    array = np.zeros((6, 60, 12), np.int16)
+    for name, (first, last) in rows.items():
+        array[1:5, first:last, 3:9] = structure(name.replace("_", "/")).id
+    return array
+
+
+# --- two masks ---
+
+
+def block(*corner: int, shape=(20, 40, 40), size=(4, 10, 12)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))] = True
+    return mask
+
+
+def test_identical_masks_are_perfect():
+    mask = block(3, 3, 3)
+    assert dice(mask, mask) == 1.0
+    assert hd95_and_asd(mask, mask, SPACING) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("shift", [(2, 0, 0), (0, 3, 0), (0, 0, 5)])
+def test_shifted_block(shift):
+    # The face that was left behind is the shift's length away, so Hausdorff is that length in mm on every axis.
+    a, b = block(5, 10, 10), block(*(5 + shift[0], 10 + shift[1], 10 + shift[2]))
+    forth, back = surface_distances(a, b, SPACING)
+    expected = sum(s * mm for s, mm in zip(shift, SPACING, strict=True))
+    assert forth.max() == pytest.approx(expected) and back.max() == pytest.approx(expected)
+    along = next(i for i in range(3) if shift[i])
+    size = (4, 10, 12)[along]
+    assert dice(a, b) == pytest.approx((size - shift[along]) / size)
+
+
+def test_concentric_balls():
+    z, y, x = np.ogrid[-15:16, -15:16, -15:16]
+    radius = np.sqrt(z**2 + y**2 + x**2)
+    hd95, asd = hd95_and_asd(radius <= 13, radius <= 8, (2.0, 2.0, 2.0))
+    assert hd95 == pytest.approx(10.0, abs=1.0)  # 5 voxels of 2 mm
+    assert asd == pytest.approx(10.0, abs=0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_all_pairs_of_surface_voxels(seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.random((5, 9, 11)) < 0.3 for _ in range(2))
+
+    def surface(mask):
+        padded = np.pad(mask, 1)
+        inner = np.ones_like(padded)
+        for axis in range(3):
+            for step in (-1, 1):
+                inner &= np.roll(padded, step, axis)
+        return np.argwhere(mask & ~inner[1:-1, 1:-1, 1:-1]) * SPACING
+
+    forth, back = cKDTree(surface(b)).query(surface(a))[0], cKDTree(surface(a)).query(surface(b))[0]
+    hd95, asd = hd95_and_asd(a, b, SPACING)
+    assert hd95 == pytest.approx(max(np.percentile(forth, 95), np.percentile(back, 95)))
+    assert asd == pytest.approx(np.concatenate([forth, back]).mean())
+
+
+def test_empty_masks_have_no_distance():
+    empty, mask = np.zeros((3, 3, 3), bool), np.ones((3, 3, 3), bool)
+    assert math.isnan(dice(empty, empty)) and dice(empty, mask) == 0.0
+    assert all(map(math.isnan, hd95_and_asd(empty, mask, SPACING)))
+
+
+# --- one case ---
+
+TRUTH = {"L3": (5, 15), "L4": (20, 30), "L5": (35, 45)}
+IDS = [structure(n).id for n in TRUTH]
+
+
+def scores(report):
+    return {s.name: s for s in report.structures}
+
+
+def test_perfect_case():
+    array = column(**TRUTH)
+    report = evaluate_case(image_of(array), image_of(array), IDS)
+    assert [s.name for s in report.structures] == ["L3", "L4", "L5"] and report.levels_right
+    for s in report.structures:
+        assert (s.dice, s.iou, s.hd95_mm, s.asd_mm, s.matched_dice, s.false_positive_ml) == (1, 1, 0, 0, 1, 0)
+        assert s.reference_ml == s.predicted_ml == pytest.approx(4 * 10 * 6 * 2.0 / 1000)
+    assert report.unscored == []
+
+
+def test_shift_by_one_level_is_seen():
+    shifted = column(L2=TRUTH["L3"], L3=TRUTH["L4"], L4=TRUTH["L5"])
+    report = evaluate_case(image_of(column(**TRUTH)), image_of(shifted), IDS)
+    found = scores(report)
+    assert all(s.dice == 0 and s.matched_dice == 1 and s.level_right is False for s in found.values())
+    assert found["L3"].matched_id == structure("L2").id
+    # L2 is not annotated, so it is no false positive by itself, and the voxels lie in a reference mask.
+    (outside,) = report.unscored
+    assert (outside.name, outside.outside_ml, outside.reason) == ("L2", 0.0, "not annotated")
+    assert found["L3"].false_positive_ml == pytest.approx(0.48)
+
+
+def test_partial_overlap():
+    report = evaluate_case(image_of(column(L4=(20, 30))), image_of(column(L4=(25, 35))), [structure("L4").id])
+    (s,) = report.structures
+    assert s.dice == pytest.approx(0.5) and s.iou == pytest.approx(1 / 3)
+    assert s.hd95_mm == pytest.approx(5.0) and s.level_right
+
+
+def test_absent_structures():
+    reference, predicted = column(L3=(5, 15), L4=(20, 30)), column(L3=(5, 15), L5=(35, 45))
+    report = evaluate_case(image_of(reference), image_of(predicted), [*IDS, structure("L1").id])
+    found = scores(report)
+    assert set(found) == {"L3", "L4", "L5"}  # L1 is in neither
+    for name in ("L4", "L5"):
+        assert found[name].dice == found[name].iou == 0.0 and math.isnan(found[name].hd95_mm)
+    assert found["L4"].level_right is False and found["L5"].level_right is None
+    assert found["L5"].false_positive_ml == pytest.approx(0.48)
+
+
+def test_sacrum_taken_for_a_lumbar_vertebra_is_an_error_of_level():
+    report = evaluate_case(image_of(column(S1=(40, 50))), image_of(column(L5=(40, 50))), [structure("S1").id])
+    (s,) = report.structures
+    assert s.dice == 0 and s.matched_dice == 1 and s.level_right is False
+
+
+def test_a_disc_is_no_match_for_a_vertebra():
+    report = evaluate_case(image_of(column(L4=(20, 30))), image_of(column(L4_L5=(20, 30))), [structure("L4").id])
+    (s,) = report.structures
+    assert s.matched_dice == 0 and s.matched_id is None
+
+
+def test_generic_vertebrae_are_scored_as_one():
+    truth = np.where(column(**TRUTH) > 0, structure("vertebra").id, 0)
+    report = evaluate_case(image_of(truth), image_of(column(**TRUTH)), [structure("vertebra").id])
+    (s,) = report.structures
+    assert s.dice == 1 and s.level_right is None and report.unscored == []
+    # and the other way round: a scheme without levels against a reference with them
+    binary = Segmentation(image_of(truth), scheme("vertebra"))
+    (s,) = evaluate_case(image_of(column(**TRUTH)), binary, IDS).structures
+    assert (s.name, s.dice) == ("vertebra", 1.0)
+
+
+def test_what_a_scheme_lacks_is_not_scored():
+    array = column(T12=(2, 6), **{"L4": (20, 30)})
+    five = Segmentation(image_of(np.where(array == structure("L4").id, array, 0)), scheme("lumbar11"))
+    report = evaluate_case(image_of(array), five, [structure("T12").id, structure("L4").id])
+    assert [s.name for s in report.structures] == ["L4"] and report.not_offered == ["T12"]
+
+
+def test_different_geometry_is_refused():
+    a, b = image_of(column(**TRUTH)), image_of(column(**TRUTH), spacing=(4.0, 1.0, 0.6))
+    with pytest.raises(DatasetError, match="different geometries"):
+        evaluate_case(a, b, IDS, case="x")
+
+
+# --- variants ---
+
+
+def oriented(array: np.ndarray, code: str) -> sitk.Image:
+    image = image_of(array)
+    image.SetDirection(sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation("PIR"))
+    return sitk.DICOMOrient(image, code)
+
+
+@pytest.mark.parametrize("code", ["PIR", "LPS", "RAS", "ASL"])
+def test_crops_follow_the_patient(code):
+    array = column(**TRUTH)
+    image = oriented(array, code)
+    ids = {
+        variant: set(np.unique(sitk.GetArrayFromImage(make_variant(image, image, variant)[1]))) - {0}
+        for variant in VARIANTS
+    }
+    l3, l4, l5 = IDS
+    assert ids["full"] == ids["zoom-1.3"] == {l3, l4, l5}
+    assert ids["top-third-off"] == {l4, l5} and ids["bottom-third-off"] == {l3, l4, l5}
+    cropped, _ = make_variant(image, image, "top-third-off")
+    point = cropped.TransformIndexToPhysicalPoint((0, 0, 0))
+    assert cropped[0, 0, 0] == image[image.TransformPhysicalPointToIndex(point)]
+
+
+def test_zoom_enlarges_all_axes():
+    image = image_of(column(**TRUTH))
+    larger, label = make_variant(image, image, "zoom-1.3")
+    assert larger.GetSpacing() == pytest.approx([1.3 * s for s in image.GetSpacing()])
+    assert label.GetSpacing() == larger.GetSpacing() and image.GetSpacing() == SPACING[::-1]
+    with pytest.raises(ConfigError, match="zoom-2"):
+        make_variant(image, image, "zoom-2")
+
+
+# --- a data set ---
+
+
+class Oracle:
+    """Segments by looking at the intensities, which tell the labels; fails on a constant image."""
+
+    def segment(self, image: sitk.Image, **_) -> Segmentation:
+        labels = sitk.Cast(image, sitk.sitkInt16)
+        if not sitk.GetArrayViewFromImage(labels).any():
+            raise ImageError("No spine was found.")
+        return Segmentation(labels, scheme("lumbar-mr"))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    upright = [oriented(column(**TRUTH), "PIR"), oriented(column(L4=(2, 12), L5=(36, 56)), "LPS")]
+    entries = []
+    for name, label in zip("ab", upright, strict=True):
+        sitk.WriteImage(sitk.Cast(label, sitk.sitkFloat32), str(tmp_path / f"{name}.nii.gz"))
+        sitk.WriteImage(label, str(tmp_path / f"{name}_label.nii.gz"))
+        entry = {"image": f"{name}.nii.gz", "label": f"{name}_label.nii.gz", "annotated": ["L4", "L5"], "source": name}
+        entries.append(entry)
+    entries[0]["annotated"].append("L3")
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"validation": entries}))
+    return path
+
+
+def test_report_of_a_data_set(dataset, tmp_path):
+    steps = []
+    report = evaluate_dataset(
+        dataset,
+        "validation",
+        Oracle(),
+        variants=VARIANTS,
+        about={"checkpoint": "oracle"},
+        progress=lambda fraction, _: steps.append(fraction),
+    )
+    assert steps == sorted(steps) and steps[-1] == 1.0
+    full = report["variants"]["full"]
+    assert full["groups"]["vertebrae"]["dice"] == 1.0 and full["groups"]["vertebrae"]["levels_right"] == 5
+    assert full["groups"]["vertebrae"]["cases_right"] == 2 and set(full["sources"]) == {"a", "b"}
+    # Case b has 60 rows. With the top 20 off nothing is left of its L4, nor predicted, so L4 is skipped; with the
+    # bottom 20 off 4 of L5's 20 rows are left, too few to count.
+    top = {c["case"]: [s["name"] for s in c["structures"]] for c in report["variants"]["top-third-off"]["cases"]}
+    assert top == {"a": ["L4", "L5"], "b": ["L5"]}
+    bottom = report["variants"]["bottom-third-off"]["cases"][1]
+    assert [s["name"] for s in bottom["structures"]] == ["L4"]
+    assert [(u["name"], u["reason"], u["outside_ml"]) for u in bottom["unscored"]] == [("L5", "cut by the crop", 0.0)]
+
+    write_report(report, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["checkpoint"] == "oracle"
+    table = format_report(report)
+    assert "top-third-off" in table and "vertebrae" in table and "1.000" in table
+
+
+def test_failure_counts_as_missed(dataset, tmp_path):
+    class Blind:
+        def segment(self, image, **_):
+            raise ImageError("No spine was found.")
+
+    report = evaluate_dataset(dataset, "validation", Blind())
+    row = report["variants"]["full"]["groups"]["vertebrae"]
+    assert row["dice"] == 0.0 and row["hd95_mm"] is None and row["undefined_distances"] == row["scored"] == 5
+    assert row["levels_right"] == 0 and row["levels"] == 5
+    assert set(report["variants"]["full"]["failures"]) == {"a", "b"}
+    write_report(report, tmp_path / "report.json")  # no NaN in JSON
+    assert "No spine was found" in format_report(report)
+
+
+def test_evaluation_can_be_cancelled_and_names_what_is_wrong(dataset):
+    with pytest.raises(Cancelled):
+        evaluate_dataset(dataset, "validation", Oracle(), cancelled=lambda: True)
+    with pytest.raises(DatasetError, match="no “training” cases"):
+        evaluate_dataset(dataset, "training", Oracle())
+    with pytest.raises(ConfigError, match="upside-down"):
+        evaluate_dataset(dataset, "validation", Oracle(), variants=["upside-down"])
+
+
+def test_averages_by_structure_and_over_all():
+    # L4 is scored in two cases (1 and 0.5), L5 in one (0): mean over all 0.5, over structures' means 0.375.
+    l4, l5 = structure("L4").id, structure("L5").id
+    a = evaluate_case(image_of(column(L4=(20, 30))), image_of(column(L4=(20, 30))), [l4], case="a")
+    b = evaluate_case(image_of(column(L4=(20, 30), L5=(40, 50))), image_of(column(L4=(25, 35))), [l4, l5], case="b")
+    row = summarize([a, b])["groups"]["vertebrae"]
+    assert row["dice"] == pytest.approx(0.5) and row["macro"]["dice"] == pytest.approx(0.375)
+    assert row["undefined_distances"] == 1 and row["hd95_mm"] == pytest.approx(2.5)
+    assert (row["levels_right"], row["levels"], row["cases_right"], row["cases"]) == (2, 3, 1, 2)
