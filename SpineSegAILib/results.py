@@ -1,14 +1,40 @@
-"""Segmentation: labels in the input's geometry with their names, confidence and provenance; reads and writes files."""
+"""Segmentation: labels in the input's geometry with their names, confidence and provenance; reads and writes files.
+
+Two kinds of file, both with structure ids as voxel values:
+
+- ``.seg.nrrd``: what 3D Slicer opens as a segmentation, with a named, coloured and coded segment per structure;
+- ``.nii.gz``, ``.nii``, ``.nrrd``, ``.mha``: a label image (VerSe ids), and beside it ``<name>.json`` with the rest.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from .anatomy import LabelScheme, sorted_ids
+from . import anatomy, terminology
+from .anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, sorted_ids
+from .errors import ImageError, OutputError, SchemeError
+from .files import staged
+
+SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
+"""File types that a segmentation can be written to and read from."""
+
+STRUCTURE_TAG = "SpineSegAI.StructureId"
+CONFIDENCE_TAG = "SpineSegAI.Confidence"
+UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
+SCHEME_TAG = "SpineSegAI.Scheme"
+"""Tags of a segment in Slicer, which keeps them when it saves; the first is the segment's identity, whatever its name."""
+
+_FORMAT = "SpineSegAI segmentation"
+_FORMAT_VERSION = 1
+_REFERENCE = "Reference image geometry"  # Slicer's conversion parameter; without it Slicer saves cropped segments
+_HEADER_KEY = "SpineSegAI_Result"  # of a .seg.nrrd: the same document as in the other formats' side file
 
 
 @dataclass
@@ -40,3 +66,349 @@ class Segmentation:
         """Ids of the structures that have voxels, in anatomical order."""
         values = np.unique(sitk.GetArrayViewFromImage(self.labels))
         return sorted_ids(int(v) for v in values if v)
+
+    def name_of(self, structure_id: int) -> str:
+        """What a reader should see: ``"L4 vertebra (body)"``, ``"spinal canal (unvalidated)"``."""
+        name = anatomy.display_name(structure_id, self.present, self.scheme.extent)
+        return f"{name} (unvalidated)" if structure_id in self.unvalidated else name
+
+    def restricted_to(self, ids: Iterable[int]) -> Segmentation:
+        """A copy that has no other structures than these."""
+        wanted = set(ids)
+        values = sitk.GetArrayFromImage(self.labels)
+        values[~np.isin(values, list(wanted))] = 0
+        labels = sitk.GetImageFromArray(values)
+        labels.CopyInformation(self.labels)
+        return replace(
+            self,
+            labels=labels,
+            confidence={i: c for i, c in self.confidence.items() if i in wanted},
+            keypoints={i: p for i, p in self.keypoints.items() if i in wanted},
+            warnings=list(self.warnings),
+            provenance=dict(self.provenance),
+        )
+
+    def without(self, ids: Iterable[int]) -> Segmentation:
+        """A copy that lacks these structures."""
+        known = {*self.present, *self.confidence, *self.keypoints}
+        return self.restricted_to(known - set(ids))
+
+    def summary(self) -> dict[str, Any]:
+        """All but the voxels, ready for JSON: structures with names and confidence, warnings, scheme, provenance."""
+        present = self.present
+        return _jsonable(
+            {
+                "format": _FORMAT,
+                "version": _FORMAT_VERSION,
+                "scheme": {
+                    "name": self.scheme.name,
+                    "title": self.scheme.title,
+                    "ids": self.scheme.ids,
+                    "extent": self.scheme.extent.value if self.scheme.extent else None,
+                    "modality": self.scheme.modality,
+                },
+                "structures": [
+                    {
+                        "id": sid,
+                        "structure": STRUCTURES[sid].name,
+                        "name": self.name_of(sid),
+                        "confidence": self.confidence.get(sid),
+                        "unvalidated": sid in self.unvalidated,
+                    }
+                    for sid in present
+                ],
+                "warnings": self.warnings,
+                "unvalidated": sorted(self.unvalidated),
+                "keypoints_lps_mm": {str(sid): point for sid, point in self.keypoints.items()},
+                "provenance": self.provenance,
+            }
+        )
+
+    def write(self, path: str | Path, *, overwrite: bool = True) -> list[Path]:
+        """Writes a file of the kind that the suffix says, and its side file where that kind needs one.
+
+        The uncertainty map is an image of its own and not part of the file.
+
+        Args:
+            path: ends with one of `SUFFIXES`.
+            overwrite: whether existing files may be replaced.
+
+        Returns:
+            What was written: the file, and for label images the ``.json`` beside it.
+
+        Raises:
+            OutputError: unknown suffix, no permission, disk full …; nothing is left behind.
+        """
+        path = Path(path)
+        stem, suffix = stem_and_suffix(path)
+        if suffix not in SUFFIXES or not stem:
+            raise OutputError(f"“{path.name}” has no suffix that a segmentation is written to.", f"Use {_listed()}.")
+        written = [path] if suffix == ".seg.nrrd" else [path, path.with_name(f"{stem}.json")]
+        for file in written:
+            if file.exists() and not overwrite:
+                raise OutputError(f"{file} exists already.", "Choose another name, or allow it to be replaced.")
+        with staged(*written) as places:
+            if suffix == ".seg.nrrd":
+                self._write_slicer(*places)
+            else:
+                _write_image(self.labels, places[0])
+                document = json.dumps(self.summary(), indent=2, ensure_ascii=False)
+                places[1].write_text(document + "\n", encoding="utf-8")
+        return written
+
+    def _write_slicer(self, path: Path) -> None:
+        import slicerio  # only where such a file is touched
+
+        present = self.present
+        values = sitk.GetArrayViewFromImage(self.labels)
+        extent = [b for size in self.labels.GetSize() for b in (0, size - 1)]  # whole: older Slicers crop to the first
+        segments = []
+        for sid in present:
+            entry = terminology.terminology_entry(sid, present, self.scheme.extent)
+            tags = {"TerminologyEntry": entry, STRUCTURE_TAG: str(sid), SCHEME_TAG: self.scheme.name}
+            if sid in self.confidence:
+                tags[CONFIDENCE_TAG] = f"{self.confidence[sid]:.4f}"
+            if sid in self.unvalidated:
+                tags[UNVALIDATED_TAG] = "1"
+            segments.append(
+                {
+                    "id": STRUCTURES[sid].name,
+                    "labelValue": sid,
+                    "layer": 0,
+                    "name": self.name_of(sid),
+                    "nameAutoGenerated": False,
+                    "color": list(STRUCTURES[sid].color),
+                    "colorAutoGenerated": False,
+                    "extent": extent,
+                    "tags": tags,
+                }
+            )
+        smallest = np.uint8 if max(present, default=0) <= 255 else np.int16
+        document = {
+            "voxels": values.astype(smallest).T,  # (i, j, k), as the file has it
+            "ijkToLPS": _index_to_lps(self.labels),
+            "containedRepresentationNames": ["Binary labelmap"],
+            "masterRepresentation": "Binary labelmap",
+            "conversionParameters": [
+                {"name": _REFERENCE, "value": _slicer_geometry(self.labels), "description": "Geometry of the image"}
+            ],
+            "segments": segments,
+            _HEADER_KEY: json.dumps(self.summary()),
+        }
+        slicerio.write_segmentation(str(path), document, compression_level=4)
+
+
+def stem_and_suffix(path: str | Path) -> tuple[str, str]:
+    """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``."""
+    name = Path(path).name
+    for double in (".nii.gz", ".seg.nrrd"):
+        if name.lower().endswith(double):
+            return name[: -len(double)], double
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix), suffix.lower()
+
+
+def read_segmentation(path: str | Path) -> Segmentation:
+    """Reads what `Segmentation.write` wrote, and segmentations that Slicer saved after a reader's corrections.
+
+    Segments of Slicer are recognised by our tag, by their id or name, else by their terminology; what is none of ours is
+    left out and named in `warnings`. A label image without its side file is taken to hold structure ids.
+
+    Raises:
+        ImageError: missing, damaged or foreign file.
+        SchemeError: a label image holds values that are no structure ids.
+    """
+    path = Path(path)
+    _, suffix = stem_and_suffix(path)
+    if not path.is_file():
+        raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
+    if suffix not in SUFFIXES:
+        raise ImageError(f"“{path.name}” is no segmentation file.", f"Known are {_listed()}.")
+    return _read_slicer(path) if suffix == ".seg.nrrd" else _read_label_image(path)
+
+
+def _read_label_image(path: Path) -> Segmentation:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.")
+    values = sitk.GetArrayFromImage(image)
+    found = np.unique(values)
+    foreign = [v for v in found.tolist() if v and v not in STRUCTURES]
+    if foreign:
+        listed = ", ".join(f"{v:g}" for v in foreign[:5])
+        raise SchemeError(f"“{path.name}” has label values that are no structure ids: {listed}.", "Relabel it first.")
+    side = path.with_name(f"{stem_and_suffix(path)[0]}.json")
+    try:
+        summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
+    except ValueError as error:
+        raise ImageError(f"“{side.name}” is damaged.", "Remove it to read the label image alone.") from error
+    if summary.get("format") != _FORMAT:  # somebody else's JSON, or none
+        summary = {}
+    return _from_summary(sitk.Cast(image, sitk.sitkInt16), summary, (int(v) for v in found if v), str(side))
+
+
+def _read_slicer(path: Path) -> Segmentation:
+    import slicerio
+
+    try:
+        document = slicerio.read_segmentation(str(path))
+        voxels = np.asarray(document["voxels"])
+        layers = voxels if voxels.ndim == 4 else voxels[np.newaxis]
+        values = np.zeros(layers.shape[1:], np.int16)
+        unknown: list[str] = []
+        tags: dict[int, dict[str, str]] = {}
+        extents: set[Extent] = set()
+        for segment in document["segments"]:
+            sid, extent = _recognised(segment)
+            if sid is None:
+                unknown.append(segment.get("name", segment["id"]))
+                continue
+            values[layers[segment.get("layer", 0)] == segment.get("labelValue", 1)] = sid
+            if extent:
+                extents.add(extent)
+            tags[sid] = segment.get("tags", {})
+        confidence = {sid: float(t[CONFIDENCE_TAG]) for sid, t in tags.items() if CONFIDENCE_TAG in t}
+        summary = json.loads(document.get(_HEADER_KEY, "{}"))
+        labels = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
+        _set_index_to_lps(labels, document["ijkToLPS"])
+        labels = _uncropped(labels, document.get("conversionParameters", ()))
+    except Exception as error:  # slicerio and pynrrd raise whatever their parsing met
+        raise ImageError(f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew.") from error
+    result = _from_summary(labels, summary, (int(v) for v in np.unique(values) if v), path.name, extents)
+    result.confidence.update(confidence)
+    if not summary:  # Slicer keeps the tags of the segments, not the header
+        result.unvalidated = frozenset(sid for sid, t in tags.items() if UNVALIDATED_TAG in t)
+        schemes = {t[SCHEME_TAG] for t in tags.values() if SCHEME_TAG in t}
+        if len(schemes) == 1:
+            result.scheme = SCHEMES.get(schemes.pop(), result.scheme)
+    if unknown:
+        names = ", ".join(f"“{name}”" for name in unknown)
+        result.warnings.append(f"Left out, since no structure of SpineSegAI has that name: {names}.")
+    return result
+
+
+def _recognised(segment: dict[str, Any]) -> tuple[int | None, Extent | None]:
+    """Structure id of a Slicer segment, and its extent where the terminology tells it; None if it is none of ours."""
+    coded = None
+    if "terminology" in segment:
+        concept, modifier = (segment["terminology"].get(part) for part in ("type", "typeModifier"))
+        coded = terminology.structure_of_codes(concept, modifier)
+    extent = coded[1] if coded else None
+    tagged = segment.get("tags", {}).get(STRUCTURE_TAG, "")
+    if tagged.isdigit() and int(tagged) in STRUCTURES:
+        return int(tagged), extent
+    for name in (segment["id"], segment.get("name", "")):
+        try:
+            return anatomy.structure(name).id, extent
+        except SchemeError:
+            continue
+    return coded or (None, None)
+
+
+def _from_summary(
+    labels: sitk.Image, summary: dict[str, Any], present: Iterable[int], name: str, extents: Iterable[Extent] = ()
+) -> Segmentation:
+    """Voxels with the document that was written with them; a scheme is made up from the voxels where there is none."""
+    if summary and summary.get("version", 0) > _FORMAT_VERSION:
+        raise ImageError(f"“{name}” was written by a newer SpineSegAI.", "Update SpineSegAI.")
+    try:
+        return Segmentation(
+            labels=labels,
+            scheme=_scheme(summary.get("scheme"), present, extents),
+            confidence={s["id"]: s["confidence"] for s in summary.get("structures", ()) if s["confidence"] is not None},
+            warnings=list(summary.get("warnings", ())),
+            unvalidated=frozenset(summary.get("unvalidated", ())),
+            provenance=dict(summary.get("provenance", {})),
+            keypoints={int(sid): tuple(point) for sid, point in summary.get("keypoints_lps_mm", {}).items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ImageError(f"“{name}” is damaged: it lacks what SpineSegAI writes.", "Make it anew.") from error
+
+
+def _scheme(described: dict[str, Any] | None, present: Iterable[int], extents: Iterable[Extent]) -> LabelScheme:
+    if described is None:
+        found = set(extents)
+        extent = found.pop() if len(found) == 1 else None
+        return LabelScheme("file", "Structures of a file", tuple(sorted_ids(present)), extent, "any")
+    name, ids = described["name"], tuple(described["ids"])
+    if name in SCHEMES and SCHEMES[name].ids == ids:
+        return SCHEMES[name]
+    extent = Extent(described["extent"]) if described["extent"] else None
+    return LabelScheme(name, described["title"], ids, extent, described["modality"])
+
+
+def _write_image(image: sitk.Image, path: Path) -> None:
+    """Writes and looks whether all of it arrived: some image writers do not notice a full disk."""
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+        written = sitk.ReadImage(str(path))  # kept in a name: a view does not keep its image alive
+        whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
+    except RuntimeError:
+        whole = False
+    if not whole:
+        raise OutputError(f"{path.name} could not be written whole.", "Is the disk full, or the folder protected?")
+
+
+def _index_to_lps(image: sitk.Image) -> np.ndarray:
+    """(4, 4) matrix from voxel index (i, j, k) to LPS millimetres."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return matrix
+
+
+def _set_index_to_lps(image: sitk.Image, matrix: np.ndarray) -> None:
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(matrix[:3, 3].tolist())
+    image.SetDirection((matrix[:3, :3] / spacing).ravel().tolist())
+
+
+def _slicer_geometry(image: sitk.Image) -> str:
+    """Slicer's way to write a geometry: the matrix from voxel index to RAS millimetres by rows, then the extent."""
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ _index_to_lps(image)
+    extent = [b for size in image.GetSize() for b in (0, size - 1)]
+    return "".join(f"{value!r};" for value in (*matrix.ravel().tolist(), *extent))
+
+
+def _uncropped(labels: sitk.Image, parameters: Iterable[dict[str, str]]) -> sitk.Image:
+    """Labels on the grid of the image that was segmented: Slicer saves no more than the box that holds the segments."""
+    written = next((p["value"] for p in parameters if p["name"] == _REFERENCE), "")
+    numbers = [float(part) for part in written.split(";") if part.strip()]
+    if len(numbers) != 22:
+        return labels
+    extent = [int(n) for n in numbers[16:]]
+    size = [last - first + 1 for first, last in zip(extent[::2], extent[1::2], strict=True)]
+    if min(size) < 1:
+        return labels
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.reshape(numbers[:16], (4, 4))
+    matrix[:3, 3] = (matrix @ [*extent[::2], 1.0])[:3]
+    reference = sitk.Image(size, labels.GetPixelID())
+    _set_index_to_lps(reference, matrix)
+    return sitk.Resample(labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor)
+
+
+def _jsonable(value: Any) -> Any:
+    """The same with plain Python types, so that any provenance can be written."""
+    if isinstance(value, dict):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _jsonable(value.tolist())
+    if isinstance(value, np.generic):
+        return _jsonable(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None  # JSON has no infinities
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    return str(value)
+
+
+def _listed() -> str:
+    return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

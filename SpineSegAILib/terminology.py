@@ -2,20 +2,20 @@
 
 ``python -m SpineSegAILib.terminology`` writes ``Resources/Terminology`` anew; a test compares it with what is there.
 
-Codes are SNOMED CT. Where none is known for a level, the type is the generic concept (“Vertebral body”) and the level is
-its modifier, in DICOM's way of naming codes that are nobody else's: a coding scheme that begins with 99.
+Codes are SNOMED CT. Where none is known for a level, the type is the generic concept (“Vertebral body”) and the level
+is its modifier, in DICOM's way of naming codes that are nobody else's: a coding scheme that begins with 99.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import anatomy
 from .anatomy import STRUCTURES, Code, Extent, Kind
-from .files import written_whole
+from .files import staged
 
 CONTEXT = "Segmentation category and type - SpineSegAI"
 ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
@@ -53,16 +53,22 @@ def terminology_entry(structure_id: int, present: Iterable[int] = (), extent: Ex
 
 
 def structure_of_entry(entry: str) -> tuple[int, Extent | None] | None:
-    """Structure id and extent that a serialised entry stands for; None if it names none of ours, or no level.
+    """Structure id and extent that a serialised entry stands for; None if it names none of ours.
 
-    The context does not matter: entries made with another terminology are understood by their codes. A vertebra of unknown
-    extent does not exist here: the code tells a body from a whole vertebra; for discs and others the extent is None.
+    The context does not matter: entries made with another terminology are understood by their codes. The code tells a
+    body from a whole vertebra; for discs and others the extent is None.
     """
     parts = entry.split("~")
-    if len(parts) < 4:
+    return structure_of_codes(parts[2].split("^"), parts[3].split("^")) if len(parts) >= 4 else None
+
+
+def structure_of_codes(
+    concept: Sequence[str] | None, modifier: Sequence[str] | None
+) -> tuple[int, Extent | None] | None:
+    """The same for a type and its modifier, each as coding scheme, value and (not looked at) meaning."""
+    if not concept:
         return None
-    concept, modifier = (tuple(part.split("^")[:2]) for part in parts[2:4])
-    return _BY_CODES.get((concept, modifier if modifier[0] else None))
+    return _BY_CODES.get((tuple(concept[:2]), tuple(modifier[:2]) if modifier and modifier[0] else None))
 
 
 def terminology_document() -> dict[str, Any]:
@@ -115,8 +121,8 @@ def write_resources(folder: str | Path) -> list[Path]:
     """
     paths = [Path(folder) / TERMINOLOGY_FILE, Path(folder) / COLORS_FILE]
     contents = [json.dumps(terminology_document(), indent=2, ensure_ascii=False) + "\n", color_table()]
-    with written_whole(*paths) as temporary:
-        for path, content in zip(temporary, contents, strict=True):
+    with staged(*paths) as places:
+        for path, content in zip(places, contents, strict=True):
             path.write_text(content, encoding="utf-8", newline="\n")
     return paths
 
@@ -133,7 +139,7 @@ def _coded(concept: Code) -> dict[str, Any]:
     return {"CodingSchemeDesignator": concept.scheme, "CodeValue": concept.value, "CodeMeaning": concept.meaning}
 
 
-def _variants() -> Iterable[tuple[anatomy.Structure, frozenset[int], Extent | None]]:
+def _variants() -> Iterator[tuple[anatomy.Structure, frozenset[int], Extent | None]]:
     """Every structure with each extent that it can have, and discs under both names that T13 and L6 give them."""
     for sid in anatomy.sorted_ids(STRUCTURES):
         s = STRUCTURES[sid]
