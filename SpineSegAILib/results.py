@@ -29,7 +29,7 @@ STRUCTURE_TAG = "SpineSegAI.StructureId"
 CONFIDENCE_TAG = "SpineSegAI.Confidence"
 UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
 SCHEME_TAG = "SpineSegAI.Scheme"
-"""Tags of a segment in Slicer, which keeps them when it saves; the first is the segment's identity, whatever its name."""
+"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
 
 _FORMAT = "SpineSegAI segmentation"
 _FORMAT_VERSION = 1
@@ -189,8 +189,9 @@ class Segmentation:
             "ijkToLPS": _index_to_lps(self.labels),
             "containedRepresentationNames": ["Binary labelmap"],
             "masterRepresentation": "Binary labelmap",
+            # Slicer reads a parameter only up to an ampersand, which slicerio does not write after the last one.
             "conversionParameters": [
-                {"name": _REFERENCE, "value": _slicer_geometry(self.labels), "description": "Geometry of the image"}
+                {"name": _REFERENCE, "value": _slicer_geometry(self.labels), "description": "Geometry of the image&"}
             ],
             "segments": segments,
             _HEADER_KEY: json.dumps(self.summary()),
@@ -211,8 +212,8 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
 def read_segmentation(path: str | Path) -> Segmentation:
     """Reads what `Segmentation.write` wrote, and segmentations that Slicer saved after a reader's corrections.
 
-    Segments of Slicer are recognised by our tag, by their id or name, else by their terminology; what is none of ours is
-    left out and named in `warnings`. A label image without its side file is taken to hold structure ids.
+    Segments of Slicer are recognised by our tag, by their id or name, else by their terminology; what is none of ours
+    is left out and named in `warnings`. A label image without its side file is taken to hold structure ids.
 
     Raises:
         ImageError: missing, damaged or foreign file.
@@ -311,7 +312,7 @@ def _recognised(segment: dict[str, Any]) -> tuple[int | None, Extent | None]:
 def _from_summary(
     labels: sitk.Image, summary: dict[str, Any], present: Iterable[int], name: str, extents: Iterable[Extent] = ()
 ) -> Segmentation:
-    """Voxels with the document that was written with them; a scheme is made up from the voxels where there is none."""
+    """Voxels with the document that was written with them; without one, the scheme is made up from the voxels."""
     if summary and summary.get("version", 0) > _FORMAT_VERSION:
         raise ImageError(f"“{name}” was written by a newer SpineSegAI.", "Update SpineSegAI.")
     try:
@@ -375,7 +376,7 @@ def _slicer_geometry(image: sitk.Image) -> str:
 
 
 def _uncropped(labels: sitk.Image, parameters: Iterable[dict[str, str]]) -> sitk.Image:
-    """Labels on the grid of the image that was segmented: Slicer saves no more than the box that holds the segments."""
+    """Labels on the grid of the image that was segmented: Slicer may save just the box that holds the segments."""
     written = next((p["value"] for p in parameters if p["name"] == _REFERENCE), "")
     numbers = [float(part) for part in written.split(";") if part.strip()]
     if len(numbers) != 22:
@@ -388,6 +389,11 @@ def _uncropped(labels: sitk.Image, parameters: Iterable[dict[str, str]]) -> sitk
     matrix[:3, 3] = (matrix @ [*extent[::2], 1.0])[:3]
     reference = sitk.Image(size, labels.GetPixelID())
     _set_index_to_lps(reference, matrix)
+    same_grid = np.allclose(reference.GetSpacing(), labels.GetSpacing(), rtol=1e-3) and np.allclose(
+        reference.GetDirection(), labels.GetDirection(), atol=1e-3
+    )
+    if not same_grid:  # drawn on a finer grid: left as drawn
+        return labels
     return sitk.Resample(labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor)
 
 
