@@ -1,16 +1,17 @@
 """Lumbar spine phantoms: parametric volumes in which every structure is known.
 
 They feed the tests, the sample that ships with the project, and training, where they teach what no real mask shows. A
-phantom is a chain of vertebrae, each a rigid body with its own frame, stacked from the sacrum upwards with discs between
-their endplates; everything else (canal, posterior elements, muscles, fat, organs) is placed around that chain. Shapes are
-signed distances (mm, negative inside) painted in order, from far to near.
+phantom is a chain of vertebrae, each a rigid body with its own frame, stacked from the sacrum upwards with discs
+between their endplates; everything else (canal, posterior elements, muscles, fat, organs) is placed around that chain.
+Shapes are signed distances (mm, negative inside) painted in order, from far to near.
 
 Array axes and local frames have the canonical order of `imaging`: (right, down, posterior), all in mm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -144,7 +145,7 @@ class Phantom:
     spec: PhantomSpec
 
 
-# --- the chain of vertebrae --------------------------------------------------------------------------------------------
+# --- the chain of vertebrae ------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -161,7 +162,7 @@ class _Body:
     posterior: float
     concavity: float
     waist: float
-    rank: int
+    taper: float = 0.0  # share of depth and width lost from the upper to the lower end
 
     @property
     def height(self) -> float:
@@ -199,9 +200,11 @@ class _Body:
     def distance(self, v: np.ndarray, w: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Signed distance to the body's surface; corners are rounded."""
         waist = 1.0 - self.waist * np.maximum(0.0, 1.0 - (2 * w / self.height) ** 2)
+        if self.taper:
+            waist = waist * (1.0 - self.taper * np.clip(w / self.height + 0.5, 0.0, 1.0))
         side = _superellipse(v / waist, u / waist, self.width / 2, self.depth / 2, 2.5)
         upper, lower = self.plates(v, u)
-        return _rounded(side, np.maximum(w - lower, upper - w), 2.2)
+        return _rounded(side, np.maximum(w - lower, upper - w), 2.6)
 
 
 def _superellipse(x: np.ndarray, y: np.ndarray, rx: float, ry: float, power: float) -> np.ndarray:
@@ -247,7 +250,7 @@ class _Disc:
 
 
 def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Body], list[_Disc]]:
-    """Bodies from S5 upwards to four levels above the highest one in view, and the discs between them (S1/S2 included)."""
+    """Bodies from S5 upwards to four levels above the highest one in view, and the discs between."""
     chain = spec.chain()
     names = [s.name for s in chain]
     first = max(0, names.index(spec.top) - 4)
@@ -260,7 +263,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
     def jitter(sd: float) -> float:
         return float(np.clip(1.0 + sd * rng.standard_normal(), 1 - 2.5 * sd, 1 + 2.5 * sd))
 
-    concavity, waist = rng.uniform(0.6, 2.2), rng.uniform(0.03, 0.10)
+    concavity, waist = rng.uniform(0.8, 2.8), rng.uniform(0.05, 0.14)
 
     def body(name: str, sid: int | None, rank: int, wedge_deg: float, scale: float = 1.0) -> _Body:
         depth = _pick(_DEPTH, rank) * size * scale * jitter(0.03)
@@ -272,7 +275,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
         dome = spec.biconcave.get(name, 0.0) * (anterior + posterior) / 4
         return _Body(
             name, sid, np.zeros(3), np.eye(3), depth, _pick(_WIDTH, rank) * size * scale * jitter(0.03),
-            anterior, posterior, max(dome, concavity * jitter(0.2)), waist, rank,
+            anterior, posterior, max(dome, concavity * jitter(0.2)), waist,
         )  # fmt: skip
 
     # The scoliotic curve: lateral position over the height above S1, one half wave over the lumbar spine.
@@ -294,7 +297,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
 
     slope = np.radians(spec.sacral_slope_deg)
     s1 = body("S1", SACRUM_ID, 0, 14.0 * jitter(0.3))
-    s1.anterior, s1.posterior = s1.anterior * 1.12, s1.posterior * 1.05
+    s1.anterior, s1.posterior, s1.taper = s1.anterior * 1.12, s1.posterior * 1.05, 0.28 * jitter(0.3)
     theta = slope + np.arctan(s1._slope())
     s1.frame, s1.center = frame(theta, 0.0), np.zeros(3)
     s1.center = -s1.at(0, -s1.height / 2, 0)  # the middle of its upper endplate is the origin
@@ -304,7 +307,8 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
     discs: list[_Disc] = []
     turn = np.radians(rng.uniform(6, 18))
     for index in range(4):
-        nxt = body(f"S{index + 2}", None, 0, 0.0, scale=(0.78, 0.62, 0.5, 0.42)[index])
+        nxt = body(f"S{index + 2}", None, 0, 0.0, scale=(0.74, 0.6, 0.48, 0.4)[index])
+        nxt.taper = 0.2
         theta = theta - turn * (0.3 if index == 0 else 1.0)
         nxt.frame = frame(theta, 0.0)
         gap = 3.0 * size if index == 0 else 1.5
@@ -339,7 +343,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
     return bodies, discs
 
 
-# --- painting ----------------------------------------------------------------------------------------------------------
+# --- painting --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -442,8 +446,21 @@ class _Column:
     depth: np.ndarray  # half
     width: np.ndarray  # half
 
-    def distance(self, canvas: _Canvas, grow: float = 0.0, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
-        r, _, a = canvas.points((slice(None),) * 3)
+    def box(self, canvas: _Canvas) -> tuple[slice, ...]:
+        """Where the canal is, with room for the fat around it."""
+        room = float(max(self.depth.max(), self.width.max())) + 6.0
+        slices, _, columns = canvas.axes
+        ranges = [
+            slice(*np.searchsorted(axis, (line.min() - room, line.max() + room)).tolist())
+            for axis, line in ((slices, self.right), (columns, self.posterior))
+        ]
+        return ranges[0], slice(None), ranges[1]
+
+    def distance(
+        self, points: tuple[np.ndarray, ...], grow: float = 0.0, shift: float = 0.0, scale: float = 1.0
+    ) -> np.ndarray:
+        """Signed distance of points (all rows) to the sac, moved back by `shift`, larger by `grow`."""
+        r, _, a = points
         row = (None, slice(None), None)
         y = (a - self.posterior[row]) * self.cosine[row] - shift
         x = r - self.right[row]
@@ -479,7 +496,8 @@ def _column(spec: PhantomSpec, bodies: list[_Body], discs: list[_Disc], rows: np
     posterior, right = (gaussian_filter(v, 4.0 / max(1e-6, rows[1] - rows[0]), mode="nearest") for v in values[:2])
     slope = np.gradient(posterior, rows)
     cosine = 1.0 / np.sqrt(1.0 + slope**2)
-    return _Column(posterior, right, cosine, np.maximum(values[2], 0.0), np.maximum(values[3], 0.0)), half
+    arrays = (posterior, right, cosine, np.maximum(values[2], 0.0), np.maximum(values[3], 0.0))
+    return _Column(*(a.astype(np.float32) for a in arrays)), half
 
 
 def _paint_surroundings(
@@ -487,29 +505,28 @@ def _paint_surroundings(
 ) -> np.ndarray:
     """Air, fat, muscles, organs and great vessels. Returns the depth below the skin of the back (mm)."""
     box = (slice(None),) * 3
-    r, c, a = canvas.points(box)
+    r, _, a = canvas.points(box)
     axes = canvas.axes
     back = column.posterior
     mean_back = float(np.median(back))
     skin = mean_back + 0.55 * (back - mean_back)
-    fat = rng.uniform(6, 30) + rng.uniform(0, 0.12) * (axes[1] - axes[1][0])
+    fat = rng.uniform(3, 16) * np.exp(rng.uniform(-0.1, 1.0) * (axes[1] - axes[1][0]) / 300)
     skin = np.maximum(gaussian_filter(skin, 25 / spec.pixel_mm, mode="nearest"), back + 25)
-    skin = skin + rng.uniform(38, 50) * spec.size + fat
+    skin, fat = (x.astype(np.float32) for x in (skin + rng.uniform(38, 50) * spec.size + fat, fat))
     groove = 6.0 * np.exp(-((r / 15.0) ** 2))
     depth = skin[None, :, None] - groove - (r / rng.uniform(9, 16)) ** 2 - a  # > 0 inside the body
     belly = a - (mean_back - rng.uniform(110, 190) * spec.size) - 12 * _smooth_noise(axes, (80, 60, 500), rng)
     coarse, streaks = _smooth_noise(axes, (14, 14, 14), rng), _smooth_noise(axes, (5, 30, 4), rng)
 
-    # In front: organs and bowel in fat, as flat regions of a smooth field.
-    field_, levels = _smooth_noise(axes, (22, 20, 18), rng), np.sort(rng.normal(0, 0.9, 5))
-    spread = 150.0 if spec.contrast == "ct" else 0.25
-    values = t["organ"] + spread * rng.standard_normal(6)
-    values[rng.integers(6)] = t["fat"]
-    values[rng.integers(6)] = t["fat"] if rng.random() < 0.6 else t["air"]
-    if spec.contrast != "ct":
-        values = np.clip(values, 0.02, 1.1)
-    canvas.image[:] = values.astype(np.float32)[np.digitize(field_, levels)]
-    canvas.image *= 1.0 + 0.06 * coarse
+    # In front: organs, bowel and gas in fat; each tissue fills where a smooth field is high.
+    spread = 120.0 if spec.contrast == "ct" else 0.35 * t["organ"]
+    canvas.image[:] = t["fat"] + (t["organ"] - t["fat"]) * rng.uniform(0.1, 0.7) * (1 + 0.2 * coarse)
+    for _ in range(4):
+        size = tuple(rng.uniform((15, 14, 12), (50, 60, 40)))
+        texture = 1 + rng.uniform(0.0, 0.15) * (streaks if rng.random() < 0.5 else coarse)
+        value = t["air"] if rng.random() < 0.15 else t["organ"] + spread * rng.standard_normal()
+        where = (rng.uniform(-0.3, 1.0) - _smooth_noise(axes, size, rng)) * min(size) / 3
+        canvas.paint(box, where, (value if spec.contrast == "ct" else abs(value)) * texture, soft=2.0)
 
     # Beside and behind the column: muscle with fatty streaks.
     fatty = np.clip(rng.uniform(0.0, 0.5) + 0.25 * streaks + 0.12 * coarse, 0, 1) ** 2
@@ -569,15 +586,25 @@ def _paint_posterior(
             shell,
             marrow,
         )
-    for fraction in (0.0, 0.5, 1.0):
-        w = (0.15 + 0.4 * fraction) * h
-        canvas.capsule(
-            b.at(0, w, roof + 4),
-            b.at(0, w + slant, roof + (26 - 4 * (fraction - 0.5) ** 2) * s),
-            4.2 * s,
-            shell,
-            marrow,
+        # The foramen under the pedicle: fat around the nerve root.
+        foramen = b.at(side * apart * 1.1, 0.42 * h, back + 4)
+        canvas.capsule(foramen, b.at(side * apart * 1.1, 0.75 * h, back + 5), 5 * s, t["fat"], t["fat"])
+        root = b.at(side * apart * 1.1, 0.38 * h, back + 4)
+        canvas.capsule(root, root, 2.2 * s, t["muscle"], t["cord"])
+    # The spinous process: a plate in the middle plane that reaches back and down.
+    reach = (24 if b.name[0] == "L" else 20) * spec.size
+    box = canvas.box(b.at(0, 0.3 * h + slant / 2, roof + 3 + reach / 2), reach / 2 + 0.5 * h + slant)
+    if box is not None:
+        v, w, u = b.local(canvas.points(box))
+        along = (u - roof - 3) / reach
+        sag = w - (0.32 * h + slant * along)
+        tall = (0.30 + 0.08 * np.clip(along, 0, 1)) * h
+        thick = 3.0 * s * (1 + 0.6 * np.clip(along, 0, 1) ** 3)
+        plate = _rounded(
+            np.maximum(np.abs(v) - thick, np.abs(sag) - tall), np.abs(along - 0.5) * reach - reach / 2, 2.0
         )
+        canvas.paint(box, plate, shell)
+        canvas.paint(box, plate + 1.2, marrow)
 
 
 def _paint_canal(
@@ -589,21 +616,25 @@ def _paint_canal(
     rng: np.random.Generator,
 ) -> None:
     """Thecal sac with cord, conus and nerve roots; `conus` is the height (down, mm) at which the cord ends."""
-    box = (slice(None),) * 3
+    box = column.box(canvas)
+    axes = tuple(axis[part] for axis, part in zip(canvas.axes, box, strict=True))
+    if min(map(len, axes)) == 0:
+        return
     rows = canvas.axes[1]
-    distance = column.distance(canvas)
+    points = canvas.points(box)
+    distance = column.distance(points)
     canvas.paint(box, distance - 0.9, t["ligament"])
     # Flow makes the fluid uneven.
-    fluid = t["csf"] * (1 + rng.uniform(0, 0.12) * _smooth_noise(canvas.axes, (30, 25, 5), rng))
+    fluid = t["csf"] * (1 + rng.uniform(0, 0.12) * _smooth_noise(axes, (30, 25, 5), rng))
     canvas.paint(box, distance, fluid, CANAL_ID)
-    roots = np.clip(0.6 * _smooth_noise(canvas.axes, (3, 40, 1.6), rng), 0, 1)
+    roots = np.clip(0.6 * _smooth_noise(axes, (3, 40, 1.6), rng), 0, 1)
     below = 1 / (1 + np.exp(-(rows - conus) / 8.0))[None, :, None]
-    inner = column.distance(canvas, grow=-1.0, shift=0.25 * spec.canal_mm / 2, scale=0.75)
+    inner = column.distance(points, grow=-1.0, shift=0.25 * spec.canal_mm / 2, scale=0.75)
     canvas.paint(box, inner, fluid + (t["cord"] - fluid) * np.maximum(roots, 0.25) * below, soft=2.0)
     thickness = np.clip((conus - rows) / 28.0, 0, 1) ** 0.7
-    cord = _Column(column.posterior, column.right, column.cosine, 3.6 * thickness, 4.6 * thickness)
+    cord = replace(column, depth=3.6 * thickness, width=4.6 * thickness)
     behind = rng.uniform(-0.1, 0.25) * spec.canal_mm / 2
-    canvas.paint(box, np.where(thickness[None, :, None] > 0.03, cord.distance(canvas, shift=behind), 9.0), t["cord"])
+    canvas.paint(box, np.where(thickness[None, :, None] > 0.03, cord.distance(points, shift=behind), 9.0), t["cord"])
 
 
 def _paint_disc(canvas: _Canvas, d: _Disc, t: dict[str, float], grain: np.ndarray, rng: np.random.Generator) -> None:
@@ -713,8 +744,8 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
     depth = _paint_surroundings(canvas, spec, column, t, rng)
     grain = _smooth_noise(axes, (4, 2.5, 2.5), rng) + 0.7 * _smooth_noise(axes, (12, 9, 9), rng)  # type: ignore[arg-type]
     marrow = {b.name: t["marrow"] * float(np.exp(0.07 * rng.standard_normal())) for b in bodies}
-    everything = (slice(None),) * 3
-    canvas.paint(everything, column.distance(canvas, grow=2.5, shift=1.0), t["fat"])  # epidural
+    box = column.box(canvas)
+    canvas.paint(box, column.distance(canvas.points(box), grow=2.5, shift=1.0), t["fat"])  # epidural
     for b in bodies:
         if b.name[0] == "S":
             _paint_sacral_wings(canvas, b, t, marrow[b.name], half)
@@ -754,14 +785,12 @@ def _paint_sacral_wings(canvas: _Canvas, b: _Body, t: dict[str, float], marrow: 
 
 def _paint_ligaments(canvas: _Canvas, bodies: list[_Body], t: dict[str, float]) -> None:
     """Anterior and posterior longitudinal ligaments: dark bands from body to body."""
-    for low, high in zip(bodies, bodies[1:], strict=False):
-        if low.name in ("S2", "S3", "S4", "S5") and high.name[0] == "S":
+    for low, high in pairwise(bodies):
+        if low.name[0] == "S" and high.name[0] == "S":
             continue
         for side in (-1.0, 1.0):
             start = low.at(0, -low.height / 4, side * (low.depth / 2 - 0.3))
             end = high.at(0, high.height / 4, side * (high.depth / 2 - 0.3))
-            if low.name[0] == "S" and high.name[0] == "S":
-                continue
             canvas.capsule(start, end, 1.8, t["ligament"], t["ligament"])
 
 
@@ -798,7 +827,7 @@ def _truth(
     names = {b.name for b in seen}
     return {
         "levels": [b.name for b in seen],
-        "heights": {b.name: b.heights() for b in seen},
+        "heights": {b.name: b.heights() for b in seen if b.id != SACRUM_ID},
         "discs": {d.id: d.height() for d in reversed(discs) if d.id and {d.upper.name, d.lower.name} <= names},
         "canal": {b.name: float(2 * np.interp(b.center[1], rows, column.depth)) for b in seen},
         "lordosis": float(np.degrees(by_name["S1"].tilt(True) - by_name["L1"].tilt(True))) if "L1" in by_name else None,
@@ -809,7 +838,7 @@ def _truth(
     }
 
 
-# --- which phantoms ----------------------------------------------------------------------------------------------------
+# --- which phantoms --------------------------------------------------------------------------------------------------
 
 
 def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
