@@ -37,6 +37,9 @@ OPTIONS: Mapping[str, str] = {
 }
 """Run-time options that every method takes."""
 
+AIR = -2.0
+"""Preprocessed value outside the image."""
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of a name.
@@ -268,17 +271,16 @@ def _by_slices(
     result: dict[str, np.ndarray] = {}
     for start in range(0, count, size):
         _stop_if(cancelled)
-        chunk = images[start : start + size, None].to(device)
-        chunk = F.pad(chunk, pads, value=-2.0)
-        context = Context(
-            coordinates.expand(len(chunk), -1, -1, -1),
-            tuple(range(start, start + len(chunk))),
-            count,
-            hints,
-            options,
-            memory,
-        )
-        for name, value in method.evidence(chunk, context).items():
+        chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
+        slices = tuple(range(start, start + len(chunk)))
+
+        def predict(stacked: Tensor, slices: tuple[int, ...] = slices) -> dict[str, Tensor]:
+            context = Context(stacked[:, 1:], slices, count, hints, options, memory)
+            return method.evidence(stacked[:, :1], context)
+
+        stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
+        maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
+        for name, value in maps.items():
             value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
             if name not in result:
                 result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
@@ -298,37 +300,48 @@ def _by_windows(
     cancelled: Cancel,
 ) -> dict[str, np.ndarray]:
     shape = volume.array.shape
-    roi = patch or tuple(min(n, 96) for n in shape)
-    image = torch.from_numpy(volume.array)[None, None]
+    window = method.window or patch or tuple(min(n, 96) for n in shape)
     coordinates = coordinate_channels(shape, volume.spacing)[None]
-    stacked = torch.cat([image, coordinates], 1)
-    names: list[str] = []
+    stacked = torch.cat([torch.from_numpy(volume.array)[None, None], coordinates], 1)
     done = 0
 
-    def predict(window: Tensor) -> tuple[Tensor, ...]:
+    def predict(part: Tensor) -> dict[str, Tensor]:
         nonlocal done
         _stop_if(cancelled)
-        maps = method.evidence(window[:, :1], Context(window[:, 1:], hints=hints, options=options))
-        names[:] = list(maps)
         done += 1
         report(1 - 0.9**done, f"Window {done}")
-        return tuple(v if v.ndim == window.ndim else v[:, None] for v in maps.values())
+        part = part.to(device)
+        return method.evidence(part[:, :1], Context(part[:, 1:], hints=hints, options=options))
 
-    def run(data: Tensor) -> tuple[Tensor, ...]:
-        found = sliding_window_inference(
-            data, roi, 1, predict, overlap=float(options.get("overlap", 0.5)), mode="gaussian", padding_mode="constant",
-            cval=-2.0, sw_device=device, device=torch.device("cpu"),
-        )  # fmt: skip
-        return found if isinstance(found, tuple) else (found,)
+    maps = _windowed(predict, stacked, window, options)
+    if _is_on(options.get("mirror", "off")):
+        turned = stacked.flip(2)
+        turned[:, 1] = coordinates[:, 0]  # the position is the mirrored volume's own
+        for name, value in _windowed(predict, turned, window, options).items():
+            maps[name] = (maps[name] + value.flip(-3)) / 2
+    return {name: value[0].numpy() for name, value in maps.items()}
 
-    outputs = run(stacked)
-    if str(options.get("mirror", "off")).lower() in ("on", "true", "1"):
-        mirrored = stacked.flip(2)
-        mirrored[:, 1] = coordinates[:, 0]
-        outputs = tuple((a + b.flip(2)) / 2 for a, b in zip(outputs, run(mirrored), strict=True))
-    return {
-        n: (v[0] if n in ("classes", "kinds") else v[0, 0]).float().numpy() for n, v in zip(names, outputs, strict=True)
-    }
+
+def _windowed(
+    predict: Callable[[Tensor], dict[str, Tensor]], data: Tensor, window: tuple[int, ...], options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape."""
+    plain: set[str] = set()
+
+    def run(part: Tensor) -> dict[str, Tensor]:
+        maps = predict(part)
+        plain.update(name for name, value in maps.items() if value.ndim < part.ndim)
+        return {name: (value[:, None] if name in plain else value).float() for name, value in maps.items()}
+
+    overlap = float(options.get("overlap", 0.5))
+    maps = sliding_window_inference(
+        data, window, 1, run, overlap=overlap, mode="gaussian", padding_mode="constant", cval=AIR, device=data.device
+    )
+    return {name: value[:, 0] if name in plain else value for name, value in maps.items()}
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).lower() in ("on", "true", "yes", "1")
 
 
 def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:

@@ -93,10 +93,12 @@ class Context:
 class Method(nn.Module):
     """A network with its losses and its way of predicting.
 
-    Subclasses set `config` and implement the two methods below. Sides of the input are multiples of `divisor`.
+    Subclasses implement the two methods below. Sides of the input are multiples of `divisor`.
     """
 
     divisor: int = 32
+    window: tuple[int, ...] = ()
+    """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
 
