@@ -165,7 +165,7 @@ class _Column:
                 evidence.scheme,
                 classes=None if evidence.classes is None else evidence.classes[within],
                 kinds=None if evidence.kinds is None else evidence.kinds[within],
-                rank=None if evidence.rank is None else evidence.rank[self.box],
+                rank=None if evidence.rank is None else np.ascontiguousarray(evidence.rank[self.box]),
             )
             self.probability = self.cropped.kind_probabilities()
             self.kind = _kind_map(self.probability)
@@ -258,9 +258,8 @@ class _Column:
 
     def class_probabilities(self, index: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         """(len(ids), N) probabilities of these structures' channels at these voxels."""
-        classes = self.cropped.classes
-        flat = classes.reshape(len(classes), -1)  # type: ignore[union-attr,arg-type]
-        return np.stack([flat[self.scheme.channel_of[i]][index] for i in ids]).astype(np.float32)
+        at = np.unravel_index(index, self.kind.shape)  # the crop is a view: to flatten it would copy every class
+        return np.stack([self.cropped.classes[self.scheme.channel_of[i]][at] for i in ids]).astype(np.float32)  # type: ignore[index]
 
     def touches(self, index: np.ndarray) -> tuple[bool, bool, bool]:
         """Whether voxels reach the grid's (first row, last row, first or last column)."""
@@ -571,9 +570,23 @@ def _items(column: _Column, states: Sequence[Level]) -> list[Item]:
             yes = share * np.log(hit) + (1 - share) * np.log(1 - hit)
             no = share * np.log(false) + (1 - share) * np.log(1 - false)
             evidence = evidence + np.where(sacrum, yes, no)
-        cost = s.drop_cost_small if volume < small else s.drop_cost
-        items.append(Item(piece.middle(s.near_axis), evidence, cost))
+        cut = any(column.touches(piece.index)[:2])
+        cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
+        # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar.
+        fits = len(items) >= len(subjects) - 2 and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
+        below = min(s.drop_cost_below_sacrum, cost) if fits else cost
+        items.append(Item(_position(column, piece), evidence, cost, below))
     return items
+
+
+def _position(column: _Column, piece: Piece) -> float:
+    """Centre of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
+    near, height = column.settings.near_axis, column.sizes.height
+    low, high = piece.span(near)
+    at_top, at_bottom, _ = column.touches(piece.index)
+    if at_top == at_bottom or high - low > 0.9 * height or not column.bones:
+        return (low + high) / 2
+    return high - height / 2 if at_top else low + height / 2
 
 
 def _pin_anchors(
@@ -611,7 +624,7 @@ def _pin_anchors(
             at = _hit(column, point, column.bones, s.name)
             allowed = np.array([level.id == sid for level in states])
         items[at].unary = np.where(allowed, items[at].unary, -np.inf)
-        items[at].drop_cost = NEVER
+        items[at].drop_cost = items[at].below_cost = NEVER
         if not np.isfinite(items[at].unary).any():
             raise HintError(
                 f"{STRUCTURES[pinned[at]].name} and {s.name} are anchored in the same place."

@@ -55,11 +55,13 @@ class Item:
         arc: position along the axis, mm, growing downwards.
         unary: (states,) log evidence.
         drop_cost: price of leaving it out.
+        below_cost: the same if it lies below what is named S1.
     """
 
     arc: float
     unary: np.ndarray
     drop_cost: float
+    below_cost: float
 
 
 @dataclass
@@ -220,10 +222,6 @@ def name_levels(
     return Naming(levels, probability, margin, alternatives, float(np.exp(best - log_z)))
 
 
-def _below_sacrum(item: Item, s: ConsistencySettings) -> float:
-    return item.drop_cost if item.drop_cost >= NEVER else min(s.drop_cost_below_sacrum, item.drop_cost)
-
-
 class _Graph:
     """Tables over (item, state); `ends` is the weight of leaving the graph there."""
 
@@ -243,7 +241,7 @@ class _Graph:
         with np.errstate(invalid="ignore"):
             distance = pitch * expected_distance(rank[:, None], rank[None, :])
         dropped = np.concatenate([[0.0], np.cumsum([item.drop_cost for item in items])])
-        below_sacrum = np.concatenate([[0.0], np.cumsum([_below_sacrum(item, s) for item in items])])
+        below_sacrum = np.concatenate([[0.0], np.cumsum([item.below_cost for item in items])])
         count = len(items)
         sacrum = np.array([level.id == SACRUM_ID for level in states])
         self.starts = np.stack(

@@ -48,6 +48,7 @@ class ConsistencySettings:
         drop_cost: of leaving out a whole vertebra-sized instance.
         drop_cost_small: of leaving out one below `small_share` of the median volume.
         drop_cost_below_sacrum: of leaving out what lies below S1 (S2 looks like a vertebra).
+        below_sacrum_fit: log odds up to which evidence for another level is compatible with lying below S1.
         small_share: see above.
         start_cost: per level that the lowest instance lies above the last lumbar one, if the image goes on below it.
         log_l6, log_t13: log prior of a sixth lumbar (about 5 % of people), a thirteenth thoracic vertebra (about 2 %).
@@ -88,6 +89,7 @@ class ConsistencySettings:
     drop_cost: float = 6.0
     drop_cost_small: float = 2.0
     drop_cost_below_sacrum: float = 1.0
+    below_sacrum_fit: float = 0.5
     small_share: float = 0.3
     start_cost: float = 0.3
     log_l6: float = -3.0
