@@ -263,7 +263,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
     def jitter(sd: float) -> float:
         return float(np.clip(1.0 + sd * rng.standard_normal(), 1 - 2.5 * sd, 1 + 2.5 * sd))
 
-    concavity, waist = rng.uniform(0.8, 2.8), rng.uniform(0.05, 0.14)
+    concavity, waist = rng.uniform(0.6, 2.2), rng.uniform(0.05, 0.14)
 
     def body(name: str, sid: int | None, rank: int, wedge_deg: float, scale: float = 1.0) -> _Body:
         depth = _pick(_DEPTH, rank) * size * scale * jitter(0.03)
@@ -328,6 +328,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
         new = body(level.name, level.id, rank, share_body)
         worn = spec.degenerated.get(level.name, 0.0)
         height = _pick(_DISC_HEIGHT, rank) * size * jitter(0.07) * (1 - 0.55 * worn)
+        height -= 1.2 * concavity * (1 - 0.55 * worn)  # the table is about the middle, between the domes
         wedge = np.radians(share_disc) * (1 - 0.5 * worn)
         plate = lower.tilt(upper=True)
         below = plate - wedge  # sagittal angle of the new body's lower endplate
@@ -902,7 +903,17 @@ def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
 
 
 SAMPLE_SPEC = PhantomSpec(
-    top="T11", bottom="S1", margin_top_mm=8, margin_bottom_mm=30, pixel_mm=1.0, slices=15, slice_mm=4.0
+    top="T11",
+    bottom="S1",
+    margin_top_mm=8,
+    margin_bottom_mm=30,
+    width_mm=230,
+    spine_position=0.52,
+    degenerated={"L4": 0.4, "L5": 0.8},
+    slices=15,
+    slice_mm=4.0,
+    pixel_mm=1.0,
+    noise=0.015,
 )
 """The phantom that ships with the project."""
 
