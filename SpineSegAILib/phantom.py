@@ -538,7 +538,7 @@ def _paint_surroundings(
     # Fat in front of the column and around the sacrum, below the muscles' origin.
     canvas.paint(box, np.abs(a - front + 1.0) - 6.0 + 0 * r, t["fat"], soft=5.0, strength=0.7)
     for side, calibre, shift in ((-1.0, 8.5, 13.0), (1.0, 10.0, 11.0)):  # aorta on the left, vena cava on the right
-        x = column.right[None, :, None] + side * rng.uniform(5, 14)
+        x = column.right[None, :, None] + side * rng.uniform(7, 22)
         tube = np.hypot(r - x, (a - front + shift) * column.cosine[None, :, None]) - calibre * rng.uniform(0.8, 1.1)
         canvas.paint(box, tube, t["vessel"] * rng.uniform(0.6, 1.4))
     canvas.paint(box, belly - rng.uniform(5, 30) + 0 * r, t["fat"], soft=3.0)
@@ -741,6 +741,8 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
 
     canvas = _Canvas(axes, spec.pixel_mm)  # type: ignore[arg-type]
     t = _tissues(spec, rng)
+    if spec.contrast != "ct":  # thin cortex is only partly resolved, in some sequences hardly
+        t["cortex"] += (t["marrow"] - t["cortex"]) * rng.uniform(0.0, 0.6)
     column, half = _column(spec, bodies, discs, rows)
     depth = _paint_surroundings(canvas, spec, column, t, rng)
     grain = _smooth_noise(axes, (4, 2.5, 2.5), rng) + 0.7 * _smooth_noise(axes, (12, 9, 9), rng)  # type: ignore[arg-type]
@@ -895,7 +897,7 @@ def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
         "noise": float(rng.uniform(0.003, 0.07)),
         "bias": u(0, 0.4),
         "coil_mm": u(60, 220) if rng.random() < 0.6 else None,
-        "blur_mm": u(0.2, 1.0),
+        "blur_mm": u(0.3, 1.3),
         "orientation": str(rng.choice(["PIR", "PIR", "ASR", "LPS", "RAS"])),
         "oblique_deg": tuple(float(x) for x in np.clip(rng.normal(0, 4, 3), -12, 12)),
     }
