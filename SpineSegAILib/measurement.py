@@ -6,8 +6,8 @@ thick. A size is given only where the structure ends inside the image; where the
 How heights are found. A vertebra (or disc) gets its own frame: the axis along the spine from the centres of its
 neighbours, the anterior–posterior axis square to it in the sagittal plane through its centre. The mask is sampled there
 every half millimetre, between voxels. Straight lines through its upper and lower endplate turn the frame until both are
-equally inclined to it. Over the depth each endplate is a polynomial, which follows domes, wedges and crushed middles but
-not the stairs of single voxels; heights are distances between the two along the frame's axis.
+equally inclined to it. Over the depth each endplate is a polynomial: it follows domes, wedges and crushed middles, but
+not the stairs of single voxels. Heights are distances between the two, along the frame's axis.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _STEP = 0.5  # mm between samples; crossings are interpolated between them
 _OFF_MID = (-1.5, 0.0, 1.5)  # mm to the left and right of the sagittal plane, averaged against single rough slices
 _AT = {"anterior": 0.1, "middle": 0.5, "posterior": 0.9}  # of the way from front to back: inside the rounded edges
 _DEGREE = {Kind.VERTEBRA: 4, Kind.DISC: 2}
-"""Of the polynomial over the depth: four follows real bodies to 0.1 mm on average; thin, flat discs show their stairs."""
+"""Of the polynomial over the depth: four follows real bodies to 0.1 mm on average; thin discs would show stairs."""
 _FITTED = (0.07, 0.93)  # share of the depth that the endplates' curves are fitted to
 _LARGEST_TURN = np.radians(35)  # between the axis from the neighbours and the body's own; more is a damaged mask
 _ALONG_CANAL = 5.0  # mm up and down over which the canal's direction is taken
@@ -98,9 +98,7 @@ def measure(segmentation: Segmentation) -> list[Row]:
         A row per structure with the keys of `COLUMNS`; lengths in mm, volumes in mL.
     """
     oriented = sitk.DICOMOrient(segmentation.labels, "PIR")
-    scan = _Scan(
-        sitk.GetArrayFromImage(oriented), np.array(oriented.GetSpacing()[::-1]), segmentation.scheme.extent
-    )
+    scan = _Scan(sitk.GetArrayFromImage(oriented), np.array(oriented.GetSpacing()[::-1]), segmentation.scheme.extent)
     present = segmentation.present
     canal = _Canal.of(scan) if CANAL_ID in present and CANAL_ID not in segmentation.unvalidated else None
     rows = []

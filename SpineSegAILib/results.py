@@ -277,7 +277,9 @@ def _read_slicer(path: Path) -> Segmentation:
         _set_index_to_lps(labels, document["ijkToLPS"])
         labels = _uncropped(labels, document.get("conversionParameters", ()))
     except Exception as error:  # slicerio and pynrrd raise whatever their parsing met
-        raise ImageError(f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew.") from error
+        raise ImageError(
+            f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew."
+        ) from error
     result = _from_summary(labels, summary, (int(v) for v in np.unique(values) if v), path.name, extents)
     result.confidence.update(confidence)
     if not summary:  # Slicer keeps the tags of the segments, not the header
