@@ -42,7 +42,7 @@ from .shapes import (
     usual_sizes,
 )
 
-_BONE, _DISC, _CANAL = 1, 2, 3  # values of the kind map in here: vertebrae and sacrum are one until they are named
+_BONE, _DISC, _CANAL = 1, 2, 3  # values of the kind map in here: vertebra and sacrum are one until named
 _DEFAULT = ConsistencySettings()
 
 
@@ -205,7 +205,7 @@ class _Column:
         self.sizes = usual_sizes(bone_pieces, disc_pieces, s)
         disc_arc = np.concatenate([p.arc[p.radial < s.near_axis] for p in disc_pieces] or [np.zeros(0)])
         parts = [q for p in bone_pieces for q in split_touching(p, self.sizes, disc_arc, s, whole=self.whole)]
-        parts = merge_fragments(parts, self.sizes, disc_arc, s)
+        parts = merge_fragments(parts, self.sizes, disc_arc, s, whole=self.whole)
         self.bones = self._large_enough(parts, least_bone, "vertebra")
         for disc in merge_fragments(disc_pieces, Sizes(0.0, 0.0), np.zeros(0), s):
             inside = any(
@@ -333,8 +333,7 @@ def _canal(column: _Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
     line = fit_axis(main)
     for index in found:
         _, off = line.project(column.points(index).mean(axis=0, keepdims=True))
-        # 15 mm: the width of the canal; farther off there is no room for it. A fragment may be a quarter of the
-        # smallest.
+        # 15 mm is the canal's width: farther off is something else. A fragment may be a quarter of the least size.
         (kept if off[0] < 15 and column.volume(index) >= 0.25 * least else rest).append(index)
     return kept, rest
 
@@ -574,7 +573,7 @@ def _items(column: _Column, states: Sequence[Level]) -> list[Item]:
         cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
         # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar.
         fits = len(items) >= len(subjects) - 2 and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
-        below = min(s.drop_cost_below_sacrum, cost) if fits else cost
+        below = min(s.drop_cost_below_sacrum - float(evidence[sacrum].max()), cost) if fits and not of_discs else cost
         items.append(Item(_position(column, piece), evidence, cost, below))
     return items
 
