@@ -231,15 +231,17 @@ class _Column:
     def _on_axis(self, found: list[np.ndarray], kinds: tuple[Kind, ...]) -> list[Piece]:
         s = self.settings
         limit = s.off_axis_whole if self.whole else s.off_axis
-        result = []
+        result, beside = [], []
         for index in found:
             points = self.points(index)
             _, off = self.axis.project(points.mean(axis=0, keepdims=True))  # type: ignore[union-attr]
             if off[0] > limit:
-                self.rejected.append((kinds[0].value, index))
+                beside.append(index)
                 continue
             arc, radial = self.axis.project(points)  # type: ignore[union-attr]
             result.append(Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index]))
+        if beside:
+            self.rejected.append((f"{kinds[0].value} islands", np.concatenate(beside)))
         return result
 
     def _voxel_ranks(self, index: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray | None:
@@ -680,7 +682,8 @@ def _name_column(
         _limit_range(column, items, states, visible)
     subjects = column.bones or column.discs
     lowest = subjects[-1]
-    cut_below = column.touches(lowest.index)[1]
+    # With less than that below the lowest, the next one would not show.
+    cut_below = column.room_below(lowest) < 0.6 * column.sizes.pitch
     naming = name_levels(
         items[::-1],
         states,

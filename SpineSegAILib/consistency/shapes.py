@@ -1,7 +1,8 @@
 """From a mask to the pieces of a spine: axis, components, touching bodies split, fragments merged.
 
 Arrays are on the canonical grid (slices left to right, rows downwards, columns backwards). A piece is a list of
-voxels with two coordinates each: the arc length along the spine's axis, growing downwards, and the distance from it, both in mm.
+voxels with two coordinates each, both in mm: the arc length along the spine's axis, growing downwards, and the
+distance from it.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ class Piece:
         """Upper and lower end along the axis, mm: the 2nd and 98th percentile of the voxels within `near` of it."""
         close = self.radial < near
         arc = self.arc[close] if np.count_nonzero(close) > 0.3 * len(close) else self.arc
+        arc = arc[:: max(1, len(arc) // 20_000)]  # enough for a percentile
         low, high = np.percentile(arc, (2, 98))
         return float(low), float(high)
 
@@ -225,9 +227,9 @@ def split_touching(
     if height < s.split_height * sizes.height:
         return [piece]
     sacral_share = float(np.mean(piece.sacral))
-    if sacral_share > 0.85:
+    if sacral_share > 0.85 and whole:
         return [piece]  # the whole sacrum is taller than a vertebra
-    if sacral_share > 0.1:
+    if 0.1 < sacral_share < 0.85:
         bone, sacrum = piece.part(~piece.sacral), piece.part(piece.sacral)
         if sacrum.middle(s.near_axis) - bone.middle(s.near_axis) > 0.6 * sizes.height:
             return [*split_touching(bone, sizes, disc_arc, s, whole=whole), sacrum]
@@ -236,7 +238,7 @@ def split_touching(
         quarter = min(height / 4, 0.5 * sizes.height)
         upper, lower = piece.rank[piece.arc < low + quarter], piece.rank[piece.arc > high - quarter]
         by_rank = 1 + round(float(np.median(upper) - np.median(lower)))
-        if abs(by_rank - count) <= 1:
+        if abs(by_rank - count) <= 1 and np.median(lower) > -0.5:  # below S1 the rank counts no further
             count = max(1, by_rank)
     if count == 1:
         return [piece]
@@ -287,8 +289,9 @@ def _cuts(
 
 def _rank_fall(piece: Piece, edges: np.ndarray) -> np.ndarray:
     """How much the median rank of the 8 mm above each bin exceeds that of the 8 mm below it, 0…1."""
-    order = np.argsort(piece.arc)
-    arc, rank = piece.arc[order], piece.rank[order]
+    step = max(1, len(piece.arc) // 50_000)  # enough for medians
+    order = np.argsort(piece.arc[::step])
+    arc, rank = piece.arc[::step][order], piece.rank[::step][order]
     fall = np.zeros(len(edges) - 1)
     for i, centre in enumerate((edges[:-1] + edges[1:]) / 2):
         a, m, b = np.searchsorted(arc, (centre - 8, centre, centre + 8))
