@@ -39,6 +39,9 @@ Progress = Callable[[float, str], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 shows ? for what it lacks
+            stream.reconfigure(errors="replace")
     args = build_parser().parse_args(argv)
     try:
         with _termination_as_interruption():
@@ -115,7 +118,7 @@ def _segment(args: argparse.Namespace) -> None:
         written += [path for flag, path in outputs.items() if flag != "--output"]
         summary["written"] = [str(path) for path in written]
         if "--json" in place:
-            place["--json"].write_text(_json(summary), encoding="utf-8")
+            place["--json"].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     for warning in result.warnings:
         print(f"note: {warning}", file=sys.stderr)
@@ -686,12 +689,8 @@ def _problems(error: Any) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _print_json(value: Any) -> None:
-    sys.stdout.write(_json(value))
+    print(json.dumps(value, indent=1, allow_nan=False))  # ASCII, since the terminal's encoding may be any
 
 
 if __name__ == "__main__":
