@@ -50,7 +50,12 @@ def predictor(monkeypatch, phantom):
             asked.update(hints=hints, options=options)
             progress(0.5, "half way")
             found = Segmentation(
-                phantom.labels, scheme("lumbar-mr"), {24: 0.9}, ["The levels are a guess."], provenance={"seconds": {}}
+                phantom.labels,
+                scheme("lumbar-mr"),
+                {24: 0.9},
+                ["The levels are a guess."],
+                unvalidated=asked.get("unvalidated", frozenset()),
+                provenance={"seconds": {}},
             )
             return found.restricted_to(hints.structures) if hints.structures else found
 
@@ -200,6 +205,24 @@ def test_nothing_found_is_an_error(case, tiny_checkpoint, predictor, capsys):
     assert segment(case, tiny_checkpoint, "--structures", "T9") == 2
     assert "None of the structures asked for was found" in capsys.readouterr().err
     assert files(case) == {"case.nii.gz"}
+
+
+def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkpoint, predictor, capsys, phantom):
+    canal = structure("canal").id
+    predictor["unvalidated"] = frozenset([canal])
+    assert segment(case, tiny_checkpoint) == 0
+    assert canal not in read_segmentation(case / "out.seg.nrrd").present
+    assert "note: Left out, since the checkpoint learnt it from phantoms alone: canal." in capsys.readouterr().err
+    for words in (["--unvalidated"], ["--structures", "canal,L4"]):
+        assert segment(case, tiny_checkpoint, *words) == 0
+        assert canal in read_segmentation(case / "out.seg.nrrd").present
+        assert "spinal canal (unvalidated)" in capsys.readouterr().out
+    sitk.WriteImage((phantom.labels == canal) * canal, str(case / "locked.nii.gz"))
+    assert segment(case, tiny_checkpoint, "--lock", case / "locked.nii.gz") == 0
+    assert canal in read_segmentation(case / "out.seg.nrrd").present  # the reader's own
+    predictor["unvalidated"] = frozenset(scheme("lumbar-mr").ids)
+    assert segment(case, tiny_checkpoint) == 2
+    assert "Say --unvalidated" in capsys.readouterr().err
 
 
 def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor, monkeypatch):
