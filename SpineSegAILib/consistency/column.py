@@ -6,13 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..anatomy import (
-    KINDS,
-    STRUCTURES,
-    Extent,
-    Kind,
-    ranks,
-)
+from ..anatomy import KINDS, STRUCTURES, Extent, Kind, ranks
 from ..evidence import Evidence
 from .result import Instance, LevelResult
 from .sequence import L6_ID, T13_ID

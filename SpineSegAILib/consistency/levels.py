@@ -24,11 +24,7 @@ from .opinions import check_hints, items_of, limit_range, pin_anchors
 from .result import Instance, LevelResult
 from .sequence import L6_ID, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
-from .shapes import (
-    Piece,
-    components,
-    coordinates,
-)
+from .shapes import Piece, components, coordinates
 from .words import in_words, warnings_of
 
 _DEFAULT = ConsistencySettings()
@@ -202,7 +198,7 @@ def _name_column(column: Column, anchors: list[tuple[int, np.ndarray]], visible:
 def _variants(column: Column, hinted: set[int]) -> dict[int, float]:
     """Log weight of L6 and T13: their frequency; less where ranks cannot show them; none where a hint names them."""
     s = column.settings
-    unseen = s.unseen_variant if column.cropped.rank is not None else 0.0
+    unseen = s.unseen_variant if column.cropped.classes is None else 0.0
     usual = {L6_ID: s.log_l6 + unseen, T13_ID: s.log_t13 + unseen}
     return {sid: 0.0 if sid in hinted else weight for sid, weight in usual.items()}
 

@@ -7,22 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import (
-    SACRUM_ID,
-    STRUCTURES,
-    Kind,
-    LabelScheme,
-    ranks,
-    structure,
-    vertebra_above,
-)
+from ..anatomy import SACRUM_ID, STRUCTURES, Kind, LabelScheme, ranks, structure, vertebra_above
 from ..errors import HintError, SchemeError
 from .column import Column
 from .sequence import L6_ID, NEVER, T13_ID, Item, Level, disc_of
 from .settings import ConsistencySettings
-from .shapes import (
-    Piece,
-)
+from .shapes import Piece
 
 
 def _laplace(rank: np.ndarray, expected: np.ndarray, s: ConsistencySettings) -> np.ndarray:
@@ -39,8 +29,7 @@ def _class_likelihood(column: Column, piece: Piece, ids: Sequence[int]) -> np.nd
     known = sorted({i for i in ids if i in scheme.channel_of})
     share = dict.fromkeys(ids, s.hidden_probability)
     if known:
-        # Nearest-neighbour thinning: 4,000 voxels are plenty for a mean.
-        index = piece.index[:: max(1, len(piece.index) // 4000)]
+        index = piece.index[:: max(1, len(piece.index) // 4000)]  # plenty for a mean
         mean = column.class_probabilities(index, known).mean(axis=1)
         mean = mean / max(float(mean.sum()), 1e-6)
         share.update({i: float(m) + s.class_floor for i, m in zip(known, mean, strict=True)})
@@ -49,11 +38,12 @@ def _class_likelihood(column: Column, piece: Piece, ids: Sequence[int]) -> np.nd
 
 def _opinion(column: Column, piece: Piece, ids: Sequence[int], expected: np.ndarray) -> np.ndarray:
     """(S,) log evidence of a piece for being each of `ids`, whose ranks are `expected`; zeros where none is given."""
+    result = np.zeros(len(ids))
     if column.cropped.rank is not None and piece.rank is not None:
-        return _laplace(piece.rank, expected, column.settings)
+        result += _laplace(piece.rank, expected, column.settings)
     if column.cropped.classes is not None:
-        return _class_likelihood(column, piece, ids)
-    return np.zeros(len(ids))
+        result += _class_likelihood(column, piece, ids)
+    return result
 
 
 def _level_above(states: Sequence[Level], level: Level) -> Level | None:
@@ -153,7 +143,6 @@ def pin_anchors(
         s = STRUCTURES[sid]
         if s.kind is not Kind.DISC and of_discs:
             raise HintError(f"The anchor {s.name} names a vertebra, but only discs were found.", "Anchor a disc.")
-        above = [False] * len(states)
         if s.kind is Kind.DISC:
             upper = vertebra_above(sid).id
             if of_discs:
@@ -169,11 +158,8 @@ def pin_anchors(
                         f"The anchor {s.name} lies in a disc that has no vertebra beside it.", "Anchor a vertebra."
                     )
                 at, side = place
-                if side:
-                    above = [(up := _level_above(states, level)) is not None and up.id == upper for level in states]
-                    allowed = np.array(above)
-                else:
-                    allowed = np.array([level.id == upper for level in states])
+                holders = [_level_above(states, level) if side else level for level in states]
+                allowed = np.array([holder is not None and holder.id == upper for holder in holders])
         else:
             at = _hit(column, point, column.bones, s.name)
             allowed = np.array([level.id == sid for level in states])

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import (
-    Kind,
-)
+from ..anatomy import Kind
 from .settings import ConsistencySettings
 
 

@@ -7,12 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import (
-    SACRUM_ID,
-    STRUCTURES,
-    disc_below,
-    level_chain,
-)
+from ..anatomy import SACRUM_ID, STRUCTURES, disc_below, level_chain
 from .column import Column
 from .sequence import L6_ID, T13_ID, Level, Naming, disc_of
 

@@ -436,6 +436,12 @@ def test_perfect_classes(spine, name):
     assert_possible(result)
 
 
+def test_classes_with_ranks_beside_them(spine):
+    evidence = spine.classes(labels=spine.swapped({n: "L3" for n in ("L1", "L2", "L4", "L5")}))
+    evidence.rank = spine.evidence(noise=0.3).rank
+    assert_all_right(resolve_levels(evidence), spine)
+
+
 def test_scheme_without_sacrum_leaves_it_out(spine):
     for evidence in (spine.classes("spider"), spine.evidence("spider")):
         result = resolve_levels(evidence)
