@@ -29,6 +29,11 @@ class ScarNetConfig(MethodConfig):
     gate_low_features: bool = Field(False, description="recognition gates the low-level features (our addition)")
     heads: int = Field(4, ge=1, description="heads of the adaptive transformer (our choice)")
     weight_floor: float = Field(0.5, gt=0, le=1, description="key-point weight far from every key point (our choice)")
+    weight_queries: bool = Field(
+        False,
+        description="key-point weights also scale what a position gathers, so key points act where they are"
+        " (our addition)",
+    )
     weight_mm: float = Field(10.0, gt=0, description="width (standard deviation) of the key-point weight (our choice)")
     heatmap_mm: float = Field(3.0, gt=0, description="width (standard deviation) of the target heatmaps")
     least_peak: float = Field(
@@ -58,6 +63,7 @@ class ScarNetConfig(MethodConfig):
             "coordinates": True,
             "dice_weight": 1.0,
             "rank_weight": 0.5,
+            "weight_queries": True,
             "stem": (12, 24),
             "stages": (32, 64, 160),
             "middle": 2,
@@ -70,6 +76,7 @@ class ScarNetConfig(MethodConfig):
             "coordinates": True,
             "dice_weight": 1.0,
             "rank_weight": 0.5,
+            "weight_queries": True,
             "norm": "group",
             "stem": (8, 8),
             "stages": (12, 16, 24),

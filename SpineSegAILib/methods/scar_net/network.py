@@ -75,7 +75,9 @@ class ScarNet(nn.Module):
         self.kernels = DynamicKernels(channels)
         self.gate = nn.Conv2d(config.stages[1], 1, 1) if config.gate_low_features else None
         self.encoder = Encoder(config)
-        self.adaptive = AdaptiveTransformer(channels, config.heads, config.norm, config.adaptive == "transformer")
+        self.adaptive = AdaptiveTransformer(
+            channels, config.heads, config.norm, config.adaptive == "transformer", config.weight_queries
+        )
         self.fusion = MCCA(channels, config.mcca_residual, config.channel_convolutions) if config.use_mcca else None
         self.decoder = Decoder(config, config.label_scheme.channels)
         self.rank_head = nn.Conv2d(channels, 1, 1) if config.rank_weight else None

@@ -34,7 +34,7 @@ def heatmaps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: fl
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Where each heatmap is highest, and how high.
 
-    The arg-max, refined to the centre of mass of the 5x5 pixels around it, through which gradients reach the maps.
+    The arg-max, refined to the centre of mass, above their lowest value, of the 5x5 pixels around it, through which gradients reach the maps.
 
     Args:
         maps: (B, K, H, W).
@@ -50,7 +50,8 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     rows = (top[..., None] + offsets).clamp(0, height - 1)  # (B, K, 5)
     columns = (left[..., None] + offsets).clamp(0, width - 1)
     around = (rows[..., :, None] * width + columns[..., None, :]).flatten(2)
-    mass = maps.flatten(2).gather(2, around).clamp(min=0).unflatten(2, (5, 5)) + 1e-6
+    values = maps.flatten(2).gather(2, around)
+    mass = (values - values.amin(-1, keepdim=True)).unflatten(2, (5, 5)) + 1e-6
     total = mass.sum((-2, -1))
     row = (mass.sum(-1) * rows).sum(-1) / total
     column = (mass.sum(-2) * columns).sum(-1) / total
@@ -178,12 +179,17 @@ class AdaptiveTransformer(nn.Module):
     """``F_S = ReLU(BN(V(A + Attention(A; W))))``, where ``A`` is what the dynamic kernels make of ``U(F_S^H)``.
 
     The attention is over positions; log W of the attended position is added to its score, so near key points counts
-    more. `attends=False` leaves the attention out, which is DGMSNet.
+    more. That changes what every position gathers, wherever it is; `weight_queries` (our addition) also multiplies what
+    a position gathers by its own W, so that a key point changes most what is near it. `attends=False` leaves the
+    attention out, which is DGMSNet.
     """
 
-    def __init__(self, channels: int, heads: int, norm: str, attends: bool) -> None:
+    def __init__(
+        self, channels: int, heads: int, norm: str, attends: bool = True, weight_queries: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.weight_queries = weight_queries
         self.before = nn.Conv2d(channels, channels, 1)
         self.attention = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(3)) if attends else None
         self.after = convolution(channels, channels, norm, kernel=1)
@@ -198,4 +204,7 @@ class AdaptiveTransformer(nn.Module):
         )
         bias = None if weight is None else weight.flatten(2)[:, :, None].log().to(query.dtype)
         gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.after(adapted + gathered.transpose(2, 3).flatten(1, 2).unflatten(2, high.shape[2:]))
+        gathered = gathered.transpose(2, 3).flatten(1, 2).unflatten(2, high.shape[2:])
+        if weight is not None and self.weight_queries:
+            gathered = gathered * weight.to(gathered.dtype)
+        return self.after(adapted + gathered)
