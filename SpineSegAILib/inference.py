@@ -286,9 +286,7 @@ def _by_slices(
 
         def predict(stacked: Tensor, slices: tuple[int, ...] = slices, final: bool = final) -> dict[str, Tensor]:
             points = None if placed is None else placed[list(slices)]
-            context = Context(
-                stacked[:, 1:], slices, count, volume.spacing[0], points, hints, options, memory, final
-            )
+            context = Context(stacked[:, 1:], slices, count, hints, options, memory, final, volume.spacing[0], points)
             return method.evidence(stacked[:, :1], context)
 
         stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)

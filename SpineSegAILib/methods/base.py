@@ -79,23 +79,23 @@ class Context:
         coordinates: (B, dims, *spatial), as in `Batch`.
         slices: index of each image's slice, for methods that treat slices one by one.
         slice_count: number of slices in the volume.
-        slice_mm: distance between slices.
-        keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
         hints: what the reader knows.
         options: the method's run-time options.
         memory: a place to keep things between the batches and passes of one volume.
         final: whether this is the last of the method's passes over the volume, whose evidence counts.
+        slice_mm: distance between slices.
+        keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
     """
 
     coordinates: Tensor
     slices: tuple[int, ...] = ()
     slice_count: int = 1
-    slice_mm: float = 4.0
-    keypoints: Tensor | None = None
     hints: Hints = field(default_factory=Hints)
     options: Mapping[str, Any] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
     final: bool = True
+    slice_mm: float = 4.0
+    keypoints: Tensor | None = None
 
 
 class Method(nn.Module):

@@ -17,8 +17,8 @@ SCARNET = (
     "Lei et al., SCAR-Net: spine segmentation in MRI based on cross attention and recognition-assisted label fusion"
 )
 DGMSNET = (
-    "Pang et al., DGMSNet: spine segmentation for MR image by a detection-guided mixed-supervised segmentation network. "
-    "MedIA 2022"
+    "Pang et al., DGMSNet: spine segmentation for MR image by a detection-guided mixed-supervised segmentation "
+    "network. MedIA 2022"
 )
 NNUNET = "Isensee et al., nnU-Net: a self-configuring method for biomedical image segmentation. Nature Methods 2021"
 

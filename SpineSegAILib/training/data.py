@@ -229,7 +229,7 @@ def _centres(label: np.ndarray, annotated: set[int]) -> list[tuple[int, int, flo
         for offset, plane in enumerate(mask):
             where = np.argwhere(plane)
             if len(where):
-                row, column = where.mean(0) + (box[1].start, box[2].start)
+                row, column = np.add(where.mean(0), (box[1].start, box[2].start))
                 found.append((sid, box[0].start + offset, float(row), float(column), len(where)))
     return found
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from torch.nn import functional as F
 
@@ -75,9 +74,7 @@ def test_dynamic_kernels_have_the_paper_s_shape_and_depend_on_the_image():
 def test_the_grouped_convolution_is_a_loop_over_images():
     torch.manual_seed(0)
     features, kernels = torch.randn(3, 6, 9, 11), torch.randn(3, 6, 7, 7)
-    looped = [
-        F.conv2d(f[None], k[:, None], padding=3, groups=6) for f, k in zip(features, kernels, strict=True)
-    ]
+    looped = [F.conv2d(f[None], k[:, None], padding=3, groups=6) for f, k in zip(features, kernels, strict=True)]
     found = dynamic_convolution(features, kernels)
     assert torch.allclose(found, torch.cat(looped), atol=1e-4)
     assert not torch.allclose(dynamic_convolution(features, kernels.flip(0)), found, atol=0.1)
@@ -271,7 +268,8 @@ def test_peaks_are_found_between_pixels_and_pass_gradients_on():
 def test_encoders_share_no_storage():
     network = tiny().networks[0]
     first, second = (
-        {t.data_ptr() for t in encoder.state_dict().values()} for encoder in (network.encoder, network.recognition_encoder)
+        {tensor.data_ptr() for tensor in encoder.state_dict().values()}
+        for encoder in (network.encoder, network.recognition_encoder)
     )
     assert not first & second
     assert len(first) == len(second) > 20
@@ -432,7 +430,7 @@ def test_mechanisms_can_be_switched_off_in_the_same_weights(predictor, phantom):
 
 def test_key_points_that_cannot_be_are_refused(predictor, phantom):
     l3, point = structure("L3").id, phantom.keypoints[structure("L3").id]
-    with pytest.raises(HintError, match="L3.*outside the image"):
+    with pytest.raises(HintError, match=r"L3.*outside the image"):
         predictor.segment(phantom.image, Hints(keypoints={l3: (point[0], point[1] + 900, point[2])}))
     with pytest.raises(HintError, match="no centre"):
         predictor.segment(phantom.image, Hints(keypoints={structure("canal").id: point}))

@@ -29,9 +29,7 @@ class PositionAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
-        query, key, value = (
-            layer(features).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        query, key, value = (layer(features).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
         gathered = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # the paper does not scale
         return gathered.transpose(1, 2).unflatten(2, features.shape[2:])
 
@@ -63,8 +61,9 @@ class ChannelAttention(nn.Module):
 class MCCA(nn.Module):
     """Multi-channel cross attention.
 
-    ``F1 = γ1 F_S^H' + F_S``, ``F2 = γ2 F_S' + F_S^H``, summed, then channel attention. That the residual is the *other*
-    stream is inferred from SSHSNet; ``residual="self"`` is the other reading. Summing, not concatenating, is our choice.
+    ``F1 = γ1 F_S^H' + F_S``, ``F2 = γ2 F_S' + F_S^H``, summed, then channel attention. That the residual is the
+    *other* stream is inferred from SSHSNet; ``residual="self"`` is the other reading. Summing, not concatenating, is
+    our choice.
 
     All γ start at 0, where the result is exactly ``F_S^H + F_S``.
     """

@@ -5,6 +5,7 @@ The sizes are DGMSNet's, whose baseline result the SCAR-Net paper reports as its
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import gcd
 
 import torch
@@ -51,9 +52,7 @@ class XceptionBlock(nn.Module):
         self.last = separable(outputs, outputs, norm, stride)
         self.skip: nn.Module = nn.Identity()
         if inputs != outputs or stride > 1:
-            self.skip = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), normalisation(norm, outputs)
-            )
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), normalisation(norm, outputs))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         before = self.body(x)
@@ -94,10 +93,8 @@ class Encoder(nn.Module):
         self.eighth = XceptionBlock(first, config.stages[1], norm, 2)
         self.sixteenth = XceptionBlock(config.stages[1], config.stages[2], norm, 2)
         widths = (*[config.stages[2]] * (config.middle + 1), config.exit[0])
-        self.middle = nn.ModuleList(XceptionBlock(a, b, norm) for a, b in zip(widths, widths[1:], strict=False))
-        self.exit = nn.Sequential(
-            *(separable(a, b, norm, dilation=2) for a, b in zip(config.exit, config.exit[1:], strict=False))
-        )
+        self.middle = nn.ModuleList(XceptionBlock(a, b, norm) for a, b in pairwise(widths))
+        self.exit = nn.Sequential(*(separable(a, b, norm, dilation=2) for a, b in pairwise(config.exit)))
         self.pyramid = Pyramid(config.exit[-1], config.features, norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

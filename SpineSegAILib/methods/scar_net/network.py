@@ -134,7 +134,8 @@ class ScarNetMethod(Method):
     # --- training --------------------------------------------------------------------------------------------------
 
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
-        every = [self._losses(*member, batch) for member in zip(self.networks, self.config.heatmap_weights, strict=True)]
+        members = zip(self.networks, self.config.heatmap_weights, strict=True)
+        every = [self._losses(network, weight, batch) for network, weight in members]
         # Networks of an ensemble share nothing: the sum trains each as if it were alone.
         return {name: torch.stack([losses[name] for losses in every]).sum() for name in every[0]}
 
@@ -155,8 +156,8 @@ class ScarNetMethod(Method):
                 told = torch.rand(len(x), 1, 1, device=x.device) < config.true_points
                 used = torch.where(told & ~points.isnan(), points, used)
             weight = self._weight(used, spacing, x.shape[2:])
-        # Weak cases pass through the recognition network only. A batch without masks still sends one image through the
-        # segmentation network, where everything is allowed and the loss exactly 0: distributed training needs a gradient.
+        # Weak cases pass through the recognition network only. A batch without masks still sends one image through
+        # the segmentation network, where all is allowed and the loss exactly 0: distributed training needs a gradient.
         rows = supervised(batch.allowed).nonzero()[:, 0]
         if not len(rows):
             rows = rows.new_zeros(1)

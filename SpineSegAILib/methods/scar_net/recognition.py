@@ -34,7 +34,8 @@ def heatmaps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: fl
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Where each heatmap is highest, and how high.
 
-    The arg-max, refined to the centre of mass, above their lowest value, of the 5x5 pixels around it, through which gradients reach the maps.
+    The arg-max, refined to the centre of mass (above their lowest value) of the 5x5 pixels around it, through which
+    gradients reach the maps.
 
     Args:
         maps: (B, K, H, W).
@@ -132,7 +133,7 @@ def _guess(points: np.ndarray, spacing: np.ndarray, orders: Sequence[float]) -> 
     at, place = order[known], points[known]
     if len(known) == 1:  # a second one, straight below
         at = np.append(at, at + 1)
-        place = np.vstack([place, place + (LEVEL_MM / spacing[0], 0.0)])
+        place = np.vstack([place, np.add(place, (LEVEL_MM / spacing[0], 0.0))])
     for k in np.flatnonzero(np.isnan(points[:, 0])):
         upper = int(np.clip(np.searchsorted(at, order[k]) - 1, 0, len(at) - 2))
         share = (order[k] - at[upper]) / (at[upper + 1] - at[upper])
