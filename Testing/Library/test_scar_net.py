@@ -286,6 +286,56 @@ def test_neighbouring_slices_outvote_a_stray_peak():
     assert np.abs(agreed[3, 1] - (44, 54)).max() <= 1.0
 
 
+def test_true_key_points_steer_the_attention_in_the_first_third_of_the_training_only():
+    method = tiny(true_points=1.0)
+    early, late = mixed_batch(2, 0), mixed_batch(2, 0)
+    late.progress = 0.5
+    for batch, changes in ((early, True), (late, False)):
+        with torch.no_grad():
+            before = method.training_losses(batch)["cross_entropy"]
+            batch.keypoints = batch.keypoints + torch.tensor([0.0, 20.0])
+            after = method.training_losses(batch)["cross_entropy"]
+        assert (before != after) == changes
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """Learnt three squares from one image with masks and one with key points."""
+    method, batch = tiny(weight_queries=True), mixed_batch(1, 1)
+    optimizer = torch.optim.Adam(method.parameters(), 1e-2)
+    for step in range(80):
+        batch.progress = step / 80
+        optimizer.zero_grad()
+        method.training_losses(batch)["total"].backward()
+        optimizer.step()
+    return method.eval(), batch
+
+
+def test_key_points_are_learnt_from_either_kind_of_case(taught):
+    method, batch = taught
+    with torch.inference_mode():
+        maps = method.evidence(batch.image, Context(batch.coordinates))
+    known = ~batch.keypoints[..., 0].isnan()
+    assert (maps["keypoints"][..., :2] - batch.keypoints)[known].abs().max() < 2.0
+    assert maps["keypoints"][0, :, 0][~known[0]].isnan().all()  # known to be absent
+    label = mixed_batch(2, 0).label
+    assert (maps["classes"].argmax(1) == label)[0].float().mean() > 0.98
+
+
+def test_a_moved_key_point_changes_most_what_is_near_it(taught):
+    method, batch = taught
+    results = []
+    for shift in (0.0, 7.5):  # pixels of 2 mm
+        points = batch.keypoints.clone()
+        points[:, 4, 1] += shift
+        context = Context(batch.coordinates, keypoints=points)
+        with torch.inference_mode():
+            results.append(method.evidence(batch.image, context)["classes"][0])
+    change = (results[0] - results[1]).abs().amax(0)
+    assert change.max() > 1e-3
+    assert change[36:].mean() > change[:28].mean()  # the third square lies in rows 41 to 53
+
+
 # --- DGMSNet and ensembles -----------------------------------------------------------------------------------------
 
 

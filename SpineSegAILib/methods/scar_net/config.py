@@ -35,7 +35,12 @@ class ScarNetConfig(MethodConfig):
         " (our addition)",
     )
     weight_mm: float = Field(10.0, gt=0, description="width (standard deviation) of the key-point weight (our choice)")
-    heatmap_mm: float = Field(3.0, gt=0, description="width (standard deviation) of the target heatmaps")
+    heatmap_mm: float = Field(
+        3.0,
+        gt=0,
+        description="width (standard deviation) of the target heatmaps; no less than four pixels, since they are drawn"
+        " at a quarter of the resolution",
+    )
     least_peak: float = Field(
         0.3, gt=0, lt=1, description="heatmap value below which a structure counts as not found (our choice)"
     )
@@ -64,6 +69,7 @@ class ScarNetConfig(MethodConfig):
             "dice_weight": 1.0,
             "rank_weight": 0.5,
             "weight_queries": True,
+            "heatmap_mm": 5.0,
             "stem": (12, 24),
             "stages": (32, 64, 160),
             "middle": 2,
@@ -77,6 +83,7 @@ class ScarNetConfig(MethodConfig):
             "dice_weight": 1.0,
             "rank_weight": 0.5,
             "weight_queries": True,
+            "heatmap_mm": 8.0,
             "norm": "group",
             "stem": (8, 8),
             "stages": (12, 16, 24),
