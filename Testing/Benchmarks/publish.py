@@ -1,8 +1,8 @@
 """Turns a trained checkpoint into a shipped one: evaluates it, writes its model card, puts the figures into its header.
 
-    python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND" --about NOTES.md
+    python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND" --about Testing/Benchmarks/cards/NAME.md
 
-NOTES.md is the hand-written part of the card: the data, their terms, what to know. Everything else is measured here.
+The last file is the hand-written part of the card: the data, their terms, what to know. Everything else is measured here.
 """
 
 from __future__ import annotations
