@@ -1,8 +1,9 @@
 """Turns a trained checkpoint into a shipped one: evaluates it, writes its model card, puts the figures into its header.
 
-    python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND" --about Testing/Benchmarks/cards/NAME.md
+    python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND"
 
-The last file is the hand-written part of the card: the data, their terms, what to know. Everything else is measured here.
+The hand-written part of the card (the data, their terms, what to know) is in `cards/NAME.md` beside this file.
+Everything else is measured here.
 """
 
 from __future__ import annotations
@@ -98,7 +99,6 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--recipe", required=True, help="the command that trained it")
-    parser.add_argument("--about", type=Path, required=True, help="hand-written part of the card")
     parser.add_argument(
         "--shown-dataset", default="DATA/lumbar_mr/dataset.json", help="how the card names the data set"
     )
@@ -130,7 +130,7 @@ def main() -> None:
     target.parent.mkdir(exist_ok=True)
     save_checkpoint(target, load_tensors(info), metadata)
     shipped = read_header(target)
-    notes = arguments.about.read_text(encoding="utf-8")
+    notes = (Path(__file__).parent / "cards" / f"{arguments.name}.md").read_text(encoding="utf-8")
     target.with_suffix(".md").write_text(card(shipped, report, notes, arguments.recipe), encoding="utf-8")
     print(json.dumps(figures, indent=1))
     print(f"wrote {target} and {target.with_suffix('.md').name}")
