@@ -415,7 +415,8 @@ def _precision(o: OptimizationConfig, cpu: bool) -> str:
         return o.mixed_precision
     if cpu:
         # bfloat16 pays only where the processor multiplies it in hardware.
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return "bf16" if supported() else "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
