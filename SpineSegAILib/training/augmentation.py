@@ -177,7 +177,7 @@ class Augmenter:
         assert c is not None
         unit = ((image + 2) / 4).clamp(0, 1)  # preprocessing puts the percentiles at −2 and 2
         if rng.random() < c.tissue_probability:
-            unit = unit * _tissue_gain(rank, rng)[None]
+            unit = (unit * _tissue_gain(rank, rng)[None]).clamp(0, 1)
         if rng.random() < c.invert_probability:
             # Fluid dark and fat bright or the reverse, while air stays dark: inverted where the surroundings are body.
             body = ((_blur(unit, 3.0) - rng.uniform(0.08, 0.2)) * 30).sigmoid()
