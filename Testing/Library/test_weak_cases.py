@@ -92,7 +92,7 @@ def test_key_points_follow_a_landmark_in_the_image_exactly(weak):
             image += 5 * torch.exp(-((grid - point) ** 2).sum(-1) / 8)
     config = AugmentationConfig(elastic_probability=1.0, elastic_mm=6.0, crop_probability=0.0)
     augmenter = Augmenter((96, 64), config, 7, PREPROCESSING.padding)
-    augmenter._intensity = lambda image, inside, generators: image
+    augmenter._intensity = lambda image, *more: image
     batch = augmenter(raw, torch.device("cpu"))
     checked = 0
     for image, points in zip(batch.image[:, 0], batch.keypoints, strict=True):
