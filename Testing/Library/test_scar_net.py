@@ -364,6 +364,27 @@ def test_bad_configurations_are_refused():
         make_config("scar-net", "tiny", heads=3)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gate_low_features": True},
+        {"channel_convolutions": True, "mcca_residual": "self"},
+        {"norm": "batch", "weight_queries": False, "dice_weight": 0.0, "rank_weight": 0.0, "coordinates": False},
+    ],
+)
+def test_every_choice_trains_and_predicts_in_half_precision(values):
+    method, batch = tiny(**values), mixed_batch(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = method.training_losses(batch)
+        losses["total"].backward()
+        with torch.inference_mode():
+            maps = method.eval().evidence(batch.image, Context(batch.coordinates, keypoints=batch.keypoints))
+    assert losses["total"].isfinite()
+    assert gradient(method.networks[0].encoder) > 0
+    assert torch.allclose(maps["classes"].sum(1), torch.ones(4, 64, 64), atol=1e-3)
+    assert ("rank" in maps) == (method.config.rank_weight > 0)
+
+
 def test_labels_are_fused_by_vote_or_by_the_most_consistent():
     classes = torch.zeros(3, 2, 2, 1, 2)
     classes[0] = torch.tensor([0.9, 0.1]).view(2, 1, 1)
