@@ -238,7 +238,9 @@ def split_touching(
         quarter = min(height / 4, 0.5 * sizes.height)
         upper, lower = piece.rank[piece.arc < low + quarter], piece.rank[piece.arc > high - quarter]
         by_rank = 1 + round(float(np.median(upper) - np.median(lower)))
-        if abs(by_rank - count) <= 1 and np.median(lower) > -0.5:  # below S1 the rank counts no further
+        # Below S1 the rank counts no further; and ranks that run together do not undo a disc that is seen inside.
+        fewer = by_rank < count and _discs_inside(piece, low, high, sizes, disc_arc) >= count - 1
+        if abs(by_rank - count) <= 1 and np.median(lower) > -0.5 and not fewer:
             count = max(1, by_rank)
     if count == 1:
         return [piece]
@@ -250,6 +252,16 @@ def split_touching(
         if far.any() and np.isfinite(ranks).all():
             belongs[far] = np.argmin(np.abs(piece.rank[far, None] - ranks), axis=1)
     return [piece.part(m) for i in range(count) if (m := belongs == i).any()]
+
+
+def _discs_inside(piece: Piece, low: float, high: float, sizes: Sizes, disc_arc: np.ndarray) -> int:
+    """How many discs lie beside the piece, away from its ends: runs along the axis with half a disc's cross-section."""
+    edges = np.arange(low + 0.4 * sizes.height, high - 0.4 * sizes.height, 1.0)
+    if len(edges) < 2:
+        return 0
+    per_mm = len(piece.index) / (high - low)
+    dense = np.histogram(disc_arc, edges)[0] > 0.5 * per_mm
+    return int(np.count_nonzero(np.diff(np.r_[False, dense].astype(int)) == 1))
 
 
 def _cuts(
