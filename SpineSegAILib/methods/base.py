@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,11 @@ from .config import MethodConfig
 
 COORDINATE_SCALE_MM = 128.0
 """Coordinates are distances from the centre of the field of view in units of this."""
+
+
+def is_on(value: Any) -> bool:
+    """Whether a run-time option, which may come from the command line as text, is switched on."""
+    return str(value).lower() in ("on", "true", "yes", "1")
 
 
 def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: torch.device | None = None) -> Tensor:
@@ -80,6 +85,9 @@ class Context:
         hints: what the reader knows.
         options: the method's run-time options.
         memory: a place to keep things between the batches of one volume.
+        prior: (B, *spatial) long, channels of the scheme to start from (`Hints.prior` on the network's grid); or None.
+        tick: to be called now and then by methods that take many passes, with the fraction of this batch that is done;
+            raises `Cancelled` if the caller asked for it.
     """
 
     coordinates: Tensor
@@ -88,6 +96,8 @@ class Context:
     hints: Hints = field(default_factory=Hints)
     options: Mapping[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    prior: Tensor | None = None
+    tick: Callable[[float], None] = lambda fraction: None
 
 
 class Method(nn.Module):
@@ -101,6 +111,8 @@ class Method(nn.Module):
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
+    validation_options: Mapping[str, Any] = {}
+    """Run-time options for the validation during training, where time counts."""
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__()

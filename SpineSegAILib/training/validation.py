@@ -50,7 +50,7 @@ def validate(method: Method, case: ValidationCase, device: torch.device) -> dict
     per kind; ``matched_dice``: whatever the level, the best-overlapping instance of the same kind; ``levels_right``:
     share of the structures whose best-overlapping instance has the right name.
     """
-    evidence = volume_evidence(method, case.volume, device)
+    evidence = volume_evidence(method, case.volume, device, options=method.validation_options)
     levels = set(method.scheme.kinds) - {0}
     if levels:
         found = resolve_levels(evidence).labels
