@@ -154,6 +154,7 @@ class Predictor:
                 "hints": sorted(hints.given()),
                 "options": options,
                 "seconds": clock.seconds,
+                **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
             },
             uncertainty=uncertainty,
             keypoints={sid: volume.point_of(index) for sid, index in evidence.keypoints.items()},
@@ -364,9 +365,7 @@ def _by_windows(
         done += 1
         report(1 - 0.9**done, f"Window {done}")
         given = _split(part.to(device), method.config.dims)
-        return method.evidence(
-            given.image, Context(given.coordinates, hints=hints, options=options, prior=given.prior)
-        )
+        return method.evidence(given.image, Context(given.coordinates, hints=hints, options=options, prior=given.prior))
 
     maps = _windowed(predict, stacked, window, options)
     if is_on(options.get("mirror", "off")):
@@ -474,6 +473,12 @@ def _only(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(labels)
     return result
+
+
+def _mean_per_structure(values: sitk.Image, labels: sitk.Image) -> dict[str, float]:
+    """Mean of an image inside each structure, by name."""
+    array, ids = sitk.GetArrayViewFromImage(values), sitk.GetArrayViewFromImage(labels)
+    return {STRUCTURES[i].name: round(float(array[ids == i].mean()), 4) for i in np.unique(ids).tolist() if i}
 
 
 def _stop_if(cancelled: Cancel) -> None:

@@ -30,6 +30,9 @@ class VerdiffNetConfig(MethodConfig):
         min_length=2,
         description="channels per resolution of the diffusion U-Net (MedSegDiff's; 64 to 256 on small GPUs)",
     )
+    patch: int = Field(
+        1, description="pixels per side that the diffusion U-Net takes as one, 1, 2 or 4 (for speed; our addition)"
+    )
     blocks: int = Field(2, ge=1, description="residual blocks per resolution of the diffusion U-Net")
     attention_levels: int = Field(2, ge=0, description="lowest resolutions of the diffusion U-Net with self-attention")
     msfm: bool = Field(True, description="multi-scale fusion module; off: one 3 by 3 convolution")
@@ -63,7 +66,8 @@ class VerdiffNetConfig(MethodConfig):
         "paper": {"scheme": "vertebra", "coordinates": False},
         "small": {
             "prior_widths": (16, 32, 64, 96, 128),
-            "widths": (16, 32, 48, 64, 96, 96),
+            "widths": (24, 48, 64, 96, 96),
+            "patch": 2,
             "blocks": 1,
             "msfm_width": 16,
             "rank_weight": 0.5,
@@ -92,6 +96,8 @@ class VerdiffNetConfig(MethodConfig):
             raise ValueError("Verdiff-Net works on slices: dims must be 2")
         if any(width % 2 for width in (*self.widths, *self.prior_widths)):
             raise ValueError("widths and prior_widths must be even")
+        if self.patch not in (1, 2, 4):
+            raise ValueError("patch must be 1, 2 or 4")
         if any(kernel % 2 == 0 for kernel in self.msfm_kernels):
             raise ValueError("msfm_kernels must be odd")
         if self.attention_levels > len(self.widths):

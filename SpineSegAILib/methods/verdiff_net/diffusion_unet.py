@@ -19,7 +19,7 @@ class Guidance:
     """What the denoiser is told about an image; the same at every time and for every sample.
 
     Attributes:
-        stem: (B, ·, H, W) the prior f and the projected image features.
+        stem: (B, ·, H / patch, W / patch) the prior f and the projected image features.
         levels: per resolution what is added to the features, or None beyond the conditional U-Net's depth.
         foreground: per resolution (B, 1, H, W) share of foreground in the prior's neighbourhood.
     """
@@ -51,6 +51,7 @@ class DiffusionUNet(nn.Module):
         blocks: residual blocks per resolution.
         attention_levels: how many of the lowest resolutions attend.
         nsa: kernel of the noise semantic adapter (see `NSA`), or None for no adapter.
+        patch: pixels per side that are taken as one; their states become channels (1 in the paper; our addition).
     """
 
     def __init__(
@@ -62,16 +63,19 @@ class DiffusionUNet(nn.Module):
         blocks: int,
         attention_levels: int,
         nsa: str | None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        self.depth = len(widths)
+        self.depth, self.patch = len(widths), patch
+        self.coarser = patch.bit_length() - 1
+        states *= patch**2
         embedding = 4 * widths[0]
         self.time = nn.Sequential(
             _Sinusoids(widths[0]), nn.Linear(widths[0], embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.project = nn.Conv2d(image_channels, widths[0], 1)
+        self.project = nn.Conv2d(image_channels, widths[0], patch, patch)
         self.merge = nn.ModuleList(
-            nn.Conv2d(a, b, 1) for a, b in zip(feature_widths[: self.depth], widths, strict=False)
+            nn.Conv2d(a, b, 1) for a, b in zip(feature_widths[self.coarser :], widths, strict=False)
         )
         self.stem = nn.Conv2d(2 * states + widths[0], widths[0], 3, padding=1)
         self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
@@ -109,13 +113,14 @@ class DiffusionUNet(nn.Module):
             center: (B, states, H, W) the prior f.
             foreground: (B, 1, H, W) the prior's probability of any structure.
         """
-        levels: list[Tensor | None] = [merge(x) for merge, x in zip(self.merge, features, strict=False)]
+        levels: list[Tensor | None] = [merge(x) for merge, x in zip(self.merge, features[self.coarser :], strict=False)]
         levels += [None] * (self.depth - len(levels))
         # Border pixels are averaged over what lies inside the image.
         near = F.avg_pool2d(foreground, 5, 1, 2, count_include_pad=False)
-        shares = [near if level == 0 else F.avg_pool2d(near, 2**level) for level in range(self.depth)]
+        shares = [F.avg_pool2d(near, self.patch * 2**level) for level in range(self.depth)]
         projected = self.project(image)
-        return Guidance(torch.cat([center.to(projected.dtype), projected], 1), levels, shares)
+        center = F.pixel_unshuffle(center.to(projected.dtype), self.patch)
+        return Guidance(torch.cat([center, projected], 1), levels, shares)
 
     def forward(self, noisy: Tensor, time: Tensor, guidance: Guidance) -> Tensor:
         """Logits (B, states, H, W) of the clean mask.
@@ -126,7 +131,8 @@ class DiffusionUNet(nn.Module):
             guidance: of the same B.
         """
         embedding = self.time(time)
-        x = self.stem(torch.cat([noisy.to(guidance.stem.dtype), guidance.stem], 1))
+        noisy = F.pixel_unshuffle(noisy.to(guidance.stem.dtype), self.patch)
+        x = self.stem(torch.cat([noisy, guidance.stem], 1))
         skips = []
         for level, stage in enumerate(self.encoder):
             x = self.down[level](x)
@@ -142,7 +148,7 @@ class DiffusionUNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], 1), embedding, None)
             if not isinstance(up, nn.Identity):
                 x = up(F.interpolate(x, scale_factor=2, mode="nearest"))
-        return self.head(x)
+        return F.pixel_shuffle(self.head(x), self.patch)
 
 
 class _Stage(nn.Module):

@@ -79,8 +79,10 @@ class VerdiffNet(Method):
             config.blocks,
             config.attention_levels,
             config.nsa_kernel if config.nsa else None,
+            config.patch,
         )
-        self.divisor = 2 ** (max(len(config.widths), len(config.prior_widths) if config.prior else 0) - 1)
+        depth = len(config.prior_widths) if config.prior else 1
+        self.divisor = max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1))
         if config.stage == "prior":
             self.denoiser.requires_grad_(False)
         elif config.stage == "denoise" and self.conditional is not None:
