@@ -6,22 +6,28 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from tiny_data import write_tiny_dataset
 from torch.nn import functional as F
 
 from SpineSegAILib.anatomy import SCHEMES, scheme, structure
-from SpineSegAILib.checkpoints import save_checkpoint
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, HintError
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing, read_image
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
+from SpineSegAILib.methods.verdiff_net.corruption import corrupted
 from SpineSegAILib.methods.verdiff_net.diffusion import SAMPLERS, RecentredDiffusion, Sampling
 from SpineSegAILib.methods.verdiff_net.encoding import gray_codes, make_encoding
 from SpineSegAILib.methods.verdiff_net.losses import code_cross_entropy, weighted_square_error
 from SpineSegAILib.methods.verdiff_net.msfm import MSFM
 from SpineSegAILib.methods.verdiff_net.nsa import NSA
+from SpineSegAILib.methods.verdiff_net.recipe import recipe
 from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.training.config import DataConfig
+from SpineSegAILib.training.run import RunDirectory
+from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
 
 def noise_of(seed: int, shape: tuple[int, ...]):
@@ -384,6 +390,7 @@ def test_settings_that_cannot_be_are_refused():
         ({"patch": 3}, "patch must be"),
         ({"msfm_kernels": (3, 4)}, "odd"),
         ({"beta": (0.1, 0.01)}, "beta must rise"),
+        ({"timesteps": 100}, "still shows"),
         ({"attention_levels": 4}, "attention_levels"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -444,18 +451,18 @@ def test_the_loss_repeats_after_the_same_seed():
     totals = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        totals.append(float(method.training_losses(batch)["total"]))
+        totals.append(float(method.training_losses(batch)["total"].detach()))
     assert totals[0] == totals[1] != totals[2]
 
 
 @pytest.fixture(scope="module")
 def overfitted():
-    """Trained on one image: both networks at once, 150 steps."""
-    method = tiny(timesteps=100)
+    """Trained on one image: both networks at once, 180 steps, the prior often made worse."""
+    method = tiny(patch=2, corruption=0.5)
     batch = blocks_batch(11)
     optimizer = torch.optim.AdamW(method.parameters(), 5e-3)
     torch.manual_seed(0)
-    for _ in range(150):
+    for _ in range(180):
         optimizer.zero_grad()
         method.training_losses(batch)["total"].backward()
         optimizer.step()
@@ -481,7 +488,19 @@ def test_a_bad_prior_is_refined_by_what_was_learnt(overfitted):
         found = method.evidence(batch.image, given)["classes"].argmax(1)
         same = method.evidence(batch.image, context((64, 64), options={"preview": "on"}, prior=drawn))
     assert torch.equal(same["classes"].argmax(1), drawn)
-    assert (found != batch.label).sum() < (drawn != batch.label).sum()
+    assert (found != batch.label).sum() < 0.5 * (drawn != batch.label).sum()
+
+
+def test_a_corrupted_prior_is_still_a_prior():
+    torch.manual_seed(0)
+    probabilities = torch.rand(8, 4, 40, 40).softmax(1)
+    worse = corrupted(probabilities, 1.0)
+    assert torch.allclose(worse.sum(1), torch.ones(8, 40, 40), atol=1e-5)
+    assert worse.min() >= 0
+    assert all(not torch.allclose(a, b) for a, b in zip(worse, probabilities, strict=True))
+    assert torch.equal(corrupted(probabilities, 0.0), probabilities)
+    full = F.one_hot(torch.ones(64, 40, 40, dtype=torch.long), 4).movedim(-1, 1).float()
+    assert 0.02 < corrupted(full, 1.0)[:, 0].mean() < 0.2  # half the images lose something
 
 
 # --- samples and doubt -----------------------------------------------------------------------------------------------
@@ -531,11 +550,11 @@ def test_the_deviation_is_that_of_the_probabilities():
 # --- from image to segmentation --------------------------------------------------------------------------------------
 
 
-def checkpoint(folder, **values):
+def checkpoint(folder, pixel_mm: float = 4.0, **values):
     method = tiny(**values)
     metadata = {
         "method": method.config.model_dump(mode="json"),
-        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=pixel_mm).model_dump(mode="json"),
     }
     path = folder / "verdiff.safetensors"
     save_checkpoint(path, method.state_dict(), metadata)
@@ -549,7 +568,7 @@ def phantom():
 
 
 def test_a_given_segmentation_is_the_prior_whatever_its_grid(tmp_path, phantom):
-    predictor = Predictor(checkpoint(tmp_path, scheme="lumbar-mr"), "cpu")
+    predictor = Predictor(checkpoint(tmp_path, pixel_mm=2.0, scheme="lumbar-mr"), "cpu")
     options = {"preview": "on", "consistency": "off"}
     result = predictor.segment(phantom.image, Hints(prior=phantom.labels), options)
     found, truth = (sitk.GetArrayFromImage(x) for x in (result.labels, phantom.labels))
@@ -587,8 +606,8 @@ def test_a_volume_comes_back_with_its_doubt(tmp_path, phantom):
     other = predictor.segment(phantom.image, options={**options, "batch": 5})
     assert (sitk.GetArrayFromImage(other.labels) == labels).mean() > 0.999
     assert predictor.segment(phantom.image, options={**options, "samples": 1}).uncertainty is None
-    with pytest.raises(ConfigError, match="100 times"):
-        predictor.segment(phantom.image, options={"t_start": 101})
+    with pytest.raises(ConfigError, match="1000 times"):
+        predictor.segment(phantom.image, options={"t_start": 1001})
 
 
 def test_cancelling_is_heard_between_steps(tmp_path, phantom):
@@ -599,12 +618,8 @@ def test_cancelling_is_heard_between_steps(tmp_path, phantom):
         return len(told) > 6
 
     with pytest.raises(Cancelled):
-        predictor.segment(
-            phantom.image,
-            options={"steps": 50, "samples": 1},
-            progress=lambda f, m: told.append(f),
-            cancelled=cancelled,
-        )
+        options = {"steps": 50, "samples": 1}
+        predictor.segment(phantom.image, None, options, progress=lambda f, m: told.append(f), cancelled=cancelled)
     assert told == sorted(told)
     assert len(told) < 12
 
@@ -625,3 +640,59 @@ def test_a_checkpoint_of_the_first_stage_is_its_prior(tmp_path, phantom):
     predictor = Predictor(checkpoint(tmp_path, scheme="vertebra", stage="prior"), "cpu")
     result = predictor.segment(phantom.image, options={"consistency": "off"})
     assert result.uncertainty is None
+
+
+# --- training in two stages ------------------------------------------------------------------------------------------
+
+
+def test_the_second_stage_leaves_the_prior_alone_and_resumes_exactly(tmp_path):
+    manifest = str(write_tiny_dataset(tmp_path, training=1))
+
+    def train(name: str, stage: str, steps: int, stop_at: int = 0, **values) -> RunDirectory:
+        config = recipe(
+            manifest, "tiny", stage, scheme="vertebra", preprocessing=Preprocessing(pixel_mm=4.0), patch=2, **values
+        )
+        optimization = {"steps": steps, "batch": 2, "workers": 0, "report_every": 1, "mixed_precision": "no"}
+        config = config.model_copy(
+            update={
+                "data": DataConfig(patch=(64, 32)),
+                "optimization": config.optimization.model_copy(update=optimization),
+            }
+        )
+        run = RunDirectory(tmp_path / name)
+
+        def stop(event):
+            if event["event"] == "step" and event["step"] == stop_at:
+                run.request_stop()
+
+        cache = tmp_path / "cache"
+        run_training(TrainingRequest(config, run.folder, device="cpu", cache=cache, report=stop))
+        if stop_at:
+            assert run.status()["state"] == "stopped"
+            run_training(TrainingRequest(None, run.folder, resume=True, device="cpu", cache=cache))
+        return run
+
+    first = train("first", "prior", 3)
+    straight = train("straight", "denoise", 5, start_from=str(first.last))
+    halted = train("halted", "denoise", 5, stop_at=2, start_from=str(first.last))
+    prior, one, other = (load_tensors(read_header(run.last)) for run in (first, straight, halted))
+    of_prior = [k for k in prior if k.startswith(("fusion.", "conditional."))]
+    assert of_prior
+    assert all(torch.equal(prior[k], one[k]) for k in of_prior)
+    assert any(not torch.equal(prior[k], one[k]) for k in prior if k.startswith("denoiser."))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    losses = [{e["step"]: e["losses"] for e in run.events() if e["event"] == "step"} for run in (straight, halted)]
+    assert losses[0] == losses[1]
+    assert set(losses[0][1]) == {"total", "cross_entropy", "kl"}
+
+
+def test_recipes_say_what_the_paper_says():
+    paper = recipe("data.json", "paper")
+    o = paper.optimization
+    assert (o.steps, o.batch, o.learning_rate, o.final_learning_rate, o.weight_decay) == (9000, 1, 1e-4, 1e-4, 0.0)
+    assert (paper.seed, paper.data.augmentation.rotation_deg, paper.method["scheme"]) == (35, 30.0, "vertebra")
+    for preset in ("paper", "small"):
+        method = build_method(make_config("verdiff-net", preset)).to("meta")
+        patch = recipe("data.json", preset, "denoise", start_from="a.safetensors").data.patch
+        assert all(side % method.divisor == 0 for side in patch)
+        assert method.divisor == 32

@@ -58,6 +58,9 @@ class VerdiffNetConfig(MethodConfig):
         "joint",
         description="what is trained: the conditional U-Net, the diffusion U-Net with the former frozen, or both",
     )
+    corruption: float = Field(
+        0.0, ge=0, le=1, description="share of training images whose prior is made worse first (our addition)"
+    )
     rank_weight: float = Field(
         0.0, ge=0, description="weight of a rank head on the prior, in training only (our addition); 0 for none"
     )
@@ -70,6 +73,7 @@ class VerdiffNetConfig(MethodConfig):
             "patch": 2,
             "blocks": 1,
             "msfm_width": 16,
+            "corruption": 0.5,
             "rank_weight": 0.5,
         },
         "tiny": {
@@ -78,7 +82,6 @@ class VerdiffNetConfig(MethodConfig):
             "blocks": 1,
             "attention_levels": 1,
             "msfm_width": 8,
-            "timesteps": 100,
         },
     }
 
@@ -105,6 +108,11 @@ class VerdiffNetConfig(MethodConfig):
         low, high = self.beta
         if not 0 < low <= high < 1:
             raise ValueError(f"beta must rise inside 0…1, not from {low} to {high}")
+        # ᾱ_T, to within a per cent: what is left of the mask's variance where sampling takes it for pure noise
+        if math.exp(-self.timesteps * ((low + high) / 2 + (low**2 + low * high + high**2) / 6)) > 0.01:
+            raise ValueError(
+                f"after {self.timesteps} times with beta from {low} to {high} the mask still shows through the noise"
+            )
         if not 0 <= self.kl_clip[0] <= self.kl_clip[1]:
             raise ValueError("kl_clip must be a range")
         classes = self.label_scheme.channels

@@ -16,6 +16,7 @@ from ..base import Batch, Context, Method
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
 from .conditional_unet import ConditionalUNet
 from .config import VerdiffNetConfig
+from .corruption import corrupted
 from .diffusion import SAMPLERS, SAMPLES, RecentredDiffusion, Sampling
 from .diffusion_unet import DiffusionUNet, Guidance
 from .encoding import make_encoding
@@ -142,7 +143,8 @@ class VerdiffNet(Method):
     def _denoising_losses(self, c: _Condition, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():  # the diffusion never teaches the prior what is easy to refine
             probabilities = c.logits.softmax(1)
-            center = self.center(probabilities)
+            prior = corrupted(probabilities, self.config.corruption) if self.config.corruption else probabilities
+            center = self.center(prior)
             allowed = self.encoding.states(batch.allowed)
             decided = allowed.sum(1) == 1
             # Where a voxel may be several things, the clean mask shows the likeliest of them; no loss asks for it.
@@ -151,7 +153,7 @@ class VerdiffNet(Method):
             mask = self.encoding.encode(groups[likeliest])
             time = torch.randint(self.diffusion.timesteps, (len(mask),), device=mask.device)
             noisy = self.diffusion.noisy(mask, center, time, torch.randn_like(mask))
-        logits = self.denoiser(noisy, time, self._guidance(c, center, probabilities)).float()
+        logits = self.denoiser(noisy, time, self._guidance(c, center, prior)).float()
         weight = self.diffusion.kl_weight[time]
         return {
             "cross_entropy": code_cross_entropy(self.encoding, logits, allowed),
