@@ -189,6 +189,20 @@ def test_the_two_step_solver_is_more_exact_than_ddim():
     assert errors["dpm++2m"] < 0.5 * errors["ddim"]
 
 
+def test_a_later_start_begins_at_the_prior_with_the_noise_of_that_time():
+    diffusion, shape = RecentredDiffusion(), (1, 1, 200, 200)
+    seen = []
+
+    def watch(y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append((int(t[0]), y))
+        return y
+
+    diffusion.sample(watch, torch.full(shape, 0.7), noise_of(0, shape), Sampling("ddim", 6, 1, 300))
+    assert [time for time, _ in seen] == [299, 249, 199, 149, 99, 49]
+    assert seen[0][1].mean() == pytest.approx(0.7, abs=0.02)
+    assert seen[0][1].std() == pytest.approx(math.sqrt(1 - diffusion.remaining[299]), abs=0.02)
+
+
 def test_seeds_and_priors_decide_the_samples():
     diffusion, shape = RecentredDiffusion(), (1, 1, 8, 8)
     center = torch.zeros(shape)
@@ -408,7 +422,10 @@ def test_the_loss_of_a_decided_voxel_is_binary_cross_entropy():
     allowed = F.one_hot(label, 11).movedim(-1, 1).bool()
     target = (encoding.encode(label) + 1) / 2
     expected = F.binary_cross_entropy_with_logits(logits, target)
-    assert code_cross_entropy(encoding, logits, allowed) == pytest.approx(float(expected), rel=1e-5)
+    found = code_cross_entropy(encoding, logits, allowed)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # mixed precision does not round it
+        assert torch.equal(code_cross_entropy(encoding, logits, allowed), found)
 
 
 @pytest.mark.parametrize("kind", ["bits", "onehot"])

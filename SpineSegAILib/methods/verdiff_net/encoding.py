@@ -53,7 +53,7 @@ class Encoding(nn.Module):
 
     def center(self, probabilities: Tensor) -> Tensor:
         """f = Σ_c p_c·code_c: (B, K, H, W) probabilities → (B, n, H, W) in −1…1."""
-        return torch.einsum("bkhw,kn->bnhw", probabilities, self.codes[list(self.groups)])
+        return combine(self.codes[list(self.groups)].T, probabilities)
 
     def estimate(self, logits: Tensor) -> Tensor:
         """ŷ0 of the denoiser's logits: 2σ(l) − 1, or 2·softmax(l) − 1: (B, n, H, W) in −1…1."""
@@ -79,11 +79,18 @@ class Encoding(nn.Module):
             found = torch.cat([1 - share, share], 1)
         else:
             # exp(−‖y − code‖² / 2τ²): ‖y‖² and ‖code‖² = n are the same for all codes and cancel.
-            found = torch.einsum("bnhw,sn->bshw", state, self.codes / self.temperature**2).softmax(1)
+            found = combine(self.codes / self.temperature**2, state).softmax(1)
         if not self.is_grouped:
             return found
         named = prior[:, 1:] + 1e-6
         return torch.cat([found[:, :1], found[:, 1:] * named / named.sum(1, keepdim=True)], 1)
+
+
+def combine(table: Tensor, maps: Tensor) -> Tensor:
+    """(R, C) weights, (B, C, H, W) maps → (B, R, H, W) weighted sums, in full precision: these are probabilities and
+    their logarithms, which half precision would round."""
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("rc,bchw->brhw", table.float(), maps.float())
 
 
 def gray_codes(count: int, bits: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import marginal_cross_entropy
-from .encoding import Encoding
+from .encoding import Encoding, combine
 
 
 def code_cross_entropy(encoding: Encoding, logits: Tensor, allowed: Tensor) -> Tensor:
@@ -26,8 +26,7 @@ def code_cross_entropy(encoding: Encoding, logits: Tensor, allowed: Tensor) -> T
     logits = logits.float()
     ones = (encoding.codes > 0).float()
     # log of each class's probability: the sum over its bits of log σ(±l)
-    likelihood = torch.einsum("bnhw,sn->bshw", F.logsigmoid(logits), ones)
-    likelihood = likelihood + torch.einsum("bnhw,sn->bshw", F.logsigmoid(-logits), 1 - ones)
+    likelihood = combine(ones, F.logsigmoid(logits)) + combine(1 - ones, F.logsigmoid(-logits))
     inside = torch.logsumexp(likelihood.masked_fill(~allowed, -torch.inf), 1)
     decided = allowed.sum(1) == 1
     reference = torch.where(decided, 0.0, torch.logsumexp(likelihood, 1))
