@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .anatomy import KINDS, Kind, LabelScheme
+from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
 from .consistency import LevelResult, nearest_level_maps, resolve_levels
 from .errors import Cancelled, ConfigError, DeviceError, HintError
@@ -23,7 +23,7 @@ from .evidence import Evidence
 from .hints import Hints
 from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
 from .keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
+from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels, is_on
 from .methods.catalog import method_info
 from .results import Segmentation
 
@@ -125,8 +125,9 @@ class Predictor:
         with clock("preprocess"):
             report(0.0, "Preparing the image")
             volume = self.preprocessing.forward(image)
+            prior = None if hints.prior is None else self._prior(hints.prior, volume)
         with clock("network"):
-            evidence, notes = self._evidence(volume, hints, options, report, cancelled)
+            evidence, notes = self._evidence(volume, prior, hints, options, report, cancelled)
         _stop_if(cancelled)
         with clock("consistency"):
             report(0.9, "Naming the levels")
@@ -155,6 +156,7 @@ class Predictor:
                 "hints": sorted(hints.given()),
                 "options": options,
                 "seconds": clock.seconds,
+                **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
             },
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
@@ -175,8 +177,28 @@ class Predictor:
                 f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
             )
 
+    def _prior(self, prior: sitk.Image, volume: CanonicalVolume) -> np.ndarray:
+        """Channels of the scheme (D, H, W) of a segmentation to start from, whatever its grid."""
+        ids = self.preprocessing.forward_label(prior, volume)
+        table = {sid: self.scheme.channel_for(sid) if sid in STRUCTURES else 0 for sid in np.unique(ids).tolist()}
+        channels = np.zeros(ids.shape, np.int16)
+        for sid, channel in table.items():
+            channels[ids == sid] = channel
+        if not channels.any():
+            raise HintError(
+                "The prior segmentation shows none of the checkpoint's structures inside the image.",
+                f"Choose one of the same patient and space, with structures of the scheme “{self.scheme.name}”.",
+            )
+        return channels
+
     def _evidence(
-        self, volume: CanonicalVolume, hints: Hints, options: dict[str, Any], report: Progress, cancelled: Cancel
+        self,
+        volume: CanonicalVolume,
+        prior: np.ndarray | None,
+        hints: Hints,
+        options: dict[str, Any],
+        report: Progress,
+        cancelled: Cancel,
     ) -> tuple[Evidence, list[str]]:
         """The network's pass, smaller and then on the CPU where memory runs out, which is said."""
         notes: list[str] = []
@@ -186,7 +208,7 @@ class Predictor:
             try:
                 evidence = volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled,
+                    prior=prior, progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled,
                 )  # fmt: skip
                 return evidence, notes
             except torch.OutOfMemoryError as error:
@@ -227,6 +249,7 @@ def volume_evidence(
     patch: tuple[int, ...] = (),
     hints: Hints | None = None,
     options: Mapping[str, Any] | None = None,
+    prior: np.ndarray | None = None,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
 ) -> Evidence:
@@ -235,6 +258,7 @@ def volume_evidence(
     Args:
         patch: window of a 3D method.
         options: see `OPTIONS`.
+        prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
 
     Raises:
         Cancelled: the caller asked for it.
@@ -248,7 +272,7 @@ def volume_evidence(
     placed = keypoint_indices(hints.keypoints, volume)
     with torch.inference_mode(), _autocast(device):
         run = _by_slices if method.config.dims == 2 else _by_windows
-        maps = run(method, volume, device, patch, hints, options, report, cancelled)
+        maps = run(method, volume, prior, device, patch, hints, options, report, cancelled)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.scheme,
@@ -263,6 +287,7 @@ def volume_evidence(
 def _by_slices(
     method: Method,
     volume: CanonicalVolume,
+    prior: np.ndarray | None,
     device: torch.device,
     patch: tuple[int, ...],
     hints: Hints,
@@ -274,6 +299,7 @@ def _by_slices(
     pads, inner = _padding(shape, method.divisor)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
+    priors = None if prior is None else torch.from_numpy(prior)
     size = max(1, int(options.get("batch", 8)))
     memory: dict[Any, Any] = {}
     placed = _placed(hints, volume, method.scheme, pads).to(device) if hints.keypoints else None
@@ -284,12 +310,27 @@ def _by_slices(
         chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
         slices = tuple(range(start, start + len(chunk)))
 
-        def predict(stacked: Tensor, slices: tuple[int, ...] = slices, final: bool = final) -> dict[str, Tensor]:
+        def tick(fraction: float, number: int = number, start: int = start, length: int = len(chunk)) -> None:
+            _stop_if(cancelled)
+            report((number + (start + fraction * length) / count) / method.passes, f"Slice {start + 1} of {count}")
+
+        def predict(
+            stacked: Tensor,
+            slices: tuple[int, ...] = slices,
+            final: bool = final,
+            tick: Callable[[float], None] = tick,
+        ) -> dict[str, Tensor]:
+            given = _split(stacked, method.config.dims)
             points = None if placed is None else placed[list(slices)]
-            context = Context(stacked[:, 1:], slices, count, hints, options, memory, final, volume.spacing[0], points)
-            return method.evidence(stacked[:, :1], context)
+            context = Context(
+                given.coordinates, slices, count, hints, options, memory, final, volume.spacing[0], points,
+                given.prior, tick,
+            )  # fmt: skip
+            return method.evidence(given.image, context)
 
         stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
+        if priors is not None:
+            stacked = torch.cat([stacked, F.pad(priors[start : start + size, None].to(chunk), pads)], 1)
         maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
         if (points := maps.pop("keypoints", None)) is not None and final:
             points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
@@ -350,9 +391,25 @@ def _points_by_level(
     return result
 
 
+class _Given(NamedTuple):
+    """What travels together through padding and windows."""
+
+    image: Tensor
+    coordinates: Tensor
+    prior: Tensor | None
+
+
+def _split(stacked: Tensor, dims: int) -> _Given:
+    """Image, coordinates and, where there is one, the prior's channels out of (B, 1 + dims [+ 1], *spatial)."""
+    # Windows beyond the image are padded with air, which is no channel.
+    prior = stacked[:, 1 + dims].clamp(min=0).round().long() if stacked.shape[1] > 1 + dims else None
+    return _Given(stacked[:, :1], stacked[:, 1 : 1 + dims], prior)
+
+
 def _by_windows(
     method: Method,
     volume: CanonicalVolume,
+    prior: np.ndarray | None,
     device: torch.device,
     patch: tuple[int, ...],
     hints: Hints,
@@ -364,6 +421,8 @@ def _by_windows(
     window = method.window or patch or tuple(min(n, 96) for n in shape)
     coordinates = coordinate_channels(shape, volume.spacing)[None]
     stacked = torch.cat([torch.from_numpy(volume.array)[None, None], coordinates], 1)
+    if prior is not None:
+        stacked = torch.cat([stacked, torch.from_numpy(prior)[None, None].to(stacked)], 1)
     done = 0
 
     def predict(part: Tensor) -> dict[str, Tensor]:
@@ -371,11 +430,11 @@ def _by_windows(
         _stop_if(cancelled)
         done += 1
         report(1 - 0.9**done, f"Window {done}")
-        part = part.to(device)
-        return method.evidence(part[:, :1], Context(part[:, 1:], hints=hints, options=options))
+        given = _split(part.to(device), method.config.dims)
+        return method.evidence(given.image, Context(given.coordinates, hints=hints, options=options, prior=given.prior))
 
     maps = _windowed(predict, stacked, window, options)
-    if _is_on(options.get("mirror", "off")):
+    if is_on(options.get("mirror", "off")):
         turned = stacked.flip(2)
         turned[:, 1] = coordinates[:, 0]  # the position is the mirrored volume's own
         for name, value in _windowed(predict, turned, window, options).items():
@@ -401,10 +460,6 @@ def _windowed(
         data, window, 1, run, overlap=overlap, mode="gaussian", padding_mode="constant", cval=AIR, device=data.device
     )
     return {name: value[:, 0] if name in plain else value for name, value in maps.items()}
-
-
-def _is_on(value: Any) -> bool:
-    return str(value).lower() in ("on", "true", "yes", "1")
 
 
 def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
@@ -489,6 +544,12 @@ def _only(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(labels)
     return result
+
+
+def _mean_per_structure(values: sitk.Image, labels: sitk.Image) -> dict[str, float]:
+    """Mean of an image inside each structure, by name."""
+    array, ids = sitk.GetArrayViewFromImage(values), sitk.GetArrayViewFromImage(labels)
+    return {STRUCTURES[i].name: round(float(array[ids == i].mean()), 4) for i in np.unique(ids).tolist() if i}
 
 
 def _stop_if(cancelled: Cancel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,11 @@ from .config import MethodConfig
 
 COORDINATE_SCALE_MM = 128.0
 """Coordinates are distances from the centre of the field of view in units of this."""
+
+
+def is_on(value: Any) -> bool:
+    """Whether a run-time option, which may come from the command line as text, is switched on."""
+    return str(value).lower() in ("on", "true", "yes", "1")
 
 
 def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: torch.device | None = None) -> Tensor:
@@ -85,6 +90,9 @@ class Context:
         final: whether this is the last of the method's passes over the volume, whose evidence counts.
         slice_mm: distance between slices.
         keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
+        prior: (B, *spatial) long, channels of the scheme to start from (`Hints.prior` on the network's grid); or None.
+        tick: to be called now and then by methods that take long over a batch, with the fraction of it that is done;
+            raises `Cancelled` if the caller asked for it.
     """
 
     coordinates: Tensor
@@ -96,6 +104,8 @@ class Context:
     final: bool = True
     slice_mm: float = 4.0
     keypoints: Tensor | None = None
+    prior: Tensor | None = None
+    tick: Callable[[float], None] = lambda fraction: None
 
 
 class Method(nn.Module):
@@ -111,6 +121,8 @@ class Method(nn.Module):
     """How often a 2D method wants to see a volume's slices; see `Context.final`."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
+    validation_options: Mapping[str, Any] = {}
+    """Run-time options for the validation during training, where time counts."""
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__()

@@ -84,6 +84,26 @@ METHODS: Mapping[str, MethodInfo] = {
     info.id: info
     for info in (
         MethodInfo(
+            "verdiff-net",
+            "Verdiff-Net",
+            "system",
+            "A diffusion starts from a network's mask and refines it; several samples tell how sure it is.",
+            "Zhang et al., Verdiff-Net: a conditional diffusion framework for spinal medical image segmentation. "
+            "Bioengineering 2024",
+            "verdiff_net",
+            modalities=("MR", "CT", "XR"),
+            hints=frozenset({"prior"}),
+        ),
+        MethodInfo(
+            "ddpm",
+            "Diffusion U-Net",
+            "baseline",
+            "Conditional diffusion from pure noise, without a prior.",
+            "Ho et al., Denoising diffusion probabilistic models. NeurIPS 2020; Wu et al., MedSegDiff. MIDL 2024",
+            "verdiff_net",
+            modalities=("MR", "CT", "XR"),
+        ),
+        MethodInfo(
             "resenc-unet",
             "Residual-encoder U-Net",
             "baseline",

@@ -51,7 +51,7 @@ def validate(method: Method, case: ValidationCase, device: torch.device) -> dict
     share of the structures whose best-overlapping instance has the right name; ``keypoint_mm``: median distance of the
     method's key points, under its own names, from the centroids of the structures.
     """
-    evidence = volume_evidence(method, case.volume, device)
+    evidence = volume_evidence(method, case.volume, device, options=method.validation_options)
     levels = set(method.scheme.kinds) - {0}
     if levels:
         found = resolve_levels(evidence).labels

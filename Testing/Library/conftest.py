@@ -1,6 +1,7 @@
 """What several tests share. Nothing here depends on the machine: users' own checkpoints are out of sight."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ def no_checkpoints_of_the_user(monkeypatch, tmp_path_factory):
     """Checkpoints come from the checkout and from what a test adds."""
     monkeypatch.setattr(Path, "home", classmethod(lambda cls: tmp_path_factory.getbasetemp() / "home"))
     monkeypatch.delenv("SPINESEGAI_CHECKPOINTS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_of_another_test():
+    """A process may train with one precision only; each test counts as a process of its own."""
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,61 @@
+"""The conditional U-Net: a discriminative network whose mask the diffusion starts from (section 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import group_norm
+
+
+class ConditionalUNet(nn.Module):
+    """A plain U-Net that also hands out its encoder's features.
+
+    Args:
+        inputs: channels of the fused image features X.
+        widths: channels per resolution, finest first.
+        outputs: channels of the result.
+        rank: whether a rank head reads the decoder (our addition, for training).
+
+    Returns of `forward`: logits (B, outputs, H, W), rank (B, H, W) or None, and encoder features, finest first.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int, *, rank: bool = False) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList()
+        for width in widths:
+            self.encoder.append(_double(inputs, width))
+            inputs = width
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(_double(2 * width, width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], outputs, 1)
+        # The level is a coarse fact about the place: read it off features with a quarter of the resolution.
+        self.rank_level = min(2, len(widths) - 1)
+        self.rank_head = nn.Conv2d(widths[self.rank_level], 1, 1) if rank else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        features: list[Tensor] = []
+        for level, stage in enumerate(self.encoder):
+            x = stage(F.max_pool2d(x, 2) if level else x)
+            features.append(x)
+        decoded = [x]
+        for level in reversed(range(len(self.up))):
+            x = self.decoder[level](torch.cat([self.up[level](x), features[level]], 1))
+            decoded.append(x)
+        rank = None
+        if self.rank_head is not None:
+            # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
+            rank = self.rank_head(decoded[::-1][self.rank_level]).float() * 4.0 + 3.0
+            rank = F.interpolate(rank, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        return self.head(x), rank, features
+
+
+def _double(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), group_norm(outputs), nn.SiLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), group_norm(outputs), nn.SiLU(),
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Configuration of Verdiff-Net and of the plain diffusion baseline."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ..config import MethodConfig
+
+BASELINE = "ddpm"
+"""The same code without prior, MSFM and NSA: a plain conditional diffusion model."""
+
+MANY_CLASSES = 8
+"""Beyond this many classes (background included) masks are encoded as bits: the paper fears the memory of nine."""
+
+
+class VerdiffNetConfig(MethodConfig):
+    """Verdiff-Net (Zhang et al. 2024, section 2); what the paper leaves open is marked as our choice.
+
+    The paper segments vertebrae against the rest (scheme ``vertebra``); other schemes are ours, by `encoding`.
+    """
+
+    prior_widths: tuple[int, ...] = Field(
+        (32, 64, 128, 256, 512), min_length=2, description="channels per resolution of the conditional U-Net"
+    )
+    widths: tuple[int, ...] = Field(
+        (128, 128, 256, 256, 512, 512),
+        min_length=2,
+        description="channels per resolution of the diffusion U-Net (MedSegDiff's; 64 to 256 on small GPUs)",
+    )
+    patch: int = Field(
+        1, description="pixels per side that the diffusion U-Net takes as one, 1, 2 or 4 (for speed; our addition)"
+    )
+    blocks: int = Field(2, ge=1, description="residual blocks per resolution of the diffusion U-Net")
+    attention_levels: int = Field(2, ge=0, description="lowest resolutions of the diffusion U-Net with self-attention")
+    msfm: bool = Field(True, description="multi-scale fusion module; off: one 3 by 3 convolution")
+    msfm_width: int = Field(32, ge=2, description="channels of the multi-scale fusion module")
+    msfm_kernels: tuple[int, ...] = Field(
+        (3, 5, 7), min_length=2, description="kernel sizes of the fusion module's branches (lost in print: our choice)"
+    )
+    nsa: bool = Field(True, description="noise semantic adapter after each residual block of the diffusion encoder")
+    nsa_kernel: Literal["select", "3", "5"] = Field(
+        "select", description="fine kernel of the adapter: 3 near the prior's mask and 5 elsewhere, or one everywhere"
+    )
+    prior: bool = Field(True, description="re-centre the diffusion on the conditional U-Net's mask; off: on zero")
+    encoding: Literal["auto", "binary", "onehot", "bits", "binary+label"] = Field(
+        "auto", description="how a label becomes the state of the diffusion; auto: bits beyond eight classes"
+    )
+    bits: int | None = Field(None, ge=1, le=12, description="bits per voxel of the encoding “bits”; as few as suffice")
+    temperature: float = Field(0.5, gt=0, description="bits: standard deviation of a bit when classes are read off")
+    timesteps: int = Field(1000, ge=2, description="length of the diffusion (not in the paper; MedSegDiff's)")
+    beta: tuple[float, float] = Field((1e-4, 0.02), description="first and last variance of the linear schedule")
+    kl_weight: float = Field(1.0, ge=0, description="weight of the KL term (our choice)")
+    kl_clip: tuple[float, float] = Field((0.01, 5.0), description="range of the KL term's weight per time (our choice)")
+    stage: Literal["prior", "denoise", "joint"] = Field(
+        "joint",
+        description="what is trained: the conditional U-Net, the diffusion U-Net with the former frozen, or both",
+    )
+    corruption: float = Field(
+        0.0, ge=0, le=1, description="share of training images whose prior is made worse first (our addition)"
+    )
+    rank_weight: float = Field(
+        0.0, ge=0, description="weight of a rank head on the prior, in training only (our addition); 0 for none"
+    )
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"scheme": "vertebra", "coordinates": False},
+        "small": {
+            "prior_widths": (16, 32, 64, 96, 128),
+            "widths": (24, 48, 64, 96, 96),
+            "patch": 2,
+            "blocks": 1,
+            "msfm_width": 16,
+            "corruption": 0.5,
+            "rank_weight": 0.5,
+        },
+        "tiny": {
+            "prior_widths": (8, 12, 16),
+            "widths": (8, 12, 16),
+            "blocks": 1,
+            "attention_levels": 1,
+            "msfm_width": 8,
+        },
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _baseline(cls, values: Any) -> Any:
+        """The baseline has neither prior nor modules of the paper, unless one of them is switched on for a trial."""
+        if isinstance(values, dict) and values.get("method") == BASELINE:
+            return {"msfm": False, "nsa": False, **values, "prior": False, "rank_weight": 0.0}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VerdiffNetConfig:
+        if self.dims != 2:
+            raise ValueError("Verdiff-Net works on slices: dims must be 2")
+        if any(width % 2 for width in (*self.widths, *self.prior_widths)):
+            raise ValueError("widths and prior_widths must be even")
+        if self.patch not in (1, 2, 4):
+            raise ValueError("patch must be 1, 2 or 4")
+        if any(kernel % 2 == 0 for kernel in self.msfm_kernels):
+            raise ValueError("msfm_kernels must be odd")
+        if self.attention_levels > len(self.widths):
+            raise ValueError("attention_levels cannot exceed the number of widths")
+        low, high = self.beta
+        if not 0 < low <= high < 1:
+            raise ValueError(f"beta must rise inside 0…1, not from {low} to {high}")
+        # ᾱ_T, to within a per cent: what is left of the mask's variance where sampling takes it for pure noise
+        if math.exp(-self.timesteps * ((low + high) / 2 + (low**2 + low * high + high**2) / 6)) > 0.01:
+            raise ValueError(
+                f"after {self.timesteps} times with beta from {low} to {high} the mask still shows through the noise"
+            )
+        if not 0 <= self.kl_clip[0] <= self.kl_clip[1]:
+            raise ValueError("kl_clip must be a range")
+        classes = self.label_scheme.channels
+        if self.resolved_encoding == "binary" and classes > 2:
+            raise ValueError(f"the encoding “binary” has two codes, the scheme {self.scheme} {classes} classes")
+        if self.resolved_encoding == "bits" and 2**self.resolved_bits < classes:
+            raise ValueError(
+                f"{self.resolved_bits} bits make {2**self.resolved_bits} codes, fewer than the {classes} classes of "
+                f"the scheme {self.scheme}"
+            )
+        if not self.prior and self.stage == "prior":
+            raise ValueError("there is no prior to train where prior is off")
+        if not self.prior and self.resolved_encoding == "binary+label":
+            raise ValueError("the encoding “binary+label” takes its labels from the prior, which is off")
+        return self
+
+    @property
+    def resolved_encoding(self) -> str:
+        """The encoding that ``"auto"`` stands for in this scheme."""
+        if self.encoding != "auto":
+            return self.encoding
+        classes = self.label_scheme.channels
+        return "binary" if classes == 2 else "onehot" if classes <= MANY_CLASSES else "bits"
+
+    @property
+    def resolved_bits(self) -> int:
+        """Bits per voxel of the encoding ``"bits"``: ⌈log2 of the number of classes⌉ where not given."""
+        return self.bits or max(1, math.ceil(math.log2(self.label_scheme.channels)))
+
+
+CONFIG = VerdiffNetConfig

@@ -1,0 +1,127 @@
+"""How labels become the state of the diffusion, and back (the paper is binary; the rest is our choice).
+
+Every encoding is a table of codes in {−1, +1}: the state at a voxel is a row, and the prior f is the mean row under the
+prior's class probabilities. For a binary mask that is f = 2p − 1, as in the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...anatomy import LabelScheme, sorted_ids
+from ..losses import group_channels
+from .config import VerdiffNetConfig
+
+
+class Encoding(nn.Module):
+    """A table of codes, one per class of the state.
+
+    Args:
+        codes: (S, n) of −1 and +1, a row per class of the state.
+        groups: for each of the scheme's K channels, its class of the state.
+        exclusive: n = S one-hot channels, of which a softmax chooses one; otherwise channels are independent bits.
+        temperature: standard deviation of a bit when classes are read off.
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor, groups: tuple[int, ...], *, exclusive: bool, temperature: float) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes, persistent=False)
+        self.groups = groups
+        self.exclusive = exclusive
+        self.temperature = temperature
+
+    @property
+    def channels(self) -> int:
+        """Channels n of the state."""
+        return self.codes.shape[1]
+
+    @property
+    def is_grouped(self) -> bool:
+        """True where the state knows less than the scheme: structure or not, without its name."""
+        return self.groups != tuple(range(len(self.codes)))
+
+    def states(self, allowed: Tensor) -> Tensor:
+        """(B, K, H, W) channels that a voxel may be → (B, S, H, W) classes of the state."""
+        return group_channels(allowed, self.groups, len(self.codes)) if self.is_grouped else allowed
+
+    def encode(self, state: Tensor) -> Tensor:
+        """(B, H, W) classes of the state → (B, n, H, W) codes."""
+        return self.codes[state].movedim(-1, 1)
+
+    def center(self, probabilities: Tensor) -> Tensor:
+        """f = Σ_c p_c·code_c: (B, K, H, W) probabilities → (B, n, H, W) in −1…1."""
+        return combine(self.codes[list(self.groups)].T, probabilities)
+
+    def estimate(self, logits: Tensor) -> Tensor:
+        """ŷ0 of the denoiser's logits: 2σ(l) − 1, or 2·softmax(l) − 1: (B, n, H, W) in −1…1."""
+        return 2 * (logits.softmax(1) if self.exclusive else logits.sigmoid()) - 1
+
+    def decode(self, state: Tensor, prior: Tensor) -> Tensor:
+        """Class probabilities of a sampled state.
+
+        Bits are compared with the codes that exist, so a class that does not exist has no probability.
+
+        Args:
+            state: (B, n, H, W), about −1…1.
+            prior: (B, K, H, W) probabilities; names the structure where the state knows only that there is one.
+
+        Returns:
+            (B, K, H, W) probabilities.
+        """
+        if self.exclusive:
+            found = (state + 1).clamp(min=0) + 1e-6
+            found = found / found.sum(1, keepdim=True)
+        elif self.channels == 1:
+            share = ((state + 1) / 2).clamp(0, 1)
+            found = torch.cat([1 - share, share], 1)
+        else:
+            # exp(−‖y − code‖² / 2τ²): ‖y‖² and ‖code‖² = n are the same for all codes and cancel.
+            found = combine(self.codes / self.temperature**2, state).softmax(1)
+        if not self.is_grouped:
+            return found
+        named = prior[:, 1:] + 1e-6
+        return torch.cat([found[:, :1], found[:, 1:] * named / named.sum(1, keepdim=True)], 1)
+
+
+def combine(table: Tensor, maps: Tensor) -> Tensor:
+    """(R, C) weights, (B, C, H, W) maps → (B, R, H, W) weighted sums, in full precision: these are probabilities and
+    their logarithms, which half precision would round."""
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("rc,bchw->brhw", table.float(), maps.float())
+
+
+def gray_codes(count: int, bits: int) -> Tensor:
+    """(count, bits) of −1 and +1; successive rows differ in one bit.
+
+    Raises:
+        ValueError: fewer codes than rows.
+    """
+    if count > 2**bits:
+        raise ValueError(f"{bits} bits make {2**bits} codes, not {count}")
+    numbers = torch.arange(count)
+    return ((numbers ^ (numbers >> 1))[:, None] >> torch.arange(bits) & 1).float() * 2 - 1
+
+
+def make_encoding(config: VerdiffNetConfig) -> Encoding:
+    """The encoding of a configuration."""
+    scheme = config.label_scheme
+    kind = config.resolved_encoding
+    same = tuple(range(scheme.channels))
+    if kind == "bits":
+        codes = gray_codes(scheme.channels, config.resolved_bits)[_places(scheme)]
+        return Encoding(codes, same, exclusive=False, temperature=config.temperature)
+    if kind == "onehot":
+        codes = 2 * torch.eye(scheme.channels) - 1
+        return Encoding(codes, same, exclusive=True, temperature=config.temperature)
+    groups = (0, *(1 for _ in scheme.ids))
+    return Encoding(torch.tensor([[-1.0], [1.0]]), groups, exclusive=False, temperature=config.temperature)
+
+
+def _places(scheme: LabelScheme) -> list[int]:
+    """For each channel its place from top to bottom, background first: neighbours along the spine get codes that differ
+    in one bit, so that a doubtful border between them leaves the other bits alone."""
+    order = [0, *(scheme.channel_of[i] for i in sorted_ids(scheme.ids))]
+    return [order.index(channel) for channel in range(scheme.channels)]

@@ -1,0 +1,230 @@
+"""Verdiff-Net: a conditional U-Net's mask, refined by a diffusion that is centred on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import ConfigError
+from ..base import Batch, Context, Method
+from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
+from .conditional_unet import ConditionalUNet
+from .config import VerdiffNetConfig
+from .corruption import corrupted
+from .diffusion import SAMPLERS, SAMPLES, RecentredDiffusion, Sampling
+from .diffusion_unet import DiffusionUNet, Guidance
+from .encoding import make_encoding
+from .losses import code_cross_entropy, weighted_square_error
+from .msfm import MSFM, PlainStem
+
+
+@dataclass
+class _Condition:
+    """What is computed once per image.
+
+    Attributes:
+        fused: (B, C, H, W) image features X.
+        features: of the conditional U-Net's encoder.
+        logits: (B, K, H, W) of the prior; zero without one.
+        rank: (B, H, W) or None.
+    """
+
+    fused: Tensor
+    features: list[Tensor]
+    logits: Tensor
+    rank: Tensor | None
+
+
+class VerdiffNet(Method):
+    """The method, and with `config.prior` off the plain diffusion baseline.
+
+    Source: Zhang et al., Verdiff-Net: a conditional diffusion framework for spinal medical image segmentation.
+    Bioengineering 2024. Its equations are lost in the text at hand; what was reconstructed, and what is our choice, is
+    said where it is computed.
+    """
+
+    options: ClassVar[Mapping[str, str]] = {
+        "sampler": f"how masks are drawn: {', '.join(SAMPLERS)} (default {next(iter(SAMPLERS))})",
+        "steps": f"steps per sample (default {', '.join(f'{n} for {s}' for s, n in SAMPLERS.items())})",
+        "samples": f"masks that are drawn and averaged; from two on with an uncertainty map (default {SAMPLES})",
+        "t_start": "start at this time, nearer to the prior, so that fewer steps do, e.g. 300 of 1000 (default: all)",
+        "seed": "of the noise (default 0)",
+        "preview": "on: the prior alone, without diffusion (default off)",
+    }
+    validation_options: ClassVar[Mapping[str, Any]] = {"samples": 1, "steps": 5}
+
+    def __init__(self, config: VerdiffNetConfig) -> None:
+        super().__init__(config)
+        self.config: VerdiffNetConfig = config
+        self.encoding = make_encoding(config)
+        self.diffusion = RecentredDiffusion(config.timesteps, config.beta, config.kl_clip)
+        inputs, width = config.input_channels, config.msfm_width
+        self.fusion: nn.Module = MSFM(inputs, width, config.msfm_kernels) if config.msfm else PlainStem(inputs, width)
+        # Background's logit is zero, so that with one structure its probability is σ(l), as in the paper.
+        self.conditional = (
+            ConditionalUNet(width, config.prior_widths, self.scheme.channels - 1, rank=config.rank_weight > 0)
+            if config.prior
+            else None
+        )
+        self.denoiser = DiffusionUNet(
+            self.encoding.channels,
+            width,
+            config.prior_widths if config.prior else (),
+            config.widths,
+            config.blocks,
+            config.attention_levels,
+            config.nsa_kernel if config.nsa else None,
+            config.patch,
+        )
+        depth = len(config.prior_widths) if config.prior else 1
+        self.divisor = max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1))
+        if config.stage == "prior":
+            self.denoiser.requires_grad_(False)
+        elif config.stage == "denoise" and self.conditional is not None:
+            self.fusion.requires_grad_(False)
+            self.conditional.requires_grad_(False)
+
+    # --- the two networks ------------------------------------------------------------------------------------------
+
+    def condition(self, images: Tensor, coordinates: Tensor) -> _Condition:
+        """Image features and prior."""
+        fused = self.fusion(self.network_input(images, coordinates))
+        if self.conditional is None:
+            shape = (len(images), self.scheme.channels, *images.shape[2:])
+            return _Condition(fused, [], torch.zeros(shape, device=images.device), None)
+        logits, rank, features = self.conditional(fused)
+        return _Condition(fused, features, F.pad(logits.float(), (0, 0, 0, 0, 1, 0)), rank)
+
+    def center(self, probabilities: Tensor) -> Tensor:
+        """The prior f (B, n, H, W) of class probabilities (B, K, H, W); zero where there is no prior."""
+        f = self.encoding.center(probabilities)
+        return f if self.config.prior else torch.zeros_like(f)
+
+    def _guidance(self, c: _Condition, center: Tensor, probabilities: Tensor) -> Guidance:
+        # (f + 1) / 2 for a binary mask; without a prior f = 0, which is one half.
+        share = 1 - probabilities[:, :1] if self.config.prior else torch.full_like(probabilities[:, :1], 0.5)
+        return self.denoiser.guidance(c.fused, c.features, center, share)
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`config.stage` says which of the losses make the total.
+
+        Noise and times come from torch's global generator, which the trainer seeds anew for every step.
+        """
+        stage = self.config.stage
+        frozen = stage == "denoise" and self.conditional is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            c = self.condition(batch.image, batch.coordinates)
+        losses: dict[str, Tensor] = {}
+        if self.conditional is not None and stage != "denoise":
+            losses |= self._prior_losses(c, batch)
+        if stage != "prior":
+            losses |= self._denoising_losses(c, batch)
+        weights = {"rank": self.config.rank_weight, "kl": self.config.kl_weight}
+        total = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+        return {"total": total, **losses}
+
+    def _prior_losses(self, c: _Condition, batch: Batch) -> dict[str, Tensor]:
+        losses = {
+            "prior_cross_entropy": marginal_cross_entropy(c.logits, batch.allowed),
+            "prior_dice": partial_dice_loss(c.logits, batch.allowed),
+        }
+        if c.rank is not None:
+            losses["rank"] = rank_loss(c.rank, batch.rank)
+        return losses
+
+    def _denoising_losses(self, c: _Condition, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():  # the diffusion never teaches the prior what is easy to refine
+            probabilities = c.logits.softmax(1)
+            prior = corrupted(probabilities, self.config.corruption) if self.config.corruption else probabilities
+            center = self.center(prior)
+            allowed = self.encoding.states(batch.allowed)
+            decided = allowed.sum(1) == 1
+            # Where a voxel may be several things, the clean mask shows the likeliest of them; no loss asks for it.
+            likeliest = (probabilities + 1e-6).masked_fill(~batch.allowed, 0).argmax(1)
+            groups = torch.tensor(self.encoding.groups, device=likeliest.device)
+            mask = self.encoding.encode(groups[likeliest])
+            time = torch.randint(self.diffusion.timesteps, (len(mask),), device=mask.device)
+            noisy = self.diffusion.noisy(mask, center, time, torch.randn_like(mask))
+        logits = self.denoiser(noisy, time, self._guidance(c, center, prior)).float()
+        weight = self.diffusion.kl_weight[time]
+        return {
+            "cross_entropy": code_cross_entropy(self.encoding, logits, allowed),
+            "kl": weighted_square_error(self.encoding.estimate(logits), mask, decided, weight),
+        }
+
+    # --- inference -------------------------------------------------------------------------------------------------
+
+    def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
+        """Mean class probabilities over the samples, and their standard deviation where there are several.
+
+        The deviation is √(½·Σ_c Var p_c): for two classes that of the probability itself.
+        """
+        sampling = Sampling.from_options(context.options, self.diffusion.timesteps)
+        if sampling.preview and self.conditional is None:
+            raise ConfigError("This checkpoint has no prior to preview.", "Leave the option preview off.")
+        c = self.condition(images, context.coordinates)
+        prior = c.logits.softmax(1)
+        if context.prior is not None:
+            prior = F.one_hot(context.prior, self.scheme.channels).movedim(-1, 1).to(prior.dtype)
+        if sampling.preview or self.config.stage == "prior":
+            return {"classes": prior}
+        center = self.center(prior)
+        guidance = self._guidance(c, center, prior).repeated(sampling.samples)
+
+        def denoise(noisy: Tensor, time: Tensor) -> Tensor:
+            return self.encoding.estimate(self.denoiser(noisy, time, guidance).float())
+
+        numbers = context.slices or tuple(range(len(images)))
+        noise = _Noise(sampling, numbers, center)
+        many = center.repeat_interleave(sampling.samples, 0)
+        states = self.diffusion.sample(denoise, many, noise, sampling, context.tick)
+        return self._summary(states.unflatten(0, (len(images), sampling.samples)), prior)
+
+    def _summary(self, states: Tensor, prior: Tensor) -> dict[str, Tensor]:
+        """Mean and deviation over the samples of states (B, N, n, H, W), one at a time: K classes need much memory."""
+        mean = squares = torch.zeros_like(prior)
+        for number, state in enumerate(states.unbind(1), start=1):
+            found = self.encoding.decode(state, prior)
+            difference = found - mean
+            mean = mean + difference / number
+            squares = squares + difference * (found - mean)
+        if states.shape[1] == 1:
+            return {"classes": mean}
+        return {"classes": mean, "uncertainty": (squares.sum(1) / (2 * states.shape[1])).clamp(min=0).sqrt()}
+
+
+class _Noise:
+    """Standard normal noise that depends on seed, slice and sample alone, not on what else is in the batch.
+
+    Args:
+        sampling: number of samples and seed.
+        slices: index of each image.
+        like: (B, n, H, W) one image's state.
+    """
+
+    def __init__(self, sampling: Sampling, slices: tuple[int, ...], like: Tensor) -> None:
+        self.generators = [
+            np.random.default_rng([sampling.seed, number, sample])
+            for number in slices
+            for sample in range(sampling.samples)
+        ]
+        self.shape = tuple(like.shape[1:])
+        self.device = like.device
+
+    def __call__(self) -> Tensor:
+        """(B·N, n, H, W), the samples of an image in succession."""
+        drawn = [torch.from_numpy(g.standard_normal(self.shape, np.float32)) for g in self.generators]
+        return torch.stack(drawn).to(self.device)
+
+
+def build(config: VerdiffNetConfig) -> VerdiffNet:
+    """The method of a configuration."""
+    return VerdiffNet(config)
