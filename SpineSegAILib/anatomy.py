@@ -204,8 +204,8 @@ def level_chain(present: Iterable[int] = ()) -> list[Structure]:
 def ranks(present: Iterable[int] = ()) -> dict[int, float]:
     """Rank above the sacrum of every vertebra and disc, given which variants a case has.
 
-    The sacrum has −1, the last lumbar vertebra 0 whether it is called L5 or L6, and each vertebra above it one more; the
-    disc under a vertebra lies half a rank below it. This is what can be seen in an image; names follow from it.
+    The sacrum has −1, the last lumbar vertebra 0 whether it is called L5 or L6, and each vertebra above it one more;
+    the disc under a vertebra lies half a rank below it. This is what can be seen in an image; names follow from it.
     """
     chain = level_chain(present)
     result: dict[int, float] = {}
@@ -385,7 +385,8 @@ SCHEMES: Mapping[str, LabelScheme] = {
             "lumbar-mr",
             "Lumbar MR: vertebral bodies T9–L6 and S1, discs, canal",
             _ids("T9", "T10", "T11", "T12", "T13", "L1", "L2", "L3", "L4", "L5", "L6", "S1")
-            + _ids("T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1")
+            + _ids("T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1",
+                   "L6/S1")
             + (CANAL_ID,),
         ),
         LabelScheme(

@@ -1,7 +1,7 @@
 """What a network says about every voxel of a volume, before anatomy has its say.
 
-Arrays are on the *canonical grid* of `imaging`: axis 0 runs along the slices from the patient's left to the right, axis 1
-from superior to inferior, axis 2 from anterior to posterior.
+Arrays are on the *canonical grid* of `imaging`: axis 0 runs along the slices from the patient's left to the right,
+axis 1 from superior to inferior, axis 2 from anterior to posterior.
 """
 
 from __future__ import annotations

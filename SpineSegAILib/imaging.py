@@ -8,9 +8,12 @@ way back is only a change of pixel size along each axis. Points are in LPS milli
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -84,9 +87,7 @@ class CanonicalVolume:
     spacing: tuple[float, float, float]
     geometry: Geometry
     source: Geometry
-    # For each canonical axis (slices, rows, columns): the source's numpy axis, and whether that one runs backwards.
-    _axes: tuple[int, int, int] = field(repr=False)
-    _flips: tuple[bool, bool, bool] = field(repr=False)
+    _route: _Route = field(repr=False)
 
     @property
     def image(self) -> sitk.Image:
@@ -150,23 +151,22 @@ class Preprocessing(BaseModel):
                 f"This is a {found} image; the checkpoint takes {', '.join(self.planes)}.",
                 "Choose a sagittal series, or a checkpoint for this kind of image.",
             )
-        canonical, steps = self._grid(Geometry.of(image))
-        source = sitk.GetArrayViewFromImage(image)
+        source = Geometry.of(image)
+        route = self._route(source)
+        values = sitk.GetArrayViewFromImage(image)
         low, high = self.low, self.high
         if self.intensity == "percentile":
-            values = source.reshape(-1)
-            low, high = np.percentile(values[:: max(1, values.size // 1_000_000)], (low, high))
+            some = values.reshape(-1)[:: max(1, values.size // 1_000_000)]
+            low, high = np.percentile(some, (low, high))
             if not low < high:  # nearly everything is air: an image with a few bright voxels
                 low, high = float(values.min()), float(values.max())
-        array = _reorder(source, canonical._axes, canonical._flips).astype(np.float32)
-        array = _interpolate(array, steps)
+        array = route.forward(values, order=1)
         array -= np.float32(low)
         array *= np.float32(4.0 / (high - low))
         array -= np.float32(2.0)
         np.clip(array, -2.0, 2.0, out=array)
-        return CanonicalVolume(
-            array, canonical.spacing, canonical.geometry, canonical.source, canonical._axes, canonical._flips
-        )
+        geometry = route.geometry(source)
+        return CanonicalVolume(array, geometry.spacing[::-1], geometry, source, route)
 
     def forward_label(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
         """Labels on the canonical grid by nearest neighbour: (D, H, W) int16.
@@ -182,37 +182,19 @@ class Preprocessing(BaseModel):
             raise ImageError("The label image holds values that are not whole numbers.", "Choose the label file.")
         if not Geometry.of(label).matches(canonical.source):
             label = sitk.Cast(label, sitk.sitkInt16)
-            reference = canonical.geometry.image(np.zeros(canonical.array.shape, np.uint8))
-            label = sitk.Resample(label, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+            g = canonical.geometry
+            nearest = sitk.sitkNearestNeighbor
+            label = sitk.Resample(label, g.size, sitk.Transform(), nearest, g.origin, g.spacing, g.direction, 0)
             return sitk.GetArrayFromImage(label)
-        array = _reorder(values, canonical._axes, canonical._flips)
-        return _nearest(array, _steps(array.shape, canonical.array.shape, canonical)).astype(np.int16)
+        return canonical._route.forward(values, order=0).astype(np.int16, copy=False)
 
-    def _grid(self, source: Geometry) -> tuple[CanonicalVolume, tuple[_Step, _Step, _Step]]:
-        """The canonical grid of a geometry, with an empty array, and the steps to resample to it."""
+    def _route(self, source: Geometry) -> _Route:
         axes, flips = _canonical_axes(source)
-        spacing = np.array(source.spacing)[::-1][list(axes)]
-        size = np.array(source.size)[::-1][list(axes)]
-        wanted = (max(spacing[0], self.min_slice_mm), self.pixel_mm, self.pixel_mm)
-        if size[0] == 1:
-            wanted = (spacing[0], *wanted[1:])
-        steps = tuple(_Step.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True))
-        new_size = tuple(s.target for s in steps)
-        new_spacing = tuple(s.ratio * float(mm) for s, mm in zip(steps, spacing, strict=True))
-        # Physical position of the first canonical voxel, and direction of the canonical axes.
-        matrix = source.matrix[:, ::-1][:, list(axes)] * np.where(flips, -1.0, 1.0)
-        first_index = np.zeros(3)  # in source numpy axes
-        for step, axis, flip, n in zip(steps, axes, flips, size, strict=True):
-            first_index[axis] = n - 1 - step.first if flip else step.first
-        origin = source.matrix @ (first_index[::-1] * source.spacing) + source.origin
-        geometry = Geometry(
-            tuple(reversed(new_size)),  # type: ignore[arg-type]
-            tuple(reversed(new_spacing)),  # type: ignore[arg-type]
-            tuple(float(v) for v in origin),  # type: ignore[arg-type]
-            tuple(float(v) for v in matrix[:, ::-1].ravel()),
-        )
-        empty = np.empty(new_size, np.float32)
-        return CanonicalVolume(empty, new_spacing, geometry, source, axes, flips), steps  # type: ignore[arg-type]
+        size, spacing = (np.array(v)[::-1][list(axes)] for v in (source.size, source.spacing))
+        slice_mm = spacing[0] if size[0] == 1 else max(spacing[0], self.min_slice_mm)
+        wanted = (slice_mm, self.pixel_mm, self.pixel_mm)
+        steps = (_Step.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True))
+        return _Route(axes, flips, tuple(steps))  # type: ignore[arg-type]
 
 
 def back_to_source_many(
@@ -224,7 +206,10 @@ def back_to_source_many(
         order: 1 for linear interpolation, 0 for nearest neighbour (labels).
         dtype: of the result; linear interpolation itself is float32.
     """
-    return np.stack([_back(array, canonical, order).astype(dtype, copy=False) for array in arrays])
+    result = np.empty((len(arrays), *reversed(canonical.source.size)), dtype)
+    for target, array in zip(result, arrays, strict=True):
+        target[...] = _back(array, canonical, order)
+    return result
 
 
 def back_to_source(
@@ -236,16 +221,13 @@ def back_to_source(
         order: 1 for linear interpolation, 0 for nearest neighbour (labels).
         dtype: of the image's voxels.
     """
-    return canonical.source.image(_back(array, canonical, order).astype(dtype, copy=False))
+    return canonical.source.image(np.ascontiguousarray(_back(array, canonical, order), dtype))
 
 
 def _back(array: np.ndarray, canonical: CanonicalVolume, order: int) -> np.ndarray:
     if array.shape != canonical.array.shape:
         raise ValueError(f"array has shape {array.shape}, the canonical grid {canonical.array.shape}")
-    target = tuple(np.array(canonical.source.size)[::-1][list(canonical._axes)])
-    steps = _steps(array.shape, target, canonical)
-    result = _interpolate(array.astype(np.float32, copy=False), steps) if order else _nearest(array, steps)
-    return np.ascontiguousarray(_restore(result, canonical._axes, canonical._flips))
+    return canonical._route.back(array, order)
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------
@@ -274,14 +256,6 @@ def _canonical_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[boo
     return best, tuple(bool(cosines[i, axis] < 0) for i, axis in enumerate(best))  # type: ignore[return-value]
 
 
-def _reorder(array: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np.ndarray:
-    return array.transpose(axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
-
-
-def _restore(array: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np.ndarray:
-    return array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)].transpose(np.argsort(axes))
-
-
 # --- resampling along one axis ---------------------------------------------------------------------------------------
 
 
@@ -299,11 +273,12 @@ class _Step:
         if abs(wanted / spacing - 1.0) < _SAME_SPACING:
             return cls(size, size, 0.0, 1.0)
         ratio = wanted / spacing
-        return cls.centred(size, max(1, round(size / ratio)), ratio)
-
-    @classmethod
-    def centred(cls, size: int, target: int, ratio: float) -> _Step:
+        target = max(1, round(size / ratio))
         return cls(size, target, ((size - 1) - (target - 1) * ratio) / 2.0, ratio)
+
+    def inverse(self) -> _Step:
+        """The way back."""
+        return self if self.is_identity else _Step(self.target, self.size, -self.first / self.ratio, 1.0 / self.ratio)
 
     @property
     def is_identity(self) -> bool:
@@ -330,37 +305,65 @@ class _Step:
         return np.clip(np.floor(self.positions + 0.5).astype(np.intp), 0, self.size - 1)
 
 
-def _steps(shape: Sequence[int], target: Sequence[int], canonical: CanonicalVolume) -> tuple[_Step, _Step, _Step]:
-    """Steps between the canonical grid and the reordered source, in the direction that the two shapes say."""
-    source_spacing = np.array(canonical.source.spacing)[::-1][list(canonical._axes)]
-    to_source = tuple(shape) == canonical.array.shape and tuple(target) == tuple(
-        np.array(canonical.source.size)[::-1][list(canonical._axes)]
-    )
-    steps = []
-    for size, new, fine, coarse in zip(shape, target, source_spacing, canonical.spacing, strict=True):
-        ratio = float(fine / coarse if to_source else coarse / fine)
-        same = size == new and abs(ratio - 1.0) < _SAME_SPACING
-        steps.append(_Step(size, new, 0.0, 1.0) if same else _Step.centred(int(size), int(new), ratio))
-    return tuple(steps)  # type: ignore[return-value]
+@dataclass(frozen=True)
+class _Route:
+    """The way from a source's voxels (z, y, x) to the canonical grid and back: axes reordered, flipped, resampled.
+
+    Attributes:
+        axes: for slices, rows and columns, the source's numpy axis.
+        flips: whether that axis runs backwards.
+        steps: resampling along slices, rows and columns.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    steps: tuple[_Step, _Step, _Step]
+
+    @property
+    def _flip(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+
+    def forward(self, array: np.ndarray, order: int) -> np.ndarray:
+        """Array (z, y, x) on the source → new array (D, H, W); linear interpolation gives float32."""
+        return _resample(array.transpose(self.axes)[self._flip], self.steps, order)
+
+    def back(self, array: np.ndarray, order: int) -> np.ndarray:
+        """Array (D, H, W) → (z, y, x) on the source; a view of a new array."""
+        result = _resample(array, [step.inverse() for step in self.steps], order)
+        return result[self._flip].transpose(np.argsort(self.axes))
+
+    def geometry(self, source: Geometry) -> Geometry:
+        """Geometry of the canonical grid."""
+        spacing = [source.spacing[2 - axis] * step.ratio for axis, step in zip(self.axes, self.steps, strict=True)]
+        signs = np.where(self.flips, -1.0, 1.0)
+        directions = source.matrix[:, ::-1][:, list(self.axes)] * signs  # columns: slices, rows, columns
+        first = np.zeros(3)  # index (z, y, x) of the first canonical voxel in the source
+        for axis, flip, step in zip(self.axes, self.flips, self.steps, strict=True):
+            first[axis] = step.size - 1 - step.first if flip else step.first
+        origin = source.matrix @ (first[::-1] * source.spacing) + source.origin
+        return Geometry(
+            tuple(step.target for step in reversed(self.steps)),  # type: ignore[arg-type]
+            tuple(float(mm) for mm in reversed(spacing)),  # type: ignore[arg-type]
+            tuple(float(v) for v in origin),  # type: ignore[arg-type]
+            tuple(float(v) for v in directions[:, ::-1].ravel()),
+        )
 
 
-def _interpolate(array: np.ndarray, steps: Sequence[_Step]) -> np.ndarray:
-    """Separable linear resampling of (D, H, W) float32; always a new array. A matrix per axis: BLAS does the work."""
+def _resample(array: np.ndarray, steps: Sequence[_Step], order: int) -> np.ndarray:
+    """Separable resampling of (D, H, W); always a new array. BLAS does the linear one, a matrix per axis."""
+    if order == 0:
+        return array[np.ix_(*(step.nearest() for step in steps))]
     slices, rows, columns = steps
-    result = array
-    if slices.target < slices.size and not slices.is_identity:
+    result = np.ascontiguousarray(array, np.float32)
+    if slices.target < slices.size:
         result = np.tensordot(slices.weights(), result, axes=1)
-    if not columns.is_identity:
-        result = np.matmul(result, columns.weights().T)
-    if not rows.is_identity:
-        result = np.matmul(rows.weights(), result)
+    for axis in (1, 2) if rows.target / rows.size < columns.target / columns.size else (2, 1):
+        if not steps[axis].is_identity:
+            weights = steps[axis].weights()
+            result = np.matmul(weights, result) if axis == 1 else np.matmul(result, weights.T)
     if slices.target >= slices.size and not slices.is_identity:
         result = np.tensordot(slices.weights(), result, axes=1)
-    return np.array(result, np.float32) if result is array else result
-
-
-def _nearest(array: np.ndarray, steps: Sequence[_Step]) -> np.ndarray:
-    return array[np.ix_(*(step.nearest() for step in steps))]
+    return result.copy() if np.shares_memory(result, array) else result
 
 
 # --- what an image is ------------------------------------------------------------------------------------------------
@@ -379,6 +382,170 @@ def plane(image: sitk.Image) -> Plane:
     return ("sagittal", "axial", "coronal")[axes.index(slice_axis)]  # type: ignore[return-value]
 
 
+_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+_STACKS = {"MR", "CT", "PT", "NM"}  # DICOM modalities that make one file per slice
+_RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
+_PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
+
+
+def read_image(path: str | Path) -> sitk.Image:
+    """Read and check an image: NIfTI, NRRD, MetaImage, PNG, JPEG, a DICOM file, or a folder with one DICOM series.
+
+    A DICOM file of an MR or CT series stands for its whole series, which is how to choose one of several in a folder.
+    Pictures and radiographs become one sagittal slice (`check_image`); a picture's pixels count as 1 mm.
+
+    Raises:
+        ImageError: if it is missing, damaged, of an unknown format, several series, or unusable (`check_image`).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ImageError(f"There is no file or folder {path}.", "Check the path.")
+    if path.is_dir():
+        image = _read_series(_one_series(path))
+    elif path.stat().st_size == 0:
+        raise ImageError(f"{path.name} is an empty file.", "Export or copy it again.")
+    else:
+        image = _read_file(path)
+    return check_image(image, name=path.name)
+
+
+def _read_file(path: Path) -> sitk.Image:
+    damaged = ImageError(
+        f"{path.name} cannot be read: it is damaged, incomplete, or not an image.",
+        "NIfTI, NRRD, MetaImage, PNG, JPEG and DICOM are read; export or copy the file again.",
+    )
+    if path.suffix == ".gz" and not _is_whole_gzip(path):
+        raise damaged
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO":
+            modality = _tag(reader, "0008|0060")
+            if modality in _STACKS and reader.GetSize()[-1] == 1:
+                series = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.parent), _tag(reader, "0020|000e"))
+                if len(series) > 1:
+                    return _read_series(series)
+            image = reader.Execute()
+            return _as_sagittal(image) if modality in _RADIOGRAPHS else image
+        image = reader.Execute()
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise ImageError(f"The axes of {path.name} are not perpendicular.", _PERPENDICULAR) from error
+        raise damaged from error
+    if path.suffix.lower() in _PICTURES:
+        if image.GetNumberOfComponentsPerPixel() in (3, 4):
+            image = _grey(image)
+        image.SetSpacing([1.0] * image.GetDimension())  # what pictures say about their resolution is the printer's
+    return image
+
+
+def _is_whole_gzip(path: Path) -> bool:
+    """ITK reads a truncated ``.nii.gz`` without complaint, the rest is left to chance: so the checksum is read."""
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 22):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True
+
+
+def _grey(image: sitk.Image) -> sitk.Image:
+    """A grey picture that was saved in colour, as grey; others unchanged."""
+    channels = sitk.GetArrayViewFromImage(image)
+    same = np.array_equal(channels[..., 0], channels[..., 1]) and np.array_equal(channels[..., 0], channels[..., 2])
+    return sitk.VectorIndexSelectionCast(image, 0) if same else image
+
+
+def _as_sagittal(image: sitk.Image) -> sitk.Image:
+    """A radiograph as one sagittal slice: what DICOM says about its orientation is about the picture, not the
+    patient."""
+    if image.GetDimension() == 3 and image.GetSize()[2] == 1 and image.GetNumberOfComponentsPerPixel() == 1:
+        image = image[:, :, 0]
+        image.SetOrigin((0.0, 0.0))
+    return image
+
+
+def _tag(reader: sitk.ImageFileReader, key: str) -> str:
+    return reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
+
+
+def _one_series(folder: Path) -> tuple[str, ...]:
+    """Files of the only DICOM series in a folder or its sub-folders."""
+    found: dict[str, tuple[str, ...]] = {}
+    for place in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
+        for series in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(place)):
+            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(place), series)
+            found[series] = (*found.get(series, ()), *files)
+    if not found:
+        raise ImageError(f"There is no DICOM series in {folder}.", "Give an image file, or a folder with one series.")
+    if len(found) > 1:
+        lines = sorted(f"{_describe(files[0])}, {len(files)} files, e.g. {files[0]}" for files in found.values())
+        raise ImageError(
+            f"{folder} holds {len(found)} DICOM series: " + "; ".join(lines) + ".",
+            "Give the path of one file of the series that you want.",
+        )
+    return next(iter(found.values()))
+
+
+def _describe(file: str) -> str:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return "unreadable"
+    return _tag(reader, "0008|103e") or _tag(reader, "0008|0060") or "no description"
+
+
+def _read_series(files: Sequence[str]) -> sitk.Image:
+    """One volume of a series' files, sorted by position.
+
+    Raises:
+        ImageError: if the slices are not one regular stack: damaged, of several orientations (a localizer), several
+            images at one place (echoes, time points), or with gaps.
+    """
+    reader = sitk.ImageFileReader()
+    slices = []
+    for file in files:
+        reader.SetFileName(file)
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise ImageError(
+                f"{file} cannot be read: it is damaged or incomplete.", "Export the series again."
+            ) from error
+        slices.append(
+            (np.array(reader.GetDirection()).reshape(3, 3), np.array(reader.GetOrigin()), reader.GetSize(), file)
+        )
+    direction, _, size, _ = slices[0]
+    name = f"The series “{_describe(files[0])}”"
+    if any(not np.allclose(d, direction, atol=1e-2) for d, *_ in slices):
+        raise ImageError(f"{name} has slices of several orientations (a localizer).", "Choose a sagittal series.")
+    if any(s != size for _, _, s, _ in slices):
+        raise ImageError(f"{name} has slices of several sizes.", "Choose a series with one stack of slices.")
+    if len(slices) == 1:
+        return _read_file(Path(files[0]))
+    slices.sort(key=lambda item: float(item[1] @ direction[:, 2]))
+    steps = np.diff([float(origin @ direction[:, 2]) for _, origin, _, _ in slices])
+    if steps.min() < 1e-3:
+        raise ImageError(f"{name} has several images at one place (echoes or time points).", "Export them separately.")
+    if steps.max() > 1.2 * steps.min():  # a missing slice doubles the step; less is rounding or table motion
+        raise ImageError(
+            f"{name} has gaps: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart.",
+            "Load the whole series.",
+        )
+    try:
+        image = sitk.ReadImage([file for *_, file in slices])
+    except RuntimeError as error:
+        raise ImageError(f"{name} cannot be read: a file is damaged or incomplete.", "Export it again.") from error
+    image.SetSpacing((*image.GetSpacing()[:2], float(steps.mean())))
+    image.SetOrigin(slices[0][1].tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
 def _lift(image: sitk.Image, name: str) -> sitk.Image:
     """A scalar 3D image; a picture becomes one sagittal slice."""
     components = image.GetNumberOfComponentsPerPixel()
@@ -387,6 +554,10 @@ def _lift(image: sitk.Image, name: str) -> sitk.Image:
             f"The {name} has {components} values per pixel (a colour picture or a vector image).",
             "Export it as a single-channel grey-scale image.",
         )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ImageError(f"The {name} holds complex numbers.", "Export its magnitude.")
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
     if image.GetDimension() == 2:
         spacing, origin = image.GetSpacing(), image.GetOrigin()
         image = sitk.JoinSeries(image)
@@ -425,7 +596,7 @@ def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
         raise ImageError(
             f"The axes of the {name} are not perpendicular (a sheared or gantry-tilted volume).",
-            "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”.",
+            _PERPENDICULAR,
         )
     array = sitk.GetArrayViewFromImage(image)
     least, most = float(array.min()), float(array.max())

@@ -1,0 +1,695 @@
+"""The command line: ``spinesegai segment | train | evaluate | methods | checkpoints | phantom``.
+
+Exit codes: 0 done; 2 a foreseeable failure, whose message and remedy are on stderr (and as JSON on stdout with
+``--json``); 130 interrupted. A command that fails leaves no output behind. Whatever needs numpy or torch is imported by
+the commands that use it, so that the others answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .anatomy import SCHEMES, LabelScheme, structure
+from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError
+from .files import check_writable, staged
+from .hints import Anchor, Hints
+from .keypoints import read_keypoints
+from .methods.catalog import DEFAULT_METHOD, METHODS, MethodInfo, make_config, method_info
+
+if TYPE_CHECKING:
+    from .results import Segmentation
+
+STDOUT = "-"
+"""What to give as a file name for JSON on standard output."""
+
+Progress = Callable[[float, str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        with _termination_as_interruption():
+            args.run(args)
+            sys.stdout.flush()
+    except SpineSegAIError as error:
+        print(f"spinesegai: {error.message}", file=sys.stderr)
+        if error.remedy:
+            print(f"  {error.remedy}", file=sys.stderr)
+        if args.json in (True, STDOUT):
+            _print_json({"error": {"kind": error.kind, "message": error.message, "remedy": error.remedy}})
+        return 2
+    except KeyboardInterrupt:
+        print("spinesegai: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+# --- segment ---------------------------------------------------------------------------------------------------------
+
+# Field of `Hints` → how it is given at the shell.
+_HINT_FLAGS = {
+    "visible": "--visible",
+    "anchors": "--anchor",
+    "keypoints": "--keypoints",
+    "prior": "--prior",
+    "locked": "--lock",
+    "structures": "--structures",
+}
+
+
+_NOTHING_FOUND = "Look whether the image shows a spine, and whether the checkpoint is for such images."
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from .checkpoints import find_checkpoint
+
+    outputs = _segment_outputs(args)
+    info = find_checkpoint(args.checkpoint, args.method)
+    if args.method and method_info(args.method).id != info.method:
+        raise ConfigError(
+            f"The checkpoint {info.name} is of the method {info.method}, not {args.method}.",
+            "Leave out --method, or choose another checkpoint.",
+        )
+    hints = _hints(args, method_info(info.method), info.scheme)
+
+    from .imaging import read_image  # from here on it takes time
+    from .measurement import measure, write_csv
+    from .preview import render_preview
+
+    with _progress(args.quiet) as report:
+        report(0.0, "reading the image")
+        image = read_image(args.image)
+        report(0.0, "loading the checkpoint")
+        from .inference import Predictor
+
+        predictor = Predictor(info, device=args.device)
+        result = predictor.segment(image, hints=hints, options=dict(args.option), progress=report)
+    if not result.present:
+        what = "None of the structures asked for" if args.structures else "No spine"
+        raise ImageError(f"{what} was found in {args.image}.", " ".join(result.warnings) or _NOTHING_FOUND)
+
+    summary = {"image": str(args.image), "checkpoint": info.name, **result.summary()}
+    with staged(*outputs.values()) as places:
+        place = dict(zip(outputs, places, strict=True))
+        written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
+        if "--preview" in place:
+            render_preview(image, result, place["--preview"])
+        if "--measurements" in place:
+            write_csv(measure(result), place["--measurements"])
+        written += [path for flag, path in outputs.items() if flag != "--output"]
+        summary["written"] = [str(path) for path in written]
+        if "--json" in place:
+            place["--json"].write_text(_json(summary), encoding="utf-8")
+
+    for warning in result.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    if args.json == STDOUT:
+        _print_json(summary)
+    elif not args.quiet:
+        print(_structure_table(result))
+        for path in written:
+            print(f"wrote {path}")
+
+
+def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The files asked for, by flag; checked before the work begins.
+
+    Raises:
+        OutputError: a suffix is unknown, a folder is missing or protected, or one file has two parts to play.
+    """
+    from .results import SUFFIXES, stem_and_suffix
+
+    named = {"--output": args.output, "--preview": args.preview, "--measurements": args.measurements}
+    if args.json != STDOUT:
+        named["--json"] = args.json
+    outputs = {flag: Path(path) for flag, path in named.items() if path}
+    allowed = {"--output": SUFFIXES, "--preview": (".png",), "--measurements": (".csv",), "--json": (".json",)}
+    for flag, path in outputs.items():
+        stem, suffix = stem_and_suffix(path)
+        if suffix not in allowed[flag] or not stem:
+            raise OutputError(f"{flag} {path}: the name does not end as it should.", f"Use {_one_of(allowed[flag])}.")
+    parts = [("IMAGE", Path(args.image)), ("--prior", args.prior), ("--lock", args.lock), *outputs.items()]
+    stem, suffix = stem_and_suffix(args.output)
+    if suffix != ".seg.nrrd":
+        parts.append(("the side file of --output", outputs["--output"].with_name(f"{stem}.json")))
+    taken: dict[Path, str] = {}
+    for part, path in parts:
+        other = taken.setdefault(Path(path).resolve(), part) if path else part
+        if other != part:
+            raise OutputError(f"{path} would be both {other} and {part}.", "Choose another name.")
+    for path in outputs.values():
+        check_writable(path)
+    return outputs
+
+
+def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) -> Hints:
+    """What the reader knows, as far as the method can use it.
+
+    Raises:
+        HintError: the method has no use for one of them, or a file of hints cannot be used.
+        SchemeError: a structure is not in the checkpoint's scheme.
+    """
+    given = {
+        "visible": args.visible,
+        "anchors": args.anchor,
+        "keypoints": args.keypoints,
+        "prior": args.prior,
+        "locked": args.lock,
+        "structures": args.structures,
+    }
+    refuse_hints({name for name, value in given.items() if value}, method)
+    for name in args.structures or ():
+        scheme.require(name)
+    for anchor in args.anchor:
+        scheme.require(anchor.structure_id)
+    prior = locked = None
+    if args.prior or args.lock:
+        from .results import read_segmentation
+
+        prior, locked = (read_segmentation(path).labels if path else None for path in (args.prior, args.lock))
+    return Hints(
+        visible=args.visible,
+        anchors=tuple(args.anchor),
+        keypoints=read_keypoints(args.keypoints) if args.keypoints else {},
+        prior=prior,
+        locked=locked,
+        structures=tuple(args.structures or ()),
+    )
+
+
+def refuse_hints(given: Iterable[str], method: MethodInfo) -> None:
+    """Refuses hints that a method has no use for.
+
+    Args:
+        given: names of fields of `Hints`.
+        method: what they are meant for.
+
+    Raises:
+        HintError: names the first such hint, why, and the methods that take it.
+    """
+    for name in sorted(set(given) - method.accepted_hints):
+        takers = [m.id for m in METHODS.values() if name in m.accepted_hints]
+        raise HintError(
+            f"{_HINT_FLAGS[name]} is refused: {method.title} ({method.id}) has no input for it.",
+            f"Leave it out, or use a checkpoint of {_one_of(takers)}." if takers else "Leave it out.",
+        )
+
+
+def _structure_table(result: Segmentation) -> str:
+    import numpy as np
+    import SimpleITK as sitk
+
+    voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
+    counts = np.bincount(sitk.GetArrayViewFromImage(result.labels).ravel())
+    rows = [("structure", "volume", "confidence")]
+    for sid in result.present:
+        confidence = result.confidence.get(sid)
+        shown = "" if confidence is None else f"{confidence:.2f}"
+        rows.append((result.name_of(sid), f"{counts[sid] * voxel_ml:.1f} mL", shown))
+    return _table(rows)
+
+
+# --- train, evaluate -------------------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> None:
+    output = Path(args.output)
+    if args.resume:
+        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "seed", "phantoms")
+        given = [f"--{name.removeprefix('start_')}" for name in fixed if getattr(args, name) not in (None, [])]
+        if given:
+            raise ConfigError(
+                f"--resume goes on as the run was configured; {given[0]} cannot be given.", "Leave it out."
+            )
+        config = None
+    elif args.dataset is None:
+        raise ConfigError("A new run needs a data set.", "Give a DATASET.json, or --resume the run that is there.")
+    else:
+        config = _training_config(args)
+
+    from .training.run import RunDirectory
+    from .training.trainer import TrainingRequest, run_training  # torch
+
+    run = RunDirectory(output)
+    with _training_progress(args.quiet) as report, _stop_on_interrupt(run) as interrupted:
+        run_training(TrainingRequest(config, output, args.resume, args.device, args.cache, report))
+    if interrupted():
+        print(f"spinesegai: stopped and saved; go on with --resume --output {output}", file=sys.stderr)
+        raise KeyboardInterrupt
+    if not args.quiet:
+        for path in (run.best, run.last):
+            if path.exists():
+                print(f"wrote {path}")
+
+
+def _training_config(args: argparse.Namespace) -> Any:
+    """The configuration of a new run: the method's preset, then the flags, then --set."""
+    from pydantic import ValidationError
+
+    from .training.config import TrainingConfig
+
+    changes = [*args.set]
+    flags = {
+        "optimization.steps": args.steps,
+        "optimization.hours": args.hours,
+        "data.phantoms": args.phantoms,
+        "seed": args.seed,
+        "start_from": args.start_from,
+    }
+    changes = [(key, value) for key, value in flags.items() if value is not None] + changes
+    method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
+    config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
+    values = TrainingConfig(
+        method=config.model_dump(mode="json"), dataset=str(Path(args.dataset).resolve()), name=Path(args.output).name
+    ).model_dump(mode="json")
+    for key, value in changes:
+        if not key.startswith("method."):
+            *path, last = key.split(".")
+            table = values
+            for part in path:
+                table = table.setdefault(part, {})
+                if not isinstance(table, dict):
+                    raise ConfigError(f"--set {key}: there is no such setting.", f"{part} has no parts.")
+            table[last] = value
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"The settings of the run are not valid: {_problems(error)}.",
+            "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
+        ) from None
+
+
+@contextmanager
+def _training_progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar on stderr for the steps, a line for each validation and message."""
+    from tqdm import tqdm
+
+    with tqdm(unit="step", file=sys.stderr, disable=True if quiet else None) as bar:
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                bar.set_postfix_str(f"loss {event['losses']['total']:.3f}", refresh=False)
+                bar.update(event["step"] - bar.n)
+            elif not quiet:
+                rest = {k: v for k, v in event.items() if k not in ("event", "elapsed")}
+                words = ", ".join(f"{k} {v}" for k, v in {**rest.pop("scores", {}), **rest}.items())
+                tqdm.write(f"{event['event']}: {words}", file=sys.stderr)
+
+        yield report
+
+
+@contextmanager
+def _stop_on_interrupt(run: Any) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets a run save and end after its step; the second one ends it at once."""
+    asked = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal asked
+        if asked or not run.folder.is_dir():
+            raise KeyboardInterrupt
+        asked = True
+        run.request_stop()
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    if Path(args.output).suffix.lower() != ".json":
+        raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .json.")
+    check_writable(args.output)
+    from .checkpoints import find_checkpoint
+    from .datasets import read_manifest
+
+    info = find_checkpoint(args.checkpoint)
+    read_manifest(args.dataset).cases(args.split)
+    from .evaluation import VARIANTS, evaluate_dataset, format_report, write_report
+    from .inference import Predictor
+
+    variants = VARIANTS if args.variants == ["all"] else args.variants
+    with _progress(args.quiet) as report:
+        report(0.0, "loading the checkpoint")
+        predictor = Predictor(info, device=args.device)
+        found = evaluate_dataset(
+            args.dataset,
+            args.split,
+            predictor,
+            variants=variants,
+            about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": dict(args.option)},
+            options=dict(args.option),
+            progress=report,
+        )
+    write_report(found, args.output)
+    if args.json:
+        _print_json(found)
+    elif not args.quiet:
+        print(format_report(found))
+        print(f"wrote {args.output}")
+
+
+# --- methods, checkpoints, phantom -----------------------------------------------------------------------------------
+
+
+def _methods(args: argparse.Namespace) -> None:
+    if args.json:
+        _print_json(
+            {
+                "methods": [
+                    {
+                        "id": m.id,
+                        "title": m.title,
+                        "group": m.group,
+                        "summary": m.summary,
+                        "citation": m.citation,
+                        "dims": list(m.dims),
+                        "modalities": list(m.modalities),
+                        "hints": sorted(m.accepted_hints),
+                        "presets": list(m.config_class().presets(m.id)),
+                    }
+                    for m in METHODS.values()
+                ],
+                "schemes": [
+                    {"name": s.name, "title": s.title, "structures": [x.name for x in s.structures]}
+                    for s in SCHEMES.values()
+                ],
+            }
+        )
+        return
+    rows = [("method", "dims", "title", "summary")]
+    rows += [(m.id, ", ".join(f"{d}D" for d in m.dims), m.title, m.summary) for m in METHODS.values()]
+    print(_table(rows))
+    print("\nLabel schemes:")
+    for s in SCHEMES.values():
+        print(f"  {s.name}: {'; '.join(x.name for x in s.structures)}")
+
+
+def _checkpoints(args: argparse.Namespace) -> None:
+    from .checkpoints import checkpoint_folders, list_checkpoints
+
+    found = list_checkpoints()
+    if args.json:
+        _print_json(
+            [
+                {
+                    "name": c.name,
+                    "title": c.title,
+                    "method": c.method,
+                    "scheme": c.scheme.name,
+                    "path": str(c.path),
+                    "size_bytes": c.size_bytes,
+                    "metadata": dict(c.metadata),
+                }
+                for c in found
+            ]
+        )
+    elif found:
+        rows = [("checkpoint", "method", "scheme", "size", "title")]
+        rows += [(c.name, c.method, c.scheme.name, f"{c.size_bytes / 1e6:.1f} MB", c.title) for c in found]
+        print(_table(rows))
+    else:
+        print("There are no checkpoints in:", *checkpoint_folders(), sep="\n  ")
+
+
+def _phantom(args: argparse.Namespace) -> None:
+    for flag, path in (("--output", args.output), ("--label", args.label)):
+        if path and not str(path).lower().endswith((".nii.gz", ".nii", ".nrrd", ".mha")):
+            raise OutputError(
+                f"{flag} {path}: the name does not end as it should.", "Use .nii.gz, .nii, .nrrd or .mha."
+            )
+    paths = [Path(path) for path in (args.output, args.label) if path]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise OutputError(f"{args.output} would be both --output and --label.", "Choose another name.")
+    for path in paths:
+        check_writable(path)
+
+    import numpy as np
+    import SimpleITK as sitk
+    from pydantic import ValidationError
+
+    from .phantom import PhantomSpec, make_phantom, random_spec
+
+    rng = np.random.default_rng(args.seed)
+    try:
+        spec = random_spec(rng, **dict(args.spec)) if args.random else PhantomSpec(**dict(args.spec))
+    except ValidationError as error:
+        raise ConfigError(f"--spec is not valid: {_problems(error)}.", "See PhantomSpec for what there is.") from None
+    phantom = make_phantom(spec, rng)
+    with staged(*paths) as places:
+        for image, place in zip((phantom.image, phantom.labels), places, strict=False):
+            sitk.WriteImage(image, str(place), useCompression=True)
+    if not args.quiet:
+        for path in paths:
+            print(f"wrote {path}")
+
+
+# --- what arguments mean ---------------------------------------------------------------------------------------------
+
+
+def _visible(text: str) -> tuple[int, int]:
+    """``T11:S1`` → the two ids, upper one first."""
+    ends = text.split(":")
+    if len(ends) != 2:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a range; write the upper and the lower level as T11:S1")
+    upper, lower = (_known(name) for name in ends)
+    for s in (upper, lower):
+        if not s.is_vertebral:
+            raise argparse.ArgumentTypeError(f"{s.name} is not a vertebra; write a range as T11:S1")
+    if upper.order > lower.order:
+        raise argparse.ArgumentTypeError(f"{upper.name} lies below {lower.name}; write the upper level first")
+    return upper.id, lower.id
+
+
+def _anchor(text: str) -> Anchor:
+    """``L5@x,y,z`` → an anchor."""
+    name, at, place = text.partition("@")
+    try:
+        x, y, z = (float(number) for number in place.split(","))
+    except ValueError:
+        x = math.nan
+    if not at or not all(map(math.isfinite, (x, y, z) if x == x else (x,))):
+        raise argparse.ArgumentTypeError(f"“{text}” is not an anchor; write L5@x,y,z with LPS millimetres")
+    return Anchor(_known(name).id, (x, y, z))
+
+
+def _structures(text: str) -> list[int]:
+    """``L3,L4`` → ids."""
+    return [_known(name).id for name in text.split(",") if name.strip()]
+
+
+def _known(name: str) -> Any:
+    try:
+        return structure(name)
+    except SpineSegAIError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"“{text}” is not a device; use auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """``key=value``; the value is JSON where it can be (numbers, true, lists), else text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"“{text}” is not of the form key=value")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their flags."""
+    parser = argparse.ArgumentParser(
+        prog="spinesegai",
+        description="Spine segmentation: named, levelled vertebrae and discs. For research use.",
+    )
+    parser.add_argument("--version", action="version", version=f"spinesegai {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run, json=None)
+        return sub
+
+    segment = command("segment", _segment, "Segment an image.")
+    segment.add_argument("image", metavar="IMAGE", help="image file, or folder with one DICOM series")
+    segment.add_argument(
+        "--output", required=True, metavar="FILE", help=".seg.nrrd for Slicer, or .nii.gz, .nrrd, .mha"
+    )
+    segment.add_argument("--checkpoint", metavar="NAME|FILE", help="see “spinesegai checkpoints”")
+    segment.add_argument("--method", metavar="NAME", choices=list(METHODS), help="take a checkpoint of this method")
+    _add_device(segment)
+    segment.add_argument("--visible", type=_visible, metavar="T11:S1", help="topmost and lowest vertebra in view")
+    segment.add_argument(
+        "--anchor", type=_anchor, action="append", default=[], metavar="L5@x,y,z", help="a point in L5 (LPS, mm)"
+    )
+    segment.add_argument("--keypoints", metavar="FILE", help="JSON of centres, or Slicer markups")
+    segment.add_argument("--prior", metavar="FILE", help="segmentation to start from")
+    segment.add_argument("--lock", metavar="FILE", help="segmentation whose structures are kept as they are")
+    segment.add_argument("--structures", type=_structures, metavar="L3,L4", help="return these alone")
+    _add_option(segment)
+    segment.add_argument("--preview", metavar="PNG", help="picture of the result")
+    segment.add_argument("--measurements", metavar="CSV", help="volumes and heights (mm)")
+    segment.add_argument("--json", metavar="FILE|-", help="what was found and done, for machines; - is stdout")
+    _add_quiet(segment)
+
+    train = command("train", _train, "Train a checkpoint.")
+    train.add_argument("dataset", nargs="?", metavar="DATASET.json", help="manifest; not needed to --resume")
+    train.add_argument("--method", choices=list(METHODS), metavar="NAME", help=f"default {DEFAULT_METHOD}")
+    train.add_argument("--preset", metavar="NAME", help="named configuration of the method")
+    train.add_argument("--output", required=True, metavar="RUN_DIR", help="folder of the run")
+    train.add_argument("--steps", type=int, metavar="N")
+    train.add_argument("--hours", type=float, metavar="H", help="stop after this time even if steps are left")
+    train.add_argument(
+        "--set",
+        type=_key_value,
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="any setting, e.g. optimization.batch=4",
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in RUN_DIR")
+    train.add_argument("--from", dest="start_from", metavar="CHECKPOINT", help="start from these weights")
+    train.add_argument("--seed", type=int, metavar="N")
+    train.add_argument("--phantoms", type=int, metavar="N", help="mix in this many generated cases")
+    train.add_argument("--cache", type=Path, metavar="FOLDER", help="of preprocessed cases; default: in RUN_DIR")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_quiet(train)
+
+    evaluate = command("evaluate", _evaluate, "Score a checkpoint on labelled cases.")
+    evaluate.add_argument("dataset", metavar="DATASET.json", help="manifest")
+    evaluate.add_argument("--split", required=True, metavar="NAME", help="training, validation or test")
+    evaluate.add_argument("--checkpoint", metavar="NAME|FILE", help="see “spinesegai checkpoints”")
+    evaluate.add_argument("--output", required=True, metavar="REPORT.json")
+    evaluate.add_argument(
+        "--variants", type=_words, default=["full"], metavar="NAME,…", help="cropped and enlarged copies; “all” for all"
+    )
+    _add_device(evaluate)
+    _add_option(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="the report on stdout, too")
+    _add_quiet(evaluate)
+
+    methods = command("methods", _methods, "List the methods and label schemes.")
+    methods.add_argument("--json", action="store_true", help="for machines")
+
+    checkpoints = command("checkpoints", _checkpoints, "List the checkpoints.")
+    checkpoints.add_argument("--json", action="store_true", help="for machines")
+
+    phantom = command("phantom", _phantom, "Generate a lumbar spine with known structures.")
+    phantom.add_argument("--output", required=True, metavar="FILE", help=".nii.gz, .nrrd …")
+    phantom.add_argument("--label", metavar="FILE", help="write the structures, too")
+    phantom.add_argument("--seed", type=int, default=0, metavar="N")
+    phantom.add_argument(
+        "--random", action="store_true", help="draw what --spec leaves open, instead of a typical case"
+    )
+    phantom.add_argument(
+        "--spec", type=_key_value, action="append", default=[], metavar="key=value", help="field of PhantomSpec"
+    )
+    _add_quiet(phantom)
+    return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=_device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
+
+
+def _add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option", type=_key_value, action="append", default=[], metavar="key=value", help="of the method, at run time"
+    )
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress and no table; notes and errors remain")
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr, if that is a terminal."""
+    from tqdm import tqdm
+
+    form = "{percentage:3.0f}%|{bar:30}| {elapsed} {desc}"
+    with tqdm(total=1.0, bar_format=form, file=sys.stderr, leave=False, disable=True if quiet else None) as bar:
+
+        def report(fraction: float, message: str) -> None:
+            bar.set_description_str(message, refresh=False)
+            bar.n = min(max(bar.n, fraction), 1.0)
+            bar.refresh()
+
+        yield report
+
+
+@contextmanager
+def _termination_as_interruption() -> Iterator[None]:
+    """A polite request to end (SIGTERM) tidies up like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _one_of(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _problems(error: Any) -> str:
+    """What pydantic found, in a line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(_json(value))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""One possible sequence of levels for a row of instances, and how sure it is.
+
+A naming is a path through a graph: instances from the lowest up, each given a level above its predecessor's. A path
+pays for
+ranks or classes that disagree, distances that do not fit, missing levels, instances left out, and L6 or T13. The
+best path
+is found by dynamic programming; the same graph summed instead of maximised gives each instance's probability of each
+level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from ..anatomy import SACRUM_ID, STRUCTURES, LabelScheme, disc_below, level_chain, ranks
+from .settings import ConsistencySettings
+
+L6_ID, T13_ID = 25, 28
+NEVER = 1e5
+"""A cost that no path pays if there is another; finite, so that sums stay numbers."""
+_HIDDEN_LEVELS = 4  # levels above the scheme's highest that an image may show: 10 cm, more than field of view to spare
+
+# Distance from a vertebra's centroid to the next one's below, relative to that at L3, for ranks 0 (last lumbar to S1),
+# 1, 2 …: body plus disc height falls from about 37 mm at L3 to 22 mm in the middle of the thoracic spine.
+_RELATIVE_PITCH = (0.92, 1.0, 1.0, 1.0, 0.97, 0.92, 0.85, 0.79, 0.75, 0.72, 0.70, 0.68)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A state: a level, in a spine that has (used) an L6 or a T13 further down or not.
+
+    Attributes:
+        id: vertebra or sacrum.
+        rank: above the sacrum.
+        l6, t13: whether the path has met that variant.
+        shown: the scheme has a class for it.
+    """
+
+    id: int
+    rank: int
+    l6: bool
+    t13: bool
+    shown: bool
+
+
+@dataclass
+class Item:
+    """A vertebra (or a disc, where only discs are seen) to be named.
+
+    Attributes:
+        arc: position along the axis, mm, growing downwards.
+        unary: (states,) log evidence.
+        drop_cost: price of leaving it out.
+    """
+
+    arc: float
+    unary: np.ndarray
+    drop_cost: float
+
+
+@dataclass
+class Naming:
+    """Result of `name_levels`.
+
+    Attributes:
+        levels: for each item its `Level`, or None where it was left out.
+        probability: (items, states) that an item is at that level; rows sum to 1 less the probability of being left
+        out. margin: log odds of the best to the second-best naming, at most 20.
+        alternatives: other namings with their probability, best first.
+        best_probability: of the best naming itself.
+        possible: False if no path satisfies the constraints.
+    """
+
+    levels: list[Level | None]
+    probability: np.ndarray
+    margin: float = 20.0
+    alternatives: list[tuple[list[Level | None], float]] = field(default_factory=list)
+    best_probability: float = 1.0
+    possible: bool = True
+
+
+@lru_cache(maxsize=16)
+def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
+    """All levels from S1 up to four above the scheme's highest, with L6 and T13 where the scheme has them.
+
+    Levels without a class are states nevertheless: an image may show more than the scheme can name.
+    """
+    ids = set(scheme.ids)
+    shown = {i if STRUCTURES[i].is_vertebral else i - 100 for i in ids if STRUCTURES[i].order is not None}
+    result: list[Level] = []
+    for l6 in (False, True) if L6_ID in ids else (False,):
+        for t13 in (False, True) if T13_ID in ids else (False,):
+            present = ({L6_ID} if l6 else set()) | ({T13_ID} if t13 else set())
+            rank = ranks(present)
+            chain = list(reversed(level_chain(present)))
+            highest = max((i for i, v in enumerate(chain) if v.id in shown), default=0)
+            met_l6 = met_t13 = False
+            for vertebra in chain[: highest + 1 + _HIDDEN_LEVELS]:
+                met_l6, met_t13 = met_l6 or vertebra.id == L6_ID, met_t13 or vertebra.id == T13_ID
+                level = Level(vertebra.id, int(rank[vertebra.id]), met_l6, met_t13, vertebra.id in ids)
+                if level not in result:
+                    result.append(level)
+    return tuple(result)
+
+
+def expected_distance(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Distance between the centroids at two ranks, as a multiple of the pitch at L3/L4; lower < upper."""
+    steps = np.array(_RELATIVE_PITCH)
+    position = np.concatenate([[0.0], np.cumsum(steps)])
+    return _position(np.asarray(upper), position) - _position(np.asarray(lower), position)
+
+
+def _position(rank: np.ndarray, position: np.ndarray) -> np.ndarray:
+    at = rank + 1.0
+    beyond = np.maximum(at - (len(position) - 1), 0.0)
+    return np.interp(at, np.arange(len(position)), position) + beyond * _RELATIVE_PITCH[-1]
+
+
+def relative_pitch(rank: float) -> float:
+    """Distance from the vertebra at this rank to the next below, as a multiple of the pitch at L3/L4."""
+    at = int(np.clip(round(rank), 0, len(_RELATIVE_PITCH) - 1))
+    return _RELATIVE_PITCH[at]
+
+
+def _transitions(states: Sequence[Level], variants: dict[int, float], settings: ConsistencySettings) -> np.ndarray:
+    """(S, S) log weight of going from a lower level (row) to the next instance's level (column)."""
+    s = settings
+    result = np.full((len(states), len(states)), -np.inf)
+    for a, lower in enumerate(states):
+        for b, upper in enumerate(states):
+            skipped = upper.rank - lower.rank - 1
+            if not 0 <= skipped <= s.max_skip:
+                continue
+            # A variant is met at its own level and remembered above it; nothing else changes it.
+            if upper.l6 != (lower.l6 or upper.id == L6_ID) or upper.t13 != (lower.t13 or upper.id == T13_ID):
+                continue
+            if STRUCTURES[upper.id].order >= STRUCTURES[lower.id].order:  # type: ignore[operator]
+                continue
+            result[a, b] = variants.get(upper.id, 0.0) - s.skip_cost * skipped
+    return result
+
+
+def _starts(
+    states: Sequence[Level], cut_below: bool, variants: dict[int, float], settings: ConsistencySettings
+) -> np.ndarray:
+    """(S,) log weight of being the lowest instance."""
+    s = settings
+    result = np.full(len(states), -np.inf)
+    for i, level in enumerate(states):
+        if level.l6 != (level.id == L6_ID) or level.t13 != (level.id == T13_ID):
+            continue  # a variant further down that nothing shows
+        result[i] = variants.get(level.id, 0.0) - (0.0 if cut_below else s.start_cost * max(level.rank, 0))
+    return result
+
+
+def _sum(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    top = values.max(axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(values - top).sum(axis=axis)) + np.squeeze(top, axis)
+
+
+def name_levels(
+    items: Sequence[Item],
+    states: Sequence[Level],
+    pitch: float,
+    *,
+    cut_below: bool = False,
+    variants: dict[int, float],
+    settings: ConsistencySettings,
+) -> Naming:
+    """Best naming of items that are ordered from the lowest up.
+
+    Args:
+        pitch: distance between centroids at L3/L4 in this spine, mm.
+        cut_below: the lowest item touches the image's lower edge, so that nothing is known of what lies below.
+        variants: log weight of meeting an L6 and a T13, by id.
+    """
+    if not items:
+        return Naming([], np.zeros((0, len(states))))
+    graph = _Graph(items, states, pitch, cut_below, variants, settings)
+    forward, backward = graph.tables(np.max)
+    best = float(np.max(forward + graph.ends))
+    if not np.isfinite(best):
+        return Naming([None] * len(items), np.zeros((len(items), len(states))), possible=False)
+    i, s = np.unravel_index(int(np.argmax(forward + graph.ends)), forward.shape)
+    levels = graph.trace(forward, backward, int(i), int(s))
+
+    total_forward, total_backward = graph.tables(_sum)
+    log_z = float(_sum((total_forward + graph.ends).ravel()))
+    with np.errstate(invalid="ignore"):
+        probability = np.exp(np.minimum(total_forward + total_backward - log_z, 0.0))
+
+    through = forward + backward
+    rivals: list[tuple[float, int, int]] = []
+    for i, level in enumerate(levels):
+        if level is None:
+            continue
+        rivals += [
+            (float(through[i, s]), i, s)
+            for s, state in enumerate(states)
+            if state.id != level.id and np.isfinite(through[i, s])
+        ]
+    rivals.sort(reverse=True)
+    margin = min(best - rivals[0][0], 20.0) if rivals else 20.0
+    seen = {tuple(level.id if level else 0 for level in levels)}
+    alternatives = []
+    for score, i, s in rivals:
+        other = graph.trace(forward, backward, i, s)
+        key = tuple(level.id if level else 0 for level in other)
+        if key not in seen:
+            seen.add(key)
+            alternatives.append((other, float(np.exp(score - log_z))))
+        if len(alternatives) == 3:
+            break
+    return Naming(levels, probability, margin, alternatives, float(np.exp(best - log_z)))
+
+
+def _below_sacrum(item: Item, s: ConsistencySettings) -> float:
+    return item.drop_cost if item.drop_cost >= NEVER else min(s.drop_cost_below_sacrum, item.drop_cost)
+
+
+class _Graph:
+    """Tables over (item, state); `ends` is the weight of leaving the graph there."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        states: Sequence[Level],
+        pitch: float,
+        cut_below: bool,
+        variants: dict[int, float],
+        s: ConsistencySettings,
+    ) -> None:
+        self.items, self.states = items, states
+        self.unary = np.stack([item.unary for item in items])
+        base = _transitions(states, variants, s)
+        rank = np.array([level.rank for level in states], float)
+        with np.errstate(invalid="ignore"):
+            distance = pitch * expected_distance(rank[:, None], rank[None, :])
+        dropped = np.concatenate([[0.0], np.cumsum([item.drop_cost for item in items])])
+        below_sacrum = np.concatenate([[0.0], np.cumsum([_below_sacrum(item, s) for item in items])])
+        count = len(items)
+        sacrum = np.array([level.id == SACRUM_ID for level in states])
+        self.starts = np.stack(
+            [
+                _starts(states, cut_below and i == 0, variants, s) - np.where(sacrum, below_sacrum[i], dropped[i])
+                for i in range(count)
+            ]
+        )
+        self.ends = np.stack([np.full(len(states), dropped[i + 1] - dropped[count]) for i in range(count)])
+        self.edges: dict[tuple[int, int], np.ndarray] = {}
+        for i in range(count):
+            for j in range(max(0, i - 3), i):  # at most two neighbours in a row may be false
+                gap = max(items[j].arc - items[i].arc, 1.0)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    misfit = np.minimum(np.abs(np.log(gap / distance)) / s.spacing_scale, 8.0)
+                weight = base - (dropped[i] - dropped[j + 1])
+                self.edges[j, i] = np.where(np.isfinite(base), weight - misfit, -np.inf)
+
+    def tables(self, combine) -> tuple[np.ndarray, np.ndarray]:
+        """Forward (up to and with a node) and backward (from after a node) weights; combine is max or log-sum-exp."""
+        count = len(self.items)
+        forward, backward = np.empty_like(self.unary), np.empty_like(self.unary)
+        for i in range(count):
+            ways = [self.starts[i]]
+            ways += [combine(forward[j][:, None] + self.edges[j, i], axis=0) for j in range(max(0, i - 3), i)]
+            forward[i] = self.unary[i] + combine(np.stack(ways), axis=0)
+        for i in reversed(range(count)):
+            ways = [self.ends[i]]
+            for k in range(i + 1, min(i + 4, count)):
+                ways.append(combine(self.edges[i, k] + (self.unary[k] + backward[k])[None, :], axis=1))
+            backward[i] = combine(np.stack(ways), axis=0)
+        return forward, backward
+
+    def trace(self, forward: np.ndarray, backward: np.ndarray, i: int, s: int) -> list[Level | None]:
+        """The best path through a node."""
+        levels: list[Level | None] = [None] * len(self.items)
+        levels[i] = self.states[s]
+        at, state = i, s
+        while True:
+            ways = [(float(self.starts[at][state]), -1, -1)]
+            for j in range(max(0, at - 3), at):
+                column = forward[j] + self.edges[j, at][:, state]
+                ways.append((float(column.max()), j, int(column.argmax())))
+            _, at, state = max(ways)
+            if at < 0:
+                break
+            levels[at] = self.states[state]
+        at, state = i, s
+        while True:
+            ways = [(float(self.ends[at][state]), -1, -1)]
+            for k in range(at + 1, min(at + 4, len(self.items))):
+                row = self.edges[at, k][state] + self.unary[k] + backward[k]
+                ways.append((float(row.max()), k, int(row.argmax())))
+            _, at, state = max(ways)
+            if at < 0:
+                break
+            levels[at] = self.states[state]
+        return levels
+
+
+def disc_of(level: Level | None) -> int:
+    """Id of the disc under a level; 0 under the sacrum."""
+    disc = disc_below(level.id) if level else None
+    return disc.id if disc else 0

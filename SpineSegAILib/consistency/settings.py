@@ -1,0 +1,100 @@
+"""Sizes, distances and odds that `consistency` works with, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConsistencySettings:
+    """Thresholds in mm, mm² and mm³; costs in natural-log units. All are our choice, from adult lumbar anatomy.
+
+    A size threshold is an area in the sagittal plane times the smaller of the slab's thickness and a depth, so that
+    a stack of three slices, or a single one, is judged by what it can show.
+
+    Attributes:
+        min_bone_area: of a vertebra, mm². A lumbar body is about 27 × 34 mm there; a body cut by the edge shows a part.
+        min_bone_depth: left to right, mm. A body is about 45 mm wide.
+        min_disc_area: mm². A healthy disc is about 9 × 34 mm, a collapsed one 4 × 30 mm.
+        min_disc_depth: left to right, mm.
+        min_canal_area: mm²; the canal is 15 mm wide and as long as the image.
+        min_other_volume: mm³ of structures that are no part of the spine, e.g. a vessel of 4 mm over 4 mm of its
+        course.
+        fragment_share: a fragment of this share of the smallest allowed size may still join the instance that it
+        belongs to.
+        near_axis: voxels within this distance of the spine's axis give an instance's height, mm (half a body's
+        depth, plus).
+        off_axis: centroids farther than this from the axis are no part of the column, mm (a listhesis is < 20 mm).
+        off_axis_whole: the same where masks hold whole vertebrae: fragments of transverse processes lie 40 mm off.
+        usual_height: of a vertebral body, mm, where the image does not show it.
+        usual_pitch: from one centroid to the next, mm, at L3/L4, where the image does not show it.
+        pitch_per_height: pitch over body height, where only the height can be measured.
+        split_height: an instance is examined for touching neighbours from this many usual heights on.
+        merge_height: two stacked fragments are one body if they are together no taller than this many usual heights.
+        rank_scale: scale of the Laplace distribution of an instance's median rank. Regressed ranks are off by 0.2 to
+        0.4
+            between instances of one image.
+        rank_scale_slope: added per rank: the farther from the sacrum, the less certain the count.
+        rank_cap: a single wild rank counts no more than this.
+        class_floor: probability that a network gives a wrong class with certainty.
+        hidden_probability: evidence for a level that the network has no class for.
+        independent: how many independent opinions all instances together are worth: a network that counts wrongly is
+        wrong
+            by the same step everywhere, so eight agreeing instances are not eight witnesses.
+        disc_weight: opinion of a disc, relative to a vertebra's.
+        spacing_scale: scale of |log(distance / expected distance)|; the pitch varies by some 15 % beyond its trend.
+        skip_cost: of a level without an instance between two found ones.
+        max_skip: most levels missing in one place.
+        drop_cost: of leaving out a whole vertebra-sized instance.
+        drop_cost_small: of leaving out one below `small_share` of the median volume.
+        drop_cost_below_sacrum: of leaving out what lies below S1 (S2 looks like a vertebra).
+        small_share: see above.
+        start_cost: per level that the lowest instance lies above the last lumbar one, if the image goes on below it.
+        log_l6, log_t13: log prior of a sixth lumbar (about 5 % of people), a thirteenth thoracic vertebra (about 2 %).
+        unseen_variant: added to these where the evidence is ranks, which count from the sacrum and say nothing of
+            names: then only a hint brings L6 or T13.
+        sacrum_hit: share of S1 instances that the sacrum channel marks; low, since it is learnt from phantoms alone.
+        sacrum_false: share of other vertebrae that it marks.
+        close_call: margins below this many nats (9 : 1) are reported.
+        anchor_reach: an anchor that hits nothing is moved to an instance within this distance, mm.
+        reach: how far `nearest_level_maps` looks, mm.
+    """
+
+    min_bone_area: float = 90.0
+    min_bone_depth: float = 15.0
+    min_disc_area: float = 40.0
+    min_disc_depth: float = 10.0
+    min_canal_area: float = 60.0
+    min_other_volume: float = 50.0
+    fragment_share: float = 0.12
+    near_axis: float = 20.0
+    off_axis: float = 30.0
+    off_axis_whole: float = 50.0
+    usual_height: float = 27.0
+    usual_pitch: float = 35.0
+    pitch_per_height: float = 1.33
+    split_height: float = 1.5
+    merge_height: float = 1.25
+    rank_scale: float = 0.35
+    rank_scale_slope: float = 0.04
+    rank_cap: float = 2.5
+    class_floor: float = 0.02
+    hidden_probability: float = 0.1
+    independent: float = 3.0
+    disc_weight: float = 0.5
+    spacing_scale: float = 0.18
+    skip_cost: float = 1.5
+    max_skip: int = 3
+    drop_cost: float = 6.0
+    drop_cost_small: float = 2.0
+    drop_cost_below_sacrum: float = 1.0
+    small_share: float = 0.3
+    start_cost: float = 0.3
+    log_l6: float = -3.0
+    log_t13: float = -3.9
+    unseen_variant: float = -4.0
+    sacrum_hit: float = 0.7
+    sacrum_false: float = 0.05
+    close_call: float = 2.2
+    anchor_reach: float = 15.0
+    reach: float = 6.0

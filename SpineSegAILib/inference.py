@@ -1,0 +1,447 @@
+"""From an image to a `Segmentation`: preprocessing, network, anatomical consistency, and exactly back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor
+from torch.nn import functional as F
+
+from .anatomy import KINDS, LabelScheme
+from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
+from .consistency import LevelResult, nearest_level_maps, resolve_levels
+from .errors import Cancelled, ConfigError, DeviceError, HintError
+from .evidence import Evidence
+from .hints import Hints
+from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
+from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
+from .methods.catalog import method_info
+from .results import Segmentation
+
+Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+
+OPTIONS: Mapping[str, str] = {
+    "batch": "slices per pass of a 2D network (default 8)",
+    "overlap": "share of overlap of a 3D network's windows (default 0.5)",
+    "mirror": "3D: average with the pass over the left-right mirrored volume (default off)",
+    "consistency": "off: the network's own classes, without anatomical consistency (for research)",
+}
+"""Run-time options that every method takes."""
+
+AIR = -2.0
+"""Preprocessed value outside the image."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: ``"auto"`` (CUDA where there is one, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"“{name}” is not a device.", "Use auto, cpu, cuda, cuda:0 or mps.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"There is no device {name} here.", "Use --device auto or cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("This computer has no MPS device.", "Use --device auto or cpu.")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"Devices of type {device.type} are not supported.", "Use auto, cpu, cuda or mps.")
+    return device
+
+
+class Predictor:
+    """A checkpoint on a device, ready for one image after another.
+
+    Args:
+        checkpoint: name, path or header; None for the default.
+        device: see `choose_device`.
+
+    Raises:
+        CheckpointError, DeviceError: it cannot be loaded there.
+    """
+
+    def __init__(self, checkpoint: str | Path | CheckpointInfo | None = None, device: str = "auto") -> None:
+        started = time.perf_counter()
+        self.info = checkpoint if isinstance(checkpoint, CheckpointInfo) else find_checkpoint(checkpoint)
+        self.device = choose_device(device)
+        self.method = load_method(read_header(self.info.path)).to(self.device)
+        self.preprocessing = Preprocessing.model_validate(self.info.metadata["preprocessing"])
+        self.patch = tuple(self.info.metadata.get("patch", ()))
+        self.load_seconds = time.perf_counter() - started
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The checkpoint's label scheme."""
+        return self.info.scheme
+
+    def segment(
+        self,
+        image: sitk.Image,
+        hints: Hints | None = None,
+        options: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancel | None = None,
+    ) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: 3D scalar image in any orientation; a radiograph is one slice.
+            hints: what the reader knows.
+            options: `OPTIONS` and the method's own.
+            progress: called with a fraction and a sentence.
+            cancelled: asked often; True ends the work.
+
+        Raises:
+            ImageError: the image is not what the checkpoint takes.
+            HintError: a hint does not fit, or the method does not take it.
+            ConfigError: an option is unknown.
+            Cancelled: the caller asked for it.
+        """
+        hints, options = hints or Hints(), dict(options or {})
+        self._check(hints, options)
+        clock = _Clock()
+        report = progress or (lambda fraction, message: None)
+        cancelled = cancelled or (lambda: False)
+
+        with clock("preprocess"):
+            report(0.0, "Preparing the image")
+            volume = self.preprocessing.forward(image)
+        with clock("network"):
+            evidence, notes = self._evidence(volume, hints, options, report, cancelled)
+        _stop_if(cancelled)
+        with clock("consistency"):
+            report(0.9, "Naming the levels")
+            levels = self._levels(evidence, volume, hints, options)
+        _stop_if(cancelled)
+        with clock("back"):
+            report(0.95, "Bringing the result to the image's grid")
+            labels = labels_on_source(evidence, levels, volume)
+            if hints.locked is not None:
+                labels = _keep_locked(labels, hints.locked)
+            if hints.structures:
+                labels = _only(labels, hints.structures)
+            uncertainty = None if evidence.uncertainty is None else back_to_source(evidence.uncertainty, volume)
+        report(1.0, "Done")
+        return Segmentation(
+            labels=labels,
+            scheme=self.scheme,
+            confidence=dict(levels.confidence) if levels else {},
+            warnings=[*notes, *(levels.warnings if levels else [])],
+            unvalidated=self.info.unvalidated,
+            provenance={
+                "method": self.info.method,
+                "checkpoint": self.info.name,
+                "device": _device_name(self.device),
+                "versions": versions(),
+                "hints": sorted(hints.given()),
+                "options": options,
+                "seconds": clock.seconds,
+            },
+            uncertainty=uncertainty,
+            keypoints={sid: volume.point_of(index) for sid, index in evidence.keypoints.items()},
+        )
+
+    def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
+        info = method_info(self.info.method)
+        refused = hints.given() - info.accepted_hints
+        if refused:
+            taken = ", ".join(sorted(info.accepted_hints))
+            raise HintError(f"{info.title} does not take the hint “{sorted(refused)[0]}”.", f"It takes: {taken}.")
+        for sid in hints.structures:
+            self.scheme.require(sid)
+        known = {*OPTIONS, *self.method.options}
+        unknown = set(options) - known
+        if unknown:
+            raise ConfigError(
+                f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
+            )
+
+    def _evidence(
+        self, volume: CanonicalVolume, hints: Hints, options: dict[str, Any], report: Progress, cancelled: Cancel
+    ) -> tuple[Evidence, list[str]]:
+        """The network's pass, smaller and then on the CPU where memory runs out, which is said."""
+        notes: list[str] = []
+        batch = int(options.get("batch", 8))
+        device = self.device
+        while True:
+            try:
+                evidence = volume_evidence(
+                    self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
+                    progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled,
+                )  # fmt: skip
+                return evidence, notes
+            except torch.OutOfMemoryError as error:
+                if device.type == "cpu":
+                    raise DeviceError(
+                        "There is not enough memory for this volume.", "Crop it, or close programs."
+                    ) from error
+                torch.cuda.empty_cache()
+                if batch > 1:
+                    batch = batch // 2
+                    continue
+                notes.append(f"The device {device} ran out of memory: this was computed on the CPU.")
+                device = torch.device("cpu")
+                self.method.to(device)
+            finally:
+                if device != self.device:
+                    self.method.to(self.device)
+
+    def _levels(
+        self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]
+    ) -> LevelResult | None:
+        if str(options.get("consistency", "on")) == "off" or not set(self.scheme.kinds) - {0}:
+            if evidence.classes is None:
+                raise ConfigError(
+                    "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
+                    "Leave the option consistency on.",
+                )
+            return None
+        anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
+        return resolve_levels(evidence, anchors=anchors, visible=hints.visible)
+
+
+def volume_evidence(
+    method: Method,
+    volume: CanonicalVolume,
+    device: torch.device,
+    *,
+    patch: tuple[int, ...] = (),
+    hints: Hints | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancel | None = None,
+) -> Evidence:
+    """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
+
+    Args:
+        patch: window of a 3D method.
+        options: see `OPTIONS`.
+
+    Raises:
+        Cancelled: the caller asked for it.
+    """
+    options = options or {}
+    report = progress or (lambda fraction, message: None)
+    cancelled = cancelled or (lambda: False)
+    with torch.inference_mode(), _autocast(device):
+        run = _by_slices if method.config.dims == 2 else _by_windows
+        maps = run(method, volume, device, patch, hints or Hints(), options, report, cancelled)
+    return Evidence(
+        spacing=volume.spacing,
+        scheme=method.scheme,
+        classes=maps.get("classes"),
+        kinds=maps.get("kinds"),
+        rank=maps.get("rank"),
+        uncertainty=maps.get("uncertainty"),
+    )
+
+
+def _by_slices(
+    method: Method,
+    volume: CanonicalVolume,
+    device: torch.device,
+    patch: tuple[int, ...],
+    hints: Hints,
+    options: Mapping[str, Any],
+    report: Progress,
+    cancelled: Cancel,
+) -> dict[str, np.ndarray]:
+    count, *shape = volume.array.shape
+    pads, inner = _padding(shape, method.divisor)
+    coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
+    images = torch.from_numpy(volume.array)
+    size = max(1, int(options.get("batch", 8)))
+    memory: dict[str, Any] = {}
+    result: dict[str, np.ndarray] = {}
+    for start in range(0, count, size):
+        _stop_if(cancelled)
+        chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
+        slices = tuple(range(start, start + len(chunk)))
+
+        def predict(stacked: Tensor, slices: tuple[int, ...] = slices) -> dict[str, Tensor]:
+            context = Context(stacked[:, 1:], slices, count, hints, options, memory)
+            return method.evidence(stacked[:, :1], context)
+
+        stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
+        maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
+        for name, value in maps.items():
+            value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
+            if name not in result:
+                result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
+            result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
+        report(min(1.0, (start + size) / count), f"Slice {min(start + size, count)} of {count}")
+    return result
+
+
+def _by_windows(
+    method: Method,
+    volume: CanonicalVolume,
+    device: torch.device,
+    patch: tuple[int, ...],
+    hints: Hints,
+    options: Mapping[str, Any],
+    report: Progress,
+    cancelled: Cancel,
+) -> dict[str, np.ndarray]:
+    shape = volume.array.shape
+    window = method.window or patch or tuple(min(n, 96) for n in shape)
+    coordinates = coordinate_channels(shape, volume.spacing)[None]
+    stacked = torch.cat([torch.from_numpy(volume.array)[None, None], coordinates], 1)
+    done = 0
+
+    def predict(part: Tensor) -> dict[str, Tensor]:
+        nonlocal done
+        _stop_if(cancelled)
+        done += 1
+        report(1 - 0.9**done, f"Window {done}")
+        part = part.to(device)
+        return method.evidence(part[:, :1], Context(part[:, 1:], hints=hints, options=options))
+
+    maps = _windowed(predict, stacked, window, options)
+    if _is_on(options.get("mirror", "off")):
+        turned = stacked.flip(2)
+        turned[:, 1] = coordinates[:, 0]  # the position is the mirrored volume's own
+        for name, value in _windowed(predict, turned, window, options).items():
+            maps[name] = (maps[name] + value.flip(-3)) / 2
+    return {name: value[0].numpy() for name, value in maps.items()}
+
+
+def _windowed(
+    predict: Callable[[Tensor], dict[str, Tensor]], data: Tensor, window: tuple[int, ...], options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape."""
+    plain: set[str] = set()
+
+    def run(part: Tensor) -> dict[str, Tensor]:
+        maps = predict(part)
+        plain.update(name for name, value in maps.items() if value.ndim < part.ndim)
+        return {name: (value[:, None] if name in plain else value).float() for name, value in maps.items()}
+
+    overlap = float(options.get("overlap", 0.5))
+    maps = sliding_window_inference(
+        data, window, 1, run, overlap=overlap, mode="gaussian", padding_mode="constant", cval=AIR, device=data.device
+    )
+    return {name: value[:, 0] if name in plain else value for name, value in maps.items()}
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).lower() in ("on", "true", "yes", "1")
+
+
+def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
+    """Structure ids on the input's voxels: probabilities are resampled and compared there, not labels.
+
+    Args:
+        evidence: the network's probabilities on the canonical grid.
+        levels: which instance is which; None takes the arg-max over the classes.
+        volume: the canonical grid and its source.
+    """
+    if levels is None:
+        assert evidence.classes is not None
+        best, value = None, None
+        for channel, probability in enumerate(evidence.classes):  # one at a time: many classes of a large volume
+            found = back_to_source_many(probability[None], volume)[0]
+            if best is None:
+                best, value = np.zeros(found.shape, np.int16), found
+                continue
+            better = found > value
+            best[better] = evidence.scheme.ids[channel - 1]
+            np.maximum(value, found, out=value)
+        return volume.source.image(best)
+    kinds = back_to_source_many(evidence.kind_probabilities(), volume).argmax(0)
+    result = np.zeros(kinds.shape, np.int16)
+    for name, ids in nearest_level_maps(levels).items():
+        if ids.any():
+            on_source = sitk.GetArrayFromImage(back_to_source(ids, volume, order=0, dtype=np.int16))
+            chosen = kinds == KINDS.index(name)
+            result[chosen] = on_source[chosen]
+    return volume.source.image(result)
+
+
+def _padding(shape: list[int], divisor: int) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+    """`F.pad` amounts that make sides divisible, equal on both sides, and the slices that undo it."""
+    pads: list[int] = []
+    inner = []
+    for n in shape:
+        extra = -n % divisor
+        pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis
+        inner.append(slice(extra // 2, extra // 2 + n))
+    return tuple(pads), tuple(inner)
+
+
+def _padded_coordinates(
+    shape: list[int], spacing: tuple[float, ...], pads: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """(1, dims, *padded) coordinates whose zero stays at the centre of the image."""
+    low = pads[0::2][::-1]
+    high = pads[1::2][::-1]
+    full = [n + a + b for n, a, b in zip(shape, low, high, strict=True)]
+    channels = coordinate_channels(full, spacing, device)
+    # The padded array's centre lies (high − low) / 2 voxels behind the image's.
+    shift = [(b - a) / 2 * mm / COORDINATE_SCALE_MM for a, b, mm in zip(low, high, spacing, strict=True)]
+    offset = torch.tensor(shift, dtype=torch.float32, device=device)
+    return (channels + offset.view(-1, *[1] * len(full)))[None]
+
+
+def _keep_locked(labels: sitk.Image, locked: sitk.Image) -> sitk.Image:
+    """Locked voxels as they are; a locked structure's voxels elsewhere are given up."""
+    if not Geometry.of(locked).matches(Geometry.of(labels)):
+        raise HintError("The locked segmentation has another geometry than the image.", "Resample it to the image.")
+    new, kept = sitk.GetArrayFromImage(labels), sitk.GetArrayViewFromImage(locked)
+    new[np.isin(new, np.unique(kept[kept > 0]))] = 0
+    new[kept > 0] = kept[kept > 0]
+    result = sitk.GetImageFromArray(new)
+    result.CopyInformation(labels)
+    return result
+
+
+def _only(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
+    array = sitk.GetArrayFromImage(labels)
+    array[~np.isin(array, ids)] = 0
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(labels)
+    return result
+
+
+def _stop_if(cancelled: Cancel) -> None:
+    if cancelled():
+        raise Cancelled("Cancelled.")
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(
+        device.type, torch.float16 if device.type == "cuda" else torch.bfloat16, device.type == "cuda"
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - started, 3)

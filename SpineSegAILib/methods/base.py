@@ -1,0 +1,125 @@
+"""The contract of a method: how it learns from a batch and what it says about an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy import LabelScheme
+from ..hints import Hints
+from .config import MethodConfig
+
+COORDINATE_SCALE_MM = 128.0
+"""Coordinates are distances from the centre of the field of view in units of this."""
+
+
+def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: torch.device | None = None) -> Tensor:
+    """(dims, *shape) distance from the centre of the field of view in units of `COORDINATE_SCALE_MM`.
+
+    Args:
+        shape: voxels along each axis.
+        spacing: mm along each axis.
+    """
+    axes = [
+        (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * (s / COORDINATE_SCALE_MM)
+        for n, s in zip(shape, spacing, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+@dataclass
+class Batch:
+    """What a training step sees.
+
+    Attributes:
+        image: (B, 1, *spatial) float.
+        allowed: (B, C, *spatial) bool, the channels of the scheme that each voxel may be (see `losses`).
+        rank: (B, *spatial) float, rank above the sacrum, NaN where not known.
+        coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
+        keypoints: (B, C−1, dims) voxel positions of the structures' centres, NaN where not known; or None.
+        prompt: whatever a method asked its data for; or None.
+    """
+
+    image: Tensor
+    allowed: Tensor
+    rank: Tensor
+    coordinates: Tensor
+    keypoints: Tensor | None = None
+    prompt: Any = None
+
+    @cached_property
+    def label(self) -> Tensor:
+        """(B, *spatial) long: the channel where exactly one is allowed, −1 elsewhere."""
+        single = self.allowed.sum(1) == 1
+        return torch.where(single, self.allowed.to(torch.uint8).argmax(1), -1)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """(B, C, *spatial) bool: where the presence or absence of each channel may be taught."""
+        return ~self.allowed | (self.allowed.sum(1, keepdim=True) == 1)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
+
+
+@dataclass
+class Context:
+    """What else a method may look at when it predicts.
+
+    Attributes:
+        coordinates: (B, dims, *spatial), as in `Batch`.
+        slices: index of each image's slice, for methods that treat slices one by one.
+        slice_count: number of slices in the volume.
+        hints: what the reader knows.
+        options: the method's run-time options.
+        memory: a place to keep things between the batches of one volume.
+    """
+
+    coordinates: Tensor
+    slices: tuple[int, ...] = ()
+    slice_count: int = 1
+    hints: Hints = field(default_factory=Hints)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """A network with its losses and its way of predicting.
+
+    Subclasses implement the two methods below. Sides of the input are multiples of `divisor`.
+    """
+
+    divisor: int = 32
+    window: tuple[int, ...] = ()
+    """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
+    options: Mapping[str, str] = {}
+    """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
+
+    def __init__(self, config: MethodConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The label scheme of the output."""
+        return self.config.label_scheme
+
+    def network_input(self, images: Tensor, coordinates: Tensor) -> Tensor:
+        """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
+        return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
+
+    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss ``"total"`` and its parts, scalars."""
+        raise NotImplementedError
+
+    def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
+        """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
+        probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial)."""
+        raise NotImplementedError

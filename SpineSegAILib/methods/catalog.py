@@ -1,0 +1,132 @@
+"""What each method is, in words: feeds the command line, the panel and the README. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from .base import Method
+    from .config import MethodConfig
+
+NNUNET = "Isensee et al., nnU-Net: a self-configuring method for biomedical image segmentation. Nature Methods 2021"
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One method as users see it.
+
+    Attributes:
+        id: stable id, as on the command line and in checkpoints.
+        title: what it is called in the panel.
+        group: ``"system"`` for the four published spine systems, ``"baseline"`` for what they are compared with.
+        summary: the idea in a sentence.
+        citation: where it comes from.
+        dims: spatial dimensions it can be built for.
+        modalities: ``("MR", "CT", …)``.
+        hints: names of the `Hints` fields that it uses beyond those that `consistency` serves for every method.
+        package: subpackage of `SpineSegAILib.methods` with `config.CONFIG` and `network.build`.
+    """
+
+    id: str
+    title: str
+    group: str
+    summary: str
+    citation: str
+    package: str
+    dims: tuple[int, ...] = (2,)
+    modalities: tuple[str, ...] = ("MR", "CT")
+    hints: frozenset[str] = frozenset()
+
+    @property
+    def accepted_hints(self) -> frozenset[str]:
+        """Fields of `Hints` that may be given with this method."""
+        return self.hints | COMMON_HINTS
+
+    def config_class(self) -> type[MethodConfig]:
+        """The pydantic model with every hyperparameter (imports no torch)."""
+        return import_module(f"{__package__}.{self.package}.config").CONFIG
+
+
+COMMON_HINTS = frozenset({"visible", "anchors", "structures", "locked"})
+"""Hints that the level sequence and the merging of results serve, whatever the network."""
+
+_BASELINES = (
+    ("unet", "U-Net", "Encoder and decoder with skip connections.", (2, 3),
+     "Ronneberger et al., U-Net: convolutional networks for biomedical image segmentation. MICCAI 2015"),
+    ("attention-unet", "Attention U-Net", "U-Net whose skip connections are gated by attention.", (2, 3),
+     "Oktay et al., Attention U-Net: learning where to look for the pancreas. MIDL 2018"),
+    ("unetr", "UNETR", "Transformer encoder with a convolutional decoder.", (2, 3),
+     "Hatamizadeh et al., UNETR: transformers for 3D medical image segmentation. WACV 2022"),
+    ("segresnet", "SegResNet", "Residual encoder and light decoder.", (2, 3),
+     "Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization. BrainLes 2018"),
+    ("swin-unetr", "Swin UNETR", "Shifted-window transformer encoder with a convolutional decoder.", (2, 3),
+     "Hatamizadeh et al., Swin UNETR: Swin transformers for semantic segmentation of brain tumors. BrainLes 2021"),
+    ("dynunet", "DynUNet", "The plain nnU-Net topology.", (2, 3), NNUNET),
+    ("fcn", "FCN", "Fully convolutional head on ResNet features.", (2,),
+     "Long et al., Fully convolutional networks for semantic segmentation. CVPR 2015"),
+    ("deeplabv3", "DeepLabv3", "Atrous spatial pyramid pooling on ResNet features.", (2,),
+     "Chen et al., Rethinking atrous convolution for semantic image segmentation. 2017"),
+)  # fmt: skip
+
+METHODS: Mapping[str, MethodInfo] = {
+    info.id: info
+    for info in (
+        MethodInfo(
+            "resenc-unet",
+            "Residual-encoder U-Net",
+            "baseline",
+            "nnU-Net's residual-encoder topology with one head for what a voxel is and one that counts levels.",
+            NNUNET + "; Isensee et al., nnU-Net revisited. MICCAI 2024",
+            "resenc_unet",
+            (2, 3),
+        ),
+        *(MethodInfo(i, t, "baseline", s, c, "baselines", d) for i, t, s, d, c in _BASELINES),
+    )
+}
+"""Every method by id."""
+
+DEFAULT_METHOD = "resenc-unet"
+
+
+def method_info(method_id: str) -> MethodInfo:
+    """The catalogue entry.
+
+    Raises:
+        ConfigError: if there is no such method.
+    """
+    try:
+        return METHODS[method_id]
+    except KeyError:
+        raise ConfigError(f"There is no method “{method_id}”.", f"Known: {', '.join(METHODS)}.") from None
+
+
+def make_config(method_id: str, preset: str | None = None, **values: Any) -> MethodConfig:
+    """A validated configuration: the preset's values, then `values` on top.
+
+    Raises:
+        ConfigError: unknown method or preset, unknown option, or a value that does not fit.
+    """
+    from pydantic import ValidationError
+
+    cls = method_info(method_id).config_class()
+    presets = cls.presets(method_id)
+    if preset is not None and preset not in presets:
+        raise ConfigError(f"{method_id} has no preset “{preset}”.", f"It has: {', '.join(presets)}.")
+    try:
+        return cls.model_validate({**presets.get(preset or "", {}), **values, "method": method_id})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"The options of {method_id} are not valid: {problems}.") from error
+
+
+def build_method(config: MethodConfig) -> Method:
+    """The network of a configuration, randomly initialised."""
+    info = method_info(config.method)
+    if config.dims not in info.dims:
+        raise ConfigError(f"{info.title} cannot be built in {config.dims}D.", f"Use dims={info.dims[0]}.")
+    return import_module(f"{__package__}.{info.package}.network").build(config)

@@ -1,0 +1,46 @@
+"""What every method's configuration has; pydantic only, no torch."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ..anatomy import LabelScheme, scheme
+
+
+class MethodConfig(BaseModel):
+    """Hyperparameters of a method: everything needed to rebuild its network.
+
+    Subclasses add their own with the paper's values as defaults, and `PRESETS`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description="id of the method in the catalogue")
+    scheme: str = Field("lumbar-mr", description="label scheme that the network predicts")
+    dims: int = Field(2, ge=2, le=3, description="2 for sagittal slices, 3 for volumes")
+    coordinates: bool = Field(True, description="give the network the position in the field of view (our addition)")
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+
+    @field_validator("scheme")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme(value)
+        return value
+
+    @classmethod
+    def presets(cls, method_id: str) -> dict[str, dict[str, Any]]:
+        """Named configurations of this method."""
+        return cls.PRESETS
+
+    @property
+    def label_scheme(self) -> LabelScheme:
+        """The scheme itself."""
+        return scheme(self.scheme)
+
+    @property
+    def input_channels(self) -> int:
+        """Image plus coordinates."""
+        return 1 + (self.dims if self.coordinates else 0)

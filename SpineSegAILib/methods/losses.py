@@ -1,0 +1,92 @@
+"""Losses that respect what is not known.
+
+A voxel is not always known to be one thing. In a case whose canal nobody drew, a voxel behind the column is
+“background or
+canal”. So the target is a set per voxel, `allowed` (B, C, *spatial) bool: the channels it may be. A set of one is an
+ordinary label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def marginal_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Minus the log of the probability that falls on the allowed channels, averaged over voxels.
+
+    Equals the cross-entropy where one channel is allowed. Where all are, the gradient is zero.
+
+    Args:
+        logits: (B, C, *spatial).
+        allowed: (B, C, *spatial) bool, at least one per voxel.
+
+    Source: marginal loss of Shi et al., Marginal loss and exclusion loss for partially supervised multi-organ
+    segmentation, MedIA 2021.
+    """
+    logits = logits.float()
+    inside = torch.logsumexp(logits.masked_fill(~allowed, -torch.inf), 1)
+    return (torch.logsumexp(logits, 1) - inside).mean()
+
+
+def partial_dice_loss(logits: Tensor, allowed: Tensor, *, background: bool = False, smooth: float = 1e-5) -> Tensor:
+    """One minus the soft Dice per channel, over the voxels where the channel is decided, averaged over channels.
+
+    A channel is undecided at a voxel that may be it or something else; such voxels count for nothing, so their gradient
+    through this channel's numerator and denominator is zero. Channels without a decided positive voxel in the batch are
+    left to the cross-entropy. Sums run over the batch, which is steadier than per image for small structures.
+
+    Args:
+        logits: (B, C, *spatial).
+        allowed: (B, C, *spatial) bool.
+        background: whether channel 0 counts.
+    """
+    probabilities = logits.float().softmax(1)
+    single = allowed.sum(1, keepdim=True) == 1
+    target = (allowed & single).float()
+    decided = (~allowed | single).float()
+    axes = (0, *range(2, logits.ndim))
+    intersection = (probabilities * target).sum(axes)
+    total = (probabilities * decided).sum(axes) + target.sum(axes)
+    present = target.sum(axes) > 0
+    if not background:
+        present[0] = False
+    dice = (2 * intersection + smooth) / (total + smooth)
+    count = present.sum().clamp(min=1)
+    return ((1 - dice) * present).sum() / count
+
+
+def group_channels(allowed: Tensor, groups: Sequence[int], count: int) -> Tensor:
+    """Sets of channels → sets of groups: a group is allowed where any of its channels is.
+
+    Args:
+        allowed: (B, C, *spatial) bool.
+        groups: for each of the C channels, its group.
+        count: number of groups.
+
+    Returns:
+        (B, count, *spatial) bool.
+    """
+    result = torch.zeros((allowed.shape[0], count, *allowed.shape[2:]), dtype=torch.bool, device=allowed.device)
+    for channel, group in enumerate(groups):
+        result[:, group] |= allowed[:, channel]
+    return result
+
+
+def rank_loss(predicted: Tensor, rank: Tensor) -> Tensor:
+    """Smooth L1 between the predicted and the true rank where there is one.
+
+    The absolute error makes the network predict the median, i.e. one of the possible levels, where a mean would lie
+    between two. 0 (with gradient zero) where no voxel has a rank.
+
+    Args:
+        predicted: (B, *spatial).
+        rank: (B, *spatial), NaN where the level is not known.
+    """
+    known = ~torch.isnan(rank)
+    if not known.any():
+        return predicted.float().sum() * 0.0
+    return F.smooth_l1_loss(predicted.float()[known], rank[known], beta=0.2)

@@ -1,0 +1,138 @@
+"""Residual-encoder U-Net (nnU-Net's ResEnc topology), 2D and 3D.
+
+MONAI has the plain nnU-Net topology (`DynUNet`) but no residual *encoder* with a light decoder, hence this file.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...anatomy import KINDS
+from ..base import Batch, Context, Method
+from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
+from .config import ResEncUNetConfig
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+_LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with instance norm and a skip; a strided block averages its skip (ResNet-D)."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        conv, norm = _CONV[dims], _NORM[dims]
+        self.dims, self.stride = dims, stride
+        self.conv1 = conv(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = norm(outputs, affine=True)
+        self.conv2 = conv(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = norm(outputs, affine=True)
+        self.skip = conv(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.norm1(self.conv1(x)), 0.01)
+        y = self.norm2(self.conv2(y))
+        if any(s > 1 for s in self.stride):
+            x = _POOL[self.dims](x, self.stride)
+        return F.leaky_relu(y + self.skip(x), 0.01)
+
+
+class ResEncUNet(nn.Module):
+    """Encoder of residual blocks, decoder of one residual block per resolution.
+
+    Args:
+        dims: 2 or 3.
+        inputs: input channels.
+        widths: channels per resolution, finest first.
+        blocks: residual blocks per resolution.
+        flat_levels: 3D only: this many first poolings keep the first axis.
+
+    Returns of `forward`: decoder features, finest first; ``[0]`` has the input's resolution.
+    """
+
+    def __init__(
+        self, dims: int, inputs: int, widths: tuple[int, ...], blocks: tuple[int, ...], flat_levels: int = 0
+    ) -> None:
+        super().__init__()
+        self.strides = [(1,) * dims]
+        for level in range(1, len(widths)):
+            self.strides.append((1, 2, 2) if dims == 3 and level <= flat_levels else (2,) * dims)
+        self.encoder = nn.ModuleList()
+        for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            first = ResidualBlock(dims, inputs, width, self.strides[level])
+            rest = [ResidualBlock(dims, width, width, (1,) * dims) for _ in range(count - 1)]
+            self.encoder.append(nn.Sequential(first, *rest))
+            inputs = width
+        self.up = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for level in range(len(widths) - 1):
+            stride = self.strides[level + 1]
+            self.up.append(_UP[dims](widths[level + 1], widths[level], stride, stride))
+            self.decoder.append(ResidualBlock(dims, 2 * widths[level], widths[level], (1,) * dims))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        features = [x]
+        for level in reversed(range(len(self.up))):
+            x = self.decoder[level](torch.cat([self.up[level](x), skips[level]], 1))
+            features.append(x)
+        return features[::-1]
+
+
+class ResEncUNetMethod(Method):
+    """The default method: kinds and ranks, or classes (see `ResEncUNetConfig.output`)."""
+
+    def __init__(self, config: ResEncUNetConfig) -> None:
+        super().__init__(config)
+        self.config: ResEncUNetConfig = config
+        self.network = ResEncUNet(config.dims, config.input_channels, config.widths, config.blocks, config.flat_levels)
+        self.divisor = 2 ** (len(config.widths) - 1)
+        conv = _CONV[config.dims]
+        self.predicts_rank = config.output == "kind-rank"
+        self.class_head = conv(config.widths[0], len(KINDS) if self.predicts_rank else self.scheme.channels, 1)
+        if self.predicts_rank:
+            # The level is a coarse fact about the place: read it off features with a quarter of the resolution.
+            self.rank_level = min(2, len(config.widths) - 1)
+            self.rank_head = conv(config.widths[self.rank_level], 1, 1)
+
+    def forward(self, images: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, 5 or C, *spatial), and rank (B, *spatial) where predicted."""
+        features = self.network(self.network_input(images, coordinates))
+        logits = self.class_head(features[0])
+        if not self.predicts_rank:
+            return logits, None
+        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
+        rank = self.rank_head(features[self.rank_level]).float() * 4.0 + 3.0
+        rank = F.interpolate(rank, images.shape[2:], mode=_LINEAR_MODE[self.config.dims], align_corners=False)
+        return logits, rank[:, 0]
+
+    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
+        logits, rank = self(batch.image, batch.coordinates)
+        allowed = batch.allowed
+        if self.predicts_rank:
+            allowed = group_channels(allowed, self.scheme.kinds, len(KINDS))
+        ce = marginal_cross_entropy(logits, allowed)
+        dice = partial_dice_loss(logits, allowed)
+        losses = {"total": ce + dice, "cross_entropy": ce, "dice": dice}
+        if rank is not None:
+            losses["rank"] = rank_loss(rank, batch.rank)
+            losses["total"] = losses["total"] + self.config.rank_weight * losses["rank"]
+        return losses
+
+    def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
+        logits, rank = self(images, context.coordinates)
+        probabilities = logits.float().softmax(1)
+        return {"kinds": probabilities, "rank": rank.float()} if rank is not None else {"classes": probabilities}
+
+
+def build(config: ResEncUNetConfig) -> ResEncUNetMethod:
+    """The method of a configuration."""
+    return ResEncUNetMethod(config)

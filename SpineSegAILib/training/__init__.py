@@ -1,0 +1,1 @@
+"""Training: configuration, data, the trainer and its run directory."""

@@ -1,0 +1,90 @@
+"""What a training run is told: pydantic models, torch-free, saved as `config.json` in the run directory."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..imaging import Preprocessing
+
+_MODEL = ConfigDict(extra="forbid", frozen=True)
+
+
+class AugmentationConfig(BaseModel):
+    """Random changes of geometry and intensity; probabilities per sample.
+
+    Coordinates tie levels to the field of view, so zoom, shift and cropping are strong (design section 4). Never a flip
+    along rows or columns: up and down, front and back are what the levels are read from.
+    """
+
+    model_config = _MODEL
+
+    zoom: tuple[float, float] = Field((0.72, 1.4), description="range of the scale factor")
+    stretch: float = Field(0.1, description="relative difference between the axes' scale factors")
+    rotation_deg: float = Field(15.0, description="in-plane rotation, ±")
+    elastic_mm: float = Field(4.0, description="standard deviation of the elastic displacement")
+    elastic_probability: float = 0.3
+    crop_probability: float = Field(0.55, description="chance that part of the field of view is cut off")
+    crop_top: float = Field(0.45, description="largest share cut off above")
+    crop_bottom: float = Field(0.35, description="largest share cut off below")
+    crop_side: float = Field(0.3, description="largest share cut off in front or behind")
+    gamma_probability: float = 0.4
+    contrast_probability: float = Field(0.25, description="random monotone or non-monotone intensity curve")
+    invert_probability: float = Field(0.12, description="bright and dark exchanged inside the body")
+    bias_probability: float = 0.5
+    noise_probability: float = 0.35
+    blur_probability: float = 0.2
+    low_resolution_probability: float = 0.2
+    mirror_left_right: bool = Field(True, description="3D only; never where structures have sides")
+
+
+class DataConfig(BaseModel):
+    """Which samples are drawn, and how large."""
+
+    model_config = _MODEL
+
+    patch: tuple[int, ...] = Field((224, 160), description="rows, columns; slices first in 3D")
+    labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
+    source_weights: dict[str, float] = Field(
+        default_factory=dict, description="relative frequency per source; square root of the case count where not given"
+    )
+    phantoms: int = Field(0, ge=0, description="number of generated phantoms in the training set")
+    phantom_share: float = Field(0.3, ge=0, le=1, description="share of samples that come from phantoms")
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class OptimizationConfig(BaseModel):
+    """The optimiser and its schedule."""
+
+    model_config = _MODEL
+
+    steps: int = Field(4000, ge=1)
+    hours: float | None = Field(None, gt=0, description="stop after this time even if steps are left")
+    batch: int = Field(8, ge=1, description="global batch size, over all processes")
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(1e-6, ge=0)
+    schedule: Literal["cosine", "poly"] = "cosine"
+    warmup: int = Field(100, ge=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    validate_every: int = Field(1000, ge=1)
+    save_every: int = Field(200, ge=1)
+    workers: int = Field(1, ge=0, description="processes that load data; 0 loads in the trainer itself")
+
+
+class TrainingConfig(BaseModel):
+    """Everything that determines a run."""
+
+    model_config = _MODEL
+
+    method: dict[str, Any] = Field(description="the method's configuration")
+    dataset: str = Field(description="path of the manifest")
+    preprocessing: Preprocessing = Preprocessing(pixel_mm=1.25)
+    data: DataConfig = DataConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    seed: int = 35
+    start_from: str | None = Field(None, description="checkpoint whose weights are taken where they fit")
+    name: str = Field("", description="name of the checkpoint that results")

@@ -1,0 +1,257 @@
+"""Training data: cases preprocessed once into memory-mapped files, samples drawn from them.
+
+A sample depends on the seed and its number alone, so a run can stop anywhere, go on with another number of
+processes, and see the same samples in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..anatomy import STRUCTURES, LabelScheme, ranks
+from ..datasets.manifest import Case, read_label
+from ..errors import DatasetError
+from ..imaging import Preprocessing, read_image
+from ..phantom import make_phantom, random_spec
+from .config import DataConfig
+from .regions import code_label
+
+_CACHE_VERSION = 3
+MAX_CODES = 96
+"""Rows of the table of voxel sets that travels with every sample."""
+
+
+@dataclass
+class CachedCase:
+    """A preprocessed case on disk.
+
+    Attributes:
+        folder: holds ``image.npy`` (float16, (D, H, W)), ``codes.npy`` (uint8) and ``case.json``.
+        source: where the case comes from; ``"phantom"`` for generated ones.
+    """
+
+    folder: Path
+    source: str
+
+    def __post_init__(self) -> None:
+        meta = json.loads((self.folder / "case.json").read_text())
+        self.name: str = meta["name"]
+        self.spacing: tuple[float, float, float] = tuple(meta["spacing"])
+        self.sets: list[list[int]] = meta["sets"]
+        self.labelled_slices: list[int] = meta["labelled_slices"]
+        self.center: tuple[float, float, float] = tuple(meta["center"])
+
+    @property
+    def image(self) -> np.ndarray:
+        """(D, H, W) float16, memory-mapped."""
+        return np.load(self.folder / "image.npy", mmap_mode="r")
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(D, H, W) uint8, memory-mapped."""
+        return np.load(self.folder / "codes.npy", mmap_mode="r")
+
+    def tables(self, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
+        """Per code: (MAX_CODES, C) bool allowed channels, and (MAX_CODES,) float32 rank, NaN where there is none."""
+        allowed = np.zeros((MAX_CODES, scheme.channels), bool)
+        allowed[:, 0] = True
+        rank = np.full(MAX_CODES, np.nan, np.float32)
+        present = {i for s in self.sets if len(s) == 1 for i in s}
+        rank_of = ranks(present)
+        for code, ids in enumerate(self.sets):
+            channels = {scheme.channel_for(i) if i else 0 for i in ids}
+            allowed[code] = False
+            allowed[code, list(channels)] = True
+            if len(ids) == 1 and ids[0] in rank_of:
+                rank[code] = rank_of[ids[0]]
+        return allowed, rank
+
+
+def cache_case(case: Case, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path) -> CachedCase:
+    """Preprocess a case of a manifest, or take it from the cache if nothing has changed."""
+
+    def load() -> tuple[sitk.Image, sitk.Image | None, Sequence[int]]:
+        return read_image(case.image), (read_label(case) if case.label else None), case.annotated
+
+    stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated]
+    if case.label:
+        stamp += [str(case.label.resolve()), case.label.stat().st_mtime_ns]
+    return _cached(case.name, case.source or "data", stamp, load, preprocessing, scheme, folder)
+
+
+def cache_phantom(
+    number: int, seed: int, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path
+) -> CachedCase:
+    """Generate phantom `number` of a seed, or take it from the cache. Everything in a phantom is labelled."""
+
+    def load() -> tuple[sitk.Image, sitk.Image | None, Sequence[int]]:
+        rng = np.random.default_rng([seed, number])
+        phantom = make_phantom(random_spec(rng), rng)
+        return phantom.image, phantom.labels, tuple(STRUCTURES)
+
+    return _cached(f"phantom_{seed}_{number}", "phantom", [seed, number], load, preprocessing, scheme, folder)
+
+
+def _cached(
+    name: str,
+    source: str,
+    stamp: Sequence[Any],
+    load: Callable[[], tuple[sitk.Image, sitk.Image | None, Sequence[int]]],
+    preprocessing: Preprocessing,
+    scheme: LabelScheme,
+    folder: Path,
+) -> CachedCase:
+    key = json.dumps([_CACHE_VERSION, name, stamp, preprocessing.model_dump(), scheme.ids], default=str)
+    target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if (target / "case.json").exists():
+        return CachedCase(target, source)
+    image, label_image, annotated = load()
+    volume = preprocessing.forward(image)
+    if label_image is not None:
+        label = preprocessing.forward_label(label_image, volume)
+    else:
+        label = np.zeros(volume.array.shape, np.int16)
+    coded = code_label(label, annotated, scheme.ids, volume.spacing)
+    if len(coded.sets) > MAX_CODES:
+        raise DatasetError(f"{name} has more than {MAX_CODES} kinds of regions.", "Annotate whole runs of levels.")
+    drawn = np.argwhere(label > 0)
+    meta = {
+        "name": name,
+        "spacing": volume.spacing,
+        "sets": [sorted(s) for s in coded.sets],
+        "labelled_slices": np.flatnonzero((label > 0).any((1, 2))).tolist(),
+        "center": (drawn.mean(0) if len(drawn) else np.array(label.shape) / 2).tolist(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
+    np.save(part / "image.npy", volume.array.astype(np.float16))
+    np.save(part / "codes.npy", coded.codes)
+    (part / "case.json").write_text(json.dumps(meta))
+    try:
+        os.replace(part, target)
+    except OSError:  # another process was quicker
+        shutil.rmtree(part, ignore_errors=True)
+    return CachedCase(target, source)
+
+
+class SampleDataset(Dataset[dict[str, Any]]):
+    """Windows around the spine, a pure function of (seed, index).
+
+    Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
+    (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), and ``number``: the
+    index, from which the augmentation draws. The window is larger than the patch, for zoom and rotation.
+
+    Args:
+        cases: the training set.
+        scheme: the network's label scheme.
+        config: what to draw.
+        seed: of the run.
+        padding: value of air.
+        margin: window size over patch size.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        scheme: LabelScheme,
+        config: DataConfig,
+        seed: int,
+        padding: float,
+        margin: float = 1.5,
+    ) -> None:
+        if not cases:
+            raise DatasetError("There are no cases to train on.", "Add cases to the “training” list of the data set.")
+        self.cases = list(cases)
+        self.config = config
+        self.seed = seed
+        self.padding = padding
+        self.dims = len(config.patch)
+        in_plane = tuple(math.ceil(s * margin) for s in config.patch[-2:])
+        self.window = in_plane if self.dims == 2 else (config.patch[0], *in_plane)
+        self.tables = [c.tables(scheme) for c in self.cases]
+        self.by_source: dict[str, list[int]] = {}
+        for index, case in enumerate(self.cases):
+            self.by_source.setdefault(case.source, []).append(index)
+        real = {s: config.source_weights.get(s, math.sqrt(len(i))) for s, i in self.by_source.items() if s != "phantom"}
+        total = sum(real.values())
+        phantom = config.phantom_share if "phantom" in self.by_source and real else float("phantom" in self.by_source)
+        self.sources = [*real, *(["phantom"] if phantom else [])]
+        self.weights = [w / total * (1 - phantom) for w in real.values()] + ([phantom] if phantom else [])
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, index])
+        source = self.sources[rng.choice(len(self.sources), p=self.weights)]
+        which = int(rng.choice(self.by_source[source]))
+        case = self.cases[which]
+        image, codes = case.image, case.codes
+        shape = image.shape
+        if case.labelled_slices and rng.random() < self.config.labelled_share:
+            slice_index = int(rng.choice(case.labelled_slices))
+        else:
+            slice_index = int(rng.integers(shape[0]))
+        # A window around the column, shifted at random; where the image is smaller than the window it is centred.
+        start = []
+        for axis, size in zip((1, 2), self.window[-2:], strict=True):
+            room = shape[axis] - size
+            middle = case.center[axis] + rng.uniform(-0.12, 0.12) * size
+            start.append(round(min(max(middle - size / 2, 0), room)) if room > 0 else -((size - shape[axis]) // 2))
+        if self.dims == 3:
+            depth, room = self.window[0], shape[0] - self.window[0]
+            low = round(min(max(slice_index - depth / 2, 0), room)) if room > 0 else -((depth - shape[0]) // 2)
+            start = [low, *start]
+        else:
+            image, codes, shape = image[slice_index], codes[slice_index], shape[1:]
+        window_image = np.full(self.window, self.padding, np.float32)
+        window_codes = np.zeros(self.window, np.uint8)
+        source_box, target_box = [], []
+        for low, size, full in zip(start, self.window, shape, strict=True):
+            source_box.append(slice(max(low, 0), min(low + size, full)))
+            target_box.append(slice(max(-low, 0), max(-low, 0) + source_box[-1].stop - source_box[-1].start))
+        window_image[tuple(target_box)] = image[tuple(source_box)]
+        window_codes[tuple(target_box)] = codes[tuple(source_box)]
+        allowed, rank = self.tables[which]
+        # The extent of the *whole* image in window coordinates: positions are relative to it even if it sticks out.
+        box = [(-low, -low + full) for low, full in zip(start, shape, strict=True)]
+        return {
+            "image": torch.from_numpy(window_image)[None],
+            "codes": torch.from_numpy(window_codes),
+            "allowed": torch.from_numpy(allowed),
+            "rank": torch.from_numpy(rank),
+            "box": torch.tensor(box, dtype=torch.float32),
+            "spacing": torch.tensor(case.spacing[-self.dims :], dtype=torch.float32),
+            "number": index,
+        }
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of one process: of step s, the numbers s·B + rank·b … of the global batch B, b = B / processes."""
+
+    def __init__(self, first_step: int, steps: int, global_batch: int, rank: int = 0, processes: int = 1) -> None:
+        self.first_step, self.steps, self.global_batch = first_step, steps, global_batch
+        self.local = global_batch // processes
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return max(self.steps - self.first_step, 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.steps):
+            first = step * self.global_batch + self.rank * self.local
+            yield list(range(first, first + self.local))

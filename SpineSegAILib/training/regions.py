@@ -1,0 +1,190 @@
+"""Where a structure that nobody drew could be: the geometry behind partial labels (design: “known is a region”).
+
+A case lists the structures that were annotated. Any other structure is *unknown*, but not everywhere: an undrawn
+vertebra
+can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends of drawn
+vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of the column
+is punished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from ..anatomy import DISC_ID, STRUCTURES, VERTEBRA_ID, Kind
+
+ANTERIOR_MARGIN_MM = 10.0
+"""An undrawn vertebral body may stand this far before the extrapolated column (listhesis, osteophytes, curvature)."""
+POSTERIOR_MARGIN_MM = 10.0
+SACRAL_SLOPE = 0.9
+"""Below the last drawn level the corridor widens backwards by this many mm per mm: the sacrum turns away."""
+LATERAL_MARGIN_MM = 8.0
+CANAL_START_MM = 6.0
+"""The canal may begin this far inside the posterior wall, since hand-drawn walls wobble."""
+CANAL_DEPTH_MM = 28.0
+CANAL_HALF_WIDTH_MM = 25.0
+END_TOLERANCE_MM = 3.0
+"""A drawn level's end is blurred by its tilt; an undrawn neighbour may begin this far inside."""
+
+
+@dataclass
+class CodedLabel:
+    """A label map in which every voxel points at the set of structures that it may be.
+
+    Attributes:
+        codes: (D, H, W) uint8; 0 is known background.
+        sets: for each code the structure ids that its voxels may be (0 = background). A set of one is an ordinary
+        label.
+    """
+
+    codes: np.ndarray
+    sets: list[frozenset[int]]
+
+
+def code_label(
+    label: np.ndarray, annotated: Iterable[int], possible: Iterable[int], spacing: tuple[float, float, float]
+) -> CodedLabel:
+    """Combine what is drawn with what is unknown.
+
+    Args:
+        label: (D, H, W) structure ids on the canonical grid (slices, superior→inferior, anterior→posterior).
+        annotated: ids of the structures whose every voxel in the image is labelled.
+        possible: ids that may be there at all (the scheme's); unannotated ones become unknown in their region.
+        spacing: mm along the three axes.
+
+    Generic ids (`VERTEBRA_ID`, `DISC_ID`) in `label` mean “a vertebra / disc of any level”.
+    """
+    annotated = set(annotated)
+    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID}
+    if VERTEBRA_ID in annotated:
+        unknown = {i for i in unknown if not STRUCTURES[i].is_vertebral}
+    if DISC_ID in annotated:
+        unknown = {i for i in unknown if STRUCTURES[i].kind is not Kind.DISC}
+    sets: list[frozenset[int]] = [frozenset({0})]
+    codes = np.zeros(label.shape, np.uint8)
+    for sid in (int(v) for v in np.unique(label) if v):
+        if sid == VERTEBRA_ID:
+            allowed = frozenset(i for i in possible if STRUCTURES[i].is_vertebral) | {VERTEBRA_ID}
+        elif sid == DISC_ID:
+            allowed = frozenset(i for i in possible if STRUCTURES[i].kind is Kind.DISC) | {DISC_ID}
+        else:
+            allowed = frozenset({sid}) if sid in annotated else frozenset({0, sid})
+        sets.append(allowed)
+        codes[label == sid] = len(sets) - 1
+    background = label == 0
+    levelled = unknown and _ColumnFrame.build(label, spacing)
+    if levelled:
+        leveled_unknown = {i for i in unknown if STRUCTURES[i].order is not None}
+        tubes = unknown - leveled_unknown
+        for region, ids in levelled.regions(leveled_unknown, tubes, label.shape):
+            allowed = frozenset({0, *ids})
+            if allowed not in sets:
+                sets.append(allowed)
+            codes[background & region] = sets.index(allowed)
+    elif unknown:
+        # Nothing with a level is drawn, so there is no geometry to go by: unknown everywhere.
+        sets.append(frozenset({0, *unknown}))
+        codes[background] = len(sets) - 1
+    return CodedLabel(codes, sets)
+
+
+class _ColumnFrame:
+    """Arc length along the drawn column and signed distance from it, for every pixel of the sagittal plane."""
+
+    def __init__(self, label, spacing, ids, centers, objects) -> None:  # type: ignore[no-untyped-def]
+        self.spacing = spacing
+        self.ids = ids  # top down
+        rows, cols = label.shape[1:]
+        curve, lateral = _extend(centers, spacing, rows * spacing[1])
+        steps = np.linalg.norm(np.diff(curve, axis=0), axis=1)
+        arc = np.concatenate([[0.0], np.cumsum(steps)])
+        tangent = np.gradient(curve, axis=0)
+        tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+        grid = np.stack(np.meshgrid(np.arange(rows) * spacing[1], np.arange(cols) * spacing[2], indexing="ij"), -1)
+        _, nearest = cKDTree(curve).query(grid.reshape(-1, 2))
+        delta = grid.reshape(-1, 2) - curve[nearest]
+        t = tangent[nearest]
+        self.along = (arc[nearest] + (delta * t).sum(1)).reshape(rows, cols)
+        # Positive behind the column: columns run from anterior to posterior and the tangent points down.
+        self.behind = (t[:, 0] * delta[:, 1] - t[:, 1] * delta[:, 0]).reshape(rows, cols)
+        self.lateral = lateral[nearest].reshape(rows, cols)
+        self.spans: dict[int, tuple[float, float]] = {}
+        depths, widths = [], []
+        for sid, box in zip(ids, objects, strict=True):
+            mask = label[box] == sid
+            s, u = self.along[box[1:]], self.behind[box[1:]]
+            plane = mask.any(0)
+            low, high = np.percentile(s[plane], (4, 96))
+            self.spans[sid] = (float(low), float(high))
+            depths.append(np.percentile(u[plane], (3, 97)))
+            widths.append(mask.any((1, 2)).sum() * spacing[0])
+        self.front = float(np.median([d[0] for d in depths]))
+        self.back = float(np.median([d[1] for d in depths]))
+        self.half_width = max(widths) / 2
+
+    @classmethod
+    def build(cls, label: np.ndarray, spacing: tuple[float, float, float]) -> _ColumnFrame | None:
+        objects = ndimage.find_objects(label.astype(np.int32), max_label=int(label.max(initial=0)))
+        found = [
+            (STRUCTURES[i].order, i, box)
+            for i, box in enumerate(objects, start=1)
+            if box is not None and i in STRUCTURES and STRUCTURES[i].order is not None
+        ]
+        if not found:
+            return None
+        found.sort(key=lambda f: f[0])
+        centers = []
+        for _, sid, box in found:
+            index = np.argwhere(label[box] == sid).mean(0) + [b.start for b in box]
+            centers.append(index * np.asarray(spacing))
+        return cls(label, spacing, [f[1] for f in found], np.array(centers), [f[2] for f in found])
+
+    def regions(self, leveled: set[int], tubes: set[int], shape: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+        """Pairs of a (D, H, W) bool region and the unknown structures that may lie in it."""
+        slices = np.arange(shape[0])[:, None, None] * self.spacing[0]
+        aside = np.abs(slices - self.lateral[None])
+        in_width = aside <= self.half_width + LATERAL_MARGIN_MM
+        tube_plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + CANAL_DEPTH_MM)
+        tube = tube_plane[None] & (aside <= CANAL_HALF_WIDTH_MM) if tubes else np.zeros((1, 1, 1), bool)
+        claimed = np.zeros(shape[1:], bool)
+        bounds = [(-np.inf, self.spans[self.ids[0]][0], None, self.ids[0])]
+        for upper, lower in zip(self.ids, self.ids[1:], strict=False):
+            bounds.append((self.spans[upper][1], self.spans[lower][0], upper, lower))
+        bounds.append((self.spans[self.ids[-1]][1], np.inf, self.ids[-1], None))
+        for start, end, upper, lower in bounds:
+            low = STRUCTURES[upper].order if upper is not None else -np.inf
+            high = STRUCTURES[lower].order if lower is not None else np.inf
+            ids = {i for i in leveled if low < STRUCTURES[i].order < high}
+            if not ids:
+                continue
+            plane = (self.along >= start - END_TOLERANCE_MM) & (self.along <= end + END_TOLERANCE_MM)
+            behind_limit = self.back + POSTERIOR_MARGIN_MM
+            if lower is None:
+                behind_limit = behind_limit + SACRAL_SLOPE * np.clip(self.along - start, 0, None)
+            plane &= (self.behind >= self.front - ANTERIOR_MARGIN_MM) & (self.behind <= behind_limit) & ~claimed
+            claimed |= plane
+            corridor = plane[None] & in_width
+            yield corridor & ~tube, ids
+            if tubes:
+                yield corridor & tube, ids | tubes
+        if tubes:
+            yield tube & ~(claimed[None] & in_width), tubes
+
+
+def _extend(centers: np.ndarray, spacing: tuple[float, float, float], reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """A polyline through the centres, 1 mm steps, drawn on past both ends: (N, 2) (row, column) mm, and slice mm."""
+    if len(centers) == 1:
+        down = np.array([0.0, 1.0, 0.0])
+        ends = (-down, down)
+    else:
+        ends = tuple(v / np.linalg.norm(v) for v in (centers[0] - centers[1], centers[-1] - centers[-2]))
+    knots = np.vstack([centers[0] + reach * ends[0], centers, centers[-1] + reach * ends[1]])
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))])
+    at = np.arange(0.0, length[-1], 1.0)
+    points = np.stack([np.interp(at, length, knots[:, axis]) for axis in range(3)], 1)
+    return points[:, 1:], points[:, 0]

@@ -1,0 +1,49 @@
+"""What several tests share. Nothing here depends on the machine: users' own checkpoints are out of sight."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+
+SHARED_DATA = Path(__file__).parents[2].parent / "shared/data"
+
+
+@pytest.fixture(autouse=True)
+def no_checkpoints_of_the_user(monkeypatch, tmp_path_factory):
+    """Checkpoints come from the checkout and from what a test adds."""
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: tmp_path_factory.getbasetemp() / "home"))
+    monkeypatch.delenv("SPINESEGAI_CHECKPOINTS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint of the default method, very small and untrained."""
+    import torch
+
+    from SpineSegAILib.checkpoints import save_checkpoint
+    from SpineSegAILib.imaging import Preprocessing
+    from SpineSegAILib.methods.catalog import DEFAULT_METHOD, build_method, make_config
+
+    torch.manual_seed(0)
+    config = make_config(DEFAULT_METHOD, "tiny")
+    metadata = {
+        "title": "Tiny",
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+        "patch": [64, 64],
+        "unvalidated": ["canal"],
+    }
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    save_checkpoint(path, build_method(config).state_dict(), metadata)
+    return path
+
+
+@pytest.fixture
+def real_lumbar_mr() -> Path:
+    """Manifest of the real lumbar MR cases; the test is skipped where they are absent."""
+    path = SHARED_DATA / "lumbar_mr/dataset.json"
+    if not path.exists():
+        pytest.skip("the shared lumbar MR data are not here")
+    return path

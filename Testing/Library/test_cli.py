@@ -1,0 +1,440 @@
+"""The command line: what it refuses, what it writes, and that it leaves nothing half-done."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SpineSegAILib import __version__, cli
+from SpineSegAILib.anatomy import scheme, structure
+from SpineSegAILib.errors import HintError
+from SpineSegAILib.hints import Anchor
+from SpineSegAILib.methods.catalog import METHODS
+from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.results import Segmentation, read_segmentation
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    spec = PhantomSpec(top="L3", bottom="S1", slices=7, slice_mm=6.0, pixel_mm=2.0)
+    return make_phantom(spec, np.random.default_rng(0))
+
+
+@pytest.fixture
+def case(tmp_path, phantom) -> Path:
+    """A folder with one image in it."""
+    sitk.WriteImage(phantom.image, str(tmp_path / "case.nii.gz"))
+    return tmp_path
+
+
+@pytest.fixture
+def predictor(monkeypatch, phantom):
+    """Stands in for the network: it knows the phantom. Returns what it was asked."""
+    asked = {}
+
+    class Knowing:
+        def __init__(self, info, device):
+            asked.update(checkpoint=info.name, device=device)
+
+        def segment(self, image, *, hints, options, progress):
+            asked.update(hints=hints, options=options)
+            progress(0.5, "half way")
+            found = Segmentation(
+                phantom.labels, scheme("lumbar-mr"), {24: 0.9}, ["The levels are a guess."], provenance={"seconds": {}}
+            )
+            return found.restricted_to(hints.structures) if hints.structures else found
+
+    monkeypatch.setattr("SpineSegAILib.inference.Predictor", Knowing)
+    return asked
+
+
+def run(*words) -> int:
+    """Exit code of one command, argparse's own included."""
+    try:
+        return cli.main([str(word) for word in words])
+    except SystemExit as exit:
+        return exit.code
+
+
+def segment(folder: Path, checkpoint: Path, *more, output="out.seg.nrrd") -> int:
+    return run("segment", folder / "case.nii.gz", "--output", folder / output, "--checkpoint", checkpoint, *more)
+
+
+def files(folder: Path) -> set[str]:
+    """Everything in a folder, hidden files too."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+# --- segment ---
+
+
+def test_segment_writes_all_that_was_asked_for(case, tiny_checkpoint, predictor, capsys, phantom):
+    more = ["--preview", case / "p.png", "--measurements", case / "m.csv", "--json", case / "r.json"]
+    assert segment(case, tiny_checkpoint, "--device", "cpu", "--option", "batch=4", *more) == 0
+    assert files(case) == {"case.nii.gz", "out.seg.nrrd", "p.png", "m.csv", "r.json"}
+    assert (predictor["checkpoint"], predictor["device"], predictor["options"]) == ("tiny", "cpu", {"batch": 4})
+    result = read_segmentation(case / "out.seg.nrrd")
+    assert np.array_equal(sitk.GetArrayFromImage(result.labels), sitk.GetArrayFromImage(phantom.labels))
+    summary = json.loads((case / "r.json").read_text())
+    assert summary["checkpoint"] == "tiny" and summary["warnings"] == ["The levels are a guess."]
+    assert summary["written"] == [str(case / name) for name in ("out.seg.nrrd", "p.png", "m.csv", "r.json")]
+    assert (case / "p.png").read_bytes().startswith(b"\x89PNG")
+    out, err = capsys.readouterr()
+    assert "L5 vertebra (body)" in out and "0.90" in out and f"wrote {case / 'm.csv'}" in out
+    assert "note: The levels are a guess." in err
+
+
+def test_label_images_have_a_side_file(case, tiny_checkpoint, predictor, capsys):
+    assert segment(case, tiny_checkpoint, output="out.nii.gz") == 0
+    assert files(case) == {"case.nii.gz", "out.nii.gz", "out.json"}
+    assert f"wrote {case / 'out.json'}" in capsys.readouterr().out
+
+
+def test_json_on_stdout_is_all_there_is(case, tiny_checkpoint, predictor, capsys):
+    assert segment(case, tiny_checkpoint, "--json", "-") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert {s["structure"] for s in summary["structures"]} >= {"L3", "L4", "L5", "S1"}
+    assert files(case) == {"case.nii.gz", "out.seg.nrrd"}
+
+
+def test_quiet_still_says_what_matters(case, tiny_checkpoint, predictor, capsys):
+    assert segment(case, tiny_checkpoint, "--quiet") == 0
+    assert capsys.readouterr() == ("", "note: The levels are a guess.\n")
+
+
+def test_hints_reach_the_method(case, tiny_checkpoint, predictor, phantom):
+    locked = case / "locked.nii.gz"
+    sitk.WriteImage(phantom.labels, str(locked))
+    words = ["--visible", "L3:S1", "--anchor", "L5@1,-2.5,3", "--anchor", "L4@0,0,40", "--structures", "L4,L5,L4/L5"]
+    assert segment(case, tiny_checkpoint, *words, "--lock", locked) == 0
+    hints = predictor["hints"]
+    assert hints.visible == (22, 26) and hints.structures == (23, 24, 123)
+    assert hints.anchors == (Anchor(24, (1.0, -2.5, 3.0)), Anchor(23, (0.0, 0.0, 40.0)))
+    assert hints.locked.GetSize() == phantom.labels.GetSize()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--visible", "L3"], "not a range"),
+        (["--visible", "S1:L3"], "lies below"),
+        (["--visible", "L3/L4:S1"], "not a vertebra"),
+        (["--visible", "L3:Q9"], "“Q9” is not a structure"),
+        (["--anchor", "L5"], "not an anchor"),
+        (["--anchor", "L5@1,2"], "not an anchor"),
+        (["--anchor", "L5@1,2,nan"], "not an anchor"),
+        (["--anchor", "M1@1,2,3"], "“M1” is not a structure"),
+        (["--structures", "L3,knee"], "“knee” is not a structure"),
+        (["--option", "batch"], "key=value"),
+        (["--device", "gpu"], "not a device"),
+        (["--method", "magic"], "invalid choice"),
+        (["--anchor", "C3@1,2,3"], "C3 is not in the label scheme"),
+        (["--structures", "C3"], "C3 is not in the label scheme"),
+        (["--method", "unet"], "is of the method resenc-unet, not unet"),
+        (["--checkpoint", "nobody"], "no checkpoint named “nobody”"),
+        (["--checkpoint", "weights.pt"], "pickled"),
+        (["--lock", "nothing.nii.gz"], "is not there"),
+        (["--preview", "p.jpg"], "--preview p.jpg: the name does not end as it should. Use .png"),
+        (["--measurements", "m.xls"], "Use .csv"),
+        (["--json", "r.txt"], "Use .json"),
+        (["--output", "out.doc"], "Use .seg.nrrd,"),
+        (["--output", "nowhere/out.nii.gz"], "nowhere does not exist"),
+        (["--output", "case.nii.gz"], "both IMAGE and --output"),
+        (["--output", "r.nii.gz", "--json", "r.json"], "both --json and the side file of --output"),
+    ],
+)
+def test_refusals_name_the_thing_and_write_nothing(case, tiny_checkpoint, predictor, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(case)
+    assert segment(Path(), tiny_checkpoint, *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert files(case) == {"case.nii.gz"} and predictor.get("hints") is None
+
+
+def test_hints_that_a_method_does_not_take_are_refused(case, tiny_checkpoint, predictor, capsys):
+    (case / "k.json").write_text('{"L4": [0, 0, 0]}')
+    assert segment(case, tiny_checkpoint, "--keypoints", case / "k.json") == 2
+    err = capsys.readouterr().err
+    assert "--keypoints is refused: Residual-encoder U-Net (resenc-unet) has no input for it" in err
+    assert files(case) == {"case.nii.gz", "k.json"}
+
+
+def test_every_hint_is_refused_or_taken_by_the_catalogue():
+    for method in METHODS.values():
+        for hint in cli._HINT_FLAGS:
+            if hint in method.accepted_hints:
+                cli.refuse_hints([hint], method)
+            else:
+                with pytest.raises(HintError, match=method.id):
+                    cli.refuse_hints([hint], method)
+
+
+def test_errors_for_machines(case, tiny_checkpoint, predictor, capsys):
+    assert segment(case, tiny_checkpoint, "--json", "-", "--checkpoint", "nobody") == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "CheckpointError" and "nobody" in error["message"] and error["remedy"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_damaged_image(case, tiny_checkpoint, predictor, capsys, content):
+    (case / "case.nii.gz").write_bytes(content)
+    assert segment(case, tiny_checkpoint) == 2
+    assert "case.nii.gz" in capsys.readouterr().err and files(case) == {"case.nii.gz"}
+
+
+def test_missing_image(tmp_path, tiny_checkpoint, predictor, capsys):
+    assert segment(tmp_path, tiny_checkpoint) == 2
+    assert "case.nii.gz" in capsys.readouterr().err and files(tmp_path) == set()
+
+
+def test_nothing_found_is_an_error(case, tiny_checkpoint, predictor, capsys):
+    assert segment(case, tiny_checkpoint, "--structures", "T9") == 2
+    assert "None of the structures asked for was found" in capsys.readouterr().err
+    assert files(case) == {"case.nii.gz"}
+
+
+def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor, monkeypatch):
+    (case / "out.seg.nrrd").write_text("what was there before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("SpineSegAILib.preview.render_preview", full)
+    assert segment(case, tiny_checkpoint, "--preview", case / "p.png") == 2
+    assert files(case) == {"case.nii.gz", "out.seg.nrrd"}
+    assert (case / "out.seg.nrrd").read_text() == "what was there before"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may write everywhere")
+def test_protected_folder(case, tiny_checkpoint, predictor, capsys):
+    (case / "protected").mkdir(mode=0o500)
+    assert segment(case, tiny_checkpoint, "--output", case / "protected/out.nii.gz") == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_leaves_nothing(case, tiny_checkpoint, request_to_end):
+    program = textwrap.dedent(
+        """
+        import sys, time
+        from SpineSegAILib import cli, inference
+
+        class Slow:
+            def __init__(self, *_, **__): pass
+            def segment(self, *_, **__):
+                print("working", flush=True)
+                time.sleep(60)
+
+        inference.Predictor = Slow
+        sys.exit(cli.main(sys.argv[1:]))
+        """
+    )
+    words = ["segment", case / "case.nii.gz", "--output", case / "out.nii.gz", "--checkpoint", tiny_checkpoint]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(request_to_end)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert files(case) == {"case.nii.gz"}
+
+
+# --- the quick commands ---
+
+
+@pytest.mark.parametrize(
+    "words", ["import", "methods", "checkpoints", "checkpoints --json", "--version", "segment --help"]
+)
+def test_quick_commands_need_no_torch(words):
+    program = "import SpineSegAILib" if words == "import" else f"cli.main({words.split()!r})"
+    program = textwrap.dedent(
+        f"""
+        import sys
+        from SpineSegAILib import cli
+        try:
+            {program}
+        except SystemExit as exit:
+            assert not exit.code
+        heavy = {{"torch", "monai", "numpy", "SimpleITK", "scipy", "matplotlib"}} & set(sys.modules)
+        assert not heavy, heavy
+        """
+    )
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    elapsed, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    # Processor time, since the machine may be busy with other things; waiting counts only where it is much.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5 and elapsed < 5
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"spinesegai {__version__}\n"
+
+
+def test_methods(capsys):
+    assert run("methods") == 0
+    out = capsys.readouterr().out
+    assert all(m in out for m in METHODS) and "lumbar-mr: T9" in out
+    assert run("methods", "--json") == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [m["id"] for m in table["methods"]] == list(METHODS)
+    assert "tiny" in table["methods"][0]["presets"] and "anchors" in table["methods"][0]["hints"]
+
+
+def test_checkpoints(capsys, monkeypatch, tiny_checkpoint):
+    monkeypatch.setenv("SPINESEGAI_CHECKPOINTS", str(tiny_checkpoint.parent))
+    assert run("checkpoints") == 0
+    assert "tiny" in capsys.readouterr().out
+    assert run("checkpoints", "--json") == 0
+    found = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
+    assert found["tiny"]["method"] == "resenc-unet" and found["tiny"]["path"] == str(tiny_checkpoint)
+
+
+def test_no_command_is_a_usage_error(capsys):
+    assert run() == 2
+    assert "usage: spinesegai" in capsys.readouterr().err
+
+
+# --- phantom ---
+
+
+def test_phantom(tmp_path, capsys):
+    words = ["--spec", "top=L3", "--spec", "slices=5", "--spec", "pixel_mm=2", "--seed", "3"]
+    for name in ("a", "b"):
+        assert (
+            run("phantom", "--output", tmp_path / f"{name}.nii.gz", "--label", tmp_path / f"{name}_l.nrrd", *words) == 0
+        )
+    a, b = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{n}.nii.gz"))) for n in "ab")
+    assert np.array_equal(a, b) and a.std() > 0
+    label = sitk.ReadImage(str(tmp_path / "a_l.nrrd"))
+    assert label.GetSize()[2] == 5
+    assert structure("L3").id in np.unique(sitk.GetArrayFromImage(label))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--spec", "top=Q1"], "Q1 is not a level"),
+        (["--spec", "colour=3"], "colour"),
+        (["--output", "x.png"], "Use .nii.gz"),
+        (["--output", "nowhere/x.nii.gz"], "does not exist"),
+        (["--label", "x.nii.gz"], "both --output and --label"),
+    ],
+)
+def test_phantom_refusals(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert run("phantom", "--output", "x.nii.gz", *words) == 2
+    assert said in capsys.readouterr().err and files(tmp_path) == set()
+
+
+# --- evaluate ---
+
+
+@pytest.fixture
+def dataset(case, phantom) -> Path:
+    sitk.WriteImage(phantom.labels, str(case / "label.nii.gz"))
+    annotated = sorted(int(v) for v in np.unique(sitk.GetArrayFromImage(phantom.labels)) if v)
+    entry = {"image": "case.nii.gz", "label": "label.nii.gz", "annotated": annotated}
+    (case / "dataset.json").write_text(json.dumps({"validation": [entry]}))
+    return case / "dataset.json"
+
+
+class TestEvaluate:
+    @pytest.fixture(autouse=True)
+    def knowing(self, monkeypatch, phantom):
+        class Knowing:
+            def __init__(self, info, device):
+                pass
+
+            def segment(self, image, options):
+                return Segmentation(sitk.Resample(phantom.labels, image, sitk.Transform(), 1), scheme("lumbar-mr"))
+
+        monkeypatch.setattr("SpineSegAILib.inference.Predictor", Knowing)
+
+    def evaluate(self, dataset, checkpoint, *more) -> int:
+        report = dataset.with_name("report.json")
+        words = ["--split", "validation", "--checkpoint", checkpoint, "--output", report]
+        return run("evaluate", dataset, *words, *more)
+
+    def test_report(self, dataset, tiny_checkpoint, capsys):
+        assert self.evaluate(dataset, tiny_checkpoint, "--variants", "full,top-third-off") == 0
+        report = json.loads(dataset.with_name("report.json").read_text())
+        assert report["checkpoint"] == "tiny" and set(report["variants"]) == {"full", "top-third-off"}
+        assert report["variants"]["full"]["groups"]["vertebrae"]["dice"] == 1.0
+        out = capsys.readouterr().out
+        assert "vertebrae" in out and "wrote" in out
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--split", "test"], "has no “test” cases"),
+            (["--variants", "sideways"], "no variant “sideways”"),
+            (["--output", "report.txt"], "Use .json"),
+            (["--checkpoint", "nobody"], "no checkpoint named"),
+        ],
+    )
+    def test_refusals(self, dataset, tiny_checkpoint, capsys, words, said):
+        before = files(dataset.parent)
+        assert self.evaluate(dataset, tiny_checkpoint, *words) == 2
+        assert said in capsys.readouterr().err and files(dataset.parent) == before
+
+
+# --- train ---
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "needs a data set"),
+        (["no.json"], "no.json does not exist"),
+        (["dataset.json", "--preset", "huge"], "no preset “huge”"),
+        (["dataset.json", "--set", "optimization.speed=9"], "optimization.speed"),
+        (["dataset.json", "--set", "seed.x=9"], "no such setting"),
+        (["dataset.json", "--set", "method.depth=9"], "depth"),
+        (["dataset.json", "--steps", "0"], "greater than or equal to 1"),
+        (["--resume"], "holds no run"),
+        (["--resume", "--seed", "0"], "--seed cannot be given"),
+        (["--resume", "--from", "tiny"], "--from cannot be given"),
+    ],
+)
+def test_train_refusals(dataset, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(dataset.parent)
+    before = files(dataset.parent)
+    assert run("train", "--output", "run", *words) == 2
+    assert said in capsys.readouterr().err and files(dataset.parent) == before
+
+
+def test_training_settings(dataset, monkeypatch):
+    words = ["--preset", "tiny", "--steps", "7", "--phantoms", "2", "--seed", "5", "--set", "method.rank_weight=0.25"]
+    more = [
+        "--set",
+        "preprocessing.low=2",
+        "--set",
+        "data.patch=[64,64]",
+        "--set",
+        "data.augmentation.gamma_probability=0",
+    ]
+    args = cli.build_parser().parse_args(["train", str(dataset), "--output", "run", *words, *more])
+    config = cli._training_config(args)
+    assert config.method["rank_weight"] == 0.25 and config.method["widths"] == [6, 8, 12]
+    assert config.optimization.steps == 7 and config.data.phantoms == 2 and config.seed == 5 and config.name == "run"
+    # a part that is set leaves its neighbours as they were
+    assert config.preprocessing.low == 2 and config.preprocessing.pixel_mm == 1.25
+    assert config.data.patch == (64, 64) and config.data.augmentation.gamma_probability == 0
+    assert config.data.augmentation.bias_probability == 0.5 and config.dataset == str(dataset)

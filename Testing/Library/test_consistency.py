@@ -1,0 +1,611 @@
+"""Consistency: from opinions per voxel to one possible sequence of levels, on small synthetic spines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from SpineSegAILib.anatomy import (
+    CANAL_ID,
+    KINDS,
+    STRUCTURES,
+    VERTEBRA_ID,
+    Kind,
+    disc_below,
+    level_chain,
+    ranks,
+    scheme,
+    sorted_ids,
+    structure,
+)
+from SpineSegAILib.consistency import nearest_level_maps, resolve_levels
+from SpineSegAILib.errors import HintError
+from SpineSegAILib.evidence import Evidence
+
+ELEVEN = ("T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
+SPACING = (4.0, 1.5, 1.5)
+
+
+def ids(*names: str) -> set[int]:
+    return {structure(n).id for n in names}
+
+
+@dataclass
+class Spine:
+    """A lordotic column of boxes: label volume with structure ids, and the index of each vertebra's centre."""
+
+    labels: np.ndarray
+    centres: dict[int, tuple[float, float, float]]
+    present: frozenset[int]
+    spacing: tuple[float, float, float] = SPACING
+
+    def evidence(
+        self,
+        name: str = "lumbar-mr",
+        *,
+        noise: float = 0.0,
+        shift: float = 0.0,
+        per_instance: float = 0.0,
+        seed: int = 0,
+        sacrum_kind: bool = True,
+    ) -> Evidence:
+        """Kinds and ranks as a network would give them; the noise is a standard deviation in ranks."""
+        rng = np.random.default_rng(seed)
+        kinds = np.full((len(KINDS), *self.labels.shape), 0.02, np.float32)
+        rank = np.zeros(self.labels.shape, np.float32)
+        expected = ranks(self.present)
+        where = np.zeros(self.labels.shape, int)
+        for sid in np.unique(self.labels):
+            inside = self.labels == sid
+            if not sid:
+                continue
+            kind = STRUCTURES[int(sid)].kind
+            kind = Kind.VERTEBRA if kind is Kind.SACRUM and not sacrum_kind else kind
+            where[inside] = KINDS.index(kind.value)
+            if int(sid) in expected:
+                rank[inside] = expected[int(sid)] + rng.normal(0, per_instance)
+        np.put_along_axis(kinds, where[None], 0.9, axis=0)
+        rank += shift + rng.normal(0, noise, rank.shape) if noise else shift
+        return Evidence(self.spacing, scheme(name), kinds=kinds, rank=rank)
+
+    def classes(self, name: str = "lumbar-mr", *, labels: np.ndarray | None = None, certainty: float = 0.9) -> Evidence:
+        """Class probabilities, of these labels or of others that the network mistakes them for."""
+        s = scheme(name)
+        labels = self.labels if labels is None else labels
+        rest = (1 - certainty) / (s.channels - 1)
+        classes = np.full((s.channels, *labels.shape), rest, np.float32)
+        channel = np.zeros(int(labels.max()) + 1, int)
+        for sid, c in s.channel_of.items():
+            if sid < len(channel):
+                channel[sid] = c
+        np.put_along_axis(classes, channel[labels][None], certainty, axis=0)
+        return Evidence(self.spacing, s, classes=classes)
+
+    def swapped(self, change: dict[str, str]) -> np.ndarray:
+        """Labels with some structures called by another name."""
+        out = self.labels.copy()
+        for a, b in change.items():
+            out[self.labels == structure(a).id] = structure(b).id
+        return out
+
+
+def make_spine(
+    names: tuple[str, ...] = ELEVEN,
+    *,
+    slices: int = 11,
+    spacing: tuple[float, float, float] = SPACING,
+    missing: tuple[str, ...] = (),
+    fused: tuple[str, ...] = (),
+    discs: bool = True,
+    scoliosis: float = 0.0,
+    crop: tuple[int, int] = (0, 0),
+) -> Spine:
+    """Bodies of 27 × 34 × 42 mm and discs of 9 mm (a little smaller upwards) along a curve, and a canal behind them.
+
+    Args:
+        missing: levels to leave out; fused: vertebrae whose disc is replaced by their own bone.
+        crop: rows cut away above and below.
+    """
+    length = 37.0 * len(names)
+    height, width = int((length + 30) / spacing[1]), int(150 / spacing[2])
+    z, y, x = (np.arange(n) * step for n, step in zip((slices, height, width), spacing, strict=True))
+    z = z - z.mean()
+    fine = np.arange(0, length + 60, 0.5)
+    ap = 60 - 16 * np.sin(np.pi * np.clip(fine / length, 0, 1.15))
+    lr = scoliosis * np.sin(2 * np.pi * fine / length)
+    slope_ap = np.gradient(ap, fine)
+    arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(fine), np.diff(ap)))])
+    yy, xx = np.meshgrid(y, x, indexing="ij")
+    foot = yy.copy()
+    for _ in range(4):
+        slope = np.interp(foot, fine, slope_ap)
+        foot = foot + ((yy - foot) + (xx - np.interp(foot, fine, ap)) * slope) / (1 + slope**2)
+    along = np.interp(foot, fine, arc)
+    across = np.sign(xx - np.interp(foot, fine, ap)) * np.hypot(yy - foot, xx - np.interp(foot, fine, ap))
+    side = np.abs(z[:, None, None] - np.interp(foot, fine, lr)[None])
+    labels = np.zeros((slices, height, width), np.int16)
+    present = frozenset(ids(*names))
+    centres: dict[int, tuple[float, float, float]] = {}
+    at = 15.0
+    for i, name in enumerate(names):
+        size = 27.0 - 0.7 * max(0, len(names) - 3 - i)
+        gap = 9.0 - 0.4 * max(0, len(names) - 3 - i)
+        sid = structure(name).id
+        if name not in missing:
+            body = (along >= at) & (along < at + size) & (np.abs(across) < 17)
+            labels[body[None] & (side < 21)] = sid
+            middle = float(np.interp(at + size / 2, arc, fine))
+            centres[sid] = (
+                (slices - 1) / 2 + float(np.interp(middle, fine, lr)) / spacing[0],
+                middle / spacing[1],
+                float(np.interp(middle, fine, ap)) / spacing[2],
+            )
+        disc = disc_below(sid)
+        if disc is not None and i + 1 < len(names):
+            between = (along >= at + size) & (along < at + size + gap) & (np.abs(across) < 16)
+            if name in fused:
+                labels[(between & (np.abs(across) < 8))[None] & (side < 21)] = sid
+            elif discs and name not in missing and names[i + 1] not in missing:
+                between &= (along >= at + size + 1.5) & (along < at + size + gap - 1.5)
+                labels[between[None] & (side < 19)] = disc.id
+        at += size + gap
+    labels[((across > 22) & (across < 36) & (along > 5) & (along < at))[None] & (side < 9)] = CANAL_ID
+    top, bottom = crop
+    labels = labels[:, top : height - bottom]
+    centres = {sid: (c[0], c[1] - top, c[2]) for sid, c in centres.items() if 0 <= c[1] - top < labels.shape[1]}
+    return Spine(labels, centres, present, spacing)
+
+
+def names_at(result, spine: Spine) -> dict[str, str]:
+    """True name → name that the result gives the vertebra's centre."""
+    given = {}
+    for sid, centre in spine.centres.items():
+        value = int(result.labels[tuple(round(c) for c in centre)])
+        given[STRUCTURES[sid].name] = STRUCTURES[value].name if value else "-"
+    return given
+
+
+def assert_all_right(result, spine: Spine, but: tuple[str, ...] = ()) -> None:
+    given = names_at(result, spine)
+    assert {k: v for k, v in given.items() if k != v and k not in but} == {}
+
+
+def assert_possible(result) -> None:
+    """Levels are in anatomical order along the rows, none twice, and everything agrees with everything else."""
+    for kinds in (("vertebra", "sacrum"), ("disc",)):
+        found = [i for i in result.instances if i.kind in kinds and i.structure_id]
+        found.sort(key=lambda i: i.centroid_mm[1])
+        levels = [i.structure_id for i in found]
+        assert levels == sorted_ids(set(levels))
+    named = {i.structure_id for i in result.instances} - {0}
+    assert named == set(np.unique(result.labels).tolist()) - {0}
+    assert named == set(result.confidence)
+    assert all(0 <= c <= 1 for c in result.confidence.values())
+    assert result.margin >= 0
+
+
+@pytest.fixture(scope="module")
+def spine() -> Spine:
+    return make_spine()
+
+
+# --- kinds and ranks -------------------------------------------------------------------------------------------------
+
+
+def test_perfect_evidence_is_returned_as_it_is(spine):
+    result = resolve_levels(spine.evidence())
+    assert_all_right(result, spine)
+    assert_possible(result)
+    assert np.mean(result.labels == spine.labels) > 0.999
+    assert result.sequence == "T11 T12 L1 L2 L3 L4 L5 S1"
+    assert result.warnings == []
+    assert result.margin > 4 and min(result.confidence[i] for i in ids(*ELEVEN)) > 0.97
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noisy_ranks(spine, seed):
+    result = resolve_levels(spine.evidence(noise=0.4, per_instance=0.3, seed=seed))
+    assert_all_right(result, spine)
+
+
+def test_ranks_shifted_by_less_than_a_half(spine):
+    straight, shifted = resolve_levels(spine.evidence()), resolve_levels(spine.evidence(shift=0.3))
+    assert_all_right(shifted, spine)
+    assert shifted.margin < straight.margin
+
+
+def test_ranks_between_two_levels_are_reported(spine):
+    result = resolve_levels(spine.evidence(shift=0.5, sacrum_kind=False))
+    assert_possible(result)
+    assert any("uncertain" in w for w in result.warnings)
+    assert result.alternatives and 0.1 < result.alternatives[0][1] < 0.6
+
+
+def test_sacrum_that_is_taken_for_a_vertebra(spine):
+    result = resolve_levels(spine.evidence(sacrum_kind=False, noise=0.3))
+    assert_all_right(result, spine)
+
+
+@pytest.mark.parametrize("half", ["upper", "left"])
+def test_sacrum_that_is_half_vertebra(spine, half):
+    evidence = spine.evidence()
+    where = spine.labels == structure("S1").id
+    centre = spine.centres[structure("S1").id]
+    cut = np.zeros_like(where)
+    if half == "upper":
+        cut[:, : round(centre[1])] = True
+    else:
+        cut[: round(centre[0])] = True
+    chosen = where & cut
+    evidence.kinds[4][chosen], evidence.kinds[1][chosen] = 0.02, 0.9
+    result = resolve_levels(evidence)
+    assert_all_right(result, spine)
+    assert sum(i.kind == "sacrum" for i in result.instances) == 1
+
+
+def test_sacrum_that_touches_l5():
+    spine = make_spine(fused=("L5",))
+    assert_all_right(resolve_levels(spine.evidence()), spine)
+
+
+def test_sacrum_that_is_missed_but_in_view(spine):
+    evidence = spine.evidence()
+    lost = (spine.labels == structure("S1").id) | (spine.labels == structure("L5/S1").id)
+    evidence.kinds[:, lost] = np.array([0.9, 0.025, 0.025, 0.025, 0.025])[:, None]
+    result = resolve_levels(evidence)
+    assert_all_right(result, spine, but=("S1",))
+    assert not any("sacrum" in w for w in result.warnings)
+
+
+def test_what_lies_below_s1_is_left_out():
+    spine = make_spine((*ELEVEN, "L6"))  # the last body stands for S2
+    s2 = spine.labels == structure("L6").id
+    spine.labels[s2] = structure("S1").id
+    spine.centres.pop(structure("L6").id)
+    spine.present = frozenset(ids(*ELEVEN))
+    evidence = spine.evidence(sacrum_kind=False)
+    evidence.rank[s2] = -1.3
+    result = resolve_levels(evidence)
+    assert_all_right(result, spine)
+    assert not result.labels[s2].any()
+
+
+def test_level_missing_in_the_middle():
+    spine = make_spine(missing=("L2",))
+    result = resolve_levels(spine.evidence(noise=0.3, per_instance=0.2))
+    assert_all_right(result, spine)
+    assert result.sequence == "T11 T12 L1 (L2) L3 L4 L5 S1"
+    assert "A level seems to be missing between L1 and L3: L2." in result.warnings
+
+
+def test_top_cut_away():
+    spine = make_spine(crop=(60, 0))
+    result = resolve_levels(spine.evidence(noise=0.3))
+    assert_all_right(result, spine)
+    assert not any("sacrum" in w for w in result.warnings)
+
+
+def test_sacrum_cut_away_is_a_guess_and_says_so():
+    spine = make_spine(crop=(0, 62))
+    result = resolve_levels(spine.evidence(noise=0.3))
+    assert_all_right(result, spine)
+    assert "The sacrum is not visible: levels are a guess." in result.warnings
+    hinted = resolve_levels(spine.evidence(), anchors=[(structure("L3").id, spine.centres[structure("L3").id])])
+    assert not any("guess" in w for w in hinted.warnings)
+
+
+def test_touching_vertebrae_are_split():
+    spine = make_spine(fused=("L2",))
+    result = resolve_levels(spine.evidence(noise=0.2))
+    assert_all_right(result, spine)
+    boundary = spine.labels == structure("L2").id
+    assert np.mean(result.labels[boundary] == structure("L2").id) > 0.85
+
+
+def test_three_touching_vertebrae_without_ranks():
+    spine = make_spine(fused=("L1", "L2"))
+    evidence = spine.evidence()
+    evidence.rank = None
+    assert_all_right(resolve_levels(evidence), spine)
+
+
+def test_whole_column_in_one_piece():
+    spine = make_spine(fused=ELEVEN[:-1])
+    assert_all_right(resolve_levels(spine.evidence(noise=0.2)), spine)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_broken_body_is_one_instance(spine, axis):
+    evidence = spine.evidence(noise=0.2)
+    l3 = structure("L3").id
+    at = round(spine.centres[l3][axis])
+    band = np.zeros_like(spine.labels, bool)
+    band[tuple(slice(at, at + 1 + (axis > 0)) if a == axis else slice(None) for a in range(3))] = True
+    band &= spine.labels == l3
+    evidence.kinds[:, band] = np.array([0.9, 0.025, 0.025, 0.025, 0.025])[:, None]
+    result = resolve_levels(evidence)
+    assert sum(i.structure_id == l3 for i in result.instances) == 1
+    assert_all_right(result, spine, but=("L3",))
+    assert np.mean(result.labels[(spine.labels == l3) & ~band] == l3) > 0.99
+
+
+def test_islands_and_false_positives_are_left_out(spine):
+    evidence = spine.evidence()
+    speck, blob = (slice(3, 4), slice(30, 33), slice(80, 83)), (slice(2, 8), slice(100, 112), slice(2, 12))
+    for where in (speck, blob):
+        evidence.kinds[(slice(None), *where)] = np.array([0.05, 0.9, 0.02, 0.02, 0.01])[:, None, None, None]
+    result = resolve_levels(evidence)
+    assert_all_right(result, spine)
+    assert not result.labels[speck][spine.labels[speck] == 0].any()
+    assert not result.labels[blob].any()
+
+
+def test_scoliosis():
+    spine = make_spine(slices=15, scoliosis=12)
+    assert_all_right(resolve_levels(spine.evidence(noise=0.3)), spine)
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_thin_stacks(slices):
+    spine = make_spine(slices=slices)
+    result = resolve_levels(spine.evidence(noise=0.3))
+    assert_all_right(result, spine)
+    assert_possible(result)
+
+
+def test_one_vertebra_only():
+    spine = make_spine(("L3",))
+    result = resolve_levels(spine.evidence())
+    assert_all_right(result, spine)
+
+
+def test_nothing_at_all(spine):
+    for evidence in (spine.evidence(), spine.classes(), spine.classes("vertebra")):
+        empty = evidence.kinds if evidence.kinds is not None else evidence.classes
+        empty[:], empty[0] = 0.01, 0.9
+        result = resolve_levels(evidence)
+        assert not result.labels.any() and result.labels.shape == spine.labels.shape
+        assert result.confidence == {} and not result.instances
+        assert all(not m.any() for m in nearest_level_maps(result).values())
+
+
+def test_discs_only(spine):
+    evidence = spine.evidence()
+    bone = evidence.kinds[1] + evidence.kinds[4] > 0.5
+    evidence.kinds[:, bone] = np.array([0.9, 0.025, 0.025, 0.025, 0.025])[:, None]
+    result = resolve_levels(evidence)
+    discs = {disc_below(i).id for i in ids(*ELEVEN[:-1])}
+    assert {i.structure_id for i in result.instances if i.kind == "disc"} == discs
+    for sid in discs:
+        assert np.mean(result.labels[spine.labels == sid] == sid) > 0.99
+
+
+def test_disc_below_l5_is_named_without_the_sacrum(spine):
+    evidence = spine.evidence()
+    lost = spine.labels == structure("S1").id
+    evidence.kinds[:, lost] = np.array([0.9, 0.025, 0.025, 0.025, 0.025])[:, None]
+    result = resolve_levels(evidence)
+    where = spine.labels == structure("L5/S1").id
+    assert (result.labels[where] == structure("L5/S1").id).all()
+
+
+def test_every_disc_has_its_name(spine):
+    result = resolve_levels(spine.evidence(noise=0.3))
+    discs = spine.labels > 100
+    assert (result.labels[discs] == spine.labels[discs]).all()
+
+
+def test_canal_keeps_its_line_and_loses_islands(spine):
+    evidence = spine.evidence()
+    gap = np.zeros_like(spine.labels, bool)
+    gap[:, 100:106] = True
+    gap &= spine.labels == CANAL_ID
+    evidence.kinds[:, gap] = np.array([0.9, 0.025, 0.025, 0.025, 0.025])[:, None]
+    island = (slice(3, 8), slice(20, 40), slice(0, 6))
+    evidence.kinds[(slice(None), *island)] = np.array([0.05, 0.02, 0.02, 0.9, 0.01])[:, None, None, None]
+    result = resolve_levels(evidence)
+    canal = (spine.labels == CANAL_ID) & ~gap
+    assert (result.labels[canal] == CANAL_ID).all()
+    assert not result.labels[island].any()
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lumbar-mr", "mrspineseg"])
+def test_perfect_classes(spine, name):
+    result = resolve_levels(spine.classes(name))
+    assert_all_right(result, spine)
+    assert_possible(result)
+
+
+def test_scheme_without_sacrum_leaves_it_out(spine):
+    for evidence in (spine.classes("spider"), spine.evidence("spider")):
+        result = resolve_levels(evidence)
+        assert_all_right(result, spine, but=("S1",))
+        assert structure("S1").id not in result.labels
+
+
+def test_levels_above_the_scheme_are_left_out_with_a_word(spine):
+    result = resolve_levels(spine.evidence("lumbar11"))
+    assert_all_right(result, spine, but=("T11", "T12", "S1"))
+    assert set(np.unique(result.labels)) <= {0, *scheme("lumbar11").ids}
+    assert any("T11, T12" in w for w in result.warnings)
+
+
+def test_one_level_called_by_another_name(spine):
+    result = resolve_levels(spine.classes(labels=spine.swapped({"L3": "L2"})))
+    assert_all_right(result, spine)
+    assert result.confidence[structure("L3").id] > 0.9
+
+
+def test_smeared_labels_become_one_name(spine):
+    labels = spine.labels.copy()
+    middle = labels.shape[0] // 2
+    for a, b in (("L3", "L4"), ("L1", "L2"), ("T12", "L1")):
+        side = spine.labels[:middle] == structure(a).id
+        labels[:middle][side] = structure(b).id
+    result = resolve_levels(spine.classes(labels=labels))
+    assert_all_right(result, spine)
+    assert_possible(result)
+
+
+def test_everything_called_l3_is_uncertain(spine):
+    labels = spine.swapped({n: "L3" for n in ELEVEN})
+    result = resolve_levels(spine.classes(labels=labels))
+    assert_possible(result)
+    assert result.margin < 1 and any("uncertain" in w for w in result.warnings)
+
+
+def test_six_lumbar_vertebrae_by_class():
+    spine = make_spine(("T12", "L1", "L2", "L3", "L4", "L5", "L6", "S1"))
+    result = resolve_levels(spine.classes())
+    assert_all_right(result, spine)
+    assert any("L6" in w for w in result.warnings)
+    assert (result.labels[spine.labels == 125] == 125).all()
+
+
+def test_ranks_alone_assume_five_lumbar_vertebrae():
+    spine = make_spine(("L1", "L2", "L3", "L4", "L5", "L6", "S1"))
+    assert names_at(resolve_levels(spine.evidence()), spine)["L6"] == "L5"
+
+
+def test_thirteenth_thoracic_vertebra_by_class():
+    spine = make_spine(("T12", "T13", "L1", "L2", "L3", "L4", "L5", "S1"))
+    assert_all_right(resolve_levels(spine.classes()), spine)
+
+
+def test_scheme_without_levels_only_loses_islands(spine):
+    evidence = spine.classes("vertebra", labels=np.where(np.isin(spine.labels, list(ids(*ELEVEN))), VERTEBRA_ID, 0))
+    evidence.classes[:, 5, 3:5, 3:5] = np.array([0.1, 0.9])[:, None, None]
+    result = resolve_levels(evidence)
+    assert set(np.unique(result.labels)) == {0, VERTEBRA_ID}
+    assert not result.labels[5, 3:5, 3:5].any()
+    assert sum(i.structure_id == VERTEBRA_ID for i in result.instances) == 8
+
+
+def test_vessels_only_lose_islands():
+    labels = np.zeros((20, 30, 30), np.int16)
+    labels[2:12, 5:10, 5:10], labels[2:12, 15:20, 5:10], labels[18, 28, 28] = 201, 203, 202
+    spine = Spine(labels, {}, frozenset(), (1.5, 1.5, 1.5))
+    result = resolve_levels(spine.classes("pulmonary-av"))
+    assert set(result.confidence) == {201, 203}
+    assert np.array_equal(result.labels, np.where(labels == 202, 0, labels))
+
+
+# --- hints -----------------------------------------------------------------------------------------------------------
+
+
+def anchor(name: str, spine: Spine, at: str | None = None) -> tuple[int, tuple[float, float, float]]:
+    return structure(name).id, spine.centres[structure(at or name).id]
+
+
+def test_an_anchor_shifts_everything(spine):
+    result = resolve_levels(spine.evidence(noise=0.2), anchors=[anchor("L4", spine, at="L5")])
+    given = names_at(result, spine)
+    assert [given[n] for n in ELEVEN[:-1]] == ["T10", "T11", "T12", "L1", "L2", "L3", "L4"]
+    assert_possible(result)
+
+
+def test_an_anchor_makes_it_l6(spine):
+    result = resolve_levels(spine.evidence(), anchors=[anchor("L6", spine, at="L5")])
+    given = names_at(result, spine)
+    assert [given[n] for n in ELEVEN] == ["T12", "L1", "L2", "L3", "L4", "L5", "L6", "S1"]
+
+
+def test_an_anchor_beside_a_vertebra_is_moved_to_it(spine):
+    sid, (z, y, x) = anchor("L3", spine)
+    moved = resolve_levels(spine.evidence(shift=0.6), anchors=[(sid, (z, y, x - 24 / SPACING[2]))])
+    assert_all_right(moved, spine)
+    with pytest.raises(HintError, match="mm away"):
+        resolve_levels(spine.evidence(), anchors=[(sid, (z, y, x - 36 / SPACING[2]))])
+
+
+def test_a_disc_as_anchor(spine):
+    inside = np.argwhere(spine.labels == structure("L2/L3").id).mean(axis=0)
+    result = resolve_levels(spine.evidence(shift=0.6), anchors=[(structure("L2/L3").id, tuple(inside))])
+    assert_all_right(result, spine)
+
+
+@pytest.mark.parametrize(
+    "anchors, message",
+    [
+        ([("L3", "L1"), ("L1", "L3")], "out of order"),
+        ([("L3", "L3"), ("L4", "L3")], "same place"),
+        ([("L2", "T12"), ("L3", "L4")], "do not fit"),
+        ([("T9", "L3"), ("L5", "L4")], "do not fit"),
+        ([("C5", "L3")], "cannot be found"),
+        ([("canal", "L3")], "no level"),
+    ],
+)
+def test_contradictory_anchors(spine, anchors, message):
+    with pytest.raises(HintError, match=message):
+        resolve_levels(spine.evidence(), anchors=[anchor(name, spine, at=at) for name, at in anchors])
+
+
+def test_visible_range_settles_the_count(spine):
+    evidence = spine.evidence(shift=0.7, sacrum_kind=False)
+    result = resolve_levels(evidence, visible=(structure("T11").id, structure("S1").id))
+    assert_all_right(result, spine)
+
+
+def test_visible_range_with_l6(spine):
+    result = resolve_levels(spine.evidence(), visible=(structure("T12").id, structure("L6").id))
+    assert [names_at(result, spine)[n] for n in ELEVEN] == ["T12", "L1", "L2", "L3", "L4", "L5", "L6", "S1"]
+
+
+def test_impossible_visible_ranges(spine):
+    with pytest.raises(HintError, match="upside down"):
+        resolve_levels(spine.evidence(), visible=(structure("S1").id, structure("T11").id))
+    with pytest.raises(HintError, match="more than"):
+        resolve_levels(spine.evidence(), visible=(structure("L3").id, structure("L5").id))
+    with pytest.raises(HintError, match="no level of"):
+        resolve_levels(spine.evidence(), visible=(structure("C3").id, structure("C7").id))
+    with pytest.raises(HintError, match="no levels to anchor"):
+        resolve_levels(spine.evidence("vertebra"), visible=(structure("T11").id, structure("S1").id))
+
+
+# --- names on another grid -------------------------------------------------------------------------------------------
+
+
+def test_nearest_level_maps(spine):
+    result = resolve_levels(spine.evidence())
+    maps = nearest_level_maps(result)
+    bone = np.isin(spine.labels, list(ids(*ELEVEN)))
+    assert (maps["vertebra"][bone] == spine.labels[bone]).all()
+    assert maps["vertebra"] is maps["sacrum"]
+    discs = spine.labels > 100
+    assert (maps["disc"][discs] == spine.labels[discs]).all()
+    far = np.zeros_like(spine.labels)
+    assert maps["vertebra"][0, 0, 0] == 0 and maps["vertebra"].shape == far.shape
+    row, column = (round(c) for c in spine.centres[structure("L3").id][1:])
+    front = np.flatnonzero(spine.labels[5, row, :column] == structure("L3").id)[0]
+    assert maps["vertebra"][5, row, front - 3] == structure("L3").id  # 4.5 mm in front of the body
+    assert maps["vertebra"][5, row, front - 5] == 0
+
+
+# --- whatever comes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_result_is_always_possible(seed):
+    rng = np.random.default_rng(seed)
+    variants = (ELEVEN, ELEVEN[2:], ELEVEN[:-2], ("T9", "T10", *ELEVEN), ("L3", "L4", "L5", "L6", "S1"))
+    names = variants[seed % len(variants)]
+    missing = tuple(n for n in names if rng.random() < 0.15)
+    fused = tuple(n for n in names if rng.random() < 0.2 and n not in missing)
+    slices, discs = int(rng.integers(1, 9)), bool(rng.random() < 0.7)
+    spine = make_spine(names, missing=missing, fused=fused, slices=slices, discs=discs)
+    if seed % 2:
+        evidence = spine.evidence(noise=rng.random(), per_instance=rng.random(), seed=seed)
+        tensor = evidence.kinds
+    else:
+        chain = [v.name for v in level_chain()][12:]
+        swaps = {n: str(rng.choice(chain)) for n in names if rng.random() < 0.5 and n in scheme("spider").ids}
+        evidence = spine.classes(labels=spine.swapped(swaps), certainty=0.5)
+        tensor = evidence.classes
+    tensor *= rng.uniform(0.3, 1.0, tensor.shape).astype(np.float32) ** 2  # holes and specks
+    tensor /= tensor.sum(axis=0)
+    assert_possible(resolve_levels(evidence))

@@ -1,0 +1,64 @@
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from SpineSegAILib.methods.losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
+
+
+def one_hot(labels: torch.Tensor, channels: int) -> torch.Tensor:
+    return F.one_hot(labels, channels).movedim(-1, 1).bool()
+
+
+def test_marginal_loss_is_cross_entropy_where_everything_is_known():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 6, 7, generator=g)
+    labels = torch.randint(0, 5, (2, 6, 7), generator=g)
+    expected = F.cross_entropy(logits, labels)
+    assert torch.allclose(marginal_cross_entropy(logits, one_hot(labels, 5)), expected, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), channel=st.integers(1, 4))
+def test_an_unknown_structure_gets_no_gradient_there_and_full_gradient_elsewhere(seed, channel):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 5, 4, 4, generator=g, requires_grad=True)
+    allowed = one_hot(torch.zeros(1, 4, 4, dtype=torch.long), 5).clone()
+    allowed[:, channel, :2] = True  # in the upper half the structure may be there or not
+    loss = marginal_cross_entropy(logits, allowed) + partial_dice_loss(logits, allowed)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    # Exchanging background for the unknown structure there changes nothing: the sum of both is what counts.
+    probabilities = logits.detach().softmax(1)
+    pull = gradient[:, [0, channel], :2]
+    share = probabilities[:, [0, channel], :2]
+    assert torch.allclose(pull[:, 0] * share[:, 1], pull[:, 1] * share[:, 0], atol=1e-6)
+    assert (gradient[:, channel, 2:] > 0).all()  # elsewhere it is pushed down
+
+
+def test_dice_ignores_undecided_voxels_and_absent_channels():
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    labels[:, 2:] = 1
+    allowed = one_hot(labels, 3).clone()
+    good = torch.where(one_hot(labels, 3), 20.0, -20.0)
+    assert partial_dice_loss(good, allowed) < 1e-3
+    allowed[:, 1, 0] = True  # the first row may be structure 1 too
+    claims = good.clone()
+    claims[:, :, 0] = torch.tensor([-20.0, 20.0, -20.0])[None, :, None]
+    assert partial_dice_loss(claims, allowed) < 1e-3
+    assert partial_dice_loss(claims, one_hot(labels, 3)) > 0.15
+
+
+def test_rank_loss_without_ranks_is_zero_with_zero_gradient():
+    predicted = torch.randn(1, 3, 3, requires_grad=True)
+    loss = rank_loss(predicted, torch.full((1, 3, 3), float("nan")))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(predicted.grad, torch.zeros(1, 3, 3))
+    assert rank_loss(predicted, torch.full((1, 3, 3), 2.0)).item() > 0
+
+
+def test_groups_are_the_union_of_their_channels():
+    allowed = torch.from_numpy(np.array([[True, False, True, False]]))[:, :, None, None]
+    grouped = group_channels(allowed, [0, 1, 1, 2], 3)
+    assert grouped[0, :, 0, 0].tolist() == [True, True, False]

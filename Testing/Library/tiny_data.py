@@ -1,0 +1,40 @@
+"""A data set of small phantoms, partly annotated, for tests that train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from SpineSegAILib.anatomy import structure
+from SpineSegAILib.phantom import PhantomSpec, make_phantom
+
+VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
+
+
+def write_tiny_dataset(folder: Path, training: int = 3) -> Path:
+    """`training` cases plus one for validation; only the lumbar vertebrae and T12 are annotated. Path of the manifest."""
+    lists: dict[str, list] = {"training": [], "validation": []}
+    for number in range(training + 1):
+        rng = np.random.default_rng(number)
+        spec = PhantomSpec(top="T12", bottom="S1", slices=5, slice_mm=7.0, pixel_mm=2.0, contrast="t2")
+        phantom = make_phantom(spec, rng)
+        labels = sitk.GetArrayFromImage(phantom.labels)
+        labels[~np.isin(labels, [structure(n).id for n in VERTEBRAE])] = 0
+        label = sitk.GetImageFromArray(labels)
+        label.CopyInformation(phantom.labels)
+        sitk.WriteImage(phantom.image, folder / f"case{number}_image.nii.gz")
+        sitk.WriteImage(label, folder / f"case{number}_label.nii.gz")
+        entry = {
+            "image": f"case{number}_image.nii.gz",
+            "label": f"case{number}_label.nii.gz",
+            "annotated": list(VERTEBRAE),
+            "source": "a" if number % 2 else "b",
+            "patient": f"patient {number}",
+        }
+        lists["training" if number < training else "validation"].append(entry)
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({"name": "Tiny", "modality": {"0": "MR"}, "extent": "body", **lists}))
+    return path
