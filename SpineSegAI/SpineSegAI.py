@@ -76,6 +76,7 @@ class SpineSegAIParameterNode:
     checkpoint - name, or path of a file from elsewhere; empty for the first one of the method.
     device - auto, cpu, cuda or mps.
     topLevel, bottomLevel - structure ids of the ends of the visible range; 0 if not given.
+    includeUnvalidated - also segment what the checkpoint learnt from generated images alone.
     opacity - of the segments.
     """
 
@@ -86,6 +87,7 @@ class SpineSegAIParameterNode:
     device: str = "auto"
     topLevel: int = 0
     bottomLevel: int = 0
+    includeUnvalidated: bool = False
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
 
 
@@ -123,8 +125,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""
-        self.removeObservers()
         self.setParameterNode(None)
+        self.removeObservers()
         if self.segmentPanel is not None:
             self.segmentPanel.cleanup()
 
@@ -222,6 +224,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         device="auto",
         hints=None,
         options=None,
+        includeUnvalidated=False,
         segmentationNode=None,
         progress=None,
     ):
@@ -238,6 +241,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         :param hints: `SpineSegAILib.hints.Hints`, e.g. ``Hints(visible=(18, 26))`` for T11 to S1.
         :param options: options of the method, name → value.
+        :param includeUnvalidated: also structures that the checkpoint learnt from generated images alone.
         :param segmentationNode: node to update; its locked segments stay as they are. A new one if not given.
         :param progress: function of a fraction (0…1) and a sentence.
         :returns: the segmentation node.
@@ -250,6 +254,8 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         image = volumes.imageFromVolume(volumeNode)
         predictor = default_predictor(checkpoint, device)
         result = predictor.segment(image, hints=hints or Hints(), options=options or {}, progress=progress)
+        if not includeUnvalidated:
+            result = result.without(result.unvalidated)
         return nodes.segmentationFromResult(result, volumeNode, segmentationNode)
 
     @staticmethod
@@ -259,7 +265,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :param volumeNode: the volume that it belongs to.
         :returns: a table node, one row per structure.
         """
-        from SpineSegAILib.measurement import measurement_table
+        from SpineSegAILib.worker import measurement_table
         from SpineSegAISlicer import nodes
 
         columns, rows = measurement_table(nodes.resultFromSegmentation(segmentationNode, volumeNode))

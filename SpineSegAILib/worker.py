@@ -21,10 +21,12 @@ from typing import Any, TextIO
 
 from . import __version__
 from .errors import Cancelled, MissingPackageError, SpineSegAIError
+from .results import Segmentation
 from .worker_protocol import (
     PROTOCOL,
     REQUEST,
     CancelRequest,
+    Column,
     DeviceEvent,
     DeviceRequest,
     ErrorEvent,
@@ -48,9 +50,27 @@ MakePredictor = Callable[[str, str], Any]
 
 def default_predictor(checkpoint: str, device: str) -> Any:
     """`inference.Predictor` for a checkpoint's name or file."""
-    from .inference import Predictor, load_checkpoint
+    from .inference import Predictor
 
-    return Predictor(load_checkpoint(checkpoint), device)
+    return Predictor(checkpoint, device)
+
+
+def measurement_table(result: Segmentation) -> tuple[tuple[Column, ...], tuple[tuple[Any, ...], ...]]:
+    """`measurement.measure` as Slicer shows it: coordinates in RAS only, a title and an explanation per column."""
+    from .measurement import MEASUREMENTS, measure
+
+    described = {
+        "name": Column(key="name", title="Structure"),
+        "confidence": Column(key="confidence", title="Confidence of the level", description="0 to 1"),
+        "unvalidated": Column(key="unvalidated", title="Unvalidated", description="learnt from generated images alone"),
+        "touches_border": Column(key="touches_border", title="Cut by the border", description="not wholly in the image"),
+    } | {
+        m.key: Column(key=m.key, title=f"{m.label} ({m.unit})", description=m.method)
+        for m in MEASUREMENTS
+        if not m.key.startswith("centroid_lps")
+    }
+    rows = tuple(tuple(row[key] for key in described) for row in measure(result))
+    return tuple(described.values()), rows
 
 
 class Worker:
@@ -164,20 +184,24 @@ class Worker:
         )
         if job in self._cancelled:
             raise Cancelled("Cancelled.")
+        if not request.include_unvalidated and result.unvalidated:
+            result = result.without(result.unvalidated)
         folder = self._folder / f"job{job}"
         folder.mkdir(exist_ok=True)
         return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))
 
     def _measure(self, request: MeasureRequest) -> MeasureEvent:
-        from .measurement import measurement_table
-
         columns, rows = measurement_table(request.result.segmentation())
-        return MeasureEvent(job=request.job, columns=tuple(columns), rows=tuple(tuple(row) for row in rows))
+        return MeasureEvent(job=request.job, columns=columns, rows=rows)
 
     def _describe(self, request: DeviceRequest) -> DeviceEvent:
-        from .inference import resolve_device
+        import torch
 
-        device, name = resolve_device(request.device)
+        from .inference import choose_device
+
+        device = choose_device(request.device)
+        names = {"cpu": f"{torch.get_num_threads()} threads", "mps": "Apple GPU"}
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else names[device.type]
         return DeviceEvent(job=request.job, device=str(device), name=name)
 
     def _predictor(self, checkpoint: str, device: str) -> Any:

@@ -153,7 +153,10 @@ class ResultMessage(Message):
 
 
 class SegmentRequest(Message):
-    """Segment `image` with `checkpoint` (a name or a file)."""
+    """Segment `image` with `checkpoint` (a name or a file).
+
+    Structures that the checkpoint learnt from phantoms alone are left out unless `include_unvalidated`.
+    """
 
     op: Literal["segment"] = "segment"
     job: int
@@ -162,6 +165,7 @@ class SegmentRequest(Message):
     device: str = "auto"
     hints: HintsMessage = HintsMessage()
     options: dict[str, Any] = {}
+    include_unvalidated: bool = False
 
 
 class MeasureRequest(Message):
@@ -217,13 +221,21 @@ class SegmentEvent(Message):
     result: ResultMessage
 
 
+class Column(Message):
+    """A column of a table: stable key, title for readers with the unit, and how it is measured."""
+
+    key: str
+    title: str
+    description: str = ""
+
+
 class MeasureEvent(Message):
-    """Answer to `MeasureRequest`: a table, column by column."""
+    """Answer to `MeasureRequest`: a row per structure."""
 
     event: Literal["measurements"] = "measurements"
     job: int
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | int | None, ...], ...]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bool | int | float | str | None, ...], ...]
 
 
 class DeviceEvent(Message):

@@ -8,7 +8,6 @@ from; the segmentation gets the volume's geometry and the same parent transform,
 from dataclasses import replace
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -37,10 +36,7 @@ LOCKED_TAG = "SpineSegAI.Locked"
 
 def structureOfSegment(segment):
     """Structure id that a segment holds, by its tag; None for a segment that SpineSegAI did not make."""
-    value = vtk.mutable("")
-    if not segment.GetTag(STRUCTURE_TAG, value):
-        return None
-    text = value.get() if hasattr(value, "get") else str(value)
+    text = _tag(segment, STRUCTURE_TAG)
     return int(text) if text.isdigit() and int(text) in anatomy.STRUCTURES else None
 
 
@@ -70,6 +66,8 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
         `qMRMLSegmentEditorWidget.saveStateForUndo` or `UndoHistory.saveState`.
     :returns: the segmentation node.
     """
+    import SimpleITK as sitk
+
     labels = sitk.GetArrayViewFromImage(result.labels)
     shape = volumeNode.GetImageData().GetDimensions()[::-1]
     if labels.shape != tuple(shape):
@@ -120,7 +118,8 @@ def _writeStructures(segmentationNode, result, volumeNode, labels):
         elif structureId is not None:
             replaceable[structureId] = segmentId
     if locked:
-        labels = np.where(_merged(segmentationNode, list(locked), volumeNode) > 0, 0, labels)
+        occupied = _merged(segmentationNode, dict.fromkeys(locked, 1), volumeNode)
+        labels = np.where(occupied > 0, 0, labels)
     lockedStructures = set(locked.values())
     present = [i for i in result.present if i not in lockedStructures]
 
@@ -209,21 +208,25 @@ def _sort(segmentation):
 # --- segmentation nodes to labels ------------------------------------------------------------------------------------
 
 
-def _merged(segmentationNode, segmentIds, volumeNode):
-    """(k, j, i) array on the volume's voxels: n + 1 where the n-th of these segments is, the last one on top."""
+def _merged(segmentationNode, segments, volumeNode):
+    """(k, j, i) array on the volume's voxels.
+
+    :param segments: segment id → value to give its voxels; where segments overlap, the last one is on top.
+    """
     if _sameTransform(segmentationNode, volumeNode):
         geometry = slicer.vtkOrientedImageData()
         geometry.SetExtent(volumeNode.GetImageData().GetExtent())
         _setGeometry(geometry, volumeNode)
-        return _array(_mergedImage(segmentationNode, segmentIds, geometry))
-    image = _mergedImage(segmentationNode, segmentIds, None)
+        return _array(_mergedImage(segmentationNode, segments, geometry))
+    import SimpleITK as sitk
+
+    image = _mergedImage(segmentationNode, segments, None)
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    first = vtk.vtkMatrix4x4()  # voxel (0, 0, 0) of the array is the extent's first one
-    for axis in range(3):
-        first.SetElement(axis, 3, image.GetExtent()[2 * axis])
-    ijkToRas = slicer.util.arrayFromVTKMatrix(matrix) @ slicer.util.arrayFromVTKMatrix(first)
-    moving = imageFromMatrix(_array(image), worldTransform(segmentationNode) @ ijkToRas, segmentationNode.GetName())
+    extentStart = np.eye(4)  # the array's first voxel is the first one of the extent
+    extentStart[:3, 3] = image.GetExtent()[::2]
+    ijkToRas = worldTransform(segmentationNode) @ slicer.util.arrayFromVTKMatrix(matrix) @ extentStart
+    moving = imageFromMatrix(_array(image), ijkToRas, segmentationNode.GetName())
     fixed = imageFromVolume(volumeNode)
     return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
 
@@ -232,10 +235,14 @@ def _sameTransform(first, second):
     return np.allclose(worldTransform(first), worldTransform(second))
 
 
-def _mergedImage(segmentationNode, segmentIds, geometry):
+def _mergedImage(segmentationNode, segments, geometry):
     image = slicer.vtkOrientedImageData()
     mode = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY if geometry else slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
-    done = segmentationNode.GenerateMergedLabelmapForAllSegments(image, mode, geometry, segmentIds)
+    ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
+    for segmentId, value in segments.items():
+        ids.InsertNextValue(segmentId)
+        values.InsertNextValue(value)
+    done = segmentationNode.GenerateMergedLabelmapForAllSegments(image, mode, geometry, ids, values)
     if not done or image.GetPointData().GetScalars() is None:
         raise ImageError(_("The segments of “{name}” cannot be read.").format(name=segmentationNode.GetName()))
     return image
@@ -257,24 +264,34 @@ def structuresOfSegmentation(segmentationNode):
     return found
 
 
-def labelsFromSegmentation(segmentationNode, volumeNode, lockedOnly=False):
+def labelsFromSegmentation(segmentationNode, volumeNode):
     """Label image on the volume's voxels, in the world's geometry; values are structure ids.
 
-    :param lockedOnly: only segments that are locked.
     :raises HintError: no segment is a structure that SpineSegAI knows.
     """
     structures = structuresOfSegmentation(segmentationNode)
-    segmentation = segmentationNode.GetSegmentation()
-    if lockedOnly:
-        structures = {s: i for s, i in structures.items() if isLocked(segmentation.GetSegment(i))}
     if not structures:
         raise HintError(
             _("No segment of “{name}” is a structure that SpineSegAI made.").format(name=segmentationNode.GetName()),
             _("Select a segmentation that SpineSegAI made."),
         )
-    merged = _merged(segmentationNode, list(structures.values()), volumeNode)
-    lookup = np.array([0, *structures], np.int16)
-    return imageFromMatrix(lookup[merged], ijkToWorldMatrix(volumeNode), segmentationNode.GetName())
+    return _labels(segmentationNode, structures, volumeNode)
+
+
+def lockedLabels(segmentationNode, volumeNode):
+    """The same of the locked structures alone; None if none is locked."""
+    segmentation = segmentationNode.GetSegmentation()
+    structures = {
+        structureId: segmentId
+        for structureId, segmentId in structuresOfSegmentation(segmentationNode).items()
+        if isLocked(segmentation.GetSegment(segmentId))
+    }
+    return _labels(segmentationNode, structures, volumeNode) if structures else None
+
+
+def _labels(segmentationNode, structures, volumeNode):
+    merged = _merged(segmentationNode, {segmentId: value for value, segmentId in structures.items()}, volumeNode)
+    return imageFromMatrix(merged.astype(np.int16), ijkToWorldMatrix(volumeNode), segmentationNode.GetName())
 
 
 def resultFromSegmentation(segmentationNode, volumeNode):
@@ -309,9 +326,10 @@ def resultFromSegmentation(segmentationNode, volumeNode):
 
 
 def _tag(segment, tag):
+    """A tag's text; empty where the segment does not have it."""
     value = vtk.mutable("")
     segment.GetTag(tag, value)
-    return value.get() if hasattr(value, "get") else str(value)
+    return value.get()
 
 
 class UndoHistory:
@@ -392,30 +410,38 @@ def centreViews(volumeNode, segmentationNode):
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
-    """A table node with one row per structure; an existing one of the same segmentation is filled anew."""
+    """A table node with one row per structure; the one that belongs to the segmentation already is filled anew.
+
+    :param columns: `worker_protocol.Column` per column.
+    """
     role = "SpineSegAI.Measurements"
     tableNode = segmentationNode.GetNodeReference(role)
     if tableNode is None:
-        name = slicer.mrmlScene.GenerateUniqueName(
-            _("{segmentation} measurements").format(segmentation=segmentationNode.GetName())
-        )
-        tableNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+        name = _("{segmentation} measurements").format(segmentation=segmentationNode.GetName())
+        tableNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", slicer.mrmlScene.GenerateUniqueName(name))
         segmentationNode.SetNodeReferenceID(role, tableNode.GetID())
     with slicer.util.NodeModify(tableNode):
         tableNode.RemoveAllColumns()
-        for index, column in enumerate(columns):
-            values = [row[index] for row in rows]
-            numeric = all(v is None or isinstance(v, (int, float)) for v in values)
-            array = vtk.vtkDoubleArray() if numeric else vtk.vtkStringArray()
-            array.SetName(column)
-            for value in values:
-                if numeric:
-                    array.InsertNextValue(float("nan") if value is None else value)
-                else:
-                    array.InsertNextValue("" if value is None else str(value))
-            tableNode.AddColumn(array)
+        for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+            tableNode.AddColumn(_tableColumn(column.key, values))
+            tableNode.SetColumnTitle(column.key, column.title)
+            tableNode.SetColumnDescription(column.key, column.description)
         tableNode.SetUseColumnTitleAsColumnHeader(True)
     return tableNode
+
+
+def _tableColumn(name, values):
+    """A VTK array of a column: numbers where all are numbers or missing, else text."""
+    if any(isinstance(value, (str, bool)) for value in values):
+        array, missing = vtk.vtkStringArray(), ""
+        texts = {True: _("yes"), False: ""}
+        values = [texts[value] if isinstance(value, bool) else value for value in values]
+    else:
+        array, missing = vtk.vtkDoubleArray(), float("nan")
+    array.SetName(name)
+    for value in values:
+        array.InsertNextValue(missing if value is None else value)
+    return array
 
 
 def showTable(tableNode):

@@ -145,7 +145,7 @@ class SegmentPanel:
             combo.addItem(title)
             combo.model().item(combo.count - 1).setEnabled(False)
             for info in members:
-                combo.addItem("   " + info.title, info.id)
+                combo.addItem(info.title, info.id)
                 tip = f"<b>{info.title}</b><br>{info.summary}<br><i>{info.citation}</i>"
                 combo.setItemData(combo.count - 1, tip, qt.Qt.ToolTipRole)
 
@@ -243,6 +243,13 @@ class SegmentPanel:
                 combo.addItem(structure.name, structure.id)
             combo.enabled = takes
         self.ui.visibleLabel.enabled = takes
+        self.ui.unvalidatedCheckBox.visible = bool(info and info.unvalidated)
+        if info and info.unvalidated:
+            names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
+            self.ui.unvalidatedCheckBox.toolTip = _(
+                "Also segment what this checkpoint learnt from generated images alone, without any real example: {names}."
+                " The segments are called “(unvalidated)”."
+            ).format(names=names)
 
     def _onLevels(self):
         if not self._updating:
@@ -251,12 +258,18 @@ class SegmentPanel:
                 bottomLevel=self.ui.bottomLevelComboBox.currentData or 0,
             )
 
-    def hints(self):
-        """`SpineSegAILib.hints.Hints` from the panel."""
+    def hints(self, volumeNode):
+        """`SpineSegAILib.hints.Hints` from the panel: visible range, and what is locked in the output segmentation."""
         from SpineSegAILib.hints import Hints
 
+        from . import nodes
+
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
-        return Hints(visible=(top, bottom)) if top and bottom else Hints()
+        output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
+        return Hints(
+            visible=(top, bottom) if top and bottom else None,
+            locked=nodes.lockedLabels(output, volumeNode) if output is not None else None,
+        )
 
     # --- device ------------------------------------------------------------------------------------------------------
 
@@ -267,7 +280,7 @@ class SegmentPanel:
 
     def warmUp(self):
         """Load in the background what the first click would wait for. Called some time after the panel has opened."""
-        if self._warm or dependencies.missingPackages():
+        if self._warm or self.parameterNode is None or dependencies.missingPackages():
             return
         self._warm = True
         import SpineSegAILib.worker_protocol
@@ -448,8 +461,8 @@ class SegmentPanel:
                 image,
                 self.ui.checkpointComboBox.currentData,
                 self.ui.deviceComboBox.currentData,
-                self.hints(),
-                {},
+                self.hints(volumeNode),
+                self.parameterNode.includeUnvalidated,
                 onDone=lambda result: self._onResult(volumeId, result),
                 onError=lambda failure: self._onFailure(volumeId, failure),
                 onProgress=self._onProgress,

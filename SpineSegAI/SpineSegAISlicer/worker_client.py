@@ -74,11 +74,12 @@ class WorkerClient:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def segment(self, image, checkpoint, device, hints, options, onDone, onError, onProgress):
+    def segment(self, image, checkpoint, device, hints, includeUnvalidated, onDone, onError, onProgress):
         """Segment a SimpleITK image; `onDone` gets a `SpineSegAILib.results.Segmentation`.
 
         :param checkpoint: name or path.
         :param hints: `SpineSegAILib.hints.Hints`.
+        :param includeUnvalidated: also the structures that the checkpoint learnt from phantoms alone.
         :returns: the `Job`.
         """
         from SpineSegAILib.worker_protocol import HintsMessage, SegmentRequest, save_image
@@ -93,13 +94,13 @@ class WorkerClient:
                 checkpoint=str(checkpoint),
                 device=device,
                 hints=HintsMessage.of(hints, folder),
-                options=options or {},
+                include_unvalidated=includeUnvalidated,
             )
         )
         return job
 
     def measure(self, result, onDone, onError):
-        """Measure a `Segmentation`; `onDone` gets column names and rows."""
+        """Measure a `Segmentation`; `onDone` gets columns (`worker_protocol.Column`) and rows."""
         from SpineSegAILib.worker_protocol import MeasureRequest, ResultMessage
 
         self._ensureStarted()

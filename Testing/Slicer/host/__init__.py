@@ -89,12 +89,13 @@ def start() -> None:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Run the event loop until `condition` holds; False if it does not within the time."""
+    """Run the event loop until `condition` holds; False if it does not within the time, or a slot raised."""
     import qt
 
+    errors = sys.modules["host.pythonqt"].ERRORS if "host.pythonqt" in sys.modules else []
     end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > end:
+        if errors or time.monotonic() > end:
             return False
         qt.QCoreApplication.processEvents(qt.QEventLoop.AllEvents, 20)
         time.sleep(0.002)
