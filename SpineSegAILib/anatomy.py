@@ -224,13 +224,12 @@ def display_name(structure_id: int, present: Iterable[int] = (), extent: Extent 
     Discs are named from the neighbours that the case really has (124 is L5/S1, or L5/L6 where L6 is present).
     """
     s = structure(structure_id)
-    if s.order is None and s.kind in (Kind.VERTEBRA, Kind.DISC):
-        return s.name
     if s.kind is Kind.VERTEBRA:
-        return f"{s.name} vertebra" + (" (body)" if extent is Extent.BODY else "")
+        name = s.name if s.order is None else f"{s.name} vertebra"
+        return f"{name} (body)" if extent is Extent.BODY else name
     if s.kind is Kind.SACRUM:
         return "S1 (body)" if extent is Extent.BODY else "sacrum"
-    if s.kind is Kind.DISC:
+    if s.kind is Kind.DISC and s.order is not None:
         return f"{disc_name(s.id, present)} disc"
     if s.kind is Kind.CANAL:
         return "spinal canal"

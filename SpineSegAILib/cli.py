@@ -319,9 +319,12 @@ def _training_progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]
 def _stop_on_interrupt(run: Any) -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets a run save and end after its step; the second one ends it at once."""
     asked = False
+    main_process = os.getpid()
 
     def interrupt(*_: object) -> None:
         nonlocal asked
+        if os.getpid() != main_process:  # a data loader's copy of this: the terminal signals all, one of them acts
+            return
         if asked or not run.folder.is_dir():
             raise KeyboardInterrupt
         asked = True

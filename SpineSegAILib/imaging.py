@@ -9,6 +9,7 @@ way back is only a change of pixel size along each axis. Points are in LPS milli
 from __future__ import annotations
 
 import gzip
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -414,7 +415,7 @@ def _read_file(path: Path) -> sitk.Image:
         f"{path.name} cannot be read: it is damaged, incomplete, or not an image.",
         "NIfTI, NRRD, MetaImage, PNG, JPEG and DICOM are read; export or copy the file again.",
     )
-    if path.suffix == ".gz" and not _is_whole_gzip(path):
+    if not _is_whole(path):
         raise damaged
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -440,14 +441,30 @@ def _read_file(path: Path) -> sitk.Image:
     return image
 
 
-def _is_whole_gzip(path: Path) -> bool:
-    """ITK reads a truncated ``.nii.gz`` without complaint, the rest is left to chance: so the checksum is read."""
-    try:
-        with gzip.open(path) as stream:
-            while stream.read(1 << 22):
-                pass
-    except (OSError, EOFError, zlib.error):
-        return False
+def _is_whole(path: Path) -> bool:
+    """False for cut-off files of the three formats of which ITK reads one half and leaves the other to chance."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":  # its checksum comes last
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(1 << 22):
+                    pass
+        except (OSError, EOFError, zlib.error):
+            return False
+    elif suffix in (".jpg", ".jpeg"):
+        return b"\xff\xd9" in path.read_bytes()[-1024:]  # the end-of-image marker, with room for trailing remarks
+    elif suffix == ".nii":
+        with path.open("rb") as stream:
+            header = stream.read(352)
+        if len(header) < 352:
+            return False
+        order = "<" if header[:4] == b"\x5c\x01\x00\x00" else ">"  # 348, the size of the header itself
+        dims = struct.unpack(order + "8h", header[40:56])
+        bits, offset = struct.unpack(order + "h", header[72:74])[0], struct.unpack(order + "f", header[108:112])[0]
+        return (
+            path.stat().st_size
+            >= offset + np.prod(np.maximum(dims[1 : 1 + max(dims[0], 0)], 1), dtype=float) * bits / 8
+        )
     return True
 
 

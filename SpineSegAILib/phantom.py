@@ -263,7 +263,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
     def jitter(sd: float) -> float:
         return float(np.clip(1.0 + sd * rng.standard_normal(), 1 - 2.5 * sd, 1 + 2.5 * sd))
 
-    concavity, waist = rng.uniform(0.8, 2.8), rng.uniform(0.05, 0.14)
+    concavity, waist = rng.uniform(0.6, 2.2), rng.uniform(0.05, 0.14)
 
     def body(name: str, sid: int | None, rank: int, wedge_deg: float, scale: float = 1.0) -> _Body:
         depth = _pick(_DEPTH, rank) * size * scale * jitter(0.03)
@@ -328,6 +328,7 @@ def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Bod
         new = body(level.name, level.id, rank, share_body)
         worn = spec.degenerated.get(level.name, 0.0)
         height = _pick(_DISC_HEIGHT, rank) * size * jitter(0.07) * (1 - 0.55 * worn)
+        height -= 1.2 * concavity * (1 - 0.55 * worn)  # the table is about the middle, between the domes
         wedge = np.radians(share_disc) * (1 - 0.5 * worn)
         plate = lower.tilt(upper=True)
         below = plate - wedge  # sagittal angle of the new body's lower endplate
@@ -537,7 +538,7 @@ def _paint_surroundings(
     # Fat in front of the column and around the sacrum, below the muscles' origin.
     canvas.paint(box, np.abs(a - front + 1.0) - 6.0 + 0 * r, t["fat"], soft=5.0, strength=0.7)
     for side, calibre, shift in ((-1.0, 8.5, 13.0), (1.0, 10.0, 11.0)):  # aorta on the left, vena cava on the right
-        x = column.right[None, :, None] + side * rng.uniform(5, 14)
+        x = column.right[None, :, None] + side * rng.uniform(7, 22)
         tube = np.hypot(r - x, (a - front + shift) * column.cosine[None, :, None]) - calibre * rng.uniform(0.8, 1.1)
         canvas.paint(box, tube, t["vessel"] * rng.uniform(0.6, 1.4))
     canvas.paint(box, belly - rng.uniform(5, 30) + 0 * r, t["fat"], soft=3.0)
@@ -740,6 +741,8 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
 
     canvas = _Canvas(axes, spec.pixel_mm)  # type: ignore[arg-type]
     t = _tissues(spec, rng)
+    if spec.contrast != "ct":  # thin cortex is only partly resolved, in some sequences hardly
+        t["cortex"] += (t["marrow"] - t["cortex"]) * rng.uniform(0.0, 0.6)
     column, half = _column(spec, bodies, discs, rows)
     depth = _paint_surroundings(canvas, spec, column, t, rng)
     grain = _smooth_noise(axes, (4, 2.5, 2.5), rng) + 0.7 * _smooth_noise(axes, (12, 9, 9), rng)  # type: ignore[arg-type]
@@ -894,7 +897,7 @@ def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
         "noise": float(rng.uniform(0.003, 0.07)),
         "bias": u(0, 0.4),
         "coil_mm": u(60, 220) if rng.random() < 0.6 else None,
-        "blur_mm": u(0.2, 1.0),
+        "blur_mm": u(0.3, 1.3),
         "orientation": str(rng.choice(["PIR", "PIR", "ASR", "LPS", "RAS"])),
         "oblique_deg": tuple(float(x) for x in np.clip(rng.normal(0, 4, 3), -12, 12)),
     }
@@ -902,7 +905,17 @@ def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
 
 
 SAMPLE_SPEC = PhantomSpec(
-    top="T11", bottom="S1", margin_top_mm=8, margin_bottom_mm=30, pixel_mm=1.0, slices=15, slice_mm=4.0
+    top="T11",
+    bottom="S1",
+    margin_top_mm=8,
+    margin_bottom_mm=30,
+    width_mm=230,
+    spine_position=0.52,
+    degenerated={"L4": 0.4, "L5": 0.8},
+    slices=15,
+    slice_mm=4.0,
+    pixel_mm=1.0,
+    noise=0.015,
 )
 """The phantom that ships with the project."""
 

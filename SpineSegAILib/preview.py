@@ -29,7 +29,8 @@ _FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures look the same e
 _HEIGHT_INCH, _DPI = 7.2, 130
 _MARGIN_INCH, _HEADER_INCH = 0.28, 0.85
 _ASPECT_LIMITS = (0.2, 1.5)  # panels narrower or wider than this part of their height would waste the page
-_ANTERIOR_MM, _POSTERIOR_MM = 75.0, 65.0  # shown around the labelled structures: vessels in front, skin behind
+_ANTERIOR_MM, _POSTERIOR_MM = 75.0, 65.0  # shown before and behind what is labelled: vessels and skin
+_ASIDE_MM = 60.0  # shown beside it
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _views(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...], e
     if 1 in volume.shape:
         return [_single_slice(volume, labels, spacing)]
     index = _mid_sagittal(labels)
-    shown = _depths_shown(labels, spacing[2])
+    shown = _shown(labels.any(axis=(0, 1)), spacing[2], (_ANTERIOR_MM, _POSTERIOR_MM))
     title = f"Sagittal, slice {index + 1} of {len(volume)}"
     sagittal = _View(volume[index][:, shown], labels[index][:, shown], spacing[1:], ("A", "P", "S", "I"), title)
     depth = _column_depth(labels, extent)
@@ -129,18 +130,19 @@ def _views(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...], e
     part = (depth - lower)[:, np.newaxis]
     image = (1 - part) * volume[:, rows, lower].T + part * volume[:, rows, lower + 1].T
     nearest = labels[:, rows, np.rint(depth).astype(int)].T
-    title = "Coronal, along the column"
-    return [sagittal, _View(image[:, ::-1], nearest[:, ::-1], (spacing[1], spacing[0]), ("R", "L", "S", "I"), title)]
+    shown = _shown(labels.any(axis=(1, 2)), spacing[0], (_ASIDE_MM, _ASIDE_MM))
+    image, nearest = (x[:, shown][:, ::-1] for x in (image, nearest))
+    return [sagittal, _View(image, nearest, (spacing[1], spacing[0]), ("R", "L", "S", "I"), "Coronal, curved")]
 
 
 def _single_slice(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...]) -> _View:
+    """The slice as it was taken. No letters: a picture file does not say which side is which."""
+    none = ("", "", "", "")
     if volume.shape[0] == 1:
-        return _View(volume[0], labels[0], spacing[1:], ("A", "P", "S", "I"), "Sagittal, single slice")
-    if volume.shape[2] == 1:
-        image, values = (x[:, :, 0].T[:, ::-1] for x in (volume, labels))
-        return _View(image, values, (spacing[1], spacing[0]), ("R", "L", "S", "I"), "Coronal, single slice")
-    image, values = (x[:, 0, :].T[:, ::-1] for x in (volume, labels))
-    return _View(image, values, (spacing[2], spacing[0]), ("R", "L", "A", "P"), "Axial, single slice")
+        return _View(volume[0], labels[0], spacing[1:], none, "Single slice")
+    axis, across = (2, spacing[1]) if volume.shape[2] == 1 else (1, spacing[2])
+    image, values = (x.take(0, axis).T[:, ::-1] for x in (volume, labels))
+    return _View(image, values, (across, spacing[0]), none, "Single slice")
 
 
 def _mid_sagittal(labels: np.ndarray) -> int:
@@ -156,13 +158,13 @@ def _mid_sagittal(labels: np.ndarray) -> int:
     return near.start + int(np.argmax(per_slice[near]))
 
 
-def _depths_shown(labels: np.ndarray, spacing: float) -> slice:
-    """Columns of the sagittal slice that are shown: all that is labelled, and what lies before and behind it."""
-    labelled = np.flatnonzero(labels.any(axis=(0, 1)))
-    if not labelled.size:
+def _shown(labelled: np.ndarray, spacing: float, margins_mm: tuple[float, float]) -> slice:
+    """The part of an axis that is shown: all that is labelled (bool along the axis), with margins on both sides."""
+    inside = np.flatnonzero(labelled)
+    if not inside.size:
         return slice(None)
-    first = max(int(labelled[0] - _ANTERIOR_MM / spacing), 0)
-    return slice(first, int(labelled[-1] + _POSTERIOR_MM / spacing) + 1)
+    before, behind = (round(mm / spacing) for mm in margins_mm)
+    return slice(max(int(inside[0]) - before, 0), int(inside[-1]) + 1 + behind)
 
 
 def _column_depth(labels: np.ndarray, extent: Extent | None) -> np.ndarray | None:
@@ -191,7 +193,7 @@ def _window(view: _View) -> tuple[float, float]:
     """Grey values that are shown black and white: the column well exposed, whatever the skin near the coil does."""
     image = view.image
     if image.min() < -500:  # Hounsfield units: fat to dense bone
-        return -250.0, 1000.0
+        return -200.0, 750.0
     low = float(np.percentile(image, 1))
     rows, columns = (np.flatnonzero(view.labels.any(axis=axis)) for axis in (1, 0))
     if rows.size:
@@ -242,9 +244,9 @@ def _draw(axes: Axes, view: _View, window: tuple[float, float], names: Mapping[i
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    for letter, (x, y) in zip(view.ends, ((0.02, 0.5), (0.98, 0.5), (0.5, 0.985), (0.5, 0.015)), strict=True):
-        align = {0.02: "left", 0.98: "right"}.get(x, "center")
-        vertical = {0.985: "top", 0.015: "bottom"}.get(y, "center")
+    # Upper and lower end are named in the right corners: the column fills the middle.
+    corners = (0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.98, 0.985, "right", "top")
+    for letter, (x, y, align, vertical) in zip(view.ends, (*corners, (0.98, 0.015, "right", "bottom")), strict=True):
         _write(axes, x, y, letter, size=9, color=_MUTED, align=align, vertical=vertical, transform=axes.transAxes)
     if names is not None:
         for sid, box in enumerate(ndimage.find_objects(view.labels), start=1):
@@ -262,15 +264,22 @@ def _draw_structure(axes: Axes, view: _View, sid: int, box: tuple[slice, slice],
     axes.contourf(x, y, mask, levels=(0.5, 1.5), colors=[s.color], alpha=0.30, antialiased=True)
     bright = tuple(0.55 + 0.45 * channel for channel in s.color)  # for what is thin, on a dark ground
     axes.contour(x, y, mask, levels=(0.5,), colors=[s.color], linewidths=1.2)
-    row, column = ndimage.center_of_mass(mask)
-    at = (column0 + column + 0.5) * view.spacing[1], (row0 + row + 0.5) * view.spacing[0]
-    if s.kind is Kind.DISC:
+    parts, count = ndimage.label(mask)
+    largest = 1 + int(np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:]))
+    row, column = ndimage.center_of_mass(parts == largest)
+    edge = 0.014 * view.size_mm[0]  # half a line of text
+    middle = float(np.clip((row0 + row + 0.5) * view.spacing[0], edge, view.size_mm[0] - edge))
+    at = (column0 + column + 0.5) * view.spacing[1], middle
+    if s.kind is Kind.DISC and view.ends[0] == "R":
+        _write(axes, *at, name, size=7, color=bright, align="center")
+    elif s.kind is Kind.DISC:
         anterior = x[0] - 1.5  # beside the disc, where it hides neither the disc nor the canal
         _write(axes, anterior, at[1], name, size=7.5, color=bright, align="right")
     elif s.is_vertebral:
         _write(axes, *at, name, size=10.5, color="white", align="center", weight="bold")
     else:
-        _write(axes, x[-1] + 1.5, max(y[0], 0.0) + 5, name, size=7.5, color=bright, align="left")
+        top = x[np.flatnonzero(mask[1])[-1]]  # its right end where it begins
+        _write(axes, top + 4, max(y[1], 0.0) + 3 * edge, name, size=7.5, color=bright, align="left")
 
 
 def _write(

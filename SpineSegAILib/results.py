@@ -9,6 +9,8 @@ Two kinds of file, both with structure ids as voxel values:
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -230,7 +232,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
 
 def _read_label_image(path: Path) -> Segmentation:
     try:
-        image = sitk.ReadImage(str(path))
+        image = _read_image(path)
     except RuntimeError as error:
         raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -243,10 +245,10 @@ def _read_label_image(path: Path) -> Segmentation:
         raise SchemeError(f"“{path.name}” has label values that are no structure ids: {listed}.", "Relabel it first.")
     side = path.with_name(f"{stem_and_suffix(path)[0]}.json")
     try:
-        summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
+        summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else None
     except ValueError as error:
         raise ImageError(f"“{side.name}” is damaged.", "Remove it to read the label image alone.") from error
-    if summary.get("format") != _FORMAT:  # somebody else's JSON, or none
+    if not isinstance(summary, dict) or summary.get("format") != _FORMAT:  # none, or somebody else's JSON
         summary = {}
     return _from_summary(sitk.Cast(image, sitk.sitkInt16), summary, (int(v) for v in found if v), str(side))
 
@@ -277,7 +279,9 @@ def _read_slicer(path: Path) -> Segmentation:
         _set_index_to_lps(labels, document["ijkToLPS"])
         labels = _uncropped(labels, document.get("conversionParameters", ()))
     except Exception as error:  # slicerio and pynrrd raise whatever their parsing met
-        raise ImageError(f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew.") from error
+        raise ImageError(
+            f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew."
+        ) from error
     result = _from_summary(labels, summary, (int(v) for v in np.unique(values) if v), path.name, extents)
     result.confidence.update(confidence)
     if not summary:  # Slicer keeps the tags of the segments, not the header
@@ -339,6 +343,15 @@ def _scheme(described: dict[str, Any] | None, present: Iterable[int], extents: I
         return SCHEMES[name]
     extent = Extent(described["extent"]) if described["extent"] else None
     return LabelScheme(name, described["title"], ids, extent, described["modality"])
+
+
+def _read_image(path: Path) -> sitk.Image:
+    """Reads this very file: asked for ``a.nii.gz``, ITK's NIfTI reader takes an ``a.nii`` that lies beside it."""
+    stem, suffix = stem_and_suffix(path)
+    if suffix != ".nii.gz" or not path.with_name(f"{stem}.nii").exists():
+        return sitk.ReadImage(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        return sitk.ReadImage(shutil.copy(path, folder))
 
 
 def _write_image(image: sitk.Image, path: Path) -> None:

@@ -42,7 +42,7 @@ from .shapes import (
     usual_sizes,
 )
 
-_BONE, _DISC, _CANAL = 1, 2, 3  # values of the kind map in here: vertebrae and sacrum are one until they are named
+_BONE, _DISC, _CANAL = 1, 2, 3  # values of the kind map in here: vertebra and sacrum are one until named
 _DEFAULT = ConsistencySettings()
 
 
@@ -165,7 +165,7 @@ class _Column:
                 evidence.scheme,
                 classes=None if evidence.classes is None else evidence.classes[within],
                 kinds=None if evidence.kinds is None else evidence.kinds[within],
-                rank=None if evidence.rank is None else evidence.rank[self.box],
+                rank=None if evidence.rank is None else np.ascontiguousarray(evidence.rank[self.box]),
             )
             self.probability = self.cropped.kind_probabilities()
             self.kind = _kind_map(self.probability)
@@ -205,7 +205,7 @@ class _Column:
         self.sizes = usual_sizes(bone_pieces, disc_pieces, s)
         disc_arc = np.concatenate([p.arc[p.radial < s.near_axis] for p in disc_pieces] or [np.zeros(0)])
         parts = [q for p in bone_pieces for q in split_touching(p, self.sizes, disc_arc, s, whole=self.whole)]
-        parts = merge_fragments(parts, self.sizes, disc_arc, s)
+        parts = merge_fragments(parts, self.sizes, disc_arc, s, whole=self.whole)
         self.bones = self._large_enough(parts, least_bone, "vertebra")
         for disc in merge_fragments(disc_pieces, Sizes(0.0, 0.0), np.zeros(0), s):
             inside = any(
@@ -231,15 +231,17 @@ class _Column:
     def _on_axis(self, found: list[np.ndarray], kinds: tuple[Kind, ...]) -> list[Piece]:
         s = self.settings
         limit = s.off_axis_whole if self.whole else s.off_axis
-        result = []
+        result, beside = [], []
         for index in found:
             points = self.points(index)
             _, off = self.axis.project(points.mean(axis=0, keepdims=True))  # type: ignore[union-attr]
             if off[0] > limit:
-                self.rejected.append((kinds[0].value, index))
+                beside.append(index)
                 continue
             arc, radial = self.axis.project(points)  # type: ignore[union-attr]
             result.append(Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index]))
+        if beside:
+            self.rejected.append((f"{kinds[0].value} islands", np.concatenate(beside)))
         return result
 
     def _voxel_ranks(self, index: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray | None:
@@ -258,9 +260,8 @@ class _Column:
 
     def class_probabilities(self, index: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         """(len(ids), N) probabilities of these structures' channels at these voxels."""
-        classes = self.cropped.classes
-        flat = classes.reshape(len(classes), -1)  # type: ignore[union-attr,arg-type]
-        return np.stack([flat[self.scheme.channel_of[i]][index] for i in ids]).astype(np.float32)
+        at = np.unravel_index(index, self.kind.shape)  # the crop is a view: to flatten it would copy every class
+        return np.stack([self.cropped.classes[self.scheme.channel_of[i]][at] for i in ids]).astype(np.float32)  # type: ignore[index]
 
     def touches(self, index: np.ndarray) -> tuple[bool, bool, bool]:
         """Whether voxels reach the grid's (first row, last row, first or last column)."""
@@ -334,8 +335,7 @@ def _canal(column: _Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
     line = fit_axis(main)
     for index in found:
         _, off = line.project(column.points(index).mean(axis=0, keepdims=True))
-        # 15 mm: the width of the canal; farther off there is no room for it. A fragment may be a quarter of the
-        # smallest.
+        # 15 mm is the canal's width: farther off is something else. A fragment may be a quarter of the least size.
         (kept if off[0] < 15 and column.volume(index) >= 0.25 * least else rest).append(index)
     return kept, rest
 
@@ -571,9 +571,23 @@ def _items(column: _Column, states: Sequence[Level]) -> list[Item]:
             yes = share * np.log(hit) + (1 - share) * np.log(1 - hit)
             no = share * np.log(false) + (1 - share) * np.log(1 - false)
             evidence = evidence + np.where(sacrum, yes, no)
-        cost = s.drop_cost_small if volume < small else s.drop_cost
-        items.append(Item(piece.middle(s.near_axis), evidence, cost))
+        cut = any(column.touches(piece.index)[:2])
+        cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
+        # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar.
+        fits = len(items) >= len(subjects) - 2 and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
+        below = min(s.drop_cost_below_sacrum - float(evidence[sacrum].max()), cost) if fits and not of_discs else cost
+        items.append(Item(_position(column, piece), evidence, cost, below))
     return items
+
+
+def _position(column: _Column, piece: Piece) -> float:
+    """Centre of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
+    near, height = column.settings.near_axis, column.sizes.height
+    low, high = piece.span(near)
+    at_top, at_bottom, _ = column.touches(piece.index)
+    if at_top == at_bottom or high - low > 0.9 * height or not column.bones:
+        return (low + high) / 2
+    return high - height / 2 if at_top else low + height / 2
 
 
 def _pin_anchors(
@@ -611,7 +625,7 @@ def _pin_anchors(
             at = _hit(column, point, column.bones, s.name)
             allowed = np.array([level.id == sid for level in states])
         items[at].unary = np.where(allowed, items[at].unary, -np.inf)
-        items[at].drop_cost = NEVER
+        items[at].drop_cost = items[at].below_cost = NEVER
         if not np.isfinite(items[at].unary).any():
             raise HintError(
                 f"{STRUCTURES[pinned[at]].name} and {s.name} are anchored in the same place."
@@ -668,7 +682,8 @@ def _name_column(
         _limit_range(column, items, states, visible)
     subjects = column.bones or column.discs
     lowest = subjects[-1]
-    cut_below = column.touches(lowest.index)[1]
+    # With less than that below the lowest, the next one would not show.
+    cut_below = column.room_below(lowest) < 0.6 * column.sizes.pitch
     naming = name_levels(
         items[::-1],
         states,

@@ -1,11 +1,9 @@
 """One possible sequence of levels for a row of instances, and how sure it is.
 
 A naming is a path through a graph: instances from the lowest up, each given a level above its predecessor's. A path
-pays for
-ranks or classes that disagree, distances that do not fit, missing levels, instances left out, and L6 or T13. The
-best path
-is found by dynamic programming; the same graph summed instead of maximised gives each instance's probability of each
-level.
+pays for ranks or classes that disagree, distances that do not fit, missing levels, instances left out, and L6 or T13.
+The best path is found by dynamic programming; the same graph, summed instead of maximised, gives each instance's
+probability of each level.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from .settings import ConsistencySettings
 L6_ID, T13_ID = 25, 28
 NEVER = 1e5
 """A cost that no path pays if there is another; finite, so that sums stay numbers."""
-_HIDDEN_LEVELS = 4  # levels above the scheme's highest that an image may show: 10 cm, more than field of view to spare
+_HIDDEN_LEVELS = 4  # above the scheme's highest that an image may show: 10 cm, ample
 
 # Distance from a vertebra's centroid to the next one's below, relative to that at L3, for ranks 0 (last lumbar to S1),
 # 1, 2 …: body plus disc height falls from about 37 mm at L3 to 22 mm in the middle of the thoracic spine.
@@ -55,11 +53,13 @@ class Item:
         arc: position along the axis, mm, growing downwards.
         unary: (states,) log evidence.
         drop_cost: price of leaving it out.
+        below_cost: the same if it lies below what is named S1.
     """
 
     arc: float
     unary: np.ndarray
     drop_cost: float
+    below_cost: float
 
 
 @dataclass
@@ -68,8 +68,9 @@ class Naming:
 
     Attributes:
         levels: for each item its `Level`, or None where it was left out.
-        probability: (items, states) that an item is at that level; rows sum to 1 less the probability of being left
-        out. margin: log odds of the best to the second-best naming, at most 20.
+        probability: (items, states) that an item is at that level; rows sum to 1 less the probability of
+            being left out.
+        margin: log odds of the best to the second-best naming, at most 20.
         alternatives: other namings with their probability, best first.
         best_probability: of the best naming itself.
         possible: False if no path satisfies the constraints.
@@ -220,10 +221,6 @@ def name_levels(
     return Naming(levels, probability, margin, alternatives, float(np.exp(best - log_z)))
 
 
-def _below_sacrum(item: Item, s: ConsistencySettings) -> float:
-    return item.drop_cost if item.drop_cost >= NEVER else min(s.drop_cost_below_sacrum, item.drop_cost)
-
-
 class _Graph:
     """Tables over (item, state); `ends` is the weight of leaving the graph there."""
 
@@ -243,7 +240,7 @@ class _Graph:
         with np.errstate(invalid="ignore"):
             distance = pitch * expected_distance(rank[:, None], rank[None, :])
         dropped = np.concatenate([[0.0], np.cumsum([item.drop_cost for item in items])])
-        below_sacrum = np.concatenate([[0.0], np.cumsum([_below_sacrum(item, s) for item in items])])
+        below_sacrum = np.concatenate([[0.0], np.cumsum([item.below_cost for item in items])])
         count = len(items)
         sacrum = np.array([level.id == SACRUM_ID for level in states])
         self.starts = np.stack(

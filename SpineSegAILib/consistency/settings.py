@@ -18,12 +18,10 @@ class ConsistencySettings:
         min_disc_area: mm². A healthy disc is about 9 × 34 mm, a collapsed one 4 × 30 mm.
         min_disc_depth: left to right, mm.
         min_canal_area: mm²; the canal is 15 mm wide and as long as the image.
-        min_other_volume: mm³ of structures that are no part of the spine, e.g. a vessel of 4 mm over 4 mm of its
-        course.
-        fragment_share: a fragment of this share of the smallest allowed size may still join the instance that it
-        belongs to.
-        near_axis: voxels within this distance of the spine's axis give an instance's height, mm (half a body's
-        depth, plus).
+        min_other_volume: mm³ of structures that are no part of the spine, e.g. 4 mm of a 4 mm vessel.
+        fragment_share: a fragment of this share of the smallest allowed size may still join its instance.
+        near_axis: voxels within this distance of the spine's axis give an instance's height, mm; half a body's depth
+            is 17 mm.
         off_axis: centroids farther than this from the axis are no part of the column, mm (a listhesis is < 20 mm).
         off_axis_whole: the same where masks hold whole vertebrae: fragments of transverse processes lie 40 mm off.
         usual_height: of a vertebral body, mm, where the image does not show it.
@@ -31,16 +29,14 @@ class ConsistencySettings:
         pitch_per_height: pitch over body height, where only the height can be measured.
         split_height: an instance is examined for touching neighbours from this many usual heights on.
         merge_height: two stacked fragments are one body if they are together no taller than this many usual heights.
-        rank_scale: scale of the Laplace distribution of an instance's median rank. Regressed ranks are off by 0.2 to
-        0.4
-            between instances of one image.
+        rank_scale: scale of the Laplace distribution of an instance's median rank. Regressed ranks are off by
+            0.2 to 0.4 between instances of one image.
         rank_scale_slope: added per rank: the farther from the sacrum, the less certain the count.
         rank_cap: a single wild rank counts no more than this.
         class_floor: probability that a network gives a wrong class with certainty.
         hidden_probability: evidence for a level that the network has no class for.
         independent: how many independent opinions all instances together are worth: a network that counts wrongly is
-        wrong
-            by the same step everywhere, so eight agreeing instances are not eight witnesses.
+            wrong by the same step everywhere, so eight agreeing instances are not eight witnesses.
         disc_weight: opinion of a disc, relative to a vertebra's.
         spacing_scale: scale of |log(distance / expected distance)|; the pitch varies by some 15 % beyond its trend.
         skip_cost: of a level without an instance between two found ones.
@@ -48,6 +44,7 @@ class ConsistencySettings:
         drop_cost: of leaving out a whole vertebra-sized instance.
         drop_cost_small: of leaving out one below `small_share` of the median volume.
         drop_cost_below_sacrum: of leaving out what lies below S1 (S2 looks like a vertebra).
+        below_sacrum_fit: log odds up to which evidence for another level is compatible with lying below S1.
         small_share: see above.
         start_cost: per level that the lowest instance lies above the last lumbar one, if the image goes on below it.
         log_l6, log_t13: log prior of a sixth lumbar (about 5 % of people), a thirteenth thoracic vertebra (about 2 %).
@@ -87,13 +84,14 @@ class ConsistencySettings:
     max_skip: int = 3
     drop_cost: float = 6.0
     drop_cost_small: float = 2.0
-    drop_cost_below_sacrum: float = 1.0
+    drop_cost_below_sacrum: float = 2.0
+    below_sacrum_fit: float = 0.5
     small_share: float = 0.3
     start_cost: float = 0.3
     log_l6: float = -3.0
     log_t13: float = -3.9
     unseen_variant: float = -4.0
-    sacrum_hit: float = 0.7
+    sacrum_hit: float = 0.5
     sacrum_false: float = 0.05
     close_call: float = 2.2
     anchor_reach: float = 15.0

@@ -1,8 +1,8 @@
 """From a mask to the pieces of a spine: axis, components, touching bodies split, fragments merged.
 
 Arrays are on the canonical grid (slices left to right, rows downwards, columns backwards). A piece is a list of
-voxels with
-two coordinates each: the arc length along the spine's axis, growing downwards, and the distance from it, both in mm.
+voxels with two coordinates each, both in mm: the arc length along the spine's axis, growing downwards, and the
+distance from it.
 """
 
 from __future__ import annotations
@@ -162,6 +162,7 @@ class Piece:
         """Upper and lower end along the axis, mm: the 2nd and 98th percentile of the voxels within `near` of it."""
         close = self.radial < near
         arc = self.arc[close] if np.count_nonzero(close) > 0.3 * len(close) else self.arc
+        arc = arc[:: max(1, len(arc) // 20_000)]  # enough for a percentile
         low, high = np.percentile(arc, (2, 98))
         return float(low), float(high)
 
@@ -212,9 +213,8 @@ def split_touching(
     """One piece per vertebra, top down; a piece of ordinary height is returned as it is.
 
     A sacrum that hangs on L5 is first parted by the two channels. Then the piece's height and the range of its ranks
-    say how
-    many vertebrae it holds, and cuts across the axis are put where the cross-section is waisted, disc was seen
-    beside the bridge, and the rank falls.
+    say how many vertebrae it holds, and cuts across the axis are put where the cross-section is waisted, disc was
+    seen beside the bridge, and the rank falls.
 
     Args:
         disc_arc: arc lengths of all disc voxels near the axis.
@@ -227,9 +227,9 @@ def split_touching(
     if height < s.split_height * sizes.height:
         return [piece]
     sacral_share = float(np.mean(piece.sacral))
-    if sacral_share > 0.85:
+    if sacral_share > 0.85 and whole:
         return [piece]  # the whole sacrum is taller than a vertebra
-    if sacral_share > 0.1:
+    if 0.1 < sacral_share < 0.85:
         bone, sacrum = piece.part(~piece.sacral), piece.part(piece.sacral)
         if sacrum.middle(s.near_axis) - bone.middle(s.near_axis) > 0.6 * sizes.height:
             return [*split_touching(bone, sizes, disc_arc, s, whole=whole), sacrum]
@@ -238,7 +238,7 @@ def split_touching(
         quarter = min(height / 4, 0.5 * sizes.height)
         upper, lower = piece.rank[piece.arc < low + quarter], piece.rank[piece.arc > high - quarter]
         by_rank = 1 + round(float(np.median(upper) - np.median(lower)))
-        if abs(by_rank - count) <= 1:
+        if abs(by_rank - count) <= 1 and np.median(lower) > -0.5:  # below S1 the rank counts no further
             count = max(1, by_rank)
     if count == 1:
         return [piece]
@@ -289,8 +289,9 @@ def _cuts(
 
 def _rank_fall(piece: Piece, edges: np.ndarray) -> np.ndarray:
     """How much the median rank of the 8 mm above each bin exceeds that of the 8 mm below it, 0…1."""
-    order = np.argsort(piece.arc)
-    arc, rank = piece.arc[order], piece.rank[order]
+    step = max(1, len(piece.arc) // 50_000)  # enough for medians
+    order = np.argsort(piece.arc[::step])
+    arc, rank = piece.arc[::step][order], piece.rank[::step][order]
     fall = np.zeros(len(edges) - 1)
     for i, centre in enumerate((edges[:-1] + edges[1:]) / 2):
         a, m, b = np.searchsorted(arc, (centre - 8, centre, centre + 8))
@@ -300,20 +301,21 @@ def _rank_fall(piece: Piece, edges: np.ndarray) -> np.ndarray:
 
 
 def merge_fragments(
-    pieces: list[Piece], sizes: Sizes, disc_arc: np.ndarray, settings: ConsistencySettings
+    pieces: list[Piece], sizes: Sizes, disc_arc: np.ndarray, settings: ConsistencySettings, *, whole: bool = False
 ) -> list[Piece]:
     """Pieces, top down, with the fragments of one body joined.
 
     Two pieces side by side (more than half of the shorter one's span in common) are one; so are two that lie on top
-    of each
-    other if together they are no taller than a body, the network gives them the same rank and no disc lies between.
+    of each other if together they are no taller than a body, the network gives them the same rank and no disc lies
+    between. Of whole vertebrae, pieces side by side must have the same rank too: a spinous process hangs beside the
+    body below it.
     """
     s = settings
     result = sorted(pieces, key=lambda p: p.middle(s.near_axis))
     at = 0
     while at + 1 < len(result):
         upper, lower = result[at], result[at + 1]
-        if _side_by_side(upper, lower, s) or _stacked(upper, lower, sizes, disc_arc, s):
+        if _side_by_side(upper, lower, s, whole) or _stacked(upper, lower, sizes, disc_arc, s):
             result[at : at + 2] = [upper.joined(lower)]
             at = max(at - 1, 0)
         else:
@@ -321,7 +323,13 @@ def merge_fragments(
     return result
 
 
-def _side_by_side(a: Piece, b: Piece, s: ConsistencySettings) -> bool:
+def _same_rank(a: Piece, b: Piece) -> bool:
+    return a.rank is None or b.rank is None or abs(a.median_rank - b.median_rank) <= 0.5
+
+
+def _side_by_side(a: Piece, b: Piece, s: ConsistencySettings, whole: bool) -> bool:
+    if whole and not _same_rank(a, b):
+        return False
     (a0, a1), (b0, b1) = a.span(s.near_axis), b.span(s.near_axis)
     shorter = max(min(a1 - a0, b1 - b0), 1.0)
     return (min(a1, b1) - max(a0, b0)) / shorter > 0.5
@@ -331,7 +339,7 @@ def _stacked(a: Piece, b: Piece, sizes: Sizes, disc_arc: np.ndarray, s: Consiste
     (a0, a1), (b0, b1) = a.span(s.near_axis), b.span(s.near_axis)
     if max(a1, b1) - min(a0, b0) > s.merge_height * sizes.height:
         return False
-    if a.rank is not None and b.rank is not None and abs(a.median_rank - b.median_rank) > 0.5:
+    if not _same_rank(a, b):
         return False
     gap = (disc_arc > (a0 + a1) / 2) & (disc_arc < (b0 + b1) / 2)
     return np.count_nonzero(gap) < 0.15 * min(len(a.index), len(b.index))

@@ -20,12 +20,12 @@ class AugmentationConfig(BaseModel):
 
     model_config = _MODEL
 
-    zoom: tuple[float, float] = Field((0.72, 1.4), description="range of the scale factor")
+    zoom: tuple[float, float] = Field((0.75, 1.4), description="range of the scale factor")
     stretch: float = Field(0.1, description="relative difference between the axes' scale factors")
     rotation_deg: float = Field(15.0, description="in-plane rotation, ±")
     elastic_mm: float = Field(4.0, description="standard deviation of the elastic displacement")
     elastic_probability: float = 0.3
-    crop_probability: float = Field(0.55, description="chance that part of the field of view is cut off")
+    crop_probability: float = Field(0.45, description="chance that part of the field of view is cut off")
     crop_top: float = Field(0.45, description="largest share cut off above")
     crop_bottom: float = Field(0.35, description="largest share cut off below")
     crop_side: float = Field(0.3, description="largest share cut off in front or behind")
@@ -44,7 +44,7 @@ class DataConfig(BaseModel):
 
     model_config = _MODEL
 
-    patch: tuple[int, ...] = Field((224, 160), description="rows, columns; slices first in 3D")
+    patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"

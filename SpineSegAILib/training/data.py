@@ -22,7 +22,7 @@ import SimpleITK as sitk
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..anatomy import STRUCTURES, LabelScheme, ranks
+from ..anatomy import STRUCTURES, Kind, LabelScheme, ranks
 from ..datasets.manifest import Case, read_label
 from ..errors import DatasetError
 from ..imaging import Preprocessing, read_image
@@ -73,12 +73,29 @@ class CachedCase:
         present = {i for s in self.sets if len(s) == 1 for i in s}
         rank_of = ranks(present)
         for code, ids in enumerate(self.sets):
-            channels = {scheme.channel_for(i) if i else 0 for i in ids}
+            channels: set[int] = set()
+            for i in ids:
+                channels |= _channels(scheme, i)
             allowed[code] = False
             allowed[code, list(channels)] = True
             if len(ids) == 1 and ids[0] in rank_of:
                 rank[code] = rank_of[ids[0]]
         return allowed, rank
+
+
+def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
+    """Channels that a voxel of a structure may be; 0 is background.
+
+    A vertebra or disc that the scheme has no channel for (T8 at the top of a tall image) is undecided: neither
+    background nor any certain level of its kind.
+    """
+    if structure_id == 0:
+        return {0}
+    channel = scheme.channel_for(structure_id)
+    kind = STRUCTURES[structure_id].kind
+    if channel or kind not in (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC):
+        return {channel}
+    return {0, *(scheme.channel_of[i] for i in scheme.of_kind(kind))}
 
 
 def cache_case(case: Case, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path) -> CachedCase:

@@ -106,6 +106,7 @@ class _Trainer:
         run.state.mkdir(exist_ok=True)
         set_seed(config.seed)
         self.method = build_method(method_config)
+        _check_patch(config.data.patch, self.method)
         self.step = 0
         self.elapsed = 0.0
         self.best = -math.inf
@@ -437,6 +438,19 @@ def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:
                 f"{case.name} has masks of vertebral extent “{extent.value}”, the scheme wants “{wanted.value}”.",
                 "Train with a scheme of the same extent; the two are never mixed.",
             )
+
+
+def _check_patch(patch: Sequence[int], method: Method) -> None:
+    if len(patch) != method.config.dims:
+        raise ConfigError(
+            f"The patch {tuple(patch)} is not {method.config.dims}D like the method.", "Correct data.patch."
+        )
+    if method.window and tuple(patch) != method.window:
+        raise ConfigError(f"This method takes inputs of {method.window}, not {tuple(patch)}.", "Correct data.patch.")
+    if any(n % method.divisor for n in patch):
+        raise ConfigError(
+            f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
+        )
 
 
 def _single_thread(worker: int) -> None:

@@ -226,8 +226,8 @@ def test_protected_folder(case, tiny_checkpoint, predictor, capsys):
 def test_interruption_leaves_nothing(case, tiny_checkpoint, request_to_end):
     program = textwrap.dedent(
         """
-        import sys, time
-        from SpineSegAILib import cli, inference
+        import sys, time, types
+        from SpineSegAILib import cli
 
         class Slow:
             def __init__(self, *_, **__): pass
@@ -235,7 +235,7 @@ def test_interruption_leaves_nothing(case, tiny_checkpoint, request_to_end):
                 print("working", flush=True)
                 time.sleep(60)
 
-        inference.Predictor = Slow
+        sys.modules["SpineSegAILib.inference"] = types.SimpleNamespace(Predictor=Slow)
         sys.exit(cli.main(sys.argv[1:]))
         """
     )
@@ -438,3 +438,52 @@ def test_training_settings(dataset, monkeypatch):
     assert config.preprocessing.low == 2 and config.preprocessing.pixel_mm == 1.25
     assert config.data.patch == (64, 64) and config.data.augmentation.gamma_probability == 0
     assert config.data.augmentation.bias_probability == 0.5 and config.dataset == str(dataset)
+
+
+def train_words(dataset, *more):
+    size = ["--set", "data.patch=[64,64]", "--set", "optimization.batch=2", "--set", "optimization.workers=0"]
+    return ["train", dataset, "--preset", "tiny", "--output", dataset.parent / "run", "--device", "cpu", *size, *more]
+
+
+@pytest.fixture
+def trainable(dataset) -> Path:
+    """The phantom under another name serves for training."""
+    table = json.loads(dataset.read_text())
+    (entry,) = table["validation"]
+    for name in ("image", "label"):
+        path = dataset.with_name(f"training_{entry[name]}")
+        path.write_bytes(dataset.with_name(entry[name]).read_bytes())
+    table["training"] = [{**entry, "image": "training_case.nii.gz", "label": "training_label.nii.gz"}]
+    dataset.write_text(json.dumps(table))
+    return dataset
+
+
+def test_train_then_segment(trainable, case, capsys):
+    assert run(*train_words(trainable, "--steps", "2", "--quiet")) == 0
+    best = case / "run/best.safetensors"
+    assert best.exists() and (case / "run/last.safetensors").exists()
+    # Two steps find nothing or something wrong; either way all of it or nothing is there.
+    code = segment(case, best)
+    assert code == (0 if (case / "out.seg.nrrd").exists() else 2)
+    assert run(*train_words(trainable, "--steps", "2")) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_interrupted_training_is_saved_for_resuming(trainable):
+    command = [sys.executable, "-m", "SpineSegAILib", *map(str, train_words(trainable, "--steps", "100000"))]
+    status = trainable.parent / "run/status.json"
+
+    def state() -> str:
+        return json.loads(status.read_text())["state"] if status.exists() else "not started"
+
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while state() != "running" and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "go on with --resume" in err and "Traceback" not in err
+    assert state() == "stopped" and status.with_name("last.safetensors").exists()

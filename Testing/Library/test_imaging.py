@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -291,14 +292,31 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "text.nii.gz").write_text("this is no image")
     with pytest.raises(ImageError, match=r"text\.nii\.gz cannot be read"):
         read_image(tmp_path / "text.nii.gz")
-    sitk.WriteImage(volume(size=(60, 60, 20)), str(tmp_path / "whole.nii.gz"))
-    whole = (tmp_path / "whole.nii.gz").read_bytes()
-    (tmp_path / "half.nii.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ImageError, match=r"half\.nii\.gz cannot be read"):
-        read_image(tmp_path / "half.nii.gz")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ImageError, match="no DICOM series"):
         read_image(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.mha", "a.png", "a.jpg"])
+def test_files_that_were_cut_off_are_refused(tmp_path, name):
+    picture = name.endswith(("png", "jpg"))
+    image = volume(size=(60, 60, 20))
+    sitk.WriteImage(sitk.Cast(image[:, :, 5], sitk.sitkUInt8) if picture else image, str(tmp_path / name))
+    assert read_image(tmp_path / name).GetNumberOfPixels() >= 60 * 60
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(ImageError, match=f"{name} cannot be read"):
+        read_image(tmp_path / name)
+
+
+def test_a_sheared_file_is_refused(tmp_path):
+    sitk.WriteImage(volume(), str(tmp_path / "a.nii"))
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<2h", data, 252, 0, 1)  # qform and sform codes
+    struct.pack_into("<12f", data, 280, 1, 0.4, 0, 0, 0, 1, 0, 0, 0, 0, 4, 0)
+    (tmp_path / "a.nii").write_bytes(data)
+    with pytest.raises(ImageError, match="not perpendicular"):
+        read_image(tmp_path / "a.nii")
 
 
 # --- DICOM --------------------------------------------------------------------------------------------------------

@@ -21,5 +21,5 @@ def test_installed_comes_before_a_neighbour(tmp_path):
 
 def test_incomplete_installation_is_named(tmp_path):
     (tmp_path / "Resources" / "UI").mkdir(parents=True)
-    with pytest.raises(SpineSegAIError, match="in neither .*install"):
+    with pytest.raises(SpineSegAIError, match=r"in neither .*install"):
         resources_folder(tmp_path / "SpineSegAILib")

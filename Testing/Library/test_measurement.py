@@ -1,0 +1,198 @@
+"""Measurements against shapes whose size is known."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SpineSegAILib.anatomy import SCHEMES, Extent, LabelScheme, structure
+from SpineSegAILib.errors import OutputError
+from SpineSegAILib.measurement import COLUMNS, MEASUREMENTS, measure, write_csv
+from SpineSegAILib.results import Segmentation
+
+SCHEME = SCHEMES["lumbar-mr"]
+SPACING = (4.0, 1.0, 1.0)  # slices, rows, columns
+SHAPE = (15, 160, 120)
+
+
+class Scene:
+    """Boxes and wedges painted on a canonical grid; positions and sizes are (aside, down, back) in mm."""
+
+    def __init__(self, spacing=SPACING, shape=SHAPE):
+        self.spacing, self.values = spacing, np.zeros(shape, np.int16)
+        self.axes = np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij")
+
+    def wedge(self, name, center, front, back, depth, width=44.0, degrees=0.0):
+        """A body with these heights at its front and back edge, turned in the sagittal plane."""
+        aside, down, behind = (axis - c for axis, c in zip(self.axes, center, strict=True))
+        angle = np.radians(degrees)
+        w = np.cos(angle) * down + np.sin(angle) * behind
+        u = -np.sin(angle) * down + np.cos(angle) * behind
+        half = (front + (back - front) * (u / depth + 0.5)) / 2
+        # Half open, so that a box of 26 mm that is aligned with voxels of 1 mm is 26 voxels high.
+        inside = (abs(aside) <= width / 2) & (-depth / 2 <= u) & (u < depth / 2) & (-half <= w) & (w < half)
+        self.values[inside] = structure(name).id
+        return self
+
+    def box(self, name, center, height, depth, **more):
+        return self.wedge(name, center, height, height, depth, **more)
+
+    def segmentation(self, direction="PIR", scheme=SCHEME, **more):
+        image = sitk.GetImageFromArray(self.values)
+        image.SetSpacing(self.spacing[::-1])
+        image.SetOrigin((11.0, -7.0, 23.0))
+        image.SetDirection((0, 0, -1, 1, 0, 0, 0, -1, 0))  # columns backwards, rows downwards, slices to the right
+        return Segmentation(sitk.DICOMOrient(image, direction), scheme, **more)
+
+
+def measured(scene, name="L3", **more):
+    rows = {row["structure"]: row for row in measure(scene.segmentation(**more))}
+    return rows[name]
+
+
+def heights(row):
+    return [row[f"height_{at}_mm"] for at in ("anterior", "middle", "posterior")]
+
+
+@pytest.mark.parametrize("degrees", [-32.0, -17.0, -5.0, 0.0, 3.0, 11.0, 24.0])
+@pytest.mark.parametrize("spacing", [(4.0, 1.0, 1.0), (1.0, 1.0, 1.0), (3.3, 0.7, 0.7)])
+def test_a_turned_box_alone(degrees, spacing):
+    shape = tuple(round(n * s / t) for n, s, t in zip(SHAPE, SPACING, spacing, strict=True))
+    row = measured(Scene(spacing, shape).box("L3", (28.3, 70.4, 55.7), 26.0, 34.0, degrees=degrees))
+    assert heights(row) == pytest.approx([26.0] * 3, abs=0.5)
+    assert row["depth_mm"] == pytest.approx(34.0, abs=0.5)
+
+
+def test_a_wedge_keeps_its_heights():
+    row = measured(Scene().wedge("L3", (28, 70, 55), 16.0, 28.0, 34.0, degrees=12.0))
+    expected = [16 + 12 * share for share in (0.1, 0.5, 0.9)]
+    assert heights(row) == pytest.approx(expected, abs=0.5)
+
+
+def test_neighbours_tell_the_axis_of_a_body_that_is_deeper_than_high():
+    scene = Scene()
+    for index, name in enumerate(("L2", "L3", "L4")):
+        scene.box(name, (28, 40 + 38 * index, 62 - 14 * index), 25.0, 33.0, degrees=-20.0)
+    for row in measure(scene.segmentation()):
+        assert heights(row) == pytest.approx([25.0] * 3, abs=0.5)
+        assert row["depth_mm"] == pytest.approx(33.0, abs=0.5)
+
+
+@pytest.mark.parametrize("degrees", [-25.0, 0.0, 14.0])
+def test_a_disc_between_its_vertebrae(degrees):
+    turned = np.radians(degrees)
+    down, back = np.cos(turned), np.sin(turned)
+    scene = Scene()
+    for name, step in (("L3", -18.0), ("L4", 18.0)):
+        scene.box(name, (28, 75 + step * down, 55 + step * back), 25.0, 34.0, degrees=degrees)
+    scene.wedge("L3/L4", (28, 75, 55), 11.0, 7.0, 34.0, degrees=degrees)
+    row = measured(scene, "L3/L4")
+    assert heights(row) == pytest.approx([11 - 4 * share for share in (0.1, 0.5, 0.9)], abs=0.5)
+    assert row["height_mean_mm"] == pytest.approx(9.0, abs=0.4)
+
+
+def test_discs_without_vertebrae():
+    scene = Scene()
+    for index, name in enumerate(("L2/L3", "L3/L4", "L4/L5")):
+        scene.box(name, (28, 40 + 36 * index, 62 - 8 * index), 8.0, 34.0, degrees=-12.0)
+    for row in measure(scene.segmentation()):
+        assert heights(row) == pytest.approx([8.0] * 3, abs=0.5)
+
+
+def test_volume_and_centre_in_both_conventions():
+    scene = Scene((1.0, 1.0, 1.0), (60, 80, 80)).box("L3", (30, 40.5, 40.5), 20.0, 30.0, width=40.0)
+    segmentation = scene.segmentation()
+    row = measure(segmentation)[0]
+    assert row["volume_ml"] == pytest.approx((scene.values > 0).sum() / 1000)
+    # From the origin 30 mm to the right, 40.5 mm down, 40.5 mm back.
+    assert [row[f"centroid_lps_{a}_mm"] for a in "xyz"] == pytest.approx([11 - 30, -7 + 40.5, 23 - 40.5])
+    assert [row[f"centroid_ras_{a}_mm"] for a in "xyz"] == pytest.approx([19, -33.5, -17.5])
+
+
+@pytest.mark.parametrize("direction", ["LPS", "RAS", "ASR", "SRA"])
+def test_orientation_of_the_file_does_not_matter(direction):
+    scene = Scene().wedge("L3", (28, 70, 55), 20.0, 27.0, 34.0, degrees=9.0).box("L2", (28, 34, 50), 25.0, 34.0)
+    for ours, theirs in zip(measure(scene.segmentation()), measure(scene.segmentation(direction)), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in COLUMNS:
+            assert theirs[key] == (pytest.approx(ours[key], abs=1e-3) if isinstance(ours[key], float) else ours[key])
+
+
+def test_what_the_border_cuts_gets_no_size():
+    cut_above = measured(Scene().box("L3", (28, 5, 55), 26.0, 34.0))
+    assert cut_above["touches_border"] is True
+    assert cut_above["volume_ml"] is None
+    assert heights(cut_above) == [None] * 3
+    assert cut_above["centroid_lps_x_mm"] is not None
+
+    cut_aside = measured(Scene().box("L3", (28, 70, 55), 26.0, 34.0, width=400.0))  # stack narrower than the body
+    assert cut_aside["touches_border"] is True
+    assert cut_aside["volume_ml"] is None
+    assert heights(cut_aside) == pytest.approx([26.0] * 3, abs=0.5)
+
+
+def test_a_single_slice_has_heights_and_no_volume():
+    row = measured(Scene((1.0, 0.8, 0.8), (1, 160, 120)).box("L3", (0, 60, 45), 26.0, 34.0, degrees=8.0))
+    assert heights(row) == pytest.approx([26.0] * 3, abs=0.5)
+    assert row["volume_ml"] is None
+
+
+def test_the_body_of_a_whole_vertebra_is_measured_without_its_arch():
+    scene = Scene((2.0, 1.0, 1.0), (30, 140, 140))
+    scene.box("L3", (29, 70, 45), 26.0, 34.0)
+    scene.box("L3", (29, 78, 98), 18.0, 30.0, width=8.0)  # spinous process
+    for side in (-14, 14):  # pedicles and laminae, beside the canal
+        scene.box("L3", (29 + side, 66, 75), 12.0, 30.0, width=8.0)
+    whole = LabelScheme("whole", "", (structure("L3").id,), Extent.WHOLE, "CT")
+    row = measured(scene, scheme=whole)
+    assert heights(row) == pytest.approx([26.0] * 3, abs=0.5)
+    assert row["depth_mm"] == pytest.approx(34.0, abs=0.5)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_canal_depth_only_where_it_is_validated(degrees):
+    turned = np.radians(degrees)
+    scene = Scene().box("L3", (28, 75, 45), 26.0, 34.0, degrees=degrees)
+    behind = (28, 75 - 28 * np.sin(turned), 45 + 28 * np.cos(turned))
+    scene.box("canal", behind, 300.0, 14.0, width=20.0, degrees=degrees)
+    row = measured(scene)
+    assert row["canal_depth_mm"] == pytest.approx(14.0, abs=0.5)
+    assert measured(scene, unvalidated=frozenset({61}))["canal_depth_mm"] is None
+    assert measured(scene, "canal")["volume_ml"] is None  # cut by the border, as canals are
+
+
+def test_tiny_islands_and_empty_results_measure_without_error():
+    scene = Scene()
+    assert measure(scene.segmentation()) == []
+    scene.values[7, 50, 50] = 22
+    row = measured(scene)
+    assert row["volume_ml"] == pytest.approx(0.004)
+    assert heights(row) == [None] * 3
+
+
+def test_table_on_disk(tmp_path: Path):
+    scene = Scene().box("L3", (28, 70, 55), 26.0, 34.0).box("L4", (28, 155, 55), 26.0, 34.0)
+    rows = measure(scene.segmentation(confidence={22: 0.93}, unvalidated=frozenset({23})))
+    path = write_csv(rows, tmp_path / "sizes.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert tuple(read[0]) == COLUMNS
+    assert [r["name"] for r in read] == ["L3 vertebra (body)", "L4 vertebra (body) (unvalidated)"]
+    assert [r["touches_border"] for r in read] == ["no", "yes"]
+    assert float(read[0]["height_middle_mm"]) == pytest.approx(26, abs=0.5)
+    assert read[0]["confidence"] == "0.930"
+    assert read[1]["volume_ml"] == ""
+    with pytest.raises(OutputError):
+        write_csv(rows, tmp_path / "nowhere" / "sizes.csv")
+
+
+def test_columns_are_documented_and_say_their_unit():
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    for m in MEASUREMENTS:
+        assert m.key.endswith({"mm": "_mm", "mL": "_ml"}[m.unit])
+        assert m.label
+        assert m.method
