@@ -163,9 +163,22 @@ class PanelCase(unittest.TestCase):
         return {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
 
 
-def centroid(segmentationNode, segmentId):
-    """Centre of a segment in the world (RAS, mm)."""
-    return np.array(segmentationNode.GetSegmentCenterRAS(segmentId))
+def centroid(segmentationNode, structureId, volumeNode):
+    """Mean position of a structure's voxels in the world (RAS, mm), read back on a volume's grid."""
+    import SimpleITK as sitk
+    from SpineSegAISlicer import nodes
+
+    image = nodes.labelsFromSegmentation(segmentationNode, volumeNode)
+    return image_centroid(image, structureId) if (sitk.GetArrayViewFromImage(image) == structureId).any() else None
+
+
+def image_centroid(image, structureId):
+    """Mean position of a label's voxels (RAS, mm) in a SimpleITK image."""
+    import SimpleITK as sitk
+
+    index = np.argwhere(sitk.GetArrayViewFromImage(image) == structureId).mean(axis=0)[::-1]
+    left, posterior, superior = image.TransformContinuousIndexToPhysicalPoint(index.tolist())
+    return np.array([-left, -posterior, superior])
 
 
 def linear_transform(matrix, name="Moved"):
@@ -176,6 +189,6 @@ def linear_transform(matrix, name="Moved"):
 
 
 __all__ = [
-    "DOUBLE", "PanelCase", "axial", "centroid", "linear_transform", "make_checkpoint", "make_volume", "sagittal",
+    "DOUBLE", "PanelCase", "axial", "centroid", "image_centroid", "linear_transform", "make_checkpoint", "make_volume", "sagittal",
     "time", "vtk",
 ]  # fmt: skip

@@ -1,9 +1,8 @@
 """Clicking through the panel: choices, the big button, the result. Runs in the host and inside Slicer."""
 
-import time
 import unittest
 
-from panel_case import PanelCase, axial, host, linear_transform, make_checkpoint, make_volume, np, slicer
+from panel_case import PanelCase, axial, centroid, make_checkpoint, make_volume, np, sagittal, slicer
 
 
 class OpeningTest(PanelCase):
@@ -139,7 +138,7 @@ class SegmentingTest(PanelCase):
         segmentation = self.output().GetSegmentation()
         self.assertEqual(
             list(segmentation.GetSegmentIDs()),
-            ["L1", "L1/L2", "L2", "L2/L3", "L3", "L3/L4", "L4", "L4/L5", "L5", "L5/S1", "S1", "canal"],
+            ["L1", "L1/L2", "L2", "L2/L3", "L3", "L3/L4", "L4", "L4/L5", "L5", "L5/S1", "S1"],
         )
         self.assertEqual(segmentation.GetSegment("L4").GetName(), "L4 vertebra (body)")
         colors = [segmentation.GetSegment(i).GetColor() for i in ("L3", "L4", "L5")]
@@ -148,7 +147,7 @@ class SegmentingTest(PanelCase):
         self.assertTrue(segmentation.GetSegment("L4").HasTag(tag))
         self.assertEqual(self.output().GetNodeReference("referenceImageGeometryRef"), volume)
         self.assertEqual(self.ui.applyButton.text, "Segment spine")
-        self.assertIn("11 structures" if False else "structures in", self.ui.statusLabel.text)
+        self.assertIn("11 structures in", self.ui.statusLabel.text)
         self.assertFalse(self.dialogs)
 
     def test_warnings_are_shown_with_the_result(self):
@@ -185,14 +184,14 @@ class SegmentingTest(PanelCase):
         self.run_to_the_end()
         segmentation = self.output().GetSegmentation()
         segmentation.GetSegment("L3").SetName("my L3")
-        segmentation.RemoveSegment("canal")
+        segmentation.RemoveSegment("L5")
         self.assertFalse(self.ui.undoButton.enabled)
         self.run_to_the_end()
         self.assertEqual(segmentation.GetSegment("L3").GetName(), "L3 vertebra (body)")
         self.assertTrue(self.ui.undoButton.enabled)
         self.click(self.ui.undoButton)
         self.assertEqual(segmentation.GetSegment("L3").GetName(), "my L3")
-        self.assertIsNone(segmentation.GetSegment("canal"))
+        self.assertIsNone(segmentation.GetSegment("L5"))
         self.assertFalse(self.ui.undoButton.enabled)
 
     def test_a_choice_of_new_segmentation_makes_a_second_one(self):
@@ -236,7 +235,7 @@ class SegmentingTest(PanelCase):
         self.click(self.ui.centreButton)
         from SpineSegAISlicer import nodes
 
-        self.assertAlmostEqual(sliceNode.GetSliceOffset(), nodes.centreOfSpine(self.output())[0], places=3)
+        self.assertAlmostEqual(sliceNode.GetSliceToRAS().GetElement(0, 3), nodes.centreOfSpine(self.output())[0], places=3)
 
     def test_measurements_become_a_table(self):
         make_volume()
@@ -246,7 +245,7 @@ class SegmentingTest(PanelCase):
         self.waitUntil(lambda: slicer.util.getNodesByClass("vtkMRMLTableNode") or self.dialogs, 60)
         self.assertFalse(self.dialogs)
         table = slicer.util.getNodesByClass("vtkMRMLTableNode")[0]
-        self.assertEqual(table.GetNumberOfRows(), 12)
+        self.assertEqual(table.GetNumberOfRows(), 11)
         self.assertEqual(table.GetCellText(0, 0), "L1 vertebra (body)")
         columns = [table.GetColumnName(i) for i in range(table.GetNumberOfColumns())]
         self.assertIn("volume_ml", columns)
@@ -318,10 +317,8 @@ class SeveralVolumesTest(PanelCase):
         return item
 
     def test_a_result_is_carried_to_the_other_series_of_the_study(self):
-        from panel_case import sagittal
-
         t2 = make_volume("T2")
-        t1 = make_volume("T1", size=(9, 40, 35), ijkToRas=sagittal((1.6, 1.4, 4.5), (-19.0, 29.0, 38.0)))
+        t1 = make_volume("T1", size=(12, 50, 50), ijkToRas=sagittal((1.6, 1.4, 4.0), (-23.0, 38.0, 44.0)))
         stack = make_volume("Axial", size=(12, 50, 50), ijkToRas=axial())
         elsewhere = make_volume("Other patient")
         study = self.study(t2, t1, stack)
@@ -331,11 +328,9 @@ class SeveralVolumesTest(PanelCase):
         self.assertFalse(self.dialogs)
         self.assertEqual({n.GetName() for n in self.segmentations()}, {"T2 spine", "T1 spine"})
         carried = next(n for n in self.segmentations() if n.GetName() == "T1 spine")
-        from panel_case import centroid
-
-        for segment in ("L2", "L4", "S1"):
-            distance = np.linalg.norm(centroid(carried, segment) - centroid(self.output(), segment))
-            self.assertLess(distance, 2.5, segment)
+        for structure in (21, 23, 26):
+            distance = np.linalg.norm(centroid(carried, structure, t1) - centroid(self.output(), structure, t2))
+            self.assertLess(distance, 1.5, structure)  # slices are 4 mm apart and do not coincide
         self.assertEqual(carried.GetNodeReference("referenceImageGeometryRef"), t1)
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(carried)), study)
@@ -389,5 +384,3 @@ class SavingTest(PanelCase):
 
 if __name__ == "__main__":
     unittest.main()
-
-__all__ = ["host", "linear_transform", "time"]

@@ -61,6 +61,7 @@ def start() -> None:
     except ImportError as error:
         raise MissingHostPackage(_load_error(error)) from error
 
+    pythonqt.spare_references()
     start.application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     start.application.setQuitOnLastWindowClosed(False)
     sys.modules["qt"] = pythonqt.make_qt_module(widgets.UiLoader)

@@ -107,6 +107,21 @@ class ScriptedModuleParent:
         self.icon = None
 
 
+def observe_new_nodes(scene: Any) -> None:
+    """Give every displayable node its subject hierarchy item, as the subject hierarchy module does in Slicer."""
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def added(caller: Any, event: str, node: Any) -> None:
+        if scene.IsImporting() or node.GetHideFromEditors():
+            return
+        if node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLTableNode"):
+            hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+            if not hierarchy.GetItemByDataNode(node):
+                hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+    scene.AddObserver(scene.NodeAddedEvent, added)
+
+
 def python_slicer(folder: str) -> None:
     """Put an executable called PythonSlicer on the PATH, as Slicer does; it is this Python."""
     launcher = Path(folder, "PythonSlicer")
@@ -126,6 +141,14 @@ def start_application() -> None:
 
     scene = slicer.vtkMRMLScene()
     slicer.mrmlScene = scene
+    # Reading scene bundles unpacks them into the cache folder.
+    cache = slicer.vtkCacheManager()
+    cache.SetRemoteCacheDirectory(application._temporary)
+    cache.SetMRMLScene(scene)
+    dataManager = slicer.vtkDataIOManager()
+    dataManager.SetCacheManager(cache)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(dataManager)
     slicer.appLogic = slicer.vtkSlicerApplicationLogic()
     slicer.appLogic.SetMRMLScene(scene)
     slicer.modules = types.SimpleNamespace()
@@ -143,6 +166,7 @@ def start_application() -> None:
     for name in ("Segmentations", "Terminologies"):
         slicer.appLogic.SetModuleLogic(name, getattr(slicer.modules, name.lower()).logic())
     vtk.vtkLogger.SetStderrVerbosity(verbosity)
+    observe_new_nodes(scene)
     for name, kind in CUSTOM_WIDGETS.items():
         if name.startswith(("qMRML", "qSlicer")):
             setattr(slicer, name, ProxyClass(kind))

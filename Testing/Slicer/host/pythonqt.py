@@ -7,6 +7,7 @@ that asks the widget's meta-object what is a property. Nothing is listed by hand
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import sys
 import traceback
@@ -20,6 +21,17 @@ ERRORS: list[str] = []
 
 MODULES = (QtCore, QtGui, QtWidgets)
 _QOBJECT = QtCore.QObject
+
+
+def spare_references() -> None:
+    """Keep Python alive although PySide6 6.12 gives back references to None and small values that it never took.
+
+    Each empty property or item read through PySide6 takes one; a session of tests uses up those of None, and Python ends
+    with “deallocating None”. From Python 3.12 on such objects are immortal, and nothing needs to be done.
+    """
+    if sys.version_info < (3, 12):
+        for value in (None, True, False, *range(-5, 257)):
+            ctypes.c_ssize_t.from_address(id(value)).value += 10**9
 
 
 def unwrap(value: Any) -> Any:
@@ -53,12 +65,18 @@ def accepted_arguments(function: Any) -> int | None:
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
-def slot(function: Any) -> Any:
-    """A PySide6 slot that passes only the arguments `function` takes, and records exceptions instead of raising them."""
+def slot(function: Any, carried: Any = None) -> Any:
+    """A PySide6 slot that passes only the arguments `function` takes, and records exceptions instead of raising them.
+
+    Args:
+        carried: gives the argument of a signal that is emitted without it (see `SignalProxy`).
+    """
     limit = accepted_arguments(function)
 
     def call(*arguments: Any) -> None:
         try:
+            if carried is not None:
+                arguments = (carried(),)
             function(*[wrap(a) for a in (arguments if limit is None else arguments[:limit])])
         except Exception:
             ERRORS.append(traceback.format_exc())
@@ -68,13 +86,19 @@ def slot(function: Any) -> Any:
 
 
 class SignalProxy:
-    """``widget.clicked``: connects like PythonQt's, and is emitted by calling it."""
+    """``widget.clicked``: connects like PythonQt's.
+
+    A signal that carries a Python object is emitted without it, since PySide6 miscounts references to such arguments; the
+    widget's `CARRIED` says how to get the object when a slot runs.
+    """
 
     def __init__(self, owner: Proxy, name: str, signal: Any) -> None:
         self._owner, self._name, self._signal = owner, name, signal
 
     def connect(self, function: Any) -> bool:
-        made = slot(function)
+        target = unwrap(self._owner)
+        carried = getattr(target, "CARRIED", {}).get(self._name)
+        made = slot(function, (lambda: carried(target)) if carried else None)
         _connections(self._owner).append((self._name, function, made))
         self._signal.connect(made)
         return True
@@ -87,9 +111,6 @@ class SignalProxy:
                 held.remove(entry)
                 return True
         return False
-
-    def __call__(self, *arguments: Any) -> None:
-        self._signal.emit(*[unwrap(a) for a in arguments])
 
 
 def _connections(owner: Proxy) -> list[tuple[str, Any, Any]]:

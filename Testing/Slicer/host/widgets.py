@@ -205,7 +205,8 @@ class qMRMLWidget(QWidget):
     """Holds the scene, and hands it to the widgets that the .ui file connects to it (and to no others)."""
 
     SIGNALS = ("mrmlSceneChanged(vtkMRMLScene*)",)
-    mrmlSceneChanged = Signal(object)
+    CARRIED = {"mrmlSceneChanged": lambda self: self.mrmlScene()}
+    mrmlSceneChanged = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -216,7 +217,7 @@ class qMRMLWidget(QWidget):
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
-        self.mrmlSceneChanged.emit(scene)
+        self.mrmlSceneChanged.emit()
 
     def mrmlScene(self) -> Any:
         return self._scene
@@ -226,9 +227,10 @@ class qMRMLNodeComboBox(QComboBox):
     """Nodes of the scene in a combo box, with the entries that add, rename or remove."""
 
     SIGNALS = ("currentNodeChanged(vtkMRMLNode*)", "currentNodeIDChanged(QString)", "nodeAddedByUser(vtkMRMLNode*)")
-    currentNodeChanged = Signal(object)
+    CARRIED = {"currentNodeChanged": lambda self: self.currentNode(), "nodeAddedByUser": lambda self: self.currentNode()}
+    currentNodeChanged = Signal()
     currentNodeIDChanged = Signal(str)
-    nodeAddedByUser = Signal(object)
+    nodeAddedByUser = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -296,7 +298,7 @@ class qMRMLNodeComboBox(QComboBox):
         self._filling = True
         self.clear()
         if self._noneEnabled:
-            self.addItem(self._noneDisplay, None)
+            self.addItem(self._noneDisplay)
         for node in nodes:
             self.addItem(node.GetName(), node.GetID())
         if self._addEnabled or self._renameEnabled or self._removeEnabled:
@@ -318,7 +320,7 @@ class qMRMLNodeComboBox(QComboBox):
         self.setCurrentIndex(index)
 
     def _announce(self) -> None:
-        self.currentNodeChanged.emit(self.currentNode())
+        self.currentNodeChanged.emit()
         self.currentNodeIDChanged.emit(self._current or "")
 
     def _picked(self, index: int) -> None:
@@ -337,7 +339,7 @@ class qMRMLNodeComboBox(QComboBox):
     def addNode(self) -> Any:
         node = self._scene.AddNewNodeByClass(self._nodeTypes[0], self._baseName)
         self.setCurrentNode(node)
-        self.nodeAddedByUser.emit(node)
+        self.nodeAddedByUser.emit()
         return node
 
     def currentNode(self) -> Any:
@@ -432,7 +434,9 @@ class UiLoader:
             target = widget.findChild(QWidget, receiver)
             if source is None or target is None:
                 raise ValueError(f"{path}: connection {sender} → {receiver} names a widget that is not there")
-            getattr(source, signal.split("(")[0]).connect(getattr(target, slot_name.split("(")[0]))
+            if (signal, slot_name) != ("mrmlSceneChanged(vtkMRMLScene*)", "setMRMLScene(vtkMRMLScene*)"):
+                raise ValueError(f"{path}: the host connects nothing but scenes, not {signal} to {slot_name}")
+            source.mrmlSceneChanged.connect(lambda s=source, t=target: t.setMRMLScene(s.mrmlScene()))
         return wrap(widget)
 
 
