@@ -65,11 +65,12 @@ def accepted_arguments(function: Any) -> int | None:
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
-def slot(function: Any, carried: Any = None) -> Any:
+def slot(function: Any, carried: Any = None, count: int | None = None) -> Any:
     """A PySide6 slot that passes only the arguments `function` takes, and records exceptions instead of raising them.
 
     Args:
         carried: gives the argument of a signal that is emitted without it (see `SignalProxy`).
+        count: how many arguments the signal has; PySide6 looks at the slot's signature, so it must not be open.
     """
     limit = accepted_arguments(function)
 
@@ -82,7 +83,8 @@ def slot(function: Any, carried: Any = None) -> Any:
             ERRORS.append(traceback.format_exc())
             traceback.print_exc(file=sys.stderr)
 
-    return call
+    fixed = {0: lambda: call(), 1: lambda a: call(a), 2: lambda a, b: call(a, b), 3: lambda a, b, c: call(a, b, c)}
+    return call if count is None else fixed[0 if carried is not None else count]
 
 
 class SignalProxy:
@@ -98,10 +100,16 @@ class SignalProxy:
     def connect(self, function: Any) -> bool:
         target = unwrap(self._owner)
         carried = getattr(target, "CARRIED", {}).get(self._name)
-        made = slot(function, (lambda: carried(target)) if carried else None)
+        made = slot(function, (lambda: carried(target)) if carried else None, self._argument_count())
         _connections(self._owner).append((self._name, function, made))
         self._signal.connect(made)
         return True
+
+    def _argument_count(self) -> int:
+        """Of the longest signature that the signal has."""
+        meta = unwrap(self._owner).metaObject()
+        methods = [meta.method(index) for index in range(meta.methodCount())]
+        return max(m.parameterCount() for m in methods if bytes(m.name()).decode() == self._name)
 
     def disconnect(self, function: Any) -> bool:
         held = _connections(self._owner)
