@@ -37,3 +37,25 @@ def no_exception_in_a_slot():
     yield
     errors, ERRORS[:] = list(ERRORS), []
     assert not errors, "exception in a slot:\n" + "\n".join(errors)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A real checkpoint of the default method, very small and untrained."""
+    import torch
+
+    from SpineSegAILib.checkpoints import save_checkpoint
+    from SpineSegAILib.imaging import Preprocessing
+    from SpineSegAILib.methods.catalog import DEFAULT_METHOD, build_method, make_config
+
+    torch.manual_seed(0)
+    config = make_config(DEFAULT_METHOD, "tiny")
+    metadata = {
+        "title": "Tiny",
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+        "patch": [64, 64],
+    }
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    save_checkpoint(path, build_method(config).state_dict(), metadata)
+    return path
