@@ -178,10 +178,11 @@ class WorkerClient:
             environment.insert(name, value)
         process = qt.QProcess()
         process.setProcessEnvironment(environment)
-        process.connect("readyReadStandardOutput()", self._readOutput)
-        process.connect("readyReadStandardError()", self._readLog)
-        process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
-        process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
+        # A process that was killed may still say something after the next one has been started: each says who it is.
+        process.connect("readyReadStandardOutput()", lambda: self._readOutput(process))
+        process.connect("readyReadStandardError()", lambda: self._readLog(process))
+        process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: self._onFinished(process, code))
+        process.connect("errorOccurred(QProcess::ProcessError)", lambda error: self._onProcessError(process, error))
         self._process = process
         self._output = b""
         self._addLog(_("Starting the segmentation process."))
@@ -199,19 +200,19 @@ class WorkerClient:
         elif self._process is not None:
             self._process.write(line)
 
-    def _readOutput(self):
-        if self._process is None:
+    def _readOutput(self, process):
+        if process is not self._process:
             return
         # The pipe gives bytes as they come: half a line, or three.
-        *lines, self._output = (self._output + self._process.readAllStandardOutput().data()).split(b"\n")
+        *lines, self._output = (self._output + process.readAllStandardOutput().data()).split(b"\n")
         for line in lines:
             if line.strip():
                 self._onLine(line)
 
-    def _readLog(self):
-        if self._process is None:
+    def _readLog(self, process):
+        if process is not self._process:
             return
-        text = self._process.readAllStandardError().data().decode("utf-8", "replace")
+        text = process.readAllStandardError().data().decode("utf-8", "replace")
         for line in text.splitlines():
             if line.strip():
                 self._addLog(line.rstrip())
@@ -277,11 +278,13 @@ class WorkerClient:
         if self._folder is not None:
             shutil.rmtree(self._folder / f"job{job.number}", ignore_errors=True)
 
-    def _onFinished(self, exitCode, exitStatus):
-        if self._process is None:
+    def _onFinished(self, process, exitCode):
+        if process is not self._process:
             return
-        self._readOutput()
-        self._readLog()
+        self._readOutput(process)
+        self._readLog(process)
+        if process is not self._process:  # its last words were the end of it
+            return
         self._addLog(_("The segmentation process ended (exit code {code}).").format(code=exitCode))
         self._forgetProcess()
         self._failAll(
@@ -290,8 +293,8 @@ class WorkerClient:
             _("Try again. If it happens again, the computer may be short of memory: close other programs, or choose “CPU”."),
         )
 
-    def _onProcessError(self, error):
-        if error != qt.QProcess.FailedToStart:
+    def _onProcessError(self, process, error):
+        if process is not self._process or error != qt.QProcess.FailedToStart:
             return  # "finished" follows
         self._forgetProcess()
         self._failAll(
@@ -337,14 +340,23 @@ class WorkerClient:
         self._ready = None
         self._output = b""
         if process is not None:
-            if process.state() != qt.QProcess.NotRunning:
-                _dying.append(process)  # a QProcess must outlive what it runs
-                process.connect("finished(int,QProcess::ExitStatus)", lambda: _dying.remove(process))
+            _keepUntilItEnds(process)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
 
-_dying = []
-"""Processes that were killed and have not ended yet."""
+_kept = []
 
+
+def _keepUntilItEnds(process):
+    """Hold a QProcess that nobody needs any more: it must outlive what it runs, and must not vanish in its own signal."""
+    _kept.append(process)
+
+    def letGo(*_arguments):
+        qt.QTimer.singleShot(0, lambda: _kept.remove(process) if process in _kept else None)
+
+    if process.state() == qt.QProcess.NotRunning:
+        letGo()
+    else:
+        process.connect("finished(int,QProcess::ExitStatus)", letGo)

@@ -108,7 +108,7 @@ class ScriptedModuleParent:
 
 
 def observe_new_nodes(scene: Any) -> None:
-    """Give every displayable node its subject hierarchy item, as the subject hierarchy module does in Slicer."""
+    """Every displayable node has its subject hierarchy item while it is there, as the module sees to in Slicer."""
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def added(caller: Any, event: str, node: Any) -> None:
@@ -119,7 +119,14 @@ def observe_new_nodes(scene: Any) -> None:
             if not hierarchy.GetItemByDataNode(node):
                 hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def removed(caller: Any, event: str, node: Any) -> None:
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        if node is not hierarchy and hierarchy.GetItemByDataNode(node):
+            hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), False, False)
+
     scene.AddObserver(scene.NodeAddedEvent, added)
+    scene.AddObserver(scene.NodeAboutToBeRemovedEvent, removed)
 
 
 def python_slicer(folder: str) -> None:
