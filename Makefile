@@ -15,9 +15,6 @@ demo: $(VENV)/.installed
 	@mkdir -p $(OUTPUT)
 	$(BIN)/spinesegai segment $(SAMPLE) --output $(OUTPUT)/lumbar_phantom.seg.nrrd \
 		--preview $(OUTPUT)/lumbar_phantom.png --measurements $(OUTPUT)/lumbar_phantom.csv
-	@echo
-	@echo "The demo wrote:"
-	@ls $(OUTPUT)/lumbar_phantom.seg.nrrd $(OUTPUT)/lumbar_phantom.png $(OUTPUT)/lumbar_phantom.csv
 
 test: $(VENV)/.installed-for-tests lint
 	$(BIN)/python -m pytest -q Testing

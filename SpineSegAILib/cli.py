@@ -39,6 +39,9 @@ Progress = Callable[[float, str], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 shows ? for what it lacks
+            stream.reconfigure(errors="replace")
     args = build_parser().parse_args(argv)
     try:
         with _termination_as_interruption():
@@ -103,6 +106,8 @@ def _segment(args: argparse.Namespace) -> None:
     if not result.present:
         what = "None of the structures asked for" if args.structures else "No spine"
         raise ImageError(f"{what} was found in {args.image}.", " ".join(result.warnings) or _NOTHING_FOUND)
+    if not args.unvalidated and not args.structures:
+        result = _validated(result, hints)
 
     summary = {"image": str(args.image), "checkpoint": info.name, **result.summary()}
     with staged(*outputs.values()) as places:
@@ -115,7 +120,7 @@ def _segment(args: argparse.Namespace) -> None:
         written += [path for flag, path in outputs.items() if flag != "--output"]
         summary["written"] = [str(path) for path in written]
         if "--json" in place:
-            place["--json"].write_text(_json(summary), encoding="utf-8")
+            place["--json"].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     for warning in result.warnings:
         print(f"note: {warning}", file=sys.stderr)
@@ -125,6 +130,29 @@ def _segment(args: argparse.Namespace) -> None:
         print(_structure_table(result))
         for path in written:
             print(f"wrote {path}")
+
+
+def _validated(result: Segmentation, hints: Hints) -> Segmentation:
+    """The result without what the checkpoint learnt from phantoms alone, and a warning that says so.
+
+    What the reader locked stays: it is not the checkpoint's.
+    """
+    import numpy as np
+    import SimpleITK as sitk
+
+    locked = set() if hints.locked is None else set(np.unique(sitk.GetArrayViewFromImage(hints.locked)))
+    doubtful = [sid for sid in result.present if sid in result.unvalidated and sid not in locked]
+    if not doubtful:
+        return result
+    names = ", ".join(structure(sid).name for sid in doubtful)
+    rest = result.without(doubtful)
+    if not rest.present:
+        raise ImageError(
+            f"All that was found is what the checkpoint learnt from phantoms alone: {names}.",
+            "Say --unvalidated to see it, or use another checkpoint.",
+        )
+    rest.warnings.append(f"Left out, since the checkpoint learnt it from phantoms alone: {names}.")
+    return rest
 
 
 def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -559,6 +587,9 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--prior", metavar="FILE", help="segmentation to start from")
     segment.add_argument("--lock", metavar="FILE", help="segmentation whose structures are kept as they are")
     segment.add_argument("--structures", type=_structures, metavar="L3,L4", help="return these alone")
+    segment.add_argument(
+        "--unvalidated", action="store_true", help="also return what the checkpoint learnt from phantoms alone"
+    )
     _add_option(segment)
     segment.add_argument("--preview", metavar="PNG", help="picture of the result")
     segment.add_argument("--measurements", metavar="CSV", help="volumes and heights (mm)")
@@ -686,12 +717,8 @@ def _problems(error: Any) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _print_json(value: Any) -> None:
-    sys.stdout.write(_json(value))
+    print(json.dumps(value, indent=1, allow_nan=False))  # ASCII, since the terminal's encoding may be any
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional as F
 
-from .anatomy import KINDS, LabelScheme
+from .anatomy import KINDS, Kind, LabelScheme
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
 from .consistency import LevelResult, nearest_level_maps, resolve_levels
 from .errors import Cancelled, ConfigError, DeviceError, HintError
@@ -36,6 +35,8 @@ OPTIONS: Mapping[str, str] = {
     "consistency": "off: the network's own classes, without anatomical consistency (for research)",
 }
 """Run-time options that every method takes."""
+
+_VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
 
 AIR = -2.0
 """Preprocessed value outside the image."""
@@ -326,6 +327,8 @@ def _windowed(
     predict: Callable[[Tensor], dict[str, Tensor]], data: Tensor, window: tuple[int, ...], options: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape."""
+    from monai.inferers import sliding_window_inference  # half of the start-up time, and not needed for 2D methods
+
     plain: set[str] = set()
 
     def run(part: Tensor) -> dict[str, Tensor]:
@@ -364,13 +367,17 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
             best[better] = evidence.scheme.ids[channel - 1]
             np.maximum(value, found, out=value)
         return volume.source.image(best)
-    kinds = back_to_source_many(evidence.kind_probabilities(), volume).argmax(0)
-    result = np.zeros(kinds.shape, np.int16)
-    for name, ids in nearest_level_maps(levels).items():
-        if ids.any():
-            on_source = sitk.GetArrayFromImage(back_to_source(ids, volume, order=0, dtype=np.int16))
-            chosen = kinds == KINDS.index(name)
-            result[chosen] = on_source[chosen]
+    kinds = evidence.kind_probabilities()
+    # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
+    shapes = np.stack([kinds[0], kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL]])
+    winner = back_to_source_many(shapes, volume).argmax(0)
+    maps = nearest_level_maps(levels)
+    result = np.zeros(winner.shape, np.int16)
+    for value, kind in enumerate((Kind.VERTEBRA, Kind.DISC, Kind.CANAL), start=1):
+        ids = maps.get(kind.value)
+        if ids is not None and ids.any():
+            chosen = winner == value
+            result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
     return volume.source.image(result)
 
 

@@ -1,10 +1,12 @@
 """One anatomically possible sequence of levels out of a network's opinions.
 
 `resolve_levels` turns `Evidence` into instances with names; `nearest_level_maps` carries the names to another grid.
-The steps are pure functions: `shapes` finds, splits and merges pieces along the spine's axis, `sequence` names them.
+The steps are pure functions: `shapes` finds, splits and merges pieces along the spine's axis (`column` holds them),
+`opinions` weighs the evidence of each for every level, `sequence` names them, `words` tells the reader.
 """
 
-from .levels import Instance, LevelResult, nearest_level_maps, resolve_levels
+from .levels import resolve_levels
+from .result import Instance, LevelResult, nearest_level_maps
 from .settings import ConsistencySettings
 
 __all__ = ["ConsistencySettings", "Instance", "LevelResult", "nearest_level_maps", "resolve_levels"]

@@ -35,14 +35,12 @@ class Level:
         id: vertebra or sacrum.
         rank: above the sacrum.
         l6, t13: whether the path has met that variant.
-        shown: the scheme has a class for it.
     """
 
     id: int
     rank: int
     l6: bool
     t13: bool
-    shown: bool
 
 
 @dataclass
@@ -72,7 +70,6 @@ class Naming:
             being left out.
         margin: log odds of the best to the second-best naming, at most 20.
         alternatives: other namings with their probability, best first.
-        best_probability: of the best naming itself.
         possible: False if no path satisfies the constraints.
     """
 
@@ -80,7 +77,6 @@ class Naming:
     probability: np.ndarray
     margin: float = 20.0
     alternatives: list[tuple[list[Level | None], float]] = field(default_factory=list)
-    best_probability: float = 1.0
     possible: bool = True
 
 
@@ -102,7 +98,7 @@ def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
             met_l6 = met_t13 = False
             for vertebra in chain[: highest + 1 + _HIDDEN_LEVELS]:
                 met_l6, met_t13 = met_l6 or vertebra.id == L6_ID, met_t13 or vertebra.id == T13_ID
-                level = Level(vertebra.id, int(rank[vertebra.id]), met_l6, met_t13, vertebra.id in ids)
+                level = Level(vertebra.id, int(rank[vertebra.id]), met_l6, met_t13)
                 if level not in result:
                     result.append(level)
     return tuple(result)
@@ -218,7 +214,7 @@ def name_levels(
             alternatives.append((other, float(np.exp(score - log_z))))
         if len(alternatives) == 3:
             break
-    return Naming(levels, probability, margin, alternatives, float(np.exp(best - log_z)))
+    return Naming(levels, probability, margin, alternatives)
 
 
 class _Graph:

@@ -72,6 +72,7 @@ class OptimizationConfig(BaseModel):
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     validate_every: int = Field(1000, ge=1)
     save_every: int = Field(200, ge=1)
+    report_every: int = Field(20, ge=1, description="steps whose mean loss makes one report")
     workers: int = Field(1, ge=0, description="processes that load data; 0 loads in the trainer itself")
 
 

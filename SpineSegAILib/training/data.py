@@ -48,7 +48,7 @@ class CachedCase:
     source: str
 
     def __post_init__(self) -> None:
-        meta = json.loads((self.folder / "case.json").read_text())
+        meta = json.loads((self.folder / "case.json").read_text(encoding="utf-8"))
         self.name: str = meta["name"]
         self.spacing: tuple[float, float, float] = tuple(meta["spacing"])
         self.sets: list[list[int]] = meta["sets"]
@@ -157,7 +157,7 @@ def _cached(
     part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
     np.save(part / "image.npy", volume.array.astype(np.float16))
     np.save(part / "codes.npy", coded.codes)
-    (part / "case.json").write_text(json.dumps(meta))
+    (part / "case.json").write_text(json.dumps(meta), encoding="utf-8")
     try:
         os.replace(part, target)
     except OSError:  # another process was quicker

@@ -186,7 +186,7 @@ class _Trainer:
             counted += 1
             done = self.step >= o.steps or (o.hours is not None and self.elapsed >= 3600 * o.hours)
             stop = self._stop_agreed()
-            if counted >= 20 or done or stop:
+            if counted >= o.report_every or done or stop:
                 speed = (self.step - first_step) / max(time.monotonic() - started, 1e-6)
                 means = {n: round(float(v) / counted, 5) for n, v in sums.items()}
                 self._event(

@@ -2,10 +2,10 @@
 
     python Testing/Benchmarks/train_default.py DATA OUTPUT [--hours 1.4] [--resume]
 
-DATA holds `lumbar_mr/` (training and validation cases with a manifest) and `mri2d/` (single T2 slices with masks of bodies
-and discs, without levels). For seven of the nine single slices the levels were assigned by eye, counting up from S1; they
-give S1 and the discs above L1/L2 real examples. Their pixel size is not stated; 1.25 mm makes their vertebrae the size
-that vertebrae have. Two slices (04, 11), beside the column and drawn in part, are left out.
+DATA holds `lumbar_mr/` (training and validation cases with a manifest) and `mri2d/` (single T2 slices with masks of
+bodies and discs, without levels). For seven of the nine single slices the levels were assigned by eye, counting up from
+S1; they give S1 and the discs above L1/L2 real examples. Their pixel size is not stated; 1.25 mm makes their vertebrae
+the size that vertebrae have. Two slices (04, 11), beside the column and drawn in part, are left out.
 """
 
 from __future__ import annotations

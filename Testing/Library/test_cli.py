@@ -1,7 +1,6 @@
 """The command line: what it refuses, what it writes, and that it leaves nothing half-done."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -51,7 +50,12 @@ def predictor(monkeypatch, phantom):
             asked.update(hints=hints, options=options)
             progress(0.5, "half way")
             found = Segmentation(
-                phantom.labels, scheme("lumbar-mr"), {24: 0.9}, ["The levels are a guess."], provenance={"seconds": {}}
+                phantom.labels,
+                scheme("lumbar-mr"),
+                {24: 0.9},
+                ["The levels are a guess."],
+                unvalidated=asked.get("unvalidated", frozenset()),
+                provenance={"seconds": {}},
             )
             return found.restricted_to(hints.structures) if hints.structures else found
 
@@ -86,7 +90,7 @@ def test_segment_writes_all_that_was_asked_for(case, tiny_checkpoint, predictor,
     assert (predictor["checkpoint"], predictor["device"], predictor["options"]) == ("tiny", "cpu", {"batch": 4})
     result = read_segmentation(case / "out.seg.nrrd")
     assert np.array_equal(sitk.GetArrayFromImage(result.labels), sitk.GetArrayFromImage(phantom.labels))
-    summary = json.loads((case / "r.json").read_text())
+    summary = json.loads((case / "r.json").read_text(encoding="utf-8"))
     assert summary["checkpoint"] == "tiny" and summary["warnings"] == ["The levels are a guess."]
     assert summary["written"] == [str(case / name) for name in ("out.seg.nrrd", "p.png", "m.csv", "r.json")]
     assert (case / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -203,6 +207,24 @@ def test_nothing_found_is_an_error(case, tiny_checkpoint, predictor, capsys):
     assert files(case) == {"case.nii.gz"}
 
 
+def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkpoint, predictor, capsys, phantom):
+    canal = structure("canal").id
+    predictor["unvalidated"] = frozenset([canal])
+    assert segment(case, tiny_checkpoint) == 0
+    assert canal not in read_segmentation(case / "out.seg.nrrd").present
+    assert "note: Left out, since the checkpoint learnt it from phantoms alone: canal." in capsys.readouterr().err
+    for words in (["--unvalidated"], ["--structures", "canal,L4"]):
+        assert segment(case, tiny_checkpoint, *words) == 0
+        assert canal in read_segmentation(case / "out.seg.nrrd").present
+        assert "spinal canal (unvalidated)" in capsys.readouterr().out
+    sitk.WriteImage((phantom.labels == canal) * canal, str(case / "locked.nii.gz"))
+    assert segment(case, tiny_checkpoint, "--lock", case / "locked.nii.gz") == 0
+    assert canal in read_segmentation(case / "out.seg.nrrd").present  # the reader's own
+    predictor["unvalidated"] = frozenset(scheme("lumbar-mr").ids)
+    assert segment(case, tiny_checkpoint) == 2
+    assert "Say --unvalidated" in capsys.readouterr().err
+
+
 def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor, monkeypatch):
     (case / "out.seg.nrrd").write_text("what was there before")
 
@@ -215,11 +237,10 @@ def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor
     assert (case / "out.seg.nrrd").read_text() == "what was there before"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="an administrator may write everywhere")
-def test_protected_folder(case, tiny_checkpoint, predictor, capsys):
-    (case / "protected").mkdir(mode=0o500)
-    assert segment(case, tiny_checkpoint, "--output", case / "protected/out.nii.gz") == 2
-    assert "cannot be written to" in capsys.readouterr().err
+def test_protected_folder(case, tiny_checkpoint, predictor, capsys, monkeypatch):
+    monkeypatch.setattr("SpineSegAILib.files.os.access", lambda path, mode: False)  # an administrator may write all
+    assert segment(case, tiny_checkpoint) == 2
+    assert "cannot be written to" in capsys.readouterr().err and files(case) == {"case.nii.gz"}
 
 
 @pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM])
@@ -351,7 +372,7 @@ def dataset(case, phantom) -> Path:
     sitk.WriteImage(phantom.labels, str(case / "label.nii.gz"))
     annotated = sorted(int(v) for v in np.unique(sitk.GetArrayFromImage(phantom.labels)) if v)
     entry = {"image": "case.nii.gz", "label": "label.nii.gz", "annotated": annotated}
-    (case / "dataset.json").write_text(json.dumps({"validation": [entry]}))
+    (case / "dataset.json").write_text(json.dumps({"validation": [entry]}), encoding="utf-8")
     return case / "dataset.json"
 
 
@@ -374,7 +395,7 @@ class TestEvaluate:
 
     def test_report(self, dataset, tiny_checkpoint, capsys):
         assert self.evaluate(dataset, tiny_checkpoint, "--variants", "full,top-third-off") == 0
-        report = json.loads(dataset.with_name("report.json").read_text())
+        report = json.loads(dataset.with_name("report.json").read_text(encoding="utf-8"))
         assert report["checkpoint"] == "tiny" and set(report["variants"]) == {"full", "top-third-off"}
         assert report["variants"]["full"]["groups"]["vertebrae"]["dice"] == 1.0
         out = capsys.readouterr().out
@@ -448,13 +469,13 @@ def train_words(dataset, *more):
 @pytest.fixture
 def trainable(dataset) -> Path:
     """The phantom under another name serves for training."""
-    table = json.loads(dataset.read_text())
+    table = json.loads(dataset.read_text(encoding="utf-8"))
     (entry,) = table["validation"]
     for name in ("image", "label"):
         path = dataset.with_name(f"training_{entry[name]}")
         path.write_bytes(dataset.with_name(entry[name]).read_bytes())
     table["training"] = [{**entry, "image": "training_case.nii.gz", "label": "training_label.nii.gz"}]
-    dataset.write_text(json.dumps(table))
+    dataset.write_text(json.dumps(table), encoding="utf-8")
     return dataset
 
 
@@ -474,7 +495,7 @@ def test_interrupted_training_is_saved_for_resuming(trainable):
     status = trainable.parent / "run/status.json"
 
     def state() -> str:
-        return json.loads(status.read_text())["state"] if status.exists() else "not started"
+        return json.loads(status.read_text(encoding="utf-8"))["state"] if status.exists() else "not started"
 
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -245,7 +245,7 @@ def dataset(tmp_path):
         entries.append(entry)
     entries[0]["annotated"].append("L3")
     path = tmp_path / "dataset.json"
-    path.write_text(json.dumps({"validation": entries}))
+    path.write_text(json.dumps({"validation": entries}), encoding="utf-8")
     return path
 
 
@@ -272,7 +272,7 @@ def test_report_of_a_data_set(dataset, tmp_path):
     assert [(u["name"], u["reason"], u["outside_ml"]) for u in bottom["unscored"]] == [("L5", "cut by the crop", 0.0)]
 
     write_report(report, tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text())["checkpoint"] == "oracle"
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["checkpoint"] == "oracle"
     table = format_report(report)
     assert "top-third-off" in table and "vertebrae" in table and "1.000" in table
 

@@ -21,7 +21,7 @@ def write(folder: Path, **table) -> Path:
     for name in "abc":
         sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / f"{name}.nii.gz"))
     path = folder / "dataset.json"
-    path.write_text(json.dumps(table))
+    path.write_text(json.dumps(table), encoding="utf-8")
     return path
 
 

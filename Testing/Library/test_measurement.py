@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from SpineSegAILib.anatomy import SCHEMES, Extent, LabelScheme, structure
 from SpineSegAILib.errors import OutputError
 from SpineSegAILib.measurement import COLUMNS, MEASUREMENTS, measure, write_csv
+from SpineSegAILib.phantom import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation
 
 SCHEME = SCHEMES["lumbar-mr"]
@@ -163,6 +164,42 @@ def test_canal_depth_only_where_it_is_validated(degrees):
     assert row["canal_depth_mm"] == pytest.approx(14.0, abs=0.5)
     assert measured(scene, unvalidated=frozenset({61}))["canal_depth_mm"] is None
     assert measured(scene, "canal")["volume_ml"] is None  # cut by the border, as canals are
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"scoliosis_deg": 15.0, "oblique_deg": (3.0, -4.0, 5.0), "orientation": "RAS"},
+        {"wedge": {"L1": 0.4}, "biconcave": {"L3": 0.25}, "degenerated": {"L4": 0.9}, "slice_mm": 2.5, "slices": 25},
+        {"variant": "L6", "pixel_mm": 0.7, "slice_mm": 3.3, "slices": 19},
+    ],
+    ids=["usual", "scoliosis", "fractures", "fine"],
+)
+def test_phantoms_are_measured_to_a_millimetre(changes):
+    phantom = make_phantom(PhantomSpec(top="T12", **changes), np.random.default_rng(5))
+    rows = {row["structure"]: row for row in measure(Segmentation(phantom.labels, SCHEME))}
+    levels = [name for name in phantom.truth["levels"] if name != "S1"]
+    assert len(levels) >= 5
+    for name in levels:
+        assert heights(rows[name]) == pytest.approx(phantom.truth["heights"][name], abs=1.0), name
+        assert rows[name]["canal_depth_mm"] == pytest.approx(phantom.truth["canal"][name], abs=1.2), name
+    discs = {row["id"]: row for row in rows.values() if row["kind"] == "disc"}
+    for sid, height in phantom.truth["discs"].items():
+        assert discs[sid]["height_middle_mm"] == pytest.approx(height, abs=1.0), sid
+
+
+def test_real_bodies_have_plausible_sizes(real_lumbar_mr):
+    labels = sitk.Cast(sitk.ReadImage(str(real_lumbar_mr.parent / "chu_02_label.nii.gz")), sitk.sitkInt16)
+    rows = measure(Segmentation(labels, SCHEME))
+    assert [row["structure"] for row in rows] == ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    for row in rows:
+        assert not row["touches_border"]
+        assert 20 < row["volume_ml"] < 60
+        assert all(20 < height < 36 for height in heights(row))
+        assert 25 < row["depth_mm"] < 40
+    downwards = [row["centroid_lps_z_mm"] for row in rows]
+    assert downwards == sorted(downwards, reverse=True)
 
 
 def test_tiny_islands_and_empty_results_measure_without_error():

@@ -94,7 +94,7 @@ def test_adding_a_method_is_one_folder_and_one_entry():
         inside = path.relative_to(library).parts
         if inside[0] == "methods" and (len(inside) == 2 or inside[1] in packages):
             continue
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for package in packages:
             assert f"methods.{package}" not in text, f"{path} imports {package} directly"
 

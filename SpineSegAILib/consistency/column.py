@@ -1,0 +1,236 @@
+"""What there is of a spine in a volume, before anything has a name: kind map, axis, pieces, canal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..anatomy import KINDS, STRUCTURES, Extent, Kind, ranks
+from ..evidence import Evidence
+from .result import Instance, LevelResult
+from .sequence import L6_ID, T13_ID
+from .settings import ConsistencySettings
+from .shapes import (
+    Piece,
+    Sizes,
+    SpineAxis,
+    bounding_box,
+    components,
+    coordinates,
+    fit_axis,
+    merge_fragments,
+    split_touching,
+    usual_sizes,
+)
+
+BONE, DISC, CANAL = 1, 2, 3  # values of the kind map: vertebra and sacrum are one until named
+
+
+class Column:
+    """Kind map, axis and pieces of one volume, cropped to what is not background."""
+
+    def __init__(self, evidence: Evidence, settings: ConsistencySettings) -> None:
+        self.settings, self.scheme, self.spacing = settings, evidence.scheme, evidence.spacing
+        source = evidence.kinds if evidence.kinds is not None else evidence.classes
+        if source is None:
+            raise ValueError("Evidence holds neither classes nor kinds")
+        self.shape: tuple[int, int, int] = source.shape[1:]
+        self.thickness = self.shape[0] * self.spacing[0]
+        self.voxel = float(np.prod(self.spacing))
+        self.whole = evidence.scheme.extent is Extent.WHOLE
+        # Only where background has no majority can anything else win: the rest is cut away before the real work.
+        candidates = source[0] <= 0.5
+        self.box = bounding_box(candidates) if candidates.any() else None
+        self.axis: SpineAxis | None = None
+        self.bones: list[Piece] = []
+        self.discs: list[Piece] = []
+        self.rejected: list[tuple[str, np.ndarray]] = []
+        self.sizes = Sizes(settings.usual_height, settings.usual_pitch)
+        self.cropped = evidence
+        self.kind = np.zeros((0, 0, 0), np.uint8)
+        self.sacral = np.zeros((0, 0, 0), bool)
+        if self.box is not None:
+            within = (slice(None), *self.box)
+            self.cropped = Evidence(
+                evidence.spacing,
+                evidence.scheme,
+                classes=None if evidence.classes is None else evidence.classes[within],
+                kinds=None if evidence.kinds is None else evidence.kinds[within],
+                rank=None if evidence.rank is None else np.ascontiguousarray(evidence.rank[self.box]),
+            )
+            self.probability = self.cropped.kind_probabilities()
+            self.kind = _kind_map(self.probability)
+            self.sacral = self.probability[KINDS.index("sacrum")] > self.probability[KINDS.index("vertebra")]
+
+    @classmethod
+    def of(cls, evidence: Evidence, settings: ConsistencySettings) -> Column:
+        """The column with its axis and pieces found."""
+        column = cls(evidence, settings)
+        if column.box is not None and any(s.order is not None for s in evidence.scheme.structures):
+            column._find()
+        return column
+
+    def minimum(self, area: float, depth: float) -> float:
+        """Volume threshold in mm³ for this slab."""
+        return area * min(self.thickness, depth)
+
+    def volume(self, piece: Piece | np.ndarray) -> float:
+        """mm³."""
+        return self.voxel * len(piece.index if isinstance(piece, Piece) else piece)
+
+    def points(self, index: np.ndarray) -> np.ndarray:
+        """Positions in the crop, mm."""
+        return coordinates(index, self.kind.shape, self.spacing)
+
+    def _find(self) -> None:
+        s = self.settings
+        least_bone = self.minimum(s.min_bone_area, s.min_bone_depth)
+        least_disc = self.minimum(s.min_disc_area, s.min_disc_depth)
+        bones = self._at_least(components(self.kind == BONE), s.fragment_share * least_bone, "vertebra")
+        discs = self._at_least(components(self.kind == DISC), s.fragment_share * least_disc, "disc")
+        if not bones and not discs:
+            return
+        self.axis = fit_axis(np.concatenate([self.points(i) for i in (*bones, *discs)]))
+        bone_pieces = self._on_axis(bones, (Kind.VERTEBRA, Kind.SACRUM))
+        disc_pieces = self._on_axis(discs, (Kind.DISC,))
+        self.sizes = usual_sizes(bone_pieces, disc_pieces, s)
+        disc_arc = np.concatenate([p.arc[p.radial < s.near_axis] for p in disc_pieces] or [np.zeros(0)])
+        parts = [q for p in bone_pieces for q in split_touching(p, self.sizes, disc_arc, s, whole=self.whole)]
+        parts = merge_fragments(parts, self.sizes, disc_arc, s, whole=self.whole)
+        self.bones = self._large_enough(parts, least_bone, "vertebra")
+        for disc in merge_fragments(disc_pieces, Sizes(0.0, 0.0), np.zeros(0), s):
+            inside = any(
+                abs(disc.middle(s.near_axis) - b.middle(s.near_axis)) < 0.2 * b.height(s.near_axis) for b in self.bones
+            )
+            if inside or self.volume(disc) < least_disc:
+                self.rejected.append(("disc", disc.index))
+            else:
+                self.discs.append(disc)
+
+    def _at_least(self, found: list[np.ndarray], volume: float, kind: str) -> list[np.ndarray]:
+        # Islands are not even counted as left out: they are noise. They only must not come back in a larger instance.
+        kept = [i for i in found if self.volume(i) >= volume]
+        noise = [i for i in found if self.volume(i) < volume]
+        if noise:
+            self.rejected.append((f"{kind} islands", np.concatenate(noise)))
+        return kept
+
+    def _large_enough(self, pieces: list[Piece], volume: float, kind: str) -> list[Piece]:
+        self.rejected += [(kind, p.index) for p in pieces if self.volume(p) < volume]
+        return [p for p in pieces if self.volume(p) >= volume]
+
+    def _on_axis(self, found: list[np.ndarray], kinds: tuple[Kind, ...]) -> list[Piece]:
+        s = self.settings
+        limit = s.off_axis_whole if self.whole else s.off_axis
+        result, beside = [], []
+        for index in found:
+            points = self.points(index)
+            _, off = self.axis.project(points.mean(axis=0, keepdims=True))  # type: ignore[union-attr]
+            if off[0] > limit:
+                beside.append(index)
+                continue
+            arc, radial = self.axis.project(points)  # type: ignore[union-attr]
+            result.append(Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index]))
+        if beside:
+            self.rejected.append((f"{kinds[0].value} islands", np.concatenate(beside)))
+        return result
+
+    def _voxel_ranks(self, index: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray | None:
+        """Rank per voxel: the network's own, or that of the most probable class."""
+        if self.cropped.rank is not None:
+            return self.cropped.rank.ravel()[index].astype(np.float32)
+        if self.cropped.classes is None:
+            return None
+        ids = [i for i in self.scheme.of_kind(*kinds) if STRUCTURES[i].order is not None]
+        if not ids:
+            return None
+        best = np.argmax(self.class_probabilities(index, ids), axis=0)
+        met = {i for i in (L6_ID, T13_ID) if i in ids and np.mean(best == ids.index(i)) > 0.05}
+        rank = {**ranks({L6_ID, T13_ID}), **ranks(met)}
+        return np.array([rank[i] for i in ids], np.float32)[best]
+
+    def class_probabilities(self, index: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        """(len(ids), N) probabilities of these structures' channels at these voxels."""
+        at = np.unravel_index(index, self.kind.shape)  # the crop is a view: to flatten it would copy every class
+        return np.stack([self.cropped.classes[self.scheme.channel_of[i]][at] for i in ids]).astype(np.float32)  # type: ignore[index]
+
+    def touches(self, index: np.ndarray) -> tuple[bool, bool, bool]:
+        """Whether voxels reach the grid's (first row, last row, first or last column)."""
+        _, rows, columns = np.unravel_index(index, self.kind.shape)
+        rows, columns = rows + self.box[1].start, columns + self.box[2].start  # type: ignore[index]
+        last_row, last_column = self.shape[1] - 1, self.shape[2] - 1
+        return (
+            bool(rows.min() == 0),
+            bool(rows.max() == last_row),
+            bool(columns.min() == 0 or columns.max() == last_column),
+        )
+
+    def room_below(self, piece: Piece) -> float:
+        """Distance from a piece's lowest voxel to the last row, mm."""
+        rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start  # type: ignore[index]
+        return float((self.shape[1] - 1 - rows.max()) * self.spacing[1])
+
+    def output_id(self, sid: int) -> int:
+        """The id if the scheme has it, else 0."""
+        return sid if sid in self.scheme.channel_of else 0
+
+    def instance(self, kind: str, index: np.ndarray, structure_id: int, **known) -> Instance:
+        """An `Instance` of these voxels."""
+        offset = np.array([b.start for b in self.box]) * self.spacing  # type: ignore[union-attr]
+        centroid = self.points(index).mean(axis=0) + offset
+        fields = {"rank": None, "confidence": 0.0, "runner_up": None, **known}
+        return Instance(
+            kind,
+            structure_id,
+            tuple(float(c) for c in centroid),  # type: ignore[arg-type]
+            self.volume(index),
+            touches_border=any(self.touches(index)),
+            **fields,
+        )
+
+    def result(self, found: list[tuple[Instance, np.ndarray]], **known) -> LevelResult:
+        """Instances and their voxels as label arrays on the whole grid."""
+        labels, pieces = np.zeros(self.shape, np.int16), np.zeros(self.shape, np.int16)
+        if self.box is not None:
+            label_crop, piece_crop = np.zeros(self.kind.shape, np.int16), np.zeros(self.kind.shape, np.int16)
+            for number, (instance, index) in enumerate(found, start=1):
+                label_crop.ravel()[index] = instance.structure_id
+                piece_crop.ravel()[index] = number
+            labels[self.box], pieces[self.box] = label_crop, piece_crop
+        return LevelResult(labels, [i for i, _ in found], self.spacing, pieces=pieces, **known)
+
+
+def _kind_map(probability: np.ndarray) -> np.ndarray:
+    """(5, D, H, W) → uint8: background, bone (vertebra or sacrum), disc, canal.
+
+    The two bone channels are added first: a sacrum that is half vertebra to the network is bone all the same.
+    """
+    best = probability[0].copy()
+    kind = np.zeros(best.shape, np.uint8)
+    bone = probability[KINDS.index("vertebra")] + probability[KINDS.index("sacrum")]
+    disc, canal = probability[KINDS.index("disc")], probability[KINDS.index("canal")]
+    for value, p in ((BONE, bone), (DISC, disc), (CANAL, canal)):
+        wins = p > best
+        kind[wins] = value
+        np.maximum(best, p, out=best)
+    return kind
+
+
+def canal_parts(column: Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Canal components that are kept (the largest, and what continues its line), and the rest."""
+    s = column.settings
+    found = components(column.kind == CANAL)
+    if not found:
+        return [], []
+    least = column.minimum(s.min_canal_area, s.min_disc_depth)
+    main = column.points(found[0])
+    kept, rest = [], []
+    if column.volume(found[0]) < least:
+        return [], found
+    line = fit_axis(main)
+    for index in found:
+        _, off = line.project(column.points(index).mean(axis=0, keepdims=True))
+        # 15 mm is the canal's width: farther off is something else. A fragment may be a quarter of the least size.
+        (kept if off[0] < 15 and column.volume(index) >= 0.25 * least else rest).append(index)
+    return kept, rest

@@ -1,0 +1,258 @@
+"""What the network and the reader think of each piece: log evidence for every level, and what hints forbid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..anatomy import SACRUM_ID, STRUCTURES, Kind, LabelScheme, ranks, structure, vertebra_above
+from ..errors import HintError, SchemeError
+from .column import Column
+from .sequence import L6_ID, NEVER, T13_ID, Item, Level, disc_of
+from .settings import ConsistencySettings
+from .shapes import Piece
+
+
+def _laplace(rank: np.ndarray, expected: np.ndarray, s: ConsistencySettings) -> np.ndarray:
+    """Log likelihood of a piece's voxel ranks for each expected rank, up to a constant."""
+    median = float(np.median(rank))
+    spread = 1.4826 * float(np.median(np.abs(rank - median)))
+    scale = max(s.rank_scale, spread) + s.rank_scale_slope * max(median, 0.0)
+    return -np.minimum(np.abs(median - expected), s.rank_cap) / scale
+
+
+def _class_likelihood(column: Column, piece: Piece, ids: Sequence[int]) -> np.ndarray:
+    """Log of the mean probability of each id over a piece; ids without a class get a fixed small probability."""
+    s, scheme = column.settings, column.scheme
+    known = sorted({i for i in ids if i in scheme.channel_of})
+    share = dict.fromkeys(ids, s.hidden_probability)
+    if known:
+        index = piece.index[:: max(1, len(piece.index) // 4000)]  # plenty for a mean
+        mean = column.class_probabilities(index, known).mean(axis=1)
+        mean = mean / max(float(mean.sum()), 1e-6)
+        share.update({i: float(m) + s.class_floor for i, m in zip(known, mean, strict=True)})
+    return np.log([share[i] for i in ids])
+
+
+def _opinion(column: Column, piece: Piece, ids: Sequence[int], expected: np.ndarray) -> np.ndarray:
+    """(S,) log evidence of a piece for being each of `ids`, whose ranks are `expected`; zeros where none is given."""
+    result = np.zeros(len(ids))
+    if column.cropped.rank is not None and piece.rank is not None:
+        result += _laplace(piece.rank, expected, column.settings)
+    if column.cropped.classes is not None:
+        result += _class_likelihood(column, piece, ids)
+    return result
+
+
+def _level_above(states: Sequence[Level], level: Level) -> Level | None:
+    return next((x for x in states if (x.rank, x.l6, x.t13) == (level.rank + 1, level.l6, level.t13)), None)
+
+
+def _attach(column: Column) -> list[tuple[int, int] | None]:
+    """For each disc the bone that it informs, and 0 if it lies below that bone, 1 if above; None if neither is near."""
+    near = column.settings.near_axis
+    middles = np.array([b.middle(near) for b in column.bones])
+    reach = 0.85 * column.sizes.pitch
+    result: list[tuple[int, int] | None] = []
+    for disc in column.discs:
+        at = disc.middle(near)
+        below = int(np.searchsorted(middles, at))
+        if below > 0 and at - middles[below - 1] < reach:
+            result.append((below - 1, 0))
+        elif below < len(middles) and middles[below] - at < reach:
+            result.append((below, 1))
+        else:
+            result.append(None)
+    return result
+
+
+def _shared(evidence: np.ndarray, states: Sequence[Level], weight: float) -> np.ndarray:
+    """Evidence of one instance among many that err together, so that each has less than full weight.
+
+    Whether this very instance is an L6 or T13 is an opinion that no other instance shares; it keeps its full weight.
+    """
+    variant = np.array([level.id in (L6_ID, T13_ID) for level in states])
+    result = weight * evidence
+    if variant.any() and np.ptp(evidence) > 0:
+        result[variant] += (1 - weight) * (evidence[variant] - evidence[~variant].max())
+    return result
+
+
+def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
+    """Bones (or discs, where there are no bones) as items, top down, with all evidence."""
+    s = column.settings
+    subjects = column.bones or column.discs
+    of_discs = not column.bones
+    rank = np.array([level.rank for level in states], float)
+    ids = [level.id for level in states]
+    disc_ids = [disc_of(level) for level in states]
+    above = [_level_above(states, level) for level in states]
+    above_ids = [disc_of(level) for level in above]
+    unary = [_opinion(column, p, disc_ids if of_discs else ids, rank - 0.5 if of_discs else rank) for p in subjects]
+    witnesses = float(len(subjects))
+    if not of_discs:
+        for disc, place in zip(column.discs, _attach(column), strict=True):
+            if place is None:
+                continue
+            bone, side = place
+            opinion = _opinion(column, disc, above_ids if side else disc_ids, rank + (0.5 if side else -0.5))
+            unary[bone] = unary[bone] + s.disc_weight * opinion
+            witnesses += s.disc_weight
+    volumes = np.array([column.volume(p) for p in subjects])
+    small = s.small_share * np.median(volumes)
+    sacrum = np.array([level.id == SACRUM_ID for level in states])
+    items = []
+    for piece, evidence, volume in zip(subjects, unary, volumes, strict=True):
+        evidence = _shared(evidence, states, min(1.0, s.independent / witnesses))
+        if of_discs:
+            evidence = np.where(sacrum, -np.inf, evidence)
+        elif column.cropped.kinds is not None and SACRUM_ID in column.scheme.channel_of:
+            share = float(piece.sacral.mean())
+            hit, false = s.sacrum_hit, s.sacrum_false
+            yes = share * np.log(hit) + (1 - share) * np.log(1 - hit)
+            no = share * np.log(false) + (1 - share) * np.log(1 - false)
+            evidence = evidence + np.where(sacrum, yes, no)
+        cut = any(column.touches(piece.index)[:2])
+        cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
+        # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar.
+        fits = len(items) >= len(subjects) - 2 and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
+        below = min(s.drop_cost_below_sacrum - float(evidence[sacrum].max()), cost) if fits and not of_discs else cost
+        items.append(Item(_position(column, piece), evidence, cost, below))
+    return items
+
+
+def _position(column: Column, piece: Piece) -> float:
+    """Centre of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
+    near, height = column.settings.near_axis, column.sizes.height
+    low, high = piece.span(near)
+    at_top, at_bottom, _ = column.touches(piece.index)
+    if at_top == at_bottom or high - low > 0.9 * height or not column.bones:
+        return (low + high) / 2
+    return high - height / 2 if at_top else low + height / 2
+
+
+def pin_anchors(
+    column: Column, items: list[Item], states: Sequence[Level], anchors: list[tuple[int, np.ndarray]]
+) -> dict[int, int]:
+    """Forbid what anchors exclude; returns item → structure that it was anchored as."""
+    pinned: dict[int, int] = {}
+    of_discs = not column.bones
+    for sid, point in anchors:
+        s = STRUCTURES[sid]
+        if s.kind is not Kind.DISC and of_discs:
+            raise HintError(f"The anchor {s.name} names a vertebra, but only discs were found.", "Anchor a disc.")
+        if s.kind is Kind.DISC:
+            upper = vertebra_above(sid).id
+            if of_discs:
+                at = _hit(column, point, column.discs, s.name)
+                allowed = np.array([level.id == upper for level in states])
+            else:
+                if not column.discs:
+                    raise HintError(f"The anchor {s.name} names a disc, but none was found.", "Anchor a vertebra.")
+                disc = _hit(column, point, column.discs, s.name)
+                place = _attach(column)[disc]
+                if place is None:
+                    raise HintError(
+                        f"The anchor {s.name} lies in a disc that has no vertebra beside it.", "Anchor a vertebra."
+                    )
+                at, side = place
+                holders = [_level_above(states, level) if side else level for level in states]
+                allowed = np.array([holder is not None and holder.id == upper for holder in holders])
+        else:
+            at = _hit(column, point, column.bones, s.name)
+            allowed = np.array([level.id == sid for level in states])
+        items[at].unary = np.where(allowed, items[at].unary, -np.inf)
+        items[at].drop_cost = items[at].below_cost = NEVER
+        if not np.isfinite(items[at].unary).any():
+            raise HintError(
+                f"{STRUCTURES[pinned[at]].name} and {s.name} are anchored in the same place."
+                if at in pinned
+                else f"Nothing can be {s.name} where the anchor lies.",
+                "Correct or remove one of the anchors.",
+            )
+        pinned[at] = sid
+    return pinned
+
+
+def limit_range(column: Column, items: list[Item], states: Sequence[Level], visible: tuple[int, int]) -> None:
+    """Forbid levels beyond the visible range, and charge for levels at its ends that nothing shows."""
+    s = column.settings
+    top, bottom = STRUCTURES[visible[0]].order, STRUCTURES[visible[1]].order
+    order = np.array([STRUCTURES[level.id].order for level in states], float)
+    subjects = column.bones or column.discs
+    if not ((order >= top) & (order <= bottom)).any():  # type: ignore[operator]
+        raise HintError(
+            f"The visible range {STRUCTURES[visible[0]].name} to {STRUCTURES[visible[1]].name} has no level of the "
+            f"label scheme “{column.scheme.name}”.",
+            "Correct the range or take another checkpoint.",
+        )
+    # The order counts T13 and L6 as steps, which most spines lack: distance in levels is counted along the usual chain.
+    rank = ranks({i for i in (L6_ID, T13_ID) if i in visible})
+    usual = np.array([rank.get(level.id, level.rank) for level in states], float)
+    last = len(items) - 1
+    for i, (item, piece) in enumerate(zip(items, subjects, strict=True)):
+        at_top, at_bottom, _ = column.touches(piece.index)
+        # Who counts vertebrae may well not count the sacrum that is seen below them.
+        at_bottom = at_bottom or rank[visible[1]] == 0
+        high, low = rank[visible[0]] + (at_top and i == 0), rank[visible[1]] - (at_bottom and i == last)
+        allowed = (usual <= high) & (usual >= low)
+        item.unary = np.where(allowed, item.unary, -np.inf)
+        if i == 0:
+            item.unary = item.unary - s.skip_cost * np.maximum(rank[visible[0]] - usual, 0)
+        if i == last:
+            item.unary = item.unary - s.skip_cost * np.maximum(usual - rank[visible[1]], 0)
+
+
+# --- hints -----------------------------------------------------------------------------------------------------------
+
+
+def check_hints(
+    scheme: LabelScheme,
+    anchors: Sequence[tuple[int, tuple[float, float, float]]],
+    visible: tuple[int, int] | None,
+) -> list[tuple[int, np.ndarray]]:
+    """Anchors with their points as arrays, after the checks that need no image."""
+    result = []
+    for sid, point in anchors:
+        try:
+            anatomy = scheme.require(sid)
+        except SchemeError as error:
+            raise HintError(f"An anchor names what cannot be found: {error.message}", error.remedy) from error
+        if anatomy.order is None:
+            raise HintError(
+                f"“{anatomy.name}” cannot be an anchor: it has no level.",
+                "Anchor a vertebra or a disc, e.g. L5 or L4/L5.",
+            )
+        result.append((sid, np.asarray(point, float)))
+    by_height = sorted(result, key=lambda a: a[1][1])
+    for (upper, p), (lower, q) in pairwise(by_height):
+        if STRUCTURES[upper].order > STRUCTURES[lower].order and q[1] - p[1] > 3:  # type: ignore[operator]
+            raise HintError(
+                f"The anchors are out of order: {STRUCTURES[upper].name} was put above {STRUCTURES[lower].name}.",
+                "Correct or remove one of them.",
+            )
+    if visible is not None:
+        top, bottom = structure(visible[0]), structure(visible[1])
+        if not (top.is_vertebral and bottom.is_vertebral) or top.order is None or bottom.order is None:
+            raise HintError("The visible range must be named by vertebrae.", "For example T11 to S1.")
+        if top.order > bottom.order:
+            raise HintError(
+                f"The visible range {top.name} to {bottom.name} is upside down.", "Name the topmost vertebra first."
+            )
+    return result
+
+
+def _hit(column: Column, point: np.ndarray, pieces: list[Piece], name: str) -> int:
+    """Which piece an index point means."""
+    offset = np.array([b.start for b in column.box])  # type: ignore[union-attr]
+    at = (point - offset) * column.spacing
+    distance = [float(np.min(np.sum((column.points(p.index) - at) ** 2, axis=1))) ** 0.5 for p in pieces]
+    best = int(np.argmin(distance))
+    if distance[best] > column.settings.anchor_reach:
+        raise HintError(
+            f"The anchor {name} lies {distance[best]:.0f} mm away from anything that was found.",
+            "Put it inside the vertebra or disc that it names.",
+        )
+    return best

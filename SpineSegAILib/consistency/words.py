@@ -1,0 +1,109 @@
+"""A naming in words: the sequence, and what a reader should be warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..anatomy import SACRUM_ID, STRUCTURES, disc_below, level_chain
+from .column import Column
+from .sequence import L6_ID, T13_ID, Level, Naming, disc_of
+
+
+def _between(upper: Level, lower: Level) -> list[int]:
+    """Ids of the levels missing between two consecutive ones."""
+    chain = [v.id for v in level_chain({upper.id, lower.id})]
+    return chain[chain.index(upper.id) + 1 : chain.index(lower.id)]
+
+
+def in_words(levels: Sequence[Level | None], *, of_discs: bool) -> str:
+    """Names top down; missing levels in brackets."""
+    words: list[str] = []
+    previous: Level | None = None
+    for level in levels:
+        if level is None:
+            continue
+        if previous is not None:
+            words += [f"({_word(i, of_discs)})" for i in _between(previous, level)]
+        words.append(_word(level.id, of_discs))
+        previous = level
+    return " ".join(words)
+
+
+def _word(sid: int, of_discs: bool) -> str:
+    disc = disc_below(sid) if of_discs else None
+    return disc.name if disc else STRUCTURES[sid].name
+
+
+def warnings_of(column: Column, naming: Naming, levels: list[Level | None], *, known: bool) -> list[str]:
+    """What a reader should know about the naming; `known` if hints fixed it."""
+    s = column.settings
+    of_discs = not column.bones
+    named = [level for level in levels if level]
+    if not named:
+        return ["No vertebra could be named."]
+    result = []
+    if not known and not _sacrum_seen(column, levels):
+        result.append("The sacrum is not visible: levels are a guess.")
+    if naming.margin < s.close_call and naming.alternatives:
+        other, probability = naming.alternatives[0]
+        result.append(_close_call(named, [level for level in other[::-1] if level], probability, of_discs))
+    for upper, lower in pairwise(named):
+        missing = [_word(i, of_discs) for i in _between(upper, lower)]
+        if missing:
+            a, b = _word(upper.id, of_discs), _word(lower.id, of_discs)
+            result.append(
+                f"A level seems to be missing between {a} and {b}: {', '.join(missing)}."
+                if len(missing) == 1
+                else f"Levels seem to be missing between {a} and {b}: {', '.join(missing)}."
+            )
+    for sid, words in ((L6_ID, "Six lumbar vertebrae (L6)"), (T13_ID, "A thirteenth thoracic vertebra (T13)")):
+        if any(level.id == sid for level in named):
+            result.append(f"{words} seen: please check the numbering.")
+    unnamed = [level for level in named if not column.output_id(disc_of(level) if of_discs else level.id)]
+    unnamed = [level for level in unnamed if level.id != SACRUM_ID]
+    if unnamed:
+        names = ", ".join(_word(level.id, of_discs) for level in unnamed)
+        result.append(f"Left out, because this checkpoint has no label for it: {names}.")
+    subjects = column.bones or column.discs
+    volumes = [column.volume(p) for p in subjects]
+    last = max(i for i, level in enumerate(levels) if level)
+    lost = [
+        i
+        for i, level in enumerate(levels)
+        if level is None and volumes[i] >= s.small_share * np.median(volumes) and i < last
+    ]
+    if lost:
+        result.append(f"{len(lost)} structure(s) like a vertebra did not fit into the sequence and were left out.")
+    return result
+
+
+def _close_call(named: list[Level], other: list[Level], probability: float, of_discs: bool) -> str:
+    here, there = {level.id for level in named}, {level.id for level in other}
+    odds = f"{100 * probability:.0f} %"
+    if not of_discs and (L6_ID in here) != (L6_ID in there):
+        return f"L5 or L6? The lowest lumbar vertebra could be {'L5' if L6_ID in here else 'L6'} ({odds})."
+    if not of_discs and (T13_ID in here) != (T13_ID in there):
+        first, second = ("T13", "L1") if T13_ID in here else ("L1", "T13")
+        return f"{first} or {second}? The count allows either ({odds} for the other)."
+    mine = f"{_word(named[0].id, of_discs)} to {_word(named[-1].id, of_discs)}"
+    theirs = f"{_word(other[0].id, of_discs)} to {_word(other[-1].id, of_discs)}" if other else "nothing"
+    return f"{mine} or {theirs}? The levels are uncertain ({odds} for the other)."
+
+
+def _sacrum_seen(column: Column, levels: list[Level | None]) -> bool:
+    """Whether the landmark that the count starts from is in view.
+
+    S1 itself; or a last lumbar vertebra that the network takes for one, with 20 mm of image below it: it has seen
+    what is there although it did not mark it.
+    """
+    at = max(i for i, level in enumerate(levels) if level)
+    level = levels[at]
+    if level.id == SACRUM_ID:  # type: ignore[union-attr]
+        return True
+    piece = (column.bones or column.discs)[at]
+    expected = level.rank - (0.0 if column.bones else 0.5)  # type: ignore[union-attr]
+    believed = piece.median_rank is not None and abs(piece.median_rank - expected) < 0.6
+    return level.rank == 0 and believed and column.room_below(piece) > 20  # type: ignore[union-attr]

@@ -1,0 +1,50 @@
+"""Files are written whole or not at all."""
+
+import pytest
+
+from SpineSegAILib.errors import OutputError
+from SpineSegAILib.files import check_writable, staged
+
+
+def names(folder) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_all_files_appear_at_the_end(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    with staged(tmp_path / "a.txt", tmp_path / "b.txt") as (a, b):
+        a.write_text("new")
+        b.write_text("other")
+        a.with_name("a.side").write_text("companion")
+        assert (tmp_path / "a.txt").read_text() == "before" and not (tmp_path / "b.txt").exists()
+    assert names(tmp_path) == {"a.txt", "b.txt", "a.side"}
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_things_as_they_were(tmp_path, failure):
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(failure), staged(tmp_path / "a.txt", tmp_path / "b.txt") as (a, _):
+        a.write_text("half")
+        raise failure
+    assert names(tmp_path) == {"a.txt"} and (tmp_path / "a.txt").read_text() == "before"
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OutputError, match="No space left"), staged(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert names(tmp_path) == set()
+
+
+def test_what_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
+    with pytest.raises(OutputError, match="is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(OutputError, match="nowhere does not exist"):
+        check_writable(tmp_path / "nowhere/a.txt")
+    with pytest.raises(OutputError, match="nowhere does not exist"), staged(tmp_path / "nowhere/a.txt"):
+        pytest.fail("the block must not run")
+    check_writable(tmp_path / "a.txt")
+    monkeypatch.setattr("SpineSegAILib.files.os.access", lambda path, mode: False)
+    with pytest.raises(OutputError, match="cannot be written to"):
+        check_writable(tmp_path / "a.txt")
+    assert names(tmp_path) == set()

@@ -1,0 +1,293 @@
+"""From image to segmentation: exact geometry, the same steps as in training, cancelling, memory, hints."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from SpineSegAILib.anatomy import KINDS, structure
+from SpineSegAILib.checkpoints import read_header, save_checkpoint
+from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError
+from SpineSegAILib.hints import Anchor, Hints
+from SpineSegAILib.imaging import Geometry, Preprocessing
+from SpineSegAILib.inference import Predictor, choose_device, volume_evidence
+from SpineSegAILib.methods.base import Context, Method, coordinate_channels
+from SpineSegAILib.methods.catalog import build_method, make_config
+from SpineSegAILib.phantom import PhantomSpec, make_phantom
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    spec = PhantomSpec(top="T12", bottom="S1", slices=7, slice_mm=6.0, pixel_mm=1.5, contrast="t2", noise=0.0)
+    return make_phantom(spec, np.random.default_rng(2))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    torch.manual_seed(0)
+    config = make_config("resenc-unet", "tiny")
+    path = tmp_path_factory.mktemp("inference") / "tiny.safetensors"
+    metadata = {
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+        "unvalidated": ["canal"],
+    }
+    save_checkpoint(path, build_method(config).state_dict(), metadata)
+    return read_header(path)
+
+
+class Oracle(Method):
+    """Says of each voxel what the phantom's labels say, looked up by the image's grey value (the label itself)."""
+
+    def __init__(self) -> None:
+        super().__init__(make_config("resenc-unet", "tiny"))
+        self.seen: list[tuple[int, ...]] = []
+
+    def evidence(self, images, context):
+        self.seen.append(context.slices)
+        ids = ((images[:, 0] + 2) / 4 * 130).round().long()  # preprocessing put 0…130 onto −2…2
+        kinds = torch.zeros(len(ids), len(KINDS), *ids.shape[1:])
+        rank = torch.zeros(ids.shape)
+        from SpineSegAILib.anatomy import STRUCTURES, ranks
+
+        table = ranks()
+        for sid in ids.unique().tolist():
+            kind = KINDS.index(STRUCTURES[sid].kind.value) if sid in STRUCTURES else 0
+            kinds[:, kind][ids == sid] = 1.0
+            rank[ids == sid] = table.get(sid, 0.0)
+        return {"kinds": kinds, "rank": rank}
+
+
+def as_picture(labels: sitk.Image) -> sitk.Image:
+    """The label image as an intensity image whose range is 0…130, in two corner voxels."""
+    array = sitk.GetArrayFromImage(labels).astype(np.float32)
+    array.flat[0], array.flat[-1] = 0, 130
+    picture = sitk.GetImageFromArray(array)
+    picture.CopyInformation(labels)
+    return picture
+
+
+@pytest.fixture
+def oracle(tiny):
+    predictor = Predictor(tiny, "cpu")
+    predictor.method = Oracle().eval()
+    predictor.preprocessing = Preprocessing(pixel_mm=1.5, low=0.0, high=100.0)
+    return predictor
+
+
+def test_a_perfect_network_gives_back_the_labels(oracle, phantom):
+    result = oracle.segment(as_picture(phantom.labels))
+    truth, found = (sitk.GetArrayFromImage(i) for i in (phantom.labels, result.labels))
+    assert Geometry.of(result.labels) == Geometry.of(phantom.labels)
+    for name in ("L1", "L3", "L5", "L2/L3", "L5/S1", "S1"):
+        a, b = truth == structure(name).id, found == structure(name).id
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.97, name
+    assert result.provenance["seconds"].keys() == {"preprocess", "network", "consistency", "back"}
+    assert structure("canal").id in result.unvalidated
+
+
+def test_every_slice_is_seen_once(oracle, phantom):
+    oracle.segment(as_picture(phantom.labels), options={"batch": 3})
+    assert [i for chunk in oracle.method.seen for i in chunk] == list(range(7))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(st.integers(3, 9), st.integers(30, 60), st.integers(30, 60)),
+    spacing=st.tuples(st.floats(3.0, 6.0), st.floats(0.6, 2.5), st.floats(0.6, 2.5)),
+    angle=st.floats(-0.5, 0.5),
+    order=st.permutations([0, 1, 2]),
+    flips=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_the_result_has_the_input_s_geometry_always(tiny, size, spacing, angle, order, flips):
+    rng = np.random.default_rng(1)
+    array = rng.normal(100, 20, size).astype(np.float32)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing[::-1])
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+    base = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    image.SetDirection((turn @ base).ravel().tolist())
+    image.SetOrigin((11.0, -7.5, 230.0))
+    image = sitk.Flip(sitk.PermuteAxes(image, order), flips)
+    result = Predictor(tiny, "cpu").segment(image)
+    assert result.labels.GetSize() == image.GetSize()
+    assert result.labels.GetOrigin() == image.GetOrigin()
+    assert result.labels.GetSpacing() == image.GetSpacing()
+    assert result.labels.GetDirection() == image.GetDirection()
+
+
+def test_coordinates_do_not_depend_on_padding():
+    """A voxel's position is relative to the image, however the sides are padded to fit the network."""
+
+    class Echo(Method):
+        divisor = 32
+
+        def evidence(self, images: torch.Tensor, context: Context):
+            return {"rank": context.coordinates[:, 0] * 128, "uncertainty": context.coordinates[:, 1] * 128}
+
+    volume = Preprocessing(pixel_mm=1.5).forward(plain_image((4, 45, 70)))
+    evidence = volume_evidence(Echo(make_config("resenc-unet", "tiny")), volume, torch.device("cpu"))
+    expected = coordinate_channels(volume.array.shape[1:], volume.spacing[1:]).numpy() * 128
+    assert np.allclose(evidence.rank[2], expected[0], atol=1e-3)
+    assert np.allclose(evidence.uncertainty[2], expected[1], atol=1e-3)
+
+
+def plain_image(shape, spacing=(4.0, 1.5, 1.5)) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 20, shape).astype(np.float32))
+    image.SetSpacing(spacing[::-1])
+    image.SetDirection((0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    return image
+
+
+@pytest.mark.parametrize("method_id", ["unetr", "segresnet"])
+def test_windows_cover_what_a_method_cannot_take_at_once(method_id, tmp_path):
+    dims = 2 if method_id == "unetr" else 3
+    window = (64, 64) if dims == 2 else (8, 64, 64)
+    extra = {"window": window} if method_id == "unetr" else {}
+    config = make_config(method_id, "tiny", dims=dims, **extra)
+    metadata = {
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=1.5).model_dump(mode="json"),
+        "patch": list(window),
+    }
+    save_checkpoint(tmp_path / "c.safetensors", build_method(config).state_dict(), metadata)
+    image = plain_image((6, 90, 80))
+    options = {"mirror": "on"} if dims == 3 else {}
+    result = Predictor(tmp_path / "c.safetensors", "cpu").segment(image, options=options)
+    assert result.labels.GetSize() == image.GetSize()
+
+
+def test_raw_classes_without_consistency(tmp_path):
+    config = make_config("unet", "tiny")
+    metadata = {
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+    }
+    save_checkpoint(tmp_path / "c.safetensors", build_method(config).state_dict(), metadata)
+    predictor = Predictor(tmp_path / "c.safetensors", "cpu")
+    image = plain_image((3, 50, 50))
+    raw = predictor.segment(image, options={"consistency": "off"})
+    assert len(raw.present) > 3  # an untrained network says anything
+    assert raw.confidence == {}
+
+
+def test_consistency_cannot_be_left_out_where_names_come_from_it(tiny):
+    with pytest.raises(ConfigError, match="only become names"):
+        Predictor(tiny, "cpu").segment(plain_image((3, 40, 40)), options={"consistency": "off"})
+
+
+def test_cancel_and_progress(tiny):
+    predictor = Predictor(tiny, "cpu")
+    told: list[float] = []
+    predictor.segment(plain_image((9, 40, 40)), options={"batch": 2}, progress=lambda f, m: told.append(f))
+    assert told == sorted(told)
+    assert told[0] == 0.0
+    assert told[-1] == 1.0
+    calls = {"n": 0}
+
+    def cancelled() -> bool:
+        calls["n"] += 1
+        return calls["n"] > 2
+
+    with pytest.raises(Cancelled):
+        predictor.segment(plain_image((9, 40, 40)), options={"batch": 2}, cancelled=cancelled)
+
+
+def test_out_of_memory_is_retried_smaller(tiny, monkeypatch):
+    predictor = Predictor(tiny, "cpu")
+    predictor.device = torch.device("meta")  # anything that is not the CPU
+    original = predictor.method.evidence
+    sizes: list[int] = []
+
+    def greedy(images, context):
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(images, context)
+
+    monkeypatch.setattr(predictor.method, "evidence", greedy)
+    monkeypatch.setattr(predictor.method, "to", lambda device: predictor.method)
+    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", _on_cpu(volume_evidence))
+    result = predictor.segment(plain_image((6, 40, 40)))
+    assert sizes[0] == 6
+    assert max(sizes[-3:]) == 2
+    assert not any("CPU" in w for w in result.warnings)
+
+
+def test_out_of_memory_ends_on_the_cpu_and_says_so(tiny, monkeypatch):
+    predictor = Predictor(tiny, "cpu")
+    predictor.device = torch.device("meta")
+    original, devices = volume_evidence, []
+
+    def full(method, volume, device, **kwargs):
+        devices.append(device.type)
+        if device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(method, volume, device, **kwargs)
+
+    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", full)
+    monkeypatch.setattr(predictor.method, "to", lambda device: predictor.method)
+    result = predictor.segment(plain_image((6, 40, 40)))
+    assert devices == ["meta"] * 4 + ["cpu"]  # 8, 4, 2 and 1 slices, then the CPU
+    assert any("CPU" in w for w in result.warnings)
+
+
+def _on_cpu(original):
+    return lambda method, volume, device, **kwargs: original(method, volume, torch.device("cpu"), **kwargs)
+
+
+def test_hints_that_a_method_does_not_take_are_refused(tiny):
+    predictor = Predictor(tiny, "cpu")
+    image = plain_image((3, 40, 40))
+    with pytest.raises(HintError, match="keypoints"):
+        predictor.segment(image, Hints(keypoints={24: (0.0, 0.0, 0.0)}))
+    with pytest.raises(HintError, match="prior"):
+        predictor.segment(image, Hints(prior=image))
+    with pytest.raises(ConfigError, match="no option “stepz”"):
+        predictor.segment(image, options={"stepz": 3})
+
+
+def test_an_anchor_names_everything_else(oracle, phantom):
+    shifted = Anchor(structure("L4").id, phantom.keypoints[structure("L3").id])
+    result = oracle.segment(as_picture(phantom.labels), Hints(anchors=(shifted,)))
+    found = sitk.GetArrayFromImage(result.labels)
+    truth = sitk.GetArrayFromImage(phantom.labels)
+    assert (found[truth == structure("L2").id] == structure("L3").id).mean() > 0.95
+
+
+def test_locked_structures_and_subsets(oracle, phantom):
+    truth = sitk.GetArrayFromImage(phantom.labels)
+    drawn = np.zeros_like(truth)
+    drawn[2:4, 40:60, 30:50] = structure("L3").id
+    locked = sitk.GetImageFromArray(drawn)
+    locked.CopyInformation(phantom.labels)
+    result = oracle.segment(as_picture(phantom.labels), Hints(locked=locked))
+    found = sitk.GetArrayFromImage(result.labels)
+    assert np.array_equal(found == structure("L3").id, drawn > 0)
+    assert structure("L2").id in result.present
+    only = oracle.segment(as_picture(phantom.labels), Hints(structures=(structure("L4").id,)))
+    assert only.present == [structure("L4").id]
+
+
+def test_locked_labels_of_another_geometry_are_refused(oracle, phantom):
+    other = phantom.labels[:, :, 1:]
+    with pytest.raises(HintError, match="geometry"):
+        oracle.segment(as_picture(phantom.labels), Hints(locked=other))
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99", "xla"):
+        with pytest.raises(DeviceError):
+            choose_device(name)
+
+
+def test_an_axial_stack_is_refused(tiny):
+    axial = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(6, 60, 60)).astype(np.float32))
+    axial.SetSpacing((1.0, 1.0, 6.0))
+    with pytest.raises(ImageError, match="axial"):
+        Predictor(tiny, "cpu").segment(axial)
