@@ -1,6 +1,5 @@
 """SpineSegAI in 3D Slicer: module, parameter node, widget, logic, test. What they do is in `SpineSegAISlicer`."""
 
-import importlib
 import os
 import sys
 from typing import Annotated
@@ -188,17 +187,18 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Load the sample and segment it."""
         from SpineSegAISlicer import samples
 
+        if self.segmentPanel.isRunning:
+            return
         with slicer.util.tryWithErrorDisplay(_("The sample could not be loaded.")):
             self._parameterNode.inputVolume = samples.load()
             self._parameterNode.outputSegmentation = None
             self.segmentPanel.onApply()
 
     def onReload(self):
-        """Developer's reload: the package's modules first, then this one."""
-        self.cleanup()
-        for name in sorted(sys.modules, key=len, reverse=True):
+        """Developer's reload: the package and the library are read again together with this file."""
+        for name in list(sys.modules):
             if name.split(".")[0] in ("SpineSegAISlicer", "SpineSegAILib"):
-                importlib.reload(sys.modules[name])
+                del sys.modules[name]
         super().onReload()
 
 

@@ -200,7 +200,8 @@ class Worker:
         from .inference import choose_device
 
         device = choose_device(request.device)
-        names = {"cpu": f"{torch.get_num_threads()} threads", "mps": "Apple GPU"}
+        threads = torch.get_num_threads()
+        names = {"cpu": f"{threads} thread{'s' if threads > 1 else ''}", "mps": "Apple GPU"}
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else names[device.type]
         return DeviceEvent(job=request.job, device=str(device), name=name)
 

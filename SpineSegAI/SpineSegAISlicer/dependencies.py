@@ -8,6 +8,7 @@ on (numpy, SimpleITK, requests …) can change.
 import importlib.metadata
 import os
 import re
+import sys
 import tempfile
 
 import slicer
@@ -22,7 +23,6 @@ PACKAGES = (
     ("einops", "0.1 MB"),
     ("psutil", "0.5 MB"),
     ("scipy", "40 MB"),
-    ("slicerio", "0.1 MB"),
 )
 """Requirement and rough size of the download, for packages other than torch."""
 
@@ -68,7 +68,7 @@ def question(missing):
 def offlineInstructions(missing):
     """How to get the packages onto a computer without internet access: the exact list, to carry over."""
     names = " ".join(f'"{requirement}"' for requirement in missing)
-    python = ".".join(map(str, os.sys.version_info[:2]))
+    python = ".".join(map(str, sys.version_info[:2]))
     return (
         _("On a computer with internet access, the same operating system and Python {python}, run:").format(python=python)
         + f"\n\n    python -m pip download -d spinesegai-packages {names}\n\n"

@@ -20,9 +20,7 @@ def samplePath():
 
     path = resources_folder() / "Samples" / FILE
     if not path.is_file():
-        raise SpineSegAIError(
-            _("The sample {path} is missing.").format(path=path), _("Install the extension again.")
-        )
+        raise SpineSegAIError(_("The sample {path} is missing.").format(path=path), _("Install the extension again."))
     return path
 
 
@@ -31,6 +29,8 @@ def register():
     import SampleData
 
     path = samplePath()
+    # With the checksum, Sample Data notices that its cache still has the sample of an older version.
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     logic = SampleData.SampleDataLogic
     if hasattr(logic, "registerCustomSampleDataCategory"):  # not in older versions
         logic.registerCustomSampleDataCategory("SpineSegAI", title="SpineSegAI")
@@ -40,7 +40,7 @@ def register():
         uris=path.as_uri(),
         fileNames=FILE,
         nodeNames=NAME,
-        checksums="SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest(),
+        checksums=f"SHA256:{checksum}",
     )
 
 

@@ -73,9 +73,8 @@ class SegmentPanel:
         self._fillMethods()
         for device, title in DEVICES:
             ui.deviceComboBox.addItem(title, device)
-        ui.progressBar.visible = False
-        ui.elapsedLabel.visible = False
-        ui.warningLabel.visible = False
+        for widget in (ui.progressBar, ui.elapsedLabel, ui.statusLabel, ui.warningLabel):
+            widget.visible = False
         ui.warningLabel.setStyleSheet(WARNING_STYLE)
         ui.checkpointDetailsBrowser.visible = False
         ui.resultCollapsibleButton.visible = False
@@ -170,7 +169,6 @@ class SegmentPanel:
                 combo.addItem(info.title, wanted)
                 combo.setItemData(combo.count - 1, wanted, qt.Qt.ToolTipRole)
         combo.setCurrentIndex(max(0, combo.findData(wanted)) if combo.count else -1)
-        combo.enabled = combo.count > 0
 
     def _checkpointInfo(self, nameOrPath):
         """What is known of a checkpoint, read from its header; None if it cannot be read."""
@@ -228,7 +226,7 @@ class SegmentPanel:
         self.ui.checkpointDetailsBrowser.visible = shown
         if shown:
             info = self.checkpoint()
-            self.ui.checkpointDetailsBrowser.html = detailsHtml(info) if info else _("No checkpoint is chosen.")
+            self.ui.checkpointDetailsBrowser.setHtml(detailsHtml(info) if info else _("No checkpoint is chosen."))
 
     def _fillLevels(self):
         """Vertebrae of the checkpoint's scheme, top down, if its method takes a visible range."""
@@ -241,7 +239,6 @@ class SegmentPanel:
             combo.addItem(_("not given"), 0)
             for structure in levels if takes else ():
                 combo.addItem(structure.name, structure.id)
-            combo.enabled = takes
         self.ui.visibleLabel.enabled = takes
         self.ui.unvalidatedCheckBox.visible = bool(info and info.unvalidated)
         if info and info.unvalidated:
@@ -320,7 +317,7 @@ class SegmentPanel:
             label.toolTip = _("This device cannot be used: {reason}").format(reason=name)
             label.setStyleSheet(CPU_STYLE)
         elif device == "cpu":
-            label.text = _("CPU, {name}: slow").format(name=name)
+            label.text = _("CPU ({name}): slow").format(name=name)
             label.toolTip = _("No graphics card is used: a volume takes seconds to minutes.")
             label.setStyleSheet(CPU_STYLE)
         else:
@@ -392,10 +389,12 @@ class SegmentPanel:
                 if reasons
                 else _("Segment the spine in this volume.")
             )
-        for widget in (self.ui.methodComboBox, self.ui.deviceComboBox, self.ui.inputVolumeSelector,
-                       self.ui.outputSegmentationSelector, self.ui.checkpointBrowseButton):  # fmt: skip
+        ui = self.ui
+        for widget in (ui.inputVolumeSelector, ui.methodComboBox, ui.checkpointBrowseButton, ui.deviceComboBox,
+                       ui.unvalidatedCheckBox, ui.outputSegmentationSelector, ui.tryLabel):  # fmt: skip
             widget.enabled = not self.isRunning
-        self.ui.checkpointComboBox.enabled = not self.isRunning and self.ui.checkpointComboBox.count > 0
+        for combo, least in ((ui.checkpointComboBox, 1), (ui.topLevelComboBox, 2), (ui.bottomLevelComboBox, 2)):
+            combo.enabled = not self.isRunning and combo.count >= least
         self._updateQueueButtons()
 
     def onApply(self):
@@ -728,6 +727,7 @@ class SegmentPanel:
     def setStatus(self, text):
         """One line under the button."""
         self.ui.statusLabel.text = text
+        self.ui.statusLabel.visible = bool(text)
 
     def addLog(self, line):
         """A line for the log section."""

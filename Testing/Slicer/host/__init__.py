@@ -43,8 +43,12 @@ def _load_error(error: ImportError) -> str:
     )
 
 
-def start() -> None:
+def start(module_folder: str | Path = MODULE_FOLDER, library_folder: str | Path = ROOT) -> None:
     """Make this process look like Slicer; does nothing the second time, or inside Slicer.
+
+    Args:
+        module_folder: where SpineSegAI.py lies.
+        library_folder: where SpineSegAILib lies.
 
     Raises:
         MissingHostPackage: a package or system library is missing; the message names it.
@@ -83,10 +87,10 @@ def start() -> None:
     ):  # fmt: skip
         sys.modules[f"slicer.{name}"] = module
         setattr(slicer, name, module)
-    for folder in (MODULE_FOLDER, ROOT):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-    scripted_module.load("SpineSegAI", str(MODULE_FOLDER / "SpineSegAI.py"))
+    for folder in (str(library_folder), str(module_folder)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    scripted_module.load("SpineSegAI", os.path.join(module_folder, "SpineSegAI.py"))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:

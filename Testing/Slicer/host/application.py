@@ -56,6 +56,9 @@ class Application(QtCore.QObject):
     def moduleManager(self) -> ModuleManager:
         return _MODULE_MANAGER
 
+    def coreIOManager(self) -> IOManager:
+        return _IO_MANAGER
+
     def layoutManager(self) -> None:
         """The initial layout of Slicer in testing mode shows no views."""
         return None
@@ -83,6 +86,20 @@ class Application(QtCore.QObject):
 
     def resumeRender(self) -> None:
         pass
+
+
+class IOManager(QtCore.QObject):
+    """``slicer.app.coreIOManager()``: loads volumes, through the wheel's own logic."""
+
+    def loadNodes(self, file_type: str, properties: dict[str, Any], nodes: Any, messages: Any) -> bool:
+        if file_type != "VolumeFile":
+            raise NotImplementedError(f"The host loads volumes, not {file_type}")
+        name = properties.get("name") or Path(properties["fileName"]).name.split(".")[0]
+        node = slicer.modules.volumes.logic().AddArchetypeVolume(properties["fileName"], name)
+        if node is None:
+            return False
+        nodes.AddItem(node)
+        return True
 
 
 class ModuleManager(QtCore.QObject):
@@ -139,8 +156,8 @@ def python_slicer(folder: str) -> None:
 
 def start_application() -> None:
     """Fill the gaps in the ``slicer`` module: application, scene, logics, widgets."""
-    global _MODULE_MANAGER
-    _MODULE_MANAGER = ModuleManager()
+    global _MODULE_MANAGER, _IO_MANAGER
+    _MODULE_MANAGER, _IO_MANAGER = ModuleManager(), IOManager()
     application = Application()
     slicer.app = wrap(application)
     slicer._host_application = application
