@@ -40,8 +40,8 @@ class SpineSegAI(ScriptedLoadableModule):
         parent.contributors = ["SpineSegAI contributors"]
         parent.helpText = _(
             "Segments vertebrae, discs and spinal canal, one named segment per structure. Select a volume and click"
-            " “Segment spine”.<br><b>For research use only, not for diagnosis.</b> Numbering assumes five lumbar vertebrae"
-            " unless L6 or T13 is seen: check the levels."
+            " “Segment spine”.<br><b>For research use only, not for diagnosis.</b> Numbering assumes five lumbar"
+            " vertebrae unless L6 or T13 is seen: check the levels."
         )
         parent.acknowledgementText = _(
             "SpineSegAI {version}. The methods are published ones; each names its source when the mouse rests on it."
@@ -62,7 +62,9 @@ def registerTerminology():
     from SpineSegAILib.resources import resources_folder
     from SpineSegAILib.terminology import TERMINOLOGY_FILE
 
-    slicer.modules.terminologies.logic().LoadTerminologyFromFile(str(resources_folder() / "Terminology" / TERMINOLOGY_FILE))
+    slicer.modules.terminologies.logic().LoadTerminologyFromFile(
+        str(resources_folder() / "Terminology" / TERMINOLOGY_FILE)
+    )
 
 
 @parameterNodeWrapper
@@ -172,7 +174,9 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the widgets to a parameter node; None disconnects them."""
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+            self.removeObserver(
+                self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
+            )
         self._parameterNode = parameterNode
         if parameterNode is not None:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
@@ -247,9 +251,10 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :returns: the segmentation node.
         :raises SpineSegAILib.errors.SpineSegAIError: with a message and a remedy, for every foreseeable failure.
         """
+        from SpineSegAISlicer import nodes, volumes
+
         from SpineSegAILib.hints import Hints
         from SpineSegAILib.worker import default_predictor
-        from SpineSegAISlicer import nodes, volumes
 
         image = volumes.imageFromVolume(volumeNode)
         predictor = default_predictor(checkpoint, device)
@@ -265,8 +270,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :param volumeNode: the volume that it belongs to.
         :returns: a table node, one row per structure.
         """
-        from SpineSegAILib.worker import measurement_table
         from SpineSegAISlicer import nodes
+
+        from SpineSegAILib.worker import measurement_table
 
         columns, rows = measurement_table(nodes.resultFromSegmentation(segmentationNode, volumeNode))
         return nodes.tableFromMeasurements(columns, rows, segmentationNode)
@@ -303,9 +309,10 @@ class SpineSegAITest(ScriptedLoadableModuleTest):
         """A made-up result becomes named segments at the right place, and can be read back."""
         import numpy as np
         import SimpleITK as sitk
+        from SpineSegAISlicer import nodes, volumes
+
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
-        from SpineSegAISlicer import nodes, volumes
 
         self.delayDisplay("From a result to segments and back")
         volumeNode = slicer.util.addVolumeFromArray(np.arange(8 * 20 * 10, dtype=np.int16).reshape(8, 20, 10))

@@ -63,7 +63,9 @@ def measurement_table(result: Segmentation) -> tuple[tuple[Column, ...], tuple[t
         "name": Column(key="name", title="Structure"),
         "confidence": Column(key="confidence", title="Confidence of the level", description="0 to 1"),
         "unvalidated": Column(key="unvalidated", title="Unvalidated", description="learnt from generated images alone"),
-        "touches_border": Column(key="touches_border", title="Cut by the border", description="not wholly in the image"),
+        "touches_border": Column(
+            key="touches_border", title="Cut by the border", description="not wholly in the image"
+        ),
     } | {
         m.key: Column(key=m.key, title=f"{m.label} ({m.unit})", description=m.method)
         for m in MEASUREMENTS

@@ -100,9 +100,7 @@ class SchemeMessage(Message):
 
     @classmethod
     def of(cls, scheme: LabelScheme) -> SchemeMessage:
-        return cls(
-            name=scheme.name, title=scheme.title, ids=scheme.ids, extent=scheme.extent, modality=scheme.modality
-        )
+        return cls(name=scheme.name, title=scheme.title, ids=scheme.ids, extent=scheme.extent, modality=scheme.modality)
 
     def scheme(self) -> LabelScheme:
         return LabelScheme(self.name, self.title, self.ids, self.extent, self.modality)

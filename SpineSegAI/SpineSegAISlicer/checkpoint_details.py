@@ -35,12 +35,18 @@ def detailsHtml(info):
     ):
         if document.get(key):
             rows.append((title, _readable(document[key])))
-    return "<table cellpadding='2'>" + "".join(f"<tr><td><b>{k}</b>&nbsp;</td><td>{v}</td></tr>" for k, v in rows) + "</table>"
+    return (
+        "<table cellpadding='2'>"
+        + "".join(f"<tr><td><b>{k}</b>&nbsp;</td><td>{v}</td></tr>" for k, v in rows)
+        + "</table>"
+    )
 
 
 def _structures(info):
     """``T9 – S1, 10 discs, canal``: levels as a range, the rest counted or named."""
-    vertebrae = sorted((s for s in info.scheme.structures if s.is_vertebral and s.order is not None), key=lambda s: s.order)
+    vertebrae = sorted(
+        (s for s in info.scheme.structures if s.is_vertebral and s.order is not None), key=lambda s: s.order
+    )
     discs = info.scheme.of_kind(anatomy.Kind.DISC)
     parts = [f"{vertebrae[0].name} – {vertebrae[-1].name}"] if vertebrae else []
     if len(discs) > 1:

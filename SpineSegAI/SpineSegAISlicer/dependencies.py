@@ -70,7 +70,9 @@ def offlineInstructions(missing):
     names = " ".join(f'"{requirement}"' for requirement in missing)
     python = ".".join(map(str, sys.version_info[:2]))
     return (
-        _("On a computer with internet access, the same operating system and Python {python}, run:").format(python=python)
+        _("On a computer with internet access, the same operating system and Python {python}, run:").format(
+            python=python
+        )
         + f"\n\n    python -m pip download -d spinesegai-packages {names}\n\n"
         + _("Copy the folder “spinesegai-packages” here, and run in Slicer's Python console:")
         + f"\n\n    slicer.util.pip_install('--no-index --find-links=/path/to/spinesegai-packages {names}')\n"
@@ -97,7 +99,9 @@ def ensure():
         raise
     except Exception as error:  # pip's failures have many classes; all of them mean the same to the reader
         raise NotInstalled(
-            _("The packages could not be installed: {error}").format(error=error) + "\n\n" + offlineInstructions(missing)
+            _("The packages could not be installed: {error}").format(error=error)
+            + "\n\n"
+            + offlineInstructions(missing)
         ) from error
     still = missingPackages()
     if still:
@@ -113,13 +117,19 @@ def _installTorch():
         import PyTorchUtils
     except ModuleNotFoundError as error:
         raise NotInstalled(
-            _("torch is installed by the extension “PyTorch”. Install it in the Extensions Manager, restart Slicer, and try again.")
+            _(
+                "torch is installed by the extension “PyTorch”."
+                " Install it in the Extensions Manager, restart Slicer, and try again."
+            )
             + "\n\n"
             + offlineInstructions([TORCH])
         ) from error
-    if PyTorchUtils.PyTorchUtilsLogic().installTorch(
-        askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch")
-    ) is None:
+    if (
+        PyTorchUtils.PyTorchUtilsLogic().installTorch(
+            askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch")
+        )
+        is None
+    ):
         raise NotInstalled(_("The PyTorch extension did not install torch.") + "\n\n" + offlineInstructions([TORCH]))
 
 

@@ -1,8 +1,8 @@
 """Results of the library as segmentation nodes, and back.
 
-A segment's identity is its id (the structure's name, ``L4/L5``) and the tag `STRUCTURE_TAG`; never its voxel value, which
-Slicer rewrites, nor its display name, which users change. Results lie on the voxel grid of the volume they were made
-from; the segmentation gets the volume's geometry and the same parent transform, so the two cannot come apart.
+A segment's identity is its id (the structure's name, ``L4/L5``) and the tag `STRUCTURE_TAG`; never its voxel value,
+which Slicer rewrites, nor its display name, which users change. Results lie on the voxel grid of the volume they were
+made from; the segmentation gets the volume's geometry and the same parent transform, so the two cannot come apart.
 """
 
 from dataclasses import replace
@@ -56,8 +56,8 @@ def setLocked(segment, locked):
 def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=None):
     """Show a result as a segmentation node on its volume.
 
-    In an existing node, structures that are locked stay as they are, voxel for voxel, and the new ones are fitted around
-    them; unlocked structures are replaced; segments that are no structures of ours are left alone.
+    In an existing node, structures that are locked stay as they are, voxel for voxel, and the new ones are fitted
+    around them; unlocked structures are replaced; segments that are no structures of ours are left alone.
 
     :param result: `SpineSegAILib.results.Segmentation` with one voxel per voxel of the volume.
     :param volumeNode: the volume that was segmented.
@@ -237,7 +237,11 @@ def _sameTransform(first, second):
 
 def _mergedImage(segmentationNode, segments, geometry):
     image = slicer.vtkOrientedImageData()
-    mode = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY if geometry else slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
+    mode = (
+        slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
+        if geometry
+        else slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
+    )
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
     for segmentId, value in segments.items():
         ids.InsertNextValue(segmentId)

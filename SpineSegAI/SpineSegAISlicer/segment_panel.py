@@ -244,7 +244,7 @@ class SegmentPanel:
         if info and info.unvalidated:
             names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
             self.ui.unvalidatedCheckBox.toolTip = _(
-                "Also segment what this checkpoint learnt from generated images alone, without any real example: {names}."
+                "Also segment what this checkpoint learnt from generated images alone, without a real example: {names}."
                 " The segments are called “(unvalidated)”."
             ).format(names=names)
 
@@ -711,7 +711,9 @@ class SegmentPanel:
         report = self.logic.applyToOtherSeries(self._output(), source)
         if not report:
             slicer.util.infoDisplay(
-                _("“{volume}” has no other series in its study (see the module “Data”).").format(volume=source.GetName()),
+                _("“{volume}” has no other series in its study (see the module “Data”).").format(
+                    volume=source.GetName()
+                ),
                 windowTitle=_("SpineSegAI"),
             )
             return
@@ -745,4 +747,3 @@ class SegmentPanel:
         text = failure.message + ("\n\n" + failure.remedy if failure.remedy else "")
         details = {"detailedText": failure.log} if failure.log else {}
         slicer.util.errorDisplay(text, windowTitle=_("SpineSegAI"), **details)
-

@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import __version__
 
-CANCEL_SECONDS = 0.8
+CANCEL_SECONDS = 0.7
 """How long the worker may take to stop by itself; then it is killed, so that Cancel acts within a second."""
 
 LOG_LINES = 500
@@ -290,7 +290,10 @@ class WorkerClient:
         self._failAll(
             "WorkerError",
             _("The segmentation process ended unexpectedly (exit code {code}).").format(code=exitCode),
-            _("Try again. If it happens again, the computer may be short of memory: close other programs, or choose “CPU”."),
+            _(
+                "Try again. If it happens again, the computer may be short of memory: close other programs,"
+                " or choose “CPU”."
+            ),
         )
 
     def _onProcessError(self, process, error):
@@ -350,7 +353,7 @@ _kept = []
 
 
 def _keepUntilItEnds(process):
-    """Hold a QProcess that nobody needs any more: it must outlive what it runs, and must not vanish in its own signal."""
+    """Hold a QProcess that nobody needs: it must outlive what it runs, and must not vanish in its own signal."""
     _kept.append(process)
 
     def letGo(*_arguments):

@@ -14,7 +14,9 @@ try:
     host.start()
     collect_ignore = []
 except host.MissingHostPackage:
-    collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_environment.py"]
+    collect_ignore = [
+        path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_environment.py"
+    ]
 
 
 @pytest.fixture(autouse=True)

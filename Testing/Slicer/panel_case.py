@@ -6,9 +6,9 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
+from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,9 +16,9 @@ import host
 
 host.start()
 
-import numpy as np
-import slicer
-import vtk
+import numpy as np  # noqa: E402
+import slicer  # noqa: E402
+import vtk  # noqa: E402
 
 DOUBLE = str(Path(__file__).with_name("double_worker.py"))
 
@@ -73,7 +73,7 @@ class PanelCase(unittest.TestCase):
     """A fresh scene, a folder of checkpoints, and a panel whose worker is the quick double."""
 
     worker = (DOUBLE,)
-    environment: dict = {}
+    environment: ClassVar[dict] = {}
     checkpoints = ("double",)
 
     def setUp(self):
@@ -118,9 +118,10 @@ class PanelCase(unittest.TestCase):
 
     def openPanel(self, **environment):
         """The module's widget, as Slicer opens it. Environment variables are for the double."""
-        from SpineSegAI import SpineSegAIWidget
         from SpineSegAISlicer import segment_panel
         from SpineSegAISlicer.worker_client import WorkerClient
+
+        from SpineSegAI import SpineSegAIWidget
 
         variables = {**self.environment, **environment}
         self.patch(segment_panel, "WorkerClient", lambda: WorkerClient(self.worker, variables))
@@ -189,6 +190,15 @@ def linear_transform(matrix, name="Moved"):
 
 
 __all__ = [
-    "DOUBLE", "PanelCase", "axial", "centroid", "image_centroid", "linear_transform", "make_checkpoint", "make_volume", "sagittal",
-    "time", "vtk",
-]  # fmt: skip
+    "PanelCase",
+    "axial",
+    "centroid",
+    "image_centroid",
+    "linear_transform",
+    "make_checkpoint",
+    "make_volume",
+    "np",
+    "sagittal",
+    "slicer",
+    "vtk",
+]

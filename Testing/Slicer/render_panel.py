@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import host  # noqa: E402
+import host
 
 WIDTH = 420
 
@@ -18,8 +18,9 @@ def render(path: str, state: str = "after") -> None:
     host.start()
     import slicer
     from host.pythonqt import unwrap
-    from SpineSegAI import SpineSegAIWidget
     from SpineSegAISlicer import samples
+
+    from SpineSegAI import SpineSegAIWidget
 
     widget = SpineSegAIWidget()
     widget.setup()

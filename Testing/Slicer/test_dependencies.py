@@ -4,6 +4,7 @@ import importlib.metadata
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import slicer
@@ -81,7 +82,7 @@ def test_torch_comes_through_its_extension_and_the_rest_through_pip(without, ans
     assert torch_extension == [(False, ">=2.2")]
     (arguments,) = installed
     assert arguments[0] == "--constraint" and set(arguments[2:]) == {"monai>=1.5", "safetensors"}
-    constraints = open(arguments[1]).read()
+    constraints = Path(arguments[1]).read_text()
     assert f"numpy=={importlib.metadata.version('numpy')}" in constraints
 
 
@@ -99,7 +100,7 @@ def test_newer_slicers_have_a_function_for_it(without, answers, monkeypatch):
     dependencies.ensure()
     requirements, named = called[0]
     assert requirements == ["einops"] and named["prompt_install"] is False and named["requester"] == "SpineSegAI"
-    assert open(named["constraints"]).read().count("==") > 5
+    assert Path(named["constraints"]).read_text().count("==") > 5
 
 
 def test_without_the_pytorch_extension_it_says_where_to_get_it(without, answers):
@@ -131,7 +132,12 @@ def test_what_is_still_missing_afterwards_is_named(without, answers, monkeypatch
 
 @pytest.mark.parametrize(
     ("installed", "wanted", "met"),
-    [("2.13.0+cpu", "torch>=2.2", True), ("2.1.2", "torch>=2.2", False), ("1.10", "x>=1.9", True), ("2.0rc1", "x>=2", True)],
+    [
+        ("2.13.0+cpu", "torch>=2.2", True),
+        ("2.1.2", "torch>=2.2", False),
+        ("1.10", "x>=1.9", True),
+        ("2.0rc1", "x>=2", True),
+    ],
 )
 def test_versions_are_compared_as_numbers(monkeypatch, installed, wanted, met):
     monkeypatch.setattr(dependencies.importlib.metadata, "version", lambda name: installed)

@@ -1,5 +1,6 @@
-"""What goes wrong around a segmentation: killed workers, vanished files and nodes, hasty clicks. Also runs in Slicer."""
+"""What goes wrong around a segmentation: killed workers, vanished files and nodes, hasty clicks. Runs in Slicer too."""
 
+import json
 import os
 import shutil
 import signal
@@ -151,8 +152,8 @@ class FaultTest(PanelCase):
 
     def test_a_worker_of_another_version_is_refused(self):
         make_volume()
-        self.worker = ("-c", "import sys; print('{\"event\":\"ready\",\"protocol\":999,\"version\":\"9.9\",\"pid\":1}', flush=True); "
-                       "sys.stdin.read()")  # fmt: skip
+        ready = json.dumps({"event": "ready", "protocol": 999, "version": "9.9", "pid": 1})
+        self.worker = ("-c", f"import sys; print({ready!r}, flush=True); sys.stdin.read()")
         self.openPanel()
         self.click(self.ui.applyButton)
         self.waitUntilDone(20)

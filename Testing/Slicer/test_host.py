@@ -18,7 +18,7 @@ UI = """<?xml version="1.0"?><ui version="4.0"><class>T</class><widget class="qM
 <connections/></ui>"""
 
 
-# --- properties and methods ----------------------------------------------------------------------------------------------
+# --- properties and methods ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_node_combo_box_has_the_current_node_id_as_property_and_passes_the_nod
     assert combo.currentNode() is None and seen[-1] is None
 
 
-# --- signals -------------------------------------------------------------------------------------------------------------
+# --- signals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["connect", "attribute"])
@@ -148,7 +148,7 @@ def test_an_exception_in_a_slot_is_kept_for_the_test():
     assert len(ERRORS) == 1 and "ZeroDivisionError" in ERRORS.pop()
 
 
-# --- processes and timers ------------------------------------------------------------------------------------------------
+# --- processes and timers --------------------------------------------------------------------------------------------
 
 
 def test_python_slicer_is_on_the_path_and_runs_python():
@@ -181,7 +181,7 @@ def test_single_shot_timers_take_functions():
     assert host.wait_until(lambda: fired, 5)
 
 
-# --- parameter node ------------------------------------------------------------------------------------------------------
+# --- parameter node --------------------------------------------------------------------------------------------------
 
 
 class Mode(enum.Enum):
@@ -263,7 +263,7 @@ def test_a_combo_box_on_a_string_needs_choices(parameters):
     assert Choice(["a"]).choices == ["a"]
 
 
-# --- .ui files -----------------------------------------------------------------------------------------------------------
+# --- .ui files -------------------------------------------------------------------------------------------------------
 
 
 def test_a_widget_that_the_host_lacks_is_an_error(tmp_path):
@@ -294,7 +294,7 @@ def test_a_section_folds():
     assert not unwrap(inner).isHidden()
 
 
-# --- testing mode --------------------------------------------------------------------------------------------------------
+# --- testing mode ----------------------------------------------------------------------------------------------------
 
 
 def test_there_are_no_views_in_testing_mode():

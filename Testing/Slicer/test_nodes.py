@@ -12,10 +12,11 @@ from panel_case import (
     slicer,
     vtk,
 )
+from SpineSegAISlicer import nodes, volumes
+
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES
 from SpineSegAILib.errors import HintError, ImageError
 from SpineSegAILib.results import Segmentation
-from SpineSegAISlicer import nodes, volumes
 
 
 def rotation(degrees, axis=0):
@@ -35,8 +36,11 @@ def result_of(volume, blocks=None, **named):
 
     image = volumes.imageFromVolume(volume)
     labels = np.zeros(image.GetSize()[::-1], np.int16)
-    blocks = blocks or {22: (slice(2, 9), slice(5, 16), slice(10, 31)), 122: (slice(2, 9), slice(16, 19), slice(10, 31)),
-                        23: (slice(2, 9), slice(19, 30), slice(10, 31))}  # fmt: skip
+    blocks = blocks or {
+        22: (slice(2, 9), slice(5, 16), slice(10, 31)),
+        122: (slice(2, 9), slice(16, 19), slice(10, 31)),
+        23: (slice(2, 9), slice(19, 30), slice(10, 31)),
+    }
     for structure, box in blocks.items():
         labels[box] = structure
     result = sitk.GetImageFromArray(labels)
@@ -280,7 +284,9 @@ class SegmentationTest(unittest.TestCase):
         self.assertEqual(segment.GetName(), "L4 vertebra (body)")
         again = nodes.resultFromSegmentation(node, volume)
         self.assertEqual(again.warnings, ["Levels are a guess."])
-        np.testing.assert_array_equal(sitk.GetArrayViewFromImage(again.labels), sitk.GetArrayViewFromImage(result.labels))
+        np.testing.assert_array_equal(
+            sitk.GetArrayViewFromImage(again.labels), sitk.GetArrayViewFromImage(result.labels)
+        )
 
 
 if __name__ == "__main__":

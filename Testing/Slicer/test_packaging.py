@@ -24,7 +24,9 @@ def listed(path, variable):
 
 def on_disk(folder, *patterns, base=None):
     base = base or folder
-    return sorted(str(p.relative_to(base)) for pattern in patterns for p in folder.rglob(pattern) if "__pycache__" not in p.parts)
+    return sorted(
+        str(p.relative_to(base)) for pattern in patterns for p in folder.rglob(pattern) if "__pycache__" not in p.parts
+    )
 
 
 def complete(found, wanted, where):
@@ -35,7 +37,11 @@ def complete(found, wanted, where):
 
 
 def test_every_script_of_the_module_is_listed():
-    complete(listed("SpineSegAI/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS"), on_disk(MODULE, "*.py"), "SpineSegAI/CMakeLists.txt")
+    complete(
+        listed("SpineSegAI/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS"),
+        on_disk(MODULE, "*.py"),
+        "SpineSegAI/CMakeLists.txt",
+    )
 
 
 def test_every_resource_of_the_module_is_listed():
@@ -45,13 +51,21 @@ def test_every_resource_of_the_module_is_listed():
 
 def test_every_script_of_the_library_is_listed():
     wanted = on_disk(ROOT / "SpineSegAILib", "*.py", base=ROOT)
-    complete(listed("SpineSegAILib/CMakeLists.txt", "SPINESEGAI_LIBRARY_SCRIPTS"), wanted, "SpineSegAILib/CMakeLists.txt")
+    complete(
+        listed("SpineSegAILib/CMakeLists.txt", "SPINESEGAI_LIBRARY_SCRIPTS"), wanted, "SpineSegAILib/CMakeLists.txt"
+    )
 
 
 def test_every_test_that_can_run_in_slicer_is_listed():
     text = {p.name: p.read_text() for p in Path(__file__).parent.glob("test_*.py")}
-    wanted = [name for name, code in text.items() if re.search(r"^from panel_case import", code, re.M) and name != "test_speed.py"]
-    complete(listed("Testing/Slicer/CMakeLists.txt", "SPINESEGAI_SLICER_TESTS"), wanted, "Testing/Slicer/CMakeLists.txt")
+    wanted = [
+        name
+        for name, code in text.items()
+        if re.search(r"^from panel_case import", code, re.M) and name != "test_speed.py"
+    ]
+    complete(
+        listed("Testing/Slicer/CMakeLists.txt", "SPINESEGAI_SLICER_TESTS"), wanted, "Testing/Slicer/CMakeLists.txt"
+    )
 
 
 def test_the_index_entry_fits_the_extension():
@@ -71,7 +85,7 @@ def test_the_icon_is_a_square_of_128_pixels():
 
 
 def test_installed_files_work_without_the_checkout(tmp_path):
-    """What CMake would install, in the flat folder of an installed extension: the module opens and finds its resources."""
+    """What CMake would install, in the flat folder of an installed extension: it opens, and its files are found."""
     flat = tmp_path / "lib/Slicer-5.10/qt-scripted-modules"
     for name in listed("SpineSegAI/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS") + listed(
         "SpineSegAI/CMakeLists.txt", "MODULE_PYTHON_RESOURCES"
@@ -119,7 +133,9 @@ def test_heavy_packages_are_not_imported_at_file_scope(path):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:
-            assert name.split(".")[0] not in ("torch", "monai", "SimpleITK", "pydantic", "scipy"), f"line {node.lineno}: {name}"
+            assert name.split(".")[0] not in ("torch", "monai", "SimpleITK", "pydantic", "scipy"), (
+                f"line {node.lineno}: {name}"
+            )
 
 
 @pytest.mark.parametrize("path", SLICER_SIDE, ids=lambda p: p.name)
@@ -134,11 +150,16 @@ def test_sentences_are_translatable(path):
             skipped.add(id(node.value))  # docstrings
         if isinstance(node, ast.JoinedStr):
             skipped |= {id(n) for n in ast.walk(node)}
-    allowed = re.compile(r"SpineSegAI lumbar phantom|SpineSegAI contributors|NVIDIA GPU|Apple GPU|background: |color: |^From a result|^Test passed")
+    allowed = re.compile(
+        r"SpineSegAI lumbar phantom|SpineSegAI contributors|NVIDIA GPU|Apple GPU|background: |color: "
+        r"|^From a result|^Test passed"
+    )
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in wrapped | skipped:
             sentence = re.search(r"[A-Za-z]{2,} [a-z]{2,}", node.value)
-            assert not sentence or allowed.search(node.value) or node.value.startswith("<"), f"line {node.lineno}: {node.value!r}"
+            assert not sentence or allowed.search(node.value) or node.value.startswith("<"), (
+                f"line {node.lineno}: {node.value!r}"
+            )
 
 
 def test_every_control_of_the_ui_file_has_a_tooltip_or_says_what_it_does():

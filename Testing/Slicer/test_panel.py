@@ -235,7 +235,9 @@ class SegmentingTest(PanelCase):
         self.click(self.ui.centreButton)
         from SpineSegAISlicer import nodes
 
-        self.assertAlmostEqual(sliceNode.GetSliceToRAS().GetElement(0, 3), nodes.centreOfSpine(self.output())[0], places=3)
+        self.assertAlmostEqual(
+            sliceNode.GetSliceToRAS().GetElement(0, 3), nodes.centreOfSpine(self.output())[0], places=3
+        )
 
     def test_measurements_become_a_table(self):
         make_volume()
@@ -358,7 +360,10 @@ class SavingTest(PanelCase):
         self.ui.bottomLevelComboBox.setCurrentIndex(self.ui.bottomLevelComboBox.findText("S1"))
         self.run_to_the_end()
         self.ui.opacitySlider.value = 0.3
-        names = {i: self.output().GetSegmentation().GetSegment(i).GetName() for i in self.output().GetSegmentation().GetSegmentIDs()}
+        names = {
+            i: self.output().GetSegmentation().GetSegment(i).GetName()
+            for i in self.output().GetSegmentation().GetSegmentIDs()
+        }
         path = str(self.folder / "scene.mrb")
         self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
         slicer.mrmlScene.Clear(0)

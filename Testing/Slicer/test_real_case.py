@@ -2,6 +2,7 @@
 
 import unittest
 from pathlib import Path
+from typing import ClassVar
 
 from panel_case import PanelCase, image_centroid, np, slicer
 
@@ -13,7 +14,7 @@ class RealWorkerCase(PanelCase):
     """The panel as users have it: the worker is `SpineSegAILib.worker`, checkpoints are those that ship."""
 
     worker = ("-m", "SpineSegAILib.worker")
-    environment = {"OMP_NUM_THREADS": "2"}
+    environment: ClassVar = {"OMP_NUM_THREADS": "2"}
     checkpoints = ()
 
     def listCheckpoints(self):
@@ -28,6 +29,7 @@ class TinyCheckpointTest(RealWorkerCase):
     def setUp(self):
         super().setUp()
         import torch
+
         from SpineSegAILib.checkpoints import save_checkpoint
         from SpineSegAILib.imaging import Preprocessing
         from SpineSegAILib.methods.catalog import DEFAULT_METHOD, build_method, make_config
@@ -63,8 +65,9 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertIn("#c62828", self.ui.deviceLabel.styleSheet)
 
     def test_the_same_by_a_script(self):
-        from SpineSegAI import SpineSegAILogic
         from SpineSegAISlicer import samples
+
+        from SpineSegAI import SpineSegAILogic
 
         volume = samples.load()
         seen = []

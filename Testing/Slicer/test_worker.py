@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from SpineSegAILib import __version__
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.worker_protocol import (
@@ -173,7 +174,11 @@ def test_a_foreseeable_failure_is_an_event_with_its_remedy(start, image):
     worker = start(DOUBLE_FAIL="ImageError")
     worker.send(request(worker, image))
     event = worker.next("error")
-    assert (event.kind, event.message, event.remedy) == ("ImageError", "It went wrong on purpose.", "Do something else.")
+    assert (event.kind, event.message, event.remedy) == (
+        "ImageError",
+        "It went wrong on purpose.",
+        "Do something else.",
+    )
 
 
 def test_a_defect_is_an_event_and_the_worker_lives_on(start, image):
@@ -242,7 +247,7 @@ def test_measurements_are_a_table(start, image):
     assert len(table.rows) == 11
 
 
-# --- with the real predictor ---------------------------------------------------------------------------------------------
+# --- with the real predictor -----------------------------------------------------------------------------------------
 
 
 def test_without_torch_it_says_so(start, image, tmp_path):

@@ -196,4 +196,3 @@ def start_application() -> None:
             setattr(slicer, name, ProxyClass(kind))
     slicer.qSlicerScriptedLoadableModule = type("qSlicerScriptedLoadableModule", (), {})
     slicer.selfTests = {}
-

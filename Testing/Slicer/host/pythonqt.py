@@ -1,8 +1,8 @@
 """PySide6 dressed as PythonQt, the Python binding of Qt inside Slicer.
 
-The two differ where it hurts: in PythonQt a Qt property is an attribute (``button.text``), in PySide6 a method. Code that
-only works in PySide6 fails in Slicer, and the other way round, so every object that Slicer-side code sees here is a proxy
-that asks the widget's meta-object what is a property. Nothing is listed by hand, so nothing can be forgotten.
+The two differ where it hurts: in PythonQt a Qt property is an attribute (``button.text``), in PySide6 a method. Code
+that only works in PySide6 fails in Slicer, and the other way round, so every object that Slicer-side code sees here is
+a proxy that asks the widget's meta-object what is a property. Nothing is listed by hand, so nothing can be forgotten.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _QOBJECT = QtCore.QObject
 def spare_references() -> None:
     """Keep Python alive although PySide6 6.12 gives back references to None and small values that it never took.
 
-    Each empty property or item read through PySide6 takes one; a session of tests uses up those of None, and Python ends
-    with “deallocating None”. From Python 3.12 on such objects are immortal, and nothing needs to be done.
+    Each empty property or item read through PySide6 takes one; a session of tests uses up those of None, and Python
+    ends with “deallocating None”. From Python 3.12 on such objects are immortal, and nothing needs to be done.
     """
     if sys.version_info < (3, 12):
         for value in (None, True, False, *range(-5, 257)):
@@ -90,8 +90,8 @@ def slot(function: Any, carried: Any = None, count: int | None = None) -> Any:
 class SignalProxy:
     """``widget.clicked``: connects like PythonQt's.
 
-    A signal that carries a Python object is emitted without it, since PySide6 miscounts references to such arguments; the
-    widget's `CARRIED` says how to get the object when a slot runs.
+    A signal that carries a Python object is emitted without it, since PySide6 miscounts references to such arguments;
+    the widget's `CARRIED` says how to get the object when a slot runs.
     """
 
     def __init__(self, owner: Proxy, name: str, signal: Any) -> None:
@@ -165,7 +165,7 @@ class Proxy:
         setattr(target, name, value)
 
     def connect(self, signal: str, function: Any) -> bool:
-        """``button.connect("clicked(bool)", f)``; a signal that does not exist is an error here, a warning in Slicer."""
+        """``button.connect("clicked(bool)", f)``; an unknown signal is an error here, a warning in Slicer."""
         return self._signal(signal).connect(function)
 
     def disconnect(self, signal: str, function: Any) -> bool:

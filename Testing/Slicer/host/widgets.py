@@ -1,12 +1,12 @@
 """The Slicer and CTK widgets that the panel's .ui file names, as far as the panel uses them.
 
-Each has the properties, methods and signals of the original that matter here, under the original's names; `SIGNALS` lists
-the C++ signatures, since Python signals have none.
+Each has the properties, methods and signals of the original that matter here, under the original's names; `SIGNALS`
+lists the C++ signatures, since Python signals have none.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import slicer
@@ -17,13 +17,13 @@ from PySide6.QtUiTools import QUiLoader
 from PySide6.QtWidgets import (
     QAbstractButton,
     QComboBox,
+    QDoubleSpinBox,
     QFileDialog,
     QHBoxLayout,
     QInputDialog,
     QLineEdit,
     QPushButton,
     QSlider,
-    QDoubleSpinBox,
     QTextBrowser,
     QToolButton,
     QWidget,
@@ -156,9 +156,7 @@ class ctkSliderWidget(QWidget):
         self._slider.setRange(0, 1000)
         self._box.valueChanged.connect(self._from_box)
         self._slider.sliderMoved.connect(
-            lambda at: self._box.setValue(
-                self._box.minimum() + at / 1000 * (self._box.maximum() - self._box.minimum())
-            )
+            lambda at: self._box.setValue(self._box.minimum() + at / 1000 * (self._box.maximum() - self._box.minimum()))
         )
 
     def _from_box(self, value: float) -> None:
@@ -205,7 +203,7 @@ class qMRMLWidget(QWidget):
     """Holds the scene, and hands it to the widgets that the .ui file connects to it (and to no others)."""
 
     SIGNALS = ("mrmlSceneChanged(vtkMRMLScene*)",)
-    CARRIED = {"mrmlSceneChanged": lambda self: self.mrmlScene()}
+    CARRIED: ClassVar = {"mrmlSceneChanged": lambda self: self.mrmlScene()}
     mrmlSceneChanged = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -227,7 +225,10 @@ class qMRMLNodeComboBox(QComboBox):
     """Nodes of the scene in a combo box, with the entries that add, rename or remove."""
 
     SIGNALS = ("currentNodeChanged(vtkMRMLNode*)", "currentNodeIDChanged(QString)", "nodeAddedByUser(vtkMRMLNode*)")
-    CARRIED = {"currentNodeChanged": lambda self: self.currentNode(), "nodeAddedByUser": lambda self: self.currentNode()}
+    CARRIED: ClassVar = {
+        "currentNodeChanged": lambda self: self.currentNode(),
+        "nodeAddedByUser": lambda self: self.currentNode(),
+    }
     currentNodeChanged = Signal()
     currentNodeIDChanged = Signal(str)
     nodeAddedByUser = Signal()
@@ -277,9 +278,7 @@ class qMRMLNodeComboBox(QComboBox):
         return [
             n
             for n in found
-            if any(
-                n.IsA(t) if self._showChildNodeTypes else n.GetClassName() == t for t in self._nodeTypes
-            )
+            if any(n.IsA(t) if self._showChildNodeTypes else n.GetClassName() == t for t in self._nodeTypes)
             and (self._showHidden or not n.GetHideFromEditors())
         ]
 
