@@ -102,6 +102,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
+        self._isEntered = True  # a widget is made when its module is opened
 
     def setup(self):
         """Called when the module is opened for the first time."""
@@ -133,10 +134,12 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """Called each time the module is opened."""
+        self._isEntered = True
         self.initializeParameterNode()
 
     def exit(self):
         """Called each time another module is opened; a segmentation under way goes on."""
+        self._isEntered = False
 
     def onSceneStartClose(self, caller, event):
         """The scene is about to be emptied."""
@@ -145,7 +148,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller, event):
         """The scene is empty."""
-        if self.parent.isEntered:
+        if self._isEntered:
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller, event):

@@ -27,19 +27,17 @@ def detailsHtml(info):
     preprocessing = document.get("preprocessing", {})
     if preprocessing.get("planes"):
         rows.append((_("Takes"), escape(f"{preprocessing.get('modality', '')} · {', '.join(preprocessing['planes'])}")))
-    for key, title in (
-        ("training", _("Trained on")),
-        ("metrics", _("Figures")),
-        ("licence", _("Licence")),
-        ("license", _("Licence")),
-    ):
-        if document.get(key):
-            rows.append((title, _readable(document[key])))
-    return (
-        "<table cellpadding='2'>"
-        + "".join(f"<tr><td><b>{k}</b>&nbsp;</td><td>{v}</td></tr>" for k, v in rows)
-        + "</table>"
-    )
+    if document.get("training"):
+        rows.append((_("Trained on"), escape(_training(document["training"]))))
+    if document.get("validation"):
+        rows.append((_("Figures"), _figures(document["validation"])))
+    if document.get("licence"):
+        rows.append((_("Licence"), escape(str(document["licence"]))))
+    card = info.path.with_suffix(".md")
+    if card.is_file():
+        rows.append(("", f'<a href="{card.resolve().as_uri()}">{_("Model card")}</a>'))
+    cells = "".join(f"<tr><td><b>{title}</b>&nbsp;</td><td>{text}</td></tr>" for title, text in rows)
+    return f"<table cellpadding='2'>{cells}</table>"
 
 
 def _structures(info):
@@ -56,13 +54,38 @@ def _structures(info):
     return ", ".join(parts)
 
 
-def _readable(value, depth=0):
-    """JSON values as text: one line per entry, nested ones in brackets."""
-    if isinstance(value, dict):
-        entries = [f"{escape(str(k).replace('_', ' '))}: {_readable(v, depth + 1)}" for k, v in value.items()]
-        return "<br>".join(entries) if depth == 0 else "(" + ", ".join(entries) + ")"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_readable(v, depth + 1) for v in value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return escape(str(value))
+def _training(training):
+    """Data, amounts and date in a line; the whole configuration is in the file, for those who want it."""
+    parts = [str(training.get("dataset", ""))]
+    if training.get("cases"):
+        parts.append(_("{count} cases").format(count=len(training["cases"])))
+    if training.get("phantoms"):
+        parts.append(_("{count} generated images").format(count=training["phantoms"]))
+    if training.get("steps"):
+        parts.append(_("{count} steps").format(count=training["steps"]))
+    parts.append(str(training.get("date", "")))
+    return ", ".join(part for part in parts if part)
+
+
+def _figures(validation):
+    """Figures as `publish` writes them (variant → group → figure), of the first variant; else number by number."""
+    first = next(iter(validation.values()))
+    if not isinstance(first, dict):
+        return "<br>".join(
+            f"{escape(str(name).replace('_', ' '))}: {_number(value)}" for name, value in validation.items()
+        )
+    lines = [
+        _("{group}: Dice {dice}, HD95 {hd95} mm, levels right {right} of {levels}").format(
+            group=escape(group),
+            dice=_number(row.get("dice")),
+            hd95=_number(row.get("hd95_mm")),
+            right=row.get("levels_right", "–"),
+            levels=row.get("levels", "–"),
+        )
+        for group, row in first.items()
+    ]
+    return "<br>".join(lines)
+
+
+def _number(value):
+    return f"{value:.3g}" if isinstance(value, (int, float)) else "–"

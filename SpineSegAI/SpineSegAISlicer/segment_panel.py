@@ -65,6 +65,7 @@ class SegmentPanel:
         self._device = None  # (asked, id, name): what the worker said
         self._warm = False
         self._queueStates = {}
+        self._inputVolumeId = None
 
         self._clock = qt.QTimer()
         self._clock.setInterval(250)
@@ -100,6 +101,7 @@ class SegmentPanel:
         """Show these choices from now on; None while a scene is closed."""
         self.parameterNode = parameterNode
         if parameterNode is not None:
+            self._inputVolumeId = self._currentInputId()
             self.updateFromParameterNode()
 
     def updateFromParameterNode(self):
@@ -609,8 +611,24 @@ class SegmentPanel:
 
     def onParametersModified(self):
         """Called when the parameter node was changed, by the panel or by anything else."""
+        self._leaveOutputOfAnotherVolume()
         self.updateFromParameterNode()
         self._applyOpacity()
+
+    def _currentInputId(self):
+        volumeNode = self.parameterNode.inputVolume
+        return volumeNode.GetID() if volumeNode is not None else None
+
+    def _leaveOutputOfAnotherVolume(self):
+        """With another input volume, the last result is no output any more: nobody wants one case over another."""
+        volumeId, before = self._currentInputId(), self._inputVolumeId
+        self._inputVolumeId = volumeId
+        output = self._output()
+        if volumeId == before or output is None:
+            return
+        reference = output.GetNodeReferenceID(output.GetReferenceImageGeometryReferenceRole())
+        if reference is not None and reference != volumeId:
+            self.parameterNode.outputSegmentation = None
 
     def _applyOpacity(self):
         node = self._output()

@@ -17,6 +17,7 @@ import host
 host.start()
 
 import numpy as np  # noqa: E402
+import qt  # noqa: E402
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 
@@ -67,6 +68,16 @@ def sagittal(spacing=(1.25, 1.0, 4.0), origin=(-20.0, 30.0, 40.0)):
 def axial():
     """IJK to RAS of an axial stack."""
     return np.array([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 5, 0], [0, 0, 0, 1]], float)
+
+
+def open_widget(kind):
+    """A module's widget in a frame of its own, set up, as Slicer makes it when the module is opened."""
+    frame = slicer.qMRMLWidget()
+    frame.setLayout(qt.QVBoxLayout())
+    frame.setMRMLScene(slicer.mrmlScene)
+    widget = kind(frame)
+    widget.setup()
+    return widget
 
 
 class PanelCase(unittest.TestCase):
@@ -125,8 +136,7 @@ class PanelCase(unittest.TestCase):
 
         variables = {**self.environment, **environment}
         self.patch(segment_panel, "WorkerClient", lambda: WorkerClient(self.worker, variables))
-        self.widget = SpineSegAIWidget()
-        self.widget.setup()
+        self.widget = open_widget(SpineSegAIWidget)
         return self.widget
 
     @property
@@ -198,6 +208,8 @@ __all__ = [
     "make_checkpoint",
     "make_volume",
     "np",
+    "open_widget",
+    "qt",
     "sagittal",
     "slicer",
     "vtk",

@@ -18,12 +18,12 @@ def render(path: str, state: str = "after") -> None:
     host.start()
     import slicer
     from host.pythonqt import unwrap
+    from panel_case import open_widget
     from SpineSegAISlicer import samples
 
     from SpineSegAI import SpineSegAIWidget
 
-    widget = SpineSegAIWidget()
-    widget.setup()
+    widget = open_widget(SpineSegAIWidget)
     panel, frame = widget.segmentPanel, unwrap(widget.parent)
     widget._parameterNode.inputVolume = samples.load()
     host.wait_until(lambda: panel._device is not None, 60)

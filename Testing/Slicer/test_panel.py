@@ -84,16 +84,28 @@ class ChoosingTest(PanelCase):
         self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
 
     def test_details_tell_structures_data_figures_and_licence(self):
+        figures = {"dice": 0.912, "hd95_mm": 2.5, "levels_right": 40, "levels": 41}
+        training = {"dataset": "three sources", "cases": ["a", "b"], "phantoms": 120, "steps": 900}
         make_checkpoint(
-            self.folder, "known", training={"data": "phantoms"}, metrics={"vertebrae dice": 0.91}, licence="CC BY 4.0",
+            self.folder,
+            "known",
+            training=training,
+            validation={"original": {"vertebrae": figures}, "cropped": {}},
+            licence="the data's terms",
             unvalidated=["canal"],
-        )  # fmt: skip
+        )
+        make_checkpoint(self.folder, "own", training=training, validation={"vertebra_dice": 0.8125})
+        (self.folder / "known.md").write_text("# Known")
         self.openPanel()
-        self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("known"))
+        combo = self.ui.checkpointComboBox
+        combo.setCurrentIndex(combo.findData("known"))
         self.ui.checkpointDetailsButton.checked = True
         html = self.ui.checkpointDetailsBrowser.html
-        for expected in ("T9 – S1", "11 discs", "spinal canal", "phantoms", "0.91", "CC BY 4.0", "bodies"):
-            self.assertIn(expected, html)
+        for expected in ("T9 – S1", "11 discs", "spinal canal", "bodies", "three sources, 2 cases, 120 generated",
+                         "Dice 0.912, HD95 2.5 mm, levels right 40 of 41", "the data's terms", "known.md"):  # fmt: skip
+            self.assertIn(expected, html.replace("&#x27;", "'"))
+        combo.setCurrentIndex(combo.findData("own"))
+        self.assertIn("vertebra dice: 0.812", self.ui.checkpointDetailsBrowser.html)
 
     def test_unvalidated_structures_are_off_until_asked_for(self):
         make_volume()
@@ -202,6 +214,18 @@ class SegmentingTest(PanelCase):
         self.run_to_the_end()
         self.assertEqual(len(self.segmentations()), 2)
 
+    def test_another_input_volume_gets_an_output_of_its_own(self):
+        make_volume("First")
+        second = make_volume("Second")
+        self.openPanel()
+        self.run_to_the_end()
+        first = self.output()
+        self.ui.inputVolumeSelector.setCurrentNode(second)
+        self.assertIsNone(self.output())
+        self.run_to_the_end()
+        self.assertEqual({n.GetName() for n in self.segmentations()}, {"First spine", "Second spine"})
+        self.assertIsNot(self.output(), first)
+
     def test_the_second_click_loads_no_checkpoint(self):
         make_volume()
         self.openPanel()
@@ -224,6 +248,8 @@ class SegmentingTest(PanelCase):
         name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
         self.assertFalse(self.output().GetSegmentation().ContainsRepresentation(name))
         self.assertTrue(self.ui.show3DButton.enabled)
+        self.click(self.ui.show3DButton)
+        self.assertTrue(self.output().GetSegmentation().ContainsRepresentation(name))
 
     def test_views_are_centred_on_the_spine(self):
         make_volume()

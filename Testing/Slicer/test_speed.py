@@ -15,12 +15,11 @@ sys.path.insert(0, {folder!r})
 import host
 host.start()
 import slicer
-from panel_case import make_volume
+from panel_case import make_volume, open_widget
 make_volume()
 started = time.process_time()
 from SpineSegAI import SpineSegAIWidget
-widget = SpineSegAIWidget()
-widget.setup()
+widget = open_widget(SpineSegAIWidget)
 seconds = time.process_time() - started
 print(seconds, *sorted(set(sys.modules) & {{"torch", "monai", "scipy", "pydantic", "SimpleITK"}}))
 widget.cleanup()

@@ -95,13 +95,13 @@ def start(module_folder: str | Path = MODULE_FOLDER, library_folder: str | Path 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     """Run the event loop until `condition` holds; False if it does not within the time, or a slot raised."""
-    import qt
+    import slicer
 
     errors = sys.modules["host.pythonqt"].ERRORS if "host.pythonqt" in sys.modules else []
     end = time.monotonic() + seconds
     while not condition():
         if errors or time.monotonic() > end:
             return False
-        qt.QCoreApplication.processEvents(qt.QEventLoop.AllEvents, 20)
+        slicer.app.processEvents()
         time.sleep(0.002)
     return True

@@ -167,6 +167,7 @@ def start_application() -> None:
     slicer.mrmlScene = scene
     # Reading scene bundles unpacks them into the cache folder.
     cache = slicer.vtkCacheManager()
+    Path(application._temporary, ".slicer-cache").touch()
     cache.SetRemoteCacheDirectory(application._temporary)
     cache.SetMRMLScene(scene)
     dataManager = slicer.vtkDataIOManager()

@@ -8,9 +8,6 @@ import unittest
 from typing import Any
 
 import slicer
-from PySide6 import QtWidgets
-
-from .pythonqt import unwrap
 
 __all__ = [
     "ScriptedLoadableModule",
@@ -32,13 +29,9 @@ class ScriptedLoadableModule:
 
 
 class ScriptedLoadableModuleWidget:
-    def __init__(self, parent: Any = None) -> None:
+    def __init__(self, parent: Any) -> None:
         self.moduleName = type(self).__name__.removesuffix("Widget")
         self.developerMode = False
-        if parent is None:
-            parent = slicer.qMRMLWidget()
-            unwrap(parent).setLayout(QtWidgets.QVBoxLayout())
-            parent.setMRMLScene(slicer.mrmlScene)
         self.parent = parent
         self.layout = parent.layout()
 
