@@ -136,6 +136,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the module is opened."""
         self._isEntered = True
         self.initializeParameterNode()
+        self.segmentPanel.refreshCheckpoints()
 
     def exit(self):
         """Called each time another module is opened; a segmentation under way goes on."""

@@ -346,6 +346,7 @@ class UndoHistory:
         self.segmentationNode = segmentationNode
         self._history = slicer.vtkSegmentationHistory()
         self._history.SetSegmentation(segmentationNode.GetSegmentation())
+        self._summary = {}
 
     def saveState(self):
         """Remember the segments as they are now."""

@@ -44,33 +44,32 @@ class SegmentPanel:
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param logic: `SpineSegAILogic`.
-    :param client: the worker's client; tests give one of their own.
     """
 
-    def __init__(self, ui, logic, client=None):
+    def __init__(self, ui, logic):
         self.ui = ui
         self.logic = logic
-        self.client = client or WorkerClient()
+        self.client = WorkerClient()
         self.client.logCallbacks.append(self.addLog)
         self.parameterNode = None
         self.queue = []  # volume node ids that wait
         self.job = None
         self.jobVolumeId = None
         self.jobOutputId = None
-        self.finishedCallbacks = []
         self._startedAt = 0.0
-        self._checkpoints = []
         self._updating = False
         self._history = None
         self._device = None  # (asked, id, name): what the worker said
         self._warm = False
         self._queueStates = {}
         self._inputVolumeId = None
+        self._choices = None
 
         self._clock = qt.QTimer()
         self._clock.setInterval(250)
         self._clock.connect("timeout()", self._showElapsed)
 
+        self._checkpoints = list_checkpoints()
         self._fillMethods()
         for device, title in DEVICES:
             ui.deviceComboBox.addItem(title, device)
@@ -101,7 +100,7 @@ class SegmentPanel:
         """Show these choices from now on; None while a scene is closed."""
         self.parameterNode = parameterNode
         if parameterNode is not None:
-            self._inputVolumeId = self._currentInputId()
+            self._inputVolumeId, self._choices = self._currentInputId(), None
             self.updateFromParameterNode()
 
     def updateFromParameterNode(self):
@@ -151,12 +150,11 @@ class SegmentPanel:
                 combo.setItemData(combo.count - 1, tip, qt.Qt.ToolTipRole)
 
     def refreshCheckpoints(self):
-        """Look for checkpoint files again, e.g. after a training run."""
+        """Look for checkpoint files again: some may have come since, e.g. from a training run."""
         self._checkpoints = list_checkpoints()
+        self.updateFromParameterNode()
 
     def _fillCheckpoints(self, method, wanted):
-        if not self._checkpoints:
-            self.refreshCheckpoints()
         combo = self.ui.checkpointComboBox
         combo.clear()
         known = [info for info in self._checkpoints if info.method == method]
@@ -447,8 +445,6 @@ class SegmentPanel:
             self.ui.elapsedLabel.visible = False
             self.updateButtons()
             self.updateQueueTable()
-            for callback in self.finishedCallbacks:
-                callback()
 
     def _begin(self, volumeNode):
         self.ui.progressBar.value = 0
@@ -596,6 +592,11 @@ class SegmentPanel:
     def _output(self):
         return self.parameterNode.outputSegmentation if self.parameterNode is not None else None
 
+    def _outputVolume(self):
+        """The volume that the output segmentation was made on; None without an output, or if the volume is gone."""
+        output = self._output()
+        return output.GetNodeReference(output.GetReferenceImageGeometryReferenceRole()) if output is not None else None
+
     def _showResult(self):
         node = self._output()
         self.ui.resultCollapsibleButton.visible = node is not None
@@ -611,9 +612,16 @@ class SegmentPanel:
 
     def onParametersModified(self):
         """Called when the parameter node was changed, by the panel or by anything else."""
-        self._leaveOutputOfAnotherVolume()
-        self.updateFromParameterNode()
         self._applyOpacity()
+        parameters, output = self.parameterNode, self._output()
+        choices = (
+            *(parameters.method, parameters.checkpoint, parameters.device, parameters.topLevel, parameters.bottomLevel),
+            *(self._currentInputId(), output.GetID() if output is not None else None),
+        )
+        if choices != self._choices:  # else only the opacity, which is a slider and may change often
+            self._choices = choices
+            self._leaveOutputOfAnotherVolume()
+            self.updateFromParameterNode()
 
     def _currentInputId(self):
         volumeNode = self.parameterNode.inputVolume
@@ -640,7 +648,7 @@ class SegmentPanel:
     def _onCentre(self):
         from . import nodes
 
-        nodes.centreViews(self.parameterNode.inputVolume, self._output())
+        nodes.centreViews(self._outputVolume(), self._output())
 
     def _onUndo(self):
         self._history.undo()
@@ -654,7 +662,7 @@ class SegmentPanel:
         node = self._output()
         nodeId = node.GetID()
         try:
-            result = nodes.resultFromSegmentation(node, self.parameterNode.inputVolume)
+            result = nodes.resultFromSegmentation(node, self._outputVolume())
             dependencies.ensure()
             self.ui.measureButton.enabled = False
             self.client.measure(
@@ -712,9 +720,9 @@ class SegmentPanel:
 
     def _updateQueueButtons(self):
         self.ui.queueButton.enabled = not self.isRunning
-        source = self.parameterNode.inputVolume if self.parameterNode is not None else None
-        ready = source is not None and self._output() is not None and not self.isRunning
-        self.ui.seriesButton.enabled = ready
+        ready = self._outputVolume() is not None and not self.isRunning
+        for button in (self.ui.seriesButton, self.ui.measureButton, self.ui.centreButton):
+            button.enabled = ready
 
     def _onQueue(self):
         nodes = [slicer.mrmlScene.GetNodeByID(volumeId) for volumeId in self._tickedVolumeIds()]
@@ -725,7 +733,7 @@ class SegmentPanel:
         self.start(nodes)
 
     def _onSeries(self):
-        source = self.parameterNode.inputVolume
+        source = self._outputVolume()
         report = self.logic.applyToOtherSeries(self._output(), source)
         if not report:
             slicer.util.infoDisplay(

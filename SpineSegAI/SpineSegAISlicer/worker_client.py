@@ -5,6 +5,7 @@ thread from Qt's event loop, so Slicer stays usable throughout.
 """
 
 import collections
+import contextlib
 import logging
 import os
 import shutil
@@ -86,9 +87,8 @@ class WorkerClient:
 
         self._ensureStarted()
         job = self._newJob(lambda event: onDone(event.result.segmentation()), onError, onProgress)
-        folder = self._jobFolder(job)
-        self._send(
-            SegmentRequest(
+        with self._handingOver(job) as folder:
+            request = SegmentRequest(
                 job=job.number,
                 image=save_image(image, folder / "image.npy"),
                 checkpoint=str(checkpoint),
@@ -96,7 +96,7 @@ class WorkerClient:
                 hints=HintsMessage.of(hints, folder),
                 include_unvalidated=includeUnvalidated,
             )
-        )
+        self._send(request)
         return job
 
     def measure(self, result, onDone, onError):
@@ -105,8 +105,9 @@ class WorkerClient:
 
         self._ensureStarted()
         job = self._newJob(lambda event: onDone(event.columns, event.rows), onError)
-        message = ResultMessage.of(result, self._jobFolder(job), "result")
-        self._send(MeasureRequest(job=job.number, result=message))
+        with self._handingOver(job) as folder:
+            request = MeasureRequest(job=job.number, result=ResultMessage.of(result, folder, "result"))
+        self._send(request)
         return job
 
     def describeDevice(self, device, onDone, onError):
@@ -269,10 +270,17 @@ class WorkerClient:
         finally:
             self._removeFiles(job)
 
-    def _jobFolder(self, job):
+    @contextlib.contextmanager
+    def _handingOver(self, job):
+        """The folder for a job's voxels; the job is forgotten if they cannot be written."""
         folder = self._folder / f"job{job.number}"
-        folder.mkdir(exist_ok=True)
-        return folder
+        try:
+            folder.mkdir(exist_ok=True)
+            yield folder
+        except BaseException:
+            del self._jobs[job.number]
+            self._removeFiles(job)
+            raise
 
     def _removeFiles(self, job):
         if self._folder is not None:
