@@ -245,11 +245,12 @@ def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor =
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    requests = os.fdopen(os.dup(0), encoding="utf-8")  # paths may hold any letter, whatever the system's encoding
 
     worker = Worker(output, options.folder, make_predictor, options.idle)
 
     def read() -> None:
-        worker.read(sys.stdin)
+        worker.read(requests)
         # Whoever started us is gone: a running computation is of no use to anyone.
         shutil.rmtree(options.folder, ignore_errors=True)
         os._exit(0)

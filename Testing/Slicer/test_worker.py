@@ -41,7 +41,7 @@ class Process:
         path = os.pathsep.join([*environment.pop("paths", []), str(ROOT)])
         self.process = subprocess.Popen(
             [sys.executable, *arguments, "--folder", str(folder), *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
             env={**os.environ, "PYTHONPATH": path, **environment},
         )  # fmt: skip
         self.lines, self.log = [], []
@@ -145,6 +145,17 @@ def test_an_image_passes_a_file_unchanged(tmp_path, image):
     assert again.GetOrigin() == image.GetOrigin() and again.GetDirection() == image.GetDirection()
     assert again.GetPixelID() == image.GetPixelID()
     np.testing.assert_array_equal(sitk.GetArrayViewFromImage(again), sitk.GetArrayViewFromImage(image))
+
+
+def test_paths_may_hold_any_letter(start, image, tmp_path):
+    folder = tmp_path / "Wirbelsäule 脊椎"
+    folder.mkdir()
+    worker = start(PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    file = save_image(image, folder / "bild.npy")
+    worker.send(SegmentRequest(job=1, image=file, checkpoint=str(folder / "prüfung.safetensors")))
+    event = worker.next("segmentation", "error")
+    assert event.event == "segmentation", event
+    assert event.result.provenance["checkpoint"].endswith("prüfung.safetensors")
 
 
 def test_cancel_stops_within_a_second_and_the_worker_goes_on(start, image):
