@@ -244,6 +244,7 @@ def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor =
     # Events get a stream of their own; from here on, print() and C++ libraries write to the log.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
+    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     sys.stdout = sys.stderr
     requests = os.fdopen(os.dup(0), encoding="utf-8")  # paths may hold any letter, whatever the system's encoding
 
