@@ -150,7 +150,7 @@ def test_an_image_passes_a_file_unchanged(tmp_path, image):
 def test_paths_may_hold_any_letter(start, image, tmp_path):
     folder = tmp_path / "Wirbelsäule 脊椎"
     folder.mkdir()
-    worker = start(PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    worker = start(PYTHONIOENCODING="ascii")
     file = save_image(image, folder / "bild.npy")
     worker.send(SegmentRequest(job=1, image=file, checkpoint=str(folder / "prüfung.safetensors")))
     event = worker.next("segmentation", "error")
