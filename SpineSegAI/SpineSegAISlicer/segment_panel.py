@@ -4,8 +4,9 @@ The panel computes nothing. It reads the parameter node, hands volumes to the wo
 answers into nodes. Whatever can go wrong arrives as a `Failure` and is shown with its remedy.
 """
 
-import logging
+import importlib
 import time
+from html import escape
 from pathlib import Path
 
 import qt
@@ -280,9 +281,7 @@ class SegmentPanel:
         if self._warm or self.parameterNode is None or dependencies.missingPackages():
             return
         self._warm = True
-        import SpineSegAILib.worker_protocol
-
-        logging.debug(f"SpineSegAI: worker protocol {SpineSegAILib.worker_protocol.PROTOCOL}")
+        importlib.import_module("SpineSegAILib.worker_protocol")
         self.askDevice()
         self.updateButtons()
 
@@ -385,7 +384,7 @@ class SegmentPanel:
             button.text = _("Segment spine")
             button.enabled = not reasons
             button.toolTip = (
-                "<ul>" + "".join(f"<li>{reason}</li>" for reason in reasons) + "</ul>"
+                "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in reasons) + "</ul>"
                 if reasons
                 else _("Segment the spine in this volume.")
             )
@@ -417,7 +416,9 @@ class SegmentPanel:
         except dependencies.NotInstalled as error:
             slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
             return
-        self._warm = True
+        if not self._warm:
+            self._warm = True
+            self.askDevice()
         self._startedAt = time.monotonic()
         self.queue = [node.GetID() for node in volumeNodes]
         for volumeId in self.queue:

@@ -190,7 +190,7 @@ class FaultTest(PanelCase):
         self.click(self.ui.applyButton)
         self.assertIn("No space left", self.dialogs[0])
         self.assertReady()
-        self.assertEqual(self.panel.client._jobs, {})
+        self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the job is still waited for")
 
     def test_the_worker_ends_with_the_panel(self):
         self.startRunning()

@@ -15,6 +15,12 @@ class OpeningTest(PanelCase):
         self.assertEqual(self.ui.applyButton.text, "Segment spine")
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
+    def test_a_name_cannot_break_the_tooltip(self):
+        volume = make_volume("a <b> c")
+        volume.SetAndObserveImageData(None)
+        self.openPanel()
+        self.assertIn("a &lt;b&gt; c", self.ui.applyButton.toolTip)
+
     def test_without_a_volume_the_button_says_so(self):
         self.openPanel()
         self.assertFalse(self.ui.applyButton.enabled)
