@@ -32,8 +32,9 @@ def on_disk(folder, *patterns, base=None):
 def complete(found, wanted, where):
     missing = "\n  ".join(sorted(set(wanted) - set(found)))
     gone = "\n  ".join(sorted(set(found) - set(wanted)))
-    assert not missing, f"add to {where}:\n  {missing}"
-    assert not gone, f"remove from {where}:\n  {gone}"
+    say = f"(`python {Path(__file__).relative_to(ROOT)}` brings the library's list up to date)"
+    assert not missing, f"add to {where} {say}:\n  {missing}"
+    assert not gone, f"remove from {where} {say}:\n  {gone}"
 
 
 def test_every_script_of_the_module_is_listed():
@@ -190,3 +191,16 @@ def test_every_label_of_a_control_has_it_as_buddy():
         if widget.get("class") == "QLabel" and text.endswith(":"):
             buddy = next((p.findtext("cstring") for p in widget.findall("property") if p.get("name") == "buddy"), None)
             assert buddy in names, widget.get("name")
+
+
+def write_library_list():
+    """Bring the list in SpineSegAILib/CMakeLists.txt up to date with the files on disk."""
+    path = ROOT / "SpineSegAILib/CMakeLists.txt"
+    entries = "".join(f"  {name}\n" for name in on_disk(ROOT / "SpineSegAILib", "*.py", base=ROOT))
+    start = "set(SPINESEGAI_LIBRARY_SCRIPTS\n"
+    before, rest = path.read_text().split(start)
+    path.write_text(before + start + entries + "  )" + rest.split("  )", 1)[1])
+
+
+if __name__ == "__main__":
+    write_library_list()
