@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
+from .calibration import Calibration
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
 from .consistency import LevelResult, nearest_level_maps, resolve_levels
 from .errors import Cancelled, ConfigError, DeviceError, HintError
@@ -85,6 +86,7 @@ class Predictor:
         self.device = choose_device(device)
         self.method = load_method(read_header(self.info.path)).to(self.device)
         self.preprocessing = Preprocessing.model_validate(self.info.metadata["preprocessing"])
+        self.calibration = Calibration.model_validate(self.info.metadata.get("calibration", {}))
         self.patch = tuple(self.info.metadata.get("patch", ()))
         self.load_seconds = time.perf_counter() - started
 
@@ -131,6 +133,7 @@ class Predictor:
         _stop_if(cancelled)
         with clock("consistency"):
             report(0.9, "Naming the levels")
+            evidence = self.calibration.apply(evidence)
             levels = self._levels(evidence, volume, hints, options)
         _stop_if(cancelled)
         with clock("back"):
