@@ -123,9 +123,9 @@ def calibrate(predictor: Predictor, dataset: Path, split: str) -> Calibration:
         return sum(sum(values) / len(values) for values in dice.values())
 
     best, best_score = Calibration(), score(Calibration())
-    for neighbour in (0.0, 0.15, 0.3):
-        for vertebra in (0.0, 0.5, 1.0, 1.5, 2.0):
-            for disc in (0.0, 1.0, 2.0, 3.0):
+    for neighbour in (0.15, 0.3):
+        for vertebra in (0.5, 1.0, 1.5, 2.0):
+            for disc in (1.0, 2.0, 3.0):
                 offsets = {"vertebra": vertebra, "sacrum": vertebra, "disc": disc}
                 candidate = Calibration(offsets=offsets, neighbour=neighbour)
                 reached = score(candidate)
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--split", default="validation")
+    parser.add_argument("--calibrate", action="store_true", help="choose the calibration on this split first")
     parser.add_argument("--recipe", required=True, help="the command that trained it")
     parser.add_argument(
         "--shown-dataset", default="DATA/lumbar_mr/dataset.json", help="how the card names the data set"
