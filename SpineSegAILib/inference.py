@@ -98,6 +98,8 @@ class Predictor:
         options: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
+        *,
+        reference: sitk.Image | None = None,
     ) -> Segmentation:
         """Segment one image.
 
@@ -107,6 +109,8 @@ class Predictor:
             options: `OPTIONS` and the method's own.
             progress: called with a fraction and a sentence.
             cancelled: asked often; True ends the work.
+            reference: the true labels, for the evaluation of methods that may be told them (option
+                ``allow_label_leak``); never given otherwise. The result's provenance says ``label_leak``.
 
         Raises:
             ImageError: the image is not what the checkpoint takes.
@@ -124,7 +128,8 @@ class Predictor:
             report(0.0, "Preparing the image")
             volume = self.preprocessing.forward(image)
         with clock("network"):
-            evidence, notes = self._evidence(volume, hints, options, report, cancelled)
+            drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
+            evidence, notes = self._evidence(volume, hints, options, report, cancelled, drawn)
         _stop_if(cancelled)
         with clock("consistency"):
             report(0.9, "Naming the levels")
@@ -153,6 +158,8 @@ class Predictor:
                 "hints": sorted(hints.given()),
                 "options": options,
                 "seconds": clock.seconds,
+                **({"about": evidence.about} if evidence.about else {}),
+                **({"label_leak": True} if reference is not None else {}),
             },
             uncertainty=uncertainty,
             keypoints={sid: volume.point_of(index) for sid, index in evidence.keypoints.items()},
@@ -174,7 +181,13 @@ class Predictor:
             )
 
     def _evidence(
-        self, volume: CanonicalVolume, hints: Hints, options: dict[str, Any], report: Progress, cancelled: Cancel
+        self,
+        volume: CanonicalVolume,
+        hints: Hints,
+        options: dict[str, Any],
+        report: Progress,
+        cancelled: Cancel,
+        reference: np.ndarray | None,
     ) -> tuple[Evidence, list[str]]:
         """The network's pass, smaller and then on the CPU where memory runs out, which is said."""
         notes: list[str] = []
@@ -184,7 +197,7 @@ class Predictor:
             try:
                 evidence = volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled,
+                    progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled, reference=reference,
                 )  # fmt: skip
                 return evidence, notes
             except torch.OutOfMemoryError as error:
@@ -227,22 +240,26 @@ def volume_evidence(
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
+    reference: np.ndarray | None = None,
 ) -> Evidence:
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
     Args:
         patch: window of a 3D method.
         options: see `OPTIONS`.
+        reference: (D, H, W) true structure ids, see `Predictor.segment`.
 
     Raises:
         Cancelled: the caller asked for it.
     """
     options = options or {}
+    memory: dict[str, Any] = {} if reference is None else {"reference": reference}
+    about: dict[str, Any] = {}
     report = progress or (lambda fraction, message: None)
     cancelled = cancelled or (lambda: False)
     with torch.inference_mode(), _autocast(device):
         run = _by_slices if method.config.dims == 2 else _by_windows
-        maps = run(method, volume, device, patch, hints or Hints(), options, report, cancelled)
+        maps = run(method, volume, device, patch, hints or Hints(), options, report, cancelled, memory, about)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.scheme,
@@ -250,6 +267,7 @@ def volume_evidence(
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
         uncertainty=maps.get("uncertainty"),
+        about=about,
     )
 
 
@@ -262,31 +280,38 @@ def _by_slices(
     options: Mapping[str, Any],
     report: Progress,
     cancelled: Cancel,
+    memory: dict[str, Any],
+    about: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     count, *shape = volume.array.shape
     pads, inner = _padding(shape, method.divisor)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
     size = max(1, int(options.get("batch", 8)))
-    memory: dict[str, Any] = {}
     result: dict[str, np.ndarray] = {}
-    for start in range(0, count, size):
-        _stop_if(cancelled)
-        chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
-        slices = tuple(range(start, start + len(chunk)))
+    passes = method.passes(hints, options)
+    for turn in range(passes):
+        for start in range(0, count, size):
+            _stop_if(cancelled)
+            chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
+            slices = tuple(range(start, start + len(chunk)))
 
-        def predict(stacked: Tensor, slices: tuple[int, ...] = slices) -> dict[str, Tensor]:
-            context = Context(stacked[:, 1:], slices, count, hints, options, memory)
-            return method.evidence(stacked[:, :1], context)
+            def predict(stacked: Tensor, slices: tuple[int, ...] = slices) -> dict[str, Tensor]:
+                context = Context(stacked[:, 1:], slices, count, hints, options, memory, about)
+                return method.evidence(stacked[:, :1], context)
 
-        stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-        maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
-        for name, value in maps.items():
-            value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
-            if name not in result:
-                result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
-            result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
-        report(min(1.0, (start + size) / count), f"Slice {min(start + size, count)} of {count}")
+            stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
+            maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
+            for name, value in maps.items():
+                value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
+                if name not in result:
+                    result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
+                result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
+            done = min(start + size, count)
+            again = f", pass {turn + 1}" if turn else ""
+            report((turn + done / count) / passes, f"Slice {done} of {count}{again}")
+        if turn + 1 < passes and not method.between_passes(result, volume.spacing, memory):
+            break
     return result
 
 
@@ -299,6 +324,8 @@ def _by_windows(
     options: Mapping[str, Any],
     report: Progress,
     cancelled: Cancel,
+    memory: dict[str, Any],
+    about: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     shape = volume.array.shape
     window = method.window or patch or tuple(min(n, 96) for n in shape)
@@ -312,7 +339,8 @@ def _by_windows(
         done += 1
         report(1 - 0.9**done, f"Window {done}")
         part = part.to(device)
-        return method.evidence(part[:, :1], Context(part[:, 1:], hints=hints, options=options))
+        context = Context(part[:, 1:], hints=hints, options=options, memory=memory, about=about)
+        return method.evidence(part[:, :1], context)
 
     maps = _windowed(predict, stacked, window, options)
     if _is_on(options.get("mirror", "off")):

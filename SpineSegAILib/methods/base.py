@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +44,8 @@ class Batch:
         coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
         keypoints: (B, C−1, dims) voxel positions of the structures' centres, NaN where not known; or None.
         prompt: whatever a method asked its data for; or None.
+        position: (B,) place of the slice (in 3D, of the slice the patch is around) in its stack, 0 at the patient's
+            left, 1 at the right; or None.
     """
 
     image: Tensor
@@ -51,6 +54,7 @@ class Batch:
     coordinates: Tensor
     keypoints: Tensor | None = None
     prompt: Any = None
+    position: Tensor | None = None
 
     @cached_property
     def label(self) -> Tensor:
@@ -79,7 +83,9 @@ class Context:
         slice_count: number of slices in the volume.
         hints: what the reader knows.
         options: the method's run-time options.
-        memory: a place to keep things between the batches of one volume.
+        memory: a place to keep things between the batches and passes of one volume; ``"reference"`` is in it only when
+            an evaluation gives the reference to a method that may read it.
+        about: what the method wants to have stored with the result, JSON-able.
     """
 
     coordinates: Tensor
@@ -88,6 +94,7 @@ class Context:
     hints: Hints = field(default_factory=Hints)
     options: Mapping[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Method(nn.Module):
@@ -119,7 +126,36 @@ class Method(nn.Module):
         """The loss ``"total"`` and its parts, scalars."""
         raise NotImplementedError
 
+    def prepare_training(self, resources: Mapping[str, str]) -> None:
+        """Open the files that a training run gives to the method (`TrainingConfig.resources`), before its first step.
+
+        Raises:
+            ConfigError: one is missing or does not fit.
+        """
+
+    def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint holds for these weights: they themselves, and what inference needs that they imply."""
+        return dict(state)
+
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial)."""
         raise NotImplementedError
+
+    def passes(self, hints: Hints, options: Mapping[str, Any]) -> int:
+        """The most passes over a volume that a 2D method wants; asked before the first one.
+
+        Raises:
+            HintError, ConfigError: a hint or option cannot be used.
+        """
+        return 1
+
+    def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
+        """Look at a whole volume after a pass, and say whether the next one is wanted.
+
+        Args:
+            maps: what `evidence` said, (…, D, H, W).
+            spacing: mm along (slices, rows, columns).
+            memory: of the volume; what is put here is in the next pass's `Context.memory`.
+        """
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -23,6 +24,8 @@ class MethodConfig(BaseModel):
     coordinates: bool = Field(True, description="give the network the position in the field of view (our addition)")
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Training settings that go with a preset: dotted name in `TrainingConfig` → value."""
 
     @field_validator("scheme")
     @classmethod
@@ -34,6 +37,21 @@ class MethodConfig(BaseModel):
     def presets(cls, method_id: str) -> dict[str, dict[str, Any]]:
         """Named configurations of this method."""
         return cls.PRESETS
+
+    def text_prompts(self) -> list[str]:
+        """Every sentence that the method may need embedded (`text.bank`); none for most."""
+        return []
+
+    def with_resources(self, resources: Mapping[str, str]) -> MethodConfig:
+        """This configuration with what only the files of a training run say, such as the width of text features.
+
+        Args:
+            resources: `TrainingConfig.resources`.
+
+        Raises:
+            ConfigError: a file is missing or does not fit.
+        """
+        return self
 
     @property
     def label_scheme(self) -> LabelScheme:

@@ -59,7 +59,8 @@ class Augmenter:
         allowed = table[which, coded].movedim(-1, 1).contiguous()
         rank = raw["rank"].to(device, non_blocking=True)[which, coded]
         coordinates = torch.stack([self._coordinates(p, spacing[i], device) for i, p in enumerate(plans)])
-        return Batch(sampled, allowed, rank, coordinates)
+        position = raw["position"].to(device, torch.float32, non_blocking=True)
+        return Batch(sampled, allowed, rank, coordinates, position=position)
 
     # --- geometry ------------------------------------------------------------------------------------------------
 

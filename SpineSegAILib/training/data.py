@@ -169,8 +169,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
     """Windows around the spine, a pure function of (seed, index).
 
     Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
-    (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), and ``number``: the
-    index, from which the augmentation draws. The window is larger than the patch, for zoom and rotation.
+    (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), ``position``: place
+    of the drawn slice in its stack (0 to 1), and ``number``: the index, from which the augmentation draws. The window is larger than the patch, for zoom and rotation.
 
     Args:
         cases: the training set.
@@ -223,6 +223,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             slice_index = int(rng.choice(case.labelled_slices))
         else:
             slice_index = int(rng.integers(shape[0]))
+        position = (slice_index + 0.5) / shape[0]
         # A window around the column, shifted at random; where the image is smaller than the window it is centred.
         start = []
         for axis, size in zip((1, 2), self.window[-2:], strict=True):
@@ -254,6 +255,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             "box": torch.tensor(box, dtype=torch.float32),
             "spacing": torch.tensor(case.spacing[-self.dims :], dtype=torch.float32),
             "number": index,
+            "position": position,
         }
 
 
