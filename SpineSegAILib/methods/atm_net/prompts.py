@@ -25,7 +25,7 @@ from ...anatomy import (
     sorted_ids,
     structure,
 )
-from ...errors import HintError
+from ...errors import HintError, SchemeError
 
 THIRDS = ("upper", "middle", "lower")
 """Thirds of the sagittal stack as the paper calls them: of the slice numbers, from the patient's left to the right."""
@@ -83,7 +83,7 @@ def parse_prompt(text: str) -> Prompt:
             return Prompt(3, tuple(structure(n).id for n in names), _third(related[1]))
         if listed:
             return Prompt(2, tuple(structure(_bare(part)).id for part in listed[1].split(", ")))
-    except Exception as error:
+    except (SchemeError, ValueError) as error:
         raise HintError(f"“{text}” is not a sentence that ATM-Net knows.", str(error)) from None
     if not re.fullmatch(r"Sagittal \w*\s?image of the (lumbar )?spine\.", text):
         raise HintError(f"“{text}” is not a sentence that ATM-Net knows.", "Choose a prompt source instead.")
