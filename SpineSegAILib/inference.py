@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -385,20 +385,11 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
     """
     if levels is None:
         assert evidence.classes is not None
-        best, value = None, None
-        for channel, probability in enumerate(evidence.classes):  # one at a time: many classes of a large volume
-            found = back_to_source_many(probability[None], volume)[0]
-            if best is None:
-                best, value = np.zeros(found.shape, np.int16), found
-                continue
-            better = found > value
-            best[better] = evidence.scheme.ids[channel - 1]
-            np.maximum(value, found, out=value)
-        return volume.source.image(best)
+        ids = np.array([0, *evidence.scheme.ids], np.int16)
+        return volume.source.image(ids[_winner(iter(evidence.classes), volume)])
     kinds = evidence.kind_probabilities()
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
-    shapes = np.stack([kinds[0], kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL]])
-    winner = back_to_source_many(shapes, volume).argmax(0)
+    winner = _winner((kinds[0], kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL]), volume)
     maps = nearest_level_maps(levels)
     result = np.zeros(winner.shape, np.int16)
     for value, kind in enumerate((Kind.VERTEBRA, Kind.DISC, Kind.CANAL), start=1):
@@ -407,6 +398,20 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
             chosen = winner == value
             result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
     return volume.source.image(result)
+
+
+def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.ndarray:
+    """(z, y, x) uint8 index of the largest on the source's voxels; one map at a time, since many are large."""
+    best, winner = None, None
+    for index, probability in enumerate(probabilities):
+        found = back_to_source_many(probability[None], volume)[0]
+        if best is None or winner is None:
+            best, winner = found, np.zeros(found.shape, np.uint8)
+            continue
+        winner[found > best] = index
+        np.maximum(best, found, out=best)
+    assert winner is not None
+    return winner
 
 
 def _padding(shape: list[int], divisor: int) -> tuple[tuple[int, ...], tuple[slice, ...]]:

@@ -52,12 +52,12 @@ class Augmenter:
         coded = F.grid_sample(codes[:, None].float(), grid, mode="nearest", align_corners=True)[:, 0].round().long()
         coded = torch.where(inside, coded, 0)
         sampled = torch.where(inside[:, None], sampled, self.padding)
-        if self.config is not None:
-            sampled = self._intensity(sampled, inside[:, None], generators)
         table = raw["allowed"].to(device, non_blocking=True)
         which = torch.arange(len(plans), device=device).view(-1, *[1] * self.dims)
         allowed = table[which, coded].movedim(-1, 1).contiguous()
         rank = raw["rank"].to(device, non_blocking=True)[which, coded]
+        if self.config is not None:
+            sampled = self._intensity(sampled, rank, inside[:, None], generators)
         coordinates = torch.stack([self._coordinates(p, spacing[i], device) for i, p in enumerate(plans)])
         position = raw["position"].to(device, torch.float32, non_blocking=True)
         return Batch(sampled, allowed, rank, coordinates, position=position)
@@ -166,15 +166,19 @@ class Augmenter:
 
     # --- intensity -----------------------------------------------------------------------------------------------
 
-    def _intensity(self, image: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+    def _intensity(
+        self, image: Tensor, rank: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]
+    ) -> Tensor:
         """Contrast, bias field, blur, noise; air outside the field of view stays air."""
-        result = [self._one(image[i], rng) for i, rng in enumerate(generators)]
+        result = [self._one(image[i], rank[i], rng) for i, rng in enumerate(generators)]
         return torch.where(inside, torch.stack(result).clamp(-3, 3), self.padding)
 
-    def _one(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+    def _one(self, image: Tensor, rank: Tensor, rng: np.random.Generator) -> Tensor:
         c = self.config
         assert c is not None
         unit = ((image + 2) / 4).clamp(0, 1)  # preprocessing puts the percentiles at −2 and 2
+        if rng.random() < c.tissue_probability:
+            unit = (unit * _tissue_gain(rank, rng)[None]).clamp(0, 1)
         if rng.random() < c.invert_probability:
             # Fluid dark and fat bright or the reverse, while air stays dark: inverted where the surroundings are body.
             body = ((_blur(unit, 3.0) - rng.uniform(0.08, 0.2)) * 30).sigmoid()
@@ -206,6 +210,19 @@ class Augmenter:
         mode = "bilinear" if self.dims == 2 else "trilinear"
         small = F.interpolate(unit[None], size, mode=mode, align_corners=False)
         return F.interpolate(small, self.patch, mode=mode, align_corners=False)[0]
+
+
+def _tissue_gain(rank: Tensor, rng: np.random.Generator) -> Tensor:
+    """(*spatial) factor that makes labelled bone and discs brighter or darker, with soft edges.
+
+    Vertebrae have whole ranks, discs lie half way between them.
+    """
+    gain = torch.ones_like(rank)
+    fraction = rank - rank.floor()
+    for mask in (fraction == 0, fraction == 0.5):  # NaN, where nothing is labelled, is neither
+        factor = math.exp(rng.uniform(-1.0, 0.8))
+        gain = torch.where(mask, factor, gain)
+    return _blur(gain[None], 0.8)[0]
 
 
 def _curve(unit: Tensor, rng: np.random.Generator) -> Tensor:

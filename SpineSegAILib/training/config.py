@@ -29,6 +29,9 @@ class AugmentationConfig(BaseModel):
     crop_top: float = Field(0.45, description="largest share cut off above")
     crop_bottom: float = Field(0.35, description="largest share cut off below")
     crop_side: float = Field(0.3, description="largest share cut off in front or behind")
+    tissue_probability: float = Field(
+        0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
+    )
     gamma_probability: float = 0.4
     contrast_probability: float = Field(0.25, description="random monotone or non-monotone intensity curve")
     invert_probability: float = Field(0.12, description="bright and dark exchanged inside the body")
@@ -45,6 +48,9 @@ class DataConfig(BaseModel):
     model_config = _MODEL
 
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
+    blend_share: float = Field(
+        0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
+    )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"

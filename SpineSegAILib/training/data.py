@@ -228,14 +228,19 @@ class SampleDataset(Dataset[dict[str, Any]]):
         start = []
         for axis, size in zip((1, 2), self.window[-2:], strict=True):
             room = shape[axis] - size
-            middle = case.center[axis] + rng.uniform(-0.12, 0.12) * size
+            middle = case.center[axis] + rng.uniform(-0.2, 0.2) * size
             start.append(round(min(max(middle - size / 2, 0), room)) if room > 0 else -((size - shape[axis]) // 2))
         if self.dims == 3:
             depth, room = self.window[0], shape[0] - self.window[0]
             low = round(min(max(slice_index - depth / 2, 0), room)) if room > 0 else -((depth - shape[0]) // 2)
             start = [low, *start]
         else:
-            image, codes, shape = image[slice_index], codes[slice_index], shape[1:]
+            neighbour = min(max(slice_index + int(rng.choice((-1, 1))), 0), shape[0] - 1)
+            share = rng.uniform(0.1, 0.5) if rng.random() < self.config.blend_share else 0.0
+            blended = image[slice_index].astype(np.float32)
+            if share:
+                blended = (1 - share) * blended + share * image[neighbour].astype(np.float32)
+            image, codes, shape = blended, codes[slice_index], shape[1:]
         window_image = np.full(self.window, self.padding, np.float32)
         window_codes = np.zeros(self.window, np.uint8)
         source_box, target_box = [], []
