@@ -301,12 +301,13 @@ def _training_config(args: argparse.Namespace) -> Any:
         "start_from": args.start_from,
     }
     changes = [(key, value) for key, value in flags.items() if value is not None] + changes
-    recipes = method_info(args.method or DEFAULT_METHOD).config_class().RECIPES
-    changes = [*recipes.get(args.preset, {}).items(), *changes]
     method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
     config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
     values = TrainingConfig(
-        method=config.model_dump(mode="json"), dataset=str(Path(args.dataset).resolve()), name=Path(args.output).name
+        method=config.model_dump(mode="json"),
+        dataset=str(Path(args.dataset).resolve()),
+        name=Path(args.output).name,
+        **config.recipe,
     ).model_dump(mode="json")
     for key, value in changes:
         if not key.startswith("method."):

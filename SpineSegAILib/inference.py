@@ -289,8 +289,7 @@ def _by_slices(
     images = torch.from_numpy(volume.array)
     size = max(1, int(options.get("batch", 8)))
     result: dict[str, np.ndarray] = {}
-    passes = method.passes(hints, options)
-    for turn in range(passes):
+    for turn in range(method.passes):
         for start in range(0, count, size):
             _stop_if(cancelled)
             chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
@@ -309,8 +308,8 @@ def _by_slices(
                 result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
             done = min(start + size, count)
             again = f", pass {turn + 1}" if turn else ""
-            report((turn + done / count) / passes, f"Slice {done} of {count}{again}")
-        if turn + 1 < passes and not method.between_passes(result, volume.spacing, memory):
+            report((turn + done / count) / method.passes, f"Slice {done} of {count}{again}")
+        if turn + 1 < method.passes and not method.between_passes(result, volume.spacing, memory):
             break
     return result
 

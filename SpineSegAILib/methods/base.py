@@ -106,6 +106,8 @@ class Method(nn.Module):
     divisor: int = 32
     window: tuple[int, ...] = ()
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
+    passes: int = 1
+    """How often a 2D method may want to see a volume's slices; see `between_passes`."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
 
@@ -126,7 +128,7 @@ class Method(nn.Module):
         """The loss ``"total"`` and its parts, scalars."""
         raise NotImplementedError
 
-    def prepare_training(self, resources: Mapping[str, str]) -> None:
+    def open_resources(self, resources: Mapping[str, str]) -> None:
         """Open the files that a training run gives to the method (`TrainingConfig.resources`), before its first step.
 
         Raises:
@@ -142,20 +144,12 @@ class Method(nn.Module):
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial)."""
         raise NotImplementedError
 
-    def passes(self, hints: Hints, options: Mapping[str, Any]) -> int:
-        """The most passes over a volume that a 2D method wants; asked before the first one.
-
-        Raises:
-            HintError, ConfigError: a hint or option cannot be used.
-        """
-        return 1
-
     def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
-        """Look at a whole volume after a pass, and say whether the next one is wanted.
+        """Look at a whole volume after each of its `passes` but the last, and say whether the next one is wanted.
 
         Args:
             maps: what `evidence` said, (…, D, H, W).
             spacing: mm along (slices, rows, columns).
             memory: of the volume; what is put here is in the next pass's `Context.memory`.
         """
-        return False
+        return True

@@ -24,8 +24,6 @@ class MethodConfig(BaseModel):
     coordinates: bool = Field(True, description="give the network the position in the field of view (our addition)")
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
-    RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Training settings that go with a preset: dotted name in `TrainingConfig` → value."""
 
     @field_validator("scheme")
     @classmethod
@@ -57,6 +55,12 @@ class MethodConfig(BaseModel):
     def label_scheme(self) -> LabelScheme:
         """The scheme itself."""
         return scheme(self.scheme)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings of a training run (`training.config.TrainingConfig`) that fit this configuration; what a user sets
+        goes before them."""
+        return {}
 
     @property
     def input_channels(self) -> int:

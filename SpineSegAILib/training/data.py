@@ -170,7 +170,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
     Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
     (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), ``position``: place
-    of the drawn slice in its stack (0 to 1), and ``number``: the index, from which the augmentation draws. The window is larger than the patch, for zoom and rotation.
+    of the drawn slice in its stack (0 to 1), and ``number``: the index, from which the augmentation draws. The window
+    is larger than the patch, for zoom and rotation.
 
     Args:
         cases: the training set.

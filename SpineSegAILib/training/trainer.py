@@ -107,7 +107,7 @@ class _Trainer:
         run.state.mkdir(exist_ok=True)
         set_seed(config.seed)
         self.method = build_method(method_config)
-        self.method.prepare_training(config.resources)
+        self.method.open_resources(config.resources)
         _check_patch(config.data.patch, self.method)
         self.step = 0
         self.elapsed = 0.0

@@ -33,7 +33,6 @@ from SpineSegAILib.methods.atm_net.prompts import (
     parse_prompt,
     third_of,
     training_grammar,
-    tubes,
 )
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
@@ -55,8 +54,8 @@ class WordVectors:
     def encode(self, texts):
         found = []
         for text in texts:
-            seeds = [zlib.crc32(word.encode()) for word in text.split()]
-            found.append(torch.stack([torch.randn(self.width, generator=torch.Generator().manual_seed(s)) for s in seeds]))
+            words = [torch.Generator().manual_seed(zlib.crc32(word.encode())) for word in text.split()]
+            found.append(torch.stack([torch.randn(self.width, generator=g) for g in words]))
         return found
 
 
@@ -78,7 +77,7 @@ def method_with_bank(bank_file, seed=0, **values):
     config = make_config("atm-net", "tiny", **values).with_resources(resources)
     torch.manual_seed(seed)
     method = build_method(config)
-    method.prepare_training(resources)
+    method.open_resources(resources)
     return method
 
 
@@ -311,8 +310,8 @@ def test_option_3_lists_from_the_top_with_the_canal_last():
     text = Prompt(3, ids("canal", "L1", "T12", "T12/L1"), third_of(0, 9)).text(LUMBAR)
     assert text == (
         "Sagittal MR image of the lumbar spine. Slice in the upper third of the sagittal stack (para-sagittal plane). "
-        "From superior to inferior: vertebra T12; below it disc T12/L1, lying between T12 and L1; below it vertebra L1; "
-        "spinal canal behind the column."
+        "From superior to inferior: vertebra T12; below it disc T12/L1, lying between T12 and L1; "
+        "below it vertebra L1; spinal canal behind the column."
     )
     assert "middle third of the sagittal stack (mid-sagittal plane)" in Prompt(3, ids("L1"), "middle").text(LUMBAR)
 
@@ -422,8 +421,10 @@ def volume():
 
 
 def run(method, volume, hints=None, **options):
+    reference = options.pop("reference", None)
+    options = {"batch": 2, **options}
     return volume_evidence(
-        method.eval(), volume, torch.device("cpu"), hints=hints, options={"batch": 2, **options}, reference=options.pop("reference", None)
+        method.eval(), volume, torch.device("cpu"), hints=hints, options=options, reference=reference
     )
 
 
@@ -661,7 +662,8 @@ def test_a_bert_is_frozen_and_outside_the_network(tmp_path):
     assert torch.allclose(alone, short, atol=1e-5)  # padding changes nothing
     assert torch.equal(make_encoder("tiny_offline", texts).encode([texts[-1]])[0], alone)
     bank = tmp_path / "bank.safetensors"
-    assert main(["text-bank", "--scheme", "lumbar11", "--encoder", "tiny_offline", "--output", str(bank), "--quiet"]) == 0
+    made = ["text-bank", "--scheme", "lumbar11", "--encoder", "tiny_offline", "--output", str(bank), "--quiet"]
+    assert main(made) == 0
     method = method_with_bank(bank)
     own = {id(p) for p in method.parameters()}
     assert not own & {id(p) for p in encoder.model.parameters()}

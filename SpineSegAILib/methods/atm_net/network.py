@@ -56,9 +56,10 @@ class AtmNet(Method):
     """The method. Images (B, 1, H, W) with sides that are multiples of 32; see `AtmNetConfig`."""
 
     divisor = 32
+    passes = sources.SELF_PASSES
     options: Mapping[str, str] = {
-        "prompt_source": "where the sentence comes from: range (the hint), self (a first pass), presence (the network's "
-        "guess), generic, or none (attention to text skipped); default: range where the hint is given, else self",
+        "prompt_source": "where the sentence comes from: range (the hint), self (a first pass), presence (the "
+        "network's guess), generic, or none (no attention to text); default: range where the hint is given, else self",
         "rank": "off: without the auxiliary rank head",
         "allow_label_leak": "evaluation only: permits prompt_source=oracle, which reads the reference",
     }
@@ -127,7 +128,7 @@ class AtmNet(Method):
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def prepare_training(self, resources: Mapping[str, str]) -> None:
+    def open_resources(self, resources: Mapping[str, str]) -> None:
         if self.config.needs_bank:
             if TEXT_BANK not in resources:
                 self.config.with_resources(resources)  # says what is missing
@@ -202,13 +203,9 @@ class AtmNet(Method):
 
     # --- predicting ----------------------------------------------------------------------------------------------
 
-    def passes(self, hints: Hints, options: Mapping[str, Any]) -> int:
-        source = self._source(hints, options)
-        if source == "range":
-            sources.range_run(self.scheme, hints)
-        return sources.SELF_PASSES if source == "self" else 1
-
     def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
+        if memory.get(sources.SOURCE) != "self":
+            return False
         runs = sources.voted_runs(self.scheme, maps["classes"], spacing[1] * spacing[2], self.config.smallest_mm2)
         changed = runs != memory.get(sources.RUNS, [()] * len(runs))
         memory[sources.RUNS] = runs
@@ -216,6 +213,7 @@ class AtmNet(Method):
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         source = self._source(context.hints, context.options)
+        context.memory[sources.SOURCE] = source
         encoded = self._encode(images, context.coordinates)
         texts = None
         if source != "none":

@@ -20,6 +20,8 @@ from .config import AtmNetConfig
 from .prompts import Prompt, level_range, level_run, likely_run, third_of, tubes
 
 SOURCES = ("range", "self", "presence", "generic", "none", "oracle")
+SOURCE = "prompt source"
+"""Where a volume's memory holds the source in use."""
 RUNS = "runs of levels"
 """Where a volume's memory holds the run of each slice between the passes of `self`."""
 SELF_PASSES = 3
@@ -48,7 +50,7 @@ def choose(option: int, hints: Hints, options: Mapping[str, Any]) -> str:
         )
     if option == 0:
         if asked not in ("", "none"):
-            raise ConfigError(f"This checkpoint reads no text, so prompt_source={asked} means nothing.", "Leave it out.")
+            raise ConfigError(f"This checkpoint reads no text: prompt_source={asked} means nothing.", "Leave it out.")
         return "none"
     if option == 1 and asked in ("", "range", "self", "presence", "oracle"):
         if asked:
@@ -109,7 +111,9 @@ def prompts(
     ]
 
 
-def voted_runs(scheme: LabelScheme, classes: np.ndarray, pixel_mm2: float, smallest_mm2: float) -> list[tuple[int, ...]]:
+def voted_runs(
+    scheme: LabelScheme, classes: np.ndarray, pixel_mm2: float, smallest_mm2: float
+) -> list[tuple[int, ...]]:
     """The run of levels of each slice, from a pass over the volume.
 
     A structure is in a slice if most of the slice and its two neighbours show it on a large enough area.
