@@ -21,6 +21,7 @@ from .errors import Cancelled, ConfigError, DeviceError, HintError
 from .evidence import Evidence
 from .hints import Hints
 from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
+from .keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
 from .methods.catalog import method_info
 from .results import Segmentation
@@ -162,7 +163,7 @@ class Predictor:
                 **({"label_leak": True} if reference is not None else {}),
             },
             uncertainty=uncertainty,
-            keypoints={sid: volume.point_of(index) for sid, index in evidence.keypoints.items()},
+            keypoints=_points_by_level(evidence, levels, volume, hints),
         )
 
     def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
@@ -257,9 +258,13 @@ def volume_evidence(
     about: dict[str, Any] = {}
     report = progress or (lambda fraction, message: None)
     cancelled = cancelled or (lambda: False)
+    hints = hints or Hints()
+    for sid in hints.keypoints:
+        method.scheme.require(sid)
+    placed = keypoint_indices(hints.keypoints, volume)
     with torch.inference_mode(), _autocast(device):
         run = _by_slices if method.config.dims == 2 else _by_windows
-        maps = run(method, volume, device, patch, hints or Hints(), options, report, cancelled, memory, about)
+        maps = run(method, volume, device, patch, hints, options, report, cancelled, memory, about)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.scheme,
@@ -268,6 +273,7 @@ def volume_evidence(
         rank=maps.get("rank"),
         uncertainty=maps.get("uncertainty"),
         about=about,
+        keypoints={**_centres(maps.get("keypoints"), method.scheme, volume), **placed},
     )
 
 
@@ -288,29 +294,82 @@ def _by_slices(
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
     size = max(1, int(options.get("batch", 8)))
+    placed = _placed(hints, volume, method.scheme, pads).to(device) if hints.keypoints else None
     result: dict[str, np.ndarray] = {}
-    for turn in range(method.passes):
+    for number in range(method.passes):
+        final = number == method.passes - 1
         for start in range(0, count, size):
             _stop_if(cancelled)
             chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
             slices = tuple(range(start, start + len(chunk)))
 
-            def predict(stacked: Tensor, slices: tuple[int, ...] = slices) -> dict[str, Tensor]:
-                context = Context(stacked[:, 1:], slices, count, hints, options, memory, about)
+            def predict(stacked: Tensor, slices: tuple[int, ...] = slices, final: bool = final) -> dict[str, Tensor]:
+                points = None if placed is None else placed[list(slices)]
+                context = Context(
+                    stacked[:, 1:], slices, count, hints, options, memory, final, volume.spacing[0], points, about
+                )
                 return method.evidence(stacked[:, :1], context)
 
             stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
             maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
+            if (points := maps.pop("keypoints", None)) is not None:
+                points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
+                found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
+                found[start : start + len(chunk)] = points.cpu().numpy()
             for name, value in maps.items():
                 value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
                 if name not in result:
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
             done = min(start + size, count)
-            again = f", pass {turn + 1}" if turn else ""
-            report((turn + done / count) / method.passes, f"Slice {done} of {count}{again}")
-        if turn + 1 < method.passes and not method.between_passes(result, volume.spacing, memory):
+            report((number + done / count) / method.passes, f"Slice {done} of {count}")
+        if not final and not method.between_passes(result, volume.spacing, memory):
             break
+    return result
+
+
+def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
+    """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
+    result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
+    for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
+        near = abs(np.arange(len(result)) - at) * volume.spacing[0] <= KEYPOINT_REACH_MM
+        result[near, scheme.channel_of[sid] - 1] = (row + pads[2], column + pads[0])
+    return torch.from_numpy(result)
+
+
+def _centres(
+    found: np.ndarray | None, scheme: LabelScheme, volume: CanonicalVolume
+) -> dict[int, tuple[float, float, float]]:
+    """Structure id → (slice, row, column): the middle of the slices where it was found most clearly.
+
+    Args:
+        found: (D, C − 1, 3) row, column, strength; NaN where not found.
+        scheme: what the channels mean.
+        volume: points in its padding are left out.
+    """
+    result: dict[int, tuple[float, float, float]] = {}
+    height, width = volume.array.shape[1:]
+    for sid, points in zip(scheme.ids, found.swapaxes(0, 1) if found is not None else (), strict=False):
+        strength = np.where(np.isnan(points[:, 0]), 0.0, points[:, 2])
+        if strength.any():
+            # Heatmaps fade towards the sides of a body; the slices of at least 0.7 times the height are its middle.
+            clear = np.flatnonzero(strength >= 0.7 * strength.max())
+            row, column = np.median(points[clear, :2], axis=0)
+            if 0 <= row <= height - 1 and 0 <= column <= width - 1:
+                result[sid] = (float(np.median(clear)), float(row), float(column))
+    return result
+
+
+def _points_by_level(
+    evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume, hints: Hints
+) -> dict[int, tuple[float, float, float]]:
+    """Key points in LPS mm, named like the structures they lie in; the reader's stay as placed."""
+    result = dict(hints.keypoints)
+    for sid, index in evidence.keypoints.items():
+        if levels is not None and sid not in hints.keypoints:
+            at = tuple(min(max(round(i), 0), n - 1) for i, n in zip(index, levels.labels.shape, strict=True))
+            sid = int(levels.labels[at]) or sid
+        result.setdefault(sid, volume.point_of(index))
     return result
 
 

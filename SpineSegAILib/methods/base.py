@@ -44,6 +44,7 @@ class Batch:
         coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
         keypoints: (B, C−1, dims) voxel positions of the structures' centres, NaN where not known; or None.
         prompt: whatever a method asked its data for; or None.
+        progress: share of the training that is done.
         position: (B,) place of the slice (in 3D, of the slice the patch is around) in its stack, 0 at the patient's
             left, 1 at the right; or None.
     """
@@ -54,6 +55,7 @@ class Batch:
     coordinates: Tensor
     keypoints: Tensor | None = None
     prompt: Any = None
+    progress: float = 0.0
     position: Tensor | None = None
 
     @cached_property
@@ -85,6 +87,9 @@ class Context:
         options: the method's run-time options.
         memory: a place to keep things between the batches and passes of one volume; ``"reference"`` is in it only when
             an evaluation gives the reference to a method that may read it.
+        final: whether this is the last that a method's `passes` allow; the evidence of the last one counts.
+        slice_mm: distance between slices.
+        keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
         about: what the method wants to have stored with the result, JSON-able.
     """
 
@@ -93,7 +98,10 @@ class Context:
     slice_count: int = 1
     hints: Hints = field(default_factory=Hints)
     options: Mapping[str, Any] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
+    final: bool = True
+    slice_mm: float = 4.0
+    keypoints: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -107,7 +115,7 @@ class Method(nn.Module):
     window: tuple[int, ...] = ()
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     passes: int = 1
-    """How often a 2D method may want to see a volume's slices; see `between_passes`."""
+    """How often a 2D method may want to see a volume's slices; see `Context.final` and `between_passes`."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
 
@@ -141,7 +149,8 @@ class Method(nn.Module):
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
-        probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial)."""
+        probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
+        (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError
 
     def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:

@@ -60,7 +60,8 @@ class Augmenter:
             sampled = self._intensity(sampled, rank, inside[:, None], generators)
         coordinates = torch.stack([self._coordinates(p, spacing[i], device) for i, p in enumerate(plans)])
         position = raw["position"].to(device, torch.float32, non_blocking=True)
-        return Batch(sampled, allowed, rank, coordinates, position=position)
+        keypoints = torch.stack([self._points(raw["keypoints"][i], p, grid[i], image) for i, p in enumerate(plans)])
+        return Batch(sampled, allowed, rank, coordinates, keypoints, position=position)
 
     # --- geometry ------------------------------------------------------------------------------------------------
 
@@ -149,6 +150,30 @@ class Augmenter:
         if self.dims == 3:
             field[..., 0] = 0
         return field
+
+    def _points(self, points: Tensor, plan: Mapping[str, Any], grid: Tensor, image: Tensor) -> Tensor:
+        """(K, dims) window positions → patch positions; NaN where not known or outside the field of view.
+
+        The grid maps the other way, and smoothly: Newton's method with the matrix of the plan for the derivative.
+        """
+        device = image.device
+        window = torch.tensor(image.shape[2:], dtype=torch.float32, device=device)
+        last = torch.tensor(self.patch, dtype=torch.float32, device=device) - 1
+        at_window = ((grid.flip(-1) + 1) / 2 * (window - 1)).movedim(-1, 0)[None]
+        inverse = torch.as_tensor(np.linalg.inv(plan["matrix"]), dtype=torch.float32, device=device)
+        middle = torch.as_tensor(plan["middle"], dtype=torch.float32, device=device)
+        wanted = points.to(device)
+        known = ~wanted.isnan().any(1)
+        wanted = wanted.nan_to_num(0.0)
+        result = (wanted - middle) @ inverse.T + last / 2
+        for _ in range(6):
+            start = result.clamp(min=0).minimum(last)  # the grid ends with the patch
+            place = (start / last.clamp(min=1) * 2 - 1).flip(-1).view(1, *[1] * (self.dims - 1), -1, self.dims)
+            found = F.grid_sample(at_window, place, mode="bilinear", align_corners=True).flatten(2)[0].T
+            result = start + (wanted - found) @ inverse.T
+        low, high = (torch.as_tensor(plan[k], dtype=torch.float32, device=device) for k in ("low", "high"))
+        seen = (result >= low.clamp(min=-0.5)) & (result <= high.minimum(last + 0.5))
+        return torch.where((seen.all(1) & known)[:, None], result, torch.nan)
 
     def _inside(self, plan: Mapping[str, Any], device: torch.device) -> Tensor:
         mask = torch.ones(self.patch, dtype=torch.bool, device=device)

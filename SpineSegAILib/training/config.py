@@ -55,6 +55,9 @@ class DataConfig(BaseModel):
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"
     )
+    weak_share: float = Field(
+        0.5, ge=0, le=1, description="share of samples from cases with key points but no masks, where there are such"
+    )
     phantoms: int = Field(0, ge=0, description="number of generated phantoms in the training set")
     phantom_share: float = Field(0.3, ge=0, le=1, description="share of samples that come from phantoms")
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -70,7 +73,9 @@ class OptimizationConfig(BaseModel):
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
-    schedule: Literal["cosine", "poly"] = "cosine"
+    schedule: Literal["cosine", "poly", "thirds"] = Field(
+        "cosine", description="thirds: a fifth of the learning rate after each third"
+    )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

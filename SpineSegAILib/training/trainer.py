@@ -172,6 +172,7 @@ class _Trainer:
                 group["lr"] = rate
             set_seed(self.config.seed * 1_000_003 + self.step)  # dropout and the like: the same after a resume
             batch = raw if on_cpu else augment(raw, self.accelerator.device)
+            batch.progress = _progress(o, self.step, self.elapsed)
             losses = model(batch)
             self.accelerator.backward(losses["total"])
             norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip)
@@ -425,13 +426,23 @@ def _precision(o: OptimizationConfig, cpu: bool) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
-    """Warm-up, then cosine or polynomial decay over the steps, or over the hours if those end sooner."""
+def _progress(o: OptimizationConfig, step: int, elapsed: float) -> float:
+    """Share of the training that is done: of the steps, or of the hours if those end sooner."""
     progress = step / o.steps
     if o.hours is not None:
         progress = max(progress, elapsed / (3600 * o.hours))
-    progress = min(progress, 1.0)
-    shape = 0.5 * (1 + math.cos(math.pi * progress)) if o.schedule == "cosine" else (1 - progress) ** 0.9
+    return min(progress, 1.0)
+
+
+def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
+    """Warm-up, then decay over the steps, or over the hours if those end sooner."""
+    progress = _progress(o, step, elapsed)
+    if o.schedule == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * progress))
+    elif o.schedule == "poly":
+        shape = (1 - progress) ** 0.9
+    else:
+        shape = 0.2 ** int(3 * progress)
     rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape
     return rate * min(1.0, (step + 1) / max(o.warmup, 1))
 
