@@ -1,4 +1,4 @@
-"""The command line: ``spinesegai segment | train | evaluate | methods | checkpoints | phantom``.
+"""The command line: ``spinesegai segment | train | evaluate | text-bank | methods | checkpoints | phantom``.
 
 Exit codes: 0 done; 2 a foreseeable failure, whose message and remedy are on stderr (and as JSON on stdout with
 ``--json``); 130 interrupted. A command that fails leaves no output behind. Whatever needs numpy or torch is imported by
@@ -304,7 +304,10 @@ def _training_config(args: argparse.Namespace) -> Any:
     method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
     config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
     values = TrainingConfig(
-        method=config.model_dump(mode="json"), dataset=str(Path(args.dataset).resolve()), name=Path(args.output).name
+        method=config.model_dump(mode="json"),
+        dataset=str(Path(args.dataset).resolve()),
+        name=Path(args.output).name,
+        **config.recipe,
     ).model_dump(mode="json")
     for key, value in changes:
         if not key.startswith("method."):
@@ -380,6 +383,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from .inference import Predictor
 
     variants = VARIANTS if args.variants == ["all"] else args.variants
+    options = dict(args.option)
+    if args.allow_label_leak:
+        options["allow_label_leak"] = True
     with _progress(args.quiet) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
@@ -388,8 +394,9 @@ def _evaluate(args: argparse.Namespace) -> None:
             args.split,
             predictor,
             variants=variants,
-            about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": dict(args.option)},
-            options=dict(args.option),
+            about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": options},
+            options=options,
+            label_leak=args.allow_label_leak,
             progress=report,
         )
     write_report(found, args.output)
@@ -461,6 +468,26 @@ def _checkpoints(args: argparse.Namespace) -> None:
         print(_table(rows))
     else:
         print("There are no checkpoints in:", *checkpoint_folders(), sep="\n  ")
+
+
+def _text_bank(args: argparse.Namespace) -> None:
+    if Path(args.output).suffix != ".safetensors":
+        raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .safetensors.")
+    check_writable(args.output)
+    config = make_config(args.method, **({"scheme": args.scheme} if args.scheme else {}))
+    texts = config.text_prompts()
+    if not texts:
+        raise ConfigError(f"{args.method} reads no text.", "Choose another method.")
+    from .text.bank import TextBank, write_bank
+    from .text.encoders import make_encoder
+
+    with _progress(args.quiet) as report:
+        report(0.0, "loading the text encoder")
+        write_bank(args.output, texts, make_encoder(args.encoder, texts), config.scheme, report)
+    if not args.quiet:
+        bank = TextBank(args.output)
+        print(f"{len(texts)} prompts of up to {bank.longest} tokens, width {bank.width}, by {bank.encoder}")
+        print(f"wrote {args.output}")
 
 
 def _phantom(args: argparse.Namespace) -> None:
@@ -629,6 +656,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_device(evaluate)
     _add_option(evaluate)
+    evaluate.add_argument(
+        "--allow-label-leak", action="store_true", help="let the method read the reference; the report is stamped"
+    )
     evaluate.add_argument("--json", action="store_true", help="the report on stdout, too")
     _add_quiet(evaluate)
 
@@ -637,6 +667,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     checkpoints = command("checkpoints", _checkpoints, "List the checkpoints.")
     checkpoints.add_argument("--json", action="store_true", help="for machines")
+
+    bank = command("text-bank", _text_bank, "Embed a method's prompts, to train it with.")
+    bank.add_argument("--method", choices=list(METHODS), default="atm-net", metavar="NAME", help="default atm-net")
+    bank.add_argument("--scheme", choices=list(SCHEMES), metavar="NAME", help="label scheme; default: the method's")
+    bank.add_argument(
+        "--encoder",
+        default="bio_clinicalbert",
+        metavar="NAME|FOLDER",
+        help="bio_clinicalbert, a Hugging Face name or folder, clip[:MODEL:WEIGHTS], or tiny_offline",
+    )
+    bank.add_argument("--output", required=True, metavar="FILE", help=".safetensors")
+    _add_quiet(bank)
 
     phantom = command("phantom", _phantom, "Generate a lumbar spine with known structures.")
     phantom.add_argument("--output", required=True, metavar="FILE", help=".nii.gz, .nrrd …")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +99,8 @@ class Predictor:
         options: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
+        *,
+        reference: sitk.Image | None = None,
     ) -> Segmentation:
         """Segment one image.
 
@@ -109,6 +110,8 @@ class Predictor:
             options: `OPTIONS` and the method's own.
             progress: called with a fraction and a sentence.
             cancelled: asked often; True ends the work.
+            reference: the true labels, for the evaluation of methods that may be told them (option
+                ``allow_label_leak``); never given otherwise. The result's provenance says ``label_leak``.
 
         Raises:
             ImageError: the image is not what the checkpoint takes.
@@ -127,7 +130,8 @@ class Predictor:
             volume = self.preprocessing.forward(image)
             prior = None if hints.prior is None else self._prior(hints.prior, volume)
         with clock("network"):
-            evidence, notes = self._evidence(volume, prior, hints, options, report, cancelled)
+            drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
+            evidence, notes = self._evidence(volume, prior, drawn, hints, options, report, cancelled)
         _stop_if(cancelled)
         with clock("consistency"):
             report(0.9, "Naming the levels")
@@ -157,6 +161,8 @@ class Predictor:
                 "options": options,
                 "seconds": clock.seconds,
                 **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
+                **({"about": evidence.about} if evidence.about else {}),
+                **({"label_leak": True} if reference is not None else {}),
             },
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
@@ -195,6 +201,7 @@ class Predictor:
         self,
         volume: CanonicalVolume,
         prior: np.ndarray | None,
+        reference: np.ndarray | None,
         hints: Hints,
         options: dict[str, Any],
         report: Progress,
@@ -208,7 +215,8 @@ class Predictor:
             try:
                 evidence = volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    prior=prior, progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled,
+                    prior=prior, reference=reference, progress=lambda f, m: report(0.05 + 0.85 * f, m),
+                    cancelled=cancelled,
                 )  # fmt: skip
                 return evidence, notes
             except torch.OutOfMemoryError as error:
@@ -252,6 +260,7 @@ def volume_evidence(
     prior: np.ndarray | None = None,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
+    reference: np.ndarray | None = None,
 ) -> Evidence:
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
@@ -259,11 +268,14 @@ def volume_evidence(
         patch: window of a 3D method.
         options: see `OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
+        reference: (D, H, W) true structure ids, see `Predictor.segment`.
 
     Raises:
         Cancelled: the caller asked for it.
     """
     options = options or {}
+    memory: dict[str, Any] = {} if reference is None else {"reference": reference}
+    about: dict[str, Any] = {}
     report = progress or (lambda fraction, message: None)
     cancelled = cancelled or (lambda: False)
     hints = hints or Hints()
@@ -272,7 +284,7 @@ def volume_evidence(
     placed = keypoint_indices(hints.keypoints, volume)
     with torch.inference_mode(), _autocast(device):
         run = _by_slices if method.config.dims == 2 else _by_windows
-        maps = run(method, volume, prior, device, patch, hints, options, report, cancelled)
+        maps = run(method, volume, prior, device, patch, hints, options, report, cancelled, memory, about)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.scheme,
@@ -280,6 +292,7 @@ def volume_evidence(
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
         uncertainty=maps.get("uncertainty"),
+        about=about,
         keypoints={**_centres(maps.get("keypoints"), method.scheme, volume), **placed},
     )
 
@@ -294,6 +307,8 @@ def _by_slices(
     options: Mapping[str, Any],
     report: Progress,
     cancelled: Cancel,
+    memory: dict[str, Any],
+    about: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     count, *shape = volume.array.shape
     pads, inner = _padding(shape, method.divisor)
@@ -301,48 +316,52 @@ def _by_slices(
     images = torch.from_numpy(volume.array)
     priors = None if prior is None else torch.from_numpy(prior)
     size = max(1, int(options.get("batch", 8)))
-    memory: dict[Any, Any] = {}
     placed = _placed(hints, volume, method.scheme, pads).to(device) if hints.keypoints else None
     result: dict[str, np.ndarray] = {}
-    for number, start in product(range(method.passes), range(0, count, size)):
-        _stop_if(cancelled)
+    for number in range(method.passes):
         final = number == method.passes - 1
-        chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
-        slices = tuple(range(start, start + len(chunk)))
-
-        def tick(fraction: float, number: int = number, start: int = start, length: int = len(chunk)) -> None:
+        for start in range(0, count, size):
             _stop_if(cancelled)
-            report((number + (start + fraction * length) / count) / method.passes, f"Slice {start + 1} of {count}")
+            chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
+            slices = tuple(range(start, start + len(chunk)))
 
-        def predict(
-            stacked: Tensor,
-            slices: tuple[int, ...] = slices,
-            final: bool = final,
-            tick: Callable[[float], None] = tick,
-        ) -> dict[str, Tensor]:
-            given = _split(stacked, method.config.dims)
-            points = None if placed is None else placed[list(slices)]
-            context = Context(
-                given.coordinates, slices, count, hints, options, memory, final, volume.spacing[0], points,
-                given.prior, tick,
-            )  # fmt: skip
-            return method.evidence(given.image, context)
+            def tick(
+                fraction: float, number: int = number, start: int = start, length: int = len(chunk)
+            ) -> None:
+                _stop_if(cancelled)
+                report((number + (start + fraction * length) / count) / method.passes, f"Slice {start + 1} of {count}")
 
-        stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-        if priors is not None:
-            stacked = torch.cat([stacked, F.pad(priors[start : start + size, None].to(chunk), pads)], 1)
-        maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
-        if (points := maps.pop("keypoints", None)) is not None and final:
-            points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
-            found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
-            found[start : start + len(chunk)] = points.cpu().numpy()
-        for name, value in maps.items() if final else ():
-            value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
-            if name not in result:
-                result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
-            result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
-        done = min(start + size, count)
-        report((number + done / count) / method.passes, f"Slice {done} of {count}")
+            def predict(
+                stacked: Tensor,
+                slices: tuple[int, ...] = slices,
+                final: bool = final,
+                tick: Callable[[float], None] = tick,
+            ) -> dict[str, Tensor]:
+                given = _split(stacked, method.config.dims)
+                points = None if placed is None else placed[list(slices)]
+                context = Context(
+                    given.coordinates, slices, count, hints, options, memory, final, volume.spacing[0], points,
+                    given.prior, tick, about,
+                )  # fmt: skip
+                return method.evidence(given.image, context)
+
+            stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
+            if priors is not None:
+                stacked = torch.cat([stacked, F.pad(priors[start : start + size, None].to(chunk), pads)], 1)
+            maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
+            if (points := maps.pop("keypoints", None)) is not None:
+                points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
+                found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
+                found[start : start + len(chunk)] = points.cpu().numpy()
+            for name, value in maps.items():
+                value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
+                if name not in result:
+                    result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
+                result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
+            done = min(start + size, count)
+            report((number + done / count) / method.passes, f"Slice {done} of {count}")
+        if not final and not method.between_passes(result, volume.spacing, memory):
+            break
     return result
 
 
@@ -416,6 +435,8 @@ def _by_windows(
     options: Mapping[str, Any],
     report: Progress,
     cancelled: Cancel,
+    memory: dict[str, Any],
+    about: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     shape = volume.array.shape
     window = method.window or patch or tuple(min(n, 96) for n in shape)
@@ -431,7 +452,10 @@ def _by_windows(
         done += 1
         report(1 - 0.9**done, f"Window {done}")
         given = _split(part.to(device), method.config.dims)
-        return method.evidence(given.image, Context(given.coordinates, hints=hints, options=options, prior=given.prior))
+        context = Context(
+            given.coordinates, hints=hints, options=options, memory=memory, prior=given.prior, about=about
+        )
+        return method.evidence(given.image, context)
 
     maps = _windowed(predict, stacked, window, options)
     if is_on(options.get("mirror", "off")):

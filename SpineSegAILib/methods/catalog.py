@@ -84,6 +84,16 @@ METHODS: Mapping[str, MethodInfo] = {
     info.id: info
     for info in (
         MethodInfo(
+            "atm-net",
+            "ATM-Net",
+            "system",
+            "Swin UNETR whose decoder attends to a sentence about the anatomy: which levels, which slice.",
+            "ATM-Net: anatomy-aware text-guided multi-modal fusion for fine-grained lumbar spine segmentation. "
+            "arXiv 2504.03476, 2025",
+            "atm_net",
+            hints=frozenset({"visible"}),
+        ),
+        MethodInfo(
             "verdiff-net",
             "Verdiff-Net",
             "system",

@@ -98,5 +98,6 @@ class TrainingConfig(BaseModel):
     data: DataConfig = DataConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     seed: int = 35
+    resources: dict[str, str] = Field(default_factory=dict, description="files that the method needs to learn, by name")
     start_from: str | None = Field(None, description="checkpoint whose weights are taken where they fit")
     name: str = Field("", description="name of the checkpoint that results")

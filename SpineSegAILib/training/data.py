@@ -239,8 +239,9 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
     Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
     (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), ``keypoints``
-    (C − 1, dims) float32: positions in the window, NaN where not known, and ``number``: the index, from which the
-    augmentation draws. The window is larger than the patch, for zoom and rotation.
+    (C − 1, dims) float32: positions in the window, NaN where not known, ``position``: place of the drawn slice in
+    its stack (0 to 1), and ``number``: the index, from which the augmentation draws. The window is larger than the
+    patch, for zoom and rotation.
 
     Where there are cases with masks and weak ones, with key points alone, every run of samples has `weak_share` of the
     latter, so the batches are mixed evenly and how many weak cases there are does not change how often the others come.
@@ -292,6 +293,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             slice_index = int(rng.choice(case.labelled_slices))
         else:
             slice_index = int(rng.integers(shape[0]))
+        position = (slice_index + 0.5) / shape[0]
         # A window around the column, shifted at random; where the image is smaller than the window it is centred.
         start = []
         for axis, size in zip((1, 2), self.window[-2:], strict=True):
@@ -330,6 +332,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             "keypoints": torch.from_numpy(points),
             "spacing": torch.tensor(case.spacing[-self.dims :], dtype=torch.float32),
             "number": index,
+            "position": position,
         }
 
 

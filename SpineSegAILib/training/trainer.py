@@ -96,7 +96,7 @@ class _Trainer:
                 "Choose a batch that is a multiple of their number.",
             )
         values = dict(config.method)
-        method_config = make_config(values.pop("method"), **values)
+        method_config = make_config(values.pop("method"), **values).with_resources(config.resources)
         self.manifest = read_manifest(config.dataset)
         _check_extent(self.manifest, method_config.label_scheme.extent)
         if self.accelerator.is_main_process:
@@ -107,6 +107,7 @@ class _Trainer:
         run.state.mkdir(exist_ok=True)
         set_seed(config.seed)
         self.method = build_method(method_config)
+        self.method.open_resources(config.resources)
         _check_patch(config.data.patch, self.method)
         self.step = 0
         self.elapsed = 0.0
@@ -260,7 +261,7 @@ class _Trainer:
     def _write_checkpoint(self, path: Path, scores: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        save_checkpoint(path, self._averaged(), self.metadata(scores))
+        save_checkpoint(path, self.method.export_state(self._averaged()), self.metadata(scores))
 
     def metadata(self, scores: dict[str, float]) -> dict[str, Any]:
         """The JSON document of a checkpoint of this run."""
@@ -283,7 +284,7 @@ class _Trainer:
                 "hours": round(self.elapsed / 3600, 3),
                 "date": time.strftime("%Y-%m-%d"),
                 "versions": versions(),
-                "configuration": self.config.model_dump(mode="json", exclude={"dataset", "start_from"}),
+                "configuration": self.config.model_dump(mode="json", exclude={"dataset", "start_from", "resources"}),
             },
             "validation": scores,
         }
