@@ -85,6 +85,15 @@ METHODS: Mapping[str, MethodInfo] = {
             "resenc_unet",
             (2, 3),
         ),
+        MethodInfo(
+            "la-caf",
+            "LA-CAF",
+            "system",
+            "3D network whose class heads are generated from text embeddings; trains on half-labelled cases.",
+            "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. MICCAI 2025",
+            "la_caf",
+            (3,),
+        ),
         *(MethodInfo(i, t, "baseline", s, c, "baselines", d) for i, t, s, d, c in _BASELINES),
     )
 }

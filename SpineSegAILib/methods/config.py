@@ -41,6 +41,12 @@ class MethodConfig(BaseModel):
         return scheme(self.scheme)
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings of a training run (`training.config.TrainingConfig`) that fit this configuration; what a user sets
+        goes before them."""
+        return {}
+
+    @property
     def input_channels(self) -> int:
         """Image plus coordinates."""
         return 1 + (self.dims if self.coordinates else 0)
