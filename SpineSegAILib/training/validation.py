@@ -43,14 +43,19 @@ def load_validation(cases: Sequence[Case], preprocessing: Preprocessing) -> list
     return loaded
 
 
-def validate(method: Method, case: ValidationCase, device: torch.device) -> dict[str, float]:
+def validate(
+    method: Method, case: ValidationCase, device: torch.device, patch: tuple[int, ...] = ()
+) -> dict[str, float]:
     """Scores of one case.
+
+    Args:
+        patch: window of a 3D method.
 
     ``level_dice``: mean level-strict Dice of the annotated structures; ``vertebra_dice`` and ``disc_dice``: the same
     per kind; ``matched_dice``: whatever the level, the best-overlapping instance of the same kind; ``levels_right``:
     share of the structures whose best-overlapping instance has the right name.
     """
-    evidence = volume_evidence(method, case.volume, device)
+    evidence = volume_evidence(method, case.volume, device, patch=patch)
     levels = set(method.scheme.kinds) - {0}
     if levels:
         found = resolve_levels(evidence).labels
