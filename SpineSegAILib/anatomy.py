@@ -344,6 +344,16 @@ def laterality(structure_id: int) -> Code | None:
     return next((c for side, c in LATERALITY.items() if name.endswith(side)), None)
 
 
+def other_side(structure_id: int) -> int | None:
+    """The same structure on the other side; None for structures without sides."""
+    name = structure(structure_id).name
+    for side, other in (("right", "left"), ("left", "right")):
+        if name.endswith(side):
+            found = _BY_NAME.get(f"{name.removesuffix(side)}{other}".lower())
+            return found.id if found else None
+    return None
+
+
 # --- schemes ---------------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +390,17 @@ class LabelScheme:
         """For each channel (background first) its index in `KINDS`; kinds that `KINDS` lacks count as background."""
         index = {k: i for i, k in enumerate(KINDS)}
         return (0, *(index.get(s.kind.value, 0) for s in self.structures))
+
+    def members(self, structure_id: int) -> tuple[int, ...]:
+        """Ids of this scheme that a labelled structure may be: itself, or all of its kind where its level or side is
+        not known and the scheme tells levels or sides apart."""
+        if structure_id in self.channel_of:
+            return (structure_id,)
+        kinds = {
+            VERTEBRA_ID: (Kind.VERTEBRA, Kind.SACRUM), DISC_ID: (Kind.DISC,), ARTERY_ID: (Kind.ARTERY,),
+            VEIN_ID: (Kind.VEIN,),
+        }.get(structure_id, ())  # fmt: skip
+        return self.of_kind(*kinds)
 
     def channel_for(self, structure_id: int) -> int:
         """Network channel that a labelled structure trains: its own, its kind's generic one, or background (0)."""

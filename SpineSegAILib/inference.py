@@ -420,7 +420,7 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         return volume.source.image(best)
     kinds = evidence.kind_probabilities()
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
-    others = _without_kind(evidence)
+    others = channels_without_kind(evidence)
     background = kinds[0] - sum(evidence.classes[channel] for channel in others)  # type: ignore[index]
     shapes = np.stack([background, kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL]])
     shapes = back_to_source_many(shapes, volume)
@@ -440,7 +440,7 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
     return volume.source.image(result)
 
 
-def _without_kind(evidence: Evidence) -> list[int]:
+def channels_without_kind(evidence: Evidence) -> list[int]:
     """Channels of structures that `KINDS` lacks; their probability is part of the background's there."""
     if evidence.classes is None or evidence.kinds is not None:
         return []

@@ -46,6 +46,10 @@ class DataConfig(BaseModel):
 
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
+    focus: Literal["column", "label"] = Field(
+        "column",
+        description="windows lie around the spine, or around a labelled voxel of the slice (anywhere where it has none)",
+    )
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"
     )

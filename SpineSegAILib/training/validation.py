@@ -12,7 +12,7 @@ from ..anatomy import STRUCTURES, Kind
 from ..consistency import resolve_levels
 from ..datasets.manifest import Case, read_label
 from ..imaging import CanonicalVolume, Preprocessing, read_image
-from ..inference import volume_evidence
+from ..inference import channels_without_kind, volume_evidence
 from ..methods.base import Method
 
 
@@ -59,6 +59,10 @@ def validate(
     levels = set(method.scheme.kinds) - {0}
     if levels:
         found = resolve_levels(evidence).labels
+        others = channels_without_kind(evidence)
+        if others:
+            best = evidence.classes.argmax(0)
+            found = np.where(np.isin(best, others), np.array([0, *method.scheme.ids], found.dtype)[best], found)
     else:
         assert evidence.classes is not None
         found = np.array([0, *method.scheme.ids], np.int16)[evidence.classes.argmax(0)]
@@ -73,6 +77,9 @@ def validate(
         if sid not in method.scheme.channel_of:  # a scheme without levels: everything of the kind together
             channel = method.scheme.channel_for(sid)
             if channel == 0:
+                members = () if levels else method.scheme.members(sid)
+                if members:  # a vessel whose side is not known
+                    strict.setdefault(kind, []).append(_dice(reference, np.isin(found, members)))
                 continue
             target = method.scheme.ids[channel - 1]
             reference = np.isin(case.label, [i for i in case.annotated if STRUCTURES[i].kind is kind])
@@ -86,6 +93,7 @@ def validate(
     every = [v for values in strict.values() for v in values]
     if every:
         scores["level_dice"] = float(np.mean(every))
+    if matched:
         scores["matched_dice"] = float(np.mean(matched))
         scores["levels_right"] = float(np.mean(right))
     return scores
