@@ -515,6 +515,16 @@ def scheme(name: str) -> LabelScheme:
     return found
 
 
+def addition(name: str, to: LabelScheme) -> str:
+    """How a scheme's name goes on when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
+    try:
+        known = structure(name)
+        return f"{known.name}={known.id}" if known.kind is Kind.CUSTOM else known.name
+    except SchemeError:
+        free = next(i for i in CUSTOM_IDS if i not in STRUCTURES and i not in to.ids)
+        return f"{custom_structure(name, free).name}={free}"
+
+
 # --- label values of public data sets and tools -----------------------------------------------------------------------
 
 

@@ -303,7 +303,8 @@ def _by_windows(
     cancelled: Cancel,
 ) -> dict[str, np.ndarray]:
     shape = list(volume.array.shape)
-    window = method.window or patch or tuple(_multiple(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
+    fitting = tuple(_multiple(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
+    window = method.window or patch or fitting
     pads, inner = _padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
@@ -371,9 +372,7 @@ def _windowed(
     return result
 
 
-def _window_places(
-    shape: Sequence[int], window: Sequence[int], options: Mapping[str, Any]
-) -> list[tuple[slice, ...]]:
+def _window_places(shape: Sequence[int], window: Sequence[int], options: Mapping[str, Any]) -> list[tuple[slice, ...]]:
     """Where windows lie: evenly spread, the first and last at the edges, no farther apart than the overlap allows."""
     overlap = float(options.get("overlap", 0.5))
     if not 0 <= overlap < 1:

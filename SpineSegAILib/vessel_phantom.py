@@ -109,7 +109,10 @@ def make_vessels(spec: VesselSpec, rng: np.random.Generator) -> VesselPhantom:
     direction = np.array(SAGITTAL_DIRECTION).reshape(3, 3)
     origin = direction @ np.array([axes[2][0], axes[1][0], axes[0][0]], float)
     geometry = Geometry(
-        tuple(reversed(shape)), (mm, mm, mm), tuple(origin.tolist()), tuple(direction.ravel().tolist())  # type: ignore[arg-type]
+        tuple(reversed(shape)),
+        (mm, mm, mm),
+        tuple(origin.tolist()),
+        tuple(direction.ravel().tolist()),  # type: ignore[arg-type]
     )
     pictures = [geometry.image(np.clip(image, -1024, 3000).astype(np.int16)), geometry.image(labels)]
     if spec.orientation != "PIR":
@@ -143,7 +146,7 @@ def _tree(kind: Kind, side: int, spec: VesselSpec, rng: np.random.Generator) -> 
     mirror = np.array([side, 1.0, 1.0])
     center = np.array(_LUNG_CENTER) * mirror
     if kind is Kind.ARTERY:
-        roots = [(np.array(_TRUNK), np.array([24.0, -2.0, -2.0]) * mirror, 8.0)]
+        roots = [(np.array(_TRUNK), np.array([34.0, -2.0, -2.0]) * mirror, 8.0)]
     else:
         roots = [(np.array(_ATRIUM), np.array([26.0, down, 8.0]) * mirror, 6.0) for down in (2.0, 34.0)]
     found: list[_Segment] = []

@@ -90,7 +90,8 @@ METHODS: Mapping[str, MethodInfo] = {
             "LA-CAF",
             "system",
             "3D network whose class heads are generated from text embeddings; trains on half-labelled cases.",
-            "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. MICCAI 2025",
+            "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. "
+            "MICCAI 2025",
             "la_caf",
             (3,),
         ),

@@ -48,7 +48,7 @@ class DataConfig(BaseModel):
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     focus: Literal["column", "label"] = Field(
         "column",
-        description="windows lie around the spine, or around a labelled voxel of the slice (anywhere where it has none)",
+        description="windows lie around the spine, or around a labelled voxel (anywhere in slices without)",
     )
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"

@@ -266,7 +266,6 @@ class SampleDataset(Dataset[dict[str, Any]]):
             "number": index,
         }
 
-
     def _center(
         self, case: CachedCase, slice_index: int, rng: np.random.Generator
     ) -> tuple[tuple[float, float, float], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -30,6 +31,9 @@ from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
 from .run import RunDirectory
 from .validation import ValidationCase, load_validation, validate
+
+_START = "start.json"
+"""In a run's state: what the checkpoint it started from had learnt from real cases."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -113,7 +117,11 @@ class _Trainer:
         start = None
         if config.start_from and not request.resume:
             taken = load_matching(self.method, config.start_from)
-            start = find_checkpoint(config.start_from).metadata["method"]
+            origin = find_checkpoint(config.start_from)
+            start = origin.metadata["method"]
+            validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
+            if self.accelerator.is_main_process:
+                (run.state / _START).write_text(json.dumps({"validated": validated}), encoding="utf-8")
             self._event("start", message=f"{taken} of {len(self.method.state_dict())} tensors from {config.start_from}")
         if not request.resume:
             self.method.prepare_training(start)
@@ -268,6 +276,9 @@ class _Trainer:
         annotated = {i for case in self.manifest.cases("training") for i in case.annotated}
         scheme = self.method.scheme
         seen = {scheme.channel_for(i) for i in annotated}
+        start = self.run.state / _START
+        learnt = set(json.loads(start.read_text(encoding="utf-8"))["validated"]) if start.exists() else set()
+        seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in learnt}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         return {
             "title": self.config.name or self.run.folder.name,

@@ -1,4 +1,4 @@
-"""The 3D networks that make features: a plain U-Net and Swin UNETR. Both give (full-resolution features, bottleneck)."""
+"""The 3D networks that make features: a plain U-Net and Swin UNETR. Both give (full-size features, bottleneck)."""
 
 from __future__ import annotations
 

@@ -157,4 +157,3 @@ def _spoken(s: Structure) -> str:
 
 
 CONFIG = LaCafConfig
-

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def hashed(width: int = 512) -> Encode:
         rows = []
         for text in texts:
             words = re.findall(r"[\w/]+", text.lower())
-            rows.append(sum((vector(t) for t in [*words, *map(" ".join, zip(words, words[1:], strict=False))])))
+            rows.append(sum(vector(token) for token in [*words, *map(" ".join, pairwise(words))]))
         return np.array(rows, np.float32)
 
     return encode

@@ -60,7 +60,7 @@ class ClassText(nn.Module):
 
 
 class ImageAdapter(nn.Module):
-    """(B, C, d, h, w) → (B, fusion width): one MLP 12→3→1 collapses the three axes in turn, where pooling would average.
+    """(B, C, d, h, w) → (B, fusion width): one MLP 12→3→1 collapses the three axes in turn.
 
     Source: released code; `image_map="pool"` is the Universal Model's global average.
     """
@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
         self.visual = nn.Linear(config.text_width, width) if config.use_clip_visual else None
 
     def forward(self, text: Tensor, bottleneck: Tensor, whole: Tensor, visual: Tensor | None) -> Tensor:
-        """(B, k, width) from text (k, width), bottleneck (B, C, d, h, w), image vector (B, width), CLIP (B, n, text)."""
+        """(B, k, width) from text (k, width), bottleneck (B, C, d, h, w), image vector (B, width), CLIP (B, n, t)."""
         tokens = self.project(bottleneck)
         place = sinusoid(tokens.shape[2:], tokens.shape[1], tokens.device).to(tokens.dtype)
         tokens = torch.cat([tokens.flatten(2).mT + place, whole[:, None]], 1)
@@ -160,8 +160,8 @@ def dynamic_heads(features: Tensor, parameters: Tensor) -> Tensor:
 class LaCafMethod(Method):
     """The method; see `LaCafConfig`.
 
-    Its evidence is ``classes`` = softmax of (0, logits): what independent sigmoids say once it is agreed that a voxel is
-    at most one of the structures, ``P(c) ∝ p_c / (1 - p_c)`` and ``P(background) ∝ 1``. The arg-max of it is the
+    Its evidence is ``classes`` = softmax of (0, logits): what independent sigmoids say once it is agreed that a voxel
+    is at most one of the structures, ``P(c) ∝ p_c / (1 - p_c)`` and ``P(background) ∝ 1``. The arg-max of it is the
     paper's rule: the largest sigmoid where any exceeds 0.5, else background.
     """
 
@@ -209,7 +209,7 @@ class LaCafMethod(Method):
         return torch.stack([self.classes[str(i)].embedding for i in self.scheme.ids])
 
     def prepare_training(self, start: Mapping[str, Any] | None) -> None:
-        """Fill the text vectors. Those of the starting checkpoint stay, where the same encoder made them of the same text.
+        """Fill the text vectors. Those of the starting checkpoint stay where they are of the same encoder and text.
 
         Raises:
             ConfigError, MissingPackageError: the text encoder cannot be had.
@@ -280,7 +280,7 @@ class LaCafMethod(Method):
     def forward(
         self, images: Tensor, coordinates: Tensor, ids: Sequence[int] = (), **text: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, k, *spatial) of the structures `ids` (all where empty), and rank (B, *spatial) where configured."""
+        """Logits (B, k, *spatial) of the structures `ids` (all where empty); rank (B, *spatial) in training."""
         ids = tuple(ids) or self.scheme.ids
         features, bottleneck = self.backbone(self.network_input(images, coordinates))
         fused = self.fuse(ids, bottleneck, self._look(images), **text)

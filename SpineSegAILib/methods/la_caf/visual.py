@@ -1,4 +1,4 @@
-"""CLIP's view of single slices (`use_clip_visual`, off by default): our reading of the abstract's “image representations”.
+"""CLIP's view of single slices (`use_clip_visual`, off by default): our reading of its “image representations”.
 
 The release does not use CLIP's image encoder. Where it is switched on it is needed at inference too, unlike the text.
 """
@@ -38,7 +38,7 @@ def slice_encoder(name: str, width: int) -> Callable[[Tensor], Tensor]:
 
         return project
     if kind != "open_clip":
-        raise ConfigError(f"The encoder {name} cannot look at slices.", "use_clip_visual needs open_clip:MODEL:WEIGHTS.")
+        raise ConfigError(f"The encoder {name} cannot look at slices.", "It takes open_clip:MODEL:WEIGHTS.")
     model, _, weights = rest.partition(":")
     network = load_open_clip(model, weights)
 
