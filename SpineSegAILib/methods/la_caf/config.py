@@ -48,6 +48,11 @@ class LaCafConfig(MethodConfig):
     )
     text_width: int = Field(512, ge=8, description="length of a text vector")
     template: str = Field("", description="sentence with {} for the class; by modality where empty")
+    center_text: bool = Field(
+        True,
+        description="text vectors without what all classes of the first run share, so that a class's own words count; "
+        "off: as released",
+    )
     adapter_width: int = Field(128, ge=1, description="hidden width of a class's text adapter")
     fusion_width: int = Field(256, ge=8, description="width in which text and image meet")
     head_width: int = Field(8, ge=1, description="channels of the generated heads")

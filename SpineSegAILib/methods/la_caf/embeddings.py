@@ -126,7 +126,7 @@ def encoder(name: str, width: int) -> Encode:
 
 
 def encode_prompts(prompts: Sequence[str], encode: Encode, width: int) -> np.ndarray:
-    """(K, width) float32 vectors of root-mean-square 1, so that the adapters start alike whatever the encoder.
+    """(K, width) float32 vectors of root-mean-square 1, so that the adapters start alike whatever the encoder (ours).
 
     Raises:
         ConfigError: the encoder gives another width, or a vector that says nothing.
@@ -137,10 +137,19 @@ def encode_prompts(prompts: Sequence[str], encode: Encode, width: int) -> np.nda
             f"The text encoder gives vectors of shape {found.shape}, not {(len(prompts), width)}.",
             f"Set text_width={found.shape[-1]}.",
         )
-    size = np.sqrt((found**2).mean(1, keepdims=True))
-    if not np.isfinite(found).all() or not (size > 0).all():
-        raise ConfigError("The text encoder gives vectors that are zero or not numbers.", "Choose another.")
-    return found / size
+    return unit_rms(found)
+
+
+def unit_rms(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to root-mean-square 1.
+
+    Raises:
+        ConfigError: a row is zero or not a number.
+    """
+    size = np.sqrt((vectors**2).mean(1, keepdims=True))
+    if not np.isfinite(vectors).all() or not (size > 1e-6).all():
+        raise ConfigError("The text vectors are zero, all the same, or not numbers.", "Choose another text encoder.")
+    return vectors / size
 
 
 def write_bank(path: str | Path, texts: Sequence[str], encode: Encode, name: str) -> None:

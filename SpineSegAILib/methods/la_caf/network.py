@@ -23,7 +23,7 @@ from ..base import Batch, Context, Method
 from ..losses import rank_loss
 from .backbones import SwinUNETR3D, UNet3D
 from .config import LaCafConfig
-from .embeddings import encode_prompts, encoder
+from .embeddings import encode_prompts, encoder, unit_rms
 from .losses import masked_sigmoid_loss
 from .visual import slice_encoder
 
@@ -41,6 +41,7 @@ def group_norm(width: int) -> nn.GroupNorm:
 class ClassText(nn.Module):
     """One class's text vector and its adapter, ``T = ReLU(W2 · GELU(W1 · E))`` without a skip.
 
+    There are no biases: with them an adapter could say all about its class without any text.
     The vector is a buffer: it is in the checkpoint and never learns. It is zero until it has been filled.
     """
 
@@ -52,9 +53,9 @@ class ClassText(nn.Module):
         self.adapter: nn.Module | None = None
         if config.text_map == "adapter":
             self.adapter = nn.Sequential(
-                nn.Linear(config.text_width, config.adapter_width),
+                nn.Linear(config.text_width, config.adapter_width, bias=False),
                 nn.GELU(),
-                nn.Linear(config.adapter_width, config.fusion_width),
+                nn.Linear(config.adapter_width, config.fusion_width, bias=False),
                 nn.ReLU(),
             )
 
@@ -193,6 +194,7 @@ class LaCafMethod(Method):
             self.controller.bias[-1] = math.log(config.foreground_prior / (1 - config.foreground_prior))
         if config.rank_weight:
             self.rank_head = nn.Conv3d(full, 1, 1)
+        self.register_buffer("text_center", torch.zeros(config.text_width))
         self._clip_visual: Callable[[Tensor], Tensor] | None = None
         if config.text_encoder == "hashed":
             self._embed()
@@ -215,7 +217,7 @@ class LaCafMethod(Method):
             ConfigError, MissingPackageError: the text encoder cannot be had.
         """
         same = start is not None and all(
-            start.get(k) == getattr(self.config, k) for k in ("text_encoder", "text_width", "template")
+            start.get(k) == getattr(self.config, k) for k in ("text_encoder", "text_width", "template", "center_text")
         )
         self._embed(keep=same)
 
@@ -226,6 +228,10 @@ class LaCafMethod(Method):
             prompts = [self.config.prompts[i] for i in missing]
             width = self.config.text_width
             vectors = encode_prompts(prompts, encoder(self.config.text_encoder, width), width)
+            if not keep:
+                shared = vectors.mean(0) if self.config.center_text and len(vectors) > 1 else 0 * vectors[0]
+                self.text_center.copy_(torch.from_numpy(shared))
+            vectors = unit_rms(vectors - self.text_center.cpu().numpy())
             self.set_embeddings(dict(zip(missing, vectors, strict=True)))
 
     @torch.no_grad()
