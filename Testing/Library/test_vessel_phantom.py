@@ -161,7 +161,7 @@ def test_windows_around_labels_find_vessels_everywhere(tmp_path):
 
 def test_half_labelled_vessels_are_learnt_from_the_command_to_the_labels(tmp_path):
     entries = [
-        write_case(tmp_path, phantom(seed, annotated=what), f"case{seed}")
+        write_case(tmp_path, phantom(seed, annotated=what, size=0.7), f"case{seed}")
         for seed, what in enumerate(("right", "left", "unsided arteries", "all"))
     ]
     manifest = tmp_path / "d.json"
@@ -171,19 +171,19 @@ def test_half_labelled_vessels_are_learnt_from_the_command_to_the_labels(tmp_pat
         method=method.model_dump(mode="json"),
         dataset=str(manifest),
         preprocessing=CT,
-        data=DataConfig(patch=(24, 24, 24), focus="label", augmentation={"elastic_probability": 0}),
+        data=DataConfig(patch=(24, 24, 24), focus="label", augmentation=method.recipe["data"]["augmentation"]),
         optimization=OptimizationConfig(
-            steps=25, batch=2, learning_rate=3e-3, warmup=2, report_every=5, workers=0, ema=0.9, validate_every=100,
+            steps=40, batch=2, learning_rate=4e-3, warmup=2, report_every=5, workers=0, ema=0.9, validate_every=100,
             mixed_precision="no",
         ),
     )  # fmt: skip
     run = run_training(TrainingRequest(config, tmp_path / "run", device="cpu"))
     losses = [e["losses"]["total"] for e in run.events() if e["event"] == "step"]
-    assert losses[-1] < 0.85 * losses[0]
+    assert np.mean(losses[-3:]) < 0.85 * losses[0]
     (scores,) = (e["scores"] for e in run.events() if e["event"] == "validation")
     assert {"artery_dice", "vein_dice"} <= set(scores)
     info = read_header(run.best)
-    case = phantom(7, orientation="LPS")
+    case = phantom(7, orientation="LPS", size=0.7)
     result = Predictor(info, "cpu").segment(case.image)
     assert result.labels.GetSize() == case.image.GetSize()
     report = evaluate_case(case.labels, result, case.annotated)
@@ -218,5 +218,5 @@ def test_the_real_half_labelled_case_reaches_the_loss(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps({"training": [entry]}))
     (case,) = read_manifest(tmp_path / "d.json").cases("training")
     cached = cache_case(case, CT, AV, tmp_path / "cache")
-    assert sorted(map(set, cached.sets), key=len) == [{0}, {0, 203, 204}, {201, 202, 205}]
+    assert sorted(cached.sets) == [[0], [0, 203, 204], [201, 202, 205]]
     assert cached.labelled_slices
