@@ -143,6 +143,9 @@ _STRUCTURES = _build()
 STRUCTURES: Mapping[int, Structure] = MappingProxyType(_STRUCTURES)
 """Every known structure by id."""
 
+BUILT_IN: frozenset[int] = frozenset(_STRUCTURES)
+"""Ids of the structures that are known without a scheme that adds them."""
+
 _BY_NAME: dict[str, Structure] = {s.name.lower(): s for s in STRUCTURES.values()}
 _ALIASES = {
     "s": "s1",

@@ -20,6 +20,7 @@ from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.la_caf import embeddings
 from SpineSegAILib.methods.la_caf.losses import masked_sigmoid_loss
 from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain, sinusoid
+from SpineSegAILib.results import Segmentation
 from SpineSegAILib.training.config import TrainingConfig
 
 SIZES = (8, 16, 16)
@@ -584,6 +585,31 @@ def test_schemes_grow_by_name():
             scheme(bad)
     with pytest.raises(TypeError):
         STRUCTURES[999] = structure("L4")
+
+
+_READ_IN_ANOTHER_PROCESS = """
+import sys
+from SpineSegAILib.results import read_segmentation
+result = read_segmentation(sys.argv[1])
+print(result.present, [result.name_of(i) for i in result.present], result.scheme.name)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
+def test_files_know_the_structures_that_a_scheme_added(suffix, tmp_path):
+    import subprocess
+    import sys
+
+    grown = scheme("lumbar-mr+left kidney=310")
+    array = np.zeros((4, 8, 8), np.int16)
+    array[1:3, 1:3, 1:3], array[1:3, 4:6, 4:6] = 310, structure("L4").id
+    result = Segmentation(sitk.GetImageFromArray(array), grown)
+    result.write(tmp_path / f"a{suffix}")
+    command = [sys.executable, "-c", _READ_IN_ANOTHER_PROCESS, str(tmp_path / f"a{suffix}")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "310" in said
+    assert "left kidney" in said
+    assert grown.name in said
 
 
 def test_a_new_structure_learns_alone_and_leaves_the_others_as_they_were():
