@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import torch
 from torch.nn import functional as F
 
+from SpineSegAILib import anatomy
 from SpineSegAILib.anatomy import STRUCTURES, scheme, structure
 from SpineSegAILib.checkpoints import load_method, read_header, save_checkpoint
 from SpineSegAILib.cli import main
@@ -25,6 +26,14 @@ from SpineSegAILib.training.config import TrainingConfig
 
 SIZES = (8, 16, 16)
 AV = scheme("pulmonary-av")
+
+
+@pytest.fixture(autouse=True)
+def no_added_structures_are_left():
+    """Structures that a scheme adds are known to the whole process; not so to the next test."""
+    yield
+    for added in set(STRUCTURES) - anatomy.BUILT_IN:
+        del anatomy._BY_NAME[anatomy._STRUCTURES.pop(added).name.lower()]
 
 
 def tiny(**values):
@@ -62,7 +71,7 @@ def unknown(batch, channel, images=slice(None)):
     return Batch(batch.image, allowed, batch.rank, batch.coordinates)
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+# --- text ---
 
 
 def test_text_vectors_never_learn_and_everything_else_does():
@@ -169,7 +178,7 @@ def test_what_all_sentences_share_is_taken_off_once_and_for_all():
     assert not torch.equal(other.embeddings[:24], method.embeddings)  # vectors of another encoder are not mixed in
 
 
-# --- fusion and heads -------------------------------------------------------------------------------------------------
+# --- fusion and heads ---
 
 
 def test_another_text_changes_its_own_class_and_with_cross_attention_no_other():
@@ -324,7 +333,7 @@ def test_bad_configurations_are_refused():
         make_config("la-caf", "tiny", scheme="pulmonary-av", only=("canal",))
 
 
-# --- half-labelled data ------------------------------------------------------------------------------------------------
+# --- half-labelled data ---
 
 
 def test_what_is_unknown_gets_no_gradient():
@@ -414,7 +423,7 @@ def test_masking_beats_taking_the_unlabelled_for_background():
     assert scores[False] < 0.6
 
 
-# --- what it says ------------------------------------------------------------------------------------------------------
+# --- what it says ---
 
 
 def test_background_follows_from_the_sigmoids():
@@ -534,7 +543,7 @@ def test_no_class_at_all_is_refused():
         AV.subset(())
 
 
-# --- learning ----------------------------------------------------------------------------------------------------------
+# --- learning ---
 
 
 def test_it_overfits_one_case_and_tells_the_classes_apart_by_their_text():
@@ -572,7 +581,7 @@ def test_the_recipes_fit_their_presets():
     assert sum(t.numel() for t in small.state_dict().values()) * 2 < 10e6  # bytes as float16
 
 
-# --- adding a structure by name ------------------------------------------------------------------------------------------
+# --- adding a structure by name ---
 
 
 def test_schemes_grow_by_name():

@@ -86,7 +86,7 @@ def test_random_specs_make_phantoms():
     assert len(np.unique(arrays(made)[1])) == 5
 
 
-# --- what is known -----------------------------------------------------------------------------------------------------
+# --- what is known ---
 
 
 def test_sides_have_partners():
@@ -156,7 +156,7 @@ def test_windows_around_labels_find_vessels_everywhere(tmp_path):
     assert np.ptp(np.array(centers)[:, 1]) > 20  # voxels, rows: more than straying around one point
 
 
-# --- learning, from the file to the result -----------------------------------------------------------------------------
+# --- learning, from the file to the result ---
 
 
 def test_half_labelled_vessels_are_learnt_from_the_command_to_the_labels(tmp_path):
