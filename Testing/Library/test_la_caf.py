@@ -653,7 +653,9 @@ def test_the_command_adds_a_structure_to_a_checkpoint(checkpoint, tmp_path, caps
     manifest.write_text(json.dumps(table))
     run = tmp_path / "run"
     command = ["train", str(manifest), "--output", str(run), "--quiet", "--device", "cpu", "--steps", "1"]
-    command += ["--set", "optimization.batch=1", "--set", "optimization.workers=0", "--set", "data.patch=[4,32,32]"]
+    for setting in ("mixed_precision=no", "batch=1", "workers=0"):
+        command += ["--set", f"optimization.{setting}"]
+    command += ["--set", "data.patch=[4,32,32]"]
     assert main([*command, "--add-structure", "third lumbar mark"]) == 2
     assert "--from" in capsys.readouterr().err
     added = ["--add-structure", "third lumbar mark", "--from", str(checkpoint)]
