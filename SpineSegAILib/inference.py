@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from .errors import Cancelled, ConfigError, DeviceError, HintError
 from .evidence import Evidence
 from .hints import Hints
 from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
+from .keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
 from .methods.catalog import method_info
 from .results import Segmentation
@@ -157,7 +158,7 @@ class Predictor:
                 "seconds": clock.seconds,
             },
             uncertainty=uncertainty,
-            keypoints={sid: volume.point_of(index) for sid, index in evidence.keypoints.items()},
+            keypoints=_points_by_level(evidence, levels, volume, hints),
         )
 
     def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
@@ -242,16 +243,21 @@ def volume_evidence(
     options = options or {}
     report = progress or (lambda fraction, message: None)
     cancelled = cancelled or (lambda: False)
+    hints = hints or Hints()
+    for sid in hints.keypoints:
+        method.scheme.require(sid)
+    placed = keypoint_indices(hints.keypoints, volume)
     with torch.inference_mode(), _autocast(device):
         run = _by_slices if method.config.dims == 2 else _by_windows
-        maps = run(method, volume, device, patch, hints or Hints(), options, report, cancelled)
+        maps = run(method, volume, device, patch, hints, options, report, cancelled)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.answer(hints or Hints()),
+        scheme=method.answer(hints),
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
         uncertainty=maps.get("uncertainty"),
+        keypoints={**_centres(maps.get("keypoints"), method.scheme, volume), **placed},
     )
 
 
@@ -270,25 +276,78 @@ def _by_slices(
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
     size = max(1, int(options.get("batch", 8)))
-    memory: dict[str, Any] = {}
+    memory: dict[Any, Any] = {}
+    placed = _placed(hints, volume, method.scheme, pads).to(device) if hints.keypoints else None
     result: dict[str, np.ndarray] = {}
-    for start in range(0, count, size):
+    for number, start in product(range(method.passes), range(0, count, size)):
         _stop_if(cancelled)
+        final = number == method.passes - 1
         chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
         slices = tuple(range(start, start + len(chunk)))
 
-        def predict(stacked: Tensor, slices: tuple[int, ...] = slices) -> dict[str, Tensor]:
-            context = Context(stacked[:, 1:], slices, count, hints, options, memory)
+        def predict(stacked: Tensor, slices: tuple[int, ...] = slices, final: bool = final) -> dict[str, Tensor]:
+            points = None if placed is None else placed[list(slices)]
+            context = Context(stacked[:, 1:], slices, count, hints, options, memory, final, volume.spacing[0], points)
             return method.evidence(stacked[:, :1], context)
 
         stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
         maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
-        for name, value in maps.items():
+        if (points := maps.pop("keypoints", None)) is not None and final:
+            points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
+            found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
+            found[start : start + len(chunk)] = points.cpu().numpy()
+        for name, value in maps.items() if final else ():
             value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
             if name not in result:
                 result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
             result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
-        report(min(1.0, (start + size) / count), f"Slice {min(start + size, count)} of {count}")
+        done = min(start + size, count)
+        report((number + done / count) / method.passes, f"Slice {done} of {count}")
+    return result
+
+
+def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
+    """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
+    result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
+    for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
+        near = abs(np.arange(len(result)) - at) * volume.spacing[0] <= KEYPOINT_REACH_MM
+        result[near, scheme.channel_of[sid] - 1] = (row + pads[2], column + pads[0])
+    return torch.from_numpy(result)
+
+
+def _centres(
+    found: np.ndarray | None, scheme: LabelScheme, volume: CanonicalVolume
+) -> dict[int, tuple[float, float, float]]:
+    """Structure id → (slice, row, column): the middle of the slices where it was found most clearly.
+
+    Args:
+        found: (D, C − 1, 3) row, column, strength; NaN where not found.
+        scheme: what the channels mean.
+        volume: points in its padding are left out.
+    """
+    result: dict[int, tuple[float, float, float]] = {}
+    height, width = volume.array.shape[1:]
+    for sid, points in zip(scheme.ids, found.swapaxes(0, 1) if found is not None else (), strict=False):
+        strength = np.where(np.isnan(points[:, 0]), 0.0, points[:, 2])
+        if strength.any():
+            # Heatmaps fade towards the sides of a body; the slices of at least 0.7 times the height are its middle.
+            clear = np.flatnonzero(strength >= 0.7 * strength.max())
+            row, column = np.median(points[clear, :2], axis=0)
+            if 0 <= row <= height - 1 and 0 <= column <= width - 1:
+                result[sid] = (float(np.median(clear)), float(row), float(column))
+    return result
+
+
+def _points_by_level(
+    evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume, hints: Hints
+) -> dict[int, tuple[float, float, float]]:
+    """Key points in LPS mm, named like the structures they lie in; the reader's stay as placed."""
+    result = dict(hints.keypoints)
+    for sid, index in evidence.keypoints.items():
+        if levels is not None and sid not in hints.keypoints:
+            at = tuple(min(max(round(i), 0), n - 1) for i, n in zip(index, levels.labels.shape, strict=True))
+            sid = int(levels.labels[at]) or sid
+        result.setdefault(sid, volume.point_of(index))
     return result
 
 
@@ -407,23 +466,14 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
     """
     if levels is None:
         assert evidence.classes is not None
-        best, value = None, None
-        for channel, probability in enumerate(evidence.classes):  # one at a time: many classes of a large volume
-            found = back_to_source_many(probability[None], volume)[0]
-            if best is None:
-                best, value = np.zeros(found.shape, np.int16), found
-                continue
-            better = found > value
-            best[better] = evidence.scheme.ids[channel - 1]
-            np.maximum(value, found, out=value)
-        return volume.source.image(best)
+        ids = np.array([0, *evidence.scheme.ids], np.int16)
+        return volume.source.image(ids[_winner(iter(evidence.classes), volume)])
     kinds = evidence.kind_probabilities()
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
-    others = channels_without_kind(evidence)
-    background = kinds[0] - sum(evidence.classes[channel] for channel in others)  # type: ignore[index]
-    shapes = np.stack([background, kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL]])
-    shapes = back_to_source_many(shapes, volume)
-    winner = shapes.argmax(0)
+    others = channels_without_kind(evidence)  # the cord, or what a scheme added by name: no level, no shape to find
+    rest = [evidence.classes[channel] for channel in others]  # type: ignore[index]
+    shapes = (kinds[0] - sum(rest), kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL])
+    winner = _winner((*shapes, *rest), volume)
     maps = nearest_level_maps(levels)
     result = np.zeros(winner.shape, np.int16)
     for value, kind in enumerate((Kind.VERTEBRA, Kind.DISC, Kind.CANAL), start=1):
@@ -431,11 +481,8 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         if ids is not None and ids.any():
             chosen = winner == value
             result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
-    best = shapes.max(0) if others else None
-    for channel in others:  # the cord, or what a scheme added by name: no level, no shape to look for
-        found = back_to_source_many(evidence.classes[channel][None], volume)[0]  # type: ignore[index]
-        result[found > best] = evidence.scheme.ids[channel - 1]
-        np.maximum(best, found, out=best)
+    for value, channel in enumerate(others, start=len(shapes)):
+        result[winner == value] = evidence.scheme.ids[channel - 1]
     return volume.source.image(result)
 
 
@@ -444,6 +491,20 @@ def channels_without_kind(evidence: Evidence) -> list[int]:
     if evidence.classes is None or evidence.kinds is not None:
         return []
     return [channel for channel, kind in enumerate(evidence.scheme.kinds) if channel and kind == 0]
+
+
+def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.ndarray:
+    """(z, y, x) uint8 index of the largest on the source's voxels; one map at a time, since many are large."""
+    best, winner = None, None
+    for index, probability in enumerate(probabilities):
+        found = back_to_source_many(probability[None], volume)[0]
+        if best is None or winner is None:
+            best, winner = found, np.zeros(found.shape, np.uint8)
+            continue
+        winner[found > best] = index
+        np.maximum(best, found, out=best)
+    assert winner is not None
+    return winner
 
 
 def _multiple(n: int, divisor: int) -> int:

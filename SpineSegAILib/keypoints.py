@@ -1,4 +1,4 @@
-"""Files of key points: the centres of structures in LPS millimetres."""
+"""Key points: the centres of structures in LPS millimetres. Their files, and where they lie in a volume."""
 
 from __future__ import annotations
 
@@ -6,11 +6,57 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .anatomy import structure
+from .anatomy import STRUCTURES, structure
 from .errors import HintError, SpineSegAIError
 from .hints import Point
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from .imaging import CanonicalVolume
+
+KEYPOINT_REACH_MM = 15.0
+"""A centre stands for the slices up to this far to either side: half the width of a small vertebral body."""
+
+
+def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) -> dict[int, Point]:
+    """Structure id → fractional (slice, row, column) on the canonical grid.
+
+    Raises:
+        HintError: a structure has no centre to speak of (the canal), or a point lies outside the image.
+    """
+    found: dict[int, Point] = {}
+    for sid, point in keypoints.items():
+        name = STRUCTURES[sid].name
+        if STRUCTURES[sid].order is None:
+            raise HintError(f"The {name} has no centre.", "Key points are of vertebrae and discs of known level.")
+        index = volume.index_of(point)
+        if not all(-0.5 <= i <= n - 0.5 for i, n in zip(index, volume.array.shape, strict=True)):
+            where = ", ".join(f"{v:.1f}" for v in point)
+            raise HintError(
+                f"The key point of {name} ({where}) lies outside the image.",
+                "Coordinates are LPS millimetres; in RAS the first two have the other sign.",
+            )
+        found[sid] = index
+    return found
+
+
+def centres_of(label: sitk.Image) -> dict[int, Point]:
+    """Centroids (LPS, mm) of the vertebrae and discs of a label image, so that masks can serve as key points."""
+    import SimpleITK as sitk
+
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.Execute(sitk.Cast(label, sitk.sitkInt32))
+    ids = [i for i in shapes.GetLabels() if i in STRUCTURES and STRUCTURES[i].order is not None]
+    return {i: shapes.GetCentroid(i) for i in ids}
+
+
+def write_keypoints(keypoints: Mapping[int, Point], path: str | Path) -> None:
+    """Write ``{"L4": [x, y, z]}`` in LPS mm, as `read_keypoints` takes it."""
+    table = {STRUCTURES[sid].name: list(point) for sid, point in keypoints.items()}
+    Path(path).write_text(json.dumps(table, indent=1), encoding="utf-8")
 
 
 def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:

@@ -43,6 +43,7 @@ class Batch:
         coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
         keypoints: (B, C−1, dims) voxel positions of the structures' centres, NaN where not known; or None.
         prompt: whatever a method asked its data for; or None.
+        progress: share of the training that is done.
     """
 
     image: Tensor
@@ -51,6 +52,7 @@ class Batch:
     coordinates: Tensor
     keypoints: Tensor | None = None
     prompt: Any = None
+    progress: float = 0.0
 
     @cached_property
     def label(self) -> Tensor:
@@ -79,7 +81,10 @@ class Context:
         slice_count: number of slices in the volume.
         hints: what the reader knows.
         options: the method's run-time options.
-        memory: a place to keep things between the batches of one volume.
+        memory: a place to keep things between the batches and passes of one volume.
+        final: whether this is the last of the method's passes over the volume, whose evidence counts.
+        slice_mm: distance between slices.
+        keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
     """
 
     coordinates: Tensor
@@ -87,7 +92,10 @@ class Context:
     slice_count: int = 1
     hints: Hints = field(default_factory=Hints)
     options: Mapping[str, Any] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
+    final: bool = True
+    slice_mm: float = 4.0
+    keypoints: Tensor | None = None
 
 
 class Method(nn.Module):
@@ -100,6 +108,8 @@ class Method(nn.Module):
     divisor: int | tuple[int, ...] = 32
     window: tuple[int, ...] = ()
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
+    passes: int = 1
+    """How often a 2D method wants to see a volume's slices; see `Context.final`."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
 
@@ -138,5 +148,6 @@ class Method(nn.Module):
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
-        probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial)."""
+        probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
+        (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from .base import Method
     from .config import MethodConfig
 
+SCARNET = (
+    "Lei et al., SCAR-Net: spine segmentation in MRI based on cross attention and recognition-assisted label fusion"
+)
+DGMSNET = (
+    "Pang et al., DGMSNet: spine segmentation for MR image by a detection-guided mixed-supervised segmentation "
+    "network. MedIA 2022"
+)
 NNUNET = "Isensee et al., nnU-Net: a self-configuring method for biomedical image segmentation. Nature Methods 2021"
 
 
@@ -94,6 +101,23 @@ METHODS: Mapping[str, MethodInfo] = {
             "MICCAI 2025",
             "la_caf",
             (3,),
+        ),
+        MethodInfo(
+            "scar-net",
+            "SCAR-Net",
+            "system",
+            "Key points, also learnt from cases without masks, make the kernels and weigh the attention of a network.",
+            SCARNET,
+            "scar_net",
+            hints=frozenset({"keypoints"}),
+        ),
+        MethodInfo(
+            "dgmsnet",
+            "DGMSNet",
+            "baseline",
+            "A network that detects key points makes the convolution kernels of one that segments.",
+            DGMSNET,
+            "scar_net",
         ),
         *(MethodInfo(i, t, "baseline", s, c, "baselines", d) for i, t, s, d, c in _BASELINES),
     )

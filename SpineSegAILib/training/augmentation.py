@@ -52,14 +52,15 @@ class Augmenter:
         coded = F.grid_sample(codes[:, None].float(), grid, mode="nearest", align_corners=True)[:, 0].round().long()
         coded = torch.where(inside, coded, 0)
         sampled = torch.where(inside[:, None], sampled, self.padding)
-        if self.config is not None:
-            sampled = self._intensity(sampled, inside[:, None], generators)
         table = raw["allowed"].to(device, non_blocking=True)
         which = torch.arange(len(plans), device=device).view(-1, *[1] * self.dims)
         allowed = table[which, coded].movedim(-1, 1).contiguous()
         rank = raw["rank"].to(device, non_blocking=True)[which, coded]
+        if self.config is not None:
+            sampled = self._intensity(sampled, rank, inside[:, None], generators)
         coordinates = torch.stack([self._coordinates(p, spacing[i], device) for i, p in enumerate(plans)])
-        return Batch(sampled, allowed, rank, coordinates)
+        keypoints = torch.stack([self._points(raw["keypoints"][i], p, grid[i], image) for i, p in enumerate(plans)])
+        return Batch(sampled, allowed, rank, coordinates, keypoints)
 
     # --- geometry ------------------------------------------------------------------------------------------------
 
@@ -149,6 +150,30 @@ class Augmenter:
             field[..., 0] = 0
         return field
 
+    def _points(self, points: Tensor, plan: Mapping[str, Any], grid: Tensor, image: Tensor) -> Tensor:
+        """(K, dims) window positions → patch positions; NaN where not known or outside the field of view.
+
+        The grid maps the other way, and smoothly: Newton's method with the matrix of the plan for the derivative.
+        """
+        device = image.device
+        window = torch.tensor(image.shape[2:], dtype=torch.float32, device=device)
+        last = torch.tensor(self.patch, dtype=torch.float32, device=device) - 1
+        at_window = ((grid.flip(-1) + 1) / 2 * (window - 1)).movedim(-1, 0)[None]
+        inverse = torch.as_tensor(np.linalg.inv(plan["matrix"]), dtype=torch.float32, device=device)
+        middle = torch.as_tensor(plan["middle"], dtype=torch.float32, device=device)
+        wanted = points.to(device)
+        known = ~wanted.isnan().any(1)
+        wanted = wanted.nan_to_num(0.0)
+        result = (wanted - middle) @ inverse.T + last / 2
+        for _ in range(6):
+            start = result.clamp(min=0).minimum(last)  # the grid ends with the patch
+            place = (start / last.clamp(min=1) * 2 - 1).flip(-1).view(1, *[1] * (self.dims - 1), -1, self.dims)
+            found = F.grid_sample(at_window, place, mode="bilinear", align_corners=True).flatten(2)[0].T
+            result = start + (wanted - found) @ inverse.T
+        low, high = (torch.as_tensor(plan[k], dtype=torch.float32, device=device) for k in ("low", "high"))
+        seen = (result >= low.clamp(min=-0.5)) & (result <= high.minimum(last + 0.5))
+        return torch.where((seen.all(1) & known)[:, None], result, torch.nan)
+
     def _inside(self, plan: Mapping[str, Any], device: torch.device) -> Tensor:
         mask = torch.ones(self.patch, dtype=torch.bool, device=device)
         for axis, (low, high) in enumerate(zip(plan["low"], plan["high"], strict=True)):
@@ -165,15 +190,19 @@ class Augmenter:
 
     # --- intensity -----------------------------------------------------------------------------------------------
 
-    def _intensity(self, image: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+    def _intensity(
+        self, image: Tensor, rank: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]
+    ) -> Tensor:
         """Contrast, bias field, blur, noise; air outside the field of view stays air."""
-        result = [self._one(image[i], rng) for i, rng in enumerate(generators)]
+        result = [self._one(image[i], rank[i], rng) for i, rng in enumerate(generators)]
         return torch.where(inside, torch.stack(result).clamp(-3, 3), self.padding)
 
-    def _one(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+    def _one(self, image: Tensor, rank: Tensor, rng: np.random.Generator) -> Tensor:
         c = self.config
         assert c is not None
         unit = ((image + 2) / 4).clamp(0, 1)  # preprocessing puts the percentiles at −2 and 2
+        if rng.random() < c.tissue_probability:
+            unit = (unit * _tissue_gain(rank, rng)[None]).clamp(0, 1)
         if rng.random() < c.invert_probability:
             # Fluid dark and fat bright or the reverse, while air stays dark: inverted where the surroundings are body.
             body = ((_blur(unit, 3.0) - rng.uniform(0.08, 0.2)) * 30).sigmoid()
@@ -205,6 +234,19 @@ class Augmenter:
         mode = "bilinear" if self.dims == 2 else "trilinear"
         small = F.interpolate(unit[None], size, mode=mode, align_corners=False)
         return F.interpolate(small, self.patch, mode=mode, align_corners=False)[0]
+
+
+def _tissue_gain(rank: Tensor, rng: np.random.Generator) -> Tensor:
+    """(*spatial) factor that makes labelled bone and discs brighter or darker, with soft edges.
+
+    Vertebrae have whole ranks, discs lie half way between them.
+    """
+    gain = torch.ones_like(rank)
+    fraction = rank - rank.floor()
+    for mask in (fraction == 0, fraction == 0.5):  # NaN, where nothing is labelled, is neither
+        factor = math.exp(rng.uniform(-1.0, 0.8))
+        gain = torch.where(mask, factor, gain)
+    return _blur(gain[None], 0.8)[0]
 
 
 def _curve(unit: Tensor, rng: np.random.Generator) -> Tensor:

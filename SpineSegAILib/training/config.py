@@ -29,6 +29,9 @@ class AugmentationConfig(BaseModel):
     crop_top: float = Field(0.45, description="largest share cut off above")
     crop_bottom: float = Field(0.35, description="largest share cut off below")
     crop_side: float = Field(0.3, description="largest share cut off in front or behind")
+    tissue_probability: float = Field(
+        0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
+    )
     gamma_probability: float = 0.4
     contrast_probability: float = Field(0.25, description="random monotone or non-monotone intensity curve")
     invert_probability: float = Field(0.12, description="bright and dark exchanged inside the body")
@@ -45,6 +48,9 @@ class DataConfig(BaseModel):
     model_config = _MODEL
 
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
+    blend_share: float = Field(
+        0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
+    )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     focus: Literal["column", "label"] = Field(
         "column",
@@ -52,6 +58,9 @@ class DataConfig(BaseModel):
     )
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"
+    )
+    weak_share: float = Field(
+        0.5, ge=0, le=1, description="share of samples from cases with key points but no masks, where there are such"
     )
     phantoms: int = Field(0, ge=0, description="number of generated phantoms in the training set")
     phantom_share: float = Field(0.3, ge=0, le=1, description="share of samples that come from phantoms")
@@ -68,7 +77,9 @@ class OptimizationConfig(BaseModel):
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
-    schedule: Literal["cosine", "poly"] = "cosine"
+    schedule: Literal["cosine", "poly", "thirds"] = Field(
+        "cosine", description="thirds: a fifth of the learning rate after each third"
+    )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

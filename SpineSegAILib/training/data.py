@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,21 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 from torch.utils.data import Dataset, Sampler
 
 from ..anatomy import STRUCTURES, Kind, LabelScheme, ranks
 from ..datasets.manifest import Case, read_label
-from ..errors import DatasetError
+from ..errors import DatasetError, HintError
+from ..hints import Point
 from ..imaging import Preprocessing, read_image
+from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from ..phantom import make_phantom, random_spec
 from ..vessel_phantom import make_vessels, random_vessels
 from .config import DataConfig
 from .regions import code_label
 
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 MAX_CODES = 96
 """Rows of the table of voxel sets that travels with every sample."""
 
@@ -43,6 +46,10 @@ class CachedCase:
     Attributes:
         folder: holds ``image.npy`` (float16, (D, H, W)), ``codes.npy`` (uint8) and ``case.json``.
         source: where the case comes from; ``"phantom"`` for generated ones.
+        labelled_slices: those with labels or, in a weak case, near key points.
+        weak: whether there are key points but no masks.
+        centres: (structure id, slice, row, column, pixels) of every mask in every slice.
+        keypoints: structure id → (slice, row, column) of the annotated key points.
     """
 
     folder: Path
@@ -54,6 +61,9 @@ class CachedCase:
         self.spacing: tuple[float, float, float] = tuple(meta["spacing"])
         self.sets: list[list[int]] = meta["sets"]
         self.labelled_slices: list[int] = meta["labelled_slices"]
+        self.weak: bool = meta["weak"]
+        self.centres: list[tuple[int, int, float, float, int]] = [tuple(c) for c in meta["centres"]]
+        self.keypoints: dict[int, tuple[float, float, float]] = {int(i): tuple(p) for i, p in meta["keypoints"].items()}
         self.center: tuple[float, float, float] = tuple(meta["center"])
 
     @property
@@ -71,6 +81,8 @@ class CachedCase:
         allowed = np.zeros((MAX_CODES, scheme.channels), bool)
         allowed[:, 0] = True
         rank = np.full(MAX_CODES, np.nan, np.float32)
+        if self.weak:  # it has no opinion on masks, not even of the air around it: the loss is exactly 0
+            return np.ones_like(allowed), rank
         present = {i for s in self.sets if len(s) == 1 for i in s}
         rank_of = ranks(present)
         for code, ids in enumerate(self.sets):
@@ -82,6 +94,30 @@ class CachedCase:
             if len(ids) == 1 and ids[0] in rank_of:
                 rank[code] = rank_of[ids[0]]
         return allowed, rank
+
+    def points(self, scheme: LabelScheme, slice_index: int | None = None) -> np.ndarray:
+        """Centres of the structures, from the masks, else from the annotated key points.
+
+        Args:
+            scheme: which structures.
+            slice_index: for one slice; an annotated key point counts for slices within `KEYPOINT_REACH_MM`.
+
+        Returns:
+            (C − 1, 2) row and column in the slice, or (C − 1, 3) in the volume; NaN where not known.
+        """
+        result = np.full((scheme.channels - 1, 3), np.nan, np.float32)
+        for sid, point in self.keypoints.items():
+            near = slice_index is None or abs(point[0] - slice_index) * self.spacing[0] <= KEYPOINT_REACH_MM
+            if near and sid in scheme.channel_of:
+                result[scheme.channel_of[sid] - 1] = point
+        pieces: dict[int, list[tuple[float, ...]]] = {}
+        for sid, at, row, column, pixels in self.centres:
+            if slice_index in (None, at) and sid in scheme.channel_of:
+                pieces.setdefault(sid, []).append((at, row, column, pixels))
+        for sid, found in pieces.items():
+            *index, pixels = np.array(found).T
+            result[scheme.channel_of[sid] - 1] = np.average(np.stack(index), axis=1, weights=pixels)
+        return result if slice_index is None else result[:, 1:]
 
 
 def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
@@ -102,15 +138,19 @@ def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
 
 
 def cache_case(case: Case, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path) -> CachedCase:
-    """Preprocess a case of a manifest, or take it from the cache if nothing has changed."""
+    """Preprocess a case of a manifest, or take it from the cache if nothing has changed.
+
+    Raises:
+        DatasetError: a key point lies outside the image.
+    """
 
     def load() -> tuple[sitk.Image, sitk.Image | None, Sequence[int]]:
         return read_image(case.image), (read_label(case) if case.label else None), case.annotated
 
-    stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated]
+    stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated, sorted(case.keypoints.items())]
     if case.label:
         stamp += [str(case.label.resolve()), case.label.stat().st_mtime_ns]
-    return _cached(case.name, case.source or "data", stamp, load, preprocessing, scheme, folder)
+    return _cached(case.name, case.source or "data", stamp, load, preprocessing, scheme, folder, case.keypoints)
 
 
 def cache_phantom(
@@ -140,6 +180,7 @@ def _cached(
     preprocessing: Preprocessing,
     scheme: LabelScheme,
     folder: Path,
+    keypoints: Mapping[int, Point] | None = None,
 ) -> CachedCase:
     key = json.dumps([_CACHE_VERSION, name, stamp, preprocessing.model_dump(), scheme.ids], default=str)
     target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -154,12 +195,25 @@ def _cached(
     coded = code_label(label, annotated, scheme.ids, volume.spacing)
     if len(coded.sets) > MAX_CODES:
         raise DatasetError(f"{name} has more than {MAX_CODES} kinds of regions.", "Annotate whole runs of levels.")
+    try:
+        points = keypoint_indices(keypoints or {}, volume)
+    except HintError as error:
+        raise DatasetError(f"{name}: {error.message}", error.remedy) from None
     drawn = np.argwhere(label > 0)
+    weak = not len(drawn) and bool(points)
+    labelled = (label > 0).any((1, 2))
+    if weak:
+        drawn = np.array(list(points.values()))
+        slices = np.arange(len(label))
+        labelled = (abs(drawn[:, :1] - slices) * volume.spacing[0] <= KEYPOINT_REACH_MM).any(0)
     meta = {
         "name": name,
         "spacing": volume.spacing,
         "sets": [sorted(s) for s in coded.sets],
-        "labelled_slices": np.flatnonzero((label > 0).any((1, 2))).tolist(),
+        "labelled_slices": np.flatnonzero(labelled).tolist(),
+        "weak": weak,
+        "centres": _centres(label, set(annotated)),
+        "keypoints": points,
         "center": (drawn.mean(0) if len(drawn) else np.array(label.shape) / 2).tolist(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,12 +228,31 @@ def _cached(
     return CachedCase(target, source)
 
 
+def _centres(label: np.ndarray, annotated: set[int]) -> list[tuple[int, int, float, float, int]]:
+    """(structure id, slice, row, column, pixels) of each annotated mask of known level in each slice."""
+    found = []
+    for sid, box in enumerate(ndimage.find_objects(label.astype(np.int32)), start=1):
+        if box is None or sid not in annotated or STRUCTURES[sid].order is None:
+            continue
+        mask = label[box] == sid
+        for offset, plane in enumerate(mask):
+            where = np.argwhere(plane)
+            if len(where):
+                row, column = np.add(where.mean(0), (box[1].start, box[2].start))
+                found.append((sid, box[0].start + offset, float(row), float(column), len(where)))
+    return found
+
+
 class SampleDataset(Dataset[dict[str, Any]]):
     """Windows around the spine, a pure function of (seed, index).
 
     Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
-    (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), and ``number``: the
-    index, from which the augmentation draws. The window is larger than the patch, for zoom and rotation.
+    (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), ``keypoints``
+    (C − 1, dims) float32: positions in the window, NaN where not known, and ``number``: the index, from which the
+    augmentation draws. The window is larger than the patch, for zoom and rotation.
+
+    Where there are cases with masks and weak ones, with key points alone, every run of samples has `weak_share` of the
+    latter, so the batches are mixed evenly and how many weak cases there are does not change how often the others come.
 
     Args:
         cases: the training set.
@@ -208,27 +281,23 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.dims = len(config.patch)
         in_plane = tuple(math.ceil(s * margin) for s in config.patch[-2:])
         self.window = in_plane if self.dims == 2 else (config.patch[0], *in_plane)
+        self.scheme = scheme
         self.tables = [c.tables(scheme) for c in self.cases]
-        self.by_source: dict[str, list[int]] = {}
-        for index, case in enumerate(self.cases):
-            self.by_source.setdefault(case.source, []).append(index)
-        real = {s: config.source_weights.get(s, math.sqrt(len(i))) for s, i in self.by_source.items() if s != "phantom"}
-        total = sum(real.values())
-        phantom = config.phantom_share if "phantom" in self.by_source and real else float("phantom" in self.by_source)
-        self.sources = [*real, *(["phantom"] if phantom else [])]
-        self.weights = [w / total * (1 - phantom) for w in real.values()] + ([phantom] if phantom else [])
+        full, weak = ([i for i, c in enumerate(self.cases) if c.weak is flag] for flag in (False, True))
+        self.weak_share = config.weak_share if full and weak else float(bool(weak))
+        self.mixtures = {flag: _Mixture(self.cases, which, config) for flag, which in ((False, full), (True, weak))}
 
     def __len__(self) -> int:
         return 2**40
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, index])
-        source = self.sources[rng.choice(len(self.sources), p=self.weights)]
-        which = int(rng.choice(self.by_source[source]))
+        weak = math.floor((index + 1) * self.weak_share) > math.floor(index * self.weak_share)
+        which = self.mixtures[weak].draw(rng)
         case = self.cases[which]
         image, codes = case.image, case.codes
         shape = image.shape
-        if case.labelled_slices and rng.random() < self.config.labelled_share:
+        if case.labelled_slices and (case.weak or rng.random() < self.config.labelled_share):
             slice_index = int(rng.choice(case.labelled_slices))
         else:
             slice_index = int(rng.integers(shape[0]))
@@ -244,7 +313,13 @@ class SampleDataset(Dataset[dict[str, Any]]):
             low = round(min(max(slice_index - depth / 2, 0), room)) if room > 0 else -((depth - shape[0]) // 2)
             start = [low, *start]
         else:
-            image, codes, shape = image[slice_index], codes[slice_index], shape[1:]
+            neighbour = min(max(slice_index + int(rng.choice((-1, 1))), 0), shape[0] - 1)
+            share = rng.uniform(0.1, 0.5) if rng.random() < self.config.blend_share else 0.0
+            blended = image[slice_index].astype(np.float32)
+            if share:
+                blended = (1 - share) * blended + share * image[neighbour].astype(np.float32)
+            image, codes, shape = blended, codes[slice_index], shape[1:]
+        points = case.points(self.scheme, slice_index if self.dims == 2 else None) - np.array(start, np.float32)
         window_image = np.full(self.window, self.padding, np.float32)
         window_codes = np.zeros(self.window, np.uint8)
         source_box, target_box = [], []
@@ -262,6 +337,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             "allowed": torch.from_numpy(allowed),
             "rank": torch.from_numpy(rank),
             "box": torch.tensor(box, dtype=torch.float32),
+            "keypoints": torch.from_numpy(points),
             "spacing": torch.tensor(case.spacing[-self.dims :], dtype=torch.float32),
             "number": index,
         }
@@ -271,12 +347,31 @@ class SampleDataset(Dataset[dict[str, Any]]):
     ) -> tuple[tuple[float, float, float], float]:
         """Where a window is put, and by which share of its size it may stray."""
         if self.config.focus == "column":
-            return case.center, 0.12
+            return case.center, 0.2
         drawn = [code for code, ids in enumerate(case.sets) if 0 not in ids]
         at = np.argwhere(np.isin(case.codes[slice_index], drawn)) if slice_index in case.labelled_slices else ()
         if len(at):
             return (slice_index, *at[rng.integers(len(at))]), 0.25
         return (slice_index, *(rng.uniform(0, n) for n in case.image.shape[1:])), 0.0
+
+
+class _Mixture:
+    """Draws a case: first its source, by weight, then one of the source's."""
+
+    def __init__(self, cases: Sequence[CachedCase], which: Sequence[int], config: DataConfig) -> None:
+        self.by_source: dict[str, list[int]] = {}
+        for index in which:
+            self.by_source.setdefault(cases[index].source, []).append(index)
+        real = {s: config.source_weights.get(s, math.sqrt(len(i))) for s, i in self.by_source.items() if s != "phantom"}
+        total = sum(real.values())
+        phantom = config.phantom_share if "phantom" in self.by_source and real else float("phantom" in self.by_source)
+        self.sources = [*real, *(["phantom"] if phantom else [])]
+        self.weights = [w / total * (1 - phantom) for w in real.values()] + ([phantom] if phantom else [])
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Index of a case."""
+        source = self.sources[rng.choice(len(self.sources), p=self.weights)]
+        return int(rng.choice(self.by_source[source]))
 
 
 class StepSampler(Sampler[list[int]]):

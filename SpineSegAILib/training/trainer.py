@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint, versions
@@ -158,10 +159,13 @@ class _Trainer:
         sampler = StepSampler(
             self.step, o.steps, o.batch, self.accelerator.process_index, self.accelerator.num_processes
         )
+        # On a GPU the trainer augments there; on a CPU the loading processes do, beside the network.
+        on_cpu = self.accelerator.device.type == "cpu"
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=o.workers,
+            collate_fn=partial(_collate, augment) if on_cpu else None,
             worker_init_fn=_single_thread,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -179,12 +183,13 @@ class _Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             set_seed(self.config.seed * 1_000_003 + self.step)  # dropout and the like: the same after a resume
-            batch = augment(raw, self.accelerator.device)
+            batch = raw if on_cpu else augment(raw, self.accelerator.device)
+            batch.progress = _progress(o, self.step, self.elapsed)
             losses = model(batch)
             self.accelerator.backward(losses["total"])
             norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip)
             if not torch.isfinite(losses["total"]):
-                self._save_bad_batch(raw)
+                self._save_bad_batch(batch)
                 raise TrainingError(
                     f"The loss is not a number at step {self.step}.",
                     f"The batch is in {self.run.state / 'bad_batch.safetensors'}; try a lower learning rate.",
@@ -350,8 +355,8 @@ class _Trainer:
             self.run.truncate_events(self.step)
         self._event("resume", step=self.step)
 
-    def _save_bad_batch(self, raw: dict[str, Any]) -> None:
-        tensors = {k: v.contiguous() for k, v in raw.items() if isinstance(v, Tensor)}
+    def _save_bad_batch(self, batch: Batch) -> None:
+        tensors = {k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
         with staged(self.run.state / "bad_batch.safetensors") as (part,):
             save_file(tensors, part)
 
@@ -432,17 +437,28 @@ def _precision(o: OptimizationConfig, cpu: bool) -> str:
         return o.mixed_precision
     if cpu:
         # bfloat16 pays only where the processor multiplies it in hardware.
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return "bf16" if supported() else "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
-    """Warm-up, then cosine or polynomial decay over the steps, or over the hours if those end sooner."""
+def _progress(o: OptimizationConfig, step: int, elapsed: float) -> float:
+    """Share of the training that is done: of the steps, or of the hours if those end sooner."""
     progress = step / o.steps
     if o.hours is not None:
         progress = max(progress, elapsed / (3600 * o.hours))
-    progress = min(progress, 1.0)
-    shape = 0.5 * (1 + math.cos(math.pi * progress)) if o.schedule == "cosine" else (1 - progress) ** 0.9
+    return min(progress, 1.0)
+
+
+def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
+    """Warm-up, then decay over the steps, or over the hours if those end sooner."""
+    progress = _progress(o, step, elapsed)
+    if o.schedule == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * progress))
+    elif o.schedule == "poly":
+        shape = (1 - progress) ** 0.9
+    else:
+        shape = 0.2 ** int(3 * progress)
     rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape
     return rate * min(1.0, (step + 1) / max(o.warmup, 1))
 
@@ -468,6 +484,10 @@ def _check_patch(patch: Sequence[int], method: Method) -> None:
         raise ConfigError(
             f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
         )
+
+
+def _collate(augment: Augmenter, items: list[dict[str, Any]]) -> Batch:
+    return augment(default_collate(items), torch.device("cpu"))
 
 
 def _single_thread(worker: int) -> None:

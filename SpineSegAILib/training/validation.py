@@ -53,7 +53,8 @@ def validate(
 
     ``level_dice``: mean level-strict Dice of the annotated structures; ``vertebra_dice`` and ``disc_dice``: the same
     per kind; ``matched_dice``: whatever the level, the best-overlapping instance of the same kind; ``levels_right``:
-    share of the structures whose best-overlapping instance has the right name.
+    share of the structures whose best-overlapping instance has the right name; ``keypoint_mm``: median distance of the
+    method's key points, under its own names, from the centroids of the structures.
     """
     evidence = volume_evidence(method, case.volume, device, patch=patch)
     levels = set(method.scheme.kinds) - {0}
@@ -67,12 +68,15 @@ def validate(
         assert evidence.classes is not None
         found = np.array([0, *method.scheme.ids], np.int16)[evidence.classes.argmax(0)]
     strict: dict[Kind, list[float]] = {}
-    matched, right = [], []
+    matched, right, apart = [], [], []
     for sid in case.annotated:
         reference = case.label == sid
         if not reference.any():
             continue
         kind = STRUCTURES[sid].kind
+        if sid in evidence.keypoints:
+            away = np.argwhere(reference).mean(0) - evidence.keypoints[sid]
+            apart.append(float(np.linalg.norm(away * evidence.spacing)))
         target = sid
         if sid not in method.scheme.channel_of:  # a scheme without levels: everything of the kind together
             channel = method.scheme.channel_for(sid)
@@ -90,6 +94,8 @@ def validate(
         right.append(float(best == target))
         matched.append(_dice(reference, found == best) if best else 0.0)
     scores = {f"{kind.value}_dice": float(np.mean(values)) for kind, values in strict.items()}
+    if apart:
+        scores["keypoint_mm"] = float(np.median(apart))
     every = [v for values in strict.values() for v in values]
     if every:
         scores["level_dice"] = float(np.mean(every))

@@ -98,7 +98,7 @@ def main() -> None:
         preprocessing=Preprocessing(pixel_mm=1.25),
         data=DataConfig(phantoms=120, phantom_share=0.3),
         optimization=OptimizationConfig(
-            steps=arguments.steps, hours=arguments.hours, batch=8, validate_every=750, save_every=150, workers=0
+            steps=arguments.steps, hours=arguments.hours, batch=8, validate_every=750, save_every=150, workers=1
         ),
     )
     request = TrainingRequest(config, arguments.output / "run", resume=arguments.resume, report=print)

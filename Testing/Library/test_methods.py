@@ -40,7 +40,7 @@ def test_every_method_trains_a_step_and_predicts(method_id, dims):
     assert torch.allclose(maps[name].sum(1), torch.ones(2, *sizes), atol=1e-4)
 
 
-@pytest.mark.parametrize("method_id", ["resenc-unet", "unet"])
+@pytest.mark.parametrize("method_id", ["resenc-unet", "unet", "scar-net", "dgmsnet"])
 def test_a_method_overfits_one_case(method_id):
     torch.manual_seed(0)
     method = build_method(make_config(method_id, "tiny", scheme="lumbar11"))

@@ -96,6 +96,13 @@ def test_cropping_leaves_background_beyond_the_edge(cases):
     assert (batch.label[outside] <= 0).all()
 
 
+def test_intensities_stay_finite_whatever_is_drawn(cases):
+    every = {name: 1.0 for name in AugmentationConfig.model_fields if name.endswith("_probability")}
+    batch = batch_of(dataset(cases), range(40), AugmentationConfig(**every))
+    assert torch.isfinite(batch.image).all()
+    assert batch.image.abs().max() <= 3
+
+
 def test_the_cache_is_used_and_renewed(tmp_path):
     manifest = read_manifest(write_tiny_dataset(tmp_path, training=1))
     (case,) = manifest.cases("training")

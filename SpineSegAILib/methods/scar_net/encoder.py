@@ -1,0 +1,134 @@
+"""DeepLabv3+-like encoder and decoder: a reduced aligned Xception with atrous spatial pyramid pooling.
+
+The sizes are DGMSNet's, whose baseline result the SCAR-Net paper reports as its own baseline.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import ScarNetConfig
+
+ASPP_RATES = (6, 12, 18)
+
+
+def normalisation(kind: str, channels: int) -> nn.Module:
+    """Batch norm, or group norm of at most eight groups."""
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(gcd(channels, 8), channels)
+
+
+def convolution(inputs: int, outputs: int, norm: str, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), normalisation(norm, outputs), nn.ReLU()
+    )
+
+
+def separable(inputs: int, outputs: int, norm: str, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Depthwise 3x3 and pointwise convolution, each normalised; ReLU at the end."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 3, stride, dilation, dilation, inputs, bias=False),
+        normalisation(norm, inputs),
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        normalisation(norm, outputs),
+        nn.ReLU(),
+    )
+
+
+class XceptionBlock(nn.Module):
+    """Three separable convolutions and a skip.
+
+    Returns of `forward`: the features before the last convolution, which alone may stride; and the block's result.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(separable(inputs, outputs, norm), separable(outputs, outputs, norm))
+        self.last = separable(outputs, outputs, norm, stride)
+        self.skip: nn.Module = nn.Identity()
+        if inputs != outputs or stride > 1:
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), normalisation(norm, outputs))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.body(x)
+        return before, self.last(before) + self.skip(x)
+
+
+class Pyramid(nn.Module):
+    """Atrous spatial pyramid: 1x1, three dilated 3x3 and the global mean, merged by a 1x1 convolution.
+
+    The branch of the global mean is not normalised: over one pixel of one image there is nothing to normalise by.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__()
+        self.point = convolution(inputs, outputs, norm, kernel=1)
+        self.dilated = nn.ModuleList(separable(inputs, outputs, norm, dilation=rate) for rate in ASPP_RATES)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1), nn.ReLU())
+        self.merge = convolution((2 + len(ASPP_RATES)) * outputs, outputs, norm, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.pooled(x).expand(-1, -1, *x.shape[2:])
+        return self.merge(torch.cat([self.point(x), *(branch(x) for branch in self.dilated), whole], 1))
+
+
+class Encoder(nn.Module):
+    """Image → low-level features at a quarter, high-level features at a sixteenth of the resolution.
+
+    Returns of `forward`: ``F^L`` (B, stages[1], H/4, W/4) and ``F^H`` (B, features, H/16, W/16).
+    """
+
+    def __init__(self, config: ScarNetConfig) -> None:
+        super().__init__()
+        norm, first = config.norm, config.stages[0]
+        self.stem = nn.Sequential(
+            convolution(config.input_channels, config.stem[0], norm, stride=2), convolution(*config.stem, norm)
+        )
+        self.quarter = XceptionBlock(config.stem[1], first, norm, 2)
+        self.eighth = XceptionBlock(first, config.stages[1], norm, 2)
+        self.sixteenth = XceptionBlock(config.stages[1], config.stages[2], norm, 2)
+        widths = (*[config.stages[2]] * (config.middle + 1), config.exit[0])
+        self.middle = nn.ModuleList(XceptionBlock(a, b, norm) for a, b in pairwise(widths))
+        self.exit = nn.Sequential(*(separable(a, b, norm, dilation=2) for a, b in pairwise(config.exit)))
+        self.pyramid = Pyramid(config.exit[-1], config.features, norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, x = self.quarter(self.stem(x))
+        low, x = self.eighth(x)
+        _, x = self.sixteenth(x)
+        for block in self.middle:
+            _, x = block(x)
+        return low, self.pyramid(self.exit(x))
+
+
+class Decoder(nn.Module):
+    """High-level features, upsampled by four, and low-level features → maps of the input's size.
+
+    Args:
+        config: the configuration.
+        outputs: number of maps.
+    """
+
+    def __init__(self, config: ScarNetConfig, outputs: int) -> None:
+        super().__init__()
+        self.low = convolution(config.stages[1], config.low_channels, config.norm, kernel=1)
+        self.refine = nn.Sequential(
+            separable(config.features + config.low_channels, config.decoder, config.norm),
+            separable(config.decoder, config.decoder, config.norm),
+        )
+        self.head = nn.Conv2d(config.decoder, outputs, 1)
+
+    def forward(self, low: Tensor, high: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(B, outputs, H, W) from ``F^L`` and ``F^H``; the gate (B, 1, H/4, W/4) scales the low-level features."""
+        enhanced = self.low(low)
+        if gate is not None:
+            enhanced = enhanced * gate
+        high = F.interpolate(high, low.shape[2:], mode="bilinear", align_corners=False)
+        maps = self.head(self.refine(torch.cat([high, enhanced], 1)))
+        size = [4 * n for n in low.shape[2:]]
+        return F.interpolate(maps, size, mode="bilinear", align_corners=False)

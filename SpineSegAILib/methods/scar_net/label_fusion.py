@@ -1,0 +1,104 @@
+"""RALF, recognition-assisted label fusion: several networks, and the key points tell whether they may be trusted.
+
+The paper names it and does not say what is fused; this is the scheme of DGMSNet, from which the name descends: one
+network per weight of the heatmaps' error. For each image and network, the distance between the heatmaps' peaks and the
+centroids of the predicted masks says how well its two halves agree. Where the networks differ much in that, the most
+consistent one is taken; otherwise the majority decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def disagreement(probabilities: Tensor, points: Tensor, spacing: Tensor, channels: Sequence[int]) -> Tensor:
+    """(B,) mean distance in mm between key points and the centroids of the labelled pixels; infinite without any.
+
+    Args:
+        probabilities: (B, C, H, W).
+        points: (B, K, 2) in pixels, NaN where not found.
+        spacing: (B, 2) mm.
+        channels: for each key point its channel in `probabilities`.
+    """
+    winner = probabilities.argmax(1)
+    height, width = winner.shape[1:]
+    rows = torch.arange(height, device=winner.device, dtype=torch.float32)
+    columns = torch.arange(width, device=winner.device, dtype=torch.float32)
+    distances = []
+    for k, channel in enumerate(channels):
+        mask = (winner == channel).float()
+        size = mask.sum((1, 2))
+        centroid = torch.stack([(mask.sum(2) * rows).sum(1), (mask.sum(1) * columns).sum(1)], 1) / size[:, None]
+        distances.append(((centroid - points[:, k]) * spacing).norm(dim=1))  # NaN without mask or key point
+    return torch.stack(distances, 1).nanmean(1).nan_to_num(torch.inf)
+
+
+def fuse(probabilities: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """One answer out of M.
+
+    Args:
+        probabilities: (M, B, C, H, W).
+        distances: (M, B), see `disagreement`.
+
+    Returns:
+        (B, C, H, W): those of the most consistent network, or the share of votes, where ties are broken by the mean
+        probability; and (B,) the number of the most consistent network.
+    """
+    members, _, channels = probabilities.shape[:3]
+    best = distances.argmin(0)
+    finite = distances.isfinite().all(0)
+    spread = torch.where(finite, distances, 0.0).std(0, correction=0) > torch.where(finite, distances, 0.0).mean(0) / 2
+    # A network in which nothing is consistent is as far off as can be.
+    alone = torch.where(finite, spread, distances.isfinite().any(0))
+    votes = torch.stack([(probabilities.argmax(2) == c).float().mean(0) for c in range(channels)], 1)
+    # Shares differ by at least 1/M, so adding a share of 1/(M + 1) never overrules a majority.
+    voted = (votes + probabilities.mean(0) / (members + 1)) / (1 + 1 / (members + 1))
+    chosen = probabilities.gather(0, best.view(1, -1, 1, 1, 1).expand(1, -1, *probabilities.shape[2:]))[0]
+    return torch.where(alone.view(-1, 1, 1, 1), chosen, voted), best
+
+
+def join_checkpoints(checkpoints: Sequence[str | Path], output: str | Path, title: str = "") -> Path:
+    """One checkpoint whose networks' labels are fused, out of several of one network each.
+
+    Args:
+        checkpoints: names or paths; the same in everything but the weight of the heatmaps' error.
+        output: file to write.
+
+    Raises:
+        ConfigError: fewer than two, or they differ in method, scheme, preprocessing or sizes.
+        CheckpointError: one cannot be read.
+    """
+    from ...checkpoints import find_checkpoint, load_tensors, save_checkpoint
+    from ...errors import ConfigError
+
+    found = [find_checkpoint(c) for c in checkpoints]
+    if len(found) < 2:
+        raise ConfigError("Label fusion needs at least two checkpoints.", "Name them.")
+    free = {"heatmap_weight", "ralf_ensemble"}
+    first = found[0]
+    tensors: dict[str, Tensor] = {}
+    weights: list[float] = []
+    for info in found:
+        ours, theirs = ({k: v for k, v in i.metadata["method"].items() if k not in free} for i in (first, info))
+        if ours != theirs or info.metadata["preprocessing"] != first.metadata["preprocessing"]:
+            raise ConfigError(
+                f"{first.name} and {info.name} are not of one kind.",
+                "Fuse checkpoints of the same method, scheme, sizes and preprocessing.",
+            )
+        method = info.metadata["method"]
+        for name, tensor in load_tensors(info).items():
+            _, number, rest = name.split(".", 2)  # networks.0.…
+            tensors[f"networks.{len(weights) + int(number)}.{rest}"] = tensor
+        weights += method.get("ralf_ensemble") or [method["heatmap_weight"]]
+    metadata = {
+        **first.metadata,
+        "title": title or f"{first.title} (fused)",
+        "method": {**first.metadata["method"], "ralf_ensemble": weights},
+        "fused": [info.name for info in found],
+    }
+    save_checkpoint(output, tensors, metadata)
+    return Path(output)

@@ -1,0 +1,280 @@
+"""SCAR-Net: spine segmentation based on cross attention and recognition-assisted label fusion.
+
+Two networks of the same structure and separate weights. The recognition network R draws a heatmap per structure, whose
+peaks are key points, and makes the convolution kernels of the segmentation network S out of its own features. Cases
+with key points alone teach R, and through the kernels S is better for it.
+
+Unsettled in the paper and decided here: how the key points steer the attention (`recognition.weight_map`), the loss
+(`losses`), what label fusion fuses (`label_fusion`), and the "enhanced" low-level feature (`encoder.Decoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
+from .attention import MCCA
+from .config import ScarNetConfig
+from .encoder import Decoder, Encoder
+from .label_fusion import disagreement, fuse
+from .losses import heatmap_error, supervised
+from .recognition import (
+    STRIDE,
+    AdaptiveTransformer,
+    DynamicKernels,
+    heatmaps,
+    neighbourhood,
+    peaks,
+    weight_map,
+)
+
+NEIGHBOURHOOD_MM = 8.0
+"""Slices up to this far to either side vote on a slice's key points: two of the usual 4 mm slices."""
+
+_OPTIONS = {
+    "weight_map": "off: key points do not steer the attention (for research)",
+    "mcca": "off: the two feature maps are added instead of fused by attention (for research)",
+    "rank": "off: the auxiliary rank head is ignored (for research)",
+}
+
+
+@dataclass
+class Recognition:
+    """What the recognition network passes on.
+
+    Attributes:
+        maps: (B, K, H, W) heatmaps.
+        kernels: (B, C, 7, 7) of the adaptive layer.
+        gate: (B, 1, H/4, W/4), or None.
+    """
+
+    maps: Tensor
+    kernels: Tensor
+    gate: Tensor | None
+
+
+class ScarNet(nn.Module):
+    """The recognition and the segmentation network.
+
+    Args:
+        config: the configuration. H and W of the inputs are multiples of 16.
+    """
+
+    def __init__(self, config: ScarNetConfig) -> None:
+        super().__init__()
+        channels = config.features
+        self.recognition_encoder = Encoder(config)
+        self.recognition_decoder = Decoder(config, len(config.point_channels))
+        self.kernels = DynamicKernels(channels)
+        self.gate = nn.Conv2d(config.stages[1], 1, 1) if config.gate_low_features else None
+        self.encoder = Encoder(config)
+        self.adaptive = AdaptiveTransformer(
+            channels, config.heads, config.norm, config.adaptive == "transformer", config.weight_queries
+        )
+        self.fusion = MCCA(channels, config.mcca_residual, config.channel_convolutions) if config.use_mcca else None
+        self.decoder = Decoder(config, config.label_scheme.channels)
+        self.rank_head = nn.Conv2d(channels, 1, 1) if config.rank_weight else None
+
+    def recognize(self, x: Tensor) -> Recognition:
+        """(B, inputs, H, W) → heatmaps, kernels and gate."""
+        low, high = self.recognition_encoder(x)
+        gate = None if self.gate is None else self.gate(low).sigmoid()
+        return Recognition(self.recognition_decoder(low, high), self.kernels(high), gate)
+
+    def segment(
+        self, x: Tensor, kernels: Tensor, gate: Tensor | None, weight: Tensor | None, *, fused: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, classes, H, W), and rank (B, H, W) where there is a head for it.
+
+        Args:
+            x: (B, inputs, H, W).
+            kernels: (B, C, 7, 7).
+            gate: (B, 1, H/4, W/4), or None.
+            weight: (B, 1, H/16, W/16), or None for a flat one.
+            fused: False adds the two feature maps in spite of MCCA.
+        """
+        low, high = self.encoder(x)
+        semantic = self.adaptive(high, kernels, weight)
+        mixed = self.fusion(high, semantic) if self.fusion is not None and fused else high + semantic
+        logits = self.decoder(low, mixed, gate)
+        if self.rank_head is None:
+            return logits, None
+        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
+        rank = self.rank_head(mixed).float() * 4.0 + 3.0
+        return logits, F.interpolate(rank, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+class ScarNetMethod(Method):
+    """SCAR-Net and DGMSNet, one network or, with `ScarNetConfig.ralf_ensemble`, several whose labels are fused.
+
+    At inference each sagittal slice takes the key points of its neighbourhood, so there is a first pass over the volume
+    that only recognises. Key points of the reader replace those found.
+    """
+
+    divisor = STRIDE
+
+    def __init__(self, config: ScarNetConfig) -> None:
+        super().__init__(config)
+        self.config: ScarNetConfig = config
+        self.networks = nn.ModuleList(ScarNet(config) for _ in config.heatmap_weights)
+        self.channels = list(config.point_channels)
+        self.orders = [float(self.scheme.structures[i].order or 0) for i in self.channels]
+        self.steered = config.adaptive == "transformer"
+        self.passes = 2 if self.steered else 1
+        has = {"weight_map": self.steered, "mcca": config.use_mcca, "rank": config.rank_weight > 0}
+        self.options = {name: text for name, text in _OPTIONS.items() if has[name]}
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
+        members = zip(self.networks, self.config.heatmap_weights, strict=True)
+        every = [self._losses(network, weight, batch) for network, weight in members]
+        # Networks of an ensemble share nothing: the sum trains each as if it were alone.
+        return {name: torch.stack([losses[name] for losses in every]).sum() for name in every[0]}
+
+    def _losses(self, network: nn.Module, heatmap_weight: float, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(network, ScarNet)
+        config = self.config
+        x = self.network_input(batch.image, batch.coordinates)
+        spacing = pixel_spacing(batch.coordinates)
+        points = self._annotated(batch)
+        recognition = network.recognize(x)
+        target = heatmaps(points, spacing, x.shape[2:], config.heatmap_mm)
+        error = heatmap_error(recognition.maps, target, ~batch.allowed[:, [i + 1 for i in self.channels]])
+
+        weight = None
+        if self.steered:
+            used, _ = self._found(recognition.maps.detach())
+            if batch.progress < 1 / 3:  # early on, what is found leads nowhere
+                told = torch.rand(len(x), 1, 1, device=x.device) < config.true_points
+                used = torch.where(told & ~points.isnan(), points, used)
+            weight = self._weight(used, spacing, x.shape[2:])
+        # Weak cases pass through the recognition network only. A batch without masks still sends one image through
+        # the segmentation network, where all is allowed and the loss exactly 0: distributed training needs a gradient.
+        rows = supervised(batch.allowed).nonzero()[:, 0]
+        if not len(rows):
+            rows = rows.new_zeros(1)
+        chosen = (None if part is None else part[rows] for part in (recognition.kernels, recognition.gate, weight))
+        logits, rank = network.segment(x[rows], *chosen)
+        allowed = batch.allowed[rows]
+        losses = {"cross_entropy": marginal_cross_entropy(logits, allowed), "heatmaps": error}
+        losses["total"] = losses["cross_entropy"] + heatmap_weight * error
+        if config.dice_weight:
+            losses["dice"] = partial_dice_loss(logits, allowed)
+            losses["total"] = losses["total"] + config.dice_weight * losses["dice"]
+        if rank is not None:
+            losses["rank"] = rank_loss(rank, batch.rank[rows])
+            losses["total"] = losses["total"] + config.rank_weight * losses["rank"]
+        return losses
+
+    def _annotated(self, batch: Batch) -> Tensor:
+        if batch.keypoints is None:
+            return torch.full((len(batch.image), len(self.channels), 2), torch.nan, device=batch.image.device)
+        return batch.keypoints[:, self.channels].float()
+
+    def _found(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, 2) key points, NaN where the peak is too low; and (B, K) heights."""
+        points, heights = peaks(maps)
+        return torch.where(heights[..., None] >= self.config.least_peak, points, torch.nan), heights
+
+    def _weight(self, points: Tensor, spacing: Tensor, shape: torch.Size) -> Tensor:
+        return weight_map(points, spacing, [n // STRIDE for n in shape], self.orders, self.config)
+
+    # --- inference -------------------------------------------------------------------------------------------------
+
+    def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
+        x = self.network_input(images, context.coordinates)
+        if context.final:
+            parts = [self._member(number, x, context) for number in range(len(self.networks))]
+            return self._fused(parts, pixel_spacing(context.coordinates))
+        for number in range(len(self.networks)):
+            looked = self._look(number, x)
+            kept = context.memory.setdefault(number, {})
+            for place, index in enumerate(context.slices):
+                kept[index] = {name: None if v is None else v[place] for name, v in looked.items()}
+        return {}
+
+    def _look(self, number: int, x: Tensor) -> dict[str, Tensor | None]:
+        recognition = self.networks[number].recognize(x)
+        points, heights = self._found(recognition.maps)
+        return {"kernels": recognition.kernels, "gate": recognition.gate, "points": points, "heights": heights}
+
+    def _member(self, number: int, x: Tensor, context: Context) -> dict[str, Tensor]:
+        kept = context.memory.get(number)
+        if kept is None:
+            looked = self._look(number, x)
+            points = looked["points"]
+        else:
+            each = [kept[index] for index in context.slices]
+            looked = {name: None if v is None else torch.stack([e[name] for e in each]) for name, v in each[0].items()}
+            points = self._agreed(number, context)[list(context.slices)].to(x.device)
+        assert points is not None
+        found = looked["points"]
+        heights = looked["heights"]
+        if context.keypoints is not None:
+            hinted = context.keypoints[:, self.channels].to(points)
+            given = ~hinted.isnan()
+            points, found = torch.where(given, hinted, points), torch.where(given, hinted, found)
+            heights = torch.where(given[..., 0], 1.0, heights)
+        weight = None
+        if self.steered and not _is_off(context.options, "weight_map"):
+            weight = self._weight(points, pixel_spacing(context.coordinates), x.shape[2:])
+        logits, rank = self.networks[number].segment(
+            x, looked["kernels"], looked["gate"], weight, fused=not _is_off(context.options, "mcca")
+        )
+        maps = {"classes": logits.float().softmax(1), "points": found, "heights": heights}
+        if rank is not None and not _is_off(context.options, "rank"):
+            maps["rank"] = rank.float()
+        return maps
+
+    def _agreed(self, number: int, context: Context) -> Tensor:
+        """(D, K, 2) key points that neighbouring slices agree on, worked out once per volume."""
+        key = ("agreed", number)
+        if key not in context.memory:
+            kept = context.memory[number]
+            points, heights = (
+                torch.stack([kept[i][name] for i in range(context.slice_count)]).float().cpu().numpy()
+                for name in ("points", "heights")
+            )
+            agreed = neighbourhood(points, heights, context.slice_mm, NEIGHBOURHOOD_MM)
+            context.memory[key] = torch.from_numpy(agreed)
+        return context.memory[key]
+
+    def _fused(self, parts: list[dict[str, Tensor]], spacing: Tensor) -> dict[str, Tensor]:
+        if len(parts) == 1:
+            maps = dict(parts[0])
+        else:
+            classes, points = (torch.stack([p[name] for p in parts]) for name in ("classes", "points"))
+            channels = [i + 1 for i in self.channels]
+            apart = [disagreement(c, p, spacing, channels) for c, p in zip(classes, points, strict=True)]
+            fused, best = fuse(classes, torch.stack(apart))
+            each = torch.arange(len(best), device=best.device)
+            maps = {name: torch.stack([p[name] for p in parts])[best, each] for name in parts[0] if name != "classes"}
+            maps["classes"] = fused
+        points, heights = maps.pop("points"), maps.pop("heights")
+        keypoints = torch.full((len(points), self.scheme.channels - 1, 3), torch.nan, device=points.device)
+        keypoints[:, self.channels] = torch.cat([points, heights[..., None]], -1).float()
+        return {**maps, "keypoints": keypoints}
+
+
+def pixel_spacing(coordinates: Tensor) -> Tensor:
+    """(B, 2) mm per row and column, read off the coordinate channels (B, 2, H, W)."""
+    down = coordinates[:, 0, 1, 0] - coordinates[:, 0, 0, 0]
+    across = coordinates[:, 1, 0, 1] - coordinates[:, 1, 0, 0]
+    return torch.stack([down, across], 1).float() * COORDINATE_SCALE_MM
+
+
+def _is_off(options: Mapping[str, Any], name: str) -> bool:
+    return str(options.get(name, "on")).lower() in ("off", "false", "no", "0")
+
+
+def build(config: ScarNetConfig) -> ScarNetMethod:
+    """The method of a configuration."""
+    return ScarNetMethod(config)

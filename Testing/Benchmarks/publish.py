@@ -1,0 +1,140 @@
+"""Turns a trained checkpoint into a shipped one: evaluates it, writes its model card, puts the figures into its header.
+
+    python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND"
+
+The hand-written part of the card (the data, their terms, what to know) is in `cards/NAME.md` beside this file.
+Everything else is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from SpineSegAILib.checkpoints import CheckpointInfo, load_tensors, read_header, save_checkpoint
+from SpineSegAILib.evaluation import VARIANTS, evaluate_dataset, format_report
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.methods.catalog import method_info
+from SpineSegAILib.resources import resources_folder
+
+LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
+
+
+def card(info: CheckpointInfo, report: dict[str, Any], notes: str, recipe: str) -> str:
+    """The model card as Markdown."""
+    method = method_info(info.method)
+    training = info.metadata["training"]
+    unvalidated = ", ".join(info.metadata["unvalidated"]) or "none"
+    lines = [
+        f"# {info.title}",
+        "",
+        f"`{info.name}`: {method.title} ({method.citation}), label scheme `{info.scheme.name}`, vertebral extent "
+        f"`{info.scheme.extent.value if info.scheme.extent else 'none'}`, {info.size_bytes / 1e6:.1f} MB.",
+        "",
+        "For research use; not a medical device. Numbering assumes five lumbar vertebrae unless L6 or T13 is seen.",
+        "",
+        notes.strip(),
+        "",
+        "## Recipe",
+        "",
+        "```sh",
+        recipe,
+        "```",
+        "",
+        f"{len(training['cases'])} cases and {training['phantoms']} phantoms, {training['steps']} steps in "
+        f"{training['hours']:.2f} hours, seed {training['seed']}; the whole configuration is in the file's header.",
+        "",
+        f"Learnt from phantoms alone, off by default and called “(unvalidated)”: {unvalidated}.",
+        "",
+        "## Figures",
+        "",
+        f"On the `{report['split']}` split, which chose the checkpoint and was not trained on. Dice, HD95 and ASD are "
+        "level-strict: a vertebra with the wrong name scores 0. `n` is the number of annotated structures.",
+        "",
+        "```sh",
+        report["command"],
+        "```",
+    ]
+    for variant, summary in report["variants"].items():
+        lines += ["", f"### {variant}", "", *_table(summary)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(summary: dict[str, Any]) -> list[str]:
+    lines = [
+        "| | n | Dice | HD95 mm | ASD mm | Dice, any level | levels right | cases right |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = [(f"**{name}**", row) for name, row in summary["groups"].items()]
+    for source, groups in summary["sources"].items():
+        rows += [(f"{source}: {name}", row) for name, row in groups.items()]
+    rows += list(summary["structures"].items())
+    for name, row in rows:
+        numbers = [_number(row[key], digits) for key, digits in (("dice", 3), ("hd95_mm", 2), ("asd_mm", 2))]
+        lines.append(
+            f"| {name} | {row['scored']} | {' | '.join(numbers)} | {_number(row['matched_dice'], 3)} "
+            f"| {row['levels_right']}/{row['levels']} | {row['cases_right']}/{row['cases']} |"
+        )
+    outside = {n: v for n, v in summary["false_positive_ml"].items() if v["unscored_cases"]}
+    if outside:
+        listed = ", ".join(f"{n} {v['unscored_mean_ml_per_case']:.1f} mL" for n, v in outside.items())
+        lines += ["", f"Predicted where nothing is annotated, so not scored (mean per case): {listed}."]
+    wrong = [c["case"] for c in summary["cases"] if c["levels_right"] is False]
+    lines += ["", f"Cases with a wrong level: {', '.join(wrong) or 'none'}."]
+    undefined = sum(row["undefined_distances"] for row in summary["groups"].values())
+    lines.append(f"Structures missed, left out of HD95 and ASD: {undefined}.")
+    return lines
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint and put it among those that ship.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--recipe", required=True, help="the command that trained it")
+    parser.add_argument(
+        "--shown-dataset", default="DATA/lumbar_mr/dataset.json", help="how the card names the data set"
+    )
+    arguments = parser.parse_args()
+
+    info = read_header(arguments.checkpoint)
+    report = evaluate_dataset(
+        arguments.dataset,
+        arguments.split,
+        Predictor(info),
+        variants=VARIANTS,
+        progress=lambda f, m: print(f"{f:.0%} {m}"),
+    )
+    print(format_report(report))
+    report["command"] = (
+        f"spinesegai evaluate {arguments.shown_dataset} --split {arguments.split} --checkpoint {arguments.name} "
+        "--variants all --output report.json"
+    )
+    figures = {
+        variant: {
+            name: {key: row[key] for key in ("scored", "dice", "hd95_mm", "asd_mm", "levels_right", "levels")}
+            for name, row in summary["groups"].items()
+        }
+        for variant, summary in report["variants"].items()
+    }
+    metadata = {**info.metadata, "validation": figures, "licence": LICENCE}
+    metadata["validation_command"] = report["command"]
+    target = resources_folder() / "Checkpoints" / f"{arguments.name}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    save_checkpoint(target, load_tensors(info), metadata)
+    shipped = read_header(target)
+    notes = (Path(__file__).parent / "cards" / f"{arguments.name}.md").read_text(encoding="utf-8")
+    target.with_suffix(".md").write_text(card(shipped, report, notes, arguments.recipe), encoding="utf-8")
+    print(json.dumps(figures, indent=1))
+    print(f"wrote {target} and {target.with_suffix('.md').name}")
+
+
+if __name__ == "__main__":
+    main()
