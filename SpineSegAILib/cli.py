@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .anatomy import SCHEMES, LabelScheme, structure
+from .anatomy import SCHEMES, LabelScheme, addition, scheme, structure
 from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError
 from .files import check_writable, staged
 from .hints import Anchor, Hints
@@ -259,8 +259,9 @@ def _structure_table(result: Segmentation) -> str:
 def _train(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if args.resume:
-        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "seed", "phantoms")
-        given = [f"--{name.removeprefix('start_')}" for name in fixed if getattr(args, name) not in (None, [])]
+        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "add_structure", "seed", "phantoms")
+        names = (name for name in fixed if getattr(args, name) not in (None, []))
+        given = [f"--{'from' if name == 'start_from' else name.replace('_', '-')}" for name in names]
         if given:
             raise ConfigError(
                 f"--resume goes on as the run was configured; {given[0]} cannot be given.", "Leave it out."
@@ -302,12 +303,17 @@ def _training_config(args: argparse.Namespace) -> Any:
     }
     changes = [(key, value) for key, value in flags.items() if value is not None] + changes
     method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
-    config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
+    if args.add_structure:
+        name, start, recipe = _extended(args)
+        config = make_config(name, None, **{**start, **method})
+    else:
+        config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
+        recipe = config.recipe
     values = TrainingConfig(
         method=config.model_dump(mode="json"),
         dataset=str(Path(args.dataset).resolve()),
         name=Path(args.output).name,
-        **config.recipe,
+        **recipe,
     ).model_dump(mode="json")
     for key, value in changes:
         if not key.startswith("method."):
@@ -325,6 +331,27 @@ def _training_config(args: argparse.Namespace) -> Any:
             f"The settings of the run are not valid: {_problems(error)}.",
             "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
         ) from None
+
+
+def _extended(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Method, configuration and settings of the checkpoint in --from, its scheme with the structures added."""
+    from .checkpoints import find_checkpoint
+
+    if not args.start_from:
+        raise ConfigError("--add-structure adds to a checkpoint.", "Name it with --from.")
+    if args.preset:
+        raise ConfigError("--add-structure keeps the checkpoint's configuration.", "Leave out --preset.")
+    info = find_checkpoint(args.start_from)
+    if args.method not in (None, info.method):
+        raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Leave out --method.")
+    start = dict(info.metadata["method"])
+    for name in args.add_structure:
+        start["scheme"] += f"+{addition(name, info.scheme)}"
+        start["scheme"] = scheme(start["scheme"]).name
+    recipe = {"preprocessing": info.metadata["preprocessing"]}
+    if info.metadata.get("patch"):
+        recipe["data"] = {"patch": info.metadata["patch"]}
+    return start.pop("method"), start, recipe
 
 
 @contextmanager
@@ -507,13 +534,19 @@ def _phantom(args: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
     from .phantom import PhantomSpec, make_phantom, random_spec
+    from .vessel_phantom import VesselSpec, make_vessels, random_vessels
 
+    kind, draw, make = (
+        (VesselSpec, random_vessels, make_vessels) if args.vessels else (PhantomSpec, random_spec, make_phantom)
+    )
     rng = np.random.default_rng(args.seed)
     try:
-        spec = random_spec(rng, **dict(args.spec)) if args.random else PhantomSpec(**dict(args.spec))
+        spec = draw(rng, **dict(args.spec)) if args.random else kind(**dict(args.spec))
     except ValidationError as error:
-        raise ConfigError(f"--spec is not valid: {_problems(error)}.", "See PhantomSpec for what there is.") from None
-    phantom = make_phantom(spec, rng)
+        raise ConfigError(
+            f"--spec is not valid: {_problems(error)}.", f"See {kind.__name__} for what there is."
+        ) from None
+    phantom = make(spec, rng)
     with staged(*paths) as places:
         for image, place in zip((phantom.image, phantom.labels), places, strict=False):
             sitk.WriteImage(image, str(place), useCompression=True)
@@ -640,6 +673,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in RUN_DIR")
     train.add_argument("--from", dest="start_from", metavar="CHECKPOINT", help="start from these weights")
+    train.add_argument(
+        "--add-structure",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='teach the checkpoint in --from one structure more; to teach only that: --set method.only=["NAME"]',
+    )
     train.add_argument("--seed", type=int, metavar="N")
     train.add_argument("--phantoms", type=int, metavar="N", help="mix in this many generated cases")
     train.add_argument("--cache", type=Path, metavar="FOLDER", help="of preprocessed cases; default: in RUN_DIR")
@@ -680,7 +720,8 @@ def build_parser() -> argparse.ArgumentParser:
     bank.add_argument("--output", required=True, metavar="FILE", help=".safetensors")
     _add_quiet(bank)
 
-    phantom = command("phantom", _phantom, "Generate a lumbar spine with known structures.")
+    phantom = command("phantom", _phantom, "Generate a lumbar spine, or pulmonary vessels, with known structures.")
+    phantom.add_argument("--vessels", action="store_true", help="pulmonary arteries and veins in CT instead of a spine")
     phantom.add_argument("--output", required=True, metavar="FILE", help=".nii.gz, .nrrd …")
     phantom.add_argument("--label", metavar="FILE", help="write the structures, too")
     phantom.add_argument("--seed", type=int, default=0, metavar="N")
@@ -688,7 +729,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--random", action="store_true", help="draw what --spec leaves open, instead of a typical case"
     )
     phantom.add_argument(
-        "--spec", type=_key_value, action="append", default=[], metavar="key=value", help="field of PhantomSpec"
+        "--spec", type=_key_value, action="append", default=[], metavar="key=value", help="field of the phantom's spec"
     )
     _add_quiet(phantom)
     return parser

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from . import __version__
-from .anatomy import DISC_ID, STRUCTURES, VERTEBRA_ID, Kind, sorted_ids
+from .anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, sorted_ids
 from .datasets.manifest import Case, read_label, read_manifest
 from .errors import Cancelled, ConfigError, DatasetError, ImageError
 from .files import staged
@@ -219,7 +219,8 @@ def evaluate_case(
     guess = sitk.GetArrayFromImage(labels).astype(np.int16)
     offered = set(prediction.scheme.ids) if isinstance(prediction, Segmentation) else None
     annotated, cut = set(annotated), set(cut)
-    for generic, group in ((VERTEBRA_ID, "vertebrae"), (DISC_ID, "discs")):
+    generics = {VERTEBRA_ID: "vertebrae", DISC_ID: "discs", ARTERY_ID: Kind.ARTERY.value, VEIN_ID: Kind.VEIN.value}
+    for generic, group in generics.items():  # no level or side on one of the two: all of the kind together
         if generic in annotated or generic in (offered or ()) or (guess == generic).any():
             members = [sid for sid in STRUCTURES if _group(sid) == group]
             truth[np.isin(truth, members)] = generic

@@ -24,7 +24,7 @@ class Evidence:
     Attributes:
         spacing: mm along (slices, rows, columns).
         scheme: what the channels of `classes` mean.
-        classes: (C, D, H, W) probabilities, background first; or None.
+        classes: (C, D, H, W) probabilities, background first, in half precision where there are many; or None.
         kinds: (5, D, H, W) probabilities; or None.
         rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
         uncertainty: (D, H, W) standard deviation from sampling; or None.

@@ -118,10 +118,11 @@ class Context:
 class Method(nn.Module):
     """A network with its losses and its way of predicting.
 
-    Subclasses implement the two methods below. Sides of the input are multiples of `divisor`.
+    Subclasses implement `training_losses` and `evidence`. Sides of the input are multiples of `divisor`, which may
+    differ between the axes.
     """
 
-    divisor: int = 32
+    divisor: int | tuple[int, ...] = 32
     window: tuple[int, ...] = ()
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     passes: int = 1
@@ -140,9 +141,25 @@ class Method(nn.Module):
         """The label scheme of the output."""
         return self.config.label_scheme
 
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """`divisor` for each axis."""
+        return self.divisor if isinstance(self.divisor, tuple) else (self.divisor,) * self.config.dims
+
     def network_input(self, images: Tensor, coordinates: Tensor) -> Tensor:
         """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
         return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
+
+    def prepare_training(self, start: Mapping[str, Any] | None) -> None:
+        """Called once before a new run's first step, after the weights of its starting checkpoint were taken over.
+
+        Args:
+            start: that checkpoint's method configuration; None without one.
+        """
+
+    def answer(self, hints: Hints) -> LabelScheme:
+        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
+        return self.scheme
 
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss ``"total"`` and its parts, scalars."""

@@ -123,6 +123,16 @@ METHODS: Mapping[str, MethodInfo] = {
             (2, 3),
         ),
         MethodInfo(
+            "la-caf",
+            "LA-CAF",
+            "system",
+            "3D network whose class heads are generated from text embeddings; trains on half-labelled cases.",
+            "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. "
+            "MICCAI 2025",
+            "la_caf",
+            (3,),
+        ),
+        MethodInfo(
             "scar-net",
             "SCAR-Net",
             "system",

@@ -52,6 +52,10 @@ class DataConfig(BaseModel):
         0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
     )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
+    focus: Literal["column", "label"] = Field(
+        "column",
+        description="windows lie around the spine, or around a labelled voxel (anywhere in slices without)",
+    )
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from ..anatomy import Extent
+from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, TrainingError
@@ -31,6 +32,9 @@ from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
 from .run import RunDirectory
 from .validation import ValidationCase, load_validation, validate
+
+_START = "start.json"
+"""In a run's state: what the checkpoint it started from had learnt from real cases."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -112,12 +116,18 @@ class _Trainer:
         self.step = 0
         self.elapsed = 0.0
         self.best = -math.inf
-        self.ema = _Average(self.method, o.ema) if o.ema else None
+        start = None
         if config.start_from and not request.resume:
             taken = load_matching(self.method, config.start_from)
+            origin = find_checkpoint(config.start_from)
+            start = origin.metadata["method"]
+            validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
+            if self.accelerator.is_main_process:
+                (run.state / _START).write_text(json.dumps({"validated": validated}), encoding="utf-8")
             self._event("start", message=f"{taken} of {len(self.method.state_dict())} tensors from {config.start_from}")
-            if self.ema:
-                self.ema = _Average(self.method, o.ema)
+        if not request.resume:
+            self.method.prepare_training(start)
+        self.ema = _Average(self.method, o.ema) if o.ema else None
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -143,7 +153,10 @@ class _Trainer:
         self._beat("preparing", force=True)
         cases, validation = self._cases()
         dataset = SampleDataset(cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding)
-        augment = Augmenter(data.patch, data.augmentation, self.config.seed, self.config.preprocessing.padding)
+        augmentation = data.augmentation
+        if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
+            augmentation = augmentation.model_copy(update={"mirror_left_right": False})
+        augment = Augmenter(data.patch, augmentation, self.config.seed, self.config.preprocessing.padding)
         sampler = StepSampler(
             self.step, o.steps, o.batch, self.accelerator.process_index, self.accelerator.num_processes
         )
@@ -235,7 +248,8 @@ class _Trainer:
         weights = self.ema.swap_in(self.method) if self.ema else None
         self.method.eval()
         try:
-            scores = [validate(self.method, case, self.accelerator.device) for case in mine]
+            patch = self.config.data.patch
+            scores = [validate(self.method, case, self.accelerator.device, patch) for case in mine]
         finally:
             self.method.train()
             if weights is not None:
@@ -248,7 +262,7 @@ class _Trainer:
             scores={k: round(v, 4) for k, v in means.items()},
             elapsed=round(self.elapsed, 1),
         )
-        score = means["level_dice"]
+        score = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
         if score > self.best:
             self.best = score
             self._write_checkpoint(self.run.best, means)
@@ -268,6 +282,9 @@ class _Trainer:
         annotated = {i for case in self.manifest.cases("training") for i in case.annotated}
         scheme = self.method.scheme
         seen = {scheme.channel_for(i) for i in annotated}
+        start = self.run.state / _START
+        learnt = set(json.loads(start.read_text(encoding="utf-8"))["validated"]) if start.exists() else set()
+        seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in learnt}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         return {
             "title": self.config.name or self.run.folder.name,
@@ -464,7 +481,7 @@ def _check_patch(patch: Sequence[int], method: Method) -> None:
         )
     if method.window and tuple(patch) != method.window:
         raise ConfigError(f"This method takes inputs of {method.window}, not {tuple(patch)}.", "Correct data.patch.")
-    if any(n % method.divisor for n in patch):
+    if any(n % d for n, d in zip(patch, method.divisors, strict=True)):
         raise ConfigError(
             f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
         )
