@@ -504,7 +504,7 @@ def _text_bank(args: argparse.Namespace) -> None:
     config = make_config(args.method, **({"scheme": args.scheme} if args.scheme else {}))
     texts = config.text_prompts()
     if not texts:
-        raise ConfigError(f"{args.method} reads no text.", "Choose another method.")
+        raise ConfigError(f"{args.method} needs no text bank.", "Choose another method.")
     from .text.bank import TextBank, write_bank
     from .text.encoders import make_encoder
 
@@ -715,7 +715,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--encoder",
         default="bio_clinicalbert",
         metavar="NAME|FOLDER",
-        help="bio_clinicalbert, a Hugging Face name or folder, clip[:MODEL:WEIGHTS], or tiny_offline",
+        help="bio_clinicalbert, a Hugging Face name or folder, open_clip[:MODEL:WEIGHTS], or tiny_offline",
     )
     bank.add_argument("--output", required=True, metavar="FILE", help=".safetensors")
     _add_quiet(bank)

@@ -18,7 +18,7 @@ HUB_NAMES = {"bio_clinicalbert": "emilyalsentzer/Bio_ClinicalBERT"}
 """Short names of encoders on the Hugging Face hub."""
 
 TINY_OFFLINE = "tiny_offline"
-CLIP = "clip"
+CLIP = "open_clip"
 
 
 class TextEncoder(Protocol):
@@ -41,7 +41,7 @@ def make_encoder(name: str, texts: Sequence[str] = ()) -> TextEncoder:
 
     Args:
         name: ``"bio_clinicalbert"``, a name on the Hugging Face hub or a local folder of a BERT-like model,
-            ``"clip"`` or ``"clip:MODEL:WEIGHTS"`` (WEIGHTS a file or a tag of open_clip), or ``"tiny_offline"``: a
+            ``"open_clip"`` or ``"open_clip:MODEL:WEIGHTS"`` (WEIGHTS a file or a tag of it), or ``"tiny_offline"``: a
             small random BERT, for trials without any download.
         texts: what will be embedded; ``"tiny_offline"`` takes its vocabulary from it.
 
@@ -176,22 +176,39 @@ def _pretrained_encoder(name: str) -> BertEncoder:
 
 
 def _clip_encoder(name: str) -> ClipEncoder:
+    _, model_name, weights, *_ = [*name.split(":", 2), "", ""]
+    model_name = model_name or "ViT-B-32"
+    model = load_open_clip(model_name, weights or "openai")
+    import open_clip
+
+    return ClipEncoder(f"{CLIP} {model_name}", open_clip.get_tokenizer(model_name), model)
+
+
+def load_open_clip(model: str, weights: str) -> Any:
+    """An open_clip model in evaluation mode, without gradients.
+
+    Args:
+        model: a name that open_clip knows, such as ``"ViT-B-32"``.
+        weights: a pretrained tag or a local file.
+
+    Raises:
+        MissingPackageError: open_clip is not installed.
+        ConfigError: the weights cannot be had.
+    """
     try:
         import open_clip
     except ImportError:
         raise MissingPackageError(
             "CLIP's text encoder needs open_clip, which is not installed.", "pip install open_clip_torch"
         ) from None
-    _, model_name, weights, *_ = [*name.split(":", 2), "", ""]
-    model_name = model_name or "ViT-B-32"
     try:
-        model = open_clip.create_model(model_name, pretrained=weights or "openai")
-        tokenizer = open_clip.get_tokenizer(model_name)
+        network = open_clip.create_model(model, pretrained=weights or None)
     except Exception as error:  # open_clip raises what its many sources raise
         raise ConfigError(
-            f"CLIP {model_name} cannot be loaded: {error}", "Give a file: clip:ViT-B-32:FILE.safetensors."
+            f"CLIP {model} with weights “{weights}” cannot be loaded: {error}",
+            f"Give a tag that open_clip knows and a network connection, or a file: {CLIP}:ViT-B-32:FILE.safetensors.",
         ) from error
-    return ClipEncoder(f"{CLIP} {model_name}", tokenizer, model)
+    return network.eval().requires_grad_(False)
 
 
 def _transformers() -> Any:

@@ -709,7 +709,7 @@ def test_clip_reads_long_prompts_in_parts():
     vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     model, tokenizer = open_clip.CLIP(32, vision, text), open_clip.get_tokenizer("ViT-B-32")
-    encoder = ClipEncoder("clip", tokenizer, model)
+    encoder = ClipEncoder("open_clip", tokenizer, model)
     short, long = encoder.encode(["It contains background.", max(training_grammar(LUMBAR), key=len)])
     assert short.shape == (6, 32)
     assert len(long) > 77
@@ -728,7 +728,7 @@ def test_a_missing_package_is_named(monkeypatch):
     with pytest.raises(MissingPackageError, match="pip install transformers"):
         make_encoder("bio_clinicalbert")
     with pytest.raises(MissingPackageError, match="pip install open_clip"):
-        make_encoder("clip")
+        make_encoder("open_clip")
 
 
 def test_the_bank_command_refuses_what_makes_no_sense(tmp_path):

@@ -7,21 +7,21 @@ bank is made or a new run starts; a trained checkpoint carries its vectors and n
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...errors import ConfigError, MissingPackageError
-from ...files import staged
+from ...text.bank import TextBank
+from ...text.encoders import load_open_clip
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Sentences → (K, width) float32."""
-
-_KEY = "spinesegai-text-bank"
 
 
 def hashed(width: int = 512) -> Encode:
@@ -54,8 +54,6 @@ def open_clip_text(model: str, weights: str) -> Encode:
     """
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        import torch
-
         network = load_open_clip(model, weights)
         import open_clip
 
@@ -65,31 +63,11 @@ def open_clip_text(model: str, weights: str) -> Encode:
     return encode
 
 
-def load_open_clip(model: str, weights: str):  # type: ignore[no-untyped-def]
-    """An open_clip model in evaluation mode, without gradients."""
-    try:
-        import open_clip
-    except ImportError as error:
-        raise MissingPackageError(
-            "The text encoder open_clip is not installed.",
-            "pip install open_clip_torch, or choose another text_encoder (clip:FOLDER, bank:FILE).",
-        ) from error
-    try:
-        network = open_clip.create_model(model, pretrained=weights or None)
-    except Exception as error:  # hub, file and name errors have no common type
-        raise ConfigError(
-            f"The CLIP model {model} with weights “{weights}” cannot be loaded: {error}.",
-            "Give a tag that open_clip knows and a network connection, or a local file: open_clip:ViT-B-32:FILE.",
-        ) from error
-    return network.eval().requires_grad_(False)
-
-
 def transformers_clip_text(name: str) -> Encode:
     """The text tower of a CLIP model of transformers, by hub name or folder."""
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         try:
-            import torch
             from transformers import AutoTokenizer, CLIPTextModelWithProjection
         except ImportError as error:
             raise MissingPackageError("transformers is not installed.", "pip install transformers.") from error
@@ -152,39 +130,33 @@ def unit_rms(vectors: np.ndarray) -> np.ndarray:
     return vectors / size
 
 
-def write_bank(path: str | Path, texts: Sequence[str], encode: Encode, name: str) -> None:
-    """Encode sentences into a bank file (safetensors), from which ``text_encoder="bank:FILE"`` reads them.
-
-    Args:
-        name: of the encoder, kept in the file.
-    """
-    from safetensors.numpy import save_file
-
-    texts = list(dict.fromkeys(texts))
-    document = json.dumps({"encoder": name, "texts": texts}, ensure_ascii=False)
-    with staged(path) as (part,):
-        save_file({"vectors": np.asarray(encode(texts), np.float32)}, part, {_KEY: document})
-
-
 def read_bank(path: str | Path) -> Encode:
-    """An encoder that looks sentences up in a bank file.
+    """An encoder that looks sentences up in a text bank of one vector per sentence.
 
     Raises:
-        ConfigError: the file is not a bank; or, when asked for it, a sentence is not in it.
+        ConfigError: the file is not such a bank; or, when asked for it, a sentence is not in it.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), "np") as file:
-            texts = json.loads((file.metadata() or {})[_KEY])["texts"]
-            vectors: Mapping[str, np.ndarray] = dict(zip(texts, file.get_tensor("vectors"), strict=True))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is not a text bank: {error}.", "Make one with write_bank.") from None
+    bank = TextBank(path)
+    if bank.longest != 1:
+        raise ConfigError(f"The text bank {path} has a vector per word, not per sentence.", "Give another bank.")
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        missing = [t for t in texts if t not in vectors]
-        if missing:
-            raise ConfigError(f"The text bank {path} has no entry for “{missing[0]}”.", "Add it to the bank.")
-        return np.stack([vectors[t] for t in texts])
+        return np.concatenate([bank.features(text).numpy() for text in texts])
 
     return encode
+
+
+class SentenceEncoder:
+    """An `Encode` as what `text.bank.write_bank` takes: each sentence has one vector.
+
+    Args:
+        name: kept in the bank.
+        encode: the encoder.
+        width: of its vectors.
+    """
+
+    def __init__(self, name: str, encode: Encode, width: int) -> None:
+        self.name, self.width, self._encode = name, width, encode
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        return list(torch.from_numpy(self._encode(texts))[:, None])
