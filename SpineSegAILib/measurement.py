@@ -107,7 +107,7 @@ def measure(segmentation: Segmentation) -> list[Row]:
         row |= {
             "id": sid,
             "structure": STRUCTURES[sid].name,
-            "name": segmentation.name_of(sid),
+            "name": segmentation.name_of(sid, present),
             "kind": STRUCTURES[sid].kind.value,
             "confidence": segmentation.confidence.get(sid),
             "unvalidated": sid in segmentation.unvalidated,

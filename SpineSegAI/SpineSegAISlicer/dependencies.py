@@ -1,0 +1,159 @@
+"""Python packages that the segmentation process needs, and how they get into Slicer's Python.
+
+Asked once, at the click that needs them. torch comes through the PyTorch extension, which knows the computer's graphics
+card; the rest through pip, with every installed version pinned, so that nothing that Slicer or another extension relies
+on (numpy, SimpleITK, requests …) can change.
+"""
+
+import importlib.metadata
+import os
+import re
+import sys
+import tempfile
+
+import slicer
+from slicer.i18n import tr as _
+
+TORCH = "torch>=2.2"
+
+PACKAGES = (
+    ("monai>=1.5", "4 MB"),
+    ("pydantic>=2", "7 MB"),
+    ("safetensors", "1 MB"),
+    ("einops", "0.1 MB"),
+    ("psutil", "0.5 MB"),
+    ("scipy", "40 MB"),
+)
+"""Requirement and rough size of the download, for packages other than torch."""
+
+_SIZES = {**dict(PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
+
+
+class NotInstalled(Exception):
+    """Packages are missing and were not installed; the text says what to do."""
+
+
+def missingPackages():
+    """Requirements that Slicer's Python does not meet, torch first. Imports none of them."""
+    return [requirement for requirement in (TORCH, *(r for r, _size in PACKAGES)) if not _isMet(requirement)]
+
+
+def _isMet(requirement):
+    name, minimum = re.fullmatch(r"([\w.-]+)(?:>=([\d.]+))?", requirement).groups()
+    try:
+        installed = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return minimum is None or _numbers(installed) >= _numbers(minimum)
+
+
+def _numbers(version):
+    return tuple(int(n) for n in re.match(r"[\d.]*\d", version).group().split("."))
+
+
+def question(missing):
+    """What the reader is asked: names and sizes."""
+    lines = [f"• {requirement}  ({_SIZES[requirement]})" for requirement in missing]
+    return (
+        _("Segmentation needs Python packages that this Slicer does not have yet:")
+        + "\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        + _("They are downloaded once and installed into Slicer. Packages that are there already stay as they are.")
+        + "\n"
+        + _("Download and install them now?")
+    )
+
+
+def offlineInstructions(missing):
+    """How to get the packages onto a computer without internet access: the exact list, to carry over."""
+    names = " ".join(f'"{requirement}"' for requirement in missing)
+    python = ".".join(map(str, sys.version_info[:2]))
+    return (
+        _("On a computer with internet access, the same operating system and Python {python}, run:").format(
+            python=python
+        )
+        + f"\n\n    python -m pip download -d spinesegai-packages {names}\n\n"
+        + _("Copy the folder “spinesegai-packages” here, and run in Slicer's Python console:")
+        + f"\n\n    slicer.util.pip_install('--no-index --find-links=/path/to/spinesegai-packages {names}')\n"
+    )
+
+
+def ensure():
+    """Install what is missing, after asking.
+
+    :raises NotInstalled: the reader declined, or the installation failed; says how to go on, with the exact list.
+    """
+    missing = missingPackages()
+    if not missing:
+        return
+    if not slicer.util.confirmOkCancelDisplay(question(missing), _("SpineSegAI: install packages")):
+        raise NotInstalled(_("The packages were not installed, so nothing was segmented."))
+    try:
+        if TORCH in missing:
+            _installTorch()
+        others = [requirement for requirement in missing if requirement != TORCH]
+        if others:
+            _install(others)
+    except NotInstalled:
+        raise
+    except Exception as error:  # pip's failures have many classes; all of them mean the same to the reader
+        raise NotInstalled(
+            _("The packages could not be installed: {error}").format(error=error)
+            + "\n\n"
+            + offlineInstructions(missing)
+        ) from error
+    still = missingPackages()
+    if still:
+        raise NotInstalled(
+            _("These packages are still missing: {names}.").format(names=", ".join(still))
+            + "\n\n"
+            + offlineInstructions(still)
+        )
+
+
+def _installTorch():
+    try:
+        import PyTorchUtils
+    except ModuleNotFoundError as error:
+        raise NotInstalled(
+            _(
+                "torch is installed by the extension “PyTorch”."
+                " Install it in the Extensions Manager, restart Slicer, and try again."
+            )
+            + "\n\n"
+            + offlineInstructions([TORCH])
+        ) from error
+    if (
+        PyTorchUtils.PyTorchUtilsLogic().installTorch(
+            askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch")
+        )
+        is None
+    ):
+        raise NotInstalled(_("The PyTorch extension did not install torch.") + "\n\n" + offlineInstructions([TORCH]))
+
+
+def _install(requirements):
+    """pip with all installed versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
+    constraints = os.path.join(tempfile.mkdtemp(prefix="SpineSegAI-"), "constraints.txt")
+    with open(constraints, "w", encoding="utf-8") as file:
+        file.write(installedVersions())
+    try:
+        from slicer.packaging import pip_ensure
+    except ImportError:
+        slicer.util.pip_install(["--constraint", constraints, *requirements])
+        return
+    pip_ensure(
+        requirements, constraints=constraints, prompt_install=False, prompt_restart=False, requester="SpineSegAI"
+    )
+
+
+def installedVersions():
+    """One ``name==version`` line per installed package."""
+    versions = {}
+    for distribution in importlib.metadata.distributions():
+        name, version = distribution.metadata["Name"], distribution.version
+        # A local build such as 2.3.0+cu121 is on no index, but as a constraint it keeps what is there.
+        if name and version:
+            versions.setdefault(name.lower(), f"{name}=={version}")
+    return "\n".join(versions[name] for name in sorted(versions)) + "\n"

@@ -1,0 +1,19 @@
+"""The attribute of a segmentation node that keeps everything about a result but its voxels."""
+
+import json
+
+ATTRIBUTE = "SpineSegAI.Result"
+
+
+def read(segmentationNode):
+    """The dictionary that `write` stored; empty for a segmentation that SpineSegAI did not make."""
+    try:
+        document = json.loads(segmentationNode.GetAttribute(ATTRIBUTE) or "{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def write(segmentationNode, document):
+    """Store `SpineSegAILib.results.Segmentation.summary()`."""
+    segmentationNode.SetAttribute(ATTRIBUTE, json.dumps(document))

@@ -1,0 +1,146 @@
+"""Volume nodes for the library: what can be segmented, where it lies, and as a SimpleITK image.
+
+SimpleITK is imported where an image is made, so that opening the panel does not wait for it.
+"""
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from SpineSegAILib.errors import ImageError
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SHEAR_TOLERANCE = 1e-3  # as `imaging.check_image`; less is rounding in file headers
+
+
+def checkVolume(volumeNode):
+    """Refuse what is not one scalar volume, cheaply: no voxel is looked at.
+
+    :raises ImageError: there is none, it has no voxels, is coloured, a label map, or under a non-linear transform.
+    """
+    if volumeNode is None:
+        raise ImageError(_("No volume is selected."), _("Load a volume and select it as input."))
+    name = volumeNode.GetName()
+    imageData = volumeNode.GetImageData()
+    if imageData is None or imageData.GetNumberOfPoints() == 0:
+        raise ImageError(_("The volume “{name}” has no voxels.").format(name=name), _("Select another volume."))
+    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise ImageError(
+            _("“{name}” is a label map, not an image.").format(name=name),
+            _("Select the image that it belongs to, or convert it in the module “Volumes”."),
+        )
+    components = imageData.GetNumberOfScalarComponents()
+    if components != 1:
+        raise ImageError(
+            _("“{name}” has {count} values per voxel (a colour picture or a vector volume).").format(
+                name=name, count=components
+            ),
+            _("Convert it with the module “Vector to Scalar Volume”."),
+        )
+    transformNode = volumeNode.GetParentTransformNode()
+    if transformNode is not None and not transformNode.IsTransformToWorldLinear():
+        raise ImageError(
+            _("“{name}” is under the non-linear transform “{transform}”.").format(
+                name=name, transform=transformNode.GetName()
+            ),
+            _("Harden the transform (in the module “Transforms”) or take the volume out of it."),
+        )
+
+
+def ijkToWorldMatrix(volumeNode):
+    """(4, 4) matrix from voxel indices (i, j, k) to world coordinates (RAS, mm), parent transforms included."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return worldTransform(volumeNode) @ slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def worldTransform(node):
+    """(4, 4) matrix of a node's linear parent transforms."""
+    transformNode = node.GetParentTransformNode()
+    if transformNode is None:
+        return np.eye(4)
+    matrix = vtk.vtkMatrix4x4()
+    transformNode.GetMatrixTransformToWorld(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def imageFromVolume(volumeNode):
+    """SimpleITK image of a volume node as it lies in the world: linear parent transforms are part of its geometry.
+
+    :raises ImageError: see `checkVolume`; also for sheared voxel axes.
+    """
+    checkVolume(volumeNode)
+    array = slicer.util.arrayFromVolume(volumeNode)  # (k, j, i)
+    return imageFromMatrix(array, ijkToWorldMatrix(volumeNode), volumeNode.GetName())
+
+
+def imageFromMatrix(array, ijkToRas, name):
+    """Image of an array (k, j, i) whose voxels lie where a (4, 4) matrix to RAS says."""
+    import SimpleITK as sitk
+
+    ijkToLps = _RAS_TO_LPS @ ijkToRas
+    spacing = np.linalg.norm(ijkToLps[:3, :3], axis=0)
+    if not np.all(spacing > 0):
+        raise ImageError(_("The geometry of “{name}” is damaged: an axis has no length.").format(name=name))
+    direction = ijkToLps[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=_SHEAR_TOLERANCE):
+        raise ImageError(
+            _("The voxel axes of “{name}” are not perpendicular (gantry tilt, or a shearing transform).").format(
+                name=name
+            ),
+            _("Resample it first, with the module “Resample Scalar/Vector/DWI Volume”."),
+        )
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(ijkToLps[:3, 3].tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+class VolumeGeometry:
+    """Geometry of a volume node as a SimpleITK image would tell it, without its voxels: enough for `imaging.plane`."""
+
+    def __init__(self, volumeNode):
+        self._matrix = _RAS_TO_LPS @ ijkToWorldMatrix(volumeNode)
+        self._size = volumeNode.GetImageData().GetDimensions()
+
+    def GetSize(self):
+        return tuple(self._size)
+
+    def GetSpacing(self):
+        return tuple(np.linalg.norm(self._matrix[:3, :3], axis=0).tolist())
+
+    def GetOrigin(self):
+        return tuple(self._matrix[:3, 3].tolist())
+
+    def GetDirection(self):
+        return tuple((self._matrix[:3, :3] / np.linalg.norm(self._matrix[:3, :3], axis=0)).ravel().tolist())
+
+
+def refusedPlane(volumeNode, accepted):
+    """Name of the volume's acquisition plane if it is none of those that a checkpoint accepts, else None.
+
+    :param accepted: planes as `imaging.Preprocessing.planes` has them.
+    """
+    from SpineSegAILib import imaging
+
+    plane = imaging.plane(VolumeGeometry(volumeNode))
+    return None if plane in accepted else plane
+
+
+def otherSeriesOfStudy(volumeNode):
+    """Scalar volumes under the same study as this one in the subject hierarchy; empty if it is in no study."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.GetItemByDataNode(volumeNode)
+    study = hierarchy.GetItemAncestorAtLevel(item, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy())
+    if not study:
+        return []
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(study, items, True)
+    nodes = [hierarchy.GetItemDataNode(items.GetId(i)) for i in range(items.GetNumberOfIds())]
+    return [
+        node
+        for node in nodes
+        if node is not None and node is not volumeNode and node.GetClassName() == "vtkMRMLScalarVolumeNode"
+    ]

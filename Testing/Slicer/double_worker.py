@@ -1,0 +1,61 @@
+"""The real worker with a predictor that is quick and predictable: finds boxes where the image is bright.
+
+Only for tests of what happens around a prediction (progress, cancel, faults). What it does is set by environment
+variables: ``DOUBLE_SECONDS`` how long it computes, ``DOUBLE_STUBBORN`` that it ignores Cancel, ``DOUBLE_FAIL`` the name
+of an error to raise, ``DOUBLE_NOISE`` that it prints to standard output, as libraries do.
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+import SimpleITK as sitk
+
+from SpineSegAILib import errors, worker
+from SpineSegAILib.anatomy import SCHEMES
+from SpineSegAILib.results import Segmentation
+
+STRUCTURES = (20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26, 61)
+
+
+class DoublePredictor:
+    def __init__(self, checkpoint, device):
+        self.checkpoint, self.device = checkpoint, device
+        print(f"LOADED {checkpoint}", file=sys.stderr, flush=True)
+
+    def segment(self, image, hints=None, options=None, progress=None, cancelled=None):
+        if os.environ.get("DOUBLE_NOISE"):
+            print("a library says hello")
+            os.system("echo and so does a C program")
+        if os.environ.get("DOUBLE_FAIL"):
+            raise getattr(errors, os.environ["DOUBLE_FAIL"])("It went wrong on purpose.", "Do something else.")
+        seconds = float(os.environ.get("DOUBLE_SECONDS", "0.2"))
+        stubborn = bool(os.environ.get("DOUBLE_STUBBORN"))
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            progress(1 - (end - time.monotonic()) / seconds, "Computing")
+            if cancelled() and not stubborn:
+                raise errors.Cancelled("Cancelled.")
+        array = sitk.GetArrayFromImage(image)
+        labels = np.zeros(array.shape, np.int16)
+        bright = array > array.min()
+        bands = np.array_split(np.arange(array.shape[1]), len(STRUCTURES))
+        for structure, rows in zip(STRUCTURES, bands, strict=True):
+            labels[:, rows, :] = structure
+        labels[~bright] = 0
+        result = sitk.GetImageFromArray(labels)
+        result.CopyInformation(image)
+        return Segmentation(
+            labels=result,
+            scheme=SCHEMES["lumbar-mr"],
+            confidence={s: 0.9 for s in STRUCTURES},
+            warnings=["The sacrum is not visible: levels are a guess."],
+            unvalidated=frozenset({61}),
+            provenance={"checkpoint": str(self.checkpoint), "device": "cpu", "hints": str(hints)},
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(worker.main(make_predictor=DoublePredictor))

@@ -1,0 +1,427 @@
+"""Clicking through the panel: choices, the big button, the result. Runs in the host and inside Slicer."""
+
+import unittest
+
+from panel_case import PanelCase, axial, centroid, make_checkpoint, make_volume, np, sagittal, slicer
+
+
+class OpeningTest(PanelCase):
+    def test_everything_is_preselected(self):
+        volume = make_volume()
+        self.openPanel()
+        self.assertIs(self.ui.inputVolumeSelector.currentNode(), volume)
+        self.assertEqual(self.ui.methodComboBox.currentData, "resenc-unet")
+        self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
+        self.assertEqual(self.ui.applyButton.text, "Segment spine")
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+
+    def test_a_name_cannot_break_the_tooltip(self):
+        volume = make_volume("a <b> c")
+        volume.SetAndObserveImageData(None)
+        self.openPanel()
+        self.assertIn("a &lt;b&gt; c", self.ui.applyButton.toolTip)
+
+    def test_without_a_volume_the_button_says_so(self):
+        self.openPanel()
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertIn("No volume is selected", self.ui.applyButton.toolTip)
+
+    def test_a_volume_that_is_loaded_later_can_be_selected(self):
+        self.openPanel()
+        volume = make_volume()
+        self.ui.inputVolumeSelector.setCurrentNode(volume)
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+
+    def test_every_reason_is_listed(self):
+        self.checkpoints = ()
+        for path in self.folder.glob("*"):
+            path.unlink()
+        self.openPanel()
+        self.assertIn("No volume is selected", self.ui.applyButton.toolTip)
+        self.assertIn("There is no checkpoint for", self.ui.applyButton.toolTip)
+
+    def test_the_notice_names_research_use_and_the_five_lumbar_vertebrae(self):
+        self.openPanel()
+        self.assertIn("research use only", self.ui.noticeLabel.text)
+        self.assertIn("five lumbar vertebrae unless L6 or T13 is seen", self.ui.noticeLabel.text)
+
+
+class ChoosingTest(PanelCase):
+    def test_methods_are_grouped_and_say_what_they_are(self):
+        from SpineSegAILib.methods.catalog import METHODS
+
+        self.openPanel()
+        combo = self.ui.methodComboBox
+        headings = [i for i in range(combo.count) if combo.itemData(i) is None]
+        self.assertTrue(headings)
+        import qt
+
+        for index in headings:
+            self.assertFalse(combo.model().item(index).isEnabled())
+        for index in set(range(combo.count)) - set(headings):
+            tip = combo.itemData(index, qt.Qt.ToolTipRole)
+            info = METHODS[combo.itemData(index)]
+            for part in (info.title, info.summary, info.citation):
+                self.assertIn(part, tip)
+
+    def test_checkpoints_follow_the_method(self):
+        make_checkpoint(self.folder, "other", method="unet")
+        self.openPanel()
+        combo = self.ui.methodComboBox
+        combo.setCurrentIndex(combo.findData("unet"))
+        self.assertEqual(self.ui.checkpointComboBox.currentData, "other")
+        combo.setCurrentIndex(combo.findData("fcn"))
+        self.assertEqual(self.ui.checkpointComboBox.count, 0)
+        self.assertIn("There is no checkpoint for FCN", self.ui.applyButton.toolTip)
+
+    def test_a_checkpoint_file_brings_its_method(self):
+        make_volume()
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        path = make_checkpoint(elsewhere, "mine", method="attention-unet")
+        self.openPanel()
+        self.panel.useCheckpointFile(str(path))
+        self.assertEqual(self.ui.methodComboBox.currentData, "attention-unet")
+        self.assertEqual(self.ui.checkpointComboBox.currentData, str(path))
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+
+    def test_a_foreign_file_is_refused_with_the_reason(self):
+        self.openPanel()
+        path = self.folder / "model.pt"
+        path.write_bytes(b"pickle")
+        self.panel.useCheckpointFile(str(path))
+        self.assertIn("pickled file", self.dialogs[0])
+        self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
+
+    def test_details_tell_structures_data_figures_and_licence(self):
+        figures = {"dice": 0.912, "hd95_mm": 2.5, "levels_right": 40, "levels": 41}
+        training = {"dataset": "three sources", "cases": ["a", "b"], "phantoms": 120, "steps": 900}
+        make_checkpoint(
+            self.folder,
+            "known",
+            training=training,
+            validation={"original": {"vertebrae": figures}, "cropped": {}},
+            licence="the data's terms",
+            unvalidated=["canal"],
+        )
+        make_checkpoint(self.folder, "own", training=training, validation={"vertebra_dice": 0.8125})
+        (self.folder / "known.md").write_text("# Known")
+        self.openPanel()
+        combo = self.ui.checkpointComboBox
+        combo.setCurrentIndex(combo.findData("known"))
+        self.ui.checkpointDetailsButton.checked = True
+        html = self.ui.checkpointDetailsBrowser.html
+        for expected in ("T9 – S1", "11 discs", "spinal canal", "bodies", "three sources, 2 cases, 120 generated",
+                         "Dice 0.912, HD95 2.5 mm, levels right 40 of 41", "the data's terms", "known.md"):  # fmt: skip
+            self.assertIn(expected, html.replace("&#x27;", "'"))
+        combo.setCurrentIndex(combo.findData("own"))
+        self.assertIn("vertebra dice: 0.812", self.ui.checkpointDetailsBrowser.html)
+
+    def test_unvalidated_structures_are_off_until_asked_for(self):
+        make_volume()
+        make_checkpoint(self.folder, "a", unvalidated=["canal"])
+        self.openPanel()
+        self.assertFalse(self.ui.unvalidatedCheckBox.checked)
+        self.run_to_the_end()
+        self.assertNotIn("canal", self.output().GetSegmentation().GetSegmentIDs())
+        self.ui.unvalidatedCheckBox.checked = True
+        self.run_to_the_end()
+        segment = self.output().GetSegmentation().GetSegment("canal")
+        self.assertEqual(segment.GetName(), "spinal canal (unvalidated)")
+
+    def test_a_visible_range_reaches_the_worker(self):
+        make_volume()
+        self.openPanel()
+        for combo, name in ((self.ui.topLevelComboBox, "L1"), (self.ui.bottomLevelComboBox, "S1")):
+            combo.setCurrentIndex(combo.findText(name))
+        self.run_to_the_end()
+        from SpineSegAISlicer import result_attribute
+
+        self.assertIn("visible=(20, 26)", result_attribute.read(self.output())["provenance"]["hints"])
+
+    def test_half_a_range_and_one_upside_down_are_refused(self):
+        make_volume()
+        self.openPanel()
+        top, bottom = self.ui.topLevelComboBox, self.ui.bottomLevelComboBox
+        top.setCurrentIndex(top.findText("L3"))
+        self.assertIn("both ends", self.ui.applyButton.toolTip)
+        bottom.setCurrentIndex(bottom.findText("L1"))
+        self.assertIn("upside down", self.ui.applyButton.toolTip)
+        self.assertFalse(self.ui.applyButton.enabled)
+        bottom.setCurrentIndex(bottom.findText("S1"))
+        self.assertTrue(self.ui.applyButton.enabled)
+
+
+class SegmentingTest(PanelCase):
+    def test_one_click_gives_named_coloured_coded_segments(self):
+        volume = make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        segmentation = self.output().GetSegmentation()
+        self.assertEqual(
+            list(segmentation.GetSegmentIDs()),
+            ["L1", "L1/L2", "L2", "L2/L3", "L3", "L3/L4", "L4", "L4/L5", "L5", "L5/S1", "S1"],
+        )
+        self.assertEqual(segmentation.GetSegment("L4").GetName(), "L4 vertebra (body)")
+        colors = [segmentation.GetSegment(i).GetColor() for i in ("L3", "L4", "L5")]
+        self.assertEqual(len(set(colors)), 3)
+        tag = slicer.vtkSegment.GetTerminologyEntryTagName()
+        self.assertTrue(segmentation.GetSegment("L4").HasTag(tag))
+        self.assertEqual(self.output().GetNodeReference("referenceImageGeometryRef"), volume)
+        self.assertEqual(self.ui.applyButton.text, "Segment spine")
+        self.assertIn("11 structures in", self.ui.statusLabel.text)
+        self.assertFalse(self.dialogs)
+
+    def test_warnings_are_shown_with_the_result(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        self.assertTrue(self.ui.warningLabel.visible or not self.ui.warningLabel.isHidden())
+        self.assertIn("levels are a guess", self.ui.warningLabel.text)
+
+    def test_while_it_runs_the_button_cancels_and_progress_is_shown(self):
+        make_volume()
+        self.openPanel(DOUBLE_SECONDS="3")
+        self.click(self.ui.applyButton)
+        self.assertEqual(self.ui.applyButton.text, "Cancel")
+        self.waitUntil(lambda: self.ui.progressBar.value > 5)
+        self.assertIn("Computing", self.ui.statusLabel.text)
+        self.assertFalse(self.ui.methodComboBox.enabled)
+        self.waitUntil(lambda: self.ui.elapsedLabel.text != "")
+        self.waitUntilDone()
+        self.assertTrue(self.ui.methodComboBox.enabled)
+
+    def test_segmenting_again_updates_the_same_node(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        first = self.output()
+        self.run_to_the_end()
+        self.assertIs(self.output(), first)
+        self.assertEqual(len(self.segmentations()), 1)
+
+    def test_an_update_can_be_undone_in_one_step(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        segmentation = self.output().GetSegmentation()
+        segmentation.GetSegment("L3").SetName("my L3")
+        segmentation.RemoveSegment("L5")
+        self.assertFalse(self.ui.undoButton.enabled)
+        self.run_to_the_end()
+        self.assertEqual(segmentation.GetSegment("L3").GetName(), "L3 vertebra (body)")
+        self.assertTrue(self.ui.undoButton.enabled)
+        self.click(self.ui.undoButton)
+        self.assertEqual(segmentation.GetSegment("L3").GetName(), "my L3")
+        self.assertIsNone(segmentation.GetSegment("L5"))
+        self.assertFalse(self.ui.undoButton.enabled)
+
+    def test_a_choice_of_new_segmentation_makes_a_second_one(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        self.ui.outputSegmentationSelector.setCurrentNode(None)
+        self.run_to_the_end()
+        self.assertEqual(len(self.segmentations()), 2)
+
+    def test_another_input_volume_gets_an_output_of_its_own(self):
+        make_volume("First")
+        second = make_volume("Second")
+        self.openPanel()
+        self.run_to_the_end()
+        first = self.output()
+        self.ui.inputVolumeSelector.setCurrentNode(second)
+        self.assertIsNone(self.output())
+        self.run_to_the_end()
+        self.assertEqual({n.GetName() for n in self.segmentations()}, {"First spine", "Second spine"})
+        self.assertIsNot(self.output(), first)
+
+    def test_the_second_click_loads_no_checkpoint(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        self.run_to_the_end()
+        self.waitUntil(lambda: "LOADED" in self.ui.logText.plainText)
+        self.assertEqual(self.ui.logText.plainText.count("LOADED"), 1)
+
+    def test_opacity_follows_the_slider(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        self.ui.opacitySlider.value = 0.25
+        self.assertAlmostEqual(self.output().GetDisplayNode().GetOpacity(), 0.25)
+
+    def test_surfaces_are_made_when_asked(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        self.assertFalse(self.output().GetSegmentation().ContainsRepresentation(name))
+        self.assertTrue(self.ui.show3DButton.enabled)
+        self.click(self.ui.show3DButton)
+        self.assertTrue(self.output().GetSegmentation().ContainsRepresentation(name))
+
+    def test_views_are_centred_on_the_spine(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        sliceNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
+        sliceNode.SetLayoutName("Test")
+        sliceNode.SetOrientationToSagittal()
+        self.click(self.ui.centreButton)
+        from SpineSegAISlicer import nodes
+
+        self.assertAlmostEqual(
+            sliceNode.GetSliceToRAS().GetElement(0, 3), nodes.centreOfSpine(self.output())[0], places=3
+        )
+
+    def test_measurements_become_a_table(self):
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+        self.click(self.ui.measureButton)
+        self.waitUntil(lambda: slicer.util.getNodesByClass("vtkMRMLTableNode") or self.dialogs, 60)
+        self.assertFalse(self.dialogs)
+        table = slicer.util.getNodesByClass("vtkMRMLTableNode")[0]
+        self.assertEqual(table.GetNumberOfRows(), 11)
+        self.assertEqual(table.GetCellText(0, 0), "L1 vertebra (body)")
+        columns = [table.GetColumnName(i) for i in range(table.GetNumberOfColumns())]
+        self.assertIn("volume_ml", columns)
+        self.click(self.ui.measureButton)
+        self.waitUntil(lambda: self.ui.measureButton.enabled, 60)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLTableNode")), 1)
+
+
+class SeveralVolumesTest(PanelCase):
+    def tick(self, *names):
+        import qt
+
+        self.ui.queueCollapsibleButton.collapsed = False
+        table = self.ui.queueTable
+        for row in range(table.rowCount):
+            item = table.item(row, 0)
+            item.setCheckState(qt.Qt.Checked if item.text() in names else qt.Qt.Unchecked)
+
+    def state(self, name):
+        table = self.ui.queueTable
+        return next(table.item(r, 1).text() for r in range(table.rowCount) if table.item(r, 0).text() == name)
+
+    def test_ticked_volumes_are_segmented_one_after_the_other(self):
+        for name in ("A", "B", "C"):
+            make_volume(name)
+        self.openPanel()
+        self.tick("A", "C")
+        self.click(self.ui.queueButton)
+        self.assertEqual(self.state("C"), "waiting")
+        self.waitUntilDone()
+        self.assertEqual({n.GetName() for n in self.segmentations()}, {"A spine", "C spine"})
+        self.assertIn("done", self.state("A"))
+        self.assertEqual(self.state("B"), "")
+
+    def test_an_axial_stack_is_refused_with_the_reason_and_the_rest_goes_on(self):
+        make_volume("A")
+        make_volume("Axial", size=(12, 50, 50), ijkToRas=axial())
+        self.openPanel()
+        self.tick("A", "Axial")
+        self.click(self.ui.queueButton)
+        self.waitUntilDone()
+        self.assertIn("an axial stack", self.state("Axial"))
+        self.assertEqual([n.GetName() for n in self.segmentations()], ["A spine"])
+
+    def test_cancel_stops_the_whole_queue(self):
+        for name in ("A", "B"):
+            make_volume(name)
+        self.openPanel(DOUBLE_SECONDS="3")
+        self.tick("A", "B")
+        self.click(self.ui.queueButton)
+        self.waitUntil(lambda: self.ui.progressBar.value > 0)
+        self.click(self.ui.applyButton)
+        self.waitUntilDone(3)
+        self.assertEqual(self.segmentations(), [])
+        self.assertEqual((self.state("A"), self.state("B")), ("cancelled", "cancelled"))
+
+    def test_without_a_tick_it_says_what_to_do(self):
+        make_volume("A")
+        self.openPanel()
+        self.tick()
+        self.click(self.ui.queueButton)
+        self.assertIn("Tick the volumes", self.dialogs[0])
+
+    def study(self, *volumes):
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        item = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+        for volume in volumes:
+            hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), item)
+        return item
+
+    def test_a_result_is_carried_to_the_other_series_of_the_study(self):
+        t2 = make_volume("T2")
+        t1 = make_volume("T1", size=(12, 50, 50), ijkToRas=sagittal((1.6, 1.4, 4.0), (-23.0, 38.0, 44.0)))
+        stack = make_volume("Axial", size=(12, 50, 50), ijkToRas=axial())
+        elsewhere = make_volume("Other patient")
+        study = self.study(t2, t1, stack)
+        self.openPanel()
+        self.run_to_the_end()
+        self.click(self.ui.seriesButton)
+        self.assertFalse(self.dialogs)
+        self.assertEqual({n.GetName() for n in self.segmentations()}, {"T2 spine", "T1 spine"})
+        carried = next(n for n in self.segmentations() if n.GetName() == "T1 spine")
+        for structure in (21, 23, 26):
+            distance = np.linalg.norm(centroid(carried, structure, t1) - centroid(self.output(), structure, t2))
+            self.assertLess(distance, 1.5, structure)  # slices are 4 mm apart and do not coincide
+        self.assertEqual(carried.GetNodeReference("referenceImageGeometryRef"), t1)
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(carried)), study)
+        self.assertIn("axial", self.state("Axial"))
+        self.assertEqual(self.state("Other patient"), "")
+        self.assertIsNotNone(elsewhere)
+
+    def test_a_volume_without_a_study_has_no_other_series(self):
+        make_volume("A")
+        make_volume("B")
+        self.openPanel()
+        self.run_to_the_end()
+        self.click(self.ui.seriesButton)
+        self.assertIn("no other series", self.dialogs[0])
+
+
+class SavingTest(PanelCase):
+    def test_choices_survive_saving_and_reloading_the_scene(self):
+        make_checkpoint(self.folder, "second")
+        make_volume()
+        self.openPanel()
+        self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("second"))
+        self.ui.deviceComboBox.setCurrentIndex(self.ui.deviceComboBox.findData("cpu"))
+        self.ui.topLevelComboBox.setCurrentIndex(self.ui.topLevelComboBox.findText("T11"))
+        self.ui.bottomLevelComboBox.setCurrentIndex(self.ui.bottomLevelComboBox.findText("S1"))
+        self.run_to_the_end()
+        self.ui.opacitySlider.value = 0.3
+        names = {
+            i: self.output().GetSegmentation().GetSegment(i).GetName()
+            for i in self.output().GetSegmentation().GetSegmentIDs()
+        }
+        path = str(self.folder / "scene.mrb")
+        self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
+        self.assertTrue(slicer.mrmlScene.ReadFromMRB(path))
+        self.assertEqual(self.ui.checkpointComboBox.currentData, "second")
+        self.assertEqual(self.ui.deviceComboBox.currentData, "cpu")
+        self.assertEqual((self.ui.topLevelComboBox.currentText, self.ui.bottomLevelComboBox.currentText), ("T11", "S1"))
+        self.assertAlmostEqual(self.ui.opacitySlider.value, 0.3)
+        self.assertEqual(self.ui.inputVolumeSelector.currentNode().GetName(), "T2")
+        again = self.output().GetSegmentation()
+        self.assertEqual({i: again.GetSegment(i).GetName() for i in again.GetSegmentIDs()}, names)
+        self.assertIn("levels are a guess", self.ui.warningLabel.text)
+
+    def test_a_checkpoint_that_is_not_on_this_computer_is_named(self):
+        make_volume()
+        self.openPanel()
+        self.widget._parameterNode.checkpoint = "from-another-computer"
+        self.assertIn("from-another-computer", self.ui.checkpointComboBox.currentText)
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertIn("from-another-computer", self.ui.applyButton.toolTip)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,138 @@
+"""What the issue of the panel demands of its speed, measured; the numbers are printed (pytest -s)."""
+
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+
+from panel_case import PanelCase, make_volume, np, sagittal
+
+SIZE = (39, 305, 305)
+OPENING = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import host
+host.start()
+import slicer
+from panel_case import make_volume, open_widget
+make_volume()
+started = time.process_time()
+from SpineSegAI import SpineSegAIWidget
+widget = open_widget(SpineSegAIWidget)
+seconds = time.process_time() - started
+print(seconds, *sorted(set(sys.modules) & {{"torch", "monai", "scipy", "pydantic", "SimpleITK"}}))
+widget.cleanup()
+"""
+
+
+class Heartbeat:
+    """The longest pause of the event loop, by a timer that should fire every few milliseconds."""
+
+    def __init__(self):
+        import qt
+
+        self.longest, self._last = 0.0, None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(5)
+        self._timer.connect("timeout()", self._beat)
+
+    def _beat(self):
+        now = time.perf_counter()
+        if self._last is not None:
+            self.longest = max(self.longest, now - self._last)
+        self._last = now
+
+    def start(self):
+        self.longest, self._last = 0.0, None
+        self._timer.start()
+
+    def stop(self):
+        self._timer.stop()
+        return self.longest
+
+
+class SpeedTest(PanelCase):
+    def large(self):
+        return make_volume("Large", SIZE, sagittal((0.8, 0.8, 3.3), (-60.0, 120.0, 120.0)))
+
+    def test_the_event_loop_is_not_blocked_while_the_worker_computes(self):
+        self.large()
+        self.openPanel(DOUBLE_SECONDS="1.5")
+        self.panel.warmUp()
+        self.waitUntil(lambda: self.panel._device is not None, 60)
+        heartbeat = Heartbeat()
+        self.click(self.ui.applyButton)
+        heartbeat.start()
+        self.waitUntil(lambda: self.ui.progressBar.value > 90)
+        longest = heartbeat.stop()
+        self.waitUntilDone()
+        print(f"event loop, longest pause while the worker computes: {1000 * longest:.0f} ms")
+        self.assertLess(longest, 0.1)
+
+    def test_handing_over_and_taking_in_take_less_than_a_second(self):
+        import SimpleITK as sitk
+        from SpineSegAISlicer import nodes, volumes
+
+        from SpineSegAILib.anatomy import SCHEMES
+        from SpineSegAILib.results import Segmentation
+        from SpineSegAILib.worker_protocol import ResultMessage, load_image, save_image
+
+        volume = self.large()
+        started = time.perf_counter()
+        image = load_image(save_image(volumes.imageFromVolume(volume), self.folder / "image.npy"))
+        handed = time.perf_counter() - started
+        ids = SCHEMES["lumbar-mr"].ids[:20]
+        labels = np.zeros(SIZE, np.int16)
+        for structure, rows in zip(ids, np.array_split(np.arange(20, 285), len(ids)), strict=True):
+            labels[5:34, rows, 80:220] = structure
+        made = sitk.GetImageFromArray(labels)
+        made.CopyInformation(image)
+        message = ResultMessage.of(Segmentation(labels=made, scheme=SCHEMES["lumbar-mr"]), self.folder, "result")
+        best = {"reading": 9.0, "20 segments": 9.0, "update": 9.0}
+        for _ in range(3):  # the best of three: other programs are none of our doing
+            started = time.perf_counter()
+            result = message.segmentation()
+            best["reading"] = min(best["reading"], time.perf_counter() - started)
+            started = time.perf_counter()
+            node = nodes.segmentationFromResult(result, volume)
+            best["20 segments"] = min(best["20 segments"], time.perf_counter() - started)
+            self.assertEqual(node.GetSegmentation().GetNumberOfSegments(), 20)
+            started = time.perf_counter()
+            nodes.segmentationFromResult(result, volume, node)
+            best["update"] = min(best["update"], time.perf_counter() - started)
+        print(f"39×305×305: handing over {handed:.2f} s,", ", ".join(f"{k} {v:.2f} s" for k, v in best.items()))
+        self.assertLess(handed + best["reading"] + max(best["20 segments"], best["update"]), 1.0)
+
+    def test_a_second_click_costs_little_beyond_the_network(self):
+        self.large()
+        computing = 0.3
+        self.openPanel(DOUBLE_SECONDS=str(computing))
+        self.run_to_the_end()
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            self.run_to_the_end()
+            seconds.append(time.perf_counter() - started - computing)
+        print(f"second click, beyond the network: {min(seconds):.2f} s")
+        self.assertLess(min(seconds), 1.5)
+        self.assertEqual(self.ui.logText.plainText.count("LOADED"), 1)
+
+
+class OpeningTest(unittest.TestCase):
+    def test_opening_is_quick_and_imports_nothing_heavy(self):
+        folder = str(Path(__file__).parent)
+        best, loaded = 9.0, []
+        for _ in range(2):  # the first one may read files for the first time
+            done = subprocess.run(
+                [sys.executable, "-c", OPENING.format(folder=folder)], capture_output=True, text=True, check=True
+            )
+            seconds, *loaded = done.stdout.split()
+            best = min(best, float(seconds))
+        print(f"opening the module: {best:.2f} s of processor time")
+        self.assertEqual(loaded, [])
+        self.assertLess(best, 0.3)
+
+
+if __name__ == "__main__":
+    unittest.main()

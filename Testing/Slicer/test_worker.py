@@ -1,0 +1,297 @@
+"""The worker process by itself: protocol, faults, cancel, what it costs. Real processes, no Qt."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SpineSegAILib import __version__
+from SpineSegAILib.hints import Anchor, Hints
+from SpineSegAILib.worker_protocol import (
+    EVENT,
+    PROTOCOL,
+    CancelRequest,
+    DeviceRequest,
+    HintsMessage,
+    MeasureRequest,
+    SegmentRequest,
+    load_image,
+    save_image,
+)
+
+ROOT = Path(__file__).parents[2]
+DOUBLE = [str(Path(__file__).with_name("double_worker.py"))]
+REAL = ["-m", "SpineSegAILib.worker"]
+
+
+class Process:
+    """A worker, and its events as they come."""
+
+    def __init__(self, folder, arguments=DOUBLE, options=(), **environment):
+        self.folder = folder
+        path = os.pathsep.join([*environment.pop("paths", []), str(ROOT)])
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments, "--folder", str(folder), *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": path, **environment},
+        )  # fmt: skip
+        self.lines, self.log = [], []
+        self.events = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            self.events.put(EVENT.validate_json(line))
+
+    def send(self, message):
+        self.process.stdin.write((message if isinstance(message, str) else message.model_dump_json()) + "\n")
+        self.process.stdin.flush()
+
+    def next(self, *kinds, seconds=60):
+        """The next event of these kinds; others are passed over."""
+        end = time.monotonic() + seconds
+        while True:
+            event = self.events.get(timeout=max(0.01, end - time.monotonic()))
+            if not kinds or event.event in kinds:
+                return event
+
+    def end(self, seconds=10):
+        self.process.stdin.close()
+        return self.process.wait(seconds)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts workers and sees that none is left."""
+    running = []
+
+    def make(*arguments, **named):
+        folder = tmp_path / f"worker{len(running)}"
+        folder.mkdir()
+        running.append(Process(folder, *arguments, **named))
+        return running[-1]
+
+    yield make
+    for one in running:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def image():
+    array = np.random.default_rng(1).integers(1, 100, (5, 40, 30)).astype(np.int16)
+    made = sitk.GetImageFromArray(array)
+    made.SetSpacing((1.25, 1.0, 4.0))
+    made.SetDirection((0, 0, -1, 1, 0, 0, 0, -1, 0))
+    return made
+
+
+def request(worker, image, job=1, checkpoint="double", **named):
+    return SegmentRequest(
+        job=job, image=save_image(image, worker.folder / f"{job}.npy"), checkpoint=checkpoint, **named
+    )
+
+
+def test_it_says_who_it_is_then_answers(start, image):
+    worker = start()
+    ready = worker.next("ready")
+    assert (ready.protocol, ready.version) == (PROTOCOL, __version__)
+    assert ready.pid > 0
+    worker.send(request(worker, image))
+    assert 0 <= worker.next("progress").fraction <= 1
+    result = worker.next("segmentation").result.segmentation()
+    assert result.labels.GetSize() == image.GetSize()
+    np.testing.assert_allclose(result.labels.GetDirection(), image.GetDirection())
+    assert result.present == [20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26]  # the unvalidated canal is left out
+    assert result.warnings and result.scheme.name == "lumbar-mr"
+
+
+def test_only_events_reach_standard_output_whatever_libraries_print(start, image):
+    worker = start(DOUBLE_NOISE="1")
+    worker.send(request(worker, image))
+    worker.next("segmentation")
+    assert all(json.loads(line)["event"] for line in worker.lines)
+    worker.end()
+    log = "".join(worker.log)
+    assert "a library says hello" in log and "so does a C program" in log
+
+
+def test_hints_arrive_as_they_were_given(tmp_path, image):
+    hints = Hints(
+        visible=(18, 26), anchors=(Anchor(24, (1.0, 2.0, 3.0)),), keypoints={22: (4.0, 5.0, 6.0)}, prior=image,
+        locked=image, structures=(20, 21),
+    )  # fmt: skip
+    again = HintsMessage.model_validate_json(HintsMessage.of(hints, tmp_path).model_dump_json()).hints()
+    assert (again.visible, again.anchors, again.keypoints, again.structures) == (
+        hints.visible, hints.anchors, hints.keypoints, hints.structures,
+    )  # fmt: skip
+    for one in (again.prior, again.locked):
+        np.testing.assert_array_equal(sitk.GetArrayViewFromImage(one), sitk.GetArrayViewFromImage(image))
+
+
+def test_an_image_passes_a_file_unchanged(tmp_path, image):
+    again = load_image(save_image(image, tmp_path / "x.npy"))
+    assert again.GetOrigin() == image.GetOrigin() and again.GetDirection() == image.GetDirection()
+    assert again.GetPixelID() == image.GetPixelID()
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(again), sitk.GetArrayViewFromImage(image))
+
+
+def test_paths_may_hold_any_letter(start, image, tmp_path):
+    folder = tmp_path / "Wirbelsäule 脊椎"
+    folder.mkdir()
+    worker = start(PYTHONIOENCODING="ascii")
+    file = save_image(image, folder / "bild.npy")
+    worker.send(SegmentRequest(job=1, image=file, checkpoint=str(folder / "prüfung.safetensors")))
+    event = worker.next("segmentation", "error")
+    assert event.event == "segmentation", event
+    assert event.result.provenance["checkpoint"].endswith("prüfung.safetensors")
+
+
+def test_cancel_stops_within_a_second_and_the_worker_goes_on(start, image):
+    worker = start(DOUBLE_SECONDS="30")
+    worker.send(request(worker, image))
+    worker.next("progress")
+    worker.next("progress")
+    begun = time.monotonic()
+    worker.send(CancelRequest(job=1))
+    event = worker.next("error")
+    assert event.kind == "Cancelled" and time.monotonic() - begun < 1.0
+    worker.send(DeviceRequest(job=2, device="cpu"))
+    assert worker.next("device").job == 2
+
+
+def test_a_waiting_job_can_be_cancelled(start, image):
+    worker = start(DOUBLE_SECONDS="0.5")
+    worker.send(request(worker, image, job=1))
+    worker.send(request(worker, image, job=2))
+    worker.send(CancelRequest(job=2))
+    assert worker.next("segmentation").job == 1
+    event = worker.next("error")
+    assert (event.job, event.kind) == (2, "Cancelled")
+
+
+def test_a_foreseeable_failure_is_an_event_with_its_remedy(start, image):
+    worker = start(DOUBLE_FAIL="ImageError")
+    worker.send(request(worker, image))
+    event = worker.next("error")
+    assert (event.kind, event.message, event.remedy) == (
+        "ImageError",
+        "It went wrong on purpose.",
+        "Do something else.",
+    )
+
+
+def test_a_defect_is_an_event_and_the_worker_lives_on(start, image):
+    worker = start()
+    broken = request(worker, image)
+    os.remove(broken.image.path)
+    worker.send(broken)
+    event = worker.next("error")
+    assert event.kind == "InternalError" and "Traceback" in event.traceback
+    worker.send(request(worker, image, job=2))
+    assert worker.next("segmentation").job == 2
+
+
+def test_a_line_that_is_no_request_is_answered(start):
+    worker = start()
+    worker.send("this is not JSON")
+    worker.send('{"op": "segment", "job": 1}')
+    assert worker.next("error").kind == "ProtocolError"
+    assert worker.next("error").kind == "ProtocolError"
+
+
+def test_it_ends_when_its_input_closes_even_while_computing(start, image):
+    worker = start(DOUBLE_SECONDS="60", DOUBLE_STUBBORN="1")
+    worker.send(request(worker, image))
+    worker.next("progress")
+    assert worker.end(seconds=3) == 0
+    assert not worker.folder.exists(), "the temporary folder is left"
+
+
+def test_the_same_checkpoint_is_loaded_once_and_a_changed_file_again(start, image, tmp_path):
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(b"1")
+    worker = start()
+    for job in (1, 2):
+        worker.send(request(worker, image, job=job, checkpoint=str(path)))
+        worker.next("segmentation")
+    os.utime(path, (1, 1))
+    worker.send(request(worker, image, job=3, checkpoint=str(path)))
+    worker.next("segmentation")
+    worker.end()
+    assert sum("LOADED" in line for line in worker.log) == 2
+
+
+def test_an_idle_worker_gives_the_model_back(start, image):
+    worker = start(options=("--idle", "0.3"))
+    worker.send(request(worker, image))
+    worker.next("segmentation")
+    end = time.monotonic() + 10
+    while not any("Model released" in line for line in worker.log) and time.monotonic() < end:
+        time.sleep(0.05)
+    worker.send(request(worker, image, job=2))
+    worker.next("segmentation")
+    worker.end()
+    assert sum("LOADED" in line for line in worker.log) == 2
+
+
+def test_measurements_are_a_table(start, image):
+    worker = start()
+    worker.send(request(worker, image))
+    result = worker.next("segmentation").result
+    worker.send(MeasureRequest(job=2, result=result))
+    table = worker.next("measurements", "error")
+    assert table.event == "measurements", table
+    keys = [column.key for column in table.columns]
+    assert keys[0] == "name" and "volume_ml" in keys and not any("lps" in key for key in keys)
+    assert len(table.rows) == 11
+
+
+# --- with the real predictor -----------------------------------------------------------------------------------------
+
+
+def test_without_torch_it_says_so(start, image, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise ImportError('DLL load failed while importing _C', name='torch')")
+    worker = start(REAL, paths=[str(tmp_path)])
+    worker.next("ready")
+    worker.send(request(worker, image))
+    event = worker.next("error")
+    assert event.kind == "MissingPackageError" and "torch" in event.message and event.remedy
+
+
+def test_a_real_checkpoint_through_a_real_worker(start, image, tiny_checkpoint):
+    worker = start(REAL)
+    assert worker.next("ready", seconds=30)
+    worker.send(DeviceRequest(job=1, device="cpu"))
+    device = worker.next("device", "error", seconds=120)
+    assert device.device == "cpu" and "thread" in device.name
+    worker.send(request(worker, image, job=2, checkpoint=str(tiny_checkpoint), device="cpu"))
+    event = worker.next("segmentation", "error", seconds=120)
+    assert event.event == "segmentation", event
+    assert event.result.provenance["checkpoint"] == "tiny"
+    worker.send(request(worker, image, job=3, checkpoint=str(tiny_checkpoint.with_name("gone.safetensors"))))
+    event = worker.next("segmentation", "error", seconds=60)
+    assert event.kind == "CheckpointError" and "gone.safetensors" in event.message
+    worker.send(DeviceRequest(job=4, device="cuda:99"))
+    assert worker.next("error").kind == "DeviceError"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_it_dies_when_it_is_killed(start, image):
+    worker = start(DOUBLE_SECONDS="30")
+    worker.send(request(worker, image))
+    worker.next("progress")
+    os.kill(worker.next("progress") and worker.process.pid, signal.SIGKILL)
+    assert worker.process.wait(5) == -signal.SIGKILL
