@@ -150,21 +150,6 @@ class Method(nn.Module):
         """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
         return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
 
-    def prepare_training(self, start: Mapping[str, Any] | None) -> None:
-        """Called once before a new run's first step, after the weights of its starting checkpoint were taken over.
-
-        Args:
-            start: that checkpoint's method configuration; None without one.
-        """
-
-    def answer(self, hints: Hints) -> LabelScheme:
-        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
-        return self.scheme
-
-    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss ``"total"`` and its parts, scalars."""
-        raise NotImplementedError
-
     def open_resources(self, resources: Mapping[str, str]) -> None:
         """Open the files that a training run gives to the method (`TrainingConfig.resources`), before its first step.
 
@@ -172,9 +157,24 @@ class Method(nn.Module):
             ConfigError: one is missing or does not fit.
         """
 
+    def prepare_training(self, start: Mapping[str, Any] | None) -> None:
+        """Called once before a new run's first step, after the weights of its starting checkpoint were taken over.
+
+        Args:
+            start: that checkpoint's method configuration; None without one.
+        """
+
+    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss ``"total"`` and its parts, scalars."""
+        raise NotImplementedError
+
     def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a checkpoint holds for these weights: they themselves, and what inference needs that they imply."""
         return dict(state)
+
+    def answer(self, hints: Hints) -> LabelScheme:
+        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
+        return self.scheme
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
