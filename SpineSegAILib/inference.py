@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
+from .calibration import Calibration
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
 from .consistency import LevelResult, nearest_level_maps, resolve_levels
 from .errors import ConfigError, DeviceError, HintError
@@ -75,6 +76,7 @@ class Predictor:
         self.device = choose_device(device)
         self.method = load_method(read_header(self.info.path)).to(self.device)
         self.preprocessing = Preprocessing.model_validate(self.info.metadata["preprocessing"])
+        self.calibration = Calibration.model_validate(self.info.metadata.get("calibration", {}))
         self.patch = tuple(self.info.metadata.get("patch", ()))
         self.load_seconds = time.perf_counter() - started
 
@@ -126,6 +128,7 @@ class Predictor:
         stop_if(cancelled)
         with clock("consistency"):
             report(0.9, "Naming the levels")
+            evidence = self.calibration.apply(evidence)
             levels = self._levels(evidence, volume, hints, options)
         stop_if(cancelled)
         with clock("back"):

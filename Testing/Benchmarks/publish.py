@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from SpineSegAILib.anatomy import STRUCTURES, Kind
+from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.checkpoints import CheckpointInfo, load_tensors, read_header, save_checkpoint
+from SpineSegAILib.consistency import resolve_levels
+from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import VARIANTS, evaluate_dataset, format_report
-from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference import Predictor, volume_evidence
 from SpineSegAILib.methods.catalog import method_info
 from SpineSegAILib.resources import resources_folder
+from SpineSegAILib.training.validation import load_validation
 
 LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
 
@@ -45,6 +51,8 @@ def card(info: CheckpointInfo, report: dict[str, Any], notes: str, recipe: str) 
         "",
         f"{len(training['cases'])} cases and {training['phantoms']} phantoms, {training['steps']} steps in "
         f"{training['hours']:.2f} hours, seed {training['seed']}; the whole configuration is in the file's header.",
+        "",
+        f"Calibration, chosen on the same split: {_calibration(info)}.",
         "",
         f"Learnt from phantoms alone, off by default and called “(unvalidated)”: {unvalidated}.",
         "",
@@ -88,8 +96,43 @@ def _table(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _calibration(info: CheckpointInfo) -> str:
+    calibration = Calibration.model_validate(info.metadata.get("calibration", {}))
+    offsets = ", ".join(f"{kind} {value:g}" for kind, value in calibration.offsets.items() if value)
+    return f"log-odds taken from {offsets or 'nothing'}; weight of neighbouring slices {calibration.neighbour:g}"
+
+
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def calibrate(predictor: Predictor, dataset: Path, split: str) -> Calibration:
+    """The calibration with the best mean level-strict Dice of vertebrae plus discs, on the network's own grid."""
+    cases = load_validation(read_manifest(dataset).cases(split), predictor.preprocessing)
+    found = [volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch) for case in cases]
+
+    def score(calibration: Calibration) -> float:
+        dice: dict[Kind, list[float]] = {}
+        for case, evidence in zip(cases, found, strict=True):
+            labels = resolve_levels(calibration.apply(evidence)).labels
+            for sid in case.annotated:
+                reference, mine = case.label == sid, labels == sid
+                total = int(reference.sum()) + int(mine.sum())
+                if reference.any():
+                    dice.setdefault(STRUCTURES[sid].kind, []).append(2 * int((reference & mine).sum()) / total)
+        return sum(sum(values) / len(values) for values in dice.values())
+
+    best, best_score = Calibration(), score(Calibration())
+    for neighbour in (0.0, 0.15, 0.3):
+        for vertebra in (0.0, 0.5, 1.0, 1.5, 2.0):
+            for disc in (0.0, 1.0, 2.0, 3.0):
+                offsets = {"vertebra": vertebra, "sacrum": vertebra, "disc": disc}
+                candidate = Calibration(offsets=offsets, neighbour=neighbour)
+                reached = score(candidate)
+                print(f"{neighbour:.2f} {vertebra:.1f} {disc:.1f}: {reached:.4f}", flush=True)
+                if reached > best_score:
+                    best, best_score = candidate, reached
+    return best
 
 
 def main() -> None:
@@ -105,6 +148,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     info = read_header(arguments.checkpoint)
+    if arguments.calibrate:
+        calibration = calibrate(Predictor(info), arguments.dataset, arguments.split)
+        info = replace(info, metadata={**info.metadata, "calibration": calibration.model_dump()})
     report = evaluate_dataset(
         arguments.dataset,
         arguments.split,
