@@ -9,9 +9,10 @@ from __future__ import annotations
 import colorsys
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from types import MappingProxyType
 
 from .errors import SchemeError
 
@@ -91,6 +92,10 @@ _VERTEBRAE: tuple[tuple[int, str], ...] = (
 SACRUM_ID, CORD_ID, CANAL_ID = 26, 60, 61
 VERTEBRA_ID, DISC_ID = 90, 91
 """A vertebra or disc whose level is not known: in training data, and in schemes without levels."""
+ARTERY_ID, VEIN_ID = 205, 206
+"""A pulmonary vessel whose side is not known: in training data."""
+CUSTOM_IDS = range(300, 400)
+"""Ids of structures that a scheme adds by name (`scheme`) and that nothing else knows."""
 _DISC_OFFSET = 100
 
 
@@ -128,16 +133,20 @@ def _build() -> dict[int, Structure]:
         Structure(202, "pulmonary artery, left", Kind.ARTERY, None, (0.95, 0.50, 0.35)),
         Structure(203, "pulmonary vein, right", Kind.VEIN, None, (0.25, 0.35, 0.90)),
         Structure(204, "pulmonary vein, left", Kind.VEIN, None, (0.35, 0.65, 0.95)),
-        Structure(205, "pulmonary artery", Kind.ARTERY, None, (0.85, 0.15, 0.30)),
-        Structure(206, "pulmonary vein", Kind.VEIN, None, (0.20, 0.20, 0.75)),
+        Structure(ARTERY_ID, "pulmonary artery", Kind.ARTERY, None, (0.85, 0.15, 0.30)),
+        Structure(VEIN_ID, "pulmonary vein", Kind.VEIN, None, (0.20, 0.20, 0.75)),
     ]
     return {s.id: s for s in made}
 
 
-STRUCTURES: Mapping[int, Structure] = _build()
+_STRUCTURES = _build()
+STRUCTURES: Mapping[int, Structure] = MappingProxyType(_STRUCTURES)
 """Every known structure by id."""
 
-_BY_NAME: Mapping[str, Structure] = {s.name.lower(): s for s in STRUCTURES.values()}
+BUILT_IN: frozenset[int] = frozenset(_STRUCTURES)
+"""Ids of the structures that are known without a scheme that adds them."""
+
+_BY_NAME: dict[str, Structure] = {s.name.lower(): s for s in STRUCTURES.values()}
 _ALIASES = {
     "s": "s1",
     "sacrum": "s1",
@@ -167,6 +176,35 @@ def structure(name_or_id: str | int) -> Structure:
             "Use names such as L4, L4/L5, S1 or canal; `spinesegai methods` lists the structures of each scheme.",
         )
     return found
+
+
+def custom_structure(name: str, structure_id: int) -> Structure:
+    """Make a structure known that is not part of the anatomy here: ``custom_structure("left psoas", 300)``.
+
+    Saying the same again changes nothing.
+
+    Raises:
+        SchemeError: the id is not one of `CUSTOM_IDS`, or id or name already mean something else.
+    """
+    name = re.sub(r"\s+", " ", name.strip())
+    known = _STRUCTURES.get(structure_id) or _BY_NAME.get(name.lower())
+    if known is not None and (known.id, known.name.lower()) == (structure_id, name.lower()):
+        return known
+    if known is not None or name.lower() in _ALIASES:
+        other = known or structure(name)
+        raise SchemeError(
+            f"{name}={structure_id} cannot be added: {other.id} is “{other.name}”.", "Choose another name or number."
+        )
+    if structure_id not in CUSTOM_IDS or not name or name.isdigit() or set(name) & set("+=,"):
+        raise SchemeError(
+            f"“{name}={structure_id}” cannot be added.",
+            f"Use a name without + = , and a number from {CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}.",
+        )
+    hue = (0.38 * (structure_id - CUSTOM_IDS[0]) + 0.45) % 1.0
+    color = tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.45, 0.85))
+    made = Structure(structure_id, name, Kind.CUSTOM, None, color)  # type: ignore[arg-type]
+    _STRUCTURES[structure_id] = _BY_NAME[name.lower()] = made
+    return made
 
 
 def disc_below(vertebra: Structure | int) -> Structure | None:
@@ -309,6 +347,16 @@ def laterality(structure_id: int) -> Code | None:
     return next((c for side, c in LATERALITY.items() if name.endswith(side)), None)
 
 
+def other_side(structure_id: int) -> int | None:
+    """The same structure on the other side; None for structures without sides."""
+    name = structure(structure_id).name
+    for side, other in (("right", "left"), ("left", "right")):
+        if name.endswith(side):
+            found = _BY_NAME.get(f"{name.removesuffix(side)}{other}".lower())
+            return found.id if found else None
+    return None
+
+
 # --- schemes ---------------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +394,17 @@ class LabelScheme:
         index = {k: i for i, k in enumerate(KINDS)}
         return (0, *(index.get(s.kind.value, 0) for s in self.structures))
 
+    def members(self, structure_id: int) -> tuple[int, ...]:
+        """Ids of this scheme that a labelled structure may be: itself, or all of its kind where its level or side is
+        not known and the scheme tells levels or sides apart."""
+        if structure_id in self.channel_of:
+            return (structure_id,)
+        kinds = {
+            VERTEBRA_ID: (Kind.VERTEBRA, Kind.SACRUM), DISC_ID: (Kind.DISC,), ARTERY_ID: (Kind.ARTERY,),
+            VEIN_ID: (Kind.VEIN,),
+        }.get(structure_id, ())  # fmt: skip
+        return self.of_kind(*kinds)
+
     def channel_for(self, structure_id: int) -> int:
         """Network channel that a labelled structure trains: its own, its kind's generic one, or background (0)."""
         if structure_id in self.channel_of:
@@ -357,6 +416,17 @@ class LabelScheme:
     def of_kind(self, *kinds: Kind) -> tuple[int, ...]:
         """Ids of these kinds, in channel order."""
         return tuple(s.id for s in self.structures if s.kind in kinds)
+
+    def subset(self, ids: Iterable[int]) -> LabelScheme:
+        """The same with these structures alone, in this scheme's order.
+
+        Raises:
+            SchemeError: one of them is not in the scheme, or there is none.
+        """
+        wanted = {self.require(i).id for i in ids}
+        if not wanted:
+            raise SchemeError(f"No structure of “{self.name}” was named.", "Name at least one.")
+        return replace(self, ids=tuple(i for i in self.ids if i in wanted))
 
     def require(self, name_or_id: str | int) -> Structure:
         """The structure, which must be in this scheme.
@@ -425,15 +495,37 @@ SCHEMES: Mapping[str, LabelScheme] = {
 
 
 def scheme(name: str) -> LabelScheme:
-    """The scheme of this name.
+    """The scheme of this name; ``lumbar-mr+cord+left psoas=300`` is a scheme with structures added at its end.
+
+    What is added is a known structure, or a new one with its id (`custom_structure`).
 
     Raises:
-        SchemeError: if there is none.
+        SchemeError: if there is none, or an addition does not fit.
     """
+    base, *added = name.split("+")
     try:
-        return SCHEMES[name]
+        found = SCHEMES[base]
     except KeyError:
-        raise SchemeError(f"There is no label scheme “{name}”.", f"Known: {', '.join(SCHEMES)}.") from None
+        raise SchemeError(f"There is no label scheme “{base}”.", f"Known: {', '.join(SCHEMES)}.") from None
+    for entry in added:
+        label, _, number = entry.partition("=")
+        if number and not number.isdigit():
+            raise SchemeError(f"“{entry}” in the scheme “{name}” is not an addition.", "Write +cord or +psoas=300.")
+        s = custom_structure(label, int(number)) if number else structure(label)
+        if s.id in found.ids:
+            raise SchemeError(f"{s.name} is already in the scheme “{base}”.", "Leave it out.")
+        found = replace(found, name=name, title=f"{found.title}, {s.name}", ids=(*found.ids, s.id))
+    return found
+
+
+def addition(name: str, to: LabelScheme) -> str:
+    """How a scheme's name goes on when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
+    try:
+        known = structure(name)
+        return f"{known.name}={known.id}" if known.kind is Kind.CUSTOM else known.name
+    except SchemeError:
+        free = next(i for i in CUSTOM_IDS if i not in STRUCTURES and i not in to.ids)
+        return f"{custom_structure(name, free).name}={free}"
 
 
 # --- label values of public data sets and tools -----------------------------------------------------------------------

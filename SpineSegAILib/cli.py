@@ -1,4 +1,4 @@
-"""The command line: ``spinesegai segment | train | evaluate | methods | checkpoints | phantom``.
+"""The command line: ``spinesegai segment | train | evaluate | text-bank | methods | checkpoints | phantom``.
 
 Exit codes: 0 done; 2 a foreseeable failure, whose message and remedy are on stderr (and as JSON on stdout with
 ``--json``); 130 interrupted. A command that fails leaves no output behind. Whatever needs numpy or torch is imported by
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .anatomy import SCHEMES, LabelScheme, structure
+from .anatomy import SCHEMES, LabelScheme, addition, scheme, structure
 from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError
 from .files import check_writable, staged
 from .hints import Anchor, Hints
@@ -259,8 +259,9 @@ def _structure_table(result: Segmentation) -> str:
 def _train(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if args.resume:
-        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "seed", "phantoms")
-        given = [f"--{name.removeprefix('start_')}" for name in fixed if getattr(args, name) not in (None, [])]
+        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "add_structure", "seed", "phantoms")
+        names = (name for name in fixed if getattr(args, name) not in (None, []))
+        given = [f"--{'from' if name == 'start_from' else name.replace('_', '-')}" for name in names]
         if given:
             raise ConfigError(
                 f"--resume goes on as the run was configured; {given[0]} cannot be given.", "Leave it out."
@@ -302,9 +303,17 @@ def _training_config(args: argparse.Namespace) -> Any:
     }
     changes = [(key, value) for key, value in flags.items() if value is not None] + changes
     method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
-    config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
+    if args.add_structure:
+        name, start, recipe = _extended(args)
+        config = make_config(name, None, **{**start, **method})
+    else:
+        config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
+        recipe = config.recipe
     values = TrainingConfig(
-        method=config.model_dump(mode="json"), dataset=str(Path(args.dataset).resolve()), name=Path(args.output).name
+        method=config.model_dump(mode="json"),
+        dataset=str(Path(args.dataset).resolve()),
+        name=Path(args.output).name,
+        **recipe,
     ).model_dump(mode="json")
     for key, value in changes:
         if not key.startswith("method."):
@@ -322,6 +331,27 @@ def _training_config(args: argparse.Namespace) -> Any:
             f"The settings of the run are not valid: {_problems(error)}.",
             "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
         ) from None
+
+
+def _extended(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Method, configuration and settings of the checkpoint in --from, its scheme with the structures added."""
+    from .checkpoints import find_checkpoint
+
+    if not args.start_from:
+        raise ConfigError("--add-structure adds to a checkpoint.", "Name it with --from.")
+    if args.preset:
+        raise ConfigError("--add-structure keeps the checkpoint's configuration.", "Leave out --preset.")
+    info = find_checkpoint(args.start_from)
+    if args.method not in (None, info.method):
+        raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Leave out --method.")
+    start = dict(info.metadata["method"])
+    for name in args.add_structure:
+        start["scheme"] += f"+{addition(name, info.scheme)}"
+        start["scheme"] = scheme(start["scheme"]).name
+    recipe = {"preprocessing": info.metadata["preprocessing"]}
+    if info.metadata.get("patch"):
+        recipe["data"] = {"patch": info.metadata["patch"]}
+    return start.pop("method"), start, recipe
 
 
 @contextmanager
@@ -380,6 +410,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from .inference import Predictor
 
     variants = VARIANTS if args.variants == ["all"] else args.variants
+    options = dict(args.option)
+    if args.allow_label_leak:
+        options["allow_label_leak"] = True
     with _progress(args.quiet) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
@@ -388,8 +421,9 @@ def _evaluate(args: argparse.Namespace) -> None:
             args.split,
             predictor,
             variants=variants,
-            about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": dict(args.option)},
-            options=dict(args.option),
+            about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": options},
+            options=options,
+            label_leak=args.allow_label_leak,
             progress=report,
         )
     write_report(found, args.output)
@@ -463,6 +497,26 @@ def _checkpoints(args: argparse.Namespace) -> None:
         print("There are no checkpoints in:", *checkpoint_folders(), sep="\n  ")
 
 
+def _text_bank(args: argparse.Namespace) -> None:
+    if Path(args.output).suffix != ".safetensors":
+        raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .safetensors.")
+    check_writable(args.output)
+    config = make_config(args.method, **({"scheme": args.scheme} if args.scheme else {}))
+    texts = config.text_prompts()
+    if not texts:
+        raise ConfigError(f"{args.method} needs no text bank.", "Choose another method.")
+    from .text.bank import TextBank, write_bank
+    from .text.encoders import make_encoder
+
+    with _progress(args.quiet) as report:
+        report(0.0, "loading the text encoder")
+        write_bank(args.output, texts, make_encoder(args.encoder, texts), config.scheme, report)
+    if not args.quiet:
+        bank = TextBank(args.output)
+        print(f"{len(texts)} prompts of up to {bank.longest} tokens, width {bank.width}, by {bank.encoder}")
+        print(f"wrote {args.output}")
+
+
 def _phantom(args: argparse.Namespace) -> None:
     for flag, path in (("--output", args.output), ("--label", args.label)):
         if path and not str(path).lower().endswith((".nii.gz", ".nii", ".nrrd", ".mha")):
@@ -480,13 +534,19 @@ def _phantom(args: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
     from .phantom import PhantomSpec, make_phantom, random_spec
+    from .vessel_phantom import VesselSpec, make_vessels, random_vessels
 
+    kind, draw, make = (
+        (VesselSpec, random_vessels, make_vessels) if args.vessels else (PhantomSpec, random_spec, make_phantom)
+    )
     rng = np.random.default_rng(args.seed)
     try:
-        spec = random_spec(rng, **dict(args.spec)) if args.random else PhantomSpec(**dict(args.spec))
+        spec = draw(rng, **dict(args.spec)) if args.random else kind(**dict(args.spec))
     except ValidationError as error:
-        raise ConfigError(f"--spec is not valid: {_problems(error)}.", "See PhantomSpec for what there is.") from None
-    phantom = make_phantom(spec, rng)
+        raise ConfigError(
+            f"--spec is not valid: {_problems(error)}.", f"See {kind.__name__} for what there is."
+        ) from None
+    phantom = make(spec, rng)
     with staged(*paths) as places:
         for image, place in zip((phantom.image, phantom.labels), places, strict=False):
             sitk.WriteImage(image, str(place), useCompression=True)
@@ -613,6 +673,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in RUN_DIR")
     train.add_argument("--from", dest="start_from", metavar="CHECKPOINT", help="start from these weights")
+    train.add_argument(
+        "--add-structure",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='teach the checkpoint in --from one structure more; to teach only that: --set method.only=["NAME"]',
+    )
     train.add_argument("--seed", type=int, metavar="N")
     train.add_argument("--phantoms", type=int, metavar="N", help="mix in this many generated cases")
     train.add_argument("--cache", type=Path, metavar="FOLDER", help="of preprocessed cases; default: in RUN_DIR")
@@ -629,6 +696,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_device(evaluate)
     _add_option(evaluate)
+    evaluate.add_argument(
+        "--allow-label-leak", action="store_true", help="let the method read the reference; the report is stamped"
+    )
     evaluate.add_argument("--json", action="store_true", help="the report on stdout, too")
     _add_quiet(evaluate)
 
@@ -638,7 +708,20 @@ def build_parser() -> argparse.ArgumentParser:
     checkpoints = command("checkpoints", _checkpoints, "List the checkpoints.")
     checkpoints.add_argument("--json", action="store_true", help="for machines")
 
-    phantom = command("phantom", _phantom, "Generate a lumbar spine with known structures.")
+    bank = command("text-bank", _text_bank, "Embed a method's prompts, to train it with.")
+    bank.add_argument("--method", choices=list(METHODS), default="atm-net", metavar="NAME", help="default atm-net")
+    bank.add_argument("--scheme", choices=list(SCHEMES), metavar="NAME", help="label scheme; default: the method's")
+    bank.add_argument(
+        "--encoder",
+        default="bio_clinicalbert",
+        metavar="NAME|FOLDER",
+        help="bio_clinicalbert, a Hugging Face name or folder, open_clip[:MODEL:WEIGHTS], or tiny_offline",
+    )
+    bank.add_argument("--output", required=True, metavar="FILE", help=".safetensors")
+    _add_quiet(bank)
+
+    phantom = command("phantom", _phantom, "Generate a lumbar spine, or pulmonary vessels, with known structures.")
+    phantom.add_argument("--vessels", action="store_true", help="pulmonary arteries and veins in CT instead of a spine")
     phantom.add_argument("--output", required=True, metavar="FILE", help=".nii.gz, .nrrd …")
     phantom.add_argument("--label", metavar="FILE", help="write the structures, too")
     phantom.add_argument("--seed", type=int, default=0, metavar="N")
@@ -646,7 +729,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--random", action="store_true", help="draw what --spec leaves open, instead of a typical case"
     )
     phantom.add_argument(
-        "--spec", type=_key_value, action="append", default=[], metavar="key=value", help="field of PhantomSpec"
+        "--spec", type=_key_value, action="append", default=[], metavar="key=value", help="field of the phantom's spec"
     )
     _add_quiet(phantom)
     return parser

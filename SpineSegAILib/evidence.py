@@ -7,6 +7,7 @@ axis 1 from superior to inferior, axis 2 from anterior to posterior.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,12 @@ class Evidence:
     Attributes:
         spacing: mm along (slices, rows, columns).
         scheme: what the channels of `classes` mean.
-        classes: (C, D, H, W) probabilities, background first; or None.
+        classes: (C, D, H, W) probabilities, background first, in half precision where there are many; or None.
         kinds: (5, D, H, W) probabilities; or None.
         rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
         uncertainty: (D, H, W) standard deviation from sampling; or None.
         keypoints: structure id → (slice, row, column) index, fractional; may be empty.
+        about: how the method worked, to be stored with the result; JSON-able.
     """
 
     spacing: tuple[float, float, float]
@@ -37,6 +39,7 @@ class Evidence:
     rank: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     def kind_probabilities(self) -> np.ndarray:
         """(5, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
 from .calibration import Calibration
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
 from .consistency import LevelResult, nearest_level_maps, resolve_levels
-from .errors import Cancelled, ConfigError, DeviceError, HintError
+from .errors import ConfigError, DeviceError, HintError
 from .evidence import Evidence
 from .hints import Hints
 from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
-from .keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels, is_on
 from .methods.catalog import method_info
 from .results import Segmentation
-
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
+from .volume_passes import Cancel, Progress, stop_if, volume_evidence
 
 OPTIONS: Mapping[str, str] = {
     "batch": "slices per pass of a 2D network (default 8)",
@@ -40,9 +33,6 @@ OPTIONS: Mapping[str, str] = {
 """Run-time options that every method takes."""
 
 _VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
-
-AIR = -2.0
-"""Preprocessed value outside the image."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -102,6 +92,8 @@ class Predictor:
         options: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
+        *,
+        reference: sitk.Image | None = None,
     ) -> Segmentation:
         """Segment one image.
 
@@ -111,6 +103,8 @@ class Predictor:
             options: `OPTIONS` and the method's own.
             progress: called with a fraction and a sentence.
             cancelled: asked often; True ends the work.
+            reference: the true labels, for the evaluation of methods that may be told them (option
+                ``allow_label_leak``); never given otherwise. The result's provenance says ``label_leak``.
 
         Raises:
             ImageError: the image is not what the checkpoint takes.
@@ -129,13 +123,14 @@ class Predictor:
             volume = self.preprocessing.forward(image)
             prior = None if hints.prior is None else self._prior(hints.prior, volume)
         with clock("network"):
-            evidence, notes = self._evidence(volume, prior, hints, options, report, cancelled)
-        _stop_if(cancelled)
+            drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
+            evidence, notes = self._evidence(volume, prior, drawn, hints, options, report, cancelled)
+        stop_if(cancelled)
         with clock("consistency"):
             report(0.9, "Naming the levels")
             evidence = self.calibration.apply(evidence)
             levels = self._levels(evidence, volume, hints, options)
-        _stop_if(cancelled)
+        stop_if(cancelled)
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
@@ -160,6 +155,8 @@ class Predictor:
                 "options": options,
                 "seconds": clock.seconds,
                 **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
+                **({"about": evidence.about} if evidence.about else {}),
+                **({"label_leak": True} if reference is not None else {}),
             },
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
@@ -198,6 +195,7 @@ class Predictor:
         self,
         volume: CanonicalVolume,
         prior: np.ndarray | None,
+        reference: np.ndarray | None,
         hints: Hints,
         options: dict[str, Any],
         report: Progress,
@@ -211,7 +209,8 @@ class Predictor:
             try:
                 evidence = volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    prior=prior, progress=lambda f, m: report(0.05 + 0.85 * f, m), cancelled=cancelled,
+                    prior=prior, reference=reference, progress=lambda f, m: report(0.05 + 0.85 * f, m),
+                    cancelled=cancelled,
                 )  # fmt: skip
                 return evidence, notes
             except torch.OutOfMemoryError as error:
@@ -233,7 +232,7 @@ class Predictor:
     def _levels(
         self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]
     ) -> LevelResult | None:
-        if str(options.get("consistency", "on")) == "off" or not set(self.scheme.kinds) - {0}:
+        if str(options.get("consistency", "on")) == "off" or not set(evidence.scheme.kinds) - {0}:
             if evidence.classes is None:
                 raise ConfigError(
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
@@ -242,227 +241,6 @@ class Predictor:
             return None
         anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
         return resolve_levels(evidence, anchors=anchors, visible=hints.visible)
-
-
-def volume_evidence(
-    method: Method,
-    volume: CanonicalVolume,
-    device: torch.device,
-    *,
-    patch: tuple[int, ...] = (),
-    hints: Hints | None = None,
-    options: Mapping[str, Any] | None = None,
-    prior: np.ndarray | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancel | None = None,
-) -> Evidence:
-    """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
-
-    Args:
-        patch: window of a 3D method.
-        options: see `OPTIONS`.
-        prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
-
-    Raises:
-        Cancelled: the caller asked for it.
-    """
-    options = options or {}
-    report = progress or (lambda fraction, message: None)
-    cancelled = cancelled or (lambda: False)
-    hints = hints or Hints()
-    for sid in hints.keypoints:
-        method.scheme.require(sid)
-    placed = keypoint_indices(hints.keypoints, volume)
-    with torch.inference_mode(), _autocast(device):
-        run = _by_slices if method.config.dims == 2 else _by_windows
-        maps = run(method, volume, prior, device, patch, hints, options, report, cancelled)
-    return Evidence(
-        spacing=volume.spacing,
-        scheme=method.scheme,
-        classes=maps.get("classes"),
-        kinds=maps.get("kinds"),
-        rank=maps.get("rank"),
-        uncertainty=maps.get("uncertainty"),
-        keypoints={**_centres(maps.get("keypoints"), method.scheme, volume), **placed},
-    )
-
-
-def _by_slices(
-    method: Method,
-    volume: CanonicalVolume,
-    prior: np.ndarray | None,
-    device: torch.device,
-    patch: tuple[int, ...],
-    hints: Hints,
-    options: Mapping[str, Any],
-    report: Progress,
-    cancelled: Cancel,
-) -> dict[str, np.ndarray]:
-    count, *shape = volume.array.shape
-    pads, inner = _padding(shape, method.divisor)
-    coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
-    images = torch.from_numpy(volume.array)
-    priors = None if prior is None else torch.from_numpy(prior)
-    size = max(1, int(options.get("batch", 8)))
-    memory: dict[Any, Any] = {}
-    placed = _placed(hints, volume, method.scheme, pads).to(device) if hints.keypoints else None
-    result: dict[str, np.ndarray] = {}
-    for number, start in product(range(method.passes), range(0, count, size)):
-        _stop_if(cancelled)
-        final = number == method.passes - 1
-        chunk = F.pad(images[start : start + size, None].to(device), pads, value=AIR)
-        slices = tuple(range(start, start + len(chunk)))
-
-        def tick(fraction: float, number: int = number, start: int = start, length: int = len(chunk)) -> None:
-            _stop_if(cancelled)
-            report((number + (start + fraction * length) / count) / method.passes, f"Slice {start + 1} of {count}")
-
-        def predict(
-            stacked: Tensor,
-            slices: tuple[int, ...] = slices,
-            final: bool = final,
-            tick: Callable[[float], None] = tick,
-        ) -> dict[str, Tensor]:
-            given = _split(stacked, method.config.dims)
-            points = None if placed is None else placed[list(slices)]
-            context = Context(
-                given.coordinates, slices, count, hints, options, memory, final, volume.spacing[0], points,
-                given.prior, tick,
-            )  # fmt: skip
-            return method.evidence(given.image, context)
-
-        stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-        if priors is not None:
-            stacked = torch.cat([stacked, F.pad(priors[start : start + size, None].to(chunk), pads)], 1)
-        maps = _windowed(predict, stacked, method.window, options) if method.window else predict(stacked)
-        if (points := maps.pop("keypoints", None)) is not None and final:
-            points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
-            found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
-            found[start : start + len(chunk)] = points.cpu().numpy()
-        for name, value in maps.items() if final else ():
-            value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
-            if name not in result:
-                result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
-            result[name][..., start : start + len(chunk), :, :] = value.float().cpu().numpy()
-        done = min(start + size, count)
-        report((number + done / count) / method.passes, f"Slice {done} of {count}")
-    return result
-
-
-def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
-    """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
-    result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
-    for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
-        near = abs(np.arange(len(result)) - at) * volume.spacing[0] <= KEYPOINT_REACH_MM
-        result[near, scheme.channel_of[sid] - 1] = (row + pads[2], column + pads[0])
-    return torch.from_numpy(result)
-
-
-def _centres(
-    found: np.ndarray | None, scheme: LabelScheme, volume: CanonicalVolume
-) -> dict[int, tuple[float, float, float]]:
-    """Structure id → (slice, row, column): the middle of the slices where it was found most clearly.
-
-    Args:
-        found: (D, C − 1, 3) row, column, strength; NaN where not found.
-        scheme: what the channels mean.
-        volume: points in its padding are left out.
-    """
-    result: dict[int, tuple[float, float, float]] = {}
-    height, width = volume.array.shape[1:]
-    for sid, points in zip(scheme.ids, found.swapaxes(0, 1) if found is not None else (), strict=False):
-        strength = np.where(np.isnan(points[:, 0]), 0.0, points[:, 2])
-        if strength.any():
-            # Heatmaps fade towards the sides of a body; the slices of at least 0.7 times the height are its middle.
-            clear = np.flatnonzero(strength >= 0.7 * strength.max())
-            row, column = np.median(points[clear, :2], axis=0)
-            if 0 <= row <= height - 1 and 0 <= column <= width - 1:
-                result[sid] = (float(np.median(clear)), float(row), float(column))
-    return result
-
-
-def _points_by_level(
-    evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume, hints: Hints
-) -> dict[int, tuple[float, float, float]]:
-    """Key points in LPS mm, named like the structures they lie in; the reader's stay as placed."""
-    result = dict(hints.keypoints)
-    for sid, index in evidence.keypoints.items():
-        if levels is not None and sid not in hints.keypoints:
-            at = tuple(min(max(round(i), 0), n - 1) for i, n in zip(index, levels.labels.shape, strict=True))
-            sid = int(levels.labels[at]) or sid
-        result.setdefault(sid, volume.point_of(index))
-    return result
-
-
-class _Given(NamedTuple):
-    """What travels together through padding and windows."""
-
-    image: Tensor
-    coordinates: Tensor
-    prior: Tensor | None
-
-
-def _split(stacked: Tensor, dims: int) -> _Given:
-    """Image, coordinates and, where there is one, the prior's channels out of (B, 1 + dims [+ 1], *spatial)."""
-    # Windows beyond the image are padded with air, which is no channel.
-    prior = stacked[:, 1 + dims].clamp(min=0).round().long() if stacked.shape[1] > 1 + dims else None
-    return _Given(stacked[:, :1], stacked[:, 1 : 1 + dims], prior)
-
-
-def _by_windows(
-    method: Method,
-    volume: CanonicalVolume,
-    prior: np.ndarray | None,
-    device: torch.device,
-    patch: tuple[int, ...],
-    hints: Hints,
-    options: Mapping[str, Any],
-    report: Progress,
-    cancelled: Cancel,
-) -> dict[str, np.ndarray]:
-    shape = volume.array.shape
-    window = method.window or patch or tuple(min(n, 96) for n in shape)
-    coordinates = coordinate_channels(shape, volume.spacing)[None]
-    stacked = torch.cat([torch.from_numpy(volume.array)[None, None], coordinates], 1)
-    if prior is not None:
-        stacked = torch.cat([stacked, torch.from_numpy(prior)[None, None].to(stacked)], 1)
-    done = 0
-
-    def predict(part: Tensor) -> dict[str, Tensor]:
-        nonlocal done
-        _stop_if(cancelled)
-        done += 1
-        report(1 - 0.9**done, f"Window {done}")
-        given = _split(part.to(device), method.config.dims)
-        return method.evidence(given.image, Context(given.coordinates, hints=hints, options=options, prior=given.prior))
-
-    maps = _windowed(predict, stacked, window, options)
-    if is_on(options.get("mirror", "off")):
-        turned = stacked.flip(2)
-        turned[:, 1] = coordinates[:, 0]  # the position is the mirrored volume's own
-        for name, value in _windowed(predict, turned, window, options).items():
-            maps[name] = (maps[name] + value.flip(-3)) / 2
-    return {name: value[0].numpy() for name, value in maps.items()}
-
-
-def _windowed(
-    predict: Callable[[Tensor], dict[str, Tensor]], data: Tensor, window: tuple[int, ...], options: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape."""
-    from monai.inferers import sliding_window_inference  # half of the start-up time, and not needed for 2D methods
-
-    plain: set[str] = set()
-
-    def run(part: Tensor) -> dict[str, Tensor]:
-        maps = predict(part)
-        plain.update(name for name, value in maps.items() if value.ndim < part.ndim)
-        return {name: (value[:, None] if name in plain else value).float() for name, value in maps.items()}
-
-    overlap = float(options.get("overlap", 0.5))
-    maps = sliding_window_inference(
-        data, window, 1, run, overlap=overlap, mode="gaussian", padding_mode="constant", cval=AIR, device=data.device
-    )
-    return {name: value[:, 0] if name in plain else value for name, value in maps.items()}
 
 
 def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
@@ -479,7 +257,10 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         return volume.source.image(ids[_winner(iter(evidence.classes), volume)])
     kinds = evidence.kind_probabilities()
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
-    winner = _winner((kinds[0], kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL]), volume)
+    others = channels_without_kind(evidence)  # the cord, or what a scheme added by name: no level, no shape to find
+    rest = [evidence.classes[channel] for channel in others]  # type: ignore[index]
+    shapes = (kinds[0] - sum(rest), kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL])
+    winner = _winner((*shapes, *rest), volume)
     maps = nearest_level_maps(levels)
     result = np.zeros(winner.shape, np.int16)
     for value, kind in enumerate((Kind.VERTEBRA, Kind.DISC, Kind.CANAL), start=1):
@@ -487,7 +268,16 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         if ids is not None and ids.any():
             chosen = winner == value
             result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
+    for value, channel in enumerate(others, start=len(shapes)):
+        result[winner == value] = evidence.scheme.ids[channel - 1]
     return volume.source.image(result)
+
+
+def channels_without_kind(evidence: Evidence) -> list[int]:
+    """Channels of structures that `KINDS` lacks; their probability is part of the background's there."""
+    if evidence.classes is None or evidence.kinds is not None:
+        return []
+    return [channel for channel, kind in enumerate(evidence.scheme.kinds) if channel and kind == 0]
 
 
 def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.ndarray:
@@ -504,29 +294,17 @@ def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.
     return winner
 
 
-def _padding(shape: list[int], divisor: int) -> tuple[tuple[int, ...], tuple[slice, ...]]:
-    """`F.pad` amounts that make sides divisible, equal on both sides, and the slices that undo it."""
-    pads: list[int] = []
-    inner = []
-    for n in shape:
-        extra = -n % divisor
-        pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis
-        inner.append(slice(extra // 2, extra // 2 + n))
-    return tuple(pads), tuple(inner)
-
-
-def _padded_coordinates(
-    shape: list[int], spacing: tuple[float, ...], pads: tuple[int, ...], device: torch.device
-) -> Tensor:
-    """(1, dims, *padded) coordinates whose zero stays at the centre of the image."""
-    low = pads[0::2][::-1]
-    high = pads[1::2][::-1]
-    full = [n + a + b for n, a, b in zip(shape, low, high, strict=True)]
-    channels = coordinate_channels(full, spacing, device)
-    # The padded array's centre lies (high − low) / 2 voxels behind the image's.
-    shift = [(b - a) / 2 * mm / COORDINATE_SCALE_MM for a, b, mm in zip(low, high, spacing, strict=True)]
-    offset = torch.tensor(shift, dtype=torch.float32, device=device)
-    return (channels + offset.view(-1, *[1] * len(full)))[None]
+def _points_by_level(
+    evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume, hints: Hints
+) -> dict[int, tuple[float, float, float]]:
+    """Key points in LPS mm, named like the structures they lie in; the reader's stay as placed."""
+    result = dict(hints.keypoints)
+    for sid, index in evidence.keypoints.items():
+        if levels is not None and sid not in hints.keypoints:
+            at = tuple(min(max(round(i), 0), n - 1) for i, n in zip(index, levels.labels.shape, strict=True))
+            sid = int(levels.labels[at]) or sid
+        result.setdefault(sid, volume.point_of(index))
+    return result
 
 
 def _keep_locked(labels: sitk.Image, locked: sitk.Image) -> sitk.Image:
@@ -553,17 +331,6 @@ def _mean_per_structure(values: sitk.Image, labels: sitk.Image) -> dict[str, flo
     """Mean of an image inside each structure, by name."""
     array, ids = sitk.GetArrayViewFromImage(values), sitk.GetArrayViewFromImage(labels)
     return {STRUCTURES[i].name: round(float(array[ids == i].mean()), 4) for i in np.unique(ids).tolist() if i}
-
-
-def _stop_if(cancelled: Cancel) -> None:
-    if cancelled():
-        raise Cancelled("Cancelled.")
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(
-        device.type, torch.float16 if device.type == "cuda" else torch.bfloat16, device.type == "cuda"
-    )
 
 
 def _device_name(device: torch.device) -> str:

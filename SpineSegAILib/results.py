@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import anatomy, terminology
-from .anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, sorted_ids
+from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
 from .errors import ImageError, OutputError, SchemeError
 from .files import staged
 
@@ -244,10 +244,6 @@ def _read_label_image(path: Path) -> Segmentation:
         raise ImageError(f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.")
     values = sitk.GetArrayFromImage(image)
     found = np.unique(values)
-    foreign = [v for v in found.tolist() if v and v not in STRUCTURES]
-    if foreign:
-        listed = ", ".join(f"{v:g}" for v in foreign[:5])
-        raise SchemeError(f"“{path.name}” has label values that are no structure ids: {listed}.", "Relabel it first.")
     side = path.with_name(f"{stem_and_suffix(path)[0]}.json")
     try:
         summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else None
@@ -255,6 +251,11 @@ def _read_label_image(path: Path) -> Segmentation:
         raise ImageError(f"“{side.name}” is damaged.", "Remove it to read the label image alone.") from error
     if not isinstance(summary, dict) or summary.get("format") != _FORMAT:  # none, or somebody else's JSON
         summary = {}
+    _known_scheme(summary.get("scheme"))
+    foreign = [v for v in found.tolist() if v and v not in STRUCTURES]
+    if foreign:
+        listed = ", ".join(f"{v:g}" for v in foreign[:5])
+        raise SchemeError(f"“{path.name}” has label values that are no structure ids: {listed}.", "Relabel it first.")
     return _from_summary(sitk.Cast(image, sitk.sitkInt16), summary, (int(v) for v in found if v), str(side))
 
 
@@ -269,7 +270,10 @@ def _read_slicer(path: Path) -> Segmentation:
         unknown: list[str] = []
         tags: dict[int, dict[str, str]] = {}
         extents: set[Extent] = set()
+        summary = json.loads(document.get(_HEADER_KEY, "{}"))
+        _known_scheme(summary.get("scheme"))
         for segment in document["segments"]:
+            _known_scheme({"name": segment.get("tags", {}).get(SCHEME_TAG)})
             sid, extent = _recognised(segment)
             if sid is None:
                 unknown.append(segment.get("name", segment["id"]))
@@ -279,7 +283,6 @@ def _read_slicer(path: Path) -> Segmentation:
                 extents.add(extent)
             tags[sid] = segment.get("tags", {})
         confidence = {sid: float(t[CONFIDENCE_TAG]) for sid, t in tags.items() if CONFIDENCE_TAG in t}
-        summary = json.loads(document.get(_HEADER_KEY, "{}"))
         labels = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
         _set_index_to_lps(labels, document["ijkToLPS"])
         labels = _uncropped(labels, document.get("conversionParameters", ()))
@@ -293,7 +296,7 @@ def _read_slicer(path: Path) -> Segmentation:
         result.unvalidated = frozenset(sid for sid, t in tags.items() if UNVALIDATED_TAG in t)
         schemes = {t[SCHEME_TAG] for t in tags.values() if SCHEME_TAG in t}
         if len(schemes) == 1:
-            result.scheme = SCHEMES.get(schemes.pop(), result.scheme)
+            result.scheme = _known_scheme({"name": schemes.pop()}) or result.scheme
     if unknown:
         names = ", ".join(f"“{name}”" for name in unknown)
         result.warnings.append(f"Left out, since no structure of SpineSegAI has that name: {names}.")
@@ -344,10 +347,20 @@ def _scheme(described: dict[str, Any] | None, present: Iterable[int], extents: I
         extent = found.pop() if len(found) == 1 else None
         return LabelScheme("file", "Structures of a file", tuple(sorted_ids(present)), extent, "any")
     name, ids = described["name"], tuple(described["ids"])
-    if name in SCHEMES and SCHEMES[name].ids == ids:
-        return SCHEMES[name]
+    known = _known_scheme(described)
+    if known is not None and known.ids == ids:
+        return known
     extent = Extent(described["extent"]) if described["extent"] else None
     return LabelScheme(name, described["title"], ids, extent, described["modality"])
+
+
+def _known_scheme(described: Any) -> LabelScheme | None:
+    """The scheme that a file names, if it is one of ours; from then on the structures that it adds are known."""
+    name = described.get("name") if isinstance(described, dict) else None
+    try:
+        return anatomy.scheme(name) if isinstance(name, str) else None
+    except SchemeError:
+        return None
 
 
 def _read_image(path: Path) -> sitk.Image:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import anatomy
-from .anatomy import STRUCTURES, Code, Extent, Kind
+from .anatomy import BUILT_IN, STRUCTURES, Code, Extent, Kind
 from .files import staged
 
 CONTEXT = "Segmentation category and type - SpineSegAI"
@@ -104,10 +104,10 @@ def color_table() -> str:
     """Slicer's colour table: a line per structure id with name, red, green, blue and alpha in 0…255."""
     lines = [
         "# Color table file SpineSegAI",
-        f"# {len(STRUCTURES) + 1} values",
+        f"# {len(BUILT_IN) + 1} values",
         "0 background 0 0 0 0",
     ]
-    for sid in sorted(STRUCTURES):
+    for sid in sorted(BUILT_IN):
         name = anatomy.display_name(sid).replace(" ", "_")  # Slicer shows underscores as spaces
         lines.append(f"{sid} {name} {' '.join(str(c) for c in STRUCTURES[sid].color_255)} 255")
     return "\n".join(lines) + "\n"
@@ -141,7 +141,7 @@ def _coded(concept: Code) -> dict[str, Any]:
 
 def _variants() -> Iterator[tuple[anatomy.Structure, frozenset[int], Extent | None]]:
     """Every structure with each extent that it can have, and discs under both names that T13 and L6 give them."""
-    for sid in anatomy.sorted_ids(STRUCTURES):
+    for sid in anatomy.sorted_ids(BUILT_IN):
         s = STRUCTURES[sid]
         if s.is_vertebral:
             yield from ((s, frozenset(), extent) for extent in (Extent.WHOLE, Extent.BODY))

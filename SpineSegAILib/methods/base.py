@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +50,8 @@ class Batch:
         keypoints: (B, C−1, dims) voxel positions of the structures' centres, NaN where not known; or None.
         prompt: whatever a method asked its data for; or None.
         progress: share of the training that is done.
+        position: (B,) place of the slice (in 3D, of the slice the patch is around) in its stack, 0 at the patient's
+            left, 1 at the right; or None.
     """
 
     image: Tensor
@@ -58,6 +61,7 @@ class Batch:
     keypoints: Tensor | None = None
     prompt: Any = None
     progress: float = 0.0
+    position: Tensor | None = None
 
     @cached_property
     def label(self) -> Tensor:
@@ -86,13 +90,15 @@ class Context:
         slice_count: number of slices in the volume.
         hints: what the reader knows.
         options: the method's run-time options.
-        memory: a place to keep things between the batches and passes of one volume.
-        final: whether this is the last of the method's passes over the volume, whose evidence counts.
+        memory: a place to keep things between the batches and passes of one volume; ``"reference"`` is in it only when
+            an evaluation gives the reference to a method that may read it.
+        final: whether this is the last that a method's `passes` allow; the evidence of the last one counts.
         slice_mm: distance between slices.
         keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
         prior: (B, *spatial) long, channels of the scheme to start from (`Hints.prior` on the network's grid); or None.
         tick: to be called now and then by methods that take long over a batch, with the fraction of it that is done;
             raises `Cancelled` if the caller asked for it.
+        about: what the method wants to have stored with the result, JSON-able.
     """
 
     coordinates: Tensor
@@ -106,19 +112,21 @@ class Context:
     keypoints: Tensor | None = None
     prior: Tensor | None = None
     tick: Callable[[float], None] = lambda fraction: None
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Method(nn.Module):
     """A network with its losses and its way of predicting.
 
-    Subclasses implement the two methods below. Sides of the input are multiples of `divisor`.
+    Subclasses implement `training_losses` and `evidence`. Sides of the input are multiples of `divisor`, which may
+    differ between the axes.
     """
 
-    divisor: int = 32
+    divisor: int | tuple[int, ...] = 32
     window: tuple[int, ...] = ()
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     passes: int = 1
-    """How often a 2D method wants to see a volume's slices; see `Context.final`."""
+    """How often a 2D method may want to see a volume's slices; see `Context.final` and `between_passes`."""
     options: Mapping[str, str] = {}
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
     validation_options: Mapping[str, Any] = {}
@@ -133,16 +141,53 @@ class Method(nn.Module):
         """The label scheme of the output."""
         return self.config.label_scheme
 
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """`divisor` for each axis."""
+        return self.divisor if isinstance(self.divisor, tuple) else (self.divisor,) * self.config.dims
+
     def network_input(self, images: Tensor, coordinates: Tensor) -> Tensor:
         """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
         return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
 
+    def open_resources(self, resources: Mapping[str, str]) -> None:
+        """Open the files that a training run gives to the method (`TrainingConfig.resources`), before its first step.
+
+        Raises:
+            ConfigError: one is missing or does not fit.
+        """
+
+    def prepare_training(self, start: Mapping[str, Any] | None) -> None:
+        """Called once before a new run's first step, after the weights of its starting checkpoint were taken over.
+
+        Args:
+            start: that checkpoint's method configuration; None without one.
+        """
+
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss ``"total"`` and its parts, scalars."""
         raise NotImplementedError
+
+    def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint holds for these weights: they themselves, and what inference needs that they imply."""
+        return dict(state)
+
+    def answer(self, hints: Hints) -> LabelScheme:
+        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
+        return self.scheme
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
         (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError
+
+    def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
+        """Look at a whole volume after each of its `passes` but the last, and say whether the next one is wanted.
+
+        Args:
+            maps: what `evidence` said, (…, D, H, W).
+            spacing: mm along (slices, rows, columns).
+            memory: of the volume; what is put here is in the next pass's `Context.memory`.
+        """
+        return True

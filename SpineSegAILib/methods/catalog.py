@@ -84,6 +84,16 @@ METHODS: Mapping[str, MethodInfo] = {
     info.id: info
     for info in (
         MethodInfo(
+            "atm-net",
+            "ATM-Net",
+            "system",
+            "Swin UNETR whose decoder attends to a sentence about the anatomy: which levels, which slice.",
+            "ATM-Net: anatomy-aware text-guided multi-modal fusion for fine-grained lumbar spine segmentation. "
+            "arXiv 2504.03476, 2025",
+            "atm_net",
+            hints=frozenset({"visible"}),
+        ),
+        MethodInfo(
             "verdiff-net",
             "Verdiff-Net",
             "system",
@@ -111,6 +121,16 @@ METHODS: Mapping[str, MethodInfo] = {
             NNUNET + "; Isensee et al., nnU-Net revisited. MICCAI 2024",
             "resenc_unet",
             (2, 3),
+        ),
+        MethodInfo(
+            "la-caf",
+            "LA-CAF",
+            "system",
+            "3D network whose class heads are generated from text embeddings; trains on half-labelled cases.",
+            "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. "
+            "MICCAI 2025",
+            "la_caf",
+            (3,),
         ),
         MethodInfo(
             "scar-net",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -35,10 +36,31 @@ class MethodConfig(BaseModel):
         """Named configurations of this method."""
         return cls.PRESETS
 
+    def text_prompts(self) -> list[str]:
+        """Every sentence that the method may need embedded (`text.bank`); none for most."""
+        return []
+
+    def with_resources(self, resources: Mapping[str, str]) -> MethodConfig:
+        """This configuration with what only the files of a training run say, such as the width of text features.
+
+        Args:
+            resources: `TrainingConfig.resources`.
+
+        Raises:
+            ConfigError: a file is missing or does not fit.
+        """
+        return self
+
     @property
     def label_scheme(self) -> LabelScheme:
         """The scheme itself."""
         return scheme(self.scheme)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings of a training run (`training.config.TrainingConfig`) that fit this configuration; what a user sets
+        goes before them."""
+        return {}
 
     @property
     def input_channels(self) -> int:

@@ -59,8 +59,9 @@ class Augmenter:
         if self.config is not None:
             sampled = self._intensity(sampled, rank, inside[:, None], generators)
         coordinates = torch.stack([self._coordinates(p, spacing[i], device) for i, p in enumerate(plans)])
+        position = raw["position"].to(device, torch.float32, non_blocking=True)
         keypoints = torch.stack([self._points(raw["keypoints"][i], p, grid[i], image) for i, p in enumerate(plans)])
-        return Batch(sampled, allowed, rank, coordinates, keypoints)
+        return Batch(sampled, allowed, rank, coordinates, keypoints, position=position)
 
     # --- geometry ------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,10 @@ class DataConfig(BaseModel):
         0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
     )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
+    focus: Literal["column", "label"] = Field(
+        "column",
+        description="windows lie around the spine, or around a labelled voxel (anywhere in slices without)",
+    )
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"
     )
@@ -98,5 +102,6 @@ class TrainingConfig(BaseModel):
     data: DataConfig = DataConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     seed: int = 35
+    resources: dict[str, str] = Field(default_factory=dict, description="files that the method needs to learn, by name")
     start_from: str | None = Field(None, description="checkpoint whose weights are taken where they fit")
     name: str = Field("", description="name of the checkpoint that results")

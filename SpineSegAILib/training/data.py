@@ -30,10 +30,11 @@ from ..hints import Point
 from ..imaging import Preprocessing, read_image
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from ..phantom import make_phantom, random_spec
+from ..vessel_phantom import make_vessels, random_vessels
 from .config import DataConfig
 from .regions import code_label
 
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 MAX_CODES = 96
 """Rows of the table of voxel sets that travels with every sample."""
 
@@ -129,6 +130,8 @@ def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
         return {0}
     channel = scheme.channel_for(structure_id)
     kind = STRUCTURES[structure_id].kind
+    if kind in (Kind.ARTERY, Kind.VEIN) and not channel:  # a side that is not known
+        return {scheme.channel_of[i] for i in scheme.members(structure_id)} or {0}
     if channel or kind not in (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC):
         return {channel}
     return {0, *(scheme.channel_of[i] for i in scheme.of_kind(kind))}
@@ -153,12 +156,18 @@ def cache_case(case: Case, preprocessing: Preprocessing, scheme: LabelScheme, fo
 def cache_phantom(
     number: int, seed: int, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path
 ) -> CachedCase:
-    """Generate phantom `number` of a seed, or take it from the cache. Everything in a phantom is labelled."""
+    """Generate phantom `number` of a seed, or take it from the cache: vessels for schemes of vessels, else a spine.
+
+    All that a phantom can show is labelled; what it never shows (a structure that a scheme added) is unknown there.
+    """
+    vessels = bool(scheme.of_kind(Kind.ARTERY, Kind.VEIN))
+    shown = (Kind.ARTERY, Kind.VEIN) if vessels else (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.CANAL)
+    annotated = tuple(s.id for s in STRUCTURES.values() if s.kind in shown)
 
     def load() -> tuple[sitk.Image, sitk.Image | None, Sequence[int]]:
         rng = np.random.default_rng([seed, number])
-        phantom = make_phantom(random_spec(rng), rng)
-        return phantom.image, phantom.labels, tuple(STRUCTURES)
+        phantom = make_vessels(random_vessels(rng), rng) if vessels else make_phantom(random_spec(rng), rng)
+        return phantom.image, phantom.labels, annotated
 
     return _cached(f"phantom_{seed}_{number}", "phantom", [seed, number], load, preprocessing, scheme, folder)
 
@@ -239,8 +248,9 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
     Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
     (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), ``keypoints``
-    (C − 1, dims) float32: positions in the window, NaN where not known, and ``number``: the index, from which the
-    augmentation draws. The window is larger than the patch, for zoom and rotation.
+    (C − 1, dims) float32: positions in the window, NaN where not known, ``position``: place of the drawn slice in
+    its stack (0 to 1), and ``number``: the index, from which the augmentation draws. The window is larger than the
+    patch, for zoom and rotation.
 
     Where there are cases with masks and weak ones, with key points alone, every run of samples has `weak_share` of the
     latter, so the batches are mixed evenly and how many weak cases there are does not change how often the others come.
@@ -292,11 +302,13 @@ class SampleDataset(Dataset[dict[str, Any]]):
             slice_index = int(rng.choice(case.labelled_slices))
         else:
             slice_index = int(rng.integers(shape[0]))
+        position = (slice_index + 0.5) / shape[0]
         # A window around the column, shifted at random; where the image is smaller than the window it is centred.
+        center, spread = self._center(case, slice_index, rng)
         start = []
         for axis, size in zip((1, 2), self.window[-2:], strict=True):
             room = shape[axis] - size
-            middle = case.center[axis] + rng.uniform(-0.2, 0.2) * size
+            middle = center[axis] + rng.uniform(-spread, spread) * size
             start.append(round(min(max(middle - size / 2, 0), room)) if room > 0 else -((size - shape[axis]) // 2))
         if self.dims == 3:
             depth, room = self.window[0], shape[0] - self.window[0]
@@ -330,7 +342,20 @@ class SampleDataset(Dataset[dict[str, Any]]):
             "keypoints": torch.from_numpy(points),
             "spacing": torch.tensor(case.spacing[-self.dims :], dtype=torch.float32),
             "number": index,
+            "position": position,
         }
+
+    def _center(
+        self, case: CachedCase, slice_index: int, rng: np.random.Generator
+    ) -> tuple[tuple[float, float, float], float]:
+        """Where a window is put, and by which share of its size it may stray."""
+        if self.config.focus == "column":
+            return case.center, 0.2
+        drawn = [code for code, ids in enumerate(case.sets) if 0 not in ids]
+        at = np.argwhere(np.isin(case.codes[slice_index], drawn)) if slice_index in case.labelled_slices else ()
+        if len(at):
+            return (slice_index, *at[rng.integers(len(at))]), 0.25
+        return (slice_index, *(rng.uniform(0, n) for n in case.image.shape[1:])), 0.0
 
 
 class _Mixture:

@@ -16,7 +16,16 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..anatomy import DISC_ID, STRUCTURES, VERTEBRA_ID, Kind
+from ..anatomy import (
+    ARTERY_ID,
+    DISC_ID,
+    STRUCTURES,
+    VEIN_ID,
+    VERTEBRA_ID,
+    Kind,
+    laterality,
+    other_side,
+)
 
 ANTERIOR_MARGIN_MM = 10.0
 """An undrawn vertebral body may stand this far before the extrapolated column (listhesis, osteophytes, curvature)."""
@@ -37,7 +46,7 @@ class CodedLabel:
     """A label map in which every voxel points at the set of structures that it may be.
 
     Attributes:
-        codes: (D, H, W) uint8; 0 is known background.
+        codes: (D, H, W) uint8; 0 is background, as far as the column tells.
         sets: for each code the structure ids that its voxels may be (0 = background). A set of one is an ordinary
         label.
     """
@@ -57,10 +66,17 @@ def code_label(
         possible: ids that may be there at all (the scheme's); unannotated ones become unknown in their region.
         spacing: mm along the three axes.
 
-    Generic ids (`VERTEBRA_ID`, `DISC_ID`) in `label` mean “a vertebra / disc of any level”.
+    A structure of kind `CUSTOM` that is not annotated may be in any background: nothing is known of where it lies.
+    Generic ids in `label` mean “a vertebra / disc of any level” (`VERTEBRA_ID`, `DISC_ID`) or “an artery / vein of
+    either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided structure is annotated, it was drawn up to the
+    midline: beyond that nothing is known of it.
     """
     annotated = set(annotated)
-    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID}
+    generic_vessels = {ARTERY_ID: Kind.ARTERY, VEIN_ID: Kind.VEIN}
+    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID, *generic_vessels}
+    for sid, kind in generic_vessels.items():
+        if sid in annotated:
+            unknown = {i for i in unknown if STRUCTURES[i].kind is not kind}
     if VERTEBRA_ID in annotated:
         unknown = {i for i in unknown if not STRUCTURES[i].is_vertebral}
     if DISC_ID in annotated:
@@ -72,13 +88,17 @@ def code_label(
             allowed = frozenset(i for i in possible if STRUCTURES[i].is_vertebral) | {VERTEBRA_ID}
         elif sid == DISC_ID:
             allowed = frozenset(i for i in possible if STRUCTURES[i].kind is Kind.DISC) | {DISC_ID}
+        elif sid in generic_vessels:
+            allowed = frozenset(i for i in possible if STRUCTURES[i].kind is generic_vessels[sid]) | {sid}
         else:
             allowed = frozenset({sid}) if sid in annotated else frozenset({0, sid})
         sets.append(allowed)
         codes[label == sid] = len(sets) - 1
     background = label == 0
+    anywhere = frozenset(i for i in unknown if STRUCTURES[i].kind is Kind.CUSTOM)
     levelled = unknown and _ColumnFrame.build(label, spacing)
     if levelled:
+        unknown -= anywhere
         leveled_unknown = {i for i in unknown if STRUCTURES[i].order is not None}
         tubes = unknown - leveled_unknown
         for region, ids in levelled.regions(leveled_unknown, tubes, label.shape):
@@ -86,11 +106,28 @@ def code_label(
             if allowed not in sets:
                 sets.append(allowed)
             codes[background & region] = sets.index(allowed)
+        sets = [allowed | anywhere if 0 in allowed else allowed for allowed in sets]
     elif unknown:
         # Nothing with a level is drawn, so there is no geometry to go by: unknown everywhere.
         sets.append(frozenset({0, *unknown}))
         codes[background] = len(sets) - 1
+        _beyond_midline(codes, sets, background, annotated, unknown)
     return CodedLabel(codes, sets)
+
+
+def _beyond_midline(
+    codes: np.ndarray, sets: list[frozenset[int]], background: np.ndarray, annotated: set[int], unknown: set[int]
+) -> None:
+    """Adds to the unknown, in the half that nobody annotated, what was annotated in the other (changes its arguments).
+
+    Halves are those of the image, as in the data that the rule is for, split at the middle column.
+    """
+    half = background.shape[0] / 2
+    for side, there in (("Right", slice(0, int(half))), ("Left", slice(int(np.ceil(half)), None))):  # left comes first
+        drawn = {i for i in annotated if (c := laterality(i)) and c.meaning == side and other_side(i) in unknown}
+        if drawn:
+            sets.append(frozenset({0, *unknown, *drawn}))
+            codes[there][background[there]] = len(sets) - 1
 
 
 class _ColumnFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from ..anatomy import Extent
+from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, TrainingError
@@ -31,6 +32,9 @@ from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
 from .run import RunDirectory
 from .validation import ValidationCase, load_validation, validate
+
+_START = "start.json"
+"""In a run's state: what the checkpoint it started from had learnt from real cases."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -96,7 +100,7 @@ class _Trainer:
                 "Choose a batch that is a multiple of their number.",
             )
         values = dict(config.method)
-        method_config = make_config(values.pop("method"), **values)
+        method_config = make_config(values.pop("method"), **values).with_resources(config.resources)
         self.manifest = read_manifest(config.dataset)
         _check_extent(self.manifest, method_config.label_scheme.extent)
         if self.accelerator.is_main_process:
@@ -107,16 +111,23 @@ class _Trainer:
         run.state.mkdir(exist_ok=True)
         set_seed(config.seed)
         self.method = build_method(method_config)
+        self.method.open_resources(config.resources)
         _check_patch(config.data.patch, self.method)
         self.step = 0
         self.elapsed = 0.0
         self.best = -math.inf
-        self.ema = _Average(self.method, o.ema) if o.ema else None
+        start = None
         if config.start_from and not request.resume:
             taken = load_matching(self.method, config.start_from)
+            origin = find_checkpoint(config.start_from)
+            start = origin.metadata["method"]
+            validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
+            if self.accelerator.is_main_process:
+                (run.state / _START).write_text(json.dumps({"validated": validated}), encoding="utf-8")
             self._event("start", message=f"{taken} of {len(self.method.state_dict())} tensors from {config.start_from}")
-            if self.ema:
-                self.ema = _Average(self.method, o.ema)
+        if not request.resume:
+            self.method.prepare_training(start)
+        self.ema = _Average(self.method, o.ema) if o.ema else None
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -142,7 +153,10 @@ class _Trainer:
         self._beat("preparing", force=True)
         cases, validation = self._cases()
         dataset = SampleDataset(cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding)
-        augment = Augmenter(data.patch, data.augmentation, self.config.seed, self.config.preprocessing.padding)
+        augmentation = data.augmentation
+        if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
+            augmentation = augmentation.model_copy(update={"mirror_left_right": False})
+        augment = Augmenter(data.patch, augmentation, self.config.seed, self.config.preprocessing.padding)
         sampler = StepSampler(
             self.step, o.steps, o.batch, self.accelerator.process_index, self.accelerator.num_processes
         )
@@ -234,7 +248,8 @@ class _Trainer:
         weights = self.ema.swap_in(self.method) if self.ema else None
         self.method.eval()
         try:
-            scores = [validate(self.method, case, self.accelerator.device) for case in mine]
+            patch = self.config.data.patch
+            scores = [validate(self.method, case, self.accelerator.device, patch) for case in mine]
         finally:
             self.method.train()
             if weights is not None:
@@ -247,7 +262,7 @@ class _Trainer:
             scores={k: round(v, 4) for k, v in means.items()},
             elapsed=round(self.elapsed, 1),
         )
-        score = means["level_dice"]
+        score = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
         if score > self.best:
             self.best = score
             self._write_checkpoint(self.run.best, means)
@@ -260,13 +275,16 @@ class _Trainer:
     def _write_checkpoint(self, path: Path, scores: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        save_checkpoint(path, self._averaged(), self.metadata(scores))
+        save_checkpoint(path, self.method.export_state(self._averaged()), self.metadata(scores))
 
     def metadata(self, scores: dict[str, float]) -> dict[str, Any]:
         """The JSON document of a checkpoint of this run."""
         annotated = {i for case in self.manifest.cases("training") for i in case.annotated}
         scheme = self.method.scheme
         seen = {scheme.channel_for(i) for i in annotated}
+        start = self.run.state / _START
+        learnt = set(json.loads(start.read_text(encoding="utf-8"))["validated"]) if start.exists() else set()
+        seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in learnt}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         return {
             "title": self.config.name or self.run.folder.name,
@@ -283,7 +301,7 @@ class _Trainer:
                 "hours": round(self.elapsed / 3600, 3),
                 "date": time.strftime("%Y-%m-%d"),
                 "versions": versions(),
-                "configuration": self.config.model_dump(mode="json", exclude={"dataset", "start_from"}),
+                "configuration": self.config.model_dump(mode="json", exclude={"dataset", "start_from", "resources"}),
             },
             "validation": scores,
         }
@@ -463,7 +481,7 @@ def _check_patch(patch: Sequence[int], method: Method) -> None:
         )
     if method.window and tuple(patch) != method.window:
         raise ConfigError(f"This method takes inputs of {method.window}, not {tuple(patch)}.", "Correct data.patch.")
-    if any(n % method.divisor for n in patch):
+    if any(n % d for n, d in zip(patch, method.divisors, strict=True)):
         raise ConfigError(
             f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
         )

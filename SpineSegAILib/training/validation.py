@@ -12,8 +12,9 @@ from ..anatomy import STRUCTURES, Kind
 from ..consistency import resolve_levels
 from ..datasets.manifest import Case, read_label
 from ..imaging import CanonicalVolume, Preprocessing, read_image
-from ..inference import volume_evidence
+from ..inference import channels_without_kind
 from ..methods.base import Method
+from ..volume_passes import volume_evidence
 
 
 @dataclass
@@ -43,18 +44,27 @@ def load_validation(cases: Sequence[Case], preprocessing: Preprocessing) -> list
     return loaded
 
 
-def validate(method: Method, case: ValidationCase, device: torch.device) -> dict[str, float]:
+def validate(
+    method: Method, case: ValidationCase, device: torch.device, patch: tuple[int, ...] = ()
+) -> dict[str, float]:
     """Scores of one case.
+
+    Args:
+        patch: window of a 3D method.
 
     ``level_dice``: mean level-strict Dice of the annotated structures; ``vertebra_dice`` and ``disc_dice``: the same
     per kind; ``matched_dice``: whatever the level, the best-overlapping instance of the same kind; ``levels_right``:
     share of the structures whose best-overlapping instance has the right name; ``keypoint_mm``: median distance of the
     method's key points, under its own names, from the centroids of the structures.
     """
-    evidence = volume_evidence(method, case.volume, device, options=method.validation_options)
+    evidence = volume_evidence(method, case.volume, device, patch=patch, options=method.validation_options)
     levels = set(method.scheme.kinds) - {0}
     if levels:
         found = resolve_levels(evidence).labels
+        others = channels_without_kind(evidence)
+        if others:
+            best = evidence.classes.argmax(0)
+            found = np.where(np.isin(best, others), np.array([0, *method.scheme.ids], found.dtype)[best], found)
     else:
         assert evidence.classes is not None
         found = np.array([0, *method.scheme.ids], np.int16)[evidence.classes.argmax(0)]
@@ -72,6 +82,9 @@ def validate(method: Method, case: ValidationCase, device: torch.device) -> dict
         if sid not in method.scheme.channel_of:  # a scheme without levels: everything of the kind together
             channel = method.scheme.channel_for(sid)
             if channel == 0:
+                members = () if levels else method.scheme.members(sid)
+                if members:  # a vessel whose side is not known
+                    strict.setdefault(kind, []).append(_dice(reference, np.isin(found, members)))
                 continue
             target = method.scheme.ids[channel - 1]
             reference = np.isin(case.label, [i for i in case.annotated if STRUCTURES[i].kind is kind])
@@ -87,6 +100,7 @@ def validate(method: Method, case: ValidationCase, device: torch.device) -> dict
     every = [v for values in strict.values() for v in values]
     if every:
         scores["level_dice"] = float(np.mean(every))
+    if matched:
         scores["matched_dice"] = float(np.mean(matched))
         scores["levels_right"] = float(np.mean(right))
     return scores

@@ -23,9 +23,8 @@ from SpineSegAILib.methods.verdiff_net.encoding import gray_codes, make_encoding
 from SpineSegAILib.methods.verdiff_net.losses import code_cross_entropy, weighted_square_error
 from SpineSegAILib.methods.verdiff_net.msfm import MSFM
 from SpineSegAILib.methods.verdiff_net.nsa import NSA
-from SpineSegAILib.methods.verdiff_net.recipe import recipe
 from SpineSegAILib.phantom import PhantomSpec, make_phantom
-from SpineSegAILib.training.config import DataConfig
+from SpineSegAILib.training.config import DataConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
@@ -666,15 +665,15 @@ def test_the_second_stage_leaves_the_prior_alone_and_resumes_exactly(tmp_path):
     manifest = str(write_tiny_dataset(tmp_path, training=1))
 
     def train(name: str, stage: str, steps: int, stop_at: int = 0, **values) -> RunDirectory:
-        config = recipe(
-            manifest, "tiny", stage, scheme="vertebra", preprocessing=Preprocessing(pixel_mm=4.0), patch=2, **values
-        )
+        method = make_config("verdiff-net", "tiny", scheme="vertebra", stage=stage, patch=2)
         optimization = {"steps": steps, "batch": 2, "workers": 0, "report_every": 1, "mixed_precision": "no"}
-        config = config.model_copy(
-            update={
-                "data": DataConfig(patch=(64, 32)),
-                "optimization": config.optimization.model_copy(update=optimization),
-            }
+        config = TrainingConfig(
+            method=method.model_dump(mode="json"),
+            dataset=manifest,
+            preprocessing=Preprocessing(pixel_mm=4.0),
+            data=DataConfig(patch=(64, 32)),
+            optimization={**method.recipe["optimization"], **optimization},
+            **values,
         )
         run = RunDirectory(tmp_path / name)
 
@@ -704,12 +703,14 @@ def test_the_second_stage_leaves_the_prior_alone_and_resumes_exactly(tmp_path):
 
 
 def test_recipes_say_what_the_paper_says():
-    paper = recipe("data.json", "paper")
-    o = paper.optimization
+    paper = make_config("verdiff-net", "paper")
+    training = TrainingConfig(method=paper.model_dump(mode="json"), dataset="data.json", **paper.recipe)
+    o = training.optimization
     assert (o.steps, o.batch, o.learning_rate, o.final_learning_rate, o.weight_decay) == (9000, 1, 1e-4, 1e-4, 0.0)
-    assert (paper.seed, paper.data.augmentation.rotation_deg, paper.method["scheme"]) == (35, 30.0, "vertebra")
+    assert (training.seed, training.data.augmentation.rotation_deg, paper.scheme) == (35, 30.0, "vertebra")
     for preset in ("paper", "small"):
-        method = build_method(make_config("verdiff-net", preset)).to("meta")
-        patch = recipe("data.json", preset, "denoise", start_from="a.safetensors").data.patch
-        assert all(side % method.divisor == 0 for side in patch)
+        config = make_config("verdiff-net", preset, stage="denoise")
+        training = TrainingConfig(method=config.model_dump(mode="json"), dataset="data.json", **config.recipe)
+        method = build_method(config).to("meta")
+        assert all(side % divisor == 0 for side, divisor in zip(training.data.patch, method.divisors, strict=True))
         assert method.divisor == 32

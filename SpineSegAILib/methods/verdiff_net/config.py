@@ -130,6 +130,25 @@ class VerdiffNetConfig(MethodConfig):
         return self
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings of a training run: stage ``"denoise"`` starts from the checkpoint that stage ``"prior"`` left.
+
+        Wide networks as published: Adam, one image per step, 9000 steps, rotation up to 30°; the learning rate is lost
+        (MedSegDiff's). Narrow ones are meant for a few cores (our choice).
+        """
+        if self.widths[0] >= 64:
+            return {
+                "data": {"patch": (512, 512), "augmentation": {"rotation_deg": 30.0}},
+                "optimization": {
+                    "steps": 9000, "batch": 1, "learning_rate": 1e-4, "final_learning_rate": 1e-4, "warmup": 0,
+                    "weight_decay": 0.0, "ema": 0.9999,
+                },
+            }  # fmt: skip
+        # The diffusion U-Net sees a new time and noise at each step, hence more steps at a lower rate.
+        steps, rate = (4000, 1e-3) if self.stage == "prior" else (8000, 5e-4)
+        return {"optimization": {"steps": steps, "batch": 8, "learning_rate": rate, "ema": 0.999}}
+
+    @property
     def resolved_encoding(self) -> str:
         """The encoding that ``"auto"`` stands for in this scheme."""
         if self.encoding != "auto":

@@ -1,0 +1,83 @@
+"""The 3D networks that make features: a plain U-Net and Swin UNETR. Both give (full-size features, bottleneck)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
+
+
+def _double(inputs: int, middle: int, outputs: int, kernel: Triple) -> nn.Sequential:
+    padding = tuple(k // 2 for k in kernel)
+    layers: list[nn.Module] = []
+    for a, b in ((inputs, middle), (middle, outputs)):
+        layers += [nn.Conv3d(a, b, kernel, padding=padding), nn.InstanceNorm3d(b, affine=True), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class UNet3D(nn.Module):
+    """The release's U-Net: two convolutions per level, max pooling, transposed convolutions; 19.1 M parameters.
+
+    Instance norm where the release has a batch norm that always uses the batch's own statistics (our choice). Levels
+    whose slices have not been pooled yet, while their pixels will be pooled without them, convolve inside slices only:
+    neighbouring slices of a sagittal stack are 4 mm apart, neighbouring pixels less than 1 mm (our choice, as nnU-Net).
+
+    Args:
+        inputs: input channels.
+        widths: channels per level, finest first.
+        strides: pooling before each level but the first.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], strides: list[Triple]) -> None:
+        super().__init__()
+        kernels: list[Triple] = [(1, 3, 3) if s[0] == 1 else (3, 3, 3) for s in strides] + [(3, 3, 3)]
+        self.full_width, self.bottleneck_width = widths[0], widths[-1]
+        self.down = nn.ModuleList()
+        self.pool = nn.ModuleList(nn.MaxPool3d(s, s) for s in strides)
+        for width, kernel in zip(widths, kernels, strict=True):
+            # The release widens in the second convolution: 1 → 32 → 64, 64 → 64 → 128 …
+            self.down.append(_double(inputs, max(inputs, width // 2), width, kernel))
+            inputs = width
+        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(len(strides))):
+            self.up.append(nn.ConvTranspose3d(inputs, inputs, strides[level], strides[level]))
+            self.merge.append(_double(inputs + widths[level], widths[level], widths[level], kernels[level]))
+            inputs = widths[level]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(self.pool[level - 1](x) if level else x)
+            skips.append(x)
+        bottleneck = skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat([up(x), skips.pop()], 1))
+        return x, bottleneck
+
+
+class SwinUNETR3D(nn.Module):
+    """MONAI's Swin UNETR without its output layer.
+
+    Args:
+        inputs: input channels.
+        width: feature size, a multiple of 12.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        from monai.networks.nets import SwinUNETR
+
+        self.net = SwinUNETR(inputs, 1, feature_size=width, spatial_dims=3)
+        self.net.out = nn.Identity()  # type: ignore[assignment]
+        self.full_width, self.bottleneck_width = width, 16 * width
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        net = self.net
+        hidden = net.swinViT(x, net.normalize)
+        bottleneck = net.encoder10(hidden[4])
+        y = net.decoder5(bottleneck, hidden[3])
+        y = net.decoder4(y, net.encoder4(hidden[2]))
+        y = net.decoder3(y, net.encoder3(hidden[1]))
+        y = net.decoder2(y, net.encoder2(hidden[0]))
+        return net.decoder1(y, net.encoder1(x)), bottleneck

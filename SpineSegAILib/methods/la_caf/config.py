@@ -1,0 +1,164 @@
+"""Configuration of LA-CAF; pydantic only, no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ...anatomy import Structure, display_name, laterality
+from ..config import MethodConfig
+
+_TEMPLATES = {
+    "CT": "A computerized tomography of a {}",
+    "MR": "A magnetic resonance imaging of the {}",
+    "any": "A medical image of the {}",
+}
+"""The release's sentence for CT; its counterparts for what else there is (our choice)."""
+
+
+class LaCafConfig(MethodConfig):
+    """Language-guided self-adaptive cross-attention fusion.
+
+    Defaults are the paper's, as far as its abstract and released code tell: 3D U-Net with 19.1 M parameters, CLIP
+    ViT-B/32 text features, per-class adapters 512→128→256, heads of 8 channels. `fusion="xattn"` is what its title
+    says and our default; the release multiplies by a scalar (`"released"`).
+
+    The rows of its ablation: linear projection (`text_map="linear", image_map="pool", fusion="none"`); text adapter
+    (`text_map="adapter", image_map="pool", fusion="none"`); attention without concatenation (`concat=False`) and with
+    it; text and image adapters (all defaults). The Universal Model is the first row.
+    """
+
+    dims: int = Field(3, ge=3, le=3, description="always 3: a volume method")
+    backbone: Literal["unet", "swinunetr"] = Field("unet", description="3D network that makes the features")
+    widths: tuple[int, ...] = Field(
+        (64, 128, 256, 512), min_length=2, description="channels per resolution; Swin UNETR takes the first"
+    )
+    flat_levels: int | None = Field(
+        None,
+        ge=0,
+        description="U-Net: how many first poolings leave the left-right axis alone; by default 2 for the spine, whose "
+        "slices are thick, and 0 for vessels",
+    )
+    text_encoder: str = Field(
+        "open_clip:ViT-B-32:openai",
+        description="who turned the classes' sentences into vectors: open_clip:MODEL:WEIGHTS, clip:NAME or FOLDER "
+        "(transformers), bank:FILE, or hashed (knows no language)",
+    )
+    text_width: int = Field(512, ge=8, description="length of a text vector")
+    template: str = Field("", description="sentence with {} for the class; by modality where empty")
+    center_text: bool = Field(
+        True,
+        description="text vectors without what all classes of the first run share, so that a class's own words count; "
+        "off: as released",
+    )
+    adapter_width: int = Field(128, ge=1, description="hidden width of a class's text adapter")
+    fusion_width: int = Field(256, ge=8, description="width in which text and image meet")
+    head_width: int = Field(8, ge=1, description="channels of the generated heads")
+    attention_heads: int = Field(8, ge=1, description="heads of the cross-attention")
+    text_map: Literal["adapter", "linear"] = Field("adapter", description="per-class adapters, or one linear map")
+    image_map: Literal["adapter", "pool"] = Field("adapter", description="image vector: the adapter's, or the mean")
+    fusion: Literal["xattn", "released", "none"] = Field(
+        "xattn", description="text attends to image tokens; the release's scalar gain; or the image vector alone"
+    )
+    concat: bool = Field(True, description="heads are generated from the fused vector and the text vector")
+    use_clip_visual: bool = Field(False, description="also attend to CLIP's image vectors of a few slices (ours)")
+    clip_slices: int = Field(4, ge=1, description="how many slices CLIP sees")
+    mask_unlabelled: bool = Field(True, description="no loss where a structure is not annotated; off: the release")
+    foreground_prior: float = Field(0.05, gt=0, lt=1, description="probability that every class starts with (ours)")
+    rank_weight: float = Field(0.0, ge=0, description="weight of an auxiliary head that counts levels (ours)")
+    only: tuple[str, ...] = Field((), description="only these structures' adapters learn; the rest is frozen")
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {},
+        "small": {"widths": (16, 32, 64, 128, 160), "adapter_width": 64, "fusion_width": 128, "rank_weight": 0.25},
+        "tiny": {
+            "widths": (8, 12, 16),
+            "flat_levels": 1,
+            "adapter_width": 16,
+            "fusion_width": 32,
+            "attention_heads": 4,
+            "text_width": 64,
+            "text_encoder": "hashed",
+        },
+    }
+
+    @model_validator(mode="after")
+    def _fits(self) -> LaCafConfig:
+        if self.fusion_width % self.attention_heads:
+            raise ValueError(f"fusion_width ({self.fusion_width}) must be a multiple of attention_heads")
+        if self.template and self.template.count("{}") != 1:
+            raise ValueError("template must hold {} once, where the class's name goes")
+        if self.use_clip_visual and self.fusion != "xattn":
+            raise ValueError("use_clip_visual adds tokens to attend to; it needs fusion=xattn")
+        for name in self.only:
+            self.label_scheme.require(name)
+        return self
+
+    @property
+    def prompts(self) -> dict[int, str]:
+        """Structure id → the sentence that stands for it."""
+        scheme = self.label_scheme
+        template = self.template or _TEMPLATES.get(scheme.modality, _TEMPLATES["any"])
+        return {s.id: template.format(_spoken(s)) for s in scheme.structures}
+
+    @property
+    def is_sided(self) -> bool:
+        """True where structures are left or right, so that no image may be mirrored."""
+        return any(laterality(i) for i in self.label_scheme.ids)
+
+    @property
+    def strides(self) -> list[tuple[int, int, int]]:
+        """U-Net: pooling (slices, rows, columns) before each level but the first."""
+        flat = self.flat_levels if self.flat_levels is not None else 0 if self.is_sided else 2
+        return [(1, 2, 2) if level < flat else (2, 2, 2) for level in range(len(self.widths) - 1)]
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the sides of an input must be divisible by."""
+        if self.backbone == "swinunetr":
+            return (32, 32, 32)
+        return tuple(math.prod(s[axis] for s in self.strides) for axis in range(3))  # type: ignore[return-value]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings of a training run (`training.config.TrainingConfig`) that fit this configuration.
+
+        Vessels: 1.5 mm, HU −700…300, 96³, crops around labels and anywhere 2:1, AdamW 8e-4, as released. Spine: thick
+        sagittal slices, pixels of 0.75 mm (1.25 mm for narrower networks), windows of 16 slices (our choice).
+        """
+        small = self.widths[0] < 32
+        optimization = {"batch": 2 if small else 4, "learning_rate": 8e-4, "weight_decay": 1e-5, "warmup": 200}
+        if self.is_sided:
+            side = 64 if small else 96
+            return {
+                "preprocessing": {
+                    "pixel_mm": 1.5, "min_slice_mm": 1.5, "intensity": "hu", "low": -700.0, "high": 300.0,
+                    "modality": "CT", "planes": ("axial", "coronal", "sagittal", "isotropic"),
+                },
+                "data": {
+                    "patch": (side,) * 3, "labelled_share": 2 / 3, "focus": "label",
+                    "augmentation": {
+                        "mirror_left_right": False, "invert_probability": 0.0, "contrast_probability": 0.0,
+                        "crop_probability": 0.2, "zoom": (0.85, 1.2), "elastic_mm": 2.0,
+                    },
+                },
+                "optimization": optimization,
+            }  # fmt: skip
+        return {
+            "preprocessing": {"pixel_mm": 1.25 if small else 0.75},
+            "data": {"patch": (16, 128, 96) if small else (16, 160, 160)},
+            "optimization": optimization,
+        }
+
+
+def _spoken(s: Structure) -> str:
+    """``"right pulmonary artery"``, ``"L3 vertebra"``, ``"L4/L5 intervertebral disc"``."""
+    side = laterality(s.id)
+    if side:
+        return f"{side.meaning.lower()} {s.name.split(',')[0]}"
+    return display_name(s.id).replace(" disc", " intervertebral disc")
+
+
+CONFIG = LaCafConfig
