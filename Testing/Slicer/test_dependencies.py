@@ -82,7 +82,7 @@ def test_torch_comes_through_its_extension_and_the_rest_through_pip(without, ans
     assert torch_extension == [(False, ">=2.2")]
     (arguments,) = installed
     assert arguments[0] == "--constraint" and set(arguments[2:]) == {"monai>=1.5", "safetensors"}
-    constraints = Path(arguments[1]).read_text()
+    constraints = Path(arguments[1]).read_text(encoding="utf-8")
     assert f"numpy=={importlib.metadata.version('numpy')}" in constraints
 
 
@@ -100,7 +100,7 @@ def test_newer_slicers_have_a_function_for_it(without, answers, monkeypatch):
     dependencies.ensure()
     requirements, named = called[0]
     assert requirements == ["einops"] and named["prompt_install"] is False and named["requester"] == "SpineSegAI"
-    assert Path(named["constraints"]).read_text().count("==") > 5
+    assert Path(named["constraints"]).read_text(encoding="utf-8").count("==") > 5
 
 
 def test_without_the_pytorch_extension_it_says_where_to_get_it(without, answers):

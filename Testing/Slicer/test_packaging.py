@@ -18,7 +18,7 @@ SLICER_SIDE = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").g
 
 def listed(path, variable):
     """Entries of a CMake list."""
-    text = re.sub(r"#.*", "", (ROOT / path).read_text())
+    text = re.sub(r"#.*", "", (ROOT / path).read_text(encoding="utf-8"))
     return re.search(rf"set\({variable}\s([^)]*)\)", text).group(1).split()
 
 
@@ -58,7 +58,7 @@ def test_every_script_of_the_library_is_listed():
 
 
 def test_every_test_that_can_run_in_slicer_is_listed():
-    text = {p.name: p.read_text() for p in Path(__file__).parent.glob("test_*.py")}
+    text = {p.name: p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("test_*.py")}
     wanted = [
         name
         for name, code in text.items()
@@ -70,8 +70,8 @@ def test_every_test_that_can_run_in_slicer_is_listed():
 
 
 def test_the_index_entry_fits_the_extension():
-    entry = json.loads((ROOT / "SpineSegAI.json").read_text())
-    text = (ROOT / "CMakeLists.txt").read_text()
+    entry = json.loads((ROOT / "SpineSegAI.json").read_text(encoding="utf-8"))
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     value = lambda name: re.search(rf'set\({name} "([^"]*)"\)', text).group(1)  # noqa: E731
     assert entry["category"] == value("EXTENSION_CATEGORY") == "Segmentation"
     assert entry["scm_url"] == value("EXTENSION_HOMEPAGE") + ".git"
@@ -121,7 +121,7 @@ def copy(source, target):
 
 def test_the_library_knows_nothing_of_slicer():
     for path in (ROOT / "SpineSegAILib").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             for name in names:
@@ -130,7 +130,7 @@ def test_the_library_knows_nothing_of_slicer():
 
 @pytest.mark.parametrize("path", SLICER_SIDE, ids=lambda p: p.name)
 def test_heavy_packages_are_not_imported_at_file_scope(path):
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:
@@ -142,7 +142,7 @@ def test_heavy_packages_are_not_imported_at_file_scope(path):
 @pytest.mark.parametrize("path", SLICER_SIDE, ids=lambda p: p.name)
 def test_sentences_are_translatable(path):
     """A string with a space that reaches a reader goes through _(); what does not is a docstring, a key or a style."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     wrapped, skipped = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("_", "translate"):
@@ -198,7 +198,7 @@ def write_library_list():
     path = ROOT / "SpineSegAILib/CMakeLists.txt"
     entries = "".join(f"  {name}\n" for name in on_disk(ROOT / "SpineSegAILib", "*.py", base=ROOT))
     start = "set(SPINESEGAI_LIBRARY_SCRIPTS\n"
-    before, rest = path.read_text().split(start)
+    before, rest = path.read_text(encoding="utf-8").split(start)
     path.write_text(before + start + entries + "  )" + rest.split("  )", 1)[1])
 
 
