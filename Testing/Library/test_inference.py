@@ -272,6 +272,63 @@ def test_locked_structures_and_subsets(oracle, phantom):
     assert only.present == [structure("L4").id]
 
 
+def relabelled(image, **names):
+    """Label image of some of a phantom's structures, under other names."""
+    truth = sitk.GetArrayFromImage(image)
+    drawn = np.zeros_like(truth)
+    for true, name in names.items():
+        drawn[truth == structure(true).id] = structure(name).id
+    locked = sitk.GetImageFromArray(drawn)
+    locked.CopyInformation(image)
+    return locked
+
+
+def test_a_locked_structure_names_everything_else(oracle, phantom):
+    locked = relabelled(phantom.labels, L3="L2")
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(phantom.labels), Hints(locked=locked)).labels)
+    truth, kept = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(locked)
+    assert np.array_equal(found == structure("L2").id, kept > 0)
+    for true, name in (("L4", "L3"), ("L2", "L1"), ("L4/L5", "L3/L4")):
+        assert (found[truth == structure(true).id] == structure(name).id).mean() > 0.95
+
+
+def test_voxels_beyond_a_locked_structure_go_to_what_is_there_otherwise(oracle, phantom):
+    truth = sitk.GetArrayFromImage(phantom.labels)
+    body = truth == structure("L3").id
+    cut = body.copy()
+    rows = np.flatnonzero(body.any(axis=(0, 2)))
+    cut[:, rows[-4] :] = False  # the reader took the lowest rows away
+    locked = sitk.GetImageFromArray(np.where(cut, structure("L3").id, 0).astype(np.int16))
+    locked.CopyInformation(phantom.labels)
+    plain = oracle.method.evidence
+
+    def doubtful(images, context):
+        maps = plain(images, context)
+        kinds = maps["kinds"]
+        bone, disc = kinds[:, KINDS.index("vertebra")], kinds[:, KINDS.index("disc")]
+        disc += 0.3 * bone
+        bone *= 0.7
+        return maps
+
+    oracle.method.evidence = doubtful
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(phantom.labels), Hints(locked=locked)).labels)
+    assert np.array_equal(found == structure("L3").id, cut)
+    taken = body & ~cut
+    assert (found[taken] == structure("L3/L4").id).mean() > 0.8
+    assert not np.isin(found[taken], [structure("L4").id, structure("L2").id]).any()
+
+
+def test_everything_locked_is_refused(oracle, phantom):
+    locked = relabelled(phantom.labels, L3="L3", L4="L4")
+    hints = Hints(locked=locked, structures=(structure("L3").id, structure("L4").id))
+    with pytest.raises(HintError, match="Every structure is locked"):
+        oracle.segment(as_picture(phantom.labels), hints)
+    foreign = sitk.Image(phantom.labels)
+    foreign[0, 0, 0] = 77
+    with pytest.raises(HintError, match="the value 77, which is no structure"):
+        oracle.segment(as_picture(phantom.labels), Hints(locked=foreign))
+
+
 def test_locked_labels_of_another_geometry_are_refused(oracle, phantom):
     other = phantom.labels[:, :, 1:]
     with pytest.raises(HintError, match="geometry"):
