@@ -22,7 +22,7 @@ from ..evidence import Evidence
 from .column import BONE, DISC, Column, canal_parts
 from .opinions import check_hints, items_of, limit_range, pin_anchors, pin_locked, range_in_words
 from .result import Instance, LevelResult
-from .sequence import L6_ID, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
+from .sequence import L6_ID, NEVER, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
 from .shapes import Piece, components, coordinates
 from .words import in_words, warnings_of
@@ -227,7 +227,9 @@ def _check_possible(
     lost = [
         i
         for i, level in enumerate(levels)
-        if level is None and items[i].drop_cost >= s.drop_cost and (i in pinned or (named and i < named[-1]))
+        if level is None
+        and items[i].drop_cost >= s.drop_cost
+        and (i in pinned or items[i].below_cost >= NEVER or (named and i < named[-1]))
     ]
     subjects = column.bones or column.discs
     unnamed = held and any(p.locked and level is None for p, level in zip(subjects, levels, strict=True))

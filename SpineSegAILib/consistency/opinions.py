@@ -242,6 +242,8 @@ def limit_range(
         allowed = (usual <= high) & (usual >= low)
         item.unary = np.where(allowed, item.unary, -np.inf)
         if item.drop_cost >= s.drop_cost:  # who knows the range has seen what is there
+            if item.below_cost >= item.drop_cost:  # and it looks like nothing that lies below S1
+                item.below_cost = NEVER
             item.drop_cost = NEVER
         if i == 0 and np.isfinite(highest):
             item.unary = item.unary - missing * np.maximum(highest - usual, 0)
