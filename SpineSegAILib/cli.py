@@ -309,6 +309,8 @@ def _training_config(args: argparse.Namespace) -> Any:
         config = make_config(name, None, **{**start, **method})
     else:
         config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
+        if "scheme" not in method:
+            config = _with_own_structures(config, args)
         recipe = config.recipe
     values = TrainingConfig(
         method=config.model_dump(mode="json"),
@@ -332,6 +334,25 @@ def _training_config(args: argparse.Namespace) -> Any:
             f"The settings of the run are not valid: {_problems(error)}.",
             "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
         ) from None
+
+
+def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
+    """The configuration with the data set's own structures in its scheme, if its network has an output for each."""
+    from .datasets import read_manifest
+
+    own = [structure(sid) for sid in read_manifest(args.dataset).custom if sid not in config.label_scheme.ids]
+    if own and getattr(config, "output", "classes") != "classes":
+        names = ", ".join(s.name for s in own)
+        print(
+            f"note: {names} is not learnt, since {config.method} has outputs for kinds of structures alone; "
+            "--set method.output=classes, or another method, learns it.",
+            file=sys.stderr,
+        )
+        return config
+    for s in own:
+        name = f"{config.scheme}+{addition(s.name, config.label_scheme)}"
+        config = config.model_copy(update={"scheme": scheme(name).name})
+    return config
 
 
 def _extended(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -556,7 +577,7 @@ def _phantom(args: argparse.Namespace) -> None:
             print(f"wrote {path}")
 
 
-# --- training sets -----------------------------------------------------------------------------------------------------
+# --- training sets ---------------------------------------------------------------------------------------------------
 
 
 def _import_scenes(args: argparse.Namespace) -> None:

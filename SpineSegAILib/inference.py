@@ -197,7 +197,7 @@ class Predictor:
             name: whether levels are wanted; None also for schemes without them.
         """
         report = progress or (lambda fraction, message: None)
-        evidence, _ = self._evidence(volume, None, None, Hints(), {}, report, lambda: False)
+        evidence = self._evidence(volume, None, None, Hints(), {}, report, lambda: False, [])
         evidence = self.calibration.apply(evidence)
         return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
 

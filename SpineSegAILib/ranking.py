@@ -126,9 +126,7 @@ def rank(images: Sequence[Path], predictor: Predictor, progress: Progress | None
     return sorted(found, key=lambda s: -math.inf if s.uncertainty is None else s.uncertainty, reverse=True)
 
 
-def score(
-    image: sitk.Image, predictor: Predictor, *, path: Path = Path(), progress: Progress | None = None
-) -> Scores:
+def score(image: sitk.Image, predictor: Predictor, *, path: Path = Path(), progress: Progress | None = None) -> Scores:
     """How unsure a checkpoint is of one image: three passes of its network.
 
     Raises:
@@ -140,22 +138,27 @@ def score(
     kinds = _kinds(evidence)
     others = []
     if _may_be_mirrored(evidence):
-        mirrored, _ = predictor.look(_mirrored(volume), progress=lambda f, m: report((1 + f) / 3, "mirrored"), name=False)
+        mirrored, _ = predictor.look(
+            _mirrored(volume), progress=lambda f, m: report((1 + f) / 3, "mirrored"), name=False
+        )
         others.append(_kinds(mirrored)[:, ::-1])
-    changed, _ = predictor.look(_other_contrast(volume), progress=lambda f, m: report((2 + f) / 3, "contrast"), name=False)
+    changed, _ = predictor.look(
+        _other_contrast(volume), progress=lambda f, m: report((2 + f) / 3, "contrast"), name=False
+    )
     others.append(_kinds(changed))
     share = 1.0 - kinds[0]
     if not (share > 0.5).any():
         return Scores(path, levels=1.0, reason="nothing of the spine was found")
+    counted = levels is not None and bool(levels.sequence)
     parts = {
-        "levels": None if levels is None else max(0.0, 1.0 - levels.margin / SURE_MARGIN),
+        "levels": None if levels is None else max(0.0, 1.0 - levels.margin / SURE_MARGIN) if counted else 1.0,
         "entropy": _entropy(kinds, share > FOREGROUND),
         "disagreement": float(np.mean([_differing(kinds, other) for other in others])),
     }
     return Scores(
         path,
         **parts,
-        margin=None if levels is None else levels.margin,
+        margin=levels.margin if levels is not None and counted else None,
         sequence=levels.sequence if levels else "",
         reason=_reason(parts, levels),
     )
@@ -216,9 +219,13 @@ def _reason(parts: dict[str, float | None], levels: LevelResult | None) -> str:
     if (parts[worst] or 0.0) < 0.1:
         return "sure of it"
     if worst == "levels" and levels is not None:
+        if not levels.sequence:
+            return "no vertebra was found"
         other = levels.alternatives[0][0] if levels.alternatives else ""
         return f"levels in doubt: {levels.sequence}" + (f", or {other}" if other else "")
-    return {"entropy": "edges in doubt", "disagreement": "drawn otherwise at a second look"}.get(worst, "levels in doubt")
+    return {"entropy": "edges in doubt", "disagreement": "drawn otherwise at a second look"}.get(
+        worst, "levels in doubt"
+    )
 
 
 __all__ = ["Scores", "find_images", "rank", "score", "write_csv"]

@@ -11,6 +11,7 @@ of the structures labelled in it; everything else is unknown there, not absent),
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,19 +146,26 @@ def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     return found
 
 
-def own_structure(name: str, wanted: int = CUSTOM_IDS[0]) -> int:
+def own_structure(name: str, wanted: int | None = None) -> int:
     """Id of a structure of the reader's own, by its name: the one that it has, the wanted one, or the next free one.
+
+    By default a number is wanted that follows from the name, so that the same name mostly gets the same number in data
+    sets that know nothing of one another.
 
     Raises:
         SchemeError: the name is one of anatomy's, or no name.
         DatasetError: there are too many.
     """
+    if wanted is None:
+        wanted = CUSTOM_IDS[zlib.crc32(name.strip().casefold().encode()) % len(CUSTOM_IDS)]
     try:
         known = structure(name)
     except SpineSegAIError:
         free = next((i for i in (wanted, *CUSTOM_IDS) if i not in STRUCTURES), None)
         if free is None:
-            raise DatasetError(f"There are already {len(CUSTOM_IDS)} structures like “{name}”.", "Remove some.") from None
+            raise DatasetError(
+                f"There are already {len(CUSTOM_IDS)} structures like “{name}”.", "Remove some."
+            ) from None
         return custom_structure(name, free).id
     return custom_structure(known.name, known.id if known.id not in BUILT_IN else wanted).id
 
@@ -313,7 +321,9 @@ def _value_map(name: Any, where: str) -> Mapping[int, int] | None:
         try:
             return {int(v): 0 if label == "background" else _structure(label, where) for v, label in name.items()}
         except ValueError:
-            raise DatasetError(f"{where}: “label_values” has a value that is no number.", 'Write {"1": "L5"}.') from None
+            raise DatasetError(
+                f"{where}: “label_values” has a value that is no number.", 'Write {"1": "L5"}.'
+            ) from None
     if not isinstance(name, str) or name not in VALUE_MAPS:
         raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Known: {', '.join(VALUE_MAPS)}.")
     return VALUE_MAPS[name]

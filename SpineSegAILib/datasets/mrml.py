@@ -109,7 +109,8 @@ def parse(data: bytes, name: str) -> Document:
 
     def refuse(*_: object) -> None:
         raise DatasetError(
-            f"The scene {name} declares XML entities, as no scene of Slicer's does.", "It may be an attack; do not use it."
+            f"The scene {name} declares XML entities, as no scene of Slicer's does.",
+            "It may be an attack; do not use it.",
         )
 
     def start(kind: str, xml: dict[str, str]) -> None:

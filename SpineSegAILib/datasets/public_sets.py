@@ -129,7 +129,7 @@ def _meaning(
         first = unknown[0]
         raise DatasetError(
             f"It is not known which structures these labels are: {', '.join(f'“{n}”' for n in unknown)}.",
-            f"Say it: --map \"{first}=L4\" or \"{first}=custom:{first.lower()}\".",
+            f'Say it: --map "{first}=L4" or "{first}=custom:{first.lower()}".',
         )
     if not own:
         del target.table["custom"]
@@ -214,8 +214,8 @@ def _verse(folder: Path) -> _Found:
 
 
 def _ctspine1k(folder: Path) -> _Found:
-    """``data/colon/1.nii.gz``, ``label/colon/1_seg.nii.gz`` (or ``raw_data/volumes``, ``raw_data/labels``); the split in
-    ``data_split.txt``, whose public test cases are for validation."""
+    """``data/colon/1.nii.gz``, ``label/colon/1_seg.nii.gz`` (or ``raw_data/volumes``, ``raw_data/labels``); the split
+    in ``data_split.txt``, whose public test cases are for validation."""
     layouts = (("data", "label"), ("volumes", "labels"), ("raw_data/volumes", "raw_data/labels"))
     data, labels = next(
         ((folder / d, folder / m) for d, m in layouts if (folder / d).is_dir() and (folder / m).is_dir()),
@@ -259,7 +259,9 @@ def _nnunet(folder: Path) -> _Found:
     values: dict[int, str] = {}
     for name, value in named:
         if isinstance(value, list):
-            raise DatasetError(f"The label “{name}” of {folder.name} is a region of several.", "Give each label a name.")
+            raise DatasetError(
+                f"The label “{name}” of {folder.name} is a region of several.", "Give each label a name."
+            )
         if int(value):
             values[int(value)] = str(name)
     if len(channels) > 1:

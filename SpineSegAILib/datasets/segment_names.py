@@ -6,6 +6,7 @@ structure of the reader's own, or ``ignore``. A segment that nothing is known of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -107,7 +108,8 @@ def parse_target(text: str) -> str:
         found = structure_of_name(text)
     if found is None:
         raise DatasetError(
-            f"“{text}” is no structure.", "Use names such as L4, L4/L5 or canal, custom:tumour for one of your own, or ignore."
+            f"“{text}” is no structure.",
+            "Use names such as L4, L4/L5 or canal, custom:tumour for one of your own, or ignore.",
         )
     return target_of(found[0])
 
@@ -150,10 +152,8 @@ def _tagged(tags: Mapping[str, str]) -> tuple[int | None, Extent | None]:
     """Structure id and extent of a segment that we made; what its scheme adds by name is known from then on."""
     extent = None
     if tags.get(SCHEME_TAG):
-        try:
+        with contextlib.suppress(SchemeError):  # of another version: the structure's id means the same
             extent = scheme(tags[SCHEME_TAG]).extent
-        except SchemeError:
-            pass  # of another version: the structure's id means the same
     text = tags.get(STRUCTURE_TAG, "")
     known = int(text) if text.isdecimal() and int(text) in STRUCTURES else None
     return known, extent if known is not None and STRUCTURES[known].is_vertebral else None
@@ -162,8 +162,8 @@ def _tagged(tags: Mapping[str, str]) -> tuple[int | None, Extent | None]:
 # --- names in English ------------------------------------------------------------------------------------------------
 
 _LEVEL = r"(?:[c][1-7]|(?:th?|d)(?:1[0-3]|[1-9])|l[1-6]|s1)"
-_NUMBERS = {word: str(n) for n, word in enumerate(
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=1)}  # fmt: skip
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
+_NUMBERS = {word: str(n) for n, word in enumerate((*_ORDINALS, "twelfth"), start=1)}
 _REGIONS = {"cervical": "c", "thoracic": "t", "dorsal": "t", "lumbar": "l"}
 _VERTEBRA_WORDS = {"vertebra", "vertebrae", "vertebral", "vert", "vb", "body", "bodies", "corpus", "whole", "bone"}
 _DISC_WORDS = {"disc", "disk", "discs", "disks", "intervertebral", "ivd", "discus"}

@@ -180,7 +180,12 @@ class _Reader:
     """Reads one scene into a report."""
 
     def __init__(
-        self, files: SceneFiles, document: Document, table: dict[str, str], customs: tuple[str, ...], report: SceneReport
+        self,
+        files: SceneFiles,
+        document: Document,
+        table: dict[str, str],
+        customs: tuple[str, ...],
+        report: SceneReport,
     ) -> None:
         self.files, self.document, self.table, self.customs, self.report = files, document, table, customs, report
 
@@ -242,7 +247,8 @@ class _Reader:
         extents = {s.placement.extent for s in case.drawn if s.placement.extent}
         if len(extents) > 1:
             raise DatasetError(
-                f"“{case.volume}” in {case.scene} has vertebral bodies and whole vertebrae.", "Keep the ones or the others."
+                f"“{case.volume}” in {case.scene} has vertebral bodies and whole vertebrae.",
+                "Keep the ones or the others.",
             )
         case.extent = extents.pop() if extents else None
         return case
@@ -257,7 +263,9 @@ class _Reader:
         try:
             image = read_image(path)
         except ImageError as error:
-            raise DatasetError(f"The {name} cannot be used: {error.message.replace(path.name, 'its file')}", error.remedy) from None
+            raise DatasetError(
+                f"The {name} cannot be used: {error.message.replace(path.name, 'its file')}", error.remedy
+            ) from None
         self._refuse_elsewhere(volume, image, name)
         matrix = self.document.to_world(volume)
         return image if np.allclose(matrix, np.eye(4)) else _moved(image, matrix, name)
@@ -357,7 +365,7 @@ class _Reader:
                 share = count / min(segment.voxels, other.voxels)
                 if share > MAX_OVERLAP and not own:
                     raise DatasetError(
-                        f"“{other.name}” and “{segment.name}” in {case.scene} overlap by {share:.0%} of the smaller one.",
+                        f"“{other.name}” and “{segment.name}” in {case.scene} overlap by {share:.0%} of the smaller.",
                         "Correct them in the Segment Editor, or leave one out with “=ignore”.",
                     )
                 case.notes.append(f"“{segment.name}” overlaps “{other.name}” in {count} voxels, which it gets.")

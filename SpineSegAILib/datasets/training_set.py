@@ -75,7 +75,9 @@ class TrainingSet:
             try:
                 self.table = json.loads(self.path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise DatasetError(f"The data set file {self.path} cannot be read: {error}.", "It must be JSON.") from None
+                raise DatasetError(
+                    f"The data set file {self.path} cannot be read: {error}.", "It must be JSON."
+                ) from None
             if not isinstance(self.table, dict) or not all(
                 isinstance(self.table.get(split, []), list) for split in ALL_SPLITS
             ):
@@ -172,7 +174,11 @@ class TrainingSet:
         return summary
 
     def add_entries(
-        self, entries: Sequence[dict[str, Any]], *, splits: Mapping[str, str] | None = None, validation_share: float = 0.2
+        self,
+        entries: Sequence[dict[str, Any]],
+        *,
+        splits: Mapping[str, str] | None = None,
+        validation_share: float = 0.2,
     ) -> None:
         """Adds cases whose files stay where they are; a case with the same image is replaced.
 
@@ -187,7 +193,9 @@ class TrainingSet:
                     if key in entry:
                         entry[key] = _relative(entry[key], self.folder)
                 for split in ALL_SPLITS:
-                    same = [e for e in self.table.get(split, []) if isinstance(e, dict) and e["image"] == entry["image"]]
+                    same = [
+                        e for e in self.table.get(split, []) if isinstance(e, dict) and e["image"] == entry["image"]
+                    ]
                     for former in same:
                         self.table[split].remove(former)
                 adding.new.append(entry)
@@ -350,7 +358,9 @@ class TrainingSet:
 
     def _free_name(self, case: SceneCase, adding: _Adding) -> str:
         stem = Path(case.scene).stem
-        wanted = re.sub(r"[^\w-]+", "_", stem if stem == case.volume else f"{stem}_{case.volume}").strip("_")[:80] or "case"
+        wanted = (
+            re.sub(r"[^\w-]+", "_", stem if stem == case.volume else f"{stem}_{case.volume}").strip("_")[:80] or "case"
+        )
         taken = {_name(e) for _, e in self.entries()} | {_name(e) for e in adding.new}
         numbers = (f"{wanted}_{n}" for n in range(2, len(taken) + 3))
         return wanted if wanted not in taken else next(name for name in numbers if name not in taken)
@@ -362,17 +372,20 @@ class TrainingSet:
             first = unplaced[0]
             raise DatasetError(
                 f"It is not known which structure these segments are: {names}.",
-                f"Say it: --map \"{first}=L4\", \"{first}=custom:{first.lower()}\" or \"{first}=ignore\".",
+                f'Say it: --map "{first}=L4", "{first}=custom:{first.lower()}" or "{first}=ignore".',
             )
         if summary.problems and not skip_problems:
             more = f" (and {len(summary.problems) - 1} more)" if len(summary.problems) > 1 else ""
             raise DatasetError(f"{summary.problems[0]}{more}", "Or leave such parts out with --skip-problems.")
         if not summary.cases:
             raise DatasetError(
-                " ".join(summary.problems) or "There is no volume in these scenes.", "Choose scenes with annotated volumes."
+                " ".join(summary.problems) or "There is no volume in these scenes.",
+                "Choose scenes with annotated volumes.",
             )
 
-    def _refuse_two_splits(self, entry: Mapping[str, Any], split: str, replaced: Mapping[str, Any] | None = None) -> None:
+    def _refuse_two_splits(
+        self, entry: Mapping[str, Any], split: str, replaced: Mapping[str, Any] | None = None
+    ) -> None:
         for of, other in self.entries():
             if of in SPLITS and of != split and _patient(other) == _patient(entry) and other is not replaced:
                 raise DatasetError(

@@ -1,4 +1,4 @@
-"""Slicer scenes written by hand, in the form that Slicer writes them (`Testing/Slicer/test_scenes.py` uses Slicer's)."""
+"""Slicer scenes written by hand, in the form that Slicer writes them (Testing/Slicer uses Slicer's own)."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ class Scene:
         return self.node("MarkupsFiducial", number, name, references)
 
     def patient(self, patient_id: str, *nodes: str) -> None:
-        items = "".join(f'<SubjectHierarchyItem id="9{i}" dataNode="{n}"></SubjectHierarchyItem>' for i, n in enumerate(nodes))
+        items = "".join(
+            f'<SubjectHierarchyItem id="9{i}" dataNode="{n}"></SubjectHierarchyItem>' for i, n in enumerate(nodes)
+        )
         attributes = quoteattr(f"DICOM.PatientID^{patient_id}|Level^Patient|")
         self.hierarchy.append(
             f'<SubjectHierarchyItem id="8" name="Doe^J" attributes={attributes}>{items}</SubjectHierarchyItem>'

@@ -44,7 +44,8 @@ def test_spider(tmp_path):
     put(folder / "masks" / "2_t2.mha", 5, 6, 205, 206)
     put(folder / "masks" / "10_t2_SPACE.mha", 9, 109, 209)
     (folder / "overview.csv").write_text(
-        "new_file_name,subset,sex\n1_t1,training,F\n1_t2,training,F\n2_t2,validation,M\n10_t2_SPACE,training,M\n", encoding="utf-8"
+        "new_file_name,subset,sex\n1_t1,training,F\n1_t2,training,F\n2_t2,validation,M\n10_t2_SPACE,training,M\n",
+        encoding="utf-8",
     )
     manifest, found = taken(import_dataset("spider", folder, tmp_path / "out"))
     assert found == {
@@ -65,7 +66,7 @@ def test_mrspineseg(tmp_path, base):
         put(folder / base / "MR" / f"Case{n}.nii.gz", 50)
         put(folder / base / "Mask" / f"mask_case{n}.nii.gz", 1, 2, 11, 19)
     put(folder / base / "MR" / "Case200.nii.gz", 50)  # a test case, whose mask was not published
-    manifest, found = taken(import_dataset("mrspineseg", folder, tmp_path / "out"))
+    _, found = taken(import_dataset("mrspineseg", folder, tmp_path / "out"))
     assert {split: len(cases) for split, cases in found.items()} == {"training": 4, "validation": 1}
     assert found["training"] | found["validation"] == {
         f"Case{n}/Case{n}": ["T9/T10", "L5", "L5/S1", "S1"] for n in range(1, 6)
@@ -104,7 +105,11 @@ def test_verse(tmp_path):
 @pytest.mark.parametrize("data, label", [("data", "label"), ("raw_data/volumes", "raw_data/labels")])
 def test_ctspine1k(tmp_path, data, label):
     folder = tmp_path / "ctspine1k"
-    cases = (("COLONOG", "1.3.6.1.4.1.9328.50.4.0001"), ("liver", "liver_110"), ("COVID-19", "volume-covid19-A-0003_ct"))
+    cases = (
+        ("COLONOG", "1.3.6.1.4.1.9328.50.4.0001"),
+        ("liver", "liver_110"),
+        ("COVID-19", "volume-covid19-A-0003_ct"),
+    )
     for group, name in (*cases, ("liver", "liver_169")):
         put(folder / data / group / f"{name}.nii.gz", 50)
         put(folder / label / group / f"{name}_seg.nii.gz", 19, 20, 24)
@@ -144,12 +149,17 @@ def test_nnunet_with_structures_of_the_readers_own(tmp_path):
     with pytest.raises(DatasetError, match="“cage”, “aorta”"):
         import_dataset("nnunet", folder, tmp_path / "out")
     target = import_dataset(
-        "nnunet", folder, tmp_path / "out", table=parse_table([("cage", "custom:sets cage"), ("aorta", "custom:sets aorta")])
+        "nnunet",
+        folder,
+        tmp_path / "out",
+        table=parse_table([("cage", "custom:sets cage"), ("aorta", "custom:sets aorta")]),
     )
     manifest, found = taken(target)
     assert set(manifest.custom) == {structure("sets cage").id, structure("sets aorta").id}
     assert found["training"]["spine_000/spine_000_0000"] == ["L5", "sets cage", "sets aorta"]
-    ignoring = import_dataset("nnunet", folder, tmp_path / "b", table=parse_table([("cage", "ignore"), ("aorta", "ignore")]))
+    ignoring = import_dataset(
+        "nnunet", folder, tmp_path / "b", table=parse_table([("cage", "ignore"), ("aorta", "ignore")])
+    )
     assert taken(ignoring)[1]["training"]["spine_000/spine_000_0000"] == ["L5"]
 
 
@@ -164,7 +174,7 @@ def test_nnunet_that_cannot_be_taken(tmp_path):
     with pytest.raises(DatasetError, match="has no image spine_001_0000"):
         import_dataset("nnunet", folder, tmp_path / "out")
     (folder / "dataset.json").unlink()
-    with pytest.raises(DatasetError, match="There is no dataset.json"):
+    with pytest.raises(DatasetError, match="There is no dataset\\.json"):
         import_dataset("nnunet", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -197,11 +207,20 @@ def test_sets_can_be_joined_and_the_shell_says_what_it_did(tmp_path, capsys):
         put(tmp_path / "mr" / "MR" / f"Case{n}.nii.gz", 50)
         put(tmp_path / "mr" / "Mask" / f"mask_case{n}.nii.gz", 2)
     out = str(tmp_path / "out")
-    assert main(["import-dataset", "--format", "spider", str(tmp_path / "spider"), "--output", out, "--validation", "0"]) == 0
-    assert main(["import-dataset", "--format", "mrspineseg", str(tmp_path / "mr"), "--output", out, "--validation", "0.5"]) == 0
+    assert (
+        main(["import-dataset", "--format", "spider", str(tmp_path / "spider"), "--output", out, "--validation", "0"])
+        == 0
+    )
+    assert (
+        main(["import-dataset", "--format", "mrspineseg", str(tmp_path / "mr"), "--output", out, "--validation", "0.5"])
+        == 0
+    )
     assert "3 training, 1 validation" in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "out" / "dataset.json")
     labels = [np.unique(sitk.GetArrayFromImage(read_label(c))).tolist() for c in manifest.cases("training")]
     assert labels == [[0, 24]] * 3
-    assert main(["import-dataset", "--format", "spider", str(tmp_path / "spider"), "--output", out, "--validation", "0"]) == 0
+    assert (
+        main(["import-dataset", "--format", "spider", str(tmp_path / "spider"), "--output", out, "--validation", "0"])
+        == 0
+    )
     assert "3 training, 1 validation" in capsys.readouterr().out  # the same again: nothing is there twice

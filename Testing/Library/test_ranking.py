@@ -16,7 +16,7 @@ from SpineSegAILib.ranking import Scores, find_images, rank, score
 
 
 def phantom(seed):
-    spec = PhantomSpec(top="T12", bottom="S1", slices=9, slice_mm=5.0, pixel_mm=1.5, contrast="t2")
+    spec = PhantomSpec(top="T12", bottom="S1", slices=3, slice_mm=12.0, pixel_mm=1.5, contrast="t2")
     return make_phantom(spec, np.random.default_rng(seed)).image
 
 
@@ -24,7 +24,7 @@ def corrupted(image, seed=0):
     """The same with strong noise, and with a part of the column blurred away."""
     array = sitk.GetArrayFromImage(image).astype(np.float32)
     rng = np.random.default_rng(seed)
-    array += rng.normal(0, 0.35 * array.max(), array.shape)
+    array += rng.normal(0, 0.2 * array.max(), array.shape)
     axis = int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[2])))  # of the image: along the column
     at = [slice(None)] * 3
     size = array.shape[2 - axis]

@@ -69,7 +69,9 @@ def test_the_readers_word_goes_before_tag_terminology_and_name():
     by_code = place("L5 vertebra", {"TerminologyEntry": entry}, {})
     assert (by_code.target, by_code.how, by_code.extent) == ("L3", "terminology", Extent.BODY)
     assert place("L5 vertebra", {}, {}).target == "L5"
-    tissue = "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^"
+    tissue = (
+        "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^"
+    )
     assert place("Segment_3", {"TerminologyEntry": tissue}, {}).target == ""
 
 

@@ -106,7 +106,9 @@ def test_a_segmentation_of_another_geometry_is_resampled(tmp_path):
 
 def test_a_transform_that_is_not_linear_and_one_that_shears(tmp_path):
     scene = Scene()
-    scene.segmentation({"L4": box(slice(5, 14))}, scene.volume(transform=scene.transform(np.eye(4), kind="GridTransform")))
+    scene.segmentation(
+        {"L4": box(slice(5, 14))}, scene.volume(transform=scene.transform(np.eye(4), kind="GridTransform"))
+    )
     assert "is no linear transform. Harden it" in problem(scene.write(tmp_path / "grid.mrb"))
     scene = Scene()
     shear = scene.transform([[1, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -159,7 +161,7 @@ def test_overlapping_structures(tmp_path):
     assert (label[:, 13] == 2).sum() == 84
     scene = Scene()
     scene.segmentation({"L4": box(slice(5, 14)), "L5": box(slice(6, 16))}, scene.volume())
-    assert "overlap by 89% of the smaller one" in problem(scene.write(tmp_path / "much.mrb"))
+    assert "overlap by 89% of the smaller" in problem(scene.write(tmp_path / "much.mrb"))
 
 
 def test_bodies_and_whole_vertebrae_do_not_mix(tmp_path):
@@ -182,7 +184,9 @@ def test_points_become_a_weak_case(tmp_path):
     lift = scene.transform([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3], [0, 0, 0, 1]])
     scene.volume()
     ras = (-at[0], -at[1], at[2] - 3)
-    scene.points(points_file({"L4 vertebra": ras, "disc L4-5": (*ras[:2], ras[2] - 9), "F-1": ras}, "RAS"), transform=lift)
+    scene.points(
+        points_file({"L4 vertebra": ras, "disc L4-5": (*ras[:2], ras[2] - 9), "F-1": ras}, "RAS"), transform=lift
+    )
     case = only(read_scene(scene.write(tmp_path / "s.mrb")))
     assert set(case.keypoints) == {"L4", "L4/L5"} and case.segments == [] and case.is_annotated
     assert np.allclose(case.keypoints["L4"], at)
@@ -260,7 +264,8 @@ def test_a_volume_that_lies_elsewhere_than_the_scene_says(tmp_path):
     scene = lumbar()  # Slicer turned an axis round: its first voxel is another corner
     corner = volume_image().TransformIndexToPhysicalPoint((0, 0, 9))
     scene.nodes = [
-        node.replace('origin="20 30 40"', f'origin="{-corner[0]:g} {-corner[1]:g} {corner[2]:g}"') for node in scene.nodes
+        node.replace('origin="20 30 40"', f'origin="{-corner[0]:g} {-corner[1]:g} {corner[2]:g}"')
+        for node in scene.nodes
     ]
     assert only(read_scene(scene.write(tmp_path / "turned.mrb"))).targets == ["L4", "L4/L5", "L5"]
 
@@ -310,7 +315,9 @@ def test_members_that_point_outside(tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", [".mrb", ".mrml"])
-@pytest.mark.parametrize("name", ["../../secret.nrrd", "/secret.nrrd", "file:///secret.nrrd", "http://host/secret.nrrd"])
+@pytest.mark.parametrize(
+    "name", ["../../secret.nrrd", "/secret.nrrd", "file:///secret.nrrd", "http://host/secret.nrrd"]
+)
 def test_references_that_point_outside(tmp_path, name, suffix):
     sitk.WriteImage(volume_image(), str(tmp_path / "secret.nrrd"))
     folder = tmp_path / "a" / "b"

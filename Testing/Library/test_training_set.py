@@ -52,7 +52,7 @@ def test_what_is_not_understood_stops_it_and_nothing_is_written(tmp_path):
     scene.segmentation({"my tumour": box(slice(8, 10))}, "vtkMRMLScalarVolumeNode1", name="B", number=2)
     path = scene.write(tmp_path / "s.mrb")
     target = TrainingSet(tmp_path / "deep" / "set")
-    with pytest.raises(DatasetError, match='“my tumour”.*--map "my tumour=L4", "my tumour=custom:my tumour"'):
+    with pytest.raises(DatasetError, match=r'“my tumour”.*--map "my tumour=L4", "my tumour=custom:my tumour"'):
         add(target, [path])
     assert tree(tmp_path / "deep") == [] and not (tmp_path / "deep").exists()
     add(target, [path], ignore_unknown=True)
@@ -90,7 +90,7 @@ def test_a_number_that_something_else_has_is_translated(tmp_path):
         assert (label[1] == structure(name).id).all() and (label[2] == 23).all()
     assert structure("first thing").id != structure("second thing").id
     (tmp_path / "dataset.json").write_text(json.dumps({"custom": {"x": 7}, "training": [case]}), encoding="utf-8")
-    with pytest.raises(DatasetError, match="“custom” in .* is not valid"):
+    with pytest.raises(DatasetError, match=r"“custom” in .* is not valid"):
         read_manifest(tmp_path / "dataset.json")
 
 
@@ -131,7 +131,7 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
     target = TrainingSet(tmp_path / "set")
     add(target, [first], patient="P", split="training")
     before = tree(tmp_path / "set"), target.path.read_bytes()
-    with pytest.raises(DatasetError, match="The patient P of case1.mrb: T2 is already in training"):
+    with pytest.raises(DatasetError, match=r"The patient P of case1\.mrb: T2 is already in training"):
         add(target, [second], patient="P", split="validation")
     assert (tree(tmp_path / "set"), target.path.read_bytes()) == before
     add(target, [second], patient="Q", split="validation")
@@ -142,12 +142,12 @@ def test_problems_stop_it_unless_they_are_skipped(tmp_path):
     good, bad = lumbar().write(tmp_path / "good.mrb"), tmp_path / "bad.mrb"
     bad.write_bytes(b"x")
     target = TrainingSet(tmp_path / "set")
-    with pytest.raises(DatasetError, match="bad.mrb is damaged"):
+    with pytest.raises(DatasetError, match=r"bad\.mrb is damaged"):
         add(target, [good, bad])
     assert not (tmp_path / "set").exists()
     summary = add(target, [good, bad], skip_problems=True)
     assert len(summary.problems) == 1 and len(list(target.entries())) == 1
-    with pytest.raises(DatasetError, match="bad.mrb is damaged"):
+    with pytest.raises(DatasetError, match=r"bad\.mrb is damaged"):
         add(TrainingSet(tmp_path / "other"), [bad], skip_problems=True)
 
 
@@ -250,6 +250,65 @@ def test_words_for_structures():
     names = ["T12", "L1", "L2", "L4", "L5", "S1", "L1/L2", "L4/L5", "canal", "custom:a thing"]
     assert structures_in_words(names) == "T12–L2, L4–S1, 2 discs, canal, a thing"
     assert structures_in_words([]) == ""
+
+
+def test_a_structure_of_the_readers_own_is_learnt_and_found_again(tmp_path, capsys):
+    """From a scene with a tumour to a checkpoint that draws it, by its name."""
+    from SpineSegAILib.checkpoints import read_header
+    from SpineSegAILib.inference import Predictor
+    from SpineSegAILib.results import read_segmentation
+
+    image = volume_image()
+    values = sitk.GetArrayFromImage(image) // 8
+    values[box(slice(5, 14))] += 60
+    values[box(slice(18, 27))] += 60
+    values[box(slice(7, 12), columns=slice(10, 18))] = 190  # easily told apart
+    bright = sitk.GetImageFromArray(values)
+    bright.CopyInformation(image)
+    paths = []
+    for n in range(2):
+        scene = Scene()
+        volume = scene.volume(image=bright)
+        scene.segmentation(
+            {"L4": box(slice(5, 14)), "L5": box(slice(18, 27)), "lesion": box(slice(7, 12), columns=slice(10, 18))},
+            volume,
+        )
+        paths.append(str(scene.write(tmp_path / f"c{n}.mrb")))
+    data, run = tmp_path / "set", tmp_path / "run"
+    imported = [
+        "import-scenes",
+        *paths,
+        "--output",
+        str(data),
+        "--map",
+        "lesion=custom:bright lesion",
+        "--extent",
+        "body",
+    ]
+    assert main([*imported, "--validation", "0.5"]) == 0
+    command = ["train", str(data / "dataset.json"), "--output", str(run), "--quiet", "--device", "cpu"]
+    for setting in ("optimization.mixed_precision=no", "optimization.batch=2", "optimization.workers=0",
+                    "optimization.learning_rate=0.01", "data.patch=[32,32]", "preprocessing.pixel_mm=1.5"):  # fmt: skip
+        command += ["--set", setting]
+    assert main([*command, "--method", "unet", "--preset", "tiny", "--steps", "60"]) == 0
+    info = read_header(run / "last.safetensors")
+    own = structure("bright lesion")
+    assert own.id in info.scheme.ids and info.metadata["method"]["scheme"].endswith(f"+bright lesion={own.id}")
+    assert own.id not in info.unvalidated
+    sitk.WriteImage(bright, str(tmp_path / "new.nii.gz"))
+    checkpoint = str(run / "last.safetensors")
+    output = tmp_path / "new.seg.nrrd"
+    assert main(["segment", str(tmp_path / "new.nii.gz"), "--checkpoint", checkpoint, "--output", str(output),
+                 "--structures", "bright lesion", "--device", "cpu", "--quiet"]) == 0  # fmt: skip
+    found = read_segmentation(output)
+    assert found.present == [own.id] and found.name_of(own.id) == "bright lesion"
+    truth = box(slice(7, 12), columns=slice(10, 18))
+    drawn = sitk.GetArrayFromImage(found.labels) > 0
+    assert 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum()) > 0.6
+    assert Predictor(info, "cpu").scheme.ids == info.scheme.ids
+    capsys.readouterr()
+    assert main([*command[:3], str(tmp_path / "other"), "--quiet", "--device", "cpu", "--steps", "0"]) == 2
+    assert "bright lesion is not learnt, since resenc-unet" in capsys.readouterr().err
 
 
 # --- at the shell ----------------------------------------------------------------------------------------------------
