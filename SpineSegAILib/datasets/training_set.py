@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
@@ -25,7 +25,9 @@ from ..errors import DatasetError, OutputError, SpineSegAIError
 from ..files import staged
 from .manifest import SPLITS, own_structure
 from .segment_names import CUSTOM, parse_target
-from .slicer_scene import SceneCase, SceneReport
+
+if TYPE_CHECKING:
+    from .slicer_scene import SceneCase, SceneReport
 
 MANIFEST = "dataset.json"
 UNLABELLED = "unlabelled"
@@ -203,6 +205,28 @@ class TrainingSet:
                 self._put(entry, (splits or {})[entry["patient"]])
             self._deal([e for e in adding.new if not (splits or {}).get(e["patient"])], None, validation_share)
             adding.commit()
+
+    def add_images(self, images: Iterable[str | Path]) -> list[str]:
+        """Keeps images that are to be annotated; they stay where they are.
+
+        Returns:
+            Names of those that were not there yet.
+
+        Raises:
+            DatasetError: one does not exist or is no image.
+        """
+        known = {(self.folder / str(e.get("image", ""))).resolve() for _, e in self.entries()}
+        with self._adding() as adding:
+            for image in map(Path, images):
+                spacing = _spacing(image)
+                if spacing is None:
+                    raise DatasetError(f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files.")
+                if image.resolve() not in known:
+                    entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
+                    adding.new.append({**entry, "spacing_mm": list(spacing)})
+            self._deal(adding.new, None, 0.0)
+            adding.commit()
+        return [_name(entry) for entry in adding.new]
 
     def remove(self, names: Iterable[str], *, delete_files: bool = True) -> None:
         """Takes cases out, and deletes their files if they are the training set's own."""
