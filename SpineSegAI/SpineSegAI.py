@@ -100,6 +100,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.segmentPanel = None
+        self.datasetPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._isEntered = True  # a widget is made when its module is opened
@@ -116,6 +117,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
+        self.setupDataset()
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -125,10 +127,25 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
+    def setupDataset(self):
+        """The Training set section, below the others."""
+        from SpineSegAISlicer.dataset_panel import DatasetPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAIDataset.ui"))
+        self.layout.addWidget(uiWidget)
+        self.datasetUi = slicer.util.childWidgetVariables(uiWidget)
+        self.datasetPanel = DatasetPanel(
+            self.datasetUi,
+            checkpoint=lambda: self.ui.checkpointComboBox.currentData,
+            device=lambda: self.ui.deviceComboBox.currentData,
+        )
+
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""
         self.setParameterNode(None)
         self.removeObservers()
+        if self.datasetPanel is not None:
+            self.datasetPanel.cleanup()
         if self.segmentPanel is not None:
             self.segmentPanel.cleanup()
 
@@ -186,10 +203,12 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.segmentPanel.setParameterNode(parameterNode)
+        self.datasetPanel.setParameterNode(parameterNode)
 
     def onParametersModified(self, caller=None, event=None):
         """A choice was changed, in the panel or by a script."""
         self.segmentPanel.onParametersModified()
+        self.datasetPanel.updateButtons()
 
     def onTry(self, link=None):
         """Load the sample and segment it."""

@@ -187,6 +187,20 @@ class Predictor:
             keypoints=_points_by_level(evidence, levels, volume, hints),
         )
 
+    def look(
+        self, volume: CanonicalVolume, *, progress: Progress | None = None, name: bool = True
+    ) -> tuple[Evidence, LevelResult | None]:
+        """What the network says about a preprocessed volume, and which levels follow from it: `segment` without its
+        end, for those who weigh the evidence (`ranking`).
+
+        Args:
+            name: whether levels are wanted; None also for schemes without them.
+        """
+        report = progress or (lambda fraction, message: None)
+        evidence = self._evidence(volume, None, None, Hints(), {}, report, lambda: False, [])
+        evidence = self.calibration.apply(evidence)
+        return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
+
     def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
         info = method_info(self.info.method)
         refused = hints.given() - info.accepted_hints
