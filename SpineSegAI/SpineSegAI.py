@@ -100,6 +100,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.segmentPanel = None
+        self.trainingPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._isEntered = True  # a widget is made when its module is opened
@@ -116,6 +117,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
+        self.setupTraining()
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -125,10 +127,21 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
+    def setupTraining(self):
+        """The Train section, below the others."""
+        from SpineSegAISlicer.training_panel import TrainingPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
+        self.layout.addWidget(uiWidget)
+        self.trainingUi = slicer.util.childWidgetVariables(uiWidget)
+        self.trainingPanel = TrainingPanel(self.trainingUi, onCheckpoint=self.segmentPanel.refreshCheckpoints)
+
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""
         self.setParameterNode(None)
         self.removeObservers()
+        if self.trainingPanel is not None:
+            self.trainingPanel.cleanup()
         if self.segmentPanel is not None:
             self.segmentPanel.cleanup()
 
