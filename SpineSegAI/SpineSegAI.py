@@ -101,6 +101,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self.segmentPanel = None
         self.datasetPanel = None
+        self.trainingPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._isEntered = True  # a widget is made when its module is opened
@@ -118,6 +119,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
         self.setupDataset()
+        self.setupTraining()
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -140,12 +142,23 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             device=lambda: self.ui.deviceComboBox.currentData,
         )
 
+    def setupTraining(self):
+        """The Train section, below the others."""
+        from SpineSegAISlicer.training_panel import TrainingPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
+        self.layout.addWidget(uiWidget)
+        self.trainingUi = slicer.util.childWidgetVariables(uiWidget)
+        self.trainingPanel = TrainingPanel(self.trainingUi, onCheckpoint=self.segmentPanel.refreshCheckpoints)
+
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""
         self.setParameterNode(None)
         self.removeObservers()
         if self.datasetPanel is not None:
             self.datasetPanel.cleanup()
+        if self.trainingPanel is not None:
+            self.trainingPanel.cleanup()
         if self.segmentPanel is not None:
             self.segmentPanel.cleanup()
 

@@ -302,10 +302,12 @@ def _training_config(args: argparse.Namespace) -> Any:
         "seed": args.seed,
         "start_from": args.start_from,
     }
+    if args.start_from and Path(args.start_from).is_file():
+        flags["start_from"] = str(Path(args.start_from).resolve())  # a resume may come from another folder
     changes = [(key, value) for key, value in flags.items() if value is not None] + changes
     method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
-    if args.add_structure:
-        name, start, recipe = _extended(args)
+    if _continues(args):
+        name, start, recipe = _continued(args)
         config = make_config(name, None, **{**start, **method})
     else:
         config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
@@ -355,14 +357,24 @@ def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
     return config
 
 
-def _extended(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _continues(args: argparse.Namespace) -> bool:
+    """Whether a checkpoint is trained further, as it is; else another network takes over what fits of it."""
+    from .checkpoints import find_checkpoint
+
+    if args.add_structure and not args.start_from:
+        raise ConfigError("--add-structure adds to a checkpoint.", "Name it with --from.")
+    if args.add_structure and args.preset:
+        raise ConfigError("--add-structure keeps the checkpoint's configuration.", "Leave out --preset.")
+    if args.add_structure:
+        return True
+    same = args.start_from and not args.preset
+    return bool(same and args.method in (None, find_checkpoint(args.start_from).method))
+
+
+def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Method, configuration and settings of the checkpoint in --from, its scheme with the structures added."""
     from .checkpoints import find_checkpoint
 
-    if not args.start_from:
-        raise ConfigError("--add-structure adds to a checkpoint.", "Name it with --from.")
-    if args.preset:
-        raise ConfigError("--add-structure keeps the checkpoint's configuration.", "Leave out --preset.")
     info = find_checkpoint(args.start_from)
     if args.method not in (None, info.method):
         raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Leave out --method.")
@@ -815,7 +827,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="any setting, e.g. optimization.batch=4",
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in RUN_DIR")
-    train.add_argument("--from", dest="start_from", metavar="CHECKPOINT", help="start from these weights")
+    train.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="CHECKPOINT",
+        help="train this checkpoint further; with another --method or a --preset, take over what fits",
+    )
     train.add_argument(
         "--add-structure",
         action="append",

@@ -92,8 +92,11 @@ class Manifest:
         return found
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, *, must_exist: bool = True) -> Manifest:
     """Reads a manifest and checks that everything it names is there.
+
+    Args:
+        must_exist: whether the images and labels have to be there.
 
     Raises:
         DatasetError: the file is missing or not JSON; a case names a file that is missing, a structure or a set of
@@ -111,7 +114,7 @@ def read_manifest(path: str | Path) -> Manifest:
         if not isinstance(entries, list):
             raise DatasetError(f"“{split}” in {path} is not a list.", "Write a list of cases.")
         splits[split] = tuple(
-            _case(entry, f"{path}, {split} case {number}", path.parent, extent, values, default_annotated)
+            _case(entry, f"{path}, {split} case {number}", path.parent, extent, values, default_annotated, must_exist)
             for number, entry in enumerate(entries, start=1)
         )
     if not any(splits.values()):
@@ -262,14 +265,20 @@ def _table_values(table: Mapping[str, Any], path: Path) -> _Values:
 
 
 def _case(
-    entry: Any, where: str, folder: Path, extent: Extent | None, values: _Values, default: tuple[int, ...]
+    entry: Any,
+    where: str,
+    folder: Path,
+    extent: Extent | None,
+    values: _Values,
+    default: tuple[int, ...],
+    must_exist: bool = True,
 ) -> Case:
     if isinstance(entry, str):  # Decathlon's test cases
         entry = {"image": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise DatasetError(f"{where} names no image.", 'Write {"image": …, "label": …, "annotated": […]}.')
-    image = _existing(entry["image"], folder, where)
-    label = _existing(entry["label"], folder, where) if entry.get("label") else None
+    image = _existing(entry["image"], folder, where, must_exist)
+    label = _existing(entry["label"], folder, where, must_exist) if entry.get("label") else None
     annotated = entry.get("annotated")
     if annotated is None:
         ids = default if label else ()
@@ -291,9 +300,9 @@ def _case(
     )
 
 
-def _existing(name: str, folder: Path, where: str) -> Path:
+def _existing(name: str, folder: Path, where: str, must_exist: bool = True) -> Path:
     path = folder / name
-    if not path.exists():
+    if must_exist and not path.exists():
         raise DatasetError(f"{where}: {path} does not exist.", "Correct the path, or take the case out.")
     return path.resolve()
 
