@@ -351,7 +351,7 @@ def test_dgmsnet_is_scar_net_without_its_attentions():
 
 def test_sizes_follow_the_ancestor():
     method = build_method(make_config("dgmsnet", "paper", scheme="lumbar11"))
-    low, high = method.networks[0].encoder(torch.zeros(1, 1, 96, 96))
+    _, low, high = method.networks[0].encoder(torch.zeros(1, 1, 96, 96))
     assert low.shape == (1, 128, 24, 24) and high.shape == (1, 128, 6, 6)
     parameters = sum(p.numel() for p in method.parameters())
     assert abs(parameters / 10.35e6 - 1) < 0.05
