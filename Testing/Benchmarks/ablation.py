@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Row:
         entries: makes the row's training cases (manifest entries) of the fold's; None leaves them as they are.
         options: run-time options of the method when it is scored.
         resources: `TrainingConfig.resources`.
+        data, optimization: what differs from the other rows' settings; nothing should that the comparison is not about.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Row:
     entries: Callable[[Entries], Entries] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    optimization: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,18 @@ class Screening:
             method=dict(row.method),
             dataset=str(dataset),
             preprocessing=Preprocessing(pixel_mm=self.pixel_mm),
-            data=DataConfig(patch=self.patch, phantoms=self.phantoms),
+            data=DataConfig(**{"patch": self.patch, "phantoms": self.phantoms, **row.data}),
             optimization=OptimizationConfig(
-                steps=self.steps,
-                batch=self.batch,
-                learning_rate=self.learning_rate,
-                warmup=min(50, self.steps // 10),
-                ema=0.99,
-                validate_every=self.steps,
-                save_every=100,
-                workers=0,
+                **{
+                    "steps": self.steps,
+                    "batch": self.batch,
+                    "learning_rate": self.learning_rate,
+                    "warmup": min(50, self.steps // 10),
+                    "ema": 0.99,
+                    "save_every": 200,
+                    "workers": 0,
+                    **row.optimization,
+                }
             ),
             seed=self.seed,
             start_from=self.start_from,
@@ -180,18 +185,17 @@ def run_fold(
     entries = json.loads(training.read_text(encoding="utf-8"))
     if row.entries is not None:
         entries["training"] = row.entries(entries["training"])
-    settings = [asdict(screening), dict(row.method), dict(row.options), entries["training"]]
+    config = screening.training(row, training.with_name(f"{training.stem}-{row.name}.json"))
+    settings = [config.model_dump(mode="json"), screening.slices, dict(row.options), entries["training"]]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     folder = output / f"{row.name}-{digest}"
     done = folder / f"fold{number}.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = training.with_name(f"{training.stem}-{row.name}.json")
-    dataset.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
     run = RunDirectory(folder / f"run{number}")
     resume = run.config_file.exists()
-    config = screening.training(row, dataset)
     run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
     trained = run.status()
     predictor = Predictor(run.last)

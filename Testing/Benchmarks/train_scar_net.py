@@ -2,13 +2,15 @@
 
     python Testing/Benchmarks/train_scar_net.py DATA OUTPUT
 
-Killed, it goes on where it was when it is started again. DATA as for `train_default.py`, and the same two stages: all
-sources and many phantoms, then mostly the volumes that are drawn slice by slice.
+Killed, it goes on where it was when it is started again. DATA as for `train_default.py`. The
+heatmaps' weight grows once the segmentation network knows what things are, and the last stage sees mostly the volumes
+that are drawn slice by slice.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,61 +22,70 @@ from SpineSegAILib.training.config import DataConfig, OptimizationConfig, Traini
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
-SCHEDULE_HOURS, FIRST_STAGE_HOURS, SECOND_STAGE_HOURS = 0.75, 0.55, 0.27
 METHOD = make_config("scar-net", "small").model_dump(mode="json")
 DRAWN_SLICE_BY_SLICE = {"chu": 3.0, "myo": 4.0, "usp": 3.0, "mri2d": 1.0}
+ALL = DataConfig(phantoms=120, phantom_share=0.3)
+EDGES = DataConfig(phantoms=120, phantom_share=0.15, source_weights=DRAWN_SLICE_BY_SLICE, labelled_share=0.65)
 
 
-def first_stage(dataset: Path, output: Path) -> Path:
-    """What things are, and where they are. Ends while the rate is still a fifth."""
+@dataclass(frozen=True)
+class Stage:
+    """One run, which starts from the weights of the one before.
+
+    Attributes:
+        schedule: hours over which the learning rate falls.
+        hours: when it ends.
+        method: what differs from `METHOD`.
+    """
+
+    folder: str
+    schedule: float
+    hours: float
+    rate: float
+    data: DataConfig
+    seed: int
+    method: dict[str, Any] = field(default_factory=dict)
+
+
+STAGES = (
+    Stage("run", 0.75, 0.22, 2e-3, ALL, 35, {"heatmap_weight": 100.0}),  # what things are
+    Stage("run2", 0.5, 0.37, 1.5e-3, ALL, 36),  # and which; ends while the rate is still a fifth
+    Stage("run3", 0.28, 0.28, 6e-4, EDGES, 37),  # where edges lie
+)
+
+
+def train(stage: Stage, dataset: Path, output: Path, start: Path | None) -> RunDirectory:
+    """Run a stage, or what is left of it."""
+    last = stage is STAGES[-1]
     config = TrainingConfig(
-        name="Lumbar MR (SCAR-Net), first stage",
-        method=METHOD,
+        name="Lumbar MR (SCAR-Net)" + ("" if last else f", {stage.folder}"),
+        method={**METHOD, **stage.method},
         dataset=str(dataset),
         preprocessing=Preprocessing(pixel_mm=PIXEL_MM),
-        data=DataConfig(phantoms=120, phantom_share=0.3),
+        data=stage.data,
         optimization=OptimizationConfig(
-            steps=20000, hours=SCHEDULE_HOURS, learning_rate=2e-3, validate_every=750, save_every=150, workers=0
+            steps=20000,
+            hours=stage.schedule,
+            learning_rate=stage.rate,
+            warmup=50,
+            validate_every=300 if last else 700,
+            save_every=100,
+            workers=0,
         ),
+        start_from=str(start) if start else None,
+        seed=stage.seed,
     )
-    run = RunDirectory(output / "run")
+    run = RunDirectory(output / stage.folder)
 
     def stop_in_time(event: dict[str, Any]) -> None:
         print(event, flush=True)
-        if event.get("elapsed", 0) >= FIRST_STAGE_HOURS * 3600 and not run.stop_requested:
+        if event.get("elapsed", 0) >= stage.hours * 3600 and not run.stop_requested:
             run.request_stop()
 
-    resume = run.config_file.exists()
-    run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache", report=stop_in_time))
-    return run.last
-
-
-def second_stage(dataset: Path, output: Path, start: Path) -> Path:
-    """Where edges lie."""
-    config = TrainingConfig(
-        name="Lumbar MR (SCAR-Net)",
-        method=METHOD,
-        dataset=str(dataset),
-        preprocessing=Preprocessing(pixel_mm=PIXEL_MM),
-        data=DataConfig(phantoms=120, phantom_share=0.15, source_weights=DRAWN_SLICE_BY_SLICE, labelled_share=0.65),
-        optimization=OptimizationConfig(
-            steps=20000,
-            hours=SECOND_STAGE_HOURS,
-            learning_rate=6e-4,
-            warmup=50,
-            validate_every=300,
-            save_every=150,
-            workers=0,
-        ),
-        start_from=str(start),
-        seed=36,
-    )
-    run = RunDirectory(output / "run2")
-    resume = run.config_file.exists()
-    run_training(
-        TrainingRequest(config, run.folder, resume, cache=output / "cache", report=lambda e: print(e, flush=True))
-    )
-    return run.best
+    if run.status().get("state") not in ("stopped", "finished"):
+        resume = run.config_file.exists()
+        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache", report=stop_in_time))
+    return run
 
 
 def main() -> None:
@@ -83,10 +94,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
     dataset = write_manifest(arguments.data, arguments.output / "data")
-    start = arguments.output / "run/last.safetensors"
-    if not (arguments.output / "run2").exists():
-        start = first_stage(dataset, arguments.output)
-    print(f"wrote {second_stage(dataset, arguments.output, start)}")
+    start = None
+    for stage in STAGES:
+        run = train(stage, dataset, arguments.output, start)
+        start = run.last
+    print(f"wrote {run.best}")
 
 
 if __name__ == "__main__":

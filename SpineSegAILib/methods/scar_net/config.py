@@ -44,7 +44,9 @@ class ScarNetConfig(MethodConfig):
     least_peak: float = Field(
         0.3, gt=0, lt=1, description="heatmap value below which a structure counts as not found (our choice)"
     )
-    heatmap_weight: float = Field(60.0, ge=0, description="weight of the heatmaps' error; the paper tries 40 to 100")
+    heatmap_weight: float = Field(
+        60.0, ge=0, description="weight of the heatmaps' error; the paper tries 40 to 100, in 600 epochs"
+    )
     ralf_ensemble: tuple[float, ...] = Field(
         (), description="heatmap weights of several networks whose labels are fused; empty for a single network"
     )
@@ -52,7 +54,7 @@ class ScarNetConfig(MethodConfig):
         0.5, ge=0, le=1, description="chance of annotated points in the weight map at first (our choice)"
     )
     dice_weight: float = Field(0.0, ge=0, description="weight of a Dice loss (our addition)")
-    rank_weight: float = Field(0.0, ge=0, description="weight of an auxiliary rank head; 0 for none (our addition)")
+    rank_weight: float = Field(0.0, ge=0, description="weight of auxiliary rank heads; 0 for none (our addition)")
     loss_stride: int = Field(
         1,
         ge=1,
@@ -79,7 +81,7 @@ class ScarNetConfig(MethodConfig):
             "rank_weight": 0.5,
             "weight_queries": True,
             "heatmap_mm": 7.0,
-            "heatmap_weight": 100.0,
+            "heatmap_weight": 1000.0,
             "loss_stride": 2,
             "stem": (12, 24),
             "stages": (32, 64, 160),

@@ -140,8 +140,7 @@ class Decoder(nn.Module):
         x = self.refine(torch.cat([_resized(high, low.shape[2:]), enhanced], 1))
         if self.narrow is not None and self.sharpen is not None:
             x = self.sharpen(torch.cat([_resized(self.narrow(x), fine.shape[2:]), fine], 1))
-        # Losses compare the maps with targets in the usual layout; mixed layouts are slow.
-        return _resized(self.head(x).contiguous(), [4 * n for n in low.shape[2:]])
+        return _resized(self.head(x), [4 * n for n in low.shape[2:]])
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
