@@ -69,7 +69,10 @@ class AtmNet(Method):
         self.config: AtmNetConfig = config
         base = config.feature_size
         self.reads_text = config.option > 0
-        trunk = _Trunk(config.input_channels, 1, feature_size=base, spatial_dims=2)
+        if config.option > 1:
+            self.validation_options = {"prompt_source": "generic"}  # one pass; `self` takes two or three
+        heads = tuple(config.encoder_heads * 2**i for i in range(4))
+        trunk = _Trunk(config.input_channels, 1, feature_size=base, num_heads=heads, spatial_dims=2)
         self.widths = [base, *(base * 2**i for i in range(STAGES))]  # of the stages 0 (full resolution) to 5
         if config.use_hasf:
             self.vit, self.stem = trunk.swinViT, trunk.encoder1
