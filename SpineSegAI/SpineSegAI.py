@@ -7,7 +7,7 @@ from typing import Annotated
 import qt
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -36,7 +36,7 @@ class SpineSegAI(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = "SpineSegAI"
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        parent.dependencies = ["Segmentations", "SubjectHierarchy", "Tables"]
+        parent.dependencies = ["Markups", "Segmentations", "SubjectHierarchy", "Tables"]
         parent.contributors = ["SpineSegAI contributors"]
         parent.helpText = _(
             "Segments vertebrae, discs and spinal canal, one named segment per structure. Select a volume and click"
@@ -77,6 +77,7 @@ class SpineSegAIParameterNode:
     checkpoint - name, or path of a file from elsewhere; empty for the first one of the method.
     device - auto, cpu, cuda or mps.
     topLevel, bottomLevel - structure ids of the ends of the visible range; 0 if not given.
+    keypoints - centres of structures, named after them; for methods that take key points.
     includeUnvalidated - also segment what the checkpoint learnt from generated images alone.
     opacity - of the segments.
     """
@@ -88,6 +89,7 @@ class SpineSegAIParameterNode:
     device: str = "auto"
     topLevel: int = 0
     bottomLevel: int = 0
+    keypoints: vtkMRMLMarkupsFiducialNode
     includeUnvalidated: bool = False
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
 

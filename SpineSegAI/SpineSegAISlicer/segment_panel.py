@@ -18,7 +18,7 @@ from SpineSegAILib.checkpoints import SUFFIX, list_checkpoints, read_header
 from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
-from . import dependencies, volumes
+from . import dependencies, keypoint_nodes, volumes
 from .checkpoint_details import detailsHtml
 from .worker_client import Failure, WorkerClient
 
@@ -91,6 +91,7 @@ class SegmentPanel:
         ui.centreButton.connect("clicked(bool)", self._onCentre)
         ui.measureButton.connect("clicked(bool)", self._onMeasure)
         ui.undoButton.connect("clicked(bool)", self._onUndo)
+        ui.keypointsButton.connect("clicked(bool)", self._onKeypoints)
         ui.queueCollapsibleButton.connect("contentsCollapsed(bool)", self.updateQueueTable)
         ui.queueButton.connect("clicked(bool)", self._onQueue)
         ui.seriesButton.connect("clicked(bool)", self._onSeries)
@@ -122,6 +123,7 @@ class SegmentPanel:
             self._updating = False
         self._showDetails()
         self._showDevice()
+        self.ui.keypointsLabel.visible = self.ui.keypointsSelector.visible = self._takesKeypoints()
         self._showResult()
         self.updateButtons()
         self.updateQueueTable()
@@ -257,7 +259,7 @@ class SegmentPanel:
             )
 
     def hints(self, volumeNode):
-        """`SpineSegAILib.hints.Hints` from the panel: visible range, and what is locked in the output segmentation."""
+        """`SpineSegAILib.hints.Hints` from the panel: visible range, key points, what is locked in the output."""
         from SpineSegAILib.hints import Hints
 
         from . import nodes
@@ -266,8 +268,20 @@ class SegmentPanel:
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         return Hints(
             visible=(top, bottom) if top and bottom else None,
+            keypoints=self._keypoints(volumeNode),
             locked=nodes.lockedLabels(output, volumeNode) if output is not None else None,
         )
+
+    def _takesKeypoints(self):
+        method = self.method()
+        return method is not None and "keypoints" in method.accepted_hints
+
+    def _keypoints(self, volumeNode):
+        """Those of the chosen list. They are of the chosen volume: others that wait in line get none."""
+        node = self.parameterNode.keypoints
+        if node is None or not self._takesKeypoints() or volumeNode is not self.parameterNode.inputVolume:
+            return {}
+        return keypoint_nodes.keypointsFromNode(node)
 
     # --- device ------------------------------------------------------------------------------------------------------
 
@@ -602,6 +616,7 @@ class SegmentPanel:
         node = self._output()
         self.ui.resultCollapsibleButton.visible = node is not None
         self.ui.show3DButton.setSegmentationNode(node)
+        self.ui.keypointsButton.visible = bool(node is not None and keypoint_nodes.keypointsOfResult(node))
         warnings = self.logic.warningsOf(node) if node is not None else []
         self.ui.warningLabel.visible = bool(warnings)
         self.ui.warningLabel.text = "\n".join("⚠ " + warning for warning in warnings)
@@ -632,6 +647,8 @@ class SegmentPanel:
         """With another input volume, the last result is no output any more: nobody wants one case over another."""
         volumeId, before = self._currentInputId(), self._inputVolumeId
         self._inputVolumeId = volumeId
+        if volumeId != before and self.parameterNode.keypoints is not None:
+            self.parameterNode.keypoints = None  # another patient's
         output = self._output()
         if volumeId == before or output is None:
             return
@@ -650,6 +667,14 @@ class SegmentPanel:
         from . import nodes
 
         nodes.centreViews(self._outputVolume(), self._output())
+
+    def _onKeypoints(self):
+        node = keypoint_nodes.keypointsNode(self._output(), self._outputVolume())
+        if self._takesKeypoints():
+            self._write(keypoints=node)
+        self.setStatus(
+            _("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName())
+        )
 
     def _onUndo(self):
         self._history.undo()

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from SpineSegAILib import errors, worker
 from SpineSegAILib.anatomy import SCHEMES
+from SpineSegAILib.keypoints import centres_of
 from SpineSegAILib.results import Segmentation
 
 STRUCTURES = (20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26, 61)
@@ -54,6 +55,7 @@ class DoublePredictor:
             warnings=["The sacrum is not visible: levels are a guess."],
             unvalidated=frozenset({61}),
             provenance={"checkpoint": str(self.checkpoint), "device": "cpu", "hints": str(hints)},
+            keypoints=centres_of(result) | (hints.keypoints if hints else {}),
         )
 
 

@@ -44,7 +44,9 @@ class ScarNetConfig(MethodConfig):
     least_peak: float = Field(
         0.3, gt=0, lt=1, description="heatmap value below which a structure counts as not found (our choice)"
     )
-    heatmap_weight: float = Field(60.0, ge=0, description="weight of the heatmaps' error; the paper tries 40 to 100")
+    heatmap_weight: float = Field(
+        60.0, ge=0, description="weight of the heatmaps' error; the paper tries 40 to 100, in 600 epochs"
+    )
     ralf_ensemble: tuple[float, ...] = Field(
         (), description="heatmap weights of several networks whose labels are fused; empty for a single network"
     )
@@ -52,7 +54,13 @@ class ScarNetConfig(MethodConfig):
         0.5, ge=0, le=1, description="chance of annotated points in the weight map at first (our choice)"
     )
     dice_weight: float = Field(0.0, ge=0, description="weight of a Dice loss (our addition)")
-    rank_weight: float = Field(0.0, ge=0, description="weight of an auxiliary rank head; 0 for none (our addition)")
+    rank_weight: float = Field(0.0, ge=0, description="weight of auxiliary rank heads; 0 for none (our addition)")
+    loss_stride: int = Field(
+        1,
+        ge=1,
+        description="losses look at every so-many-th row and column, at others in every step: the same on average, and"
+        " most of the time that losses take is saved (our addition)",
+    )
     norm: Literal["batch", "group"] = Field("batch", description="group suits very small batches (our addition)")
     stem: tuple[int, int] = Field((16, 32), description="channels of the first two convolutions")
     stages: tuple[int, int, int] = Field((64, 128, 364), description="channels of the three strided residual blocks")
@@ -61,6 +69,9 @@ class ScarNetConfig(MethodConfig):
     features: int = Field(128, ge=8, description="channels of the high-level features and of the dynamic kernels")
     decoder: int = Field(256, ge=8, description="channels of the decoder")
     low_channels: int = Field(24, ge=4, description="channels of the low-level features in the decoder")
+    fine_channels: int = Field(
+        0, ge=0, description="channels of one more decoder step, at half the resolution; 0 for none (our addition)"
+    )
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"scheme": "lumbar11"},
@@ -69,7 +80,9 @@ class ScarNetConfig(MethodConfig):
             "dice_weight": 1.0,
             "rank_weight": 0.5,
             "weight_queries": True,
-            "heatmap_mm": 5.0,
+            "heatmap_mm": 7.0,
+            "heatmap_weight": 1000.0,
+            "loss_stride": 2,
             "stem": (12, 24),
             "stages": (32, 64, 160),
             "middle": 2,
@@ -77,6 +90,7 @@ class ScarNetConfig(MethodConfig):
             "features": 64,
             "decoder": 64,
             "low_channels": 24,
+            "fine_channels": 32,
         },
         "tiny": {
             "coordinates": True,
@@ -92,6 +106,7 @@ class ScarNetConfig(MethodConfig):
             "features": 16,
             "decoder": 16,
             "low_channels": 8,
+            "fine_channels": 8,
         },
     }
 

@@ -5,6 +5,7 @@ The sizes are DGMSNet's, whose baseline result the SCAR-Net paper reports as its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import gcd
 
@@ -78,9 +79,10 @@ class Pyramid(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image → low-level features at a quarter, high-level features at a sixteenth of the resolution.
+    """Image → features at half, low-level features at a quarter, high-level ones at a sixteenth of the resolution.
 
-    Returns of `forward`: ``F^L`` (B, stages[1], H/4, W/4) and ``F^H`` (B, features, H/16, W/16).
+    Returns of `forward`: those of the stem (B, stem[1], H/2, W/2), ``F^L`` (B, stages[1], H/4, W/4) and ``F^H``
+    (B, features, H/16, W/16).
     """
 
     def __init__(self, config: ScarNetConfig) -> None:
@@ -97,38 +99,49 @@ class Encoder(nn.Module):
         self.exit = nn.Sequential(*(separable(a, b, norm, dilation=2) for a, b in pairwise(config.exit)))
         self.pyramid = Pyramid(config.exit[-1], config.features, norm)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        _, x = self.quarter(self.stem(x))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fine = self.stem(x)
+        _, x = self.quarter(fine)
         low, x = self.eighth(x)
         _, x = self.sixteenth(x)
         for block in self.middle:
             _, x = block(x)
-        return low, self.pyramid(self.exit(x))
+        return fine, low, self.pyramid(self.exit(x))
 
 
 class Decoder(nn.Module):
     """High-level features, upsampled by four, and low-level features → maps of the input's size.
 
+    The published maps come from a quarter of the resolution, which is coarse where a pixel is 1.25 mm. With `fine`
+    channels (our addition) one more step of the same kind, with the stem's features, makes them at half of it.
+
     Args:
         config: the configuration.
         outputs: number of maps.
+        fine: channels of the step at half the resolution; 0 for none.
     """
 
-    def __init__(self, config: ScarNetConfig, outputs: int) -> None:
+    def __init__(self, config: ScarNetConfig, outputs: int, fine: int = 0) -> None:
         super().__init__()
         self.low = convolution(config.stages[1], config.low_channels, config.norm, kernel=1)
         self.refine = nn.Sequential(
             separable(config.features + config.low_channels, config.decoder, config.norm),
             separable(config.decoder, config.decoder, config.norm),
         )
-        self.head = nn.Conv2d(config.decoder, outputs, 1)
+        self.narrow = convolution(config.decoder, fine, config.norm, kernel=1) if fine else None
+        self.sharpen = separable(fine + config.stem[1], fine, config.norm) if fine else None
+        self.head = nn.Conv2d(fine or config.decoder, outputs, 1)
 
-    def forward(self, low: Tensor, high: Tensor, gate: Tensor | None = None) -> Tensor:
-        """(B, outputs, H, W) from ``F^L`` and ``F^H``; the gate (B, 1, H/4, W/4) scales the low-level features."""
+    def forward(self, fine: Tensor, low: Tensor, high: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(B, outputs, H, W) from what `Encoder` returns; the gate (B, 1, H/4, W/4) scales the low-level features."""
         enhanced = self.low(low)
         if gate is not None:
             enhanced = enhanced * gate
-        high = F.interpolate(high, low.shape[2:], mode="bilinear", align_corners=False)
-        maps = self.head(self.refine(torch.cat([high, enhanced], 1)))
-        size = [4 * n for n in low.shape[2:]]
-        return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        x = self.refine(torch.cat([_resized(high, low.shape[2:]), enhanced], 1))
+        if self.narrow is not None and self.sharpen is not None:
+            x = self.sharpen(torch.cat([_resized(self.narrow(x), fine.shape[2:]), fine], 1))
+        return _resized(self.head(x), [4 * n for n in low.shape[2:]])
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, list(size), mode="bilinear", align_corners=False)

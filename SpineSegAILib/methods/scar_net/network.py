@@ -10,7 +10,7 @@ Unsettled in the paper and decided here: how the key points steer the attention 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,11 +53,13 @@ class Recognition:
         maps: (B, K, H, W) heatmaps.
         kernels: (B, C, 7, 7) of the adaptive layer.
         gate: (B, 1, H/4, W/4), or None.
+        rank: (B, H, W), or None.
     """
 
     maps: Tensor
     kernels: Tensor
     gate: Tensor | None
+    rank: Tensor | None = None
 
 
 class ScarNet(nn.Module):
@@ -73,20 +75,22 @@ class ScarNet(nn.Module):
         self.recognition_encoder = Encoder(config)
         self.recognition_decoder = Decoder(config, len(config.point_channels))
         self.kernels = DynamicKernels(channels)
+        self.recognition_rank = RankHead(channels) if config.rank_weight else None
         self.gate = nn.Conv2d(config.stages[1], 1, 1) if config.gate_low_features else None
         self.encoder = Encoder(config)
         self.adaptive = AdaptiveTransformer(
             channels, config.heads, config.norm, config.adaptive == "transformer", config.weight_queries
         )
         self.fusion = MCCA(channels, config.mcca_residual, config.channel_convolutions) if config.use_mcca else None
-        self.decoder = Decoder(config, config.label_scheme.channels)
-        self.rank_head = nn.Conv2d(channels, 1, 1) if config.rank_weight else None
+        self.decoder = Decoder(config, config.label_scheme.channels, config.fine_channels)
+        self.rank_head = RankHead(channels) if config.rank_weight else None
 
-    def recognize(self, x: Tensor) -> Recognition:
-        """(B, inputs, H, W) → heatmaps, kernels and gate."""
-        low, high = self.recognition_encoder(x)
+    def recognize(self, x: Tensor, *, ranked: bool = False) -> Recognition:
+        """(B, inputs, H, W) → heatmaps, kernels and gate; while learning also the rank, if there is a head for it."""
+        fine, low, high = self.recognition_encoder(x)
         gate = None if self.gate is None else self.gate(low).sigmoid()
-        return Recognition(self.recognition_decoder(low, high), self.kernels(high), gate)
+        rank = self.recognition_rank(high, x.shape[2:]) if ranked and self.recognition_rank is not None else None
+        return Recognition(self.recognition_decoder(fine, low, high), self.kernels(high), gate, rank)
 
     def segment(
         self, x: Tensor, kernels: Tensor, gate: Tensor | None, weight: Tensor | None, *, fused: bool = True
@@ -100,15 +104,29 @@ class ScarNet(nn.Module):
             weight: (B, 1, H/16, W/16), or None for a flat one.
             fused: False adds the two feature maps in spite of MCCA.
         """
-        low, high = self.encoder(x)
+        fine, low, high = self.encoder(x)
         semantic = self.adaptive(high, kernels, weight)
         mixed = self.fusion(high, semantic) if self.fusion is not None and fused else high + semantic
-        logits = self.decoder(low, mixed, gate)
-        if self.rank_head is None:
-            return logits, None
+        logits = self.decoder(fine, low, mixed, gate)
+        return logits, None if self.rank_head is None else self.rank_head(mixed, x.shape[2:])
+
+
+class RankHead(nn.Module):
+    """High-level features → the rank above the sacrum, which teaches them to count (our addition).
+
+    Args:
+        channels: of the features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, features: Tensor, shape: Sequence[int]) -> Tensor:
+        """(B, channels, h, w) → (B, *shape)."""
         # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
-        rank = self.rank_head(mixed).float() * 4.0 + 3.0
-        return logits, F.interpolate(rank, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        rank = self.project(features).float() * 4.0 + 3.0
+        return F.interpolate(rank, list(shape), mode="bilinear", align_corners=False)[:, 0]
 
 
 class ScarNetMethod(Method):
@@ -145,9 +163,11 @@ class ScarNetMethod(Method):
         x = self.network_input(batch.image, batch.coordinates)
         spacing = pixel_spacing(batch.coordinates)
         points = self._annotated(batch)
-        recognition = network.recognize(x)
-        target = heatmaps(points, spacing, x.shape[2:], config.heatmap_mm)
-        error = heatmap_error(recognition.maps, target, ~batch.allowed[:, [i + 1 for i in self.channels]])
+        recognition = network.recognize(x, ranked=True)
+        seen = _every(config.loss_stride)
+        allowed = batch.allowed[seen]
+        target = heatmaps(points, spacing, x.shape[2:], config.heatmap_mm)[seen]
+        error = heatmap_error(recognition.maps[seen], target, ~allowed[:, [i + 1 for i in self.channels]])
 
         weight = None
         if self.steered:
@@ -158,19 +178,20 @@ class ScarNetMethod(Method):
             weight = self._weight(used, spacing, x.shape[2:])
         # Weak cases pass through the recognition network only. A batch without masks still sends one image through
         # the segmentation network, where all is allowed and the loss exactly 0: distributed training needs a gradient.
-        rows = supervised(batch.allowed).nonzero()[:, 0]
+        rows = supervised(allowed).nonzero()[:, 0]
         if not len(rows):
             rows = rows.new_zeros(1)
         chosen = (None if part is None else part[rows] for part in (recognition.kernels, recognition.gate, weight))
         logits, rank = network.segment(x[rows], *chosen)
-        allowed = batch.allowed[rows]
+        logits, allowed = logits[seen], allowed[rows]
         losses = {"cross_entropy": marginal_cross_entropy(logits, allowed), "heatmaps": error}
         losses["total"] = losses["cross_entropy"] + heatmap_weight * error
         if config.dice_weight:
             losses["dice"] = partial_dice_loss(logits, allowed)
             losses["total"] = losses["total"] + config.dice_weight * losses["dice"]
-        if rank is not None:
-            losses["rank"] = rank_loss(rank, batch.rank[rows])
+        if rank is not None and recognition.rank is not None:
+            losses["rank"] = rank_loss(rank[seen], batch.rank[rows][seen])
+            losses["rank"] = losses["rank"] + rank_loss(recognition.rank[seen], batch.rank[seen])
             losses["total"] = losses["total"] + config.rank_weight * losses["rank"]
         return losses
 
@@ -262,6 +283,12 @@ class ScarNetMethod(Method):
         keypoints = torch.full((len(points), self.scheme.channels - 1, 3), torch.nan, device=points.device)
         keypoints[:, self.channels] = torch.cat([points, heights[..., None]], -1).float()
         return {**maps, "keypoints": keypoints}
+
+
+def _every(stride: int) -> tuple[Any, ...]:
+    """Index of every `stride`-th row and column, from a random one on."""
+    row, column = torch.randint(stride, (2,)).tolist()
+    return (..., slice(row, None, stride), slice(column, None, stride))
 
 
 def pixel_spacing(coordinates: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ LEVEL_MM = 36.0
 
 def heatmaps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: float) -> Tensor:
     """(B, K, H, W) Gaussians of peak 1 around the points, round in millimetres; NaN where a point is not known."""
-    squared = _squared_mm(points, spacing, shape)
-    return torch.exp(squared / (-2 * width_mm**2))
+    down, across = (torch.exp(d**2 / (-2 * width_mm**2)) for d in _distances_mm(points, spacing, shape))
+    return down[..., :, None] * across[..., None, :]
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,11 +143,17 @@ def _guess(points: np.ndarray, spacing: np.ndarray, orders: Sequence[float]) -> 
 
 def _squared_mm(points: Tensor, spacing: Tensor, shape: Sequence[int]) -> Tensor:
     """(B, K, H, W) squared distance to each point."""
+    down, across = _distances_mm(points, spacing, shape)
+    return down[..., :, None] ** 2 + across[..., None, :] ** 2
+
+
+def _distances_mm(points: Tensor, spacing: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(B, K, H) and (B, K, W): mm from each point along the rows' and the columns' axis."""
     rows = torch.arange(shape[0], device=points.device, dtype=torch.float32)
     columns = torch.arange(shape[1], device=points.device, dtype=torch.float32)
     down = (rows - points[..., 0, None].float()) * spacing[:, None, :1]
     across = (columns - points[..., 1, None].float()) * spacing[:, None, 1:]
-    return down[..., :, None] ** 2 + across[..., None, :] ** 2
+    return down, across
 
 
 class DynamicKernels(nn.Module):

@@ -1,0 +1,323 @@
+"""Compares variants of a method: the same folds, steps and seed for each, differences case by case.
+
+A row is a variant. It is trained once per fold of a manifest's `training` split and scored on the cases left out, so
+that after all folds every case has one score per row. The cases make the differences and their intervals: a bootstrap
+over cases says how far the mean difference could be chance of the sample. It does not say what another seed would do.
+
+Killed, it goes on where it was: a fold that is done is a file, a fold half done a training run that resumes. A row
+whose settings change is a new row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from SpineSegAILib.anatomy import STRUCTURES
+from SpineSegAILib.consistency import resolve_levels
+from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.files import staged
+from SpineSegAILib.imaging import Preprocessing
+from SpineSegAILib.inference import Predictor, volume_evidence
+from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
+from SpineSegAILib.training.run import RunDirectory
+from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.training.validation import ValidationCase, load_validation
+
+FOLDS = 3
+METRICS = {
+    "raw_dice": "Dice, raw classes",
+    "dice": "Dice",
+    "vertebra_dice": "vertebrae",
+    "disc_dice": "discs",
+    "matched_dice": "any level",
+    "levels_right": "levels right",
+    "keypoint_mm": "key points, mm",
+}
+"""Scores of a case and their column titles; Dice is level-strict but for “any level”."""
+
+Entries = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        name: short, also the name of its folder.
+        method: the method's configuration.
+        entries: makes the row's training cases (manifest entries) of the fold's; None leaves them as they are.
+        options: run-time options of the method when it is scored.
+        resources: `TrainingConfig.resources`.
+        data, optimization: what differs from the other rows' settings; nothing should that the comparison is not about.
+    """
+
+    name: str
+    method: Mapping[str, Any]
+    entries: Callable[[Entries], Entries] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    optimization: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A question: is `row` better than `base`?"""
+
+    row: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What all rows share. Small pixels and patches, so that many steps fit into few minutes.
+
+    Attributes:
+        slices: how many slices in the middle of a case's labelled ones are scored; None for the whole volume.
+        start_from: checkpoint whose weights are taken where they fit. Never one that has seen the cases scored.
+    """
+
+    steps: int = 500
+    batch: int = 8
+    learning_rate: float = 2e-3
+    pixel_mm: float = 2.0
+    patch: tuple[int, ...] = (112, 96)
+    slices: int | None = 7
+    phantoms: int = 0
+    seed: int = 35
+    start_from: str | None = None
+
+    def training(self, row: Row, dataset: Path) -> TrainingConfig:
+        """The run of a row in a fold."""
+        return TrainingConfig(
+            name=row.name,
+            method=dict(row.method),
+            dataset=str(dataset),
+            preprocessing=Preprocessing(pixel_mm=self.pixel_mm),
+            data=DataConfig(**{"patch": self.patch, "phantoms": self.phantoms, **row.data}),
+            optimization=OptimizationConfig(
+                **{
+                    "steps": self.steps,
+                    "batch": self.batch,
+                    "learning_rate": self.learning_rate,
+                    "warmup": min(50, self.steps // 10),
+                    "ema": 0.99,
+                    "save_every": 200,
+                    "workers": 0,
+                    **row.optimization,
+                }
+            ),
+            seed=self.seed,
+            start_from=self.start_from,
+            resources=dict(row.resources),
+        )
+
+
+def write_folds(
+    manifest: Path, output: Path, sources: Sequence[str] | None = None, folds: int = FOLDS
+) -> list[tuple[Path, Path]]:
+    """(training manifest, manifest of the left-out cases) per fold, of the `training` split alone, by patient.
+
+    Args:
+        manifest: nothing of its other splits is read.
+        output: folder for the files.
+        sources: only cases from these are ever left out and scored; the others are always trained on. None for all.
+    """
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    entries, cases = table["training"], read_manifest(manifest).cases("training")
+    output.mkdir(parents=True, exist_ok=True)
+    scored = [c.label is not None and (sources is None or c.source in sources) for c in cases]
+    patients = list(dict.fromkeys((c.source, c.patient) for c, s in zip(cases, scored, strict=True) if s))
+    fold_of = {patient: number % folds for number, patient in enumerate(patients)}
+    for entry in entries:
+        for key in ("image", "label"):
+            if entry.get(key):
+                path = (manifest.parent / entry[key]).resolve()
+                entry[key] = os.path.relpath(path, output.resolve())
+    result = []
+    for fold in range(folds):
+        out = [s and fold_of[c.source, c.patient] == fold for c, s in zip(cases, scored, strict=True)]
+        pair = []
+        for name, split, wanted in (("training", "training", False), ("left-out", "validation", True)):
+            chosen = [e for e, o in zip(entries, out, strict=True) if o is wanted]
+            others = {s: [] for s in ("training", "validation", "test")}
+            path = output / f"fold{fold}-{name}.json"
+            path.write_text(json.dumps({**table, **others, split: chosen}, indent=1), encoding="utf-8")
+            pair.append(path)
+        result.append((pair[0], pair[1]))
+    return result
+
+
+def run_rows(
+    rows: Sequence[Row], folds: Sequence[tuple[Path, Path]], output: Path, screening: Screening
+) -> dict[str, dict[str, Any]]:
+    """Train and score what is not done yet, row by row.
+
+    Returns:
+        row name → ``{"cases": {case: scores}, "seconds": …, "steps": …}``; seconds are of training.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        merged: dict[str, Any] = {"cases": {}, "seconds": 0.0, "steps": screening.steps}
+        for number, (training, left_out) in enumerate(folds):
+            found = run_fold(row, number, training, left_out, output, screening)
+            merged["cases"] |= found["cases"]
+            merged["seconds"] += found["seconds"]
+        results[row.name] = merged
+        means = ", ".join(f"{k} {v:.4f}" for k, v in _means(merged["cases"]).items())
+        print(f"{row.name}: {means}; {merged['seconds']:.0f} s", flush=True)
+    return results
+
+
+def run_fold(
+    row: Row, number: int, training: Path, left_out: Path, output: Path, screening: Screening
+) -> dict[str, Any]:
+    """One training and its scores, taken from the file where it is done."""
+    entries = json.loads(training.read_text(encoding="utf-8"))
+    if row.entries is not None:
+        entries["training"] = row.entries(entries["training"])
+    config = screening.training(row, training.with_name(f"{training.stem}-{row.name}.json"))
+    settings = [config.model_dump(mode="json"), screening.slices, dict(row.options), entries["training"]]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    folder = output / f"{row.name}-{digest}"
+    done = folder / f"fold{number}.json"
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    run = RunDirectory(folder / f"run{number}")
+    resume = run.config_file.exists()
+    run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
+    trained = run.status()
+    predictor = Predictor(run.last)
+    torch.manual_seed(screening.seed)
+    cases = load_validation(read_manifest(left_out).cases("validation"), config.preprocessing)
+    scores = {c.name: score(predictor, _middle(c, screening.slices), row.options) for c in cases}
+    result = {"cases": scores, "seconds": float(trained["elapsed"]), "steps": int(trained["step"])}
+    with staged(done) as (part,):
+        Path(part).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def score(predictor: Predictor, case: ValidationCase, options: Mapping[str, Any]) -> dict[str, float]:
+    """`METRICS` of one case, on the network's grid, averaged over its annotated structures."""
+    evidence = volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
+    found = resolve_levels(evidence).labels
+    raw = None
+    if evidence.classes is not None:
+        raw = np.array([0, *predictor.scheme.ids], np.int16)[evidence.classes.argmax(0)]
+    values: dict[str, list[float]] = {}
+    for sid in case.annotated:
+        reference = case.label == sid
+        if not reference.any():
+            continue
+        strict = dice(reference, found == sid)
+        values.setdefault("dice", []).append(strict)
+        values.setdefault(f"{STRUCTURES[sid].kind.value}_dice", []).append(strict)
+        if raw is not None:
+            values.setdefault("raw_dice", []).append(dice(reference, raw == sid))
+        inside = np.bincount(found[reference].astype(np.int64))
+        inside[:1] = 0
+        best = int(inside.argmax()) if inside.any() else 0
+        values.setdefault("levels_right", []).append(float(best == sid))
+        values.setdefault("matched_dice", []).append(dice(reference, found == best) if best else 0.0)
+        if sid in evidence.keypoints:
+            away = (np.argwhere(reference).mean(0) - evidence.keypoints[sid]) * evidence.spacing
+            values.setdefault("keypoint_mm", []).append(float(np.linalg.norm(away[1:])))
+    return {name: float(np.mean(v)) for name, v in values.items() if name in METRICS}
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two masks, one of which is not empty."""
+    return 2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum()))
+
+
+def _middle(case: ValidationCase, count: int | None) -> ValidationCase:
+    """The slices in the middle of the labelled ones."""
+    labelled = np.flatnonzero((case.label > 0).any((1, 2)))
+    if count is None or len(case.label) <= count or not len(labelled):
+        return case
+    first = int(np.clip((labelled[0] + labelled[-1] + 1 - count) // 2, 0, len(case.label) - count))
+    chosen = slice(first, first + count)
+    volume = replace(case.volume, array=np.ascontiguousarray(case.volume.array[chosen]))
+    return replace(case, volume=volume, label=case.label[chosen])
+
+
+# --- what it says ------------------------------------------------------------------------------------------------
+
+
+def paired(
+    results: Mapping[str, Mapping[str, Any]], comparison: Comparison, metric: str, *, resamples: int = 10000
+) -> dict[str, Any]:
+    """Mean difference row − base over the cases that both have, and its 95 % bootstrap interval.
+
+    The verdict is “undecided” unless the interval leaves zero out; “better” and “worse” respect that less is better
+    for distances.
+    """
+    row, base = (results[name]["cases"] for name in (comparison.row, comparison.base))
+    names = sorted(n for n in row if metric in row[n] and metric in base.get(n, {}))
+    differences = np.array([row[n][metric] - base[n][metric] for n in names])
+    rng = np.random.default_rng(0)
+    means = differences[rng.integers(len(names), size=(resamples, len(names)))].mean(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    sign = -1 if metric.endswith("_mm") else 1
+    verdict = "undecided"
+    if low > 0 or high < 0:
+        verdict = "better" if sign * (low + high) > 0 else "worse"
+    return {
+        "row": comparison.row, "base": comparison.base, "metric": metric, "cases": len(names),
+        "difference": float(differences.mean()), "low": float(low), "high": float(high), "verdict": verdict,
+    }  # fmt: skip
+
+
+def report(
+    results: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison], metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that was found, JSON-able."""
+    return {
+        "rows": {n: {**r, "means": _means(r["cases"])} for n, r in results.items()},
+        "comparisons": [paired(results, c, m) for c in comparisons for m in metrics],
+    }
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Two tables: the rows' means, and the differences with their intervals."""
+    shown = [m for m in METRICS if any(m in r["means"] for r in found["rows"].values())]
+    lines = [
+        f"| row | cases | {' | '.join(METRICS[m] for m in shown)} | steps | training |",
+        f"|---|---|{'---|' * len(shown)}---|---|",
+    ]
+    for name, row in found["rows"].items():
+        numbers = [_number(row["means"].get(m), 2 if m.endswith("_mm") else 3) for m in shown]
+        lines.append(
+            f"| {name} | {len(row['cases'])} | {' | '.join(numbers)} | {FOLDS} × {row['steps']} "
+            f"| {row['seconds'] / 60:.1f} min |"
+        )
+    lines += ["", "| difference | in | cases | mean | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
+    for c in found["comparisons"]:
+        digits = 2 if c["metric"].endswith("_mm") else 3
+        interval = f"{c['low']:+.{digits}f} to {c['high']:+.{digits}f}"
+        lines.append(
+            f"| {c['row']} − {c['base']} | {METRICS[c['metric']]} | {c['cases']} | {c['difference']:+.{digits}f} "
+            f"| {interval} | {c['verdict']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _means(cases: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean over the cases that have the score."""
+    found = {m: [c[m] for c in cases.values() if m in c] for m in METRICS}
+    return {m: float(np.mean(v)) for m, v in found.items() if v}
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
