@@ -204,6 +204,19 @@ def test_every_ablation_trains_and_predicts(flags):
     assert maps["kinds" if flags.get("output") else "classes"].shape[-2:] == (64, 64)
 
 
+def test_heads_that_do_not_share_the_channels_are_refused():
+    for name in ("heads", "encoder_heads"):
+        with pytest.raises(ConfigError, match=f"{name}=5 does not divide feature_size=12"):
+            make_config("atm-net", "small", **{name: 5})
+
+
+def test_the_validation_of_a_training_takes_one_pass(volume):
+    method = method_of()
+    assert run(method, volume, **method.validation_options).about["prompt_source"] == "generic"
+    for plain in (method_of(use_hasf=False), method_of(prompt_option="1")):
+        run(plain, volume, **plain.validation_options)
+
+
 def test_it_overfits_one_case():
     method = method_of()
     batch = stripes()

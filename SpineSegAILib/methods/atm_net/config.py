@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...errors import ConfigError
 from ..config import MethodConfig
@@ -28,6 +28,7 @@ class AtmNetConfig(MethodConfig):
 
     coordinates: bool = Field(False, description="give the network the position in the field of view (our addition)")
     feature_size: int = Field(48, ge=12, multiple_of=12, description="channels of the first stage")
+    encoder_heads: int = Field(3, ge=1, description="attention heads of the encoder's first stage, doubled each stage")
     use_hasf: bool = Field(True, description="decoder with attention to text; off: the plain Swin UNETR decoder")
     use_ccae: bool = Field(True, description="contrast the classes' maps with the class prompts in training")
     prompt_option: Literal["none", "1", "2", "3"] = Field("3", description="the most that a prompt says")
@@ -61,8 +62,10 @@ class AtmNetConfig(MethodConfig):
         "paper": {},
         "small": {
             "feature_size": 12,
+            "encoder_heads": 1,
             "tokens": 16,
-            "sa_max_tokens": 256,
+            "heads": 2,
+            "sa_max_tokens": 128,
             "coordinates": True,
             "rank_weight": 0.5,
             "loss": "marginal",
@@ -79,6 +82,13 @@ class AtmNetConfig(MethodConfig):
             "text_width": 16,
         },
     }
+
+    @model_validator(mode="after")
+    def _heads_share_channels(self) -> AtmNetConfig:
+        for name in ("encoder_heads", "heads"):
+            if self.feature_size % getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)} does not divide feature_size={self.feature_size}")
+        return self
 
     @property
     def recipe(self) -> dict[str, Any]:

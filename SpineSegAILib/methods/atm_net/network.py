@@ -69,7 +69,10 @@ class AtmNet(Method):
         self.config: AtmNetConfig = config
         base = config.feature_size
         self.reads_text = config.option > 0
-        trunk = _Trunk(config.input_channels, 1, feature_size=base, spatial_dims=2)
+        if config.option > 1:
+            self.validation_options = {"prompt_source": "generic"}  # one pass; `self` takes two or three
+        heads = tuple(config.encoder_heads * 2**i for i in range(4))
+        trunk = _Trunk(config.input_channels, 1, feature_size=base, num_heads=heads, spatial_dims=2)
         self.widths = [base, *(base * 2**i for i in range(STAGES))]  # of the stages 0 (full resolution) to 5
         if config.use_hasf:
             self.vit, self.stem = trunk.swinViT, trunk.encoder1
@@ -167,10 +170,11 @@ class AtmNet(Method):
 
     def _observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C) bool: structures labelled in an image, and those of which that is not known."""
-        single = batch.allowed.sum(1, keepdim=True) == 1
         pixel = _pixel_mm2(batch.coordinates)
-        labelled = (batch.allowed & single).sum((2, 3)) * pixel
-        undecided = (batch.allowed & ~single).sum((2, 3)) * pixel
+        label, count = batch.label, batch.allowed.shape[1]
+        rows = torch.arange(len(label), device=label.device).view(-1, 1, 1) * count + label
+        labelled = torch.bincount(rows[label >= 0], minlength=len(label) * count).view(-1, count) * pixel
+        undecided = torch.stack([a[:, m].sum(1) for a, m in zip(batch.allowed, label < 0, strict=True)]) * pixel
         present = (labelled > 0) & (labelled >= self.config.smallest_mm2)
         # A few labelled pixels at the edge of the view are neither presence nor absence.
         return present, ~present & ((undecided > 0) | (labelled > 0))
