@@ -24,7 +24,8 @@ SETTING = "SpineSegAI/TrainingSet"
 """Slicer remembers the last folder under this name."""
 
 SEGMENT, TARGET, REASON, COUNT = range(4)
-CASE, SPLIT, STRUCTURES, SPACING, PATIENT, NOTES = range(6)
+CASE, SPLIT, STRUCTURES, NOTES, SPACING, PATIENT = range(6)
+ROW_PIXELS = 24
 
 SPLITS = (("training", _("training")), ("validation", _("validation")), ("test", _("test")))
 REASONS = {
@@ -59,6 +60,9 @@ class DatasetPanel:
 
         for split, title in SPLITS:
             ui.splitComboBox.addItem(title, split)
+        for table in (ui.casesTable, ui.mappingTable):
+            table.wordWrap = False
+            table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
         for widget in (ui.mappingGroupBox, ui.datasetProgressBar, ui.datasetCancelButton, ui.datasetStatusLabel):
             widget.visible = False
         folder = slicer.app.userSettings().value(SETTING)
@@ -146,25 +150,20 @@ class DatasetPanel:
         table.clearSelection()
         table.setRowCount(len(self._rows))
         titles = dict(SPLITS)
-        rank = 0
         for number, row in enumerate(self._rows):
-            notes = list(row.warnings)
-            if row.split == "unlabelled":
-                rank += 1
-                uncertainty = row.scores.get("uncertainty")
-                if uncertainty is not None:
-                    text = _("{rank}. uncertainty {value:.2f}: {reason}")
-                    notes.insert(0, text.format(rank=rank, value=uncertainty, reason=row.scores.get("reason", "")))
-                elif row.scores.get("reason"):
-                    notes.insert(0, row.scores["reason"])
+            notes, structures = list(row.warnings), row.structures
+            if row.scores.get("uncertainty") is not None:
+                structures = _("uncertainty {value:.2f}").format(value=row.scores["uncertainty"])
+            if row.scores.get("reason"):
+                notes.insert(0, row.scores["reason"])
             spacing = " × ".join(f"{s:.2f}".rstrip("0").rstrip(".") for s in row.spacing) if row.spacing else ""
             texts = {
                 CASE: row.name,
                 SPLIT: titles.get(row.split, _("to annotate")),
-                STRUCTURES: row.structures,
+                STRUCTURES: structures,
+                NOTES: " ".join(notes),
                 SPACING: spacing,
                 PATIENT: row.patient,
-                NOTES: " ".join(notes),
             }
             for column, text in texts.items():
                 item = qt.QTableWidgetItem(text)
@@ -173,6 +172,7 @@ class DatasetPanel:
                 table.setItem(number, column, item)
         for column in (CASE, SPLIT, STRUCTURES, SPACING):
             table.resizeColumnToContents(column)
+        table.setColumnWidth(NOTES, 160)
 
     def _selected(self):
         """Numbers of the selected rows."""
@@ -219,7 +219,7 @@ class DatasetPanel:
         """Add images that are still to be annotated."""
         with self._showingErrors():
             names = self._trainingSet().add_images(paths)
-            self.setStatus(_("Added {count} images to annotate.").format(count=len(names)))
+            self.setStatus(_("Images to annotate added: {count}.").format(count=len(names)))
         self.refresh()
 
     def addCurrentCase(self, *_checked):
@@ -276,7 +276,8 @@ class DatasetPanel:
             combo.connect("currentIndexChanged(int)", self._updateMapping)
             combo.connect("editTextChanged(QString)", self._updateMapping)
         table.resizeColumnToContents(SEGMENT)
-        table.setColumnWidth(TARGET, 150)
+        table.setColumnWidth(TARGET, 130)
+        table.setColumnWidth(REASON, 120)
 
     def _targetComboBox(self, target):
         combo = qt.QComboBox()
@@ -328,10 +329,9 @@ class DatasetPanel:
                 item.setText(REASONS[""] if unknown else _("a structure of your own") if own else REASONS["table"])
         cases = [c for c in document["cases"] if c["keypoints"] or self._isDrawn(c, chosen)]
         bare = len(document["cases"]) - len(cases)
-        parts = [_("{count} annotated cases from {scenes} scenes.").format(
-            count=len(cases), scenes=len({c["scene"] for c in document["cases"]}))]  # fmt: skip
+        parts = [_("Annotated cases: {count}.").format(count=len(cases))]
         if bare:
-            parts.append(_("{count} volumes without annotation are kept as cases to annotate.").format(count=bare))
+            parts.append(_("Volumes without annotation, kept as cases to annotate: {count}.").format(count=bare))
         if missing:
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(missing))
             parts.append(_("Choose what these are, or leave them out: {names}.").format(names=names))
@@ -340,7 +340,8 @@ class DatasetPanel:
         ui.mappingNotesLabel.text = "\n".join("⚠ " + note for note in dict.fromkeys(notes))
         ui.mappingNotesLabel.visible = bool(notes)
         ui.mappingAddButton.enabled = not missing and bool(document["cases"])
-        ui.mappingAddButton.text = _("Add {count} cases").format(count=len(document["cases"]))
+        count = len(document["cases"])
+        ui.mappingAddButton.text = _("Add case") if count == 1 else _("Add {count} cases").format(count=count)
 
     @staticmethod
     def _isDrawn(case, chosen):
@@ -364,9 +365,9 @@ class DatasetPanel:
     def _onAdded(self, document):
         self._forgetTemporary()
         count, replaced = len(document["cases"]), len(document["replaced"])
-        text = _("Added {count} cases.").format(count=count - replaced)
+        text = _("Cases added: {count}.").format(count=count - replaced)
         if replaced:
-            text += " " + _("{count} that were there before are replaced.").format(count=replaced)
+            text += " " + _("Replaced, since they were there before: {count}.").format(count=replaced)
         if document["problems"]:
             text += " " + _("Left out: {problems}").format(problems=" ".join(document["problems"]))
         self.setStatus(text)
@@ -394,20 +395,20 @@ class DatasetPanel:
         with self._showingErrors():
             moved = self._trainingSet().set_split(names, self.ui.splitComboBox.currentData)
             others = len(set(moved) - set(names))
-            text = _("Moved {count} cases.").format(count=len(moved))
+            text = _("Cases moved: {count}.").format(count=len(moved))
             if others:
-                text += " " + _("{count} of them are other cases of the same patients.").format(count=others)
+                text += " " + _("Of these, other cases of the same patients: {count}.").format(count=others)
             self.setStatus(text)
         self.refresh()
 
     def _onRemove(self):
         names = [self._rows[n].name for n in self._selected()]
-        question = _("Remove {count} cases from the training set? Files that it made for them are deleted.")
+        question = _("Remove from the training set: {count}. Files that it made for them are deleted.")
         if not slicer.util.confirmOkCancelDisplay(question.format(count=len(names)), _("SpineSegAI")):
             return
         with self._showingErrors():
             self._trainingSet().remove(names)
-            self.setStatus(_("Removed {count} cases.").format(count=len(names)))
+            self.setStatus(_("Cases removed: {count}.").format(count=len(names)))
         self.refresh()
 
     def _onLoad(self):
@@ -426,7 +427,7 @@ class DatasetPanel:
             return
         command = ["rank", *waiting, "--checkpoint", self._checkpoint(), "--device", self._device(), "--json"]
         self._run(command, lambda document: self._onRanked(waiting, document))
-        self.setStatus(_("Looking at {count} images…").format(count=len(waiting)))
+        self.setStatus(_("Looking at images: {count}…").format(count=len(waiting)))
 
     def _onRanked(self, waiting, document):
         with self._showingErrors():

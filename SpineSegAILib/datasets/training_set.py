@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ NAMES = "segment_names"
 """Key of the manifest: the reader's meaning of segment names, kept for the next scenes."""
 
 Report = Callable[[float, str], None]
+
+_STALE_SECONDS = 86_400.0  # no import takes a day
 
 
 @dataclass
@@ -294,6 +297,9 @@ class TrainingSet:
         try:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                for left in self.folder.glob(".adding-*"):  # by a process that was killed
+                    if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                        shutil.rmtree(left, ignore_errors=True)
                 adding = _Adding(self, Path(tempfile.mkdtemp(prefix=".adding-", dir=self.folder)))
                 yield adding
             except OSError as error:

@@ -207,6 +207,16 @@ def test_a_read_only_folder(tmp_path, monkeypatch):
     assert tree(folder) == []
 
 
+def test_what_a_killed_process_left_is_tidied_up(tmp_path):
+    folder = tmp_path / "set"
+    old, new = folder / ".adding-old", folder / ".adding-new"
+    for left in (old, new):
+        left.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    add(TrainingSet(folder), scenes(tmp_path, 1))
+    assert not old.exists() and new.exists()  # the newer one may be another process at work
+
+
 def test_a_manifest_that_is_none(tmp_path):
     (tmp_path / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(DatasetError, match="cannot be read"):

@@ -35,14 +35,6 @@ class DatasetCase(PanelCase):
     def waitForProcess(self, seconds=120.0):
         self.waitUntil(lambda: not self.dataset.isRunning, seconds, "the process did not end")
 
-    def addScenes(self, *paths):
-        """Read scenes and agree to everything."""
-        self.dataset.addScenes(paths)
-        self.waitForProcess()
-        self.assertTrue(self.data.mappingAddButton.enabled, self.data.mappingLabel.text)
-        self.click(self.data.mappingAddButton)
-        self.waitForProcess()
-
     def mapping(self):
         """Rows of the table of names: (segment, taken as, because of, cases)."""
         table = self.data.mappingTable
@@ -87,12 +79,12 @@ class AddingTest(DatasetCase):
             self.mapping(),
             [("L4 vertebra", "L4", "name", "2"), ("L4-L5 disc", "L4/L5", "name", "2"), ("vertebra L5", "L5", "name", "2")],
         )
-        self.assertIn("2 annotated cases from 2 scenes", self.data.mappingLabel.text)
+        self.assertIn("Annotated cases: 2.", self.data.mappingLabel.text)
         self.assertEqual(self.data.mappingAddButton.text, "Add 2 cases")
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(self.cases(), [("one_T2", "training", "L4–L5, L4/L5"), ("two_T2", "training", "L4–L5, L4/L5")])
-        self.assertIn("Added 2 cases", self.data.datasetStatusLabel.text)
+        self.assertIn("Cases added: 2", self.data.datasetStatusLabel.text)
         self.assertFalse(self.dialogs)
 
     def test_what_is_not_understood_has_to_be_said(self):
@@ -189,7 +181,7 @@ class AddingTest(DatasetCase):
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(len(self.cases()), 1)
-        self.assertIn("replaced", self.data.datasetStatusLabel.text)
+        self.assertIn("Replaced", self.data.datasetStatusLabel.text)
 
     def test_a_case_that_cannot_be_added_says_why(self):
         volume = make_volume()
@@ -214,9 +206,13 @@ class AddingTest(DatasetCase):
 class CasesTest(DatasetCase):
     def fill(self, count=3):
         """A training set of `count` cases."""
+        from SpineSegAILib.datasets.slicer_scene import read_scene
+        from SpineSegAILib.datasets.training_set import TrainingSet
+
         paths = [self.saveScene(f"c{n}.mrb", {"L4": L4, "L5": L5}) for n in range(count)]
         self.openPanel()
-        self.addScenes(*paths)
+        TrainingSet(self.set_folder).add_scenes(map(read_scene, paths))
+        self.dataset.refresh()
 
     def test_cases_move_between_splits_with_their_patient(self):
         self.fill()
@@ -228,7 +224,7 @@ class CasesTest(DatasetCase):
         combo.setCurrentIndex(combo.findData("test"))
         self.click(self.data.splitButton)
         self.assertIn((name, "test", "L4–L5"), self.cases())
-        self.assertIn("Moved 1 cases", self.data.datasetStatusLabel.text)
+        self.assertIn("Cases moved: 1", self.data.datasetStatusLabel.text)
 
     def test_cases_are_removed_after_a_question(self):
         self.fill(2)
@@ -252,7 +248,7 @@ class CasesTest(DatasetCase):
         self.fill(1)
         (self.set_folder / "labels" / "c0_T2.nii.gz").unlink()
         self.dataset.refresh()
-        self.assertIn("is missing", self.data.casesTable.item(0, 5).text())
+        self.assertIn("is missing", self.data.casesTable.item(0, 3).text())
 
     def test_images_to_annotate_are_ranked_by_a_checkpoint(self):
         import SimpleITK as sitk
@@ -281,7 +277,8 @@ class CasesTest(DatasetCase):
         self.waitForProcess(240)
         self.assertFalse(self.dialogs)
         self.assertEqual([case[0] for case in self.cases()], ["noise", "phantom"])
-        self.assertIn("1. uncertainty", self.data.casesTable.item(0, 5).text())
+        self.assertIn("uncertainty", self.data.casesTable.item(0, 2).text())
+        self.assertTrue(self.data.casesTable.item(0, 3).text())
         self.assertIn("Annotate “noise” next", self.data.datasetStatusLabel.text)
         self.select("noise")
         self.assertFalse(self.data.splitButton.enabled)  # not annotated yet
