@@ -28,6 +28,7 @@ CASE, SPLIT, STRUCTURES, NOTES, SPACING, PATIENT = range(6)
 ROW_PIXELS = 24
 
 SPLITS = (("training", _("training")), ("validation", _("validation")), ("test", _("test")))
+EXTENTS = (("", _("not said")), ("body", _("vertebral bodies")), ("whole", _("whole vertebrae")))
 REASONS = {
     "table": _("said by you"),
     "tag": _("made by SpineSegAI"),
@@ -55,11 +56,14 @@ class DatasetPanel:
         self._scenes = []  # what the reader is asked about
         self._found = None  # document of the listing
         self._choices = []  # (segment name, combo box, target that was found)
+        self._asksExtent = False
         self._temporary = None
         self._rows = []
 
         for split, title in SPLITS:
             ui.splitComboBox.addItem(title, split)
+        for extent, title in EXTENTS:
+            ui.extentComboBox.addItem(title, extent)
         for table in (ui.casesTable, ui.mappingTable):
             table.wordWrap = False
             table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
@@ -233,7 +237,9 @@ class DatasetPanel:
             try:
                 scene = current_case.write(parameters.inputVolume, parameters.outputSegmentation, self._temporary)
             except OSError as error:
-                raise SpineSegAIError(str(error), _("Free some space on the disk that holds temporary files.")) from error
+                raise SpineSegAIError(
+                    str(error), _("Free some space on the disk that holds temporary files.")
+                ) from error
             self.addScenes([scene])
             return
         self._forgetTemporary()
@@ -326,8 +332,8 @@ class DatasetPanel:
             item = ui.mappingTable.item(number, REASON)
             if item is not None and target != found:
                 own = target.startswith(CUSTOM)
-                item.setText(REASONS[""] if unknown else _("a structure of your own") if own else REASONS["table"])
-        cases = [c for c in document["cases"] if c["keypoints"] or self._isDrawn(c, chosen)]
+                item.setText(REASONS[""] if unknown else _("your own structure") if own else REASONS["table"])
+        cases = [c for c in document["cases"] if c["keypoints"] or self._targets(c, chosen)]
         bare = len(document["cases"]) - len(cases)
         parts = [_("Annotated cases: {count}.").format(count=len(cases))]
         if bare:
@@ -336,6 +342,8 @@ class DatasetPanel:
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(missing))
             parts.append(_("Choose what these are, or leave them out: {names}.").format(names=names))
         ui.mappingLabel.text = " ".join(parts)
+        self._asksExtent = any(not c["extent"] and _hasVertebrae(self._targets(c, chosen)) for c in cases)
+        ui.extentLabel.visible = ui.extentComboBox.visible = self._asksExtent
         notes = [*document["problems"], *document["notes"], *(n for c in document["cases"] for n in c["notes"])]
         ui.mappingNotesLabel.text = "\n".join("⚠ " + note for note in dict.fromkeys(notes))
         ui.mappingNotesLabel.visible = bool(notes)
@@ -344,19 +352,21 @@ class DatasetPanel:
         ui.mappingAddButton.text = _("Add case") if count == 1 else _("Add {count} cases").format(count=count)
 
     @staticmethod
-    def _isDrawn(case, chosen):
+    def _targets(case, chosen):
+        """What a case's segments are taken as now."""
         targets = [chosen.get((s["name"], s["target"]), s["target"]) for s in case["segments"] if s["voxels"]]
-        return any(target not in ("", IGNORE) for target in targets)
+        return [target for target in targets if target not in ("", IGNORE)]
 
     def _onConfirmed(self):
         table = {name: self._target(combo) for name, combo, found in self._choices if self._target(combo) != found}
+        extent = self.ui.extentComboBox.currentData if self._asksExtent else ""
         self._forgetMapping()
         folder = tempfile.mkdtemp(prefix="SpineSegAI-names-")
         mapping = Path(folder, "names.json")
         mapping.write_text(json.dumps(table), encoding="utf-8")
         self._run(
             ["import-scenes", *self._scenes, "--output", self.path, "--mapping", mapping, "--skip-problems",
-             "--unlabelled", "--json"],
+             "--unlabelled", "--json", *(["--extent", extent] if extent else [])],
             self._onAdded,
             finally_=lambda: shutil.rmtree(folder, ignore_errors=True),
         )  # fmt: skip
@@ -523,6 +533,10 @@ class _ShowingErrors:
             self._panel._showFailure(Failure(error.kind, error.message, error.remedy))
             return True
         return False
+
+
+def _hasVertebrae(targets):
+    return any(not t.startswith(CUSTOM) and anatomy.structure(t).is_vertebral for t in targets)
 
 
 def _fileNames(title, filters):

@@ -223,7 +223,9 @@ class TrainingSet:
             for image in map(Path, images):
                 spacing = _spacing(image)
                 if spacing is None:
-                    raise DatasetError(f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files.")
+                    raise DatasetError(
+                        f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
+                    )
                 if image.resolve() not in known:
                     entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
                     adding.new.append({**entry, "spacing_mm": list(spacing)})
@@ -459,6 +461,8 @@ class TrainingSet:
                 warnings.insert(0, f"The {key} file {entry[key]} is missing.")
         if entry.get("keypoints") and not entry.get("label"):
             warnings.append("Key points alone, no masks: for methods that learn from weak cases.")
+        if not (entry.get("extent") or self.table.get("extent")) and _has_vertebrae(entry):
+            warnings.append("It is not said whether vertebrae are bodies or whole.")
         if entry.get("corrections"):
             warnings.append("Corrected by hand.")
         spacing = entry.get("spacing_mm") or _spacing(image)
@@ -620,6 +624,17 @@ def _patient(entry: Any) -> tuple[str, str]:
 
 def _is_labelled(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("label") or entry.get("keypoints"))
+
+
+def _has_vertebrae(entry: Mapping[str, Any]) -> bool:
+    names = entry.get("annotated") if entry.get("label") else None
+    for name in names or ():
+        try:
+            if structure(name).is_vertebral:
+                return True
+        except SpineSegAIError:
+            continue
+    return False
 
 
 def _spacing(image: Path) -> tuple[float, ...] | None:

@@ -17,6 +17,8 @@ from SpineSegAILib.datasets.slicer_scene import read_scene
 from SpineSegAILib.datasets.training_set import TrainingSet, structures_in_words
 from SpineSegAILib.errors import DatasetError, OutputError
 
+BODIES = "It is not said whether vertebrae are bodies or whole."
+
 
 def scenes(folder, count, **more):
     """Scenes of patients of their own."""
@@ -233,7 +235,11 @@ def test_rows_removal_and_splits(tmp_path):
     rows = {row.name: row for row in target.rows()}
     assert sorted(rows) == [f"case{n}_T2" for n in range(4)]
     row = rows["case0_T2"]
-    assert (row.structures, row.spacing, row.warnings) == ("L4–L5, L4/L5", (1.5, 1.5, 4.0), ["Corrected by hand."])
+    assert (row.structures, row.spacing, row.warnings) == (
+        "L4–L5, L4/L5",
+        (1.5, 1.5, 4.0),
+        [BODIES, "Corrected by hand."],
+    )
     moved = target.set_split(["case0_T2"], "validation")
     assert set(moved) <= {"case0_T2"}
     assert {r.name: r.split for r in TrainingSet(tmp_path / "set").rows()}["case0_T2"] == "validation"

@@ -39,7 +39,12 @@ class DatasetCase(PanelCase):
         """Rows of the table of names: (segment, taken as, because of, cases)."""
         table = self.data.mappingTable
         return [
-            (table.item(r, 0).text(), table.cellWidget(r, 1).currentText, table.item(r, 2).text(), table.item(r, 3).text())
+            (
+                table.item(r, 0).text(),
+                table.cellWidget(r, 1).currentText,
+                table.item(r, 2).text(),
+                table.item(r, 3).text(),
+            )
             for r in range(table.rowCount)
         ]
 
@@ -77,13 +82,20 @@ class AddingTest(DatasetCase):
         self.assertFalse(self.set_folder.exists())  # nothing before the reader agrees
         self.assertEqual(
             self.mapping(),
-            [("L4 vertebra", "L4", "name", "2"), ("L4-L5 disc", "L4/L5", "name", "2"), ("vertebra L5", "L5", "name", "2")],
+            [
+                ("L4 vertebra", "L4", "name", "2"),
+                ("L4-L5 disc", "L4/L5", "name", "2"),
+                ("vertebra L5", "L5", "name", "2"),
+            ],
         )
         self.assertIn("Annotated cases: 2.", self.data.mappingLabel.text)
         self.assertEqual(self.data.mappingAddButton.text, "Add 2 cases")
+        self.assertFalse(self.data.extentComboBox.isHidden())  # the names do not say it
+        self.data.extentComboBox.setCurrentIndex(self.data.extentComboBox.findData("whole"))
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(self.cases(), [("one_T2", "training", "L4–L5, L4/L5"), ("two_T2", "training", "L4–L5, L4/L5")])
+        self.assertEqual([case["extent"] for case in self.manifest()["training"]], ["whole", "whole"])
         self.assertIn("Cases added: 2", self.data.datasetStatusLabel.text)
         self.assertFalse(self.dialogs)
 
@@ -98,7 +110,7 @@ class AddingTest(DatasetCase):
         self.assertIn("“my lesion”", self.data.mappingLabel.text)
         combo = self.data.mappingTable.cellWidget(0, 1)
         combo.setCurrentText("panel lesion")
-        self.assertEqual(self.mapping()[0][2], "a structure of your own")
+        self.assertEqual(self.mapping()[0][2], "your own structure")
         self.assertTrue(self.data.mappingAddButton.enabled)
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
@@ -168,6 +180,7 @@ class AddingTest(DatasetCase):
         self.click(self.data.addCaseButton)
         self.waitForProcess()
         self.assertEqual({row[2] for row in self.mapping()}, {"made by SpineSegAI"})
+        self.assertTrue(self.data.extentComboBox.isHidden())  # our tags say it
         temporary = self.dataset._temporary
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
@@ -229,7 +242,9 @@ class CasesTest(DatasetCase):
     def test_cases_are_removed_after_a_question(self):
         self.fill(2)
         answers = []
-        self.patch(slicer.util, "confirmOkCancelDisplay", lambda text, *more, **named: answers.append(text) or len(answers) > 1)
+        self.patch(
+            slicer.util, "confirmOkCancelDisplay", lambda text, *more, **named: answers.append(text) or len(answers) > 1
+        )
         self.select("c0_T2")
         self.click(self.data.removeCaseButton)
         self.assertEqual(len(self.cases()), 2)
