@@ -132,7 +132,7 @@ class TrainingSet:
         unlabelled: bool = False,
         progress: Report | None = None,
     ) -> SceneSummary:
-        """Adds the cases of scenes. A case that came from the same volume of the same scene is replaced.
+        """Adds the cases of scenes. A case of the same volume, whatever scene it came from, is replaced.
 
         Args:
             reports: of `slicer_scene.read_scene`; taken one at a time.
@@ -228,7 +228,7 @@ class TrainingSet:
                     )
                 if image.resolve() not in known:
                     entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
-                    adding.new.append({**entry, "spacing_mm": list(spacing)})
+                    adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(_header(image).GetSize())})
             self._deal(adding.new, None, 0.0)
             adding.commit()
         return [_name(entry) for entry in adding.new]
@@ -332,17 +332,21 @@ class TrainingSet:
         split: str | None,
     ) -> None:
         origin = f"{case.scene}: {case.volume}"
-        if any(e.get("origin") == origin for e in adding.new):
+        twin = next((e for e in adding.all if e["image_hash"] == case.fingerprint), None)
+        if twin:
             raise DatasetError(
-                f"There are two scenes called {case.scene} with a volume “{case.volume}”.", "Rename one of them."
+                f"The volume “{case.volume}” of {case.scene} is in {twin['origin']}, too.", "Choose one of the two."
             )
-        former = next(((s, e) for s, e in self.entries() if e.get("origin") == origin), None)
-        name = _name(former[1]) if former else self._free_name(case, adding)
+        former = next(((s, e) for s, e in self.entries() if self._is_same_image(e, case)), None)
+        if former and not case.is_annotated:
+            return  # what is there knows more, or as much
+        name = _name(former[1]) if former and _is_own(former[1]) else self._free_name(case, adding)
         entry: dict[str, Any] = {
             "image": f"images/{name}.nii.gz",
             "patient": patient or case.patient,
             "source": "slicer",
             "origin": origin,
+            "image_hash": case.fingerprint,
             "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
         }
         if split:
@@ -364,11 +368,24 @@ class TrainingSet:
             entry["notes"] = case.notes
         if former:
             self.table[former[0]].remove(former[1])
-            summary.replaced.append(name)
+            summary.replaced.append(_name(former[1]))
             if former[0] in SPLITS and case.is_annotated and not split:
                 adding.kept.append((former[0], entry))
                 return
         adding.new.append(entry)
+
+    def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
+        """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
+        from .slicer_scene import fingerprint
+
+        if "image_hash" not in entry and entry.get("size"):
+            if sorted(entry["size"]) != sorted(case.image.GetSize()):
+                return False
+            try:
+                entry["image_hash"] = fingerprint(sitk.ReadImage(str(self.folder / entry["image"])))
+            except RuntimeError:
+                return False
+        return entry.get("image_hash") == case.fingerprint
 
     def _id_of(self, target: str) -> int:
         """Structure id of a target; one of the reader's own is declared in the manifest."""
@@ -487,6 +504,11 @@ class _Adding:
     new: list[dict[str, Any]] = field(default_factory=list)
     kept: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[dict[str, Any]]:
+        """Every new entry."""
+        return [*self.new, *(entry for _, entry in self.kept)]
 
     def write(self, image: sitk.Image, name: str) -> None:
         """An image into the waiting place, looked at again: some writers do not notice a full disk."""
@@ -637,14 +659,23 @@ def _has_vertebrae(entry: Mapping[str, Any]) -> bool:
     return False
 
 
-def _spacing(image: Path) -> tuple[float, ...] | None:
+def _is_own(entry: Mapping[str, Any]) -> bool:
+    """Whether the image is a file that the training set made."""
+    return str(entry.get("image", "")).startswith("images/")
+
+
+def _header(image: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(image))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _spacing(image: Path) -> tuple[float, ...] | None:
     try:
-        reader.ReadImageInformation()
+        return tuple(round(s, 4) for s in _header(image).GetSpacing())
     except RuntimeError:
         return None
-    return tuple(round(s, 4) for s in reader.GetSpacing())
 
 
 def _relative(path: str | Path, folder: Path) -> str:

@@ -24,9 +24,9 @@ class DatasetCase(PanelCase):
     def dataset(self):
         return self.widget.datasetPanel
 
-    def saveScene(self, name="one.mrb", segments=None, volume="T2"):
+    def saveScene(self, name="one.mrb", segments=None, volume="T2", seed=0):
         slicer.mrmlScene.Clear(0)
-        make_segmentation(make_volume(volume), segments or LUMBAR)
+        make_segmentation(make_volume(volume, seed=seed), segments or LUMBAR)
         path = self.folder / name
         self.assertTrue(slicer.mrmlScene.WriteToMRB(str(path)))
         slicer.mrmlScene.Clear(0)
@@ -73,7 +73,7 @@ class AddingTest(DatasetCase):
             self.assertFalse(button.enabled)
 
     def test_scenes_are_added_after_a_look_at_what_their_segments_are(self):
-        paths = [self.saveScene("one.mrb"), self.saveScene("two.mrb")]
+        paths = [self.saveScene("one.mrb"), self.saveScene("two.mrb", seed=1)]
         self.openPanel()
         self.dataset.addScenes(paths)
         self.assertTrue(self.dataset.isRunning)
@@ -222,7 +222,7 @@ class CasesTest(DatasetCase):
         from SpineSegAILib.datasets.slicer_scene import read_scene
         from SpineSegAILib.datasets.training_set import TrainingSet
 
-        paths = [self.saveScene(f"c{n}.mrb", {"L4": L4, "L5": L5}) for n in range(count)]
+        paths = [self.saveScene(f"c{n}.mrb", {"L4": L4, "L5": L5}, seed=n) for n in range(count)]
         self.openPanel()
         TrainingSet(self.set_folder).add_scenes(map(read_scene, paths))
         self.dataset.refresh()
