@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ NAMES = "segment_names"
 """Key of the manifest: the reader's meaning of segment names, kept for the next scenes."""
 
 Report = Callable[[float, str], None]
+
+_STALE_SECONDS = 86_400.0  # no import takes a day
 
 
 @dataclass
@@ -129,7 +132,7 @@ class TrainingSet:
         unlabelled: bool = False,
         progress: Report | None = None,
     ) -> SceneSummary:
-        """Adds the cases of scenes. A case that came from the same volume of the same scene is replaced.
+        """Adds the cases of scenes. A case of the same volume, whatever scene it came from, is replaced.
 
         Args:
             reports: of `slicer_scene.read_scene`; taken one at a time.
@@ -220,10 +223,12 @@ class TrainingSet:
             for image in map(Path, images):
                 spacing = _spacing(image)
                 if spacing is None:
-                    raise DatasetError(f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files.")
+                    raise DatasetError(
+                        f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
+                    )
                 if image.resolve() not in known:
                     entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
-                    adding.new.append({**entry, "spacing_mm": list(spacing)})
+                    adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(_header(image).GetSize())})
             self._deal(adding.new, None, 0.0)
             adding.commit()
         return [_name(entry) for entry in adding.new]
@@ -294,6 +299,9 @@ class TrainingSet:
         try:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                for left in self.folder.glob(".adding-*"):  # by a process that was killed
+                    if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                        shutil.rmtree(left, ignore_errors=True)
                 adding = _Adding(self, Path(tempfile.mkdtemp(prefix=".adding-", dir=self.folder)))
                 yield adding
             except OSError as error:
@@ -324,17 +332,21 @@ class TrainingSet:
         split: str | None,
     ) -> None:
         origin = f"{case.scene}: {case.volume}"
-        if any(e.get("origin") == origin for e in adding.new):
+        twin = next((e for e in adding.all if e["image_hash"] == case.fingerprint), None)
+        if twin:
             raise DatasetError(
-                f"There are two scenes called {case.scene} with a volume “{case.volume}”.", "Rename one of them."
+                f"The volume “{case.volume}” of {case.scene} is in {twin['origin']}, too.", "Choose one of the two."
             )
-        former = next(((s, e) for s, e in self.entries() if e.get("origin") == origin), None)
-        name = _name(former[1]) if former else self._free_name(case, adding)
+        former = next(((s, e) for s, e in self.entries() if self._is_same_image(e, case)), None)
+        if former and not case.is_annotated:
+            return  # what is there knows more, or as much
+        name = _name(former[1]) if former and _is_own(former[1]) else self._free_name(case, adding)
         entry: dict[str, Any] = {
             "image": f"images/{name}.nii.gz",
             "patient": patient or case.patient,
             "source": "slicer",
             "origin": origin,
+            "image_hash": case.fingerprint,
             "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
         }
         if split:
@@ -356,11 +368,24 @@ class TrainingSet:
             entry["notes"] = case.notes
         if former:
             self.table[former[0]].remove(former[1])
-            summary.replaced.append(name)
+            summary.replaced.append(_name(former[1]))
             if former[0] in SPLITS and case.is_annotated and not split:
                 adding.kept.append((former[0], entry))
                 return
         adding.new.append(entry)
+
+    def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
+        """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
+        from .slicer_scene import fingerprint
+
+        if "image_hash" not in entry and entry.get("size"):
+            if sorted(entry["size"]) != sorted(case.image.GetSize()):
+                return False
+            try:
+                entry["image_hash"] = fingerprint(sitk.ReadImage(str(self.folder / entry["image"])))
+            except RuntimeError:
+                return False
+        return entry.get("image_hash") == case.fingerprint
 
     def _id_of(self, target: str) -> int:
         """Structure id of a target; one of the reader's own is declared in the manifest."""
@@ -453,6 +478,8 @@ class TrainingSet:
                 warnings.insert(0, f"The {key} file {entry[key]} is missing.")
         if entry.get("keypoints") and not entry.get("label"):
             warnings.append("Key points alone, no masks: for methods that learn from weak cases.")
+        if not (entry.get("extent") or self.table.get("extent")) and _has_vertebrae(entry):
+            warnings.append("It is not said whether vertebrae are bodies or whole.")
         if entry.get("corrections"):
             warnings.append("Corrected by hand.")
         spacing = entry.get("spacing_mm") or _spacing(image)
@@ -477,6 +504,11 @@ class _Adding:
     new: list[dict[str, Any]] = field(default_factory=list)
     kept: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[dict[str, Any]]:
+        """Every new entry."""
+        return [*self.new, *(entry for _, entry in self.kept)]
 
     def write(self, image: sitk.Image, name: str) -> None:
         """An image into the waiting place, looked at again: some writers do not notice a full disk."""
@@ -616,14 +648,34 @@ def _is_labelled(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("label") or entry.get("keypoints"))
 
 
-def _spacing(image: Path) -> tuple[float, ...] | None:
+def _has_vertebrae(entry: Mapping[str, Any]) -> bool:
+    names = entry.get("annotated") if entry.get("label") else None
+    for name in names or ():
+        try:
+            if structure(name).is_vertebral:
+                return True
+        except SpineSegAIError:
+            continue
+    return False
+
+
+def _is_own(entry: Mapping[str, Any]) -> bool:
+    """Whether the image is a file that the training set made."""
+    return str(entry.get("image", "")).startswith("images/")
+
+
+def _header(image: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(image))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _spacing(image: Path) -> tuple[float, ...] | None:
     try:
-        reader.ReadImageInformation()
+        return tuple(round(s, 4) for s in _header(image).GetSpacing())
     except RuntimeError:
         return None
-    return tuple(round(s, 4) for s in reader.GetSpacing())
 
 
 def _relative(path: str | Path, folder: Path) -> str:
