@@ -117,7 +117,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
-        self.setupTraining()
+        self.setupTraining(uiWidget.layout())
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -127,12 +127,12 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
-    def setupTraining(self):
-        """The Train section, below the others."""
+    def setupTraining(self, layout):
+        """The Train section, above the log."""
         from SpineSegAISlicer.training_panel import TrainingPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
-        self.layout.addWidget(uiWidget)
+        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
         self.trainingUi = slicer.util.childWidgetVariables(uiWidget)
         self.trainingPanel = TrainingPanel(self.trainingUi, onCheckpoint=self.segmentPanel.refreshCheckpoints)
 

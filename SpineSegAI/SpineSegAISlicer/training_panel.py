@@ -493,7 +493,8 @@ def _describe(report):
         parts.append(_("loss {loss:.3f}").format(loss=report.loss))
     if "level_dice" in report.scores:
         parts.append(_("Dice {dice:.3f}").format(dice=report.scores["level_dice"]))
-    lines = [" · ".join(parts), report.message]
+    line = " · ".join(parts)
+    lines = [line[:1].upper() + line[1:], report.message]
     if report.obstacle and report.state.value in TROUBLE:
         lines.append(_("It cannot be resumed: {reason}").format(reason=report.obstacle))
     return "\n".join(line for line in lines if line)
