@@ -100,6 +100,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.segmentPanel = None
+        self.datasetPanel = None
         self.trainingPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
@@ -117,6 +118,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
+        self.setupDataset(uiWidget.layout())
         self.setupTraining(uiWidget.layout())
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -127,6 +129,19 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
+    def setupDataset(self, layout):
+        """The Training set section, above the log."""
+        from SpineSegAISlicer.dataset_panel import DatasetPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAIDataset.ui"))
+        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
+        self.datasetUi = slicer.util.childWidgetVariables(uiWidget)
+        self.datasetPanel = DatasetPanel(
+            self.datasetUi,
+            checkpoint=lambda: self.ui.checkpointComboBox.currentData,
+            device=lambda: self.ui.deviceComboBox.currentData,
+        )
+
     def setupTraining(self, layout):
         """The Train section, above the log."""
         from SpineSegAISlicer.training_panel import TrainingPanel
@@ -134,12 +149,18 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
         layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
         self.trainingUi = slicer.util.childWidgetVariables(uiWidget)
-        self.trainingPanel = TrainingPanel(self.trainingUi, onCheckpoint=self.segmentPanel.refreshCheckpoints)
+        self.trainingPanel = TrainingPanel(
+            self.trainingUi,
+            dataset=lambda: self.datasetPanel.path,
+            onCheckpoint=self.segmentPanel.refreshCheckpoints,
+        )
 
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""
         self.setParameterNode(None)
         self.removeObservers()
+        if self.datasetPanel is not None:
+            self.datasetPanel.cleanup()
         if self.trainingPanel is not None:
             self.trainingPanel.cleanup()
         if self.segmentPanel is not None:
@@ -199,10 +220,12 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.segmentPanel.setParameterNode(parameterNode)
+        self.datasetPanel.setParameterNode(parameterNode)
 
     def onParametersModified(self, caller=None, event=None):
         """A choice was changed, in the panel or by a script."""
         self.segmentPanel.onParametersModified()
+        self.datasetPanel.updateButtons()
 
     def onTry(self, link=None):
         """Load the sample and segment it."""

@@ -1,4 +1,5 @@
-"""The command line: ``spinesegai segment | train | evaluate | text-bank | methods | checkpoints | phantom``.
+"""The command line: ``spinesegai segment | train | evaluate | rank | import-scenes | import-dataset | text-bank |
+methods | checkpoints | phantom``.
 
 Exit codes: 0 done; 2 a foreseeable failure, whose message and remedy are on stderr (and as JSON on stdout with
 ``--json``); 130 interrupted. A command that fails leaves no output behind. Whatever needs numpy or torch is imported by
@@ -311,6 +312,8 @@ def _training_config(args: argparse.Namespace) -> Any:
     else:
         config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
         recipe = config.recipe
+    if "scheme" not in method:
+        config = _with_own_structures(config, args)
     values = TrainingConfig(
         method=config.model_dump(mode="json"),
         dataset=str(Path(args.dataset).resolve()),
@@ -333,6 +336,25 @@ def _training_config(args: argparse.Namespace) -> Any:
             f"The settings of the run are not valid: {_problems(error)}.",
             "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
         ) from None
+
+
+def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
+    """The configuration with the data set's own structures in its scheme, if its network has an output for each."""
+    from .datasets import read_manifest
+
+    own = [structure(sid) for sid in read_manifest(args.dataset).custom if sid not in config.label_scheme.ids]
+    if own and getattr(config, "output", "classes") != "classes":
+        names = ", ".join(s.name for s in own)
+        print(
+            f"note: {names} is not learnt, since {config.method} has outputs for kinds of structures alone; "
+            "--set method.output=classes, or another method, learns it.",
+            file=sys.stderr,
+        )
+        return config
+    for s in own:
+        name = f"{config.scheme}+{addition(s.name, config.label_scheme)}"
+        config = config.model_copy(update={"scheme": scheme(name).name})
+    return config
 
 
 def _continues(args: argparse.Namespace) -> bool:
@@ -567,6 +589,99 @@ def _phantom(args: argparse.Namespace) -> None:
             print(f"wrote {path}")
 
 
+# --- training sets ---------------------------------------------------------------------------------------------------
+
+
+def _import_scenes(args: argparse.Namespace) -> None:
+    from .anatomy import Extent
+    from .datasets.scene_files import find_scenes
+    from .datasets.segment_names import parse_table, read_table
+    from .datasets.slicer_scene import read_scene
+    from .datasets.training_set import SceneSummary, TrainingSet
+
+    target = TrainingSet(args.output)
+    said = parse_table([*(read_table(args.mapping) if args.mapping else ()), *args.map])
+    table = {**parse_table(target.names.items()), **said}
+    scenes = find_scenes(args.scenes)
+    reports = (read_scene(path, root=root, table=table, customs=target.customs) for path, root in scenes)
+    with _progress(args.quiet, args.progress_lines) as report:
+        if args.list:
+            summary = SceneSummary()
+            for number, found in enumerate(reports):
+                report(number / len(scenes), found.path.name)
+                summary.take(found)
+        else:
+            summary = target.add_scenes(
+                reports,
+                count=len(scenes),
+                split=args.split,
+                validation_share=args.validation,
+                extent=Extent(args.extent) if args.extent else None,
+                patient=args.patient,
+                names=said,
+                ignore_unknown=args.ignore_unknown,
+                skip_problems=args.skip_problems,
+                unlabelled=args.unlabelled,
+                progress=report,
+            )
+    if args.json:
+        _print_json({**summary.document(), "dataset": None if args.list else str(target.path)})
+        return
+    for sentence in (*summary.problems, *summary.notes, *(note for case in summary.cases for note in case["notes"])):
+        print(f"note: {sentence}", file=sys.stderr)
+    if not args.quiet:
+        rows = [("segment", "taken as", "because of", "cases"), *summary.segment_rows()]
+        print(_table(rows))
+        if not args.list:
+            print(f"wrote {target.path}")
+
+
+def _import_dataset(args: argparse.Namespace) -> None:
+    from .anatomy import Extent
+    from .datasets.public_sets import import_dataset
+    from .datasets.segment_names import parse_table
+
+    with _progress(args.quiet, args.progress_lines) as report:
+        target = import_dataset(
+            args.format,
+            args.folder,
+            args.output,
+            validation_share=args.validation,
+            extent=Extent(args.extent) if args.extent else None,
+            table=parse_table(args.map),
+            progress=report,
+        )
+    if not args.quiet:
+        counts = {split: len(target.table.get(split, ())) for split in ("training", "validation", "test")}
+        print(", ".join(f"{count} {split}" for split, count in counts.items() if count))
+        print(f"wrote {target.path}")
+
+
+def _rank(args: argparse.Namespace) -> None:
+    from .checkpoints import find_checkpoint
+    from .ranking import find_images, rank, write_csv
+
+    if args.output:
+        if Path(args.output).suffix != ".csv":
+            raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .csv.")
+        check_writable(args.output)
+    images = find_images(args.images)
+    info = find_checkpoint(args.checkpoint)
+    with _progress(args.quiet, args.progress_lines) as report:
+        report(0.0, "loading the checkpoint")
+        from .inference import Predictor
+
+        ranking = rank(images, Predictor(info, device=args.device), progress=report)
+    if args.output:
+        write_csv(ranking, args.output)
+    if args.json:
+        _print_json({"checkpoint": info.name, "ranking": [scores.document() for scores in ranking]})
+    elif not args.quiet:
+        rows = [("", "image", "uncertainty", "level margin", "entropy", "disagreement", "why")]
+        rows += [(str(n), s.path.name, *s.figures(), s.reason) for n, s in enumerate(ranking, start=1)]
+        print(_table(rows))
+
+
 # --- what arguments mean ---------------------------------------------------------------------------------------------
 
 
@@ -623,6 +738,24 @@ def _key_value(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except ValueError:
         return key, value
+
+
+def _name_target(text: str) -> tuple[str, str]:
+    """``my tumour=custom:tumour``; the name may have an equals sign in it."""
+    name, equals, target = text.rpartition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"“{text}” is not of the form NAME=STRUCTURE")
+    return name, target
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share < 1.0:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a share; write 0.2 for a fifth")
+    return share
 
 
 def _words(text: str) -> list[str]:
@@ -719,6 +852,32 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="the report on stdout, too")
     _add_quiet(evaluate)
 
+    scenes = command("import-scenes", _import_scenes, "Make a training set from annotated Slicer scenes.")
+    scenes.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help=".mrb, .mrml, or a folder of them")
+    scenes.add_argument("--list", action="store_true", help="show what would be taken as what; write nothing")
+    scenes.add_argument("--mapping", metavar="JSON", help='table of names, {"my tumour": "custom:tumour"}')
+    scenes.add_argument("--split", choices=("training", "validation", "test"), help="default: dealt out by patient")
+    scenes.add_argument("--patient", metavar="NAME", help="of all these scenes; default: what they say")
+    scenes.add_argument("--ignore-unknown", action="store_true", help="leave out segments that are not understood")
+    scenes.add_argument("--skip-problems", action="store_true", help="leave out what cannot be read")
+    scenes.add_argument("--unlabelled", action="store_true", help="keep volumes without segmentation, to annotate next")
+    scenes.add_argument("--json", action="store_true", help="what was found, for machines, on stdout")
+    _add_import(scenes)
+
+    dataset = command("import-dataset", _import_dataset, "Make a training set from a public data set's folder.")
+    dataset.add_argument("folder", metavar="FOLDER")
+    dataset.add_argument("--format", required=True, choices=("spider", "mrspineseg", "verse", "ctspine1k", "nnunet"))
+    _add_import(dataset)
+
+    ranking = command("rank", _rank, "Which image to annotate next: the one that a checkpoint is least sure of.")
+    ranking.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image, or folder of images")
+    ranking.add_argument("--checkpoint", metavar="NAME|FILE", help="see “spinesegai checkpoints”")
+    _add_device(ranking)
+    ranking.add_argument("--output", metavar="CSV", help="write the ranking")
+    ranking.add_argument("--json", action="store_true", help="for machines, on stdout")
+    _add_quiet(ranking)
+    _add_progress_lines(ranking)
+
     methods = command("methods", _methods, "List the methods and label schemes.")
     methods.add_argument("--json", action="store_true", help="for machines")
 
@@ -762,6 +921,28 @@ def _add_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the training set, new or old")
+    parser.add_argument(
+        "--map",
+        type=_name_target,
+        action="append",
+        default=[],
+        metavar="NAME=STRUCTURE",
+        help='what a name means: "L4 old=ignore", "my tumour=custom:tumour"',
+    )
+    parser.add_argument(
+        "--validation", type=_share, default=0.2, metavar="SHARE", help="of the new patients; default 0.2"
+    )
+    parser.add_argument("--extent", choices=("body", "whole"), help="of vertebrae, where it is not said")
+    _add_quiet(parser)
+    _add_progress_lines(parser)
+
+
+def _add_progress_lines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--progress-lines", action="store_true", help="progress as JSON lines on stderr, for programs")
+
+
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no table; notes and errors remain")
 
@@ -770,8 +951,13 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """A bar on stderr, if that is a terminal."""
+def _progress(quiet: bool, lines: bool = False) -> Iterator[Progress]:
+    """A bar on stderr, if that is a terminal; or a JSON line each time."""
+    if lines:
+        yield lambda fraction, message: print(
+            json.dumps({"progress": round(fraction, 4), "message": message}), file=sys.stderr, flush=True
+        )
+        return
     from tqdm import tqdm
 
     form = "{percentage:3.0f}%|{bar:30}| {elapsed} {desc}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
 from .calibration import Calibration
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
-from .consistency import LevelResult, nearest_level_maps, resolve_levels
+from .consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
 from .errors import ConfigError, DeviceError, HintError
 from .evidence import Evidence
 from .hints import Hints
@@ -28,9 +29,13 @@ OPTIONS: Mapping[str, str] = {
     "batch": "slices per pass of a 2D network (default 8)",
     "overlap": "share of overlap of a 3D network's windows (default 0.5)",
     "mirror": "3D: average with the pass over the left-right mirrored volume (default off)",
+    "scale": "size of the anatomy over an adult's (by default found in a first pass, where it differs much)",
     "consistency": "off: the network's own classes, without anatomical consistency (for research)",
 }
 """Run-time options that every method takes."""
+
+USUAL_SIZES = (0.83, 1.15)
+"""Vertebrae that are this many times as large as an adult's are segmented as they are: training met such sizes."""
 
 _VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
 
@@ -118,19 +123,38 @@ class Predictor:
         report = progress or (lambda fraction, message: None)
         cancelled = cancelled or (lambda: False)
 
-        with clock("preprocess"):
-            report(0.0, "Preparing the image")
-            volume = self.preprocessing.forward(image)
-            prior = None if hints.prior is None else self._prior(hints.prior, volume)
-        with clock("network"):
-            drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
-            evidence, notes = self._evidence(volume, prior, drawn, hints, options, report, cancelled)
-        stop_if(cancelled)
-        with clock("consistency"):
-            report(0.9, "Naming the levels")
-            evidence = self.calibration.apply(evidence)
-            levels = self._levels(evidence, volume, hints, options)
-        stop_if(cancelled)
+        def look(scale: float, start: float, share: float) -> _Look:
+            def ahead(fraction: float, message: str) -> None:
+                report(start + share * fraction, message)
+
+            with clock("preprocess"):
+                ahead(0.0, "Preparing the image")
+                volume = self.preprocessing.forward(image, scale)
+                prior = None if hints.prior is None else self._prior(hints.prior, volume)
+            with clock("network"):
+                drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
+                evidence = self._evidence(volume, prior, drawn, hints, options, ahead, cancelled, notes)
+            stop_if(cancelled)
+            with clock("consistency"):
+                ahead(1.0, "Naming the levels")
+                evidence = self.calibration.apply(evidence)
+                levels = self._levels(evidence, volume, hints, options)
+            stop_if(cancelled)
+            return _Look(scale, volume, evidence, levels)
+
+        notes: list[str] = []
+        given = _scale(options)
+        seen = look(given or 1.0, 0.0, 0.9)
+        if given is None and seen.size is not None and not _usual(seen.size):
+            again = look(seen.size, 0.9, 0.05)
+            # What was taken for a column may not be one: then a second look finds none of the usual size either.
+            if again.size is not None and _usual(again.size):
+                seen = again
+                notes.append(
+                    f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
+                    "this scale. If that is not so, the image's spacing is wrong, and with it every measurement."
+                )
+        volume, evidence, levels = seen.volume, seen.evidence, seen.levels
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
@@ -144,7 +168,7 @@ class Predictor:
             labels=labels,
             scheme=self.scheme,
             confidence=dict(levels.confidence) if levels else {},
-            warnings=[*notes, *(levels.warnings if levels else [])],
+            warnings=[*dict.fromkeys(notes), *(levels.warnings if levels else [])],
             unvalidated=self.info.unvalidated,
             provenance={
                 "method": self.info.method,
@@ -154,6 +178,7 @@ class Predictor:
                 "hints": sorted(hints.given()),
                 "options": options,
                 "seconds": clock.seconds,
+                "scale": round(seen.scale, 3),
                 **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
                 **({"about": evidence.about} if evidence.about else {}),
                 **({"label_leak": True} if reference is not None else {}),
@@ -161,6 +186,20 @@ class Predictor:
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
         )
+
+    def look(
+        self, volume: CanonicalVolume, *, progress: Progress | None = None, name: bool = True
+    ) -> tuple[Evidence, LevelResult | None]:
+        """What the network says about a preprocessed volume, and which levels follow from it: `segment` without its
+        end, for those who weigh the evidence (`ranking`).
+
+        Args:
+            name: whether levels are wanted; None also for schemes without them.
+        """
+        report = progress or (lambda fraction, message: None)
+        evidence = self._evidence(volume, None, None, Hints(), {}, report, lambda: False, [])
+        evidence = self.calibration.apply(evidence)
+        return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
 
     def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
         info = method_info(self.info.method)
@@ -200,19 +239,17 @@ class Predictor:
         options: dict[str, Any],
         report: Progress,
         cancelled: Cancel,
-    ) -> tuple[Evidence, list[str]]:
-        """The network's pass, smaller and then on the CPU where memory runs out, which is said."""
-        notes: list[str] = []
+        notes: list[str],
+    ) -> Evidence:
+        """The network's pass, smaller and then on the CPU where memory runs out, which is said in `notes`."""
         batch = int(options.get("batch", 8))
         device = self.device
         while True:
             try:
-                evidence = volume_evidence(
+                return volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    prior=prior, reference=reference, progress=lambda f, m: report(0.05 + 0.85 * f, m),
-                    cancelled=cancelled,
+                    prior=prior, reference=reference, progress=report, cancelled=cancelled,
                 )  # fmt: skip
-                return evidence, notes
             except torch.OutOfMemoryError as error:
                 if device.type == "cpu":
                     raise DeviceError(
@@ -319,6 +356,39 @@ def _keep_locked(labels: sitk.Image, locked: sitk.Image) -> sitk.Image:
     return result
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What one pass found, taking the anatomy to be `scale` times its usual size."""
+
+    scale: float
+    volume: CanonicalVolume
+    evidence: Evidence
+    levels: LevelResult | None
+
+    @property
+    def size(self) -> float | None:
+        """Of the vertebrae, over an adult's, after scaling."""
+        return relative_size(self.levels) if self.levels else None
+
+
+def _usual(size: float) -> bool:
+    return USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
+
+
+def _scale(options: Mapping[str, Any]) -> float | None:
+    """The option's value; None where it is to be found."""
+    given = options.get("scale", "auto")
+    if given == "auto":
+        return None
+    try:
+        scale = float(given)
+    except (TypeError, ValueError):
+        scale = 0.0
+    if not 0.2 <= scale <= 5:
+        raise ConfigError(f"The scale {given} is not valid.", "Give auto, or a number from 0.2 to 5: 1 is an adult.")
+    return scale
+
+
 def _only(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
     array = sitk.GetArrayFromImage(labels)
     array[~np.isin(array, ids)] = 0
@@ -347,4 +417,4 @@ class _Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 3)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - started, 3)

@@ -97,9 +97,10 @@ def _newSegmentationNode(volumeNode):
 
 def _placeWith(segmentationNode, volumeNode):
     """Same reference geometry, same transform, same study in the subject hierarchy."""
-    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     transformNode = volumeNode.GetParentTransformNode()
     segmentationNode.SetAndObserveTransformNodeID(transformNode.GetID() if transformNode else None)
+    # After the transform: it is the volume as seen from the segmentation, and what Slicer resamples to when it saves.
+    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     volumeItem = hierarchy.GetItemByDataNode(volumeNode)
     segmentationItem = hierarchy.GetItemByDataNode(segmentationNode)

@@ -57,11 +57,13 @@ class TrainingPanel:
     """Behaviour of the Train section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
+    :param dataset: function that gives the folder of the training set that the reader works on, empty if there is none.
     :param onCheckpoint: called when a run has left a new checkpoint among the user's.
     """
 
-    def __init__(self, ui, onCheckpoint=lambda: None):
+    def __init__(self, ui, dataset=lambda: "", onCheckpoint=lambda: None):
         self.ui = ui
+        self.dataset = dataset
         self.onCheckpoint = onCheckpoint
         self.plots = CurvePlots()
         self.watched = []  # folders of runs elsewhere
@@ -105,10 +107,6 @@ class TrainingPanel:
     def cleanup(self):
         """The panel goes away; runs go on."""
         self._timer.stop()
-
-    def setDataset(self, path):
-        """Choose a data set, as the section that makes them does."""
-        self.ui.trainDatasetPathLineEdit.currentPath = str(path)
 
     # --- choices -----------------------------------------------------------------------------------------------------
 
@@ -324,6 +322,9 @@ class TrainingPanel:
     def onOpened(self, collapsed=False):
         """The section was folded or unfolded."""
         if not collapsed:
+            manifest = Path(self.dataset(), "dataset.json")
+            if self.dataset() and manifest.is_file() and not self.ui.trainDatasetPathLineEdit.currentPath:
+                self.ui.trainDatasetPathLineEdit.currentPath = str(manifest)
             self.refreshCheckpoints()
             self._onMethod()
             self.poll()

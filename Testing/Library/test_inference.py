@@ -44,10 +44,17 @@ class Oracle(Method):
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny"))
         self.seen: list[tuple[int, ...]] = []
+        self.grids: list[tuple[tuple[int, ...], float]] = []
 
     def evidence(self, images, context):
         self.seen.append(context.slices)
+        self.grids.append((tuple(images.shape[2:]), context.slice_mm))
         ids = ((images[:, 0] + 2) / 4 * 130).round().long()  # preprocessing put 0…130 onto −2…2
+        if "reference" in context.memory:  # told: where the grid is another one, grey values are mixtures
+            told = torch.from_numpy(context.memory["reference"][list(context.slices)]).long()
+            margin = [(n - m) // 2 for n, m in zip(images.shape[2:], told.shape[1:], strict=True)]
+            ids = torch.zeros_like(ids)
+            ids[:, margin[0] : margin[0] + told.shape[1], margin[1] : margin[1] + told.shape[2]] = told
         kinds = torch.zeros(len(ids), len(KINDS), *ids.shape[1:])
         rank = torch.zeros(ids.shape)
         from SpineSegAILib.anatomy import STRUCTURES, ranks
@@ -248,6 +255,51 @@ def test_hints_that_a_method_does_not_take_are_refused(tiny):
         predictor.segment(image, Hints(prior=image))
     with pytest.raises(ConfigError, match="no option “stepz”"):
         predictor.segment(image, options={"stepz": 3})
+
+
+def enlarged(image: sitk.Image, factor: float) -> sitk.Image:
+    larger = sitk.Image(image)
+    larger.SetSpacing([factor * mm for mm in image.GetSpacing()])
+    return larger
+
+
+@pytest.mark.parametrize("factor", [0.65, 1.4])
+def test_vertebrae_of_unusual_size_are_looked_at_once_more(oracle, phantom, factor):
+    labels = enlarged(phantom.labels, factor)
+    image = as_picture(labels)
+    result = oracle.segment(image, reference=labels)
+    grids = {shape for shape, _ in oracle.method.grids}
+    assert len(grids) == 2, "the second look has another pixel size"
+    assert result.provenance["scale"] == pytest.approx(factor, rel=0.12)
+    assert any("the image's spacing is wrong" in warning for warning in result.warnings)
+    # What the network met then is what it meets in the image of usual size.
+    assert oracle.method.grids[-1][1] == pytest.approx(6.0 * factor / result.provenance["scale"], rel=0.01)
+    assert Geometry.of(result.labels).matches(Geometry.of(image))
+    truth, mine = (sitk.GetArrayViewFromImage(i) for i in (phantom.labels, result.labels))
+    assert ((truth == mine) | (truth == 0)).mean() > 0.99
+
+
+def test_the_scale_can_be_given(oracle, phantom):
+    labels = enlarged(phantom.labels, 1.4)
+    image = as_picture(labels)
+    result = oracle.segment(image, options={"scale": "1"}, reference=labels)
+    assert result.provenance["scale"] == 1.0 and not result.warnings
+    assert len({shape for shape, _ in oracle.method.grids}) == 1
+    oracle.method.grids.clear()
+    assert oracle.segment(image, options={"scale": 1.4}, reference=labels).provenance["scale"] == 1.4
+    assert len({shape for shape, _ in oracle.method.grids}) == 1
+    for wrong in ("large", 0, -1, 40):
+        with pytest.raises(ConfigError, match="scale"):
+            oracle.segment(image, options={"scale": wrong})
+
+
+def test_points_do_not_depend_on_the_scale(phantom):
+    preprocessing = Preprocessing(pixel_mm=1.5)
+    for scale in (0.7, 1.0, 1.4):
+        volume = preprocessing.forward(phantom.image, scale)
+        point = volume.point_of((2.0, 11.0, 7.0))
+        assert volume.index_of(point) == pytest.approx((2.0, 11.0, 7.0))
+        assert np.multiply(volume.spacing, scale) == pytest.approx(volume.geometry.spacing[::-1])
 
 
 def test_an_anchor_names_everything_else(oracle, phantom):
