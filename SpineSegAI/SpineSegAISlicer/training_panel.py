@@ -199,7 +199,7 @@ class TrainingPanel:
             reasons.append(_("The checkpoint that results has no name."))
         elif not re.fullmatch(r"[\w][\w .-]*", name):
             reasons.append(_("“{name}” cannot be the name of a folder: use letters, digits and “-”.").format(name=name))
-        elif (runsFolder() / name).exists():
+        elif (runsFolder() / name / "config.json").exists():
             reasons.append(_("There is a run called “{name}” already: choose another name.").format(name=name))
         return reasons
 

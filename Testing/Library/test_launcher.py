@@ -108,6 +108,30 @@ def test_a_run_that_cannot_begin_says_why(manifest, tmp_path):
         launcher.resume(folder)
 
 
+def test_a_checkpoint_is_offered_once_and_takes_nobodys_place(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: home))
+    folder = tmp_path / "mine"
+    run = RunDirectory(folder)
+    folder.mkdir()
+    write_json(run.config_file, {"name": "Mine"})
+    run.last.write_bytes(b"first")
+    assert launcher.offer(folder) is None  # it has not ended
+    write_json(run.status_file, {"state": "stopped", "heartbeat": time.time()})
+    other = home / "SpineSegAI/Checkpoints/mine.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"somebody else's")
+    made = launcher.offer(folder)
+    assert made.name == "mine-2.safetensors"
+    assert made.read_bytes() == b"first"
+    assert other.read_bytes() == b"somebody else's"
+    assert launcher.offer(folder) is None
+    run.last.write_bytes(b"second, after a resume")
+    os.utime(run.last, (time.time() + 5, time.time() + 5))
+    assert launcher.offer(folder) == made
+    assert made.read_bytes() == b"second, after a resume"
+
+
 def test_commands_for_several_devices():
     assert Devices("cuda").command("python") == ["python"]
     every = Devices("cuda", every=True).command("python")
