@@ -387,7 +387,7 @@ class TrainingPanel:
         table.setRowCount(len(self._order))
         for row, folder in enumerate(self._order):
             report = self._reports[folder][1]
-            progress = f"{100 * report.step // report.steps} %" if report.steps else ""
+            progress = f"{100 * report.progress:.0f} %"
             dice = report.scores.get("level_dice")
             texts = (report.name, STATES[report.state.value], progress, "" if dice is None else f"{dice:.3f}")
             for column, text in enumerate(texts):
