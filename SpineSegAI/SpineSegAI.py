@@ -120,8 +120,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
-        self.setupDataset()
-        self.setupTraining()
+        self.setupDataset(uiWidget.layout())
+        self.setupTraining(uiWidget.layout())
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -131,12 +131,12 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
-    def setupDataset(self):
-        """The Training set section, below the others."""
+    def setupDataset(self, layout):
+        """The Training set section, above the log."""
         from SpineSegAISlicer.dataset_panel import DatasetPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAIDataset.ui"))
-        self.layout.addWidget(uiWidget)
+        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
         self.datasetUi = slicer.util.childWidgetVariables(uiWidget)
         self.datasetPanel = DatasetPanel(
             self.datasetUi,
@@ -144,14 +144,18 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             device=lambda: self.ui.deviceComboBox.currentData,
         )
 
-    def setupTraining(self):
-        """The Train section, below the others."""
+    def setupTraining(self, layout):
+        """The Train section, above the log."""
         from SpineSegAISlicer.training_panel import TrainingPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
-        self.layout.addWidget(uiWidget)
+        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
         self.trainingUi = slicer.util.childWidgetVariables(uiWidget)
-        self.trainingPanel = TrainingPanel(self.trainingUi, onCheckpoint=self.segmentPanel.refreshCheckpoints)
+        self.trainingPanel = TrainingPanel(
+            self.trainingUi,
+            dataset=lambda: self.datasetPanel.path,
+            onCheckpoint=self.segmentPanel.refreshCheckpoints,
+        )
 
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""

@@ -311,9 +311,9 @@ def _training_config(args: argparse.Namespace) -> Any:
         config = make_config(name, None, **{**start, **method})
     else:
         config = make_config(args.method or DEFAULT_METHOD, args.preset, **method)
-        if "scheme" not in method:
-            config = _with_own_structures(config, args)
         recipe = config.recipe
+    if "scheme" not in method:
+        config = _with_own_structures(config, args)
     values = TrainingConfig(
         method=config.model_dump(mode="json"),
         dataset=str(Path(args.dataset).resolve()),

@@ -57,11 +57,13 @@ class TrainingPanel:
     """Behaviour of the Train section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
+    :param dataset: function that gives the folder of the training set that the reader works on, empty if there is none.
     :param onCheckpoint: called when a run has left a new checkpoint among the user's.
     """
 
-    def __init__(self, ui, onCheckpoint=lambda: None):
+    def __init__(self, ui, dataset=lambda: "", onCheckpoint=lambda: None):
         self.ui = ui
+        self.dataset = dataset
         self.onCheckpoint = onCheckpoint
         self.plots = CurvePlots()
         self.watched = []  # folders of runs elsewhere
@@ -105,10 +107,6 @@ class TrainingPanel:
     def cleanup(self):
         """The panel goes away; runs go on."""
         self._timer.stop()
-
-    def setDataset(self, path):
-        """Choose a data set, as the section that makes them does."""
-        self.ui.trainDatasetPathLineEdit.currentPath = str(path)
 
     # --- choices -----------------------------------------------------------------------------------------------------
 
@@ -201,7 +199,7 @@ class TrainingPanel:
             reasons.append(_("The checkpoint that results has no name."))
         elif not re.fullmatch(r"[\w][\w .-]*", name):
             reasons.append(_("“{name}” cannot be the name of a folder: use letters, digits and “-”.").format(name=name))
-        elif (runsFolder() / name).exists():
+        elif (runsFolder() / name / "config.json").exists():
             reasons.append(_("There is a run called “{name}” already: choose another name.").format(name=name))
         return reasons
 
@@ -324,6 +322,9 @@ class TrainingPanel:
     def onOpened(self, collapsed=False):
         """The section was folded or unfolded."""
         if not collapsed:
+            manifest = Path(self.dataset(), "dataset.json")
+            if self.dataset() and manifest.is_file() and not self.ui.trainDatasetPathLineEdit.currentPath:
+                self.ui.trainDatasetPathLineEdit.currentPath = str(manifest)
             self.refreshCheckpoints()
             self._onMethod()
             self.poll()
@@ -386,7 +387,7 @@ class TrainingPanel:
         table.setRowCount(len(self._order))
         for row, folder in enumerate(self._order):
             report = self._reports[folder][1]
-            progress = f"{100 * report.step // report.steps} %" if report.steps else ""
+            progress = f"{100 * report.progress:.0f} %"
             dice = report.scores.get("level_dice")
             texts = (report.name, STATES[report.state.value], progress, "" if dice is None else f"{dice:.3f}")
             for column, text in enumerate(texts):
@@ -493,7 +494,8 @@ def _describe(report):
         parts.append(_("loss {loss:.3f}").format(loss=report.loss))
     if "level_dice" in report.scores:
         parts.append(_("Dice {dice:.3f}").format(dice=report.scores["level_dice"]))
-    lines = [" · ".join(parts), report.message]
+    line = " · ".join(parts)
+    lines = [line[:1].upper() + line[1:], report.message]
     if report.obstacle and report.state.value in TROUBLE:
         lines.append(_("It cannot be resumed: {reason}").format(reason=report.obstacle))
     return "\n".join(line for line in lines if line)

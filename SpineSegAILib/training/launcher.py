@@ -67,6 +67,7 @@ class RunReport:
         message: why it failed, died or stalled, or what it is preparing; may be empty.
         obstacle: why it cannot be resumed; empty if it can, or still runs.
         step, steps: done, and in all.
+        progress: share that is done, by steps or hours, whichever is more.
         steps_per_second: on average; None before the first report.
         seconds_left: by steps or hours, whichever ends sooner; None if not known or not running.
         loss: the latest; None before the first report.
@@ -81,6 +82,7 @@ class RunReport:
     obstacle: str = ""
     step: int = 0
     steps: int = 0
+    progress: float = 0.0
     steps_per_second: float | None = None
     seconds_left: float | None = None
     loss: float | None = None
@@ -283,11 +285,9 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
     wanted = config.get("optimization", {})
     total = int(wanted.get("steps", 0))
     speed = steps[-1]["steps_per_second"] if steps else None
-    left = None
-    if state.is_active and speed:
-        left = (total - step) / speed
-        if wanted.get("hours"):
-            left = min(left, 3600 * wanted["hours"] - steps[-1]["elapsed"])
+    limit = 3600 * (wanted.get("hours") or float("inf"))
+    elapsed = steps[-1]["elapsed"] if steps else 0.0
+    left = min((total - step) / speed, limit - elapsed) if state.is_active and speed else None
     validations = [e for e in events if e.get("event") == "validation"]
     return RunReport(
         folder=run.folder,
@@ -297,6 +297,7 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
         obstacle="" if state.is_active else _obstacle(run, state),
         step=step,
         steps=total,
+        progress=1.0 if state is State.FINISHED else min(max(step / max(total, 1), elapsed / limit), 1.0),
         steps_per_second=speed,
         seconds_left=None if left is None else max(left, 0.0),
         loss=steps[-1]["losses"]["total"] if steps else None,

@@ -21,7 +21,7 @@ SCORES = {"level_dice": "Dice, levels right", "matched_dice": "Dice, whatever th
 """Validation scores that are drawn."""
 
 _COLORS = ("#1f77b4", "#d9822b")
-_DPI = 110
+_DPI = 160
 
 
 def loss_curve(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
@@ -44,7 +44,7 @@ def draw_curves(events: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 3.0), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(6.0, 2.3), dpi=_DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     steps, losses = loss_curve(events)
     many = len(steps) > 40
@@ -82,8 +82,8 @@ def draw_result(case: ValidationCase, found: np.ndarray, title: str, path: Path)
     index = int(labelled.argmax()) if labelled.any() else len(case.label) // 2
     image = case.volume.array[index]
     rows, columns = (n * mm for n, mm in zip(image.shape, case.volume.spacing[1:], strict=True))
-    height = 4.2
-    figure = Figure(figsize=(3 * height * columns / rows, height + 0.3), dpi=_DPI, layout="constrained")
+    height = 2.9
+    figure = Figure(figsize=(3 * height * columns / rows, height + 0.2), dpi=_DPI, layout="constrained")
     for axes, name, labels in zip(
         figure.subplots(1, 3), (case.name, "reference", title), (None, case.label[index], found[index]), strict=True
     ):

@@ -85,22 +85,25 @@ class RunDirectory:
     # --- for the run itself ----------------------------------------------------------------------------------------
 
     def create(self, config: TrainingConfig) -> None:
-        """Start a new run.
+        """Start a new run, and claim it: of several processes that try at once, one succeeds.
 
         Raises:
             TrainingError: the folder holds a run already, or cannot be written.
         """
+        taken = TrainingError(
+            f"{self.folder} already holds a run.", "Resume it with --resume, or choose another folder."
+        )
         if self.config_file.exists():
-            raise TrainingError(
-                f"{self.folder} already holds a run.", "Resume it with --resume, or choose another folder."
-            )
+            raise taken
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.claim()
+            if self.config_file.exists():
+                self.release()
+                raise taken
             write_json(self.config_file, config.model_dump(mode="json"))
         except OSError as error:
-            raise TrainingError(
-                f"The run cannot be written to {self.folder}: {error.strerror}.", "Choose another folder."
-            ) from error
+            raise self._unwritable(error) from error
 
     def claim(self) -> None:
         """Make this process the one that writes here, and tidy up after one that died.

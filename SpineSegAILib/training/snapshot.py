@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..anatomy import STRUCTURES
-from ..datasets.manifest import Case, Manifest, read_label, read_manifest
+from ..datasets.manifest import Case, Manifest, read_manifest
 from ..errors import DatasetError
 from .run import RunDirectory, read_json, write_json
 
@@ -36,10 +36,11 @@ class Snapshot:
     checksums: Mapping[str, str]
 
     def stamp(self, case: Case) -> list[Any]:
-        """What a preprocessed case depends on."""
-        values = None if case.label_values is None else sorted(case.label_values.items())
+        """What a preprocessed case depends on. Structures by name: numbers of a reader's own ones may differ."""
         files = [self.checksums[str(path)] for path in _files(case)]
-        return [*files, case.annotated, sorted(case.keypoints.items()), values]
+        points = sorted((STRUCTURES[sid].name, point) for sid, point in case.keypoints.items())
+        values = {value: STRUCTURES[sid].name for value, sid in (case.label_values or {}).items()}
+        return [*files, [STRUCTURES[sid].name for sid in case.annotated], points, sorted(values.items())]
 
     def verify(self, case: Case) -> None:
         """Make sure that a case's files may be read again.
@@ -119,10 +120,11 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     if not all(place.exists() for place in places):
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
+        images = read_image(case.image), sitk.ReadImage(str(case.label))
         with staged(*places) as parts:
-            for image, part in zip((read_image(case.image), read_label(case)), parts, strict=True):
+            for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)
-    return replace(case, image=places[0], label=places[1], label_values=None)
+    return replace(case, image=places[0], label=places[1])
 
 
 def keep_inputs(resources: Mapping[str, str], run: RunDirectory) -> dict[str, str]:

@@ -132,9 +132,10 @@ class _Trainer:
             manifest = read_manifest(self.config.dataset)
             _check_request(self.config, manifest)
         if self.main:
-            if not self.request.resume:
+            if self.request.resume:
+                self.run.claim()
+            else:
                 self.run.create(self.config)
-            self.run.claim()
         self.accelerator.wait_for_everyone()
         try:
             with self.run.beating(self.clock.seconds) if self.main else nullcontext():

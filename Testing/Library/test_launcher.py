@@ -108,6 +108,30 @@ def test_a_run_that_cannot_begin_says_why(manifest, tmp_path):
         launcher.resume(folder)
 
 
+def test_a_checkpoint_is_offered_once_and_takes_nobodys_place(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: home))
+    folder = tmp_path / "mine"
+    run = RunDirectory(folder)
+    folder.mkdir()
+    write_json(run.config_file, {"name": "Mine"})
+    run.last.write_bytes(b"first")
+    assert launcher.offer(folder) is None  # it has not ended
+    write_json(run.status_file, {"state": "stopped", "heartbeat": time.time()})
+    other = home / "SpineSegAI/Checkpoints/mine.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"somebody else's")
+    made = launcher.offer(folder)
+    assert made.name == "mine-2.safetensors"
+    assert made.read_bytes() == b"first"
+    assert other.read_bytes() == b"somebody else's"
+    assert launcher.offer(folder) is None
+    run.last.write_bytes(b"second, after a resume")
+    os.utime(run.last, (time.time() + 5, time.time() + 5))
+    assert launcher.offer(folder) == made
+    assert made.read_bytes() == b"second, after a resume"
+
+
 def test_commands_for_several_devices():
     assert Devices("cuda").command("python") == ["python"]
     every = Devices("cuda", every=True).command("python")
@@ -149,6 +173,33 @@ def test_two_processes_cannot_write_to_one_run(tmp_path, sleeper):
     assert run.owner().is_me
     run.release()
     assert not run.lock_file.exists()
+
+
+def test_of_processes_that_start_at_once_one_has_the_run(manifest, tmp_path):
+    """Four processes that wait for the same moment and then all want the same new folder."""
+    code = (
+        "import sys, time\n"
+        "from SpineSegAILib.errors import TrainingError\n"
+        "from SpineSegAILib.training.config import TrainingConfig\n"
+        "from SpineSegAILib.training.run import RunDirectory\n"
+        "run = RunDirectory(sys.argv[1])\n"
+        "config = TrainingConfig(method={}, dataset='d', name=sys.argv[3])\n"
+        "time.sleep(max(float(sys.argv[2]) - time.time(), 0))\n"
+        "try:\n"
+        "    run.create(config)\n"
+        "    print(run.config().name == sys.argv[3], flush=True)\n"
+        "    time.sleep(3)\n"
+        "except TrainingError as error:\n"
+        "    print(error.message)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(tmp_path / "run"), str(time.time() + 8)]
+    processes = [
+        subprocess.Popen([*command, f"n{n}"], env=environment, stdout=subprocess.PIPE, text=True) for n in range(4)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert said.count("True") == 1, said
+    assert all("being written by" in words or "already holds" in words for words in said if words != "True"), said
 
 
 def test_a_number_that_was_given_to_another_process_does_not_lock(tmp_path, sleeper):
@@ -227,8 +278,10 @@ def test_time_left_is_by_steps_or_hours_whichever_ends_sooner(tmp_path):
     run = watched(tmp_path)
     run.event("step", step=10, losses={"total": 1.0}, steps_per_second=0.5, elapsed=20.0)
     assert launcher.status(tmp_path).seconds_left == pytest.approx(180)
+    assert launcher.status(tmp_path).progress == pytest.approx(0.1)
     run.event("step", step=11, losses={"total": 1.0}, steps_per_second=0.001, elapsed=3000.0)
     assert launcher.status(tmp_path).seconds_left == pytest.approx(600)
+    assert launcher.status(tmp_path).progress == pytest.approx(3000 / 3600)
 
 
 def test_events_are_read_as_they_come(tmp_path):
