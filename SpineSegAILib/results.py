@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,6 +23,9 @@ from . import anatomy, terminology
 from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
 from .errors import ImageError, OutputError, SchemeError
 from .files import staged
+
+if TYPE_CHECKING:
+    from .correction_log import CorrectionLog
 
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 """File types that a segmentation can be written to and read from."""
@@ -52,6 +55,7 @@ class Segmentation:
         provenance: JSON-able: method, checkpoint, versions, device, seconds per stage, hints …
         uncertainty: float image in the input's geometry (standard deviation of the sampled probabilities), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
+        corrections: what a reader changed; None where nothing was.
     """
 
     labels: sitk.Image
@@ -62,6 +66,7 @@ class Segmentation:
     provenance: dict[str, Any] = field(default_factory=dict)
     uncertainty: sitk.Image | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    corrections: CorrectionLog | None = None
 
     @property
     def present(self) -> list[int]:
@@ -128,6 +133,7 @@ class Segmentation:
                 "unvalidated": sorted(self.unvalidated),
                 "keypoints_lps_mm": {str(sid): point for sid, point in self.keypoints.items()},
                 "provenance": self.provenance,
+                **({"corrections": self.corrections.model_dump(mode="json")} if self.corrections else {}),
             }
         )
 
@@ -336,9 +342,18 @@ def _from_summary(
             unvalidated=frozenset(summary.get("unvalidated", ())),
             provenance=dict(summary.get("provenance", {})),
             keypoints={int(sid): tuple(point) for sid, point in summary.get("keypoints_lps_mm", {}).items()},
+            corrections=_corrections(summary.get("corrections")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ImageError(f"“{name}” is damaged: it lacks what SpineSegAI writes.", "Make it anew.") from error
+
+
+def _corrections(document: Any) -> CorrectionLog | None:
+    if document is None:
+        return None
+    from .correction_log import CorrectionLog  # pydantic, which a Slicer may lack until the first segmentation
+
+    return CorrectionLog.from_json(json.dumps(document))
 
 
 def _scheme(described: dict[str, Any] | None, present: Iterable[int], extents: Iterable[Extent]) -> LabelScheme:
