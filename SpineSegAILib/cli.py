@@ -558,18 +558,21 @@ def _phantom(args: argparse.Namespace) -> None:
 # --- what arguments mean ---------------------------------------------------------------------------------------------
 
 
-def _visible(text: str) -> tuple[int, int]:
-    """``T11:S1`` → the two ids, upper one first."""
+def _visible(text: str) -> tuple[int | None, int | None]:
+    """``T11:S1`` → the two ids, upper one first; ``:L3`` and ``T11:`` name one end."""
     ends = text.split(":")
     if len(ends) != 2:
         raise argparse.ArgumentTypeError(f"“{text}” is not a range; write the upper and the lower level as T11:S1")
-    upper, lower = (_known(name) for name in ends)
-    for s in (upper, lower):
-        if not s.is_vertebral:
+    upper, lower = (_known(name) if name.strip() else None for name in ends)
+    known = [s for s in (upper, lower) if s]
+    for s in known:
+        if not s.is_vertebral or s.order is None:
             raise argparse.ArgumentTypeError(f"{s.name} is not a vertebra; write a range as T11:S1")
-    if upper.order > lower.order:
+    if not known:
+        raise argparse.ArgumentTypeError(f"“{text}” names no level; write T11:S1, or one end as T11: or :S1")
+    if known[0].order > known[-1].order:
         raise argparse.ArgumentTypeError(f"{upper.name} lies below {lower.name}; write the upper level first")
-    return upper.id, lower.id
+    return upper and upper.id, lower and lower.id
 
 
 def _anchor(text: str) -> Anchor:
@@ -639,7 +642,12 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--checkpoint", metavar="NAME|FILE", help="see “spinesegai checkpoints”")
     segment.add_argument("--method", metavar="NAME", choices=list(METHODS), help="take a checkpoint of this method")
     _add_device(segment)
-    segment.add_argument("--visible", type=_visible, metavar="T11:S1", help="topmost and lowest vertebra in view")
+    segment.add_argument(
+        "--visible",
+        type=_visible,
+        metavar="T11:S1",
+        help="topmost and lowest vertebra in view; T11: or :S1 for one end",
+    )
     segment.add_argument(
         "--anchor", type=_anchor, action="append", default=[], metavar="L5@x,y,z", help="a point in L5 (LPS, mm)"
     )

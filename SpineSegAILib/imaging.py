@@ -79,8 +79,9 @@ class CanonicalVolume:
 
     Attributes:
         array: (D, H, W) float32, slices from left to right, rows downwards, columns from anterior to posterior.
-        spacing: mm along (slices, rows, columns).
-        geometry: of the canonical grid.
+        spacing: mm along (slices, rows, columns), as the network is to see them: divided by the scale of
+            `Preprocessing.forward`.
+        geometry: of the canonical grid, in true mm.
         source: geometry of the image it came from.
     """
 
@@ -139,8 +140,12 @@ class Preprocessing(BaseModel):
         """Value of air in the network's input, for padding."""
         return -2.0
 
-    def forward(self, image: sitk.Image) -> CanonicalVolume:
+    def forward(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
         """Reorient, resample and normalise an image; intensities end in -2…2.
+
+        Args:
+            scale: how many times its usual size the anatomy has. The pixels grow by it, so that a network meets the
+                sizes it has learnt, and `CanonicalVolume.spacing` is in mm of usual anatomy.
 
         Raises:
             ImageError: if the content is unusable (`check_image`) or the plane is not one that is accepted.
@@ -153,7 +158,7 @@ class Preprocessing(BaseModel):
                 "Choose a sagittal series, or a checkpoint for this kind of image.",
             )
         source = Geometry.of(image)
-        route = self._route(source)
+        route = self._route(source, scale)
         values = sitk.GetArrayViewFromImage(image)
         low, high = self.low, self.high
         if self.intensity == "percentile":
@@ -167,7 +172,8 @@ class Preprocessing(BaseModel):
         array -= np.float32(2.0)
         np.clip(array, -2.0, 2.0, out=array)
         geometry = route.geometry(source)
-        return CanonicalVolume(array, geometry.spacing[::-1], geometry, source, route)
+        z, y, x = (step / scale for step in geometry.spacing[::-1])
+        return CanonicalVolume(array, (z, y, x), geometry, source, route)
 
     def forward_label(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
         """Labels on the canonical grid by nearest neighbour: (D, H, W) int16.
@@ -189,11 +195,11 @@ class Preprocessing(BaseModel):
             return sitk.GetArrayFromImage(label)
         return canonical._route.forward(values, order=0).astype(np.int16, copy=False)
 
-    def _route(self, source: Geometry) -> _Route:
+    def _route(self, source: Geometry, scale: float) -> _Route:
         axes, flips = _canonical_axes(source)
         size, spacing = (np.array(v)[::-1][list(axes)] for v in (source.size, source.spacing))
-        slice_mm = spacing[0] if size[0] == 1 else max(spacing[0], self.min_slice_mm)
-        wanted = (slice_mm, self.pixel_mm, self.pixel_mm)
+        slice_mm = spacing[0] if size[0] == 1 else max(spacing[0], scale * self.min_slice_mm)
+        wanted = (slice_mm, scale * self.pixel_mm, scale * self.pixel_mm)
         steps = (_Step.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True))
         return _Route(axes, flips, tuple(steps))  # type: ignore[arg-type]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
 from .calibration import Calibration
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
-from .consistency import LevelResult, nearest_level_maps, resolve_levels
+from .consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
 from .errors import ConfigError, DeviceError, HintError
 from .evidence import Evidence
 from .hints import Hints
@@ -28,9 +29,13 @@ OPTIONS: Mapping[str, str] = {
     "batch": "slices per pass of a 2D network (default 8)",
     "overlap": "share of overlap of a 3D network's windows (default 0.5)",
     "mirror": "3D: average with the pass over the left-right mirrored volume (default off)",
+    "scale": "size of the anatomy over an adult's (by default found in a first pass, where it differs much)",
     "consistency": "off: the network's own classes, without anatomical consistency (for research)",
 }
 """Run-time options that every method takes."""
+
+USUAL_SIZES = (0.83, 1.15)
+"""Vertebrae that are this many times as large as an adult's are segmented as they are: training met such sizes."""
 
 _VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
 
@@ -118,24 +123,43 @@ class Predictor:
         report = progress or (lambda fraction, message: None)
         cancelled = cancelled or (lambda: False)
 
-        with clock("preprocess"):
-            report(0.0, "Preparing the image")
-            volume = self.preprocessing.forward(image)
-            prior = None if hints.prior is None else self._prior(hints.prior, volume)
-        with clock("network"):
-            drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
-            evidence, notes = self._evidence(volume, prior, drawn, hints, options, report, cancelled)
-        stop_if(cancelled)
-        with clock("consistency"):
-            report(0.9, "Naming the levels")
-            evidence = self.calibration.apply(evidence)
-            levels = self._levels(evidence, volume, hints, options)
-        stop_if(cancelled)
+        def look(scale: float, start: float, share: float) -> _Look:
+            def ahead(fraction: float, message: str) -> None:
+                report(start + share * fraction, message)
+
+            with clock("preprocess"):
+                ahead(0.0, "Preparing the image")
+                volume = self.preprocessing.forward(image, scale)
+                prior = None if hints.prior is None else self._prior(hints.prior, volume)
+            with clock("network"):
+                drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
+                evidence = self._evidence(volume, prior, drawn, hints, options, ahead, cancelled, notes)
+            stop_if(cancelled)
+            with clock("consistency"):
+                ahead(1.0, "Naming the levels")
+                evidence = self.calibration.apply(evidence)
+                levels = self._levels(evidence, volume, hints, options)
+            stop_if(cancelled)
+            return _Look(scale, volume, evidence, levels)
+
+        notes: list[str] = []
+        given = _scale(options)
+        seen = look(given or 1.0, 0.0, 0.9)
+        if given is None and seen.size is not None and not _usual(seen.size):
+            again = look(seen.size, 0.9, 0.05)
+            # What was taken for a column may not be one: then a second look finds none of the usual size either.
+            if again.size is not None and _usual(again.size):
+                seen = again
+                notes.append(
+                    f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
+                    "this scale. If that is not so, the image's spacing is wrong, and with it every measurement."
+                )
+        volume, evidence, levels = seen.volume, seen.evidence, seen.levels
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
             if hints.locked is not None:
-                labels = _keep_locked(labels, hints.locked)
+                labels = _keep_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
                 labels = _only(labels, hints.structures)
             uncertainty = None if evidence.uncertainty is None else back_to_source(evidence.uncertainty, volume)
@@ -144,7 +168,7 @@ class Predictor:
             labels=labels,
             scheme=self.scheme,
             confidence=dict(levels.confidence) if levels else {},
-            warnings=[*notes, *(levels.warnings if levels else [])],
+            warnings=[*dict.fromkeys(notes), *(levels.warnings if levels else [])],
             unvalidated=self.info.unvalidated,
             provenance={
                 "method": self.info.method,
@@ -154,6 +178,7 @@ class Predictor:
                 "hints": sorted(hints.given()),
                 "options": options,
                 "seconds": clock.seconds,
+                "scale": round(seen.scale, 3),
                 **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
                 **({"about": evidence.about} if evidence.about else {}),
                 **({"label_leak": True} if reference is not None else {}),
@@ -170,6 +195,8 @@ class Predictor:
             raise HintError(f"{info.title} does not take the hint “{sorted(refused)[0]}”.", f"It takes: {taken}.")
         for sid in hints.structures:
             self.scheme.require(sid)
+        if hints.locked is not None:
+            _check_locked(hints.locked, hints.structures or self.scheme.ids)
         known = {*OPTIONS, *self.method.options}
         unknown = set(options) - known
         if unknown:
@@ -200,19 +227,17 @@ class Predictor:
         options: dict[str, Any],
         report: Progress,
         cancelled: Cancel,
-    ) -> tuple[Evidence, list[str]]:
-        """The network's pass, smaller and then on the CPU where memory runs out, which is said."""
-        notes: list[str] = []
+        notes: list[str],
+    ) -> Evidence:
+        """The network's pass, smaller and then on the CPU where memory runs out, which is said in `notes`."""
         batch = int(options.get("batch", 8))
         device = self.device
         while True:
             try:
-                evidence = volume_evidence(
+                return volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    prior=prior, reference=reference, progress=lambda f, m: report(0.05 + 0.85 * f, m),
-                    cancelled=cancelled,
+                    prior=prior, reference=reference, progress=report, cancelled=cancelled,
                 )  # fmt: skip
-                return evidence, notes
             except torch.OutOfMemoryError as error:
                 if device.type == "cpu":
                     raise DeviceError(
@@ -238,9 +263,17 @@ class Predictor:
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
                     "Leave the option consistency on.",
                 )
+            if hints.anchors or (hints.visible and "visible" not in method_info(self.info.method).hints):
+                raise HintError(
+                    "Anchors and the visible range act by anatomical consistency, which is switched off.",
+                    "Leave the hint out, or the option consistency on.",
+                )
             return None
         anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
-        return resolve_levels(evidence, anchors=anchors, visible=hints.visible)
+        locked = None
+        if hints.locked is not None and any(s.order is not None for s in self.scheme.structures):
+            locked = self.preprocessing.forward_label(hints.locked, volume)
+        return resolve_levels(evidence, anchors=anchors, visible=hints.visible, locked=locked)
 
 
 def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
@@ -307,16 +340,120 @@ def _points_by_level(
     return result
 
 
-def _keep_locked(labels: sitk.Image, locked: sitk.Image) -> sitk.Image:
-    """Locked voxels as they are; a locked structure's voxels elsewhere are given up."""
+def _check_locked(locked: sitk.Image, wanted: Iterable[int]) -> None:
+    """Locked structures are ours, and something is left to find.
+
+    Raises:
+        HintError: an id is unknown, or all that is wanted is locked.
+    """
+    ids = {int(i) for i in np.unique(sitk.GetArrayViewFromImage(locked)) if i}
+    foreign = ids - set(STRUCTURES)
+    if foreign:
+        raise HintError(
+            f"The locked segmentation holds the value {min(foreign)}, which is no structure.", "Relabel it first."
+        )
+    if ids and ids >= set(wanted):
+        raise HintError("Every structure is locked: there is nothing left to segment.", "Unlock what is to change.")
+
+
+def _keep_locked(
+    labels: sitk.Image,
+    locked: sitk.Image,
+    evidence: Evidence,
+    levels: LevelResult | None,
+    volume: CanonicalVolume,
+) -> sitk.Image:
+    """Locked voxels as they are; what the network gives a locked structure beyond them goes to what is likeliest
+    there otherwise."""
     if not Geometry.of(locked).matches(Geometry.of(labels)):
         raise HintError("The locked segmentation has another geometry than the image.", "Resample it to the image.")
     new, kept = sitk.GetArrayFromImage(labels), sitk.GetArrayViewFromImage(locked)
-    new[np.isin(new, np.unique(kept[kept > 0]))] = 0
+    ids = np.unique(kept[kept > 0])
+    freed = np.isin(new, ids) & (kept == 0)
+    if freed.any():
+        given_up = new[freed]
+        new[freed] = 0
+        new[freed] = _otherwise(given_up, freed, set(ids.tolist()), evidence, levels, volume)
     new[kept > 0] = kept[kept > 0]
     result = sitk.GetImageFromArray(new)
     result.CopyInformation(labels)
     return result
+
+
+def _otherwise(
+    given_up: np.ndarray,
+    where: np.ndarray,
+    locked: set[int],
+    evidence: Evidence,
+    levels: LevelResult | None,
+    volume: CanonicalVolume,
+) -> np.ndarray:
+    """(n,) ids of the second choice for voxels that may not be what they are taken for.
+
+    A vertebra's voxels may become disc, canal or background, not part of another vertebra: that one has its own.
+
+    Args:
+        given_up: (n,) ids that the voxels had.
+        where: the voxels on the source's grid.
+        locked: ids that may not be given.
+    """
+    candidates: list[tuple[np.ndarray, np.ndarray | int, str]]
+    if levels is None:
+        names = (0, *evidence.scheme.ids)
+        candidates = [(p, sid, "") for p, sid in zip(evidence.classes, names, strict=True) if sid not in locked]  # type: ignore[arg-type]
+    else:
+        kinds, maps = evidence.kind_probabilities(), nearest_level_maps(levels)
+        rest = [(evidence.classes[c], evidence.scheme.ids[c - 1], "") for c in channels_without_kind(evidence)]  # type: ignore[index]
+        shapes = {"vertebra": kinds[_VERTEBRA] + kinds[_SACRUM], "disc": kinds[_DISC], "canal": kinds[_CANAL]}
+        candidates = [(kinds[0] - sum(p for p, _, _ in rest), 0, ""), *rest]
+        candidates += [(p, maps[kind], kind) for kind, p in shapes.items() if kind in maps]
+    groups = {i: "vertebra" if STRUCTURES[i].is_vertebral else STRUCTURES[i].kind.value for i in locked}
+    best = np.full(given_up.shape, -1.0, np.float32)
+    result = np.zeros(given_up.shape, np.int16)
+    for probability, name, kind in candidates:
+        value = back_to_source_many(np.asarray(probability, np.float32)[None], volume)[0][where]
+        if isinstance(name, np.ndarray):
+            ids = back_to_source_many(name[None], volume, order=0, dtype=np.int16)[0][where]
+        else:
+            ids = np.full(given_up.shape, name, np.int16)
+        ids[np.isin(ids, list(locked))] = 0
+        same_kind = np.isin(given_up, [sid for sid, group in groups.items() if group == kind])
+        better = ~same_kind & (value > best)
+        result[better], best[better] = ids[better], value[better]
+    return result
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one pass found, taking the anatomy to be `scale` times its usual size."""
+
+    scale: float
+    volume: CanonicalVolume
+    evidence: Evidence
+    levels: LevelResult | None
+
+    @property
+    def size(self) -> float | None:
+        """Of the vertebrae, over an adult's, after scaling."""
+        return relative_size(self.levels) if self.levels else None
+
+
+def _usual(size: float) -> bool:
+    return USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
+
+
+def _scale(options: Mapping[str, Any]) -> float | None:
+    """The option's value; None where it is to be found."""
+    given = options.get("scale", "auto")
+    if given == "auto":
+        return None
+    try:
+        scale = float(given)
+    except (TypeError, ValueError):
+        scale = 0.0
+    if not 0.2 <= scale <= 5:
+        raise ConfigError(f"The scale {given} is not valid.", "Give auto, or a number from 0.2 to 5: 1 is an adult.")
+    return scale
 
 
 def _only(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
@@ -347,4 +484,4 @@ class _Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 3)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - started, 3)

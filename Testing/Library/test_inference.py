@@ -44,10 +44,17 @@ class Oracle(Method):
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny"))
         self.seen: list[tuple[int, ...]] = []
+        self.grids: list[tuple[tuple[int, ...], float]] = []
 
     def evidence(self, images, context):
         self.seen.append(context.slices)
+        self.grids.append((tuple(images.shape[2:]), context.slice_mm))
         ids = ((images[:, 0] + 2) / 4 * 130).round().long()  # preprocessing put 0…130 onto −2…2
+        if "reference" in context.memory:  # told: where the grid is another one, grey values are mixtures
+            told = torch.from_numpy(context.memory["reference"][list(context.slices)]).long()
+            margin = [(n - m) // 2 for n, m in zip(images.shape[2:], told.shape[1:], strict=True)]
+            ids = torch.zeros_like(ids)
+            ids[:, margin[0] : margin[0] + told.shape[1], margin[1] : margin[1] + told.shape[2]] = told
         kinds = torch.zeros(len(ids), len(KINDS), *ids.shape[1:])
         rank = torch.zeros(ids.shape)
         from SpineSegAILib.anatomy import STRUCTURES, ranks
@@ -250,6 +257,51 @@ def test_hints_that_a_method_does_not_take_are_refused(tiny):
         predictor.segment(image, options={"stepz": 3})
 
 
+def enlarged(image: sitk.Image, factor: float) -> sitk.Image:
+    larger = sitk.Image(image)
+    larger.SetSpacing([factor * mm for mm in image.GetSpacing()])
+    return larger
+
+
+@pytest.mark.parametrize("factor", [0.65, 1.4])
+def test_vertebrae_of_unusual_size_are_looked_at_once_more(oracle, phantom, factor):
+    labels = enlarged(phantom.labels, factor)
+    image = as_picture(labels)
+    result = oracle.segment(image, reference=labels)
+    grids = {shape for shape, _ in oracle.method.grids}
+    assert len(grids) == 2, "the second look has another pixel size"
+    assert result.provenance["scale"] == pytest.approx(factor, rel=0.12)
+    assert any("the image's spacing is wrong" in warning for warning in result.warnings)
+    # What the network met then is what it meets in the image of usual size.
+    assert oracle.method.grids[-1][1] == pytest.approx(6.0 * factor / result.provenance["scale"], rel=0.01)
+    assert Geometry.of(result.labels).matches(Geometry.of(image))
+    truth, mine = (sitk.GetArrayViewFromImage(i) for i in (phantom.labels, result.labels))
+    assert ((truth == mine) | (truth == 0)).mean() > 0.99
+
+
+def test_the_scale_can_be_given(oracle, phantom):
+    labels = enlarged(phantom.labels, 1.4)
+    image = as_picture(labels)
+    result = oracle.segment(image, options={"scale": "1"}, reference=labels)
+    assert result.provenance["scale"] == 1.0 and not result.warnings
+    assert len({shape for shape, _ in oracle.method.grids}) == 1
+    oracle.method.grids.clear()
+    assert oracle.segment(image, options={"scale": 1.4}, reference=labels).provenance["scale"] == 1.4
+    assert len({shape for shape, _ in oracle.method.grids}) == 1
+    for wrong in ("large", 0, -1, 40):
+        with pytest.raises(ConfigError, match="scale"):
+            oracle.segment(image, options={"scale": wrong})
+
+
+def test_points_do_not_depend_on_the_scale(phantom):
+    preprocessing = Preprocessing(pixel_mm=1.5)
+    for scale in (0.7, 1.0, 1.4):
+        volume = preprocessing.forward(phantom.image, scale)
+        point = volume.point_of((2.0, 11.0, 7.0))
+        assert volume.index_of(point) == pytest.approx((2.0, 11.0, 7.0))
+        assert np.multiply(volume.spacing, scale) == pytest.approx(volume.geometry.spacing[::-1])
+
+
 def test_an_anchor_names_everything_else(oracle, phantom):
     shifted = Anchor(structure("L4").id, phantom.keypoints[structure("L3").id])
     result = oracle.segment(as_picture(phantom.labels), Hints(anchors=(shifted,)))
@@ -270,6 +322,63 @@ def test_locked_structures_and_subsets(oracle, phantom):
     assert structure("L2").id in result.present
     only = oracle.segment(as_picture(phantom.labels), Hints(structures=(structure("L4").id,)))
     assert only.present == [structure("L4").id]
+
+
+def relabelled(image, **names):
+    """Label image of some of a phantom's structures, under other names."""
+    truth = sitk.GetArrayFromImage(image)
+    drawn = np.zeros_like(truth)
+    for true, name in names.items():
+        drawn[truth == structure(true).id] = structure(name).id
+    locked = sitk.GetImageFromArray(drawn)
+    locked.CopyInformation(image)
+    return locked
+
+
+def test_a_locked_structure_names_everything_else(oracle, phantom):
+    locked = relabelled(phantom.labels, L3="L2")
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(phantom.labels), Hints(locked=locked)).labels)
+    truth, kept = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(locked)
+    assert np.array_equal(found == structure("L2").id, kept > 0)
+    for true, name in (("L4", "L3"), ("L2", "L1"), ("L4/L5", "L3/L4")):
+        assert (found[truth == structure(true).id] == structure(name).id).mean() > 0.95
+
+
+def test_voxels_beyond_a_locked_structure_go_to_what_is_there_otherwise(oracle, phantom):
+    truth = sitk.GetArrayFromImage(phantom.labels)
+    body = truth == structure("L3").id
+    cut = body.copy()
+    rows = np.flatnonzero(body.any(axis=(0, 2)))
+    cut[:, rows[-4] :] = False  # the reader took the lowest rows away
+    locked = sitk.GetImageFromArray(np.where(cut, structure("L3").id, 0).astype(np.int16))
+    locked.CopyInformation(phantom.labels)
+    plain = oracle.method.evidence
+
+    def doubtful(images, context):
+        maps = plain(images, context)
+        kinds = maps["kinds"]
+        bone, disc = kinds[:, KINDS.index("vertebra")], kinds[:, KINDS.index("disc")]
+        disc += 0.3 * bone
+        bone *= 0.7
+        return maps
+
+    oracle.method.evidence = doubtful
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(phantom.labels), Hints(locked=locked)).labels)
+    assert np.array_equal(found == structure("L3").id, cut)
+    taken = body & ~cut
+    assert (found[taken] == structure("L3/L4").id).mean() > 0.8
+    assert not np.isin(found[taken], [structure("L4").id, structure("L2").id]).any()
+
+
+def test_everything_locked_is_refused(oracle, phantom):
+    locked = relabelled(phantom.labels, L3="L3", L4="L4")
+    hints = Hints(locked=locked, structures=(structure("L3").id, structure("L4").id))
+    with pytest.raises(HintError, match="Every structure is locked"):
+        oracle.segment(as_picture(phantom.labels), hints)
+    foreign = sitk.Image(phantom.labels)
+    foreign[0, 0, 0] = 77
+    with pytest.raises(HintError, match="the value 77, which is no structure"):
+        oracle.segment(as_picture(phantom.labels), Hints(locked=foreign))
 
 
 def test_locked_labels_of_another_geometry_are_refused(oracle, phantom):
