@@ -100,6 +100,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.segmentPanel = None
+        self.correctionPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._isEntered = True  # a widget is made when its module is opened
@@ -107,6 +108,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         """Called when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
+        from SpineSegAISlicer.correction_panel import CorrectionPanel
         from SpineSegAISlicer.segment_panel import SegmentPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAI.ui"))
@@ -115,6 +117,11 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
+        correctWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAICorrect.ui"))
+        sections = uiWidget.layout()
+        sections.insertWidget(sections.indexOf(self.ui.queueCollapsibleButton), correctWidget)
+        correctWidget.setMRMLScene(slicer.mrmlScene)
+        self.correctionPanel = CorrectionPanel(correctWidget, self.segmentPanel, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -131,20 +138,25 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.segmentPanel is not None:
             self.segmentPanel.cleanup()
+        if self.correctionPanel is not None:
+            self.correctionPanel.cleanup()
 
     def enter(self):
         """Called each time the module is opened."""
         self._isEntered = True
         self.initializeParameterNode()
         self.segmentPanel.refreshCheckpoints()
+        self.correctionPanel.enter()
 
     def exit(self):
         """Called each time another module is opened; a segmentation under way goes on."""
         self._isEntered = False
+        self.correctionPanel.exit()
 
     def onSceneStartClose(self, caller, event):
         """The scene is about to be emptied."""
         self.segmentPanel.onSceneClose()
+        self.correctionPanel.onSceneClose()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
@@ -161,6 +173,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Anything was removed from the scene."""
         if self._parameterNode is not None and not slicer.mrmlScene.IsClosing():
             self.segmentPanel.onNodeRemoved()
+            self.correctionPanel.onNodeRemoved()
 
     def onNodeAdded(self, caller, event):
         """Anything was added to the scene."""
@@ -186,10 +199,12 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.segmentPanel.setParameterNode(parameterNode)
+        self.correctionPanel.setParameterNode(parameterNode)
 
     def onParametersModified(self, caller=None, event=None):
         """A choice was changed, in the panel or by a script."""
         self.segmentPanel.onParametersModified()
+        self.correctionPanel.onParametersModified()
 
     def onTry(self, link=None):
         """Load the sample and segment it."""

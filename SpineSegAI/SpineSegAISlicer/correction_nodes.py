@@ -14,14 +14,12 @@ from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.results import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
 
 from . import nodes, volumes
-
-LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
-"""Attribute of a segmentation node: `correction_log.CorrectionLog` as JSON."""
+from .result_attribute import LOG_ATTRIBUTE
 
 STEPS_TAG = "SpineSegAI.CorrectionSteps"
 """Tag of a segment: how many steps the log had when the segments were like this. Undo brings it back with them."""
 
-_FOLLOWING_TAGS = (CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG, nodes.KEYPOINT_TAG, nodes.LOCKED_TAG)
+FOLLOWING_TAGS = (CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG, nodes.KEYPOINT_TAG, nodes.LOCKED_TAG)
 """What goes with the voxels when they get another name."""
 
 
@@ -58,12 +56,17 @@ def checkedLabels(segmentationNode, volumeNode):
 
     :raises CorrectionError: segments overlap, since a voxel of a result belongs to one structure.
     """
-    _refuseOverlap(segmentationNode, volumeNode)
+    refuseOverlap(segmentationNode, volumeNode)
     return nodes.labelsFromSegmentation(segmentationNode, volumeNode)
 
 
-def _refuseOverlap(segmentationNode, volumeNode):
-    """Segments that share an image cannot overlap: looked at are images, not segments, until two do."""
+def refuseOverlap(segmentationNode, volumeNode):
+    """Two segments drawn over each other are a sentence, not a surprise.
+
+    Segments that share an image cannot overlap: looked at are images, not segments, until two do.
+
+    :raises CorrectionError: names two that share voxels.
+    """
     segmentation = segmentationNode.GetSegmentation()
     structures = nodes.structuresOfSegmentation(segmentationNode)
     layers = {}
@@ -153,16 +156,16 @@ class _Held:
     """What a segment holds, apart from its name: representations, label value, tags."""
 
     def __init__(self, segment):
-        self.representations = {n: segment.GetRepresentation(n) for n in segment.GetContainedRepresentationNames()}
+        self.representations = {name: segment.GetRepresentation(name) for name in (nodes.LABELMAP, nodes.SURFACE)}
         self.labelValue = segment.GetLabelValue()
-        self.tags = {tag: nodes.tagOf(segment, tag) or None for tag in _FOLLOWING_TAGS}
+        self.tags = {tag: nodes.tagOf(segment, tag) or None for tag in FOLLOWING_TAGS}
 
     def give(self, segment):
-        for name in set(segment.GetContainedRepresentationNames()) - set(self.representations):
-            segment.RemoveRepresentation(name)
+        segment.RemoveAllRepresentations()
         segment.SetLabelValue(self.labelValue)
         for name, data in self.representations.items():
-            segment.AddRepresentation(name, data)
+            if data is not None:
+                segment.AddRepresentation(name, data)
         self.giveTags(segment)
 
     def giveTags(self, segment):
@@ -177,8 +180,9 @@ def _rewrite(segmentationNode, volumeNode, mapping, labels):
     locked = {s for s, i in structures.items() if nodes.isLocked(segmentation.GetSegment(i))}
     tags = {new: _Held(segmentation.GetSegment(structures[old])) for old, new in mapping.items() if old in structures}
     tags |= {s: _Held(segmentation.GetSegment(i)) for s, i in structures.items() if s not in mapping}
-    counts = np.bincount(labels.ravel())
-    present = [i for i in anatomy.sorted_ids(np.flatnonzero(counts).tolist()) if i and i not in locked]
+    there = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    there[labels] = True
+    present = anatomy.sorted_ids(set(np.flatnonzero(there).tolist()) - locked - {0})
     segmentationNode.RemoveClosedSurfaceRepresentation()  # made again when asked for
     gone = [segmentId for s, segmentId in structures.items() if s not in locked and s not in present]
     nodes.takeOutVoxels(segmentation, gone)
@@ -206,6 +210,20 @@ def _describe(segmentationNode, before, mapping):
         same = anatomy.display_name(s, before, extent) == anatomy.display_name(s, structures, extent)
         if s in touched or s not in before or not same:
             nodes.nameSegment(segment, s, structures, extent, segment.HasTag(UNVALIDATED_TAG))
+
+
+def addEmpty(segmentationNode, structureIds):
+    """Segments without voxels, to be drawn."""
+    segmentation = segmentationNode.GetSegmentation()
+    scheme = nodes.schemeOf(segmentationNode)
+    present = {*nodes.structuresOfSegmentation(segmentationNode), *structureIds}
+    for s in structureIds:
+        segment = slicer.vtkSegment()
+        segment.AddRepresentation(nodes.LABELMAP, slicer.vtkOrientedImageData())
+        nodes.nameSegment(segment, s, present, scheme.extent, unvalidated=False)
+        nodes.setTag(segment, SCHEME_TAG, scheme.name)
+        nodes.addStructure(segmentation, segment, s)
+    nodes.sortSegments(segmentation)
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------
@@ -252,8 +270,9 @@ class LogKeeper:
     def beforeStep(self):
         """Call before a state is saved: a log from a file is noted on the segments, and nothing can be redone."""
         self._undone = ()
-        if not stepsNoted(self.segmentationNode):
-            noteSteps(self.segmentationNode, len(readLog(self.segmentationNode).entries))
+        steps = len(readLog(self.segmentationNode).entries)
+        if steps and not stepsNoted(self.segmentationNode):
+            noteSteps(self.segmentationNode, steps)
 
     def afterRestore(self):
         """Call after undo or redo: the log ends where the segments do."""

@@ -5,6 +5,7 @@ which Slicer rewrites, nor its display name, which users change. Results lie on 
 made from; the segmentation gets the volume's geometry and the same parent transform, so the two cannot come apart.
 """
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from vtk.util import numpy_support
 
 from SpineSegAILib import anatomy, terminology
 from SpineSegAILib.errors import HintError, ImageError, SpineSegAIError
+from SpineSegAILib.files import staged
 from SpineSegAILib.results import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG, Segmentation
 
 from . import result_attribute
@@ -34,8 +36,12 @@ LOCKED_TAG = "SpineSegAI.Locked"
 KEYPOINT_TAG = "SpineSegAI.KeyPoint"
 """Tag of a segment with its structure's key point (LPS, mm), as the method predicted it or the reader moved it."""
 
+CARRIED_ROLE = "SpineSegAI.CarriedTo"
+"""Node reference from a segmentation to what was made of it on another volume; the volume's id is added."""
+
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-"""Name of the representation that holds voxels."""
+SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+"""Names of the representations that hold voxels, and what is shown in 3D."""
 
 # --- results to segmentation nodes -----------------------------------------------------------------------------------
 
@@ -155,13 +161,13 @@ def writeVoxels(segmentation, labels, structureIds, volumeNode):
     image = _denseLabelmap(labels, structureIds, volumeNode)
     structures = _structures(segmentation)
     takeOutVoxels(segmentation, [structures[i] for i in structureIds if i in structures])
-    for value, structureId in enumerate(structureIds, start=1):
-        segment = slicer.vtkSegment()
-        if structureId in structures:
-            segment = segmentation.GetSegment(structures[structureId])
-        segment.SetLabelValue(value)
+    # New ones last: Slicer gives a new segment no other representations than those which the others have.
+    for structureId in sorted(structureIds, key=lambda i: i not in structures):
+        known = structureId in structures
+        segment = segmentation.GetSegment(structures[structureId]) if known else slicer.vtkSegment()
+        segment.SetLabelValue(structureIds.index(structureId) + 1)
         segment.AddRepresentation(LABELMAP, image)
-        if structureId not in structures:
+        if not known:
             addStructure(segmentation, segment, structureId)
 
 
@@ -304,7 +310,9 @@ def _pasted(segmentationNode, segments, volumeNode):
     for segmentId, value in segments.items():
         segment = segmentation.GetSegment(segmentId)
         own = segment.GetRepresentation(LABELMAP)
-        if own is None or not _onGridOf(own, volumeNode):
+        if own is None:  # an empty segment
+            continue
+        if not _onGridOf(own, volumeNode):
             return None
         if own is not image:  # segments that share an image do not overlap: one pass for all of them
             _paste(result, image, lookup)
@@ -493,17 +501,18 @@ class UndoHistory:
         self.segmentationNode = segmentationNode
         self._history = slicer.vtkSegmentationHistory()
         self._history.SetSegmentation(segmentationNode.GetSegmentation())
-        self._summary = {}
+        self._attributes = {}
 
     def saveState(self):
         """Remember the segments as they are now."""
-        self._summary = result_attribute.read(self.segmentationNode)
+        self._attributes = {n: self.segmentationNode.GetAttribute(n) for n in result_attribute.ATTRIBUTES}
         self._history.SaveState()
 
     def undo(self):
         """Bring back the segments that `saveState` saw."""
         self._history.RestorePreviousState()
-        result_attribute.write(self.segmentationNode, self._summary)
+        for name, text in self._attributes.items():
+            self.segmentationNode.SetAttribute(name, text)
         self.segmentationNode.Modified()
 
 
@@ -512,32 +521,55 @@ class UndoHistory:
 
 def applyToOtherSeries(segmentationNode, volumeNode):
     """See `SpineSegAILogic.applyToOtherSeries`."""
-    scheme = resultFromSegmentation(segmentationNode, volumeNode)
+    result = resultFromSegmentation(segmentationNode, volumeNode)
     report = []
     for other in otherSeriesOfStudy(volumeNode):
         try:
-            checkVolume(other)
-            refused = refusedPlane(other, ("sagittal", "isotropic"))
-            if refused:
-                raise ImageError(_("not carried over: a {plane} series").format(plane=refused))
-            carried = replace(
-                scheme,
-                labels=labelsFromSegmentation(segmentationNode, other),
-                confidence={},
-                warnings=[
-                    _("Carried over by position from “{volume}”: check it, the patient may have moved.").format(
-                        volume=volumeNode.GetName()
-                    ),
-                    *scheme.warnings,
-                ],
-                provenance={**scheme.provenance, "carried_from": volumeNode.GetName()},
-            )
-            if not carried.present:
-                raise ImageError(_("not carried over: the two series do not overlap"))
+            carried = _carried(result, segmentationNode, volumeNode, other)
             report.append((other, segmentationFromResult(carried, other), _("carried over")))
         except SpineSegAIError as error:
             report.append((other, None, str(error)))
     return report
+
+
+def carryTo(segmentationNode, volumeNode, other):
+    """Carry a segmentation, by position, to another volume.
+
+    What was carried there before is replaced, except for its locked structures. Locked structures stay locked.
+
+    :returns: the other volume's segmentation node.
+    :raises ImageError: the other volume cannot be segmented, or shows another part of the body.
+    """
+    carried = _carried(resultFromSegmentation(segmentationNode, volumeNode), segmentationNode, volumeNode, other)
+    role = f"{CARRIED_ROLE}.{other.GetID()}"
+    before = segmentationNode.GetNodeReference(role)
+    made = segmentationFromResult(carried, other, before)
+    segmentationNode.SetNodeReferenceID(role, made.GetID())
+    source, target = segmentationNode.GetSegmentation(), made.GetSegmentation()
+    there = structuresOfSegmentation(made)
+    for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
+        if isLocked(source.GetSegment(segmentId)) and structureId in there:
+            setLocked(target.GetSegment(there[structureId]), True)
+    return made
+
+
+def _carried(result, segmentationNode, volumeNode, other):
+    """The result on the voxels of another series."""
+    checkVolume(other)
+    refused = refusedPlane(other, ("sagittal", "isotropic"))
+    if refused:
+        raise ImageError(_("not carried over: a {plane} series").format(plane=refused))
+    warning = _("Carried over by position from “{volume}”: check it, the patient may have moved.")
+    carried = replace(
+        result,
+        labels=labelsFromSegmentation(segmentationNode, other),
+        confidence={},
+        warnings=[warning.format(volume=volumeNode.GetName()), *result.warnings],
+        provenance={**result.provenance, "carried_from": volumeNode.GetName()},
+    )
+    if not carried.present:
+        raise ImageError(_("not carried over: the two series do not overlap"))
+    return carried
 
 
 # --- views and tables ------------------------------------------------------------------------------------------------
@@ -559,6 +591,16 @@ def centreViews(volumeNode, segmentationNode):
     if layoutManager is not None:
         for index in range(layoutManager.threeDViewCount):
             layoutManager.threeDWidget(index).threeDView().resetFocalPoint()
+
+
+def lookAt(position):
+    """Move all slice views to a world position (RAS, mm), and turn the 3D views' cameras about it from now on."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for cameraNode in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        camera = cameraNode.GetCamera()
+        shift = np.subtract(position, camera.GetFocalPoint())
+        camera.SetPosition(*np.add(camera.GetPosition(), shift))
+        camera.SetFocalPoint(*position)
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
@@ -594,6 +636,27 @@ def _tableColumn(name, values):
     for value in values:
         array.InsertNextValue(missing if value is None else value)
     return array
+
+
+def writeTable(tableNode, path):
+    """Write a table node to a CSV file, with the columns' stable keys as header; whole or not at all.
+
+    :raises OutputError: the file cannot be written.
+    """
+    table = tableNode.GetTable()
+    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
+    with staged(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column.GetName() for column in columns])
+        for row in range(table.GetNumberOfRows()):
+            writer.writerow([_cell(column.GetValue(row)) for column in columns])
+
+
+def _cell(value):
+    """A number with as many digits as mean something; nothing where there is none."""
+    if isinstance(value, str):
+        return value
+    return "" if np.isnan(value) else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def showTable(tableNode):
