@@ -1,4 +1,4 @@
-"""The command line: ``spinesegai segment | train | evaluate | text-bank | methods | checkpoints | phantom``.
+"""The command line: ``spinesegai segment | relabel | train | evaluate | text-bank | methods | checkpoints | phantom``.
 
 Exit codes: 0 done; 2 a foreseeable failure, whose message and remedy are on stderr (and as JSON on stdout with
 ``--json``); 130 interrupted. A command that fails leaves no output behind. Whatever needs numpy or torch is imported by
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
+from . import __version__, relabel
 from .anatomy import SCHEMES, LabelScheme, addition, scheme, structure
 from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError
 from .files import check_writable, staged
@@ -663,6 +663,8 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--measurements", metavar="CSV", help="volumes and heights (mm)")
     segment.add_argument("--json", metavar="FILE|-", help="what was found and done, for machines; - is stdout")
     _add_quiet(segment)
+
+    relabel.add_arguments(command("relabel", relabel.run, "Correct the names and pieces of a segmentation."))
 
     train = command("train", _train, "Train a checkpoint.")
     train.add_argument("dataset", nargs="?", metavar="DATASET.json", help="manifest; not needed to --resume")

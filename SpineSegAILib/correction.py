@@ -144,9 +144,12 @@ def corrected(segmentation: Segmentation, correction: Correction) -> Segmentatio
     labels = sitk.GetImageFromArray(correction.apply(before))
     labels.CopyInformation(segmentation.labels)
     mapping = correction.mapping
+    scheme = segmentation.scheme
+    new = sorted_ids(Labelling.of(labels).present - set(scheme.ids))
     return replace(
         segmentation,
         labels=labels,
+        scheme=replace(scheme, ids=(*scheme.ids, *new)) if new else scheme,
         confidence=_following(segmentation.confidence, mapping),
         keypoints=_following(segmentation.keypoints, mapping),
         unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated) - {0},

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 from . import anatomy, terminology
 from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
-from .errors import ImageError, OutputError, SchemeError
+from .errors import CorrectionError, ImageError, OutputError, SchemeError
 from .files import staged
 
 if TYPE_CHECKING:
@@ -222,14 +222,19 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
     return name.removesuffix(suffix), suffix.lower()
 
 
-def read_segmentation(path: str | Path) -> Segmentation:
+def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation:
     """Reads what `Segmentation.write` wrote, and segmentations that Slicer saved after a reader's corrections.
 
     Segments of Slicer are recognised by our tag, by their id or name, else by their terminology; what is none of ours
     is left out and named in `warnings`. A label image without its side file is taken to hold structure ids.
 
+    Args:
+        strict: refuse what names or voxels leave in doubt: segments that overlap, are there twice, or were renamed by
+            hand to another structure than they are recorded as.
+
     Raises:
         ImageError: missing, damaged or foreign file.
+        CorrectionError: see `strict`.
         SchemeError: a label image holds values that are no structure ids.
     """
     path = Path(path)
@@ -238,7 +243,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
         raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
     if suffix not in SUFFIXES:
         raise ImageError(f"“{path.name}” is no segmentation file.", f"Known are {_listed()}.")
-    return _read_slicer(path) if suffix == ".seg.nrrd" else _read_label_image(path)
+    return _read_slicer(path, strict) if suffix == ".seg.nrrd" else _read_label_image(path)
 
 
 def _read_label_image(path: Path) -> Segmentation:
@@ -265,8 +270,10 @@ def _read_label_image(path: Path) -> Segmentation:
     return _from_summary(sitk.Cast(image, sitk.sitkInt16), summary, (int(v) for v in found if v), str(side))
 
 
-def _read_slicer(path: Path) -> Segmentation:
+def _read_slicer(path: Path, strict: bool) -> Segmentation:
     import slicerio
+
+    from .correction import check_names, check_overlap
 
     try:
         document = slicerio.read_segmentation(str(path))
@@ -276,6 +283,8 @@ def _read_slicer(path: Path) -> Segmentation:
         unknown: list[str] = []
         tags: dict[int, dict[str, str]] = {}
         extents: set[Extent] = set()
+        named: list[tuple[int, str]] = []
+        masks: dict[int, np.ndarray] = {}
         summary = json.loads(document.get(_HEADER_KEY, "{}"))
         _known_scheme(summary.get("scheme"))
         for segment in document["segments"]:
@@ -284,7 +293,11 @@ def _read_slicer(path: Path) -> Segmentation:
             if sid is None:
                 unknown.append(segment.get("name", segment["id"]))
                 continue
-            values[layers[segment.get("layer", 0)] == segment.get("labelValue", 1)] = sid
+            mask = layers[segment.get("layer", 0)] == segment.get("labelValue", 1)
+            values[mask] = sid
+            if strict:
+                named.append((sid, segment.get("name", "")))
+                masks[sid] = mask
             if extent:
                 extents.add(extent)
             tags[sid] = segment.get("tags", {})
@@ -292,6 +305,10 @@ def _read_slicer(path: Path) -> Segmentation:
         labels = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
         _set_index_to_lps(labels, document["ijkToLPS"])
         labels = _uncropped(labels, document.get("conversionParameters", ()))
+        check_names(named)
+        check_overlap(masks)
+    except CorrectionError:
+        raise
     except Exception as error:  # slicerio and pynrrd raise whatever their parsing met
         raise ImageError(
             f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew."
