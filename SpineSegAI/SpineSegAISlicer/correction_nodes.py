@@ -242,8 +242,13 @@ def readLog(segmentationNode):
 def addToLog(segmentationNode, entry):
     """Add a step, and note on the segments how many there are, so that undo takes the step back with them."""
     log = readLog(segmentationNode).added(entry)
-    segmentationNode.SetAttribute(LOG_ATTRIBUTE, log.to_json())
+    writeLog(segmentationNode, log)
     noteSteps(segmentationNode, len(log.entries))
+
+
+def writeLog(segmentationNode, log):
+    """Store a log; an empty one is no attribute."""
+    segmentationNode.SetAttribute(LOG_ATTRIBUTE, log.to_json() if log.entries else None)
 
 
 def noteSteps(segmentationNode, count):
@@ -281,5 +286,5 @@ class LogKeeper:
         count = stepsNoted(self.segmentationNode)
         self._undone = entries[count:]
         log = log.model_copy(update={"entries": entries[:count]})
-        self.segmentationNode.SetAttribute(LOG_ATTRIBUTE, log.to_json())
+        writeLog(self.segmentationNode, log)
         nodes.updateSummary(self.segmentationNode)

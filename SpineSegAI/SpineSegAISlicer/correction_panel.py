@@ -5,6 +5,7 @@ Every tool is one click and one undo step. What a tool does to names and voxels 
 and tools are taken back in the order in which they were made.
 """
 
+import numpy as np
 import qt
 import slicer
 import vtk
@@ -61,6 +62,7 @@ class CorrectionPanel:
         self.boxNode = None
         self._keeper = None
         self._observed = []
+        self._beforeDrawing = None  # (k, j, i) structure ids as they were when an effect was chosen
         self._drawn = False  # a segment's voxels were changed by the Segment Editor
         self._ownStep = False
         self._updating = False
@@ -69,7 +71,7 @@ class CorrectionPanel:
 
         ui = self.ui
         self.editor = ui.segmentEditorWidget
-        self.table = StructureTable(ui.structuresTable, self._onSelected)
+        self.table = StructureTable(ui.structuresTable, self._onSelected, self.saveState)
         self.picker = markup_tools.PointPicker(self._onPicked)
         for key, title in SCOPES:
             ui.scopeComboBox.addItem(title, key)
@@ -83,11 +85,11 @@ class CorrectionPanel:
         self._refreshSoon.connect("timeout()", self.refresh)
         self._connect()
         self._setUpEditor()
-        self._shortcuts = []
+        self.shortcuts = []
         for keys, name in SHORTCUTS:
             shortcut = qt.QShortcut(qt.QKeySequence(keys), root)
             shortcut.connect("activated()", getattr(self, name))
-            self._shortcuts.append(shortcut)
+            self.shortcuts.append(shortcut)
         segmentPanel.stateCallbacks.append(self.updateButtons)
         segmentPanel.beforeReplaceCallbacks.append(self._beforeReplace)
 
@@ -125,8 +127,8 @@ class CorrectionPanel:
             button.connect("clicked(bool)", slot)
         ui.pickButton.connect("toggled(bool)", self._onPick)
         ui.keypointsCheckBox.connect("toggled(bool)", self._onKeyPoints)
-        ui.levelComboBox.connect("activated(int)", self._onLevel)
-        ui.countingComboBox.connect("activated(int)", self._onCounting)
+        ui.levelComboBox.connect("currentIndexChanged(int)", self._onLevel)
+        ui.countingComboBox.connect("currentIndexChanged(int)", self._onCounting)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class CorrectionPanel:
 
     def enter(self):
         """The module is opened."""
-        for shortcut in self._shortcuts:
+        for shortcut in self.shortcuts:
             shortcut.setEnabled(True)
         self._selectEditorNode()
         self.editor.updateWidgetFromMRML()
@@ -150,7 +152,7 @@ class CorrectionPanel:
 
     def exit(self):
         """Another module is opened: it must not be disturbed by our keys or by an effect of the editor."""
-        for shortcut in self._shortcuts:
+        for shortcut in self.shortcuts:
             shortcut.setEnabled(False)
         self._stopPicking()
         if self._editorNode is not None:
@@ -191,6 +193,7 @@ class CorrectionPanel:
         self.segmentationNode = node
         self._keeper = None
         self.picked, self.anchors = None, {}
+        self._beforeDrawing = None
         self.keyPoints.hide()
         self.ui.keypointsCheckBox.checked = False
         self.showMessage("")
@@ -270,7 +273,8 @@ class CorrectionPanel:
 
     def saveState(self):
         """Begin an undo step: a state that “Undo” comes back to."""
-        self._keeper.beforeStep()
+        with slicer.util.NodeModify(self.segmentationNode):
+            self._keeper.beforeStep()
         self.editor.saveStateForUndo()
 
     def _beforeReplace(self, segmentationNode):
@@ -289,9 +293,9 @@ class CorrectionPanel:
             return
         self._ownStep = True
         try:
-            before = self.segmentationNode.GetSegmentation().GetMTime()
+            before = self._times()
             restore()
-            changed = self.segmentationNode.GetSegmentation().GetMTime() != before
+            changed = self._times() != before
             if changed:
                 self._keeper.afterRestore()
                 self.segmentationNode.Modified()
@@ -300,6 +304,11 @@ class CorrectionPanel:
         self.anchors = {}
         self.showMessage(words if changed else _("There is nothing more to take back or to do again."))
         self.refresh()
+
+    def _times(self):
+        """When each segment was last changed: tells whether anything was restored."""
+        segmentation = self.segmentationNode.GetSegmentation()
+        return [(i, segmentation.GetSegment(i).GetMTime()) for i in segmentation.GetSegmentIDs()]
 
     # --- carrying out ------------------------------------------------------------------------------------------------
 
@@ -355,6 +364,8 @@ class CorrectionPanel:
             self._ownStep = False
         self.anchors = {step.mapping.get(i, i): point for i, point in self.anchors.items() if step.mapping.get(i, i)}
         self.picked = None
+        if self._beforeDrawing is not None:
+            self._rememberBeforeDrawing(step)
         self.table.fill(self.segmentationNode)
         self.table.select([i for i in selected if i])
         self.refresh()
@@ -384,11 +395,11 @@ class CorrectionPanel:
 
         self._do(plan)
 
-    def _onLevel(self, index=None):
+    def _onLevel(self, index):
         level = self.ui.levelComboBox.currentData
-        self.ui.levelComboBox.setCurrentIndex(0)
-        if level:
+        if index > 0 and not self._updating:
             self.setLevel(level)
+            self.ui.levelComboBox.setCurrentIndex(0)
 
     def setLevel(self, level):
         """“This one is …” for the selected structure; it is an anchor from then on."""
@@ -398,11 +409,11 @@ class CorrectionPanel:
             self.anchors[level] = self._pointIn(level, picked)
             self._showHints()
 
-    def _onCounting(self, index=None):
+    def _onCounting(self, index):
         to = self.ui.countingComboBox.currentData
-        self.ui.countingComboBox.setCurrentIndex(0)
-        if to:
+        if index > 0:
             self._do(lambda labelling: correction.switch_counting(labelling, to, self._side()))
+            self.ui.countingComboBox.setCurrentIndex(0)
 
     def _onSwap(self):
         self._do(lambda labelling: correction.swap(labelling, *self._selected(2)))
@@ -492,11 +503,13 @@ class CorrectionPanel:
             known = [anatomy.STRUCTURES[i] for i in anatomy.sorted_ids(nodes.schemeOf(self.segmentationNode).ids)]
             names = [(s.name, s.id) for s in known if s.order is not None and s.is_vertebral == isVertebral]
         entries = [(_("choose…"), 0), *names]
+        self._updating = True
         if entries != [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)]:
             combo.clear()
             for title, data in entries:
                 combo.addItem(title, data)
         combo.setCurrentIndex(0)
+        self._updating = False
 
     def _onPick(self, on):
         if on:
@@ -654,15 +667,36 @@ class CorrectionPanel:
         self._start(SegmentAgain(self, anchors=anchors, box=box))
 
     def _onInterpolate(self):
+        """Between the slices that were drawn on since the Segment Editor was used, or else between all that it has."""
         from SpineSegAILib import editing
 
-        self._do(lambda labelling: editing.interpolate(labelling, self._labels(), *self._selected()))
+        def plan(labelling):
+            chosen = self._selected(1)[0]
+            labels = self._labels()
+            axis = markup_tools.acquisitionAxis(self._requireVolume())
+            slicing = next(name for name in editing.AXES if editing.array_axis(labels, name) == axis)
+            return editing.interpolate(
+                labels, chosen, slicing, self._slicesDrawnOn(chosen, labels, axis), locked=labelling.locked
+            )
+
+        self._do(plan)
+
+    def _slicesDrawnOn(self, structureId, labels, axis):
+        """Slices on which a structure is not as it was when drawing began; None if that is not known, or the same."""
+        if self._beforeDrawing is None:
+            return None
+        now, before = correction.array_of(labels) == structureId, self._beforeDrawing == structureId
+        others = tuple(a for a in range(3) if a != axis)
+        drawn = (now != before).any(axis=others) & now.any(axis=others)
+        return np.flatnonzero(drawn).tolist() or None
 
     def _onSmooth(self):
         from SpineSegAILib import editing
 
         size = self.ui.smoothSpinBox.value
-        self._do(lambda labelling: editing.smooth(labelling, self._labels(), *self._selected(), mm=size))
+        self._do(
+            lambda labelling: editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked)
+        )
 
     # --- Segment Editor ----------------------------------------------------------------------------------------------
 
@@ -702,6 +736,18 @@ class CorrectionPanel:
         adding = effect in ADDING_EFFECTS
         node.SetMaskMode(kinds.EditAllowedOutsideAllSegments if adding else kinds.EditAllowedEverywhere)
         node.SetOverwriteMode(node.OverwriteAllSegments)  # what it cannot touch it cannot overwrite; nothing overlaps
+
+        if effect:
+            self._rememberBeforeDrawing()
+
+    def _rememberBeforeDrawing(self, step=None):
+        """Keep the structures as they are, to tell later what was drawn by hand; after a change of names, rename."""
+        if step is not None and step.only_names:
+            self._beforeDrawing = correction.renamed(self._beforeDrawing, step.mapping)
+        elif self.volumeNode() is not None:
+            structures = nodes.structuresOfSegmentation(self.segmentationNode)
+            held = {segmentId: structureId for structureId, segmentId in structures.items()}
+            self._beforeDrawing = nodes.mergedArray(self.segmentationNode, held, self.volumeNode())
 
     def _noteDrawn(self):
         """A stroke of the Segment Editor goes into the log, once for several in a row on the same structure."""

@@ -188,15 +188,19 @@ def boxOnGrid(boxNode, volumeNode):
     return tuple(parts[::-1])
 
 
+def acquisitionAxis(volumeNode):
+    """Axis of a volume's array (k, j, i) across the slices that were acquired: the one with the largest spacing."""
+    return 2 - int(np.argmax(np.linalg.norm(volumes.ijkToWorldMatrix(volumeNode)[:3, :3], axis=0)))
+
+
 def shownSlice(volumeNode):
     """Axis of a volume's array (k, j, i) along which it was acquired, and the index of the slice that a view shows.
 
     :raises CorrectionError: no slice view is parallel to the slices of the volume.
     """
     matrix = volumes.ijkToWorldMatrix(volumeNode)
-    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    axis = int(np.argmax(spacing))
-    normal = matrix[:3, axis] / spacing[axis]
+    axis = 2 - acquisitionAxis(volumeNode)
+    normal = matrix[:3, axis] / np.linalg.norm(matrix[:3, axis])
     for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
         across = toRas[:3, 2] / np.linalg.norm(toRas[:3, 2])

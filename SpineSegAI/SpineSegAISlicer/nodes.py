@@ -59,10 +59,7 @@ def isLocked(segment):
 
 def setLocked(segment, locked):
     """Protect a segment from being replaced, or give it free."""
-    if locked:
-        segment.SetTag(LOCKED_TAG, "1")
-    else:
-        segment.RemoveTag(LOCKED_TAG)
+    setTag(segment, LOCKED_TAG, "1" if locked else None)
 
 
 def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=None, only=()):
@@ -97,7 +94,9 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
     with slicer.util.NodeModify(segmentationNode):
         _placeWith(segmentationNode, volumeNode)
         _writeStructures(segmentationNode, result, volumeNode, labels, frozenset(only))
-        result_attribute.write(segmentationNode, result.summary())
+        result_attribute.write(segmentationNode, {k: v for k, v in result.summary().items() if k != "corrections"})
+        if result.corrections and not segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE):
+            segmentationNode.SetAttribute(result_attribute.LOG_ATTRIBUTE, result.corrections.to_json())
         if only:
             updateSummary(segmentationNode)
     return segmentationNode
@@ -432,6 +431,12 @@ def resultFromSegmentation(segmentationNode, volumeNode):
     """
     labels = labelsFromSegmentation(segmentationNode, volumeNode)
     summary = result_attribute.read(segmentationNode)
+    log = segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE)
+    corrections = None
+    if log:
+        from SpineSegAILib.correction_log import CorrectionLog
+
+        corrections = CorrectionLog.from_json(log)
     segmentation = segmentationNode.GetSegmentation()
     structures = structuresOfSegmentation(segmentationNode)
     tagged = {tag: {s: tagOf(segmentation.GetSegment(i), tag) for s, i in structures.items()}
@@ -444,6 +449,7 @@ def resultFromSegmentation(segmentationNode, volumeNode):
         unvalidated=frozenset(s for s, text in tagged[UNVALIDATED_TAG].items() if text),
         provenance=dict(summary.get("provenance", {})),
         keypoints={s: tuple(map(float, text.split())) for s, text in tagged[KEYPOINT_TAG].items() if text},
+        corrections=corrections,
     )
 
 

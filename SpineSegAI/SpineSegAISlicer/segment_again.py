@@ -57,7 +57,7 @@ class SegmentAgain:
 
         labelling = correction_nodes.labellingOf(segmentationNode)
         labels = correction_nodes.checkedLabels(segmentationNode, volumeNode)
-        step = editing.repair(labelling, labels, result.labels, box=self._box)
+        step = editing.replace_inside(labels, result.labels, self._box, locked=labelling.locked)
         correction_nodes.applyCorrection(segmentationNode, volumeNode, step, saveState)
         return segmentationNode
 

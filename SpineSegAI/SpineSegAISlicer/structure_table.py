@@ -31,13 +31,15 @@ class StructureTable:
     """Behaviour of the table, on a QTableWidget.
 
     :param onSelected: called without arguments when the reader selects something else.
+    :param beforeLock: called before a lock is set or taken off, for an undo step.
     """
 
-    def __init__(self, table, onSelected):
+    def __init__(self, table, onSelected, beforeLock):
         self.table = table
         self.rows = []
         self._segmentationNode = None
         self._onSelected = onSelected
+        self._beforeLock = beforeLock
         self._filling = False
         header = table.horizontalHeader()
         header.setSectionResizeMode(NAME, qt.QHeaderView.Stretch)
@@ -156,6 +158,7 @@ class StructureTable:
         if column == SHOWN:
             self._segmentationNode.GetDisplayNode().SetSegmentVisibility(segmentId, on)
         else:
+            self._beforeLock()
             nodes.setLocked(self._segmentationNode.GetSegmentation().GetSegment(segmentId), on)
         self.fill(self._segmentationNode)
 
