@@ -401,10 +401,10 @@ class DatasetPanel:
     # --- cases that are there ----------------------------------------------------------------------------------------
 
     def _onSplit(self):
-        names = [self._rows[n].name for n in self._selected()]
+        keys = [self._rows[n].key for n in self._selected()]
         with self._showingErrors():
-            moved = self._trainingSet().set_split(names, self.ui.splitComboBox.currentData)
-            others = len(set(moved) - set(names))
+            moved = self._trainingSet().set_split(keys, self.ui.splitComboBox.currentData)
+            others = len(set(moved) - set(keys))
             text = _("Cases moved: {count}.").format(count=len(moved))
             if others:
                 text += " " + _("Of these, other cases of the same patients: {count}.").format(count=others)
@@ -412,13 +412,13 @@ class DatasetPanel:
         self.refresh()
 
     def _onRemove(self):
-        names = [self._rows[n].name for n in self._selected()]
+        keys = [self._rows[n].key for n in self._selected()]
         question = _("Remove from the training set: {count}. Files that it made for them are deleted.")
-        if not slicer.util.confirmOkCancelDisplay(question.format(count=len(names)), _("SpineSegAI")):
+        if not slicer.util.confirmOkCancelDisplay(question.format(count=len(keys)), _("SpineSegAI")):
             return
         with self._showingErrors():
-            self._trainingSet().remove(names)
-            self.setStatus(_("Cases removed: {count}.").format(count=len(names)))
+            self._trainingSet().remove(keys)
+            self.setStatus(_("Cases removed: {count}.").format(count=len(keys)))
         self.refresh()
 
     def _onLoad(self):
@@ -432,7 +432,7 @@ class DatasetPanel:
     # --- which next --------------------------------------------------------------------------------------------------
 
     def _onRank(self):
-        waiting = {str(row.image.resolve()): row.name for row in self._rows if row.split == "unlabelled"}
+        waiting = {str(row.image.resolve()): row for row in self._rows if row.split == "unlabelled"}
         if not waiting or not self._ready():
             return
         command = ["rank", *waiting, "--checkpoint", self._checkpoint(), "--device", self._device(), "--json"]
@@ -441,12 +441,12 @@ class DatasetPanel:
 
     def _onRanked(self, waiting, document):
         with self._showingErrors():
-            scores = {waiting[entry["image"]]: entry for entry in document["ranking"] if entry["image"] in waiting}
-            for entry in scores.values():
-                entry["checkpoint"] = document["checkpoint"]
-                del entry["image"]
+            scores = {}
+            for entry in document["ranking"]:
+                kept = {name: value for name, value in entry.items() if name != "image"}
+                scores[waiting[entry["image"]].key] = {**kept, "checkpoint": document["checkpoint"]}
             self._trainingSet().set_scores(scores)
-            first = next(iter(scores), "")
+            first = waiting[document["ranking"][0]["image"]].name
             self.setStatus(_("Annotate “{name}” next: the checkpoint is least sure of it.").format(name=first))
         self.refresh()
 

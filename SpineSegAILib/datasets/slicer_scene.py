@@ -197,9 +197,9 @@ class _Reader:
     def read(self) -> None:
         volumes = self.document.of_kind(VOLUME)
         if not volumes:
-            has = f"only {_listed(self.document.of_kind(LABEL_MAP, SEGMENTATION))}" if self.document.of_kind(
-                LABEL_MAP, SEGMENTATION) else "nothing to learn from"  # fmt: skip
-            raise DatasetError(f"The scene {self.report.path.name} has no volume; it has {has}.", "Add the image.")
+            others = _listed(self.document.of_kind(LABEL_MAP, SEGMENTATION))
+            has = f"it has only {others}" if others else "it has nothing to learn from"
+            raise DatasetError(f"The scene {self.report.path.name} has no volume; {has}.", "Add the image.")
         belonging: dict[str, list[Node]] = {volume.id: [] for volume in volumes}
         for segmentation in self.document.of_kind(SEGMENTATION):
             try:

@@ -46,12 +46,14 @@ class CaseRow:
     """A case as the panel's table shows it.
 
     Attributes:
+        key: what `TrainingSet` knows it by: its image, as the manifest names it.
         split: of `ALL_SPLITS`.
         structures: for a reader, ``"L1–L5, 4 discs, canal"``.
         spacing: mm, or None if not known.
         warnings: sentences.
     """
 
+    key: str
     name: str
     patient: str
     split: str
@@ -167,7 +169,7 @@ class TrainingSet:
                     except SpineSegAIError as error:
                         summary.problems.append(str(error))
             self._refuse(summary, ignore_unknown, skip_problems)
-            if not (adding.new or adding.kept):
+            if not adding.all:
                 raise DatasetError(
                     "Nothing is annotated in these scenes.", "Segment a volume, or name points after structures."
                 )
@@ -233,49 +235,56 @@ class TrainingSet:
             adding.commit()
         return [_name(entry) for entry in adding.new]
 
-    def remove(self, names: Iterable[str], *, delete_files: bool = True) -> None:
-        """Takes cases out, and deletes their files if they are the training set's own."""
-        wanted = set(names)
-        gone = [entry for _, entry in self.entries() if _name(entry) in wanted]
+    def remove(self, keys: Iterable[str]) -> None:
+        """Takes cases out, and deletes their files if they are the training set's own.
+
+        Args:
+            keys: of the cases (`CaseRow.key`).
+        """
+        wanted = set(keys)
+        gone = [entry for _, entry in self.entries() if _key(entry) in wanted]
         for split in ALL_SPLITS:
-            kept = [e for e in self.table.get(split, []) if _name(e) not in wanted]
+            kept = [e for e in self.table.get(split, []) if _key(e) not in wanted]
             if split in self.table:
                 self.table[split] = kept
         self.save()
-        if delete_files:
-            self._delete(gone)
+        self._delete(gone)
 
-    def set_split(self, names: Iterable[str], split: str) -> list[str]:
+    def set_split(self, keys: Iterable[str], split: str) -> list[str]:
         """Moves cases, and with each all other cases of its patient, who may be in one split only.
 
+        Args:
+            keys: of the cases (`CaseRow.key`).
+            split: where to.
+
         Returns:
-            Names of all that moved.
+            Keys of all that moved.
 
         Raises:
             DatasetError: the split is none, or an unlabelled case would be trained on.
         """
         if split not in SPLITS:
             raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
-        wanted = set(names)
-        bare = [_name(entry) for of, entry in self.entries() if of == UNLABELLED and _name(entry) in wanted]
+        wanted = set(keys)
+        bare = [_name(entry) for of, entry in self.entries() if of == UNLABELLED and _key(entry) in wanted]
         if bare:
             raise DatasetError(f"{bare[0]} is not annotated yet.", "Annotate it and add it as a case.")
-        patients = {_patient(entry) for _, entry in self.entries() if _name(entry) in wanted}
+        patients = {_patient(entry) for _, entry in self.entries() if _key(entry) in wanted}
         moved = []
         for of in SPLITS:
             for entry in list(self.table.get(of, [])):
                 if of != split and _patient(entry) in patients:
                     self.table[of].remove(entry)
                     self.table.setdefault(split, []).append(entry)
-                    moved.append(_name(entry))
+                    moved.append(_key(entry))
         self.save()
         return moved
 
     def set_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keeps the ranking of unlabelled cases with them: name → scores."""
+        """Keeps the ranking of unlabelled cases with them: key → scores."""
         for split, entry in self.entries():
-            if split == UNLABELLED and _name(entry) in scores:
-                entry["ranking"] = dict(scores[_name(entry)])
+            if split == UNLABELLED and _key(entry) in scores:
+                entry["ranking"] = dict(scores[_key(entry)])
         self.save()
 
     def save(self) -> None:
@@ -369,10 +378,11 @@ class TrainingSet:
         if former:
             self.table[former[0]].remove(former[1])
             summary.replaced.append(_name(former[1]))
-            if former[0] in SPLITS and case.is_annotated and not split:
-                adding.kept.append((former[0], entry))
-                return
-        adding.new.append(entry)
+        adding.all.append(entry)
+        if former and former[0] in SPLITS and not split:
+            self.table[former[0]].append(entry)
+        else:
+            adding.new.append(entry)
 
     def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
         """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
@@ -484,6 +494,7 @@ class TrainingSet:
             warnings.append("Corrected by hand.")
         spacing = entry.get("spacing_mm") or _spacing(image)
         return CaseRow(
+            key=_key(entry),
             name=_name(entry),
             patient=_patient(entry)[1],
             split=split,
@@ -501,14 +512,9 @@ class _Adding:
 
     owner: TrainingSet
     place: Path
-    new: list[dict[str, Any]] = field(default_factory=list)
-    kept: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    new: list[dict[str, Any]] = field(default_factory=list)  # that have no split yet
+    all: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-
-    @property
-    def all(self) -> list[dict[str, Any]]:
-        """Every new entry."""
-        return [*self.new, *(entry for _, entry in self.kept)]
 
     def write(self, image: sitk.Image, name: str) -> None:
         """An image into the waiting place, looked at again: some writers do not notice a full disk."""
@@ -526,8 +532,6 @@ class _Adding:
 
     def commit(self) -> None:
         """Files first, the manifest last."""
-        for split, entry in self.kept:
-            self.owner.table.setdefault(split, []).append(entry)
         for name in self.files:
             target = self.owner.folder / name
             target.parent.mkdir(exist_ok=True)
@@ -632,9 +636,13 @@ def _declared(table: Mapping[str, Any], structure_id: int) -> str:
     return next(key for key in table["custom"] if key.casefold() == name)
 
 
+def _key(entry: Any) -> str:
+    return str(entry.get("image", "") if isinstance(entry, dict) else entry)
+
+
 def _name(entry: Any) -> str:
     """A case's name: that of its image, without suffixes."""
-    image = str(entry.get("image", "") if isinstance(entry, dict) else entry)
+    image = _key(entry)
     return re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", image.replace("\\", "/").rsplit("/", 1)[-1])
 
 

@@ -110,6 +110,15 @@ def test_the_same_scene_again_replaces_its_case(tmp_path):
     assert set(np.unique(sitk.GetArrayFromImage(read_label(case)))) == {0, structure("L2").id}
 
 
+def test_a_corrected_case_keeps_its_patient_together(tmp_path):
+    """The former case is replaced and another one of its patient comes in with it: both where the former was."""
+    target = TrainingSet(tmp_path / "set")
+    add(target, [lumbar(0).write(tmp_path / "a.mrb")], patient="P", split="validation")
+    both = [lumbar(0).write(tmp_path / "a2.mrb"), lumbar(1).write(tmp_path / "b.mrb")]
+    add(target, both, patient="P", validation_share=0.0)
+    assert [split for split, _ in target.entries()] == ["validation", "validation"]
+
+
 def test_scenes_of_one_name_are_different_cases(tmp_path):
     paths = []
     for n in range(2):
@@ -198,7 +207,7 @@ def test_nothing_annotated(tmp_path):
     (row,) = target.rows()
     assert (row.split, row.structures, row.spacing) == ("unlabelled", "", (1.5, 1.5, 4.0))
     with pytest.raises(DatasetError, match="is not annotated yet"):
-        target.set_split([row.name], "training")
+        target.set_split([row.key], "training")
     with pytest.raises(DatasetError, match="lists no cases"):
         read_manifest(target.path)
     scene.segmentation({"L4": box(slice(5, 14))}, "vtkMRMLScalarVolumeNode1")
@@ -274,16 +283,16 @@ def test_rows_removal_and_splits(tmp_path):
         (1.5, 1.5, 4.0),
         [BODIES, "Corrected by hand."],
     )
-    moved = target.set_split(["case0_T2"], "validation")
-    assert set(moved) <= {"case0_T2"}
+    moved = target.set_split([row.key], "validation")
+    assert row.key == "images/case0_T2.nii.gz" and set(moved) <= {row.key}
     assert {r.name: r.split for r in TrainingSet(tmp_path / "set").rows()}["case0_T2"] == "validation"
-    target.remove(["case1_T2"])
+    target.remove(["images/case1_T2.nii.gz"])
     assert "case1_T2" not in {r.name for r in target.rows()}
     assert not (tmp_path / "set" / "images" / "case1_T2.nii.gz").exists()
     (tmp_path / "set" / "labels" / "case2_T2.nii.gz").unlink()
     assert "is missing" in next(r for r in target.rows() if r.name == "case2_T2").warnings[0]
     with pytest.raises(DatasetError, match="“held-out” is no split"):
-        target.set_split(["case0_T2"], "held-out")
+        target.set_split([row.key], "held-out")
 
 
 def test_files_that_are_not_the_training_sets_own_stay(tmp_path):
@@ -292,7 +301,7 @@ def test_files_that_are_not_the_training_sets_own_stay(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "dataset.json").write_text(json.dumps({"training": [{"image": "../elsewhere.nii.gz"}]}), encoding="utf-8")
-    TrainingSet(folder).remove(["elsewhere"])
+    TrainingSet(folder).remove(["../elsewhere.nii.gz"])
     assert image.exists()
 
 

@@ -216,6 +216,36 @@ class AddingTest(DatasetCase):
         self.assertEqual(self.cases(), [])
 
 
+class CommandTest(DatasetCase):
+    def run_command(self, *arguments):
+        from SpineSegAISlicer.command_process import CommandProcess
+
+        answers = []
+        process = CommandProcess(arguments, answers.append, answers.append)
+        process.start()
+        return process, answers
+
+    def test_a_command_that_fails_says_so_with_its_log(self):
+        process, answers = self.run_command("no-such-command")
+        self.waitUntil(lambda: answers, 60)
+        self.assertEqual(answers[0].kind, "WorkerError")
+        self.assertIn("exit code 2", answers[0].message)
+        self.assertIn("no-such-command", answers[0].log)
+        self.assertFalse(process.isRunning)
+
+    def test_a_command_that_is_killed_says_so(self):
+        process, answers = self.run_command("checkpoints", "--json")
+        process._process.kill()
+        self.waitUntil(lambda: answers, 60)
+        self.assertIn("ended unexpectedly", answers[0].message)
+
+    def test_an_answer_that_nobody_waits_for_is_dropped(self):
+        process, answers = self.run_command("checkpoints", "--json")
+        process.stop()
+        self.waitUntil(lambda: not process.isRunning, 60)
+        self.assertEqual(answers, [])
+
+
 class CasesTest(DatasetCase):
     def fill(self, count=3):
         """A training set of `count` cases."""

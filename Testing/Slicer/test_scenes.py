@@ -207,6 +207,13 @@ class CurrentCaseTest(SceneCase):
             current_case.write(volume, node, self.folder)
         with self.assertRaises(ImageError):
             current_case.write(None, node, self.folder)
+        node = make_segmentation(volume, LUMBAR)
+        node.CreateClosedSurfaceRepresentation()
+        surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        node.GetSegmentation().SetSourceRepresentationName(surface)
+        node.RemoveBinaryLabelmapRepresentation()
+        with self.assertRaisesRegex(DatasetError, "are surfaces"):
+            current_case.write(volume, node, self.folder)
 
 
 def a_result(volume):
