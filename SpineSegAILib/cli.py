@@ -357,6 +357,10 @@ def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
     return config
 
 
+_FURTHER = {"learning_rate": 3e-4, "warmup": 20}
+"""For a checkpoint that is trained further: a third of what a new network gets, so that it keeps what it knows."""
+
+
 def _continues(args: argparse.Namespace) -> bool:
     """Whether a checkpoint is trained further, as it is; else another network takes over what fits of it."""
     from .checkpoints import find_checkpoint
@@ -383,6 +387,8 @@ def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str,
         start["scheme"] += f"+{addition(name, info.scheme)}"
         start["scheme"] = scheme(start["scheme"]).name
     recipe = {"preprocessing": info.metadata["preprocessing"]}
+    if not args.add_structure:
+        recipe["optimization"] = _FURTHER
     if info.metadata.get("patch"):
         recipe["data"] = {"patch": info.metadata["patch"]}
     return start.pop("method"), start, recipe

@@ -182,15 +182,15 @@ class _Trainer:
         set_seed(config.seed)
         self.method = build_method(_method_config(config, resources))
         self.method.open_resources(resources)
-        fresh = not run.state_file.exists()
-        if fresh:
+        self.fresh = not run.state_file.exists()
+        if self.fresh:
             self._start()
         self.ema = _Average(self.method, o.ema) if o.ema else None
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.learning_rate)
-        if not fresh:
+        if not self.fresh:
             self._load_state()
         if self.main and self.request.resume:
             run.truncate_events(self.step)
@@ -247,7 +247,7 @@ class _Trainer:
         if self.ema:
             self.ema.to(self.accelerator.device)
         model.train()
-        if not self.run.state_file.exists():
+        if self.fresh:
             self._save()  # from now on a resume needs neither the starting checkpoint nor luck
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()

@@ -113,7 +113,7 @@ def saved_step(run: RunDirectory) -> int:
         return int(file.metadata()["step"])
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120.0) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300.0) -> None:
     """Wait while the process runs."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -155,7 +155,7 @@ def test_two_processes_learn_what_one_does(manifest, tmp_path):
     config = config_for(manifest, 6, report_every=1)
     one = run_here(config, tmp_path / "one")
     process = start_process(config, tmp_path / "two", processes=2)
-    assert process.wait(timeout=240) == 0
+    assert process.wait(timeout=300) == 0
     two = RunDirectory(tmp_path / "two")
     assert [e["event"] for e in two.events()].count("finished") == 1
     # The loss looks at the whole batch (Dice), of which each process has a half: equal but for that.
@@ -172,7 +172,7 @@ def test_stop_is_heard_by_all_processes(manifest, tmp_path):
     process = start_process(config, run.folder, processes=2)
     wait_for(lambda: losses_of(run), process)
     run.request_stop()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=120) == 0
     assert run.status()["state"] == "stopped"
     assert saved_step(run) == run.status()["step"] > 0
     assert not run.is_alive()
@@ -279,7 +279,7 @@ def test_a_full_disk_leaves_what_was_saved_and_says_so(manifest, tmp_path):
     run = RunDirectory(tmp_path / "run")
     limit = int(straight.state_file.stat().st_size * 0.8)
     process = start_process(config, run.folder, file_limit=limit)
-    assert process.wait(timeout=120) != 0
+    assert process.wait(timeout=300) != 0
     report = launcher.status(run.folder)
     assert report.state is launcher.State.FAILED
     assert "could not read or write its files" in report.message
