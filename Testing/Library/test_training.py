@@ -420,3 +420,25 @@ def test_half_written_events_are_passed_over(tmp_path):
     with run.events_file.open("a") as file:
         file.write('{"event": "st')
     assert [e["step"] for e in run.events()] == [1]
+
+
+def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
+    from SpineSegAILib.checkpoints import load_tensors
+
+    start = run_here(config_for(manifest, 2), tmp_path / "start").last
+    config = config_for(manifest, 4, ema=0.0, learning_rate=1e-2).model_copy(update={"start_from": str(start)})
+    kept = config.model_copy(update={"optimization": config.optimization.model_copy(update={"keep": 0.25})})
+    before, after, mean = (
+        load_tensors(read_header(path))
+        for path in (start, run_here(config, tmp_path / "all").last, run_here(kept, tmp_path / "mean").last)
+    )
+    start.unlink()  # the run has a copy
+    moved = 0.0
+    for name, value in mean.items():
+        assert float((value - before[name].lerp(after[name], 0.75)).abs().max()) < 2e-3, name
+        moved = max(moved, float((after[name] - before[name]).abs().max()))
+    assert moved > 2e-2
+    again = RunDirectory(tmp_path / "mean")
+    again.state_file.unlink()
+    resumed = load_tensors(read_header(run_here(kept, again.folder, resume=True).last))
+    assert all(float((resumed[name] - value).abs().max()) < 1e-3 for name, value in mean.items())
