@@ -397,13 +397,16 @@ def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str,
 
 @contextmanager
 def _training_progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A bar on stderr for the steps, a line for each validation and message."""
+    """A bar on stderr for the steps (lines, where that is no terminal), a line for each validation and message."""
     from tqdm import tqdm
 
     with tqdm(unit="step", file=sys.stderr, disable=True if quiet else None) as bar:
 
         def report(event: dict[str, Any]) -> None:
-            if event["event"] == "step":
+            if event["event"] == "step" and bar.disable and not quiet:  # into a file: lines instead of a bar
+                loss, speed = event["losses"]["total"], event["steps_per_second"]
+                print(f"step {event['step']}: loss {loss:.3f}, {speed:.2f} steps/s", file=sys.stderr, flush=True)
+            elif event["event"] == "step":
                 bar.set_postfix_str(f"loss {event['losses']['total']:.3f}", refresh=False)
                 bar.update(event["step"] - bar.n)
             elif not quiet:
