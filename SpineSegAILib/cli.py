@@ -277,12 +277,13 @@ def _train(args: argparse.Namespace) -> None:
     from .training.trainer import TrainingRequest, run_training  # torch
 
     run = RunDirectory(output)
-    with _training_progress(args.quiet) as report, _stop_on_interrupt(run) as interrupted:
+    quiet = args.quiet or os.environ.get("RANK", "0") != "0"  # of several processes, the first one speaks
+    with _training_progress(quiet) as report, _stop_on_interrupt(run) as interrupted:
         run_training(TrainingRequest(config, output, args.resume, args.device, args.cache, report))
     if interrupted():
         print(f"spinesegai: stopped and saved; go on with --resume --output {output}", file=sys.stderr)
         raise KeyboardInterrupt
-    if not args.quiet:
+    if not quiet:
         for path in (run.best, run.last):
             if path.exists():
                 print(f"wrote {path}")
