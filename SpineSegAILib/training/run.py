@@ -2,6 +2,7 @@
 
 ``config.json`` what was asked · ``dataset.json`` the cases as they were at the start, with checksums ·
 ``events.jsonl`` one line per report (step, losses, validation, messages) · ``status.json`` state and heartbeat ·
+``inputs/`` copies of the starting checkpoint and of what the method needs to learn ·
 ``last.safetensors`` and ``best.safetensors`` checkpoints · ``state/`` what a resume needs · ``curves.png`` and
 ``preview.png`` pictures of the progress · ``lock.json`` the process that writes here · ``log.txt`` what a detached run
 printed · ``stop`` a file whose presence asks the run to finish its step, save and end.
@@ -75,6 +76,7 @@ class RunDirectory:
         self.state = self.folder / "state"
         self.state_file = self.state / "state.safetensors"
         self.inputs = self.folder / "inputs"
+        self.start = self.inputs / "start.safetensors"
         self.curves = self.folder / "curves.png"
         self.preview = self.folder / "preview.png"
         self.stop_file = self.folder / "stop"

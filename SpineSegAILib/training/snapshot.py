@@ -140,12 +140,21 @@ def keep_inputs(resources: Mapping[str, str], run: RunDirectory) -> dict[str, st
         if not copy.exists():
             if not source.is_file():
                 raise DatasetError(f"{source} does not exist.", f"The method needs it ({name}).")
-            run.inputs.mkdir(exist_ok=True)
-            part = copy.with_name(f".{copy.name}")
-            shutil.copyfile(source, part)
-            part.replace(copy)
+            _copy(source, copy)
         kept[name] = str(copy)
     return kept
+
+
+def keep_start(checkpoint: Path, run: RunDirectory) -> None:
+    """Copy the checkpoint that a run starts from."""
+    _copy(checkpoint, run.start)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    part = target.with_name(f".{target.name}")
+    shutil.copyfile(source, part)
+    part.replace(target)
 
 
 def checksum(path: Path) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from ..anatomy import Extent, laterality
-from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint, versions
+from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, OutputError, TrainingError
 from ..files import staged
@@ -37,7 +37,7 @@ from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
 from .pictures import draw_curves, draw_result
 from .run import RunDirectory, read_json, write_json
-from .snapshot import keep_case, keep_inputs, read_snapshot, take_snapshot
+from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 from .validation import ValidationCase, load_validation, validate
 
 _START = "start.json"
@@ -171,6 +171,9 @@ class _Trainer:
         if self.main and not run.dataset_file.exists():
             self._beat("preparing", force=True, message="reading the data set")
             take_snapshot(manifest or read_manifest(config.dataset), run)
+        needed = config.start_from and (o.keep or not run.state_file.exists())
+        if self.main and needed and not run.start.exists():
+            keep_start(find_checkpoint(config.start_from).path, run)
         resources = dict(config.resources)
         with self.accelerator.main_process_first():
             if resources:
@@ -182,15 +185,16 @@ class _Trainer:
         set_seed(config.seed)
         self.method = build_method(_method_config(config, resources))
         self.method.open_resources(resources)
-        fresh = not run.state_file.exists()
-        if fresh:
+        self.fresh = not run.state_file.exists()
+        if self.fresh:
             self._start()
+        self.origin = self._origin() if config.start_from and o.keep else {}
         self.ema = _Average(self.method, o.ema) if o.ema else None
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.learning_rate)
-        if not fresh:
+        if not self.fresh:
             self._load_state()
         if self.main and self.request.resume:
             run.truncate_events(self.step)
@@ -200,8 +204,8 @@ class _Trainer:
         """First weights: from another checkpoint, where one is named."""
         start = None
         if self.config.start_from:
-            taken = load_matching(self.method, self.config.start_from)
-            origin = find_checkpoint(self.config.start_from)
+            taken = load_matching(self.method, str(self.run.start))
+            origin = read_header(self.run.start)
             start = origin.metadata["method"]
             validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
             if self.main:
@@ -209,6 +213,16 @@ class _Trainer:
             total = len(self.method.state_dict())
             self._event("start", message=f"{taken} of {total} tensors from {self.config.start_from}")
         self.method.prepare_training(start)
+
+    def _origin(self) -> dict[str, Tensor]:
+        """Weights of the starting checkpoint, if all of this network's were taken from there."""
+        theirs, mine = load_tensors(read_header(self.run.start)), self.method.state_dict()
+        if all(k in theirs and theirs[k].shape == v.shape for k, v in mine.items()):
+            return {k: theirs[k] for k, v in mine.items() if v.is_floating_point()}
+        self._event(
+            "note", message="The network differs from that of its starting checkpoint: their mean is not taken."
+        )
+        return {}
 
     def _say_what_changed(self) -> None:
         changed = self.snapshot.changes()
@@ -247,7 +261,7 @@ class _Trainer:
         if self.ema:
             self.ema.to(self.accelerator.device)
         model.train()
-        if not self.run.state_file.exists():
+        if self.fresh:
             self._save()  # from now on a resume needs neither the starting checkpoint nor luck
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()
@@ -422,7 +436,8 @@ class _Trainer:
         self._beat("validating", force=True, step=self.step)
         self._share_buffers()
         mine = cases[self.accelerator.process_index :: self.accelerator.num_processes]
-        weights = self.ema.swap_in(self.method) if self.ema else None
+        weights = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
+        self.method.load_state_dict(self._averaged())
         self.method.eval()
         scores = []
         try:
@@ -434,8 +449,7 @@ class _Trainer:
                     draw_result(case, found, f"step {self.step}", self.run.preview)
         finally:
             self.method.train()
-            if weights is not None:
-                self.method.load_state_dict(weights)
+            self.method.load_state_dict(weights)
         scores = gather_object(scores)
         means = {k: float(np.mean([s[k] for s in scores if k in s])) for k in sorted({k for s in scores for k in s})}
         self._event(
@@ -466,7 +480,10 @@ class _Trainer:
     # --- what is kept ----------------------------------------------------------------------------------------------
 
     def _averaged(self) -> dict[str, Tensor]:
-        return self.ema.state(self.method) if self.ema else self.method.state_dict()
+        """What is validated and saved: the mean over the last steps, and with where the run started from."""
+        state = self.ema.state(self.method) if self.ema else self.method.state_dict()
+        keep = self.config.optimization.keep
+        return state | {k: state[k].lerp(v.to(state[k].device), keep) for k, v in self.origin.items()}
 
     def _write_checkpoint(self, path: Path, scores: dict[str, float]) -> None:
         if not self.main:
@@ -587,12 +604,6 @@ class _Average:
 
     def state(self, method: Method) -> dict[str, Tensor]:
         return {**method.state_dict(), **self.values}
-
-    def swap_in(self, method: Method) -> dict[str, Tensor]:
-        """Put the averages into the method; returns what was there."""
-        kept = {k: v.detach().clone() for k, v in method.state_dict().items()}
-        method.load_state_dict(self.state(method))
-        return kept
 
 
 def load_matching(method: Method, checkpoint: str) -> int:

@@ -4,7 +4,8 @@
 
 BASE is a checkpoint that has seen nothing of the source. The training cases of the source are saved as scenes (.mrb) by
 Slicer's own code, imported by ``spinesegai import-scenes``, and BASE is trained further on them in a process that the
-launcher starts. Both checkpoints are then scored on the validation cases of the source, and on those of the others
+launcher starts; with --mix, together with the training cases of the other sources, which is the surest way not to
+forget them. Both checkpoints are then scored on the validation cases of the source, and on those of the others
 (what BASE knew before); the new one segments a case in the panel. Needs slicer-core and PySide6.
 """
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--source", default="chu")
     parser.add_argument("--hours", default="0.12")
     parser.add_argument("--phantoms", default="0")
+    parser.add_argument("--mix", action="store_true", help="train on the old sources' training cases, too")
     parser.add_argument("--name", default="tuned", help="of the run")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="settings of the run")
     args = parser.parse_args()
@@ -45,8 +47,9 @@ def main() -> None:
     training_set = args.output / "set"
     if not training_set.exists():
         spinesegai("import-scenes", folder, "--output", training_set, "--extent", "body", "--validation", "0.15")
+    dataset = mixed(training_set / "dataset.json", table, args) if args.mix else training_set / "dataset.json"
     run = args.output / "runs" / args.name
-    train(run, training_set / "dataset.json", args)
+    train(run, dataset, args)
     validation = {
         "new source": [c for c in table["validation"] if c["source"] == args.source],
         "old sources": [c for c in table["validation"] if c["source"] != args.source],
@@ -106,6 +109,21 @@ def spinesegai(*words: Any) -> str:
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout
+
+
+def mixed(imported: Path, table: dict[str, Any], args: argparse.Namespace) -> Path:
+    """A data set of the imported cases and the training cases of the old sources."""
+    found = json.loads(imported.read_text(encoding="utf-8"))
+    for split in ("training", "validation"):
+        for case in found[split]:
+            case.update({key: str((imported.parent / case[key]).resolve()) for key in ("image", "label")})
+    for case in table["training"]:
+        if case["source"] != args.source:
+            paths = {key: str(entry_path(args, case[key])) for key in ("image", "label")}
+            found["training"].append({"extent": table["extent"], **case, **paths})
+    path = args.output / "mixed.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return path
 
 
 def train(folder: Path, dataset: Path, args: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ def words(manifest: Path, *more: str) -> list[str]:
     return [str(manifest), "--preset", "tiny", "--steps", "100000", *flags, *more]
 
 
-def wait_for(condition, folder: Path, seconds: float = 120.0) -> None:
+def wait_for(condition, folder: Path, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, launcher.log_tail(folder)

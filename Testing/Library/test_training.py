@@ -113,7 +113,7 @@ def saved_step(run: RunDirectory) -> int:
         return int(file.metadata()["step"])
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120.0) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300.0) -> None:
     """Wait while the process runs."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -155,7 +155,7 @@ def test_two_processes_learn_what_one_does(manifest, tmp_path):
     config = config_for(manifest, 6, report_every=1)
     one = run_here(config, tmp_path / "one")
     process = start_process(config, tmp_path / "two", processes=2)
-    assert process.wait(timeout=240) == 0
+    assert process.wait(timeout=300) == 0
     two = RunDirectory(tmp_path / "two")
     assert [e["event"] for e in two.events()].count("finished") == 1
     # The loss looks at the whole batch (Dice), of which each process has a half: equal but for that.
@@ -172,7 +172,7 @@ def test_stop_is_heard_by_all_processes(manifest, tmp_path):
     process = start_process(config, run.folder, processes=2)
     wait_for(lambda: losses_of(run), process)
     run.request_stop()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=120) == 0
     assert run.status()["state"] == "stopped"
     assert saved_step(run) == run.status()["step"] > 0
     assert not run.is_alive()
@@ -279,7 +279,7 @@ def test_a_full_disk_leaves_what_was_saved_and_says_so(manifest, tmp_path):
     run = RunDirectory(tmp_path / "run")
     limit = int(straight.state_file.stat().st_size * 0.8)
     process = start_process(config, run.folder, file_limit=limit)
-    assert process.wait(timeout=120) != 0
+    assert process.wait(timeout=300) != 0
     report = launcher.status(run.folder)
     assert report.state is launcher.State.FAILED
     assert "could not read or write its files" in report.message
@@ -420,3 +420,25 @@ def test_half_written_events_are_passed_over(tmp_path):
     with run.events_file.open("a") as file:
         file.write('{"event": "st')
     assert [e["step"] for e in run.events()] == [1]
+
+
+def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
+    from SpineSegAILib.checkpoints import load_tensors
+
+    start = run_here(config_for(manifest, 2), tmp_path / "start").last
+    config = config_for(manifest, 4, ema=0.0, learning_rate=1e-2).model_copy(update={"start_from": str(start)})
+    kept = config.model_copy(update={"optimization": config.optimization.model_copy(update={"keep": 0.25})})
+    before, after, mean = (
+        load_tensors(read_header(path))
+        for path in (start, run_here(config, tmp_path / "all").last, run_here(kept, tmp_path / "mean").last)
+    )
+    start.unlink()  # the run has a copy
+    moved = 0.0
+    for name, value in mean.items():
+        assert float((value - before[name].lerp(after[name], 0.75)).abs().max()) < 2e-3, name
+        moved = max(moved, float((after[name] - before[name]).abs().max()))
+    assert moved > 2e-2
+    again = RunDirectory(tmp_path / "mean")
+    again.state_file.unlink()
+    resumed = load_tensors(read_header(run_here(kept, again.folder, resume=True).last))
+    assert all(float((resumed[name] - value).abs().max()) < 1e-3 for name, value in mean.items())

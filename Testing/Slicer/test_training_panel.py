@@ -104,6 +104,15 @@ class ChoosingTest(TrainingCase):
         self.train.trainNameLineEdit.text = ""
         self.assertIn("no name", self.train.trainStartButton.toolTip)
 
+    def test_the_training_set_that_was_made_is_proposed(self):
+        self.openPanel()
+        field = self.widget.datasetUi.datasetFolderLineEdit
+        before, field.text = field.text, str(self.dataset.parent)
+        self.addCleanup(lambda: setattr(field, "text", before))  # the panel remembers it
+        self.train.trainCollapsibleButton.collapsed = False
+        self.assertEqual(self.train.trainDatasetPathLineEdit.currentPath, str(self.dataset))
+        self.assertTrue(self.train.trainStartButton.enabled, self.train.trainStartButton.toolTip)
+
     def test_a_checkpoint_brings_method_and_structures(self):
         self.openTraining()
         self.assertFalse(self.train.trainMethodComboBox.isVisibleTo(self.train.trainCollapsibleButton))
