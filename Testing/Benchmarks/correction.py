@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dataset")
     parser.add_argument("--checkpoint", help="name or file; the default one if not given")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases with this in their name")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves them alone")
     parser.add_argument("--json", metavar="FILE", help="write the figures, too")
     args = parser.parse_args()
@@ -52,7 +53,7 @@ def main() -> None:
     from SpineSegAILib.inference import Predictor
 
     predictor = Predictor(args.checkpoint, device="cpu")
-    cases = [c for c in read_manifest(args.dataset).cases("validation") if c.label is not None]
+    cases = [c for c in read_manifest(args.dataset).cases("validation") if c.label and args.only in c.name]
     found: dict[str, Any] = {"checkpoint": predictor.info.name, "cropped": [], "labels": []}
     print(f"{predictor.info.name}, lower third cut off: names right / Dice, of structures that the hint did not name")
     print(f"{'case':16}{'before':>16}{'anchor':>16}{'lower end':>16}{'locked':>16}  lock changed, actions")
