@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +94,18 @@ def _segment(args: argparse.Namespace) -> None:
     hints = _hints(args, method_info(info.method), info.scheme)
 
     from .imaging import read_image  # from here on it takes time
-    from .measurement import measure, write_csv
+    from .measurement import measure_all, write_csv
     from .preview import render_preview
 
     with _progress(args.quiet) as report:
         report(0.0, "reading the image")
         image = read_image(args.image)
+        if args.levels_from:
+            from .results import read_segmentation
+            from .series import level_anchor
+
+            known = level_anchor(read_segmentation(args.levels_from).labels, image)
+            hints = replace(hints, anchors=(*hints.anchors, known))
         report(0.0, "loading the checkpoint")
         from .inference import Predictor
 
@@ -117,7 +124,7 @@ def _segment(args: argparse.Namespace) -> None:
         if "--preview" in place:
             render_preview(image, result, place["--preview"])
         if "--measurements" in place:
-            write_csv(measure(result), place["--measurements"])
+            write_csv(measure_all(result), place["--measurements"])
         written += [path for flag, path in outputs.items() if flag != "--output"]
         summary["written"] = [str(path) for path in written]
         if "--json" in place:
@@ -810,13 +817,16 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--keypoints", metavar="FILE", help="JSON of centres, or Slicer markups")
     segment.add_argument("--prior", metavar="FILE", help="segmentation to start from")
     segment.add_argument("--lock", metavar="FILE", help="segmentation whose structures are kept as they are")
+    segment.add_argument(
+        "--levels-from", metavar="FILE", help="corrected segmentation of another series of the study: levels as there"
+    )
     segment.add_argument("--structures", type=_structures, metavar="L3,L4", help="return these alone")
     segment.add_argument(
         "--unvalidated", action="store_true", help="also return what the checkpoint learnt from phantoms alone"
     )
     _add_option(segment)
     segment.add_argument("--preview", metavar="PNG", help="picture of the result")
-    segment.add_argument("--measurements", metavar="CSV", help="volumes and heights (mm)")
+    segment.add_argument("--measurements", metavar="CSV", help="volumes, heights, angles …")
     segment.add_argument("--json", metavar="FILE|-", help="what was found and done, for machines; - is stdout")
     _add_quiet(segment)
 

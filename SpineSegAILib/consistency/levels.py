@@ -20,7 +20,7 @@ from ..anatomy import (
 from ..errors import HintError
 from ..evidence import Evidence
 from .column import BONE, DISC, Column, canal_parts
-from .opinions import check_hints, items_of, limit_range, pin_anchors, pin_locked, range_in_words
+from .opinions import check_hints, doubt_contradicted, items_of, limit_range, pin_anchors, pin_locked, range_in_words
 from .result import Instance, LevelResult
 from .sequence import L6_ID, NEVER, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
@@ -160,8 +160,10 @@ def _name_column(
         return column.result(_canal_instances(column) + found, warnings=["No vertebra was found."])
     states = states_of(column.scheme)
     items = items_of(column, states)
+    believed = [item.unary.argmax() for item in items]
     held = pin_locked(column, items, states)
     pinned = pin_anchors(column, items, states, anchors)
+    doubt_contradicted(items, believed, s)
     if visible is not None:
         limit_range(column, items, states, visible)
     subjects = column.bones or column.discs

@@ -215,6 +215,23 @@ def pin_anchors(
     return pinned
 
 
+def doubt_contradicted(items: list[Item], believed: Sequence[int], settings: ConsistencySettings) -> None:
+    """Where a hint shows that the network miscounted, its opinion of the other levels counts little, too.
+
+    A network is wrong by the same step everywhere; without this, a confident one would rather leave out a level beside
+    the anchor than give up its count.
+
+    Args:
+        items: after the hints.
+        believed: for each item the state that the network thought most likely.
+    """
+    if all(np.isfinite(item.unary[best]) for item, best in zip(items, believed, strict=True)):
+        return
+    for item in items:
+        if np.isfinite(item.unary).all():
+            item.unary = settings.doubted * item.unary
+
+
 def limit_range(
     column: Column, items: list[Item], states: Sequence[Level], visible: tuple[int | None, int | None]
 ) -> None:

@@ -56,6 +56,7 @@ class ConsistencySettings:
         sacrum_hit: share of S1 instances that the sacrum channel marks; low, since it is learnt from phantoms alone.
         sacrum_false: share of other vertebrae that it marks.
         close_call: margins below this many nats (9 : 1) are reported.
+        doubted: weight of the network's opinion where an anchor or a locked structure proved its count wrong.
         anchor_reach: an anchor that hits nothing is moved to an instance within this distance, mm.
         reach: how far `nearest_level_maps` looks, mm.
     """
@@ -98,5 +99,6 @@ class ConsistencySettings:
     sacrum_hit: float = 0.5
     sacrum_false: float = 0.05
     close_call: float = 2.2
+    doubted: float = 0.2
     anchor_reach: float = 15.0
     reach: float = 6.0

@@ -499,8 +499,39 @@ def test_tools_are_quick_on_a_large_case():
         lambda case: merge(case, *ids("L3 L4")),
         lambda case: split(case, image, structure("L3").id),
     ):
-        started = time.perf_counter()
+        started = time.process_time()  # of this process alone: the machine may be busy
         made = tool(Labelling.of(image))
         result = made.apply(values)
         made.undo(values).apply(result)
-        assert time.perf_counter() - started < 1.0  # 0.3 s on an idle machine; this one may be busy
+        assert time.process_time() - started < 0.6
+
+
+# --- a simulated reader -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["up", "down"])
+def test_one_anchor_mends_names_that_are_off_by_one(to):
+    truth = sitk.GetArrayFromImage(stack({n: (5 + 13 * k, 14 + 13 * k) for k, n in enumerate(LUMBAR.split())}))
+    wrong = shift(labelling(LUMBAR), to).apply(truth)
+    for chosen in LUMBAR.split():
+        here = int(np.bincount(wrong[truth == structure(chosen).id]).argmax())
+        made = set_level(Labelling.of(wrong), here, chosen)
+        assert np.array_equal(made.apply(wrong), truth)
+
+
+def test_one_missing_and_two_merged_take_two_actions():
+    blocks = {"T12": (4, 22), "L1": (26, 44), "L2": (48, 66), "L3": (66, 84), "L4": (88, 106), "L5": (110, 128)}
+    image = stack(blocks)
+    truth = sitk.GetArrayFromImage(image)
+    # L4 was overlooked and L2 and L3 were taken for one; counted from below as if nothing were wrong.
+    wrong = np.zeros_like(truth)
+    for true, name in {"L5": "L5", "L3": "L4", "L2": "L4", "L1": "L3", "T12": "L2"}.items():
+        wrong[truth == structure(true).id] = structure(name).id
+    first = set_level(Labelling.of(wrong), structure("L4").id, "L3", "above")
+    wrong = first.apply(wrong)
+    merged = sitk.GetImageFromArray(wrong)
+    merged.CopyInformation(image)
+    labels = split(Labelling.of(merged), merged, structure("L3").id).apply(wrong)
+    for true in ("T12", "L1", "L2", "L3", "L5"):
+        own = truth == structure(true).id
+        assert (labels[own] == structure(true).id).mean() > 0.9, true

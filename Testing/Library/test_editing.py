@@ -213,6 +213,6 @@ def test_the_tools_are_quick_on_a_large_case():
     values[[12, 13, 20]] = 0
     image = image_of(values, (2.0, 1.25, 1.25))
     for tool in (lambda: smooth(image, L3, 2.0), lambda: interpolate(image, L3)):
-        started = time.perf_counter()
+        started = time.process_time()  # of this process alone: the machine may be busy
         tool().apply(values)
-        assert time.perf_counter() - started < 1.0  # 0.3 s on an idle machine; this one may be busy
+        assert time.process_time() - started < 0.6

@@ -313,7 +313,8 @@ def test_an_anchor_names_everything_else(oracle, phantom):
 def test_locked_structures_and_subsets(oracle, phantom):
     truth = sitk.GetArrayFromImage(phantom.labels)
     drawn = np.zeros_like(truth)
-    drawn[2:4, 40:60, 30:50] = structure("L3").id
+    _, rows, columns = (int(c) for c in np.mean(np.nonzero(truth == structure("L3").id), axis=1))
+    drawn[2:4, rows - 6 : rows + 6, columns - 9 : columns + 9] = structure("L3").id
     locked = sitk.GetImageFromArray(drawn)
     locked.CopyInformation(phantom.labels)
     result = oracle.segment(as_picture(phantom.labels), Hints(locked=locked))
@@ -379,6 +380,31 @@ def test_everything_locked_is_refused(oracle, phantom):
     foreign[0, 0, 0] = 77
     with pytest.raises(HintError, match="the value 77, which is no structure"):
         oracle.segment(as_picture(phantom.labels), Hints(locked=foreign))
+
+
+def test_a_corrected_result_names_another_series(oracle, phantom):
+    from SpineSegAILib.results import Segmentation
+    from SpineSegAILib.series import level_anchor, segment_other_series
+
+    names = {"L1": "T12", "L2": "L1", "L3": "L2", "L4": "L3", "L5": "L4"}
+    corrected = Segmentation(relabelled(phantom.labels, **names), oracle.scheme)
+    other = as_picture(phantom.labels)[8:, 5:, :]  # another field of view of the same patient
+    assert level_anchor(corrected.labels, other).structure_id in {structure(n).id for n in names.values()}
+    result = segment_other_series(oracle, other, corrected)
+    found, truth = (sitk.GetArrayFromImage(i) for i in (result.labels, phantom.labels[8:, 5:, :]))
+    for true, name in names.items():
+        assert (found[truth == structure(true).id] == structure(name).id).mean() > 0.9, true
+
+    own = relabelled(phantom.labels, L4="L3")[8:, 5:, :]
+    result = segment_other_series(oracle, other, corrected, carry=[structure("L1").id], locked=own)
+    found = sitk.GetArrayFromImage(result.labels)
+    assert np.array_equal(found == structure("L3").id, sitk.GetArrayFromImage(own) > 0)
+    assert (found[truth == structure("L2").id] == structure("L1").id).mean() == 1
+
+    away = sitk.Image(other)
+    away.SetOrigin((5000.0, 0.0, 0.0))
+    with pytest.raises(HintError, match="no vertebra inside this image"):
+        segment_other_series(oracle, away, corrected)
 
 
 def test_locked_labels_of_another_geometry_are_refused(oracle, phantom):
