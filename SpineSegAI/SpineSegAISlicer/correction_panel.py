@@ -294,6 +294,7 @@ class CorrectionPanel:
         self._ownStep = True
         try:
             before = self._times()
+            self._keeper.beforeRestore()
             restore()
             changed = self._times() != before
             if changed:
@@ -609,11 +610,11 @@ class CorrectionPanel:
             labelling = correction_nodes.labellingOf(self.segmentationNode)
             self._refuseWhileRunning()
             labelling.require_unlocked(())
+            self._refuseContradiction()
             if "structures" in accepted and ui.subsetCheckBox.checked:
                 only = tuple(self._selected())
                 labelling.require_unlocked(only)
             again = SegmentAgain(
-                self,
                 anchors=self.anchors if "anchors" in accepted else {},
                 keypoints=self.keyPoints.moved() if "keypoints" in accepted else {},
                 prior=self._labels() if "prior" in accepted and ui.priorCheckBox.checked else None,
@@ -623,7 +624,27 @@ class CorrectionPanel:
         except SpineSegAIError as error:
             self.showError(error)
 
+    def _refuseContradiction(self):
+        """Levels said to be right must lie in the range that is said to be in view."""
+        choices = self.segmentPanel.ui
+        ends = [choices.topLevelComboBox.currentData, choices.bottomLevelComboBox.currentData]
+        top, bottom = (anatomy.STRUCTURES[i] if i else None for i in ends)
+        for structureId in anatomy.sorted_ids(self.anchors):
+            s = anatomy.STRUCTURES[structureId]
+            # A disc lies half a level below its vertebra; the one above the topmost vertebra may be in view.
+            if (top and s.order < top.order - 0.5) or (bottom and s.order > bottom.order + 0.5):
+                raise HintError(
+                    _("{level} is said to be right, but “Visible levels” says {top} to {bottom}.").format(
+                        level=s.name, top=top.name if top else "…", bottom=bottom.name if bottom else "…"
+                    ),
+                    _("Correct one of the two."),
+                )
+
     def _start(self, again, volumeNode=None, outputNode=None):
+        """:raises HintError: it cannot be segmented like this; nothing is started."""
+        reasons = self.segmentPanel.reasonsAgainst(volumeNode or self._requireVolume())
+        if reasons:
+            raise HintError(" ".join(reasons))
         self.showMessage("")
         self.segmentPanel.start(
             [volumeNode or self._requireVolume()], outputNode or self.segmentationNode, again=again
@@ -664,7 +685,7 @@ class CorrectionPanel:
         labelling.require_unlocked(())
         # Levels outside stay, so the new result has to count like them.
         anchors = {i: self._pointIn(i) for i in labelling.vertebrae}
-        self._start(SegmentAgain(self, anchors=anchors, box=box))
+        self._start(SegmentAgain(anchors=anchors, box=box))
 
     def _onInterpolate(self):
         """Between the slices that were drawn on since the Segment Editor was used, or else between all that it has."""
@@ -831,7 +852,6 @@ class CorrectionPanel:
             labelling = correction_nodes.labellingOf(carried)
             labelling.require_unlocked(())
             again = SegmentAgain(
-                self,
                 anchors={i: self._pointIn(i) for i in labelling.vertebrae} if "anchors" in accepted else {},
                 prior=self._labels() if "prior" in accepted else None,
                 only=tuple(i for i in only if i in labelling.present and i not in labelling.locked),

@@ -13,7 +13,6 @@ from .markup_tools import lps
 class SegmentAgain:
     """One request, handed to `SegmentPanel.start`.
 
-    :param panel: `CorrectionPanel`, for its undo history.
     :param anchors: structure id → position (RAS, mm) of levels that are known.
     :param keypoints: structure id → position (RAS, mm) of key points that the reader moved.
     :param prior: label image to start from, or None.
@@ -21,8 +20,7 @@ class SegmentAgain:
     :param box: part of the volume's array (k, j, i) to replace; None for all.
     """
 
-    def __init__(self, panel, anchors=None, keypoints=None, prior=None, only=(), box=None):
-        self._panel = panel
+    def __init__(self, anchors=None, keypoints=None, prior=None, only=(), box=None):
         self._anchors = dict(anchors or {})
         self._keypoints = dict(keypoints or {})
         self._prior = prior

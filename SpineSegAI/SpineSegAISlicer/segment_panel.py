@@ -523,6 +523,7 @@ class SegmentPanel:
 
     def _onResult(self, volumeId, result):
         from . import nodes
+        from .segment_again import SegmentAgain
 
         outputNode = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         self._jobOver()
@@ -538,7 +539,8 @@ class SegmentPanel:
                 for callback in self.beforeReplaceCallbacks:
                     callback(outputNode)
 
-            place = self._again.place if self._again is not None else nodes.segmentationFromResult
+            again = self._again or (SegmentAgain() if outputNode is not None else None)
+            place = again.place if again is not None else nodes.segmentationFromResult
             segmentationNode = place(result, volumeNode, outputNode, saveState)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))

@@ -25,7 +25,8 @@ class CorrectionCase(PanelCase):
         """The panel with a result of these structures, from top to bottom."""
         from SpineSegAISlicer import nodes
 
-        self.openPanel(**environment)
+        if self.widget is None:
+            self.openPanel(**environment)
         self.node = nodes.segmentationFromResult(self.result(ids, self.volume, confidence, keypoints), self.volume)
         self.parameters = self.widget._parameterNode
         self.parameters.inputVolume = self.volume
