@@ -77,7 +77,9 @@ def refuseOverlap(segmentationNode, volumeNode):
         return
     held = [nodes.mergedArray(segmentationNode, segments, volumeNode) for segments in layers.values()]
     if (np.sum([array != 0 for array in held], axis=0, dtype=np.uint8) > 1).any():
-        masks = {i: array == i for array, segments in zip(held, layers.values(), strict=True) for i in segments.values()}
+        masks = {
+            i: array == i for array, segments in zip(held, layers.values(), strict=True) for i in segments.values()
+        }
         check_overlap(masks)
 
 

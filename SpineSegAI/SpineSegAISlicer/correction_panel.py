@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy, correction
 from SpineSegAILib.errors import CorrectionError, HintError, SpineSegAIError
 
-from . import correction_nodes, markup_tools, nodes, result_attribute, structure_preview, volumes
+from . import correction_nodes, markup_tools, nodes, structure_preview, volumes
 from .structure_table import StructureTable
 
 SCOPES = (("all", _("All levels")), ("above", _("Selected and above")), ("below", _("Selected and below")))
@@ -125,6 +125,7 @@ class CorrectionPanel:
             (ui.csvButton, self._onSaveTable),
         ):
             button.connect("clicked(bool)", slot)
+        ui.againGroupBox.connect("toggled(bool)", self._showHints)
         ui.pickButton.connect("toggled(bool)", self._onPick)
         ui.keypointsCheckBox.connect("toggled(bool)", self._onKeyPoints)
         ui.levelComboBox.connect("currentIndexChanged(int)", self._onLevel)
@@ -581,6 +582,8 @@ class CorrectionPanel:
     def _showHints(self):
         """What the chosen method accepts is shown; the rest would be refused."""
         ui, method = self.ui, self.segmentPanel.method()
+        if ui.againGroupBox.collapsed:  # unfolding it shows all that is in it
+            return
         accepted = method.accepted_hints if method is not None else frozenset()
         ui.rangeHintLabel.visible = "visible" in accepted
         for widget in (ui.anchorHintLabel, ui.addAnchorButton, ui.clearAnchorsButton):
@@ -591,13 +594,14 @@ class CorrectionPanel:
         top, bottom = (self.segmentPanel.ui.topLevelComboBox, self.segmentPanel.ui.bottomLevelComboBox)
         ui.rangeHintLabel.text = (
             _("In view: {top} to {bottom} (“Visible levels” above).").format(
-                top=top.currentText, bottom=bottom.currentText
+                top=top.currentText if top.currentData else "…",
+                bottom=bottom.currentText if bottom.currentData else "…",
             )
-            if top.currentData and bottom.currentData
+            if top.currentData or bottom.currentData
             else _("In view: not said (“Visible levels” above).")
         )
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(self.anchors))
-        ui.anchorHintLabel.text = _("Right: {levels}.").format(levels=names) if names else _("Right: not said.")
+        ui.anchorHintLabel.text = _("Known to be right: {levels}.").format(levels=names or _("none"))
         ui.clearAnchorsButton.enabled = bool(self.anchors)
 
     def _onAgain(self):
@@ -646,9 +650,7 @@ class CorrectionPanel:
         if reasons:
             raise HintError(" ".join(reasons))
         self.showMessage("")
-        self.segmentPanel.start(
-            [volumeNode or self._requireVolume()], outputNode or self.segmentationNode, again=again
-        )
+        self.segmentPanel.start([volumeNode or self._requireVolume()], outputNode or self.segmentationNode, again=again)
 
     # --- repair ------------------------------------------------------------------------------------------------------
 
@@ -715,9 +717,7 @@ class CorrectionPanel:
         from SpineSegAILib import editing
 
         size = self.ui.smoothSpinBox.value
-        self._do(
-            lambda labelling: editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked)
-        )
+        self._do(lambda labelling: editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked))
 
     # --- Segment Editor ----------------------------------------------------------------------------------------------
 
@@ -887,9 +887,7 @@ class CorrectionPanel:
         self.segmentPanel.measure(self.segmentationNode, result, onDone)
 
     def _onSaveTable(self):
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Measurements"), "", _("Table (*.csv)")
-        )
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Measurements"), "", _("Table (*.csv)"))
         if isinstance(path, tuple):  # PySide-style bindings give the filter as well
             path = path[0]
         if path:

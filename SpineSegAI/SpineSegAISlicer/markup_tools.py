@@ -144,7 +144,9 @@ def placeBox(segmentationNode, structureIds, boxNode=None):
         image = segmentation.GetSegment(structures[structureId]).GetRepresentation(nodes.LABELMAP)
         if image is None:
             continue
-        held = np.argwhere(nodes.arrayOfImage(image) == segmentation.GetSegment(structures[structureId]).GetLabelValue())
+        held = np.argwhere(
+            nodes.arrayOfImage(image) == segmentation.GetSegment(structures[structureId]).GetLabelValue()
+        )
         if len(held):
             matrix = transform @ nodes.imageToWorld(image)
             first = np.array(image.GetExtent()[::2])

@@ -1,4 +1,4 @@
-"""Segmenting again with what the reader knows: the hints that go to the worker, and what of the answer is taken over."""
+"""Segmenting again with what the reader knows: the hints for the worker, and what of its answer is taken over."""
 
 from dataclasses import replace
 
@@ -72,12 +72,10 @@ class SegmentAgain:
             "prior": self._prior is not None,
         }
         return CorrectionEntry(
-            tool="segment again",
+            tool="segment-again",
             words=_("Segmented again"),
             when=datetime.now(timezone.utc).replace(microsecond=0),
             structures=tuple(anatomy.STRUCTURES[i].name for i in self._only or named),
             redrawn=True,
             details=details,
         )
-
-

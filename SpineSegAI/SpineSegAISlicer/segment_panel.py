@@ -268,7 +268,7 @@ class SegmentPanel:
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         hints = Hints(
-            visible=(top, bottom) if top and bottom else None,
+            visible=(top or None, bottom or None) if top or bottom else None,
             locked=nodes.lockedLabels(output, volumeNode) if output is not None else None,
         )
         return self._again.hints(hints) if self._again is not None else hints
@@ -357,9 +357,7 @@ class SegmentPanel:
                 )
             )
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
-        if bool(top) != bool(bottom):
-            reasons.append(_("Give both ends of the visible range, or none."))
-        elif top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
+        if top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
             reasons.append(_("The visible range is upside down: the topmost vertebra comes first."))
         if not reasons and self._warm and info is not None:
             accepted = info.metadata.get("preprocessing", {}).get("planes")

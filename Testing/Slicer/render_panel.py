@@ -1,7 +1,7 @@
 """Draw the panel as users see it, into a PNG: ``python Testing/Slicer/render_panel.py OUTPUT.png [STATE [IMAGE]]``.
 
-States: ``before``; ``after`` segments first, with the shipped default checkpoint; ``correct`` is the Correct section with
-a level selected, after the same. Without an image (any that SimpleITK reads) it is the shipped sample.
+States: ``before``; ``after`` segments first, with the shipped default checkpoint; ``correct`` is the Correct section
+with a level selected, after the same. Without an image (any that SimpleITK reads) it is the shipped sample.
 """
 
 import sys

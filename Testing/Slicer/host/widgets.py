@@ -120,7 +120,6 @@ class ctkCollapsibleGroupBox(QGroupBox):
         self.setCheckable(True)
         self.setChecked(True)
         self.toggled.connect(lambda on: self._show(on))
-        self._inner: tuple[int, int, int, int] | None = None
 
     def _show(self, on: bool) -> None:
         for child in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly):
