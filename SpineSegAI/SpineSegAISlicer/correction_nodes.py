@@ -14,7 +14,7 @@ from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.results import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
 
 from . import nodes, volumes
-from .result_attribute import LOG_ATTRIBUTE
+from .result_attribute import ATTRIBUTE, LOG_ATTRIBUTE
 
 STEPS_TAG = "SpineSegAI.CorrectionSteps"
 """Tag of a segment: how many steps the log had when the segments were like this. Undo brings it back with them."""
@@ -77,7 +77,9 @@ def refuseOverlap(segmentationNode, volumeNode):
         return
     held = [nodes.mergedArray(segmentationNode, segments, volumeNode) for segments in layers.values()]
     if (np.sum([array != 0 for array in held], axis=0, dtype=np.uint8) > 1).any():
-        masks = {i: array == i for array, segments in zip(held, layers.values(), strict=True) for i in segments.values()}
+        masks = {
+            i: array == i for array, segments in zip(held, layers.values(), strict=True) for i in segments.values()
+        }
         check_overlap(masks)
 
 
@@ -266,11 +268,12 @@ def stepsNoted(segmentationNode):
 
 
 class LogKeeper:
-    """Keeps a segmentation's log in line with undo and redo of its segments."""
+    """Keeps what is said about a segmentation (its log, its result's document) in line with undo and redo."""
 
     def __init__(self, segmentationNode):
         self.segmentationNode = segmentationNode
         self._undone = ()
+        self._documents = {}  # number of steps → the document of the result
 
     def beforeStep(self):
         """Call before a state is saved: a log from a file is noted on the segments, and nothing can be redone."""
@@ -278,6 +281,11 @@ class LogKeeper:
         steps = len(readLog(self.segmentationNode).entries)
         if steps and not stepsNoted(self.segmentationNode):
             noteSteps(self.segmentationNode, steps)
+        self.beforeRestore()
+
+    def beforeRestore(self):
+        """Call before undo or redo: the document is kept, to come back to it."""
+        self._documents[stepsNoted(self.segmentationNode)] = self.segmentationNode.GetAttribute(ATTRIBUTE)
 
     def afterRestore(self):
         """Call after undo or redo: the log ends where the segments do."""
@@ -285,6 +293,7 @@ class LogKeeper:
         entries = (*log.entries, *self._undone)
         count = stepsNoted(self.segmentationNode)
         self._undone = entries[count:]
-        log = log.model_copy(update={"entries": entries[:count]})
-        writeLog(self.segmentationNode, log)
+        writeLog(self.segmentationNode, log.model_copy(update={"entries": entries[:count]}))
+        if count in self._documents:
+            self.segmentationNode.SetAttribute(ATTRIBUTE, self._documents[count])
         nodes.updateSummary(self.segmentationNode)

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy, correction
 from SpineSegAILib.errors import CorrectionError, HintError, SpineSegAIError
 
-from . import correction_nodes, markup_tools, nodes, result_attribute, structure_preview, volumes
+from . import correction_nodes, markup_tools, nodes, structure_preview, volumes
 from .structure_table import StructureTable
 
 SCOPES = (("all", _("All levels")), ("above", _("Selected and above")), ("below", _("Selected and below")))
@@ -125,6 +125,7 @@ class CorrectionPanel:
             (ui.csvButton, self._onSaveTable),
         ):
             button.connect("clicked(bool)", slot)
+        ui.againGroupBox.connect("toggled(bool)", self._showHints)
         ui.pickButton.connect("toggled(bool)", self._onPick)
         ui.keypointsCheckBox.connect("toggled(bool)", self._onKeyPoints)
         ui.levelComboBox.connect("currentIndexChanged(int)", self._onLevel)
@@ -294,6 +295,7 @@ class CorrectionPanel:
         self._ownStep = True
         try:
             before = self._times()
+            self._keeper.beforeRestore()
             restore()
             changed = self._times() != before
             if changed:
@@ -580,6 +582,8 @@ class CorrectionPanel:
     def _showHints(self):
         """What the chosen method accepts is shown; the rest would be refused."""
         ui, method = self.ui, self.segmentPanel.method()
+        if ui.againGroupBox.collapsed:  # unfolding it shows all that is in it
+            return
         accepted = method.accepted_hints if method is not None else frozenset()
         ui.rangeHintLabel.visible = "visible" in accepted
         for widget in (ui.anchorHintLabel, ui.addAnchorButton, ui.clearAnchorsButton):
@@ -590,13 +594,14 @@ class CorrectionPanel:
         top, bottom = (self.segmentPanel.ui.topLevelComboBox, self.segmentPanel.ui.bottomLevelComboBox)
         ui.rangeHintLabel.text = (
             _("In view: {top} to {bottom} (“Visible levels” above).").format(
-                top=top.currentText, bottom=bottom.currentText
+                top=top.currentText if top.currentData else "…",
+                bottom=bottom.currentText if bottom.currentData else "…",
             )
-            if top.currentData and bottom.currentData
+            if top.currentData or bottom.currentData
             else _("In view: not said (“Visible levels” above).")
         )
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(self.anchors))
-        ui.anchorHintLabel.text = _("Right: {levels}.").format(levels=names) if names else _("Right: not said.")
+        ui.anchorHintLabel.text = _("Known to be right: {levels}.").format(levels=names or _("none"))
         ui.clearAnchorsButton.enabled = bool(self.anchors)
 
     def _onAgain(self):
@@ -609,11 +614,11 @@ class CorrectionPanel:
             labelling = correction_nodes.labellingOf(self.segmentationNode)
             self._refuseWhileRunning()
             labelling.require_unlocked(())
+            self._refuseContradiction()
             if "structures" in accepted and ui.subsetCheckBox.checked:
                 only = tuple(self._selected())
                 labelling.require_unlocked(only)
             again = SegmentAgain(
-                self,
                 anchors=self.anchors if "anchors" in accepted else {},
                 keypoints=self.keyPoints.moved() if "keypoints" in accepted else {},
                 prior=self._labels() if "prior" in accepted and ui.priorCheckBox.checked else None,
@@ -623,11 +628,29 @@ class CorrectionPanel:
         except SpineSegAIError as error:
             self.showError(error)
 
+    def _refuseContradiction(self):
+        """Levels said to be right must lie in the range that is said to be in view."""
+        choices = self.segmentPanel.ui
+        ends = [choices.topLevelComboBox.currentData, choices.bottomLevelComboBox.currentData]
+        top, bottom = (anatomy.STRUCTURES[i] if i else None for i in ends)
+        for structureId in anatomy.sorted_ids(self.anchors):
+            s = anatomy.STRUCTURES[structureId]
+            # A disc lies half a level below its vertebra; the one above the topmost vertebra may be in view.
+            if (top and s.order < top.order - 0.5) or (bottom and s.order > bottom.order + 0.5):
+                raise HintError(
+                    _("{level} is said to be right, but “Visible levels” says {top} to {bottom}.").format(
+                        level=s.name, top=top.name if top else "…", bottom=bottom.name if bottom else "…"
+                    ),
+                    _("Correct one of the two."),
+                )
+
     def _start(self, again, volumeNode=None, outputNode=None):
+        """:raises HintError: it cannot be segmented like this; nothing is started."""
+        reasons = self.segmentPanel.reasonsAgainst(volumeNode or self._requireVolume())
+        if reasons:
+            raise HintError(" ".join(reasons))
         self.showMessage("")
-        self.segmentPanel.start(
-            [volumeNode or self._requireVolume()], outputNode or self.segmentationNode, again=again
-        )
+        self.segmentPanel.start([volumeNode or self._requireVolume()], outputNode or self.segmentationNode, again=again)
 
     # --- repair ------------------------------------------------------------------------------------------------------
 
@@ -664,7 +687,7 @@ class CorrectionPanel:
         labelling.require_unlocked(())
         # Levels outside stay, so the new result has to count like them.
         anchors = {i: self._pointIn(i) for i in labelling.vertebrae}
-        self._start(SegmentAgain(self, anchors=anchors, box=box))
+        self._start(SegmentAgain(anchors=anchors, box=box))
 
     def _onInterpolate(self):
         """Between the slices that were drawn on since the Segment Editor was used, or else between all that it has."""
@@ -694,9 +717,7 @@ class CorrectionPanel:
         from SpineSegAILib import editing
 
         size = self.ui.smoothSpinBox.value
-        self._do(
-            lambda labelling: editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked)
-        )
+        self._do(lambda labelling: editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked))
 
     # --- Segment Editor ----------------------------------------------------------------------------------------------
 
@@ -831,7 +852,6 @@ class CorrectionPanel:
             labelling = correction_nodes.labellingOf(carried)
             labelling.require_unlocked(())
             again = SegmentAgain(
-                self,
                 anchors={i: self._pointIn(i) for i in labelling.vertebrae} if "anchors" in accepted else {},
                 prior=self._labels() if "prior" in accepted else None,
                 only=tuple(i for i in only if i in labelling.present and i not in labelling.locked),
@@ -867,9 +887,7 @@ class CorrectionPanel:
         self.segmentPanel.measure(self.segmentationNode, result, onDone)
 
     def _onSaveTable(self):
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Measurements"), "", _("Table (*.csv)")
-        )
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Measurements"), "", _("Table (*.csv)"))
         if isinstance(path, tuple):  # PySide-style bindings give the filter as well
             path = path[0]
         if path:

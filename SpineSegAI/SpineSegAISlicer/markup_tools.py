@@ -144,7 +144,9 @@ def placeBox(segmentationNode, structureIds, boxNode=None):
         image = segmentation.GetSegment(structures[structureId]).GetRepresentation(nodes.LABELMAP)
         if image is None:
             continue
-        held = np.argwhere(nodes.arrayOfImage(image) == segmentation.GetSegment(structures[structureId]).GetLabelValue())
+        held = np.argwhere(
+            nodes.arrayOfImage(image) == segmentation.GetSegment(structures[structureId]).GetLabelValue()
+        )
         if len(held):
             matrix = transform @ nodes.imageToWorld(image)
             first = np.array(image.GetExtent()[::2])
@@ -169,11 +171,13 @@ def boxOnGrid(boxNode, volumeNode):
 
     :raises CorrectionError: the box lies outside the volume.
     """
-    size = np.array(boxNode.GetSizeWorld()) / 2
+    size, centre = [0.0] * 3, [0.0] * 3
+    boxNode.GetSizeWorld(size)
+    boxNode.GetCenterWorld(centre)
     signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1))).reshape(3, -1)
     toWorld = slicer.util.arrayFromVTKMatrix(boxNode.GetObjectToWorldMatrix())
     axes = toWorld[:3, :3] / np.linalg.norm(toWorld[:3, :3], axis=0)
-    corners = np.array(boxNode.GetCenterWorld())[:, None] + axes @ (signs * size[:, None])
+    corners = np.array(centre)[:, None] + axes @ (signs * np.array(size)[:, None] / 2)
     ijk = np.linalg.inv(volumes.ijkToWorldMatrix(volumeNode)) @ np.vstack([corners, np.ones(8)])
     low, high = np.rint(ijk[:3].min(axis=1)).astype(int), np.rint(ijk[:3].max(axis=1)).astype(int)
     parts = []

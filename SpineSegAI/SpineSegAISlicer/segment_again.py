@@ -1,4 +1,4 @@
-"""Segmenting again with what the reader knows: the hints that go to the worker, and what of the answer is taken over."""
+"""Segmenting again with what the reader knows: the hints for the worker, and what of its answer is taken over."""
 
 from dataclasses import replace
 
@@ -13,7 +13,6 @@ from .markup_tools import lps
 class SegmentAgain:
     """One request, handed to `SegmentPanel.start`.
 
-    :param panel: `CorrectionPanel`, for its undo history.
     :param anchors: structure id → position (RAS, mm) of levels that are known.
     :param keypoints: structure id → position (RAS, mm) of key points that the reader moved.
     :param prior: label image to start from, or None.
@@ -21,8 +20,7 @@ class SegmentAgain:
     :param box: part of the volume's array (k, j, i) to replace; None for all.
     """
 
-    def __init__(self, panel, anchors=None, keypoints=None, prior=None, only=(), box=None):
-        self._panel = panel
+    def __init__(self, anchors=None, keypoints=None, prior=None, only=(), box=None):
         self._anchors = dict(anchors or {})
         self._keypoints = dict(keypoints or {})
         self._prior = prior
@@ -74,12 +72,10 @@ class SegmentAgain:
             "prior": self._prior is not None,
         }
         return CorrectionEntry(
-            tool="segment again",
+            tool="segment-again",
             words=_("Segmented again"),
             when=datetime.now(timezone.utc).replace(microsecond=0),
             structures=tuple(anatomy.STRUCTURES[i].name for i in self._only or named),
             redrawn=True,
             details=details,
         )
-
-

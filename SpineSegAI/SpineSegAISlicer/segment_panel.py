@@ -270,7 +270,7 @@ class SegmentPanel:
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         hints = Hints(
-            visible=(top, bottom) if top and bottom else None,
+            visible=(top or None, bottom or None) if top or bottom else None,
             keypoints=self._keypoints(volumeNode),
             locked=nodes.lockedLabels(output, volumeNode) if output is not None else None,
         )
@@ -371,9 +371,7 @@ class SegmentPanel:
                 )
             )
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
-        if bool(top) != bool(bottom):
-            reasons.append(_("Give both ends of the visible range, or none."))
-        elif top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
+        if top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
             reasons.append(_("The visible range is upside down: the topmost vertebra comes first."))
         if not reasons and self._warm and info is not None:
             accepted = info.metadata.get("preprocessing", {}).get("planes")
@@ -537,6 +535,7 @@ class SegmentPanel:
 
     def _onResult(self, volumeId, result):
         from . import nodes
+        from .segment_again import SegmentAgain
 
         outputNode = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         self._jobOver()
@@ -552,7 +551,8 @@ class SegmentPanel:
                 for callback in self.beforeReplaceCallbacks:
                     callback(outputNode)
 
-            place = self._again.place if self._again is not None else nodes.segmentationFromResult
+            again = self._again or (SegmentAgain() if outputNode is not None else None)
+            place = again.place if again is not None else nodes.segmentationFromResult
             segmentationNode = place(result, volumeNode, outputNode, saveState)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))

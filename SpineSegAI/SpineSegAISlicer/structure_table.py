@@ -69,7 +69,8 @@ class StructureTable:
             self._filling = False
 
     def _write(self, index, row):
-        name = qt.QTableWidgetItem(row.name)
+        name = qt.QTableWidgetItem(row.name.replace(" (body)", ""))  # the same for all: no room is spent on it
+        name.setToolTip(row.name)
         name.setData(qt.Qt.DecorationRole, qt.QColor(*[round(255 * c) for c in row.color]))
         name.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
         confidence = qt.QTableWidgetItem("" if row.confidence is None else f"{100 * row.confidence:.0f} %")
@@ -118,7 +119,7 @@ class StructureTable:
             if on and first is None:
                 first = index
         if first is not None:
-            self.table.scrollToItem(self.table.item(first, NAME))
+            self.table.scrollToItem(self.table.item(first, NAME), qt.QAbstractItemView.PositionAtCenter)
 
     def step(self, by):
         """Select the next (1) or previous (-1) row with a structure; from the ends it goes round."""

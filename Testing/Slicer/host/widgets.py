@@ -120,7 +120,6 @@ class ctkCollapsibleGroupBox(QGroupBox):
         self.setCheckable(True)
         self.setChecked(True)
         self.toggled.connect(lambda on: self._show(on))
-        self._inner: tuple[int, int, int, int] | None = None
 
     def _show(self, on: bool) -> None:
         for child in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly):
@@ -463,10 +462,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         return self._node.GetSourceVolumeNode() if self._node else None
 
     def setSegmentationNode(self, node: Any) -> None:
-        if self._node is None or self._node.GetSegmentationNode() is node:
+        if self._node is None:
+            return
+        self._history.SetSegmentation(node.GetSegmentation() if node else None)
+        if self._node.GetSegmentationNode() is node:
             return
         self._node.SetAndObserveSegmentationNode(node)
-        self._history.SetSegmentation(node.GetSegmentation() if node else None)
         if node is not None:  # as the original does
             self._node.SetAndObserveSourceVolumeNode(
                 node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
@@ -555,8 +556,8 @@ class UiLoader:
 CUSTOM_WIDGETS = {
     kind.__name__: kind
     for kind in (
-        ctkCollapsibleButton, ctkCollapsibleGroupBox, ctkComboBox, ctkSearchBox, ctkMenuButton, ctkFittedTextBrowser, ctkSliderWidget,
-        ctkPathLineEdit, qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentationShow3DButton,
+        ctkCollapsibleButton, ctkCollapsibleGroupBox, ctkComboBox, ctkSearchBox, ctkMenuButton, ctkFittedTextBrowser,
+        ctkSliderWidget, ctkPathLineEdit, qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentationShow3DButton,
         qMRMLSegmentEditorWidget,
     )
 }  # fmt: skip
