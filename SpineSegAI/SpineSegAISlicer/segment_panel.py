@@ -685,9 +685,7 @@ class SegmentPanel:
         node = keypoint_nodes.keypointsNode(self._output(), self._outputVolume())
         if self._takesKeypoints():
             self._write(keypoints=node)
-        self.setStatus(
-            _("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName())
-        )
+        self.setStatus(_("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName()))
 
     def _onUndo(self):
         self._history.undo()

@@ -1,16 +1,20 @@
 """Turns a trained checkpoint into a shipped one: evaluates it, writes its model card, puts the figures into its header.
 
     python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND"
+        [--row "TITLE: OPTION=VALUE, …"] … [--append FILE.md] …
 
 The hand-written part of the card (the data, their terms, what to know) is in `cards/NAME.md` beside this file.
-Everything else is measured here.
+Everything else is measured here. Each `--row` evaluates the same weights once more with run-time options of the method,
+so that a mechanism can be seen to work: it is switched off, and the figures say what it was worth. `--append` adds
+what another script measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,58 @@ from SpineSegAILib.training.validation import load_validation
 LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
 
 
-def card(info: CheckpointInfo, report: dict[str, Any], notes: str, recipe: str) -> str:
+@dataclass(frozen=True)
+class Row:
+    """The same weights with run-time options: what a part of the method is worth."""
+
+    title: str
+    options: dict[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> Row:
+        """From ``TITLE: OPTION=VALUE, OPTION=VALUE``."""
+        title, _, options = text.rpartition(":")
+        pairs = [part.partition("=") for part in options.split(",")]
+        if not title or not all(name.strip() and sign for name, sign, _ in pairs):
+            raise argparse.ArgumentTypeError(f"“{text}” is not “TITLE: OPTION=VALUE, …”")
+        return cls(title.strip(), {name.strip(): value.strip() for name, _, value in pairs})
+
+    @property
+    def flags(self) -> str:
+        """As `spinesegai evaluate` takes them."""
+        return " ".join(f"--option {name}={value}" for name, value in self.options.items())
+
+
+def mechanisms(
+    dataset: Path, split: str, predictor: Predictor, rows: Sequence[Row], whole: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Summaries of the split for each row, the first of them as shipped.
+
+    Args:
+        whole: the summary without options.
+    """
+    found = [{"title": "as shipped", "flags": "", "summary": whole}]
+    for row in rows:
+        report = evaluate_dataset(dataset, split, predictor, options=row.options)
+        found.append({"title": row.title, "flags": row.flags, "summary": report["variants"]["full"]})
+        print(f"{row.title}: {figures(report['variants']['full'])}", flush=True)
+    return found
+
+
+def figures(summary: dict[str, Any]) -> dict[str, Any]:
+    """The groups' main figures."""
+    keys = ("scored", "dice", "hd95_mm", "asd_mm", "levels_right", "levels")
+    return {name: {key: row[key] for key in keys} for name, row in summary["groups"].items()}
+
+
+def card(
+    info: CheckpointInfo,
+    report: dict[str, Any],
+    notes: str,
+    recipe: str,
+    rows: Sequence[dict[str, Any]] = (),
+    more: Sequence[str] = (),
+) -> str:
     """The model card as Markdown."""
     method = method_info(info.method)
     training = info.metadata["training"]
@@ -67,6 +122,10 @@ def card(info: CheckpointInfo, report: dict[str, Any], notes: str, recipe: str) 
     ]
     for variant, summary in report["variants"].items():
         lines += ["", f"### {variant}", "", *_table(summary)]
+    if len(rows) > 1:
+        lines += ["", "## What its parts are worth", "", *_mechanism_table(rows)]
+    for text in more:
+        lines += ["", text.strip()]
     return "\n".join(lines) + "\n"
 
 
@@ -93,6 +152,25 @@ def _table(summary: dict[str, Any]) -> list[str]:
     lines += ["", f"Cases with a wrong level: {', '.join(wrong) or 'none'}."]
     undefined = sum(row["undefined_distances"] for row in summary["groups"].values())
     lines.append(f"Structures missed, left out of HD95 and ASD: {undefined}.")
+    return lines
+
+
+def _mechanism_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    groups = list(rows[0]["summary"]["groups"])
+    columns = [f"{g}: {what}" for g in groups for what in ("Dice", "any level", "levels right")]
+    lines = [
+        "The same weights on the same split, one part at a time switched off by run-time options.",
+        "",
+        f"| | {' | '.join(columns)} | options |",
+        f"|---|{'---|' * len(columns)}---|",
+    ]
+    for row in rows:
+        cells = []
+        for group in groups:
+            found = row["summary"]["groups"][group]
+            cells += [_number(found["dice"], 3), _number(found["matched_dice"], 3)]
+            cells.append(f"{found['levels_right']}/{found['levels']}")
+        lines.append(f"| {row['title']} | {' | '.join(cells)} | `{row['flags']}` |".replace("``", "–"))
     return lines
 
 
@@ -143,6 +221,8 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--calibrate", action="store_true", help="choose the calibration on this split first")
     parser.add_argument("--recipe", required=True, help="the command that trained it")
+    parser.add_argument("--row", type=Row.parse, action="append", default=[], metavar="TITLE: OPTION=VALUE, …")
+    parser.add_argument("--append", type=Path, action="append", default=[], metavar="FILE.md")
     parser.add_argument(
         "--shown-dataset", default="DATA/lumbar_mr/dataset.json", help="how the card names the data set"
     )
@@ -152,10 +232,11 @@ def main() -> None:
     if arguments.calibrate:
         calibration = calibrate(Predictor(info), arguments.dataset, arguments.split)
         info = replace(info, metadata={**info.metadata, "calibration": calibration.model_dump()})
+    predictor = Predictor(info)
     report = evaluate_dataset(
         arguments.dataset,
         arguments.split,
-        Predictor(info),
+        predictor,
         variants=VARIANTS,
         progress=lambda f, m: print(f"{f:.0%} {m}"),
     )
@@ -164,22 +245,21 @@ def main() -> None:
         f"spinesegai evaluate {arguments.shown_dataset} --split {arguments.split} --checkpoint {arguments.name} "
         "--variants all --output report.json"
     )
-    figures = {
-        variant: {
-            name: {key: row[key] for key in ("scored", "dice", "hd95_mm", "asd_mm", "levels_right", "levels")}
-            for name, row in summary["groups"].items()
-        }
-        for variant, summary in report["variants"].items()
-    }
-    metadata = {**info.metadata, "validation": figures, "licence": LICENCE}
+    rows = mechanisms(arguments.dataset, arguments.split, predictor, arguments.row, report["variants"]["full"])
+    validation = {variant: figures(summary) for variant, summary in report["variants"].items()}
+    metadata = {**info.metadata, "validation": validation, "licence": LICENCE}
     metadata["validation_command"] = report["command"]
+    if arguments.row:
+        metadata["mechanisms"] = {row["title"]: figures(row["summary"]) for row in rows}
     target = resources_folder() / "Checkpoints" / f"{arguments.name}.safetensors"
     target.parent.mkdir(exist_ok=True)
     save_checkpoint(target, load_tensors(info), metadata)
     shipped = read_header(target)
     notes = (Path(__file__).parent / "cards" / f"{arguments.name}.md").read_text(encoding="utf-8")
-    target.with_suffix(".md").write_text(card(shipped, report, notes, arguments.recipe), encoding="utf-8")
-    print(json.dumps(figures, indent=1))
+    more = [path.read_text(encoding="utf-8") for path in arguments.append]
+    text = card(shipped, report, notes, arguments.recipe, rows, more)
+    target.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(json.dumps(validation, indent=1))
     print(f"wrote {target} and {target.with_suffix('.md').name}")
 
 

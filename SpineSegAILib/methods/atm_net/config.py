@@ -47,6 +47,12 @@ class AtmNetConfig(MethodConfig):
     contrast_width: int = Field(128, ge=4, description="width of the space of the contrast")
     temperature: float = Field(0.07, gt=0, description="of the contrast")
     loss: Literal["dice-focal", "marginal"] = Field("dice-focal", description="of the segmentation; marginal is ours")
+    kind_weight: float = Field(
+        0.0, ge=0, description="weight of the loss on kinds (vertebra, disc …), sums of their classes; ours"
+    )
+    head_width: int | None = Field(
+        None, ge=4, description="hidden channels of the last layer (ours); none: a single 1×1 convolution"
+    )
     presence_weight: float = Field(0.1, ge=0, description="weight of the head that says which structures are present")
     rank_weight: float = Field(0.0, ge=0, description="weight of the auxiliary rank head; 0 for none")
     output: Literal["classes", "kind-rank"] = Field(
@@ -68,6 +74,8 @@ class AtmNetConfig(MethodConfig):
             "sa_max_tokens": 128,
             "coordinates": True,
             "rank_weight": 0.5,
+            "kind_weight": 1.0,
+            "head_width": 48,
             "loss": "marginal",
         },
         "tiny": {

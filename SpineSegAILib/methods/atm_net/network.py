@@ -87,7 +87,10 @@ class AtmNet(Method):
             self.plain = trunk
         self.text = TextTokens(config, self.widths[:0:-1] if self.reads_text else ())
         outputs = self.scheme.channels if config.output == "classes" else len(KINDS)
-        self.head = nn.Conv2d(base, outputs, 1)
+        self.head: nn.Module = nn.Conv2d(base, outputs, 1)
+        if config.head_width is not None:  # levels along a line are hard to tell apart linearly in few channels
+            hidden = nn.Conv2d(base, config.head_width, 1)
+            self.head = nn.Sequential(hidden, nn.GELU(), nn.Conv2d(config.head_width, outputs, 1))
         self.presence_head = nn.Linear(self.widths[-1], self.scheme.channels - 1)
         self.contrast = _Contrast(config) if config.use_ccae and config.output == "classes" else None
         self.rank_head = nn.Conv2d(base, 1, 1) if config.rank_weight or config.output == "kind-rank" else None
@@ -157,6 +160,9 @@ class AtmNet(Method):
                 out.logits, allowed
             )
         total = losses["segmentation"]
+        if config.kind_weight and config.output == "classes":
+            losses["kinds"] = self._kind_loss(out.logits, allowed)
+            total = total + config.kind_weight * losses["kinds"]
         if self.contrast is not None:
             losses["contrast"] = self._contrastive(out, present, possible)
             total = total + config.contrast_weight * losses["contrast"]
@@ -167,6 +173,15 @@ class AtmNet(Method):
             losses["rank"] = rank_loss(out.rank, batch.rank)
             total = total + (config.rank_weight or 0.5) * losses["rank"]
         return {"total": total, **losses}
+
+    def _kind_loss(self, logits: Tensor, allowed: Tensor) -> Tensor:
+        """Of kinds, whose probabilities are the sums of their classes': what a thing is before which it is."""
+        kinds = torch.tensor(self.scheme.kinds, device=logits.device)
+        grouped = [torch.logsumexp(logits[:, kinds == k].float(), 1) for k in range(len(KINDS)) if (kinds == k).any()]
+        groups = torch.unique(kinds, return_inverse=True)[1].tolist()
+        may_be = group_channels(allowed, groups, len(grouped))
+        stacked = torch.stack(grouped, 1)
+        return marginal_cross_entropy(stacked, may_be) + partial_dice_loss(stacked, may_be)
 
     def _observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C) bool: structures labelled in an image, and those of which that is not known."""
