@@ -224,7 +224,7 @@ def run_fold(
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
     cases = load_validation(read_manifest(left_out).cases("validation"), config.preprocessing)
-    scores = {c.name: score(predictor, _middle(c, screening.slices), row.options) for c in cases}
+    scores = {c.name: score(predictor, middle_slices(c, screening.slices), row.options) for c in cases}
     result = {"cases": scores, "seconds": float(trained["elapsed"]), "steps": int(trained["step"])}
     with staged(done) as (part,):
         Path(part).write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -264,7 +264,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum()))
 
 
-def _middle(case: ValidationCase, count: int | None) -> ValidationCase:
+def middle_slices(case: ValidationCase, count: int | None) -> ValidationCase:
     """The slices in the middle of the labelled ones."""
     labelled = np.flatnonzero((case.label > 0).any((1, 2)))
     if count is None or len(case.label) <= count or not len(labelled):
