@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +224,19 @@ def run_fold(
     trained = run.status()
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
-    cases = load_validation(read_manifest(left_out).cases("validation"), config.preprocessing)
-    scores = {c.name: score(predictor, middle_slices(c, screening.slices), row.options) for c in cases}
+    cases = _left_out(left_out, config.preprocessing, screening.slices)
+    scores = {c.name: score(predictor, c, row.options) for c in cases}
     result = {"cases": scores, "seconds": float(trained["elapsed"]), "steps": int(trained["step"])}
     with staged(done) as (part,):
         Path(part).write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
+
+
+@cache
+def _left_out(manifest: Path, preprocessing: Preprocessing, slices: int | None) -> list[ValidationCase]:
+    """The cases to be scored, which are the same for all rows."""
+    cases = load_validation(read_manifest(manifest).cases("validation"), preprocessing)
+    return [middle_slices(case, slices) for case in cases]
 
 
 def score(predictor: Predictor, case: ValidationCase, options: Mapping[str, Any]) -> dict[str, float]:
