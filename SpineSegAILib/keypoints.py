@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 KEYPOINT_REACH_MM = 15.0
 """A centre stands for the slices up to this far to either side: half the width of a small vertebral body."""
 
+_FLIPPED = {"LPS": False, "1": False, "RAS": True, "0": True}
+"""Coordinate systems of markups files, by name or by Slicer's number, and whether they are RAS."""
+
 
 def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) -> dict[int, Point]:
     """Structure id → fractional (slice, row, column) on the canonical grid.
@@ -120,7 +123,12 @@ def _entries(table: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
     try:
         for markup in table["markups"]:
             # Slicer writes LPS unless told otherwise; RAS differs in the sign of the first two coordinates.
-            flip = markup.get("coordinateSystem", "LPS") in ("RAS", "0", 0)
+            system = str(markup.get("coordinateSystem", "LPS")).upper()
+            if system not in _FLIPPED:
+                raise HintError(
+                    f"{name} has coordinates in the system “{system}”, which is unknown.", "Save it in LPS or RAS."
+                )
+            flip = _FLIPPED[system]
             for control in markup.get("controlPoints", ()):
                 if control.get("positionStatus", "defined") != "defined":
                     continue

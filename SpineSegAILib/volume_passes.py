@@ -47,7 +47,7 @@ def volume_evidence(
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
     Args:
-        patch: window of a 3D method.
+        patch: window of a 3D method, and of a 2D one that is `local`.
         options: see `inference.OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
         reference: (D, H, W) true structure ids, see `inference.Predictor.segment`.
@@ -70,7 +70,7 @@ def volume_evidence(
     for sid in work.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _by_slices(work) if method.config.dims == 2 else _by_windows(work, patch)
+        maps = _by_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.answer(work.hints),
@@ -135,10 +135,11 @@ class _Work:
         return tick
 
 
-def _by_slices(work: _Work) -> dict[str, np.ndarray]:
+def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     method, volume, device = work.method, work.volume, work.device
     count, *shape = volume.array.shape
-    pads, inner = _padding(shape, method.divisors, method.window)
+    window = method.window or (patch if method.local else ())
+    pads, inner = _padding(shape, method.divisors, window)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
     size = max(1, int(work.options.get("batch", 8)))
@@ -160,14 +161,17 @@ def _by_slices(work: _Work) -> dict[str, np.ndarray]:
             if work.prior is not None:
                 stacked = torch.cat([stacked, F.pad(work.prior[start:stop, None].to(chunk), pads)], 1)
             predict = partial(
-                work.evidence,
-                slices=tuple(range(start, stop)),
-                slice_count=count,
-                final=final,
-                keypoints=None if placed is None else placed[start:stop],
-                tick=tick,
+                _place_points,
+                partial(
+                    work.evidence,
+                    slices=tuple(range(start, stop)),
+                    slice_count=count,
+                    final=final,
+                    tick=tick,
+                ),
+                None if placed is None else placed[start:stop],
             )
-            maps = _windowed(predict, stacked, method.window, work.options) if method.window else predict(stacked)
+            maps = _windowed(predict, stacked, window, work.options) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
                 points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
@@ -181,6 +185,18 @@ def _by_slices(work: _Work) -> dict[str, np.ndarray]:
         if not final and not method.between_passes(result, volume.spacing, work.memory):
             break
     return result
+
+
+def _place_points(
+    evidence: Callable[..., dict[str, Tensor]], keypoints: Tensor | None, part: Tensor, corner: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """Evidence of a window that begins at `corner` of its slice; key points are those of the slice, in and out."""
+    start = torch.tensor(corner, device=part.device)
+    maps = evidence(part, corner=corner, keypoints=None if keypoints is None else keypoints - start)
+    if "keypoints" in maps:
+        points, strength = maps["keypoints"].split((len(corner), 1), -1)
+        maps["keypoints"] = torch.cat([points + start, strength], -1)
+    return maps
 
 
 def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -199,7 +215,7 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
     done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.options))
 
-    def predict(part: Tensor) -> dict[str, Tensor]:
+    def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
         stop_if(work.cancelled)
         tick = work.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
@@ -218,14 +234,20 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def _windowed(
-    predict: Callable[[Tensor], dict[str, Tensor]], data: Tensor, window: tuple[int, ...], options: Mapping[str, Any]
+    predict: Callable[[Tensor, tuple[int, ...]], dict[str, Tensor]],
+    data: Tensor,
+    window: tuple[int, ...],
+    options: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape.
+
+    Of ``keypoints``, which are no map, the strongest of all windows counts.
 
     The sum of weights is known beforehand, so windows add up to the result itself: no second copy of it. Maps of many
     channels are kept in half precision; probabilities lose 0.001 at most, and a volume of 24 classes half its memory.
 
     Args:
+        predict: of a window and where it begins.
         data: (B, C, *spatial), no smaller than the window.
     """
     size = data.shape[2:]
@@ -237,8 +259,11 @@ def _windowed(
     result: dict[str, Tensor] = {}
     for place in places:
         weight = bump / total[place]
-        for name, value in predict(data[(..., *place)]).items():
+        for name, value in predict(data[(..., *place)], tuple(side.start for side in place)).items():
             value = value.to(data.device)
+            if name == "keypoints":
+                result[name] = _strongest(result[name], value) if name in result else value
+                continue
             if name not in result:
                 many = value.ndim == data.ndim and value.shape[1] > _MANY_CHANNELS
                 shape = (*value.shape[: value.ndim - len(window)], *size)
@@ -252,6 +277,12 @@ def _windowed(
                 else:
                     target[(sample, *place)] += value[sample] * weights
     return result
+
+
+def _strongest(one: Tensor, other: Tensor) -> Tensor:
+    """Of two sets of key points (B, K, dims + 1), whichever is higher; NaN is not found."""
+    heights = [torch.where(points[..., :1].isnan(), -torch.inf, points[..., -1:]) for points in (one, other)]
+    return torch.where(heights[1] > heights[0], other, one)
 
 
 def _window_places(shape: Sequence[int], window: Sequence[int], options: Mapping[str, Any]) -> list[tuple[slice, ...]]:

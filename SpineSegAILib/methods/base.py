@@ -96,6 +96,7 @@ class Context:
         slice_mm: distance between slices.
         keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
         prior: (B, *spatial) long, channels of the scheme to start from (`Hints.prior` on the network's grid); or None.
+        corner: row and column of the slice where the images begin, for methods that see a slice in windows.
         tick: to be called now and then by methods that take long over a batch, with the fraction of it that is done;
             raises `Cancelled` if the caller asked for it.
         about: what the method wants to have stored with the result, JSON-able.
@@ -111,6 +112,7 @@ class Context:
     slice_mm: float = 4.0
     keypoints: Tensor | None = None
     prior: Tensor | None = None
+    corner: tuple[int, ...] = (0, 0)
     tick: Callable[[float], None] = lambda fraction: None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -125,6 +127,8 @@ class Method(nn.Module):
     divisor: int | tuple[int, ...] = 32
     window: tuple[int, ...] = ()
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
+    local: bool = False
+    """2D: parts of the method look at the whole input, so slices are covered by windows of the size it learnt on."""
     passes: int = 1
     """How often a 2D method may want to see a volume's slices; see `Context.final` and `between_passes`."""
     options: Mapping[str, str] = {}

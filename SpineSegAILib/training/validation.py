@@ -50,7 +50,7 @@ def validate(
     """Scores of one case, and the structure ids that were found (D, H, W).
 
     Args:
-        patch: window of a 3D method.
+        patch: window, see `volume_passes.volume_evidence`.
 
     ``level_dice``: mean level-strict Dice of the annotated structures; ``vertebra_dice`` and ``disc_dice``: the same
     per kind; ``matched_dice``: whatever the level, the best-overlapping instance of the same kind; ``levels_right``:

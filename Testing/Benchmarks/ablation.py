@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Screening:
-    """What all rows share. Small pixels and patches, so that many steps fit into few minutes.
+    """What all rows share. Coarse pixels and few channels, so that many steps fit into few minutes; the patch shows the
+    whole height of an image, since levels are counted from the sacrum.
 
     Attributes:
         slices: how many slices in the middle of a case's labelled ones are scored; None for the whole volume.
         start_from: checkpoint whose weights are taken where they fit. Never one that has seen the cases scored.
     """
 
-    steps: int = 500
-    batch: int = 8
+    steps: int = 300
+    batch: int = 4
     learning_rate: float = 2e-3
-    pixel_mm: float = 2.0
-    patch: tuple[int, ...] = (112, 96)
-    slices: int | None = 7
+    pixel_mm: float = 2.5
+    patch: tuple[int, ...] = (160, 96)
+    slices: int | None = 3
     phantoms: int = 0
     seed: int = 35
     start_from: str | None = None
@@ -127,6 +129,28 @@ class Screening:
             start_from=self.start_from,
             resources=dict(row.resources),
         )
+
+
+def train_start(
+    row: Row, manifest: Path, sources: Sequence[str], output: Path, screening: Screening, steps: int, phantoms: int
+) -> Path:
+    """A checkpoint for `Screening.start_from` that no case to be scored has taught: from phantoms and other sources.
+
+    Args:
+        row: whose network it is; the others take what they have in common with it.
+        sources: which cases of the manifest's `training` split it may see besides phantoms.
+    """
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    table["training"] = [entry for entry in table["training"] if entry.get("source") in sources]
+    table["validation"] = table["test"] = []
+    dataset = manifest.with_name("start.json")
+    dataset.write_text(json.dumps(table, indent=1), encoding="utf-8")
+    longer = replace(screening, steps=steps, phantoms=phantoms, start_from=None)
+    config = longer.training(replace(row, data={**row.data, "phantom_share": 0.8}), dataset)
+    run = RunDirectory(output / "start")
+    if run.status().get("state") != "finished":
+        run_training(TrainingRequest(config, run.folder, run.config_file.exists(), cache=output / "cache"))
+    return run.last
 
 
 def write_folds(
@@ -208,10 +232,9 @@ def run_fold(
     trained = run.status()
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
-    cases = load_validation(read_manifest(left_out).cases("validation"), config.preprocessing)
     scores = {}
-    for case in cases:
-        case = _middle(row.view(case) if row.view else case, screening.slices)
+    for case in _left_out(left_out, config.preprocessing):
+        case = middle_slices(row.view(case) if row.view else case, screening.slices)
         scores[case.name] = score(predictor, case, row.options, row.hints(case) if row.hints else None)
     result = {"cases": scores, "seconds": float(trained["elapsed"]), "steps": int(trained["step"])}
     with staged(done) as (part,):
@@ -221,6 +244,12 @@ def run_fold(
 
 def _digest(*settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+@cache
+def _left_out(manifest: Path, preprocessing: Preprocessing) -> list[ValidationCase]:
+    """The cases to be scored, which are the same for all rows."""
+    return load_validation(read_manifest(manifest).cases("validation"), preprocessing)
 
 
 def score(
@@ -261,7 +290,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum()))
 
 
-def _middle(case: ValidationCase, count: int | None) -> ValidationCase:
+def middle_slices(case: ValidationCase, count: int | None) -> ValidationCase:
     """The slices in the middle of the labelled ones."""
     labelled = np.flatnonzero((case.label > 0).any((1, 2)))
     if count is None or len(case.label) <= count or not len(labelled):

@@ -426,3 +426,43 @@ def test_an_axial_stack_is_refused(tiny):
     axial.SetSpacing((1.0, 1.0, 6.0))
     with pytest.raises(ImageError, match="axial"):
         Predictor(tiny, "cpu").segment(axial)
+
+
+class Lookout(Method):
+    """Finds the brightest pixel, and sees class 1 at the reader's key point alone. Looks at the whole input."""
+
+    divisor, local = 16, True
+
+    def __init__(self) -> None:
+        super().__init__(make_config("resenc-unet", "tiny", scheme="lumbar11"))
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def evidence(self, images, context):
+        self.shapes.add(tuple(images.shape[2:]))
+        height, width = images.shape[2:]
+        best = images.flatten(1).argmax(1)
+        points = torch.full((len(images), self.scheme.channels - 1, 3), torch.nan)
+        points[:, 0] = torch.stack([best // width, best % width, images.flatten(1).amax(1)], 1)
+        classes = torch.zeros(len(images), self.scheme.channels, height, width)
+        classes[:, 0] = 1.0
+        if context.keypoints is not None:
+            row, column = context.keypoints[0, 0].round().long().tolist()
+            if 0 <= row < height and 0 <= column < width:
+                classes[:, :2, row, column] = torch.tensor([0.0, 1.0])
+        return {"classes": classes, "keypoints": points}
+
+
+def test_a_method_that_looks_at_the_whole_input_sees_windows_of_the_size_it_learnt_on():
+    volume = Preprocessing(pixel_mm=1.5).forward(plain_image((2, 90, 80)))
+    volume.array[:] = 0.0
+    volume.array[:, 71, 13] = 2.0
+    method = Lookout()
+    first = method.scheme.ids[0]
+    found = volume_evidence(method, volume, torch.device("cpu"), patch=(64, 48)).keypoints[first]
+    assert method.shapes == {(64, 48)}
+    assert found[1:] == (71, 13)  # of the slice, not of the window
+    hints = Hints(keypoints={first: volume.point_of((1, 20, 60))})
+    told = volume_evidence(method, volume, torch.device("cpu"), patch=(64, 48), hints=hints)
+    assert np.argwhere(told.classes[1] > 0.5).tolist() == [[0, 20, 60], [1, 20, 60]]
+    volume_evidence(method, volume, torch.device("cpu"))  # nothing is said of a size
+    assert method.shapes == {(64, 48), (96, 80)}

@@ -23,7 +23,10 @@ def test_table(tmp_path):
     assert read_keypoints(write(tmp_path, {"L4": [1, 2, 3.5], "l4/l5": [4, 5, 6]})) == {23: (1, 2, 3.5), 123: (4, 5, 6)}
 
 
-@pytest.mark.parametrize(("system", "point"), [("LPS", [1, 2, 3]), ("RAS", [-1, -2, 3]), ("0", [-1, -2, 3])])
+@pytest.mark.parametrize(
+    ("system", "point"),
+    [("LPS", [1, 2, 3]), ("1", [1, 2, 3]), ("RAS", [-1, -2, 3]), ("ras", [-1, -2, 3]), (0, [-1, -2, 3])],
+)
 def test_markups_of_slicer(tmp_path, system, point):
     placed, preview = ("L4", point, {}), ("L5", [0, 0, 0], {"positionStatus": "preview"})
     assert read_keypoints(write(tmp_path, markups(system, placed, preview))) == {23: (1, 2, 3)}
@@ -42,6 +45,7 @@ def test_markups_of_slicer(tmp_path, system, point):
         ({"S1": [1, 2, 3], "sacrum": [1, 2, 3]}, "two key points"),
         ({"markups": [{"controlPoints": [{"label": "L4"}]}]}, "not a markups file"),
         ({"markups": 3}, "not a markups file"),
+        (markups("IJK", ("L4", [1, 2, 3], {})), "“IJK”, which is unknown"),
     ],
 )
 def test_names_what_is_wrong(tmp_path, content, words):

@@ -68,6 +68,8 @@ def test_reads_cases(tmp_path):
         ({"training": [entry("a")], "extent": "half"}, "“extent” is “half”"),
         ({"training": [entry("a", label_values="other")]}, "“label_values” is “other”.*spider"),
         ({"training": [entry("a", keypoints={"L4": [1, 2]})]}, "not a point"),
+        ({"training": [entry("a", keypoints={"L9": [1, 2, 3]})]}, "“L9” is not a structure"),
+        ({"training": [entry("a", keypoints={})]}, "holds no key points"),
         ({"training": [entry("a", keypoints="none.json")]}, "none.json does not exist"),
         ({"training": [entry("a")], "validation": [entry("a")]}, "in both training and validation"),
         (

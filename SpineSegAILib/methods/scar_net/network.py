@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -134,9 +135,13 @@ class ScarNetMethod(Method):
 
     At inference each sagittal slice takes the key points of its neighbourhood, so there is a first pass over the volume
     that only recognises. Key points of the reader replace those found.
+
+    The dynamic kernels are pooled from the whole input, which attention also spans: what was learnt on windows of one
+    size does not carry over to larger images, so those are seen in such windows.
     """
 
     divisor = STRIDE
+    local = True
 
     def __init__(self, config: ScarNetConfig) -> None:
         super().__init__(config)
@@ -218,11 +223,12 @@ class ScarNetMethod(Method):
         for number in range(len(self.networks)):
             looked = self._look(number, x)
             kept = context.memory.setdefault(number, {})
+            looked["points"] = looked["points"] + torch.tensor(context.corner, device=x.device)
             for place, index in enumerate(context.slices):
-                kept[index] = {name: None if v is None else v[place] for name, v in looked.items()}
+                kept[context.corner, index] = {name: None if v is None else v[place] for name, v in looked.items()}
         return {}
 
-    def _look(self, number: int, x: Tensor) -> dict[str, Tensor | None]:
+    def _look(self, number: int, x: Tensor) -> dict[str, Any]:
         recognition = self.networks[number].recognize(x)
         points, heights = self._found(recognition.maps)
         return {"kernels": recognition.kernels, "gate": recognition.gate, "points": points, "heights": heights}
@@ -233,10 +239,11 @@ class ScarNetMethod(Method):
             looked = self._look(number, x)
             points = looked["points"]
         else:
-            each = [kept[index] for index in context.slices]
+            each = [kept[context.corner, index] for index in context.slices]
             looked = {name: None if v is None else torch.stack([e[name] for e in each]) for name, v in each[0].items()}
-            points = self._agreed(number, context)[list(context.slices)].to(x.device)
-        assert points is not None
+            corner = torch.tensor(context.corner, device=x.device)
+            looked["points"] = looked["points"] - corner
+            points = self._agreed(number, context)[list(context.slices)].to(x.device) - corner
         found = looked["points"]
         heights = looked["heights"]
         if context.keypoints is not None:
@@ -256,14 +263,21 @@ class ScarNetMethod(Method):
         return maps
 
     def _agreed(self, number: int, context: Context) -> Tensor:
-        """(D, K, 2) key points that neighbouring slices agree on, worked out once per volume."""
+        """(D, K, 2) key points in the slices that neighbouring slices agree on, worked out once per volume."""
         key = ("agreed", number)
         if key not in context.memory:
             kept = context.memory[number]
+            corners = list(dict.fromkeys(corner for corner, _ in kept))
             points, heights = (
-                torch.stack([kept[i][name] for i in range(context.slice_count)]).float().cpu().numpy()
+                np.stack(
+                    [[kept[c, i][name].float().cpu().numpy() for i in range(context.slice_count)] for c in corners]
+                )
                 for name in ("points", "heights")
             )
+            # Of the windows, the one that is surest of a structure.
+            best = np.where(np.isnan(points[..., 0]), 0.0, heights).argmax(0)[None]
+            points = np.take_along_axis(points, best[..., None], 0)[0]
+            heights = np.take_along_axis(heights, best, 0)[0]
             agreed = neighbourhood(points, heights, context.slice_mm, NEIGHBOURHOOD_MM)
             context.memory[key] = torch.from_numpy(agreed)
         return context.memory[key]
