@@ -23,18 +23,13 @@ from . import anatomy, terminology
 from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
 from .errors import CorrectionError, ImageError, OutputError, SchemeError
 from .files import staged
+from .terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 
 if TYPE_CHECKING:
     from .correction_log import CorrectionLog
 
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 """File types that a segmentation can be written to and read from."""
-
-STRUCTURE_TAG = "SpineSegAI.StructureId"
-CONFIDENCE_TAG = "SpineSegAI.Confidence"
-UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
-SCHEME_TAG = "SpineSegAI.Scheme"
-"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
 
 _FORMAT = "SpineSegAI segmentation"
 _FORMAT_VERSION = 1

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy
 from SpineSegAILib.correction import Labelling, check_names, check_overlap
 from SpineSegAILib.errors import CorrectionError
-from SpineSegAILib.results import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
+from SpineSegAILib.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
 
 from . import nodes, volumes
 from .result_attribute import ATTRIBUTE, LOG_ATTRIBUTE

@@ -17,7 +17,7 @@ from vtk.util import numpy_support
 from SpineSegAILib import anatomy, terminology
 from SpineSegAILib.errors import HintError, ImageError, SpineSegAIError
 from SpineSegAILib.files import staged
-from SpineSegAILib.results import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG, Segmentation
+from SpineSegAILib.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 
 from . import result_attribute
 from .volumes import (
@@ -430,6 +430,8 @@ def resultFromSegmentation(segmentationNode, volumeNode):
 
     :raises HintError: no segment is a structure that SpineSegAI made.
     """
+    from SpineSegAILib.results import Segmentation
+
     labels = labelsFromSegmentation(segmentationNode, volumeNode)
     summary = result_attribute.read(segmentationNode)
     log = segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE)

@@ -139,7 +139,7 @@ class ChoosingTest(PanelCase):
 
         self.assertIn("visible=(20, 26)", result_attribute.read(self.output())["provenance"]["hints"])
 
-    def test_half_a_range_and_one_upside_down_are_refused(self):
+    def test_half_a_range_is_enough_and_one_upside_down_is_refused(self):
         make_volume()
         self.openPanel()
         top, bottom = self.ui.topLevelComboBox, self.ui.bottomLevelComboBox
