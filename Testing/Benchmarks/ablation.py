@@ -5,7 +5,7 @@ that after all folds every case has one score per row. The cases make the differ
 over cases says how far the mean difference could be chance of the sample. It does not say what another seed would do.
 
 Killed, it goes on where it was: a fold that is done is a file, a fold half done a training run that resumes. A row
-whose settings change is a new row.
+whose settings change is trained anew.
 """
 
 from __future__ import annotations
@@ -212,13 +212,13 @@ def run_fold(
     config = screening.training(row, training.with_name(f"{training.stem}-{row.name}.json"))
     settings = [config.model_dump(mode="json"), screening.slices, dict(row.options), entries["training"]]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    folder = output / f"{row.name}-{digest}"
-    done = folder / f"fold{number}.json"
+    folder = output / row.name
+    done = folder / f"fold{number}-{digest}.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    run = RunDirectory(folder / f"run{number}")
+    run = RunDirectory(folder / f"run{number}-{digest}")
     resume = run.config_file.exists()
     run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
     trained = run.status()
