@@ -95,6 +95,11 @@ class Augmenter:
         low, high = field_middle - half, field_middle + half
         if c is not None and rng.random() < c.crop_probability:
             low, high = self._crop(rng, low, high, size)
+            # What is left is centred where it is smaller than the patch, as inference pads it: else the place in the
+            # patch would tell the levels, and a network that sees its place would learn that instead.
+            offset = np.where(high - low < size, (low + high - size + 1) / 2, 0.0)
+            middle = middle + to_window @ offset
+            low, high = low - offset, high - offset
         return {"matrix": to_window, "middle": middle, "low": low, "high": high}
 
     def _crop(

@@ -5,7 +5,7 @@ that after all folds every case has one score per row. The cases make the differ
 over cases says how far the mean difference could be chance of the sample. It does not say what another seed would do.
 
 Killed, it goes on where it was: a fold that is done is a file, a fold half done a training run that resumes. A row
-whose settings change is a new row.
+whose settings change is trained anew.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from train_default import PIXEL_MM, write_manifest
 
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.methods.catalog import make_config
-from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
+from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
@@ -28,6 +28,7 @@ WHOLE = (320, 192)
 """Rows and columns that show the whole height of any of the images: without the sacrum levels are a guess."""
 ALL = DataConfig(phantoms=120, phantom_share=0.3)
 EDGES = DataConfig(phantoms=120, phantom_share=0.15, source_weights=DRAWN_SLICE_BY_SLICE, labelled_share=0.65)
+CUT = EDGES.model_copy(update={"patch": WHOLE, "augmentation": AugmentationConfig(crop_probability=0.7)})
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ STAGES = (
     Stage("run2", 0.5, 0.37, 1.5e-3, ALL, 36),  # and which; ends while the rate is still a fifth
     Stage("run3", 0.28, 0.28, 6e-4, EDGES, 37),  # where edges lie
     Stage("run4", 0.205, 0.2, 8e-4, EDGES.model_copy(update={"patch": WHOLE}), 38, batch=4),  # the whole height at once
+    Stage("run5", 0.145, 0.135, 8e-4, CUT, 39, batch=4),  # whatever part of it is cut off
 )
 
 

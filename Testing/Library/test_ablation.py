@@ -1,0 +1,80 @@
+"""The comparison of variants in `Testing/Benchmarks/ablation.py`: folds, pairs, verdicts, going on after a kill."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
+
+import ablation
+from ablation import Comparison, Row, Screening, markdown, paired, report, run_rows, write_folds
+from tiny_data import write_tiny_dataset
+
+from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.methods.catalog import make_config
+
+
+def results(base, row, metric="dice"):
+    cases = {
+        name: {f"c{i}": {metric: v} for i, v in enumerate(values)} for name, values in (("base", base), ("row", row))
+    }
+    return {name: {"cases": found, "seconds": 60.0, "steps": 10} for name, found in cases.items()}
+
+
+def test_a_steady_gain_is_better_and_chance_is_undecided():
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.2, 0.9, 30)
+    comparison = Comparison("row", "base")
+    gain = paired(results(base, base + rng.normal(0.05, 0.02, 30)), comparison, "dice")
+    assert gain["verdict"] == "better" and gain["low"] < gain["difference"] < gain["high"]
+    assert gain["difference"] == pytest.approx(0.05, abs=0.01)
+    assert paired(results(base, base + rng.normal(0, 0.2, 30)), comparison, "dice")["verdict"] == "undecided"
+    assert paired(results(base, base - 0.1), comparison, "dice")["verdict"] == "worse"
+
+
+def test_less_is_better_for_distances():
+    base = np.linspace(3, 9, 12)
+    found = paired(results(base, base - 1, "keypoint_mm"), Comparison("row", "base"), "keypoint_mm")
+    assert found["difference"] == -1 and found["verdict"] == "better"
+
+
+def test_only_cases_that_both_have_are_compared():
+    both = results([0.5, 0.6], [0.6, 0.7])
+    both["row"]["cases"]["more"] = {"dice": 0.0}
+    assert paired(both, Comparison("row", "base"), "dice")["cases"] == 2
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"), training=4)
+
+
+def test_every_case_is_left_out_once_and_nothing_else_is_read(manifest, tmp_path):
+    folds = write_folds(manifest, tmp_path)
+    every = {c.name for c in read_manifest(manifest).cases("training")}
+    left = []
+    for training, out in folds:
+        taught = {c.name for c in read_manifest(training).cases("training")}
+        scored = {c.name for c in read_manifest(out).cases("validation")}
+        assert taught | scored == every and not taught & scored
+        assert read_manifest(training).splits["validation"] == read_manifest(out).splits["training"] == ()
+        left += scored
+    assert sorted(left) == sorted(every)
+
+
+def test_a_row_is_trained_scored_and_not_trained_again(manifest, tmp_path, monkeypatch):
+    folds = write_folds(manifest, tmp_path / "data", folds=2)
+    screening = Screening(steps=2, batch=2, pixel_mm=4.0, patch=(64, 64))
+    row = Row("tiny", make_config("scar-net", "tiny").model_dump(mode="json"))
+    first = run_rows([row], folds, tmp_path / "out", screening)
+    assert len(first["tiny"]["cases"]) == len(read_manifest(manifest).cases("training"))
+    assert all(0 <= c["dice"] <= 1 for c in first["tiny"]["cases"].values())
+    monkeypatch.setattr(ablation, "run_training", lambda request: pytest.fail("trained again"))
+    assert run_rows([row], folds, tmp_path / "out", screening) == first
+    found = report({"tiny": first["tiny"], "other": first["tiny"]}, [Comparison("tiny", "other")], ["dice"])
+    assert "| tiny − other | Dice |" in markdown(json.loads(json.dumps(found)))
+    with pytest.raises(pytest.fail.Exception):  # other settings are another experiment
+        run_rows([row], folds, tmp_path / "out", Screening(steps=3, batch=2, pixel_mm=4.0, patch=(64, 64)))
