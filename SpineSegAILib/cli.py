@@ -360,8 +360,7 @@ def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
 
 
 _FURTHER = {"learning_rate": 3e-4, "warmup": 20, "keep": 0.5}
-"""For a checkpoint that is trained further, so that it keeps what it knows. Measured by Benchmarks/fine_tune_scenes.py:
-without `keep`, one level of five old cases was miscounted afterwards; with it, none."""
+"""For a checkpoint that is trained further: what it knows changes slowly, and half of it stays as it was."""
 
 
 def _continues(args: argparse.Namespace) -> bool:
