@@ -51,7 +51,7 @@ class CommandProcess:
         process.setProcessEnvironment(pythonEnvironment())
         process.connect("readyReadStandardOutput()", self._readOutput)
         process.connect("readyReadStandardError()", self._readErrors)
-        process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: self._onFinished(code))
         process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
         self._process = process
         process.start(program, ["-m", "SpineSegAILib", *self._arguments])

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.errors import DatasetError, OutputError
 
-from .volumes import checkVolume, worldTransform
+from .volumes import imageFromVolume, worldTransform
 
 _VOLUME, _SEGMENTATION = "vtkMRMLScalarVolumeNode1", "vtkMRMLSegmentationNode1"
 
@@ -24,20 +24,17 @@ def write(volumeNode, segmentationNode, folder):
     :param folder: empty folder.
     :returns: the scene's path.
     :raises ImageError: the volume is none that can be segmented.
-    :raises DatasetError: the segmentation is empty, or under a non-linear transform.
+    :raises DatasetError: the segmentation is empty, of surfaces alone, or under a non-linear transform.
     :raises OutputError: a file cannot be written.
     """
-    checkVolume(volumeNode)
     folder = Path(folder)
+    _writeImage(imageFromVolume(volumeNode), volumeNode.GetName(), folder / "image.nrrd")  # where it lies in the world
     nodes = [
-        _transform(1, worldTransform(volumeNode)),
-        _stored("VolumeArchetypeStorage", "vtkMRMLVolumeArchetypeStorageNode", 1, "image.nrrd"),
+        _stored("VolumeArchetypeStorage", "vtkMRMLVolumeArchetypeStorageNode1", "image.nrrd"),
         _element(
-            "Volume", id=_VOLUME, name=volumeNode.GetName(),
-            references="storage:vtkMRMLVolumeArchetypeStorageNode1;transform:vtkMRMLLinearTransformNode1;",
+            "Volume", id=_VOLUME, name=volumeNode.GetName(), references="storage:vtkMRMLVolumeArchetypeStorageNode1;"
         ),
-    ]  # fmt: skip
-    _writeData(slicer.vtkMRMLVolumeArchetypeStorageNode(), volumeNode, folder / "image.nrrd")
+    ]
     if segmentationNode is not None:
         transformNode = segmentationNode.GetParentTransformNode()
         if transformNode is not None and not transformNode.IsTransformToWorldLinear():
@@ -49,13 +46,13 @@ def write(volumeNode, segmentationNode, folder):
             raise DatasetError(
                 _("“{name}” has no segments.").format(name=segmentationNode.GetName()), _("Segment the volume first.")
             )
-        _writeData(slicer.vtkMRMLSegmentationStorageNode(), segmentationNode, folder / "segments.seg.nrrd")
+        _writeSegments(segmentationNode, folder / "segments.seg.nrrd")
         nodes += [
-            _transform(2, worldTransform(segmentationNode)),
-            _stored("SegmentationStorage", "vtkMRMLSegmentationStorageNode", 1, "segments.seg.nrrd"),
+            _transform(worldTransform(segmentationNode)),
+            _stored("SegmentationStorage", "vtkMRMLSegmentationStorageNode1", "segments.seg.nrrd"),
             _element(
                 "Segmentation", id=_SEGMENTATION, name=segmentationNode.GetName(),
-                references="storage:vtkMRMLSegmentationStorageNode1;transform:vtkMRMLLinearTransformNode2;"
+                references="storage:vtkMRMLSegmentationStorageNode1;transform:vtkMRMLLinearTransformNode1;"
                 f"referenceImageGeometryRef:{_VOLUME};",
                 attributes=";".join(
                     f"{quote(name)}:{quote(segmentationNode.GetAttribute(name) or '')}"
@@ -76,25 +73,43 @@ def write(volumeNode, segmentationNode, folder):
     return path
 
 
-def _writeData(storageNode, node, path):
-    """Into a file, by a storage node that the node never hears of."""
-    storageNode.SetFileName(str(path))
-    if not storageNode.WriteData(node) or not path.exists():
-        raise OutputError(
-            _("“{name}” could not be written to {folder}.").format(name=node.GetName(), folder=path.parent),
-            _("Is the disk full that holds temporary files?"),
+def _writeImage(image, name, path):
+    import SimpleITK as sitk
+
+    try:
+        sitk.WriteImage(image, str(path))
+    except RuntimeError as error:
+        raise _notWritten(name, path) from error
+
+
+def _writeSegments(segmentationNode, path):
+    """Into a file, by a storage node that the segmentation never hears of."""
+    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if not segmentationNode.GetSegmentation().ContainsRepresentation(name):
+        raise DatasetError(
+            _("The segments of “{name}” are surfaces.").format(name=segmentationNode.GetName()),
+            _("Make “Binary labelmap” their source representation in the module “Segmentations”."),
         )
+    storageNode = slicer.vtkMRMLSegmentationStorageNode()
+    storageNode.SetFileName(str(path))
+    if not storageNode.WriteData(segmentationNode) or not path.exists():
+        raise _notWritten(segmentationNode.GetName(), path)
 
 
-def _transform(number, matrix):
-    text = " ".join(f"{value:.17g}" for row in matrix for value in row)
-    return _element(
-        "LinearTransform", id=f"vtkMRMLLinearTransformNode{number}", name="World", matrixTransformToParent=text
+def _notWritten(name, path):
+    return OutputError(
+        _("“{name}” could not be written to {folder}.").format(name=name, folder=path.parent),
+        _("Is the disk full that holds temporary files?"),
     )
 
 
-def _stored(kind, idStart, number, file):
-    return _element(kind, id=f"{idStart}{number}", name=kind, fileName=quote(file))
+def _transform(matrix):
+    text = " ".join(f"{value:.17g}" for row in matrix for value in row)
+    return _element("LinearTransform", id="vtkMRMLLinearTransformNode1", name="World", matrixTransformToParent=text)
+
+
+def _stored(kind, nodeId, file):
+    return _element(kind, id=nodeId, name=kind, fileName=quote(file))
 
 
 def _element(kind, **attributes):

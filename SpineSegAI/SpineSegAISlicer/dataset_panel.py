@@ -24,9 +24,11 @@ SETTING = "SpineSegAI/TrainingSet"
 """Slicer remembers the last folder under this name."""
 
 SEGMENT, TARGET, REASON, COUNT = range(4)
-CASE, SPLIT, STRUCTURES, SPACING, PATIENT, NOTES = range(6)
+CASE, SPLIT, STRUCTURES, NOTES, SPACING, PATIENT = range(6)
+ROW_PIXELS = 24
 
 SPLITS = (("training", _("training")), ("validation", _("validation")), ("test", _("test")))
+EXTENTS = (("", _("not said")), ("body", _("vertebral bodies")), ("whole", _("whole vertebrae")))
 REASONS = {
     "table": _("said by you"),
     "tag": _("made by SpineSegAI"),
@@ -54,11 +56,17 @@ class DatasetPanel:
         self._scenes = []  # what the reader is asked about
         self._found = None  # document of the listing
         self._choices = []  # (segment name, combo box, target that was found)
+        self._asksExtent = False
         self._temporary = None
         self._rows = []
 
         for split, title in SPLITS:
             ui.splitComboBox.addItem(title, split)
+        for extent, title in EXTENTS:
+            ui.extentComboBox.addItem(title, extent)
+        for table in (ui.casesTable, ui.mappingTable):
+            table.wordWrap = False
+            table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
         for widget in (ui.mappingGroupBox, ui.datasetProgressBar, ui.datasetCancelButton, ui.datasetStatusLabel):
             widget.visible = False
         folder = slicer.app.userSettings().value(SETTING)
@@ -146,25 +154,20 @@ class DatasetPanel:
         table.clearSelection()
         table.setRowCount(len(self._rows))
         titles = dict(SPLITS)
-        rank = 0
         for number, row in enumerate(self._rows):
-            notes = list(row.warnings)
-            if row.split == "unlabelled":
-                rank += 1
-                uncertainty = row.scores.get("uncertainty")
-                if uncertainty is not None:
-                    text = _("{rank}. uncertainty {value:.2f}: {reason}")
-                    notes.insert(0, text.format(rank=rank, value=uncertainty, reason=row.scores.get("reason", "")))
-                elif row.scores.get("reason"):
-                    notes.insert(0, row.scores["reason"])
+            notes, structures = list(row.warnings), row.structures
+            if row.scores.get("uncertainty") is not None:
+                structures = _("uncertainty {value:.2f}").format(value=row.scores["uncertainty"])
+            if row.scores.get("reason"):
+                notes.insert(0, row.scores["reason"])
             spacing = " × ".join(f"{s:.2f}".rstrip("0").rstrip(".") for s in row.spacing) if row.spacing else ""
             texts = {
                 CASE: row.name,
                 SPLIT: titles.get(row.split, _("to annotate")),
-                STRUCTURES: row.structures,
+                STRUCTURES: structures,
+                NOTES: " ".join(notes),
                 SPACING: spacing,
                 PATIENT: row.patient,
-                NOTES: " ".join(notes),
             }
             for column, text in texts.items():
                 item = qt.QTableWidgetItem(text)
@@ -173,6 +176,7 @@ class DatasetPanel:
                 table.setItem(number, column, item)
         for column in (CASE, SPLIT, STRUCTURES, SPACING):
             table.resizeColumnToContents(column)
+        table.setColumnWidth(NOTES, 160)
 
     def _selected(self):
         """Numbers of the selected rows."""
@@ -219,7 +223,7 @@ class DatasetPanel:
         """Add images that are still to be annotated."""
         with self._showingErrors():
             names = self._trainingSet().add_images(paths)
-            self.setStatus(_("Added {count} images to annotate.").format(count=len(names)))
+            self.setStatus(_("Images to annotate added: {count}.").format(count=len(names)))
         self.refresh()
 
     def addCurrentCase(self, *_checked):
@@ -233,7 +237,9 @@ class DatasetPanel:
             try:
                 scene = current_case.write(parameters.inputVolume, parameters.outputSegmentation, self._temporary)
             except OSError as error:
-                raise SpineSegAIError(str(error), _("Free some space on the disk that holds temporary files.")) from error
+                raise SpineSegAIError(
+                    str(error), _("Free some space on the disk that holds temporary files.")
+                ) from error
             self.addScenes([scene])
             return
         self._forgetTemporary()
@@ -276,7 +282,8 @@ class DatasetPanel:
             combo.connect("currentIndexChanged(int)", self._updateMapping)
             combo.connect("editTextChanged(QString)", self._updateMapping)
         table.resizeColumnToContents(SEGMENT)
-        table.setColumnWidth(TARGET, 150)
+        table.setColumnWidth(TARGET, 130)
+        table.setColumnWidth(REASON, 120)
 
     def _targetComboBox(self, target):
         combo = qt.QComboBox()
@@ -325,37 +332,41 @@ class DatasetPanel:
             item = ui.mappingTable.item(number, REASON)
             if item is not None and target != found:
                 own = target.startswith(CUSTOM)
-                item.setText(REASONS[""] if unknown else _("a structure of your own") if own else REASONS["table"])
-        cases = [c for c in document["cases"] if c["keypoints"] or self._isDrawn(c, chosen)]
+                item.setText(REASONS[""] if unknown else _("your own structure") if own else REASONS["table"])
+        cases = [c for c in document["cases"] if c["keypoints"] or self._targets(c, chosen)]
         bare = len(document["cases"]) - len(cases)
-        parts = [_("{count} annotated cases from {scenes} scenes.").format(
-            count=len(cases), scenes=len({c["scene"] for c in document["cases"]}))]  # fmt: skip
+        parts = [_("Annotated cases: {count}.").format(count=len(cases))]
         if bare:
-            parts.append(_("{count} volumes without annotation are kept as cases to annotate.").format(count=bare))
+            parts.append(_("Volumes without annotation, kept as cases to annotate: {count}.").format(count=bare))
         if missing:
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(missing))
             parts.append(_("Choose what these are, or leave them out: {names}.").format(names=names))
         ui.mappingLabel.text = " ".join(parts)
+        self._asksExtent = any(not c["extent"] and _hasVertebrae(self._targets(c, chosen)) for c in cases)
+        ui.extentLabel.visible = ui.extentComboBox.visible = self._asksExtent
         notes = [*document["problems"], *document["notes"], *(n for c in document["cases"] for n in c["notes"])]
         ui.mappingNotesLabel.text = "\n".join("⚠ " + note for note in dict.fromkeys(notes))
         ui.mappingNotesLabel.visible = bool(notes)
         ui.mappingAddButton.enabled = not missing and bool(document["cases"])
-        ui.mappingAddButton.text = _("Add {count} cases").format(count=len(document["cases"]))
+        count = len(document["cases"])
+        ui.mappingAddButton.text = _("Add case") if count == 1 else _("Add {count} cases").format(count=count)
 
     @staticmethod
-    def _isDrawn(case, chosen):
+    def _targets(case, chosen):
+        """What a case's segments are taken as now."""
         targets = [chosen.get((s["name"], s["target"]), s["target"]) for s in case["segments"] if s["voxels"]]
-        return any(target not in ("", IGNORE) for target in targets)
+        return [target for target in targets if target not in ("", IGNORE)]
 
     def _onConfirmed(self):
         table = {name: self._target(combo) for name, combo, found in self._choices if self._target(combo) != found}
+        extent = self.ui.extentComboBox.currentData if self._asksExtent else ""
         self._forgetMapping()
         folder = tempfile.mkdtemp(prefix="SpineSegAI-names-")
         mapping = Path(folder, "names.json")
         mapping.write_text(json.dumps(table), encoding="utf-8")
         self._run(
             ["import-scenes", *self._scenes, "--output", self.path, "--mapping", mapping, "--skip-problems",
-             "--unlabelled", "--json"],
+             "--unlabelled", "--json", *(["--extent", extent] if extent else [])],
             self._onAdded,
             finally_=lambda: shutil.rmtree(folder, ignore_errors=True),
         )  # fmt: skip
@@ -364,9 +375,9 @@ class DatasetPanel:
     def _onAdded(self, document):
         self._forgetTemporary()
         count, replaced = len(document["cases"]), len(document["replaced"])
-        text = _("Added {count} cases.").format(count=count - replaced)
+        text = _("Cases added: {count}.").format(count=count - replaced)
         if replaced:
-            text += " " + _("{count} that were there before are replaced.").format(count=replaced)
+            text += " " + _("Replaced, since they were there before: {count}.").format(count=replaced)
         if document["problems"]:
             text += " " + _("Left out: {problems}").format(problems=" ".join(document["problems"]))
         self.setStatus(text)
@@ -390,24 +401,24 @@ class DatasetPanel:
     # --- cases that are there ----------------------------------------------------------------------------------------
 
     def _onSplit(self):
-        names = [self._rows[n].name for n in self._selected()]
+        keys = [self._rows[n].key for n in self._selected()]
         with self._showingErrors():
-            moved = self._trainingSet().set_split(names, self.ui.splitComboBox.currentData)
-            others = len(set(moved) - set(names))
-            text = _("Moved {count} cases.").format(count=len(moved))
+            moved = self._trainingSet().set_split(keys, self.ui.splitComboBox.currentData)
+            others = len(set(moved) - set(keys))
+            text = _("Cases moved: {count}.").format(count=len(moved))
             if others:
-                text += " " + _("{count} of them are other cases of the same patients.").format(count=others)
+                text += " " + _("Of these, other cases of the same patients: {count}.").format(count=others)
             self.setStatus(text)
         self.refresh()
 
     def _onRemove(self):
-        names = [self._rows[n].name for n in self._selected()]
-        question = _("Remove {count} cases from the training set? Files that it made for them are deleted.")
-        if not slicer.util.confirmOkCancelDisplay(question.format(count=len(names)), _("SpineSegAI")):
+        keys = [self._rows[n].key for n in self._selected()]
+        question = _("Remove from the training set: {count}. Files that it made for them are deleted.")
+        if not slicer.util.confirmOkCancelDisplay(question.format(count=len(keys)), _("SpineSegAI")):
             return
         with self._showingErrors():
-            self._trainingSet().remove(names)
-            self.setStatus(_("Removed {count} cases.").format(count=len(names)))
+            self._trainingSet().remove(keys)
+            self.setStatus(_("Cases removed: {count}.").format(count=len(keys)))
         self.refresh()
 
     def _onLoad(self):
@@ -421,21 +432,21 @@ class DatasetPanel:
     # --- which next --------------------------------------------------------------------------------------------------
 
     def _onRank(self):
-        waiting = {str(row.image.resolve()): row.name for row in self._rows if row.split == "unlabelled"}
+        waiting = {str(row.image.resolve()): row for row in self._rows if row.split == "unlabelled"}
         if not waiting or not self._ready():
             return
         command = ["rank", *waiting, "--checkpoint", self._checkpoint(), "--device", self._device(), "--json"]
         self._run(command, lambda document: self._onRanked(waiting, document))
-        self.setStatus(_("Looking at {count} images…").format(count=len(waiting)))
+        self.setStatus(_("Looking at images: {count}…").format(count=len(waiting)))
 
     def _onRanked(self, waiting, document):
         with self._showingErrors():
-            scores = {waiting[entry["image"]]: entry for entry in document["ranking"] if entry["image"] in waiting}
-            for entry in scores.values():
-                entry["checkpoint"] = document["checkpoint"]
-                del entry["image"]
+            scores = {}
+            for entry in document["ranking"]:
+                kept = {name: value for name, value in entry.items() if name != "image"}
+                scores[waiting[entry["image"]].key] = {**kept, "checkpoint": document["checkpoint"]}
             self._trainingSet().set_scores(scores)
-            first = next(iter(scores), "")
+            first = waiting[document["ranking"][0]["image"]].name
             self.setStatus(_("Annotate “{name}” next: the checkpoint is least sure of it.").format(name=first))
         self.refresh()
 
@@ -522,6 +533,10 @@ class _ShowingErrors:
             self._panel._showFailure(Failure(error.kind, error.message, error.remedy))
             return True
         return False
+
+
+def _hasVertebrae(targets):
+    return any(not t.startswith(CUSTOM) and anatomy.structure(t).is_vertebral for t in targets)
 
 
 def _fileNames(title, filters):

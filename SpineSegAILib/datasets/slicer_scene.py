@@ -36,7 +36,7 @@ MAX_OVERLAP = 0.5
 """Two structures may share this part of the smaller one; more, and one of them is not what its name says."""
 
 _REFERENCE_ROLE = "referenceImageGeometryRef"
-_VOLUME_SUFFIXES = (".nrrd", ".nii", ".nii.gz", ".mha", ".dcm", ".ima", "")
+_VOLUME_FILE = re.compile(r".*\.(nrrd|nii|nii\.gz|mha|dcm|ima|\d+)|[^.]*", re.I)  # the last two are DICOM's
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 _ELSEWHERE_MM = 0.1
 
@@ -127,6 +127,11 @@ class SceneCase:
             values[segment.mask] = ids[segment.placement.target]
         return Geometry.of(self.image).image(values)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the voxels, whatever the order of their axes: the same volume in another scene has the same."""
+        return fingerprint(self.image)
+
     @property
     def is_annotated(self) -> bool:
         """Whether there is anything to learn from."""
@@ -192,9 +197,9 @@ class _Reader:
     def read(self) -> None:
         volumes = self.document.of_kind(VOLUME)
         if not volumes:
-            has = f"only {_listed(self.document.of_kind(LABEL_MAP, SEGMENTATION))}" if self.document.of_kind(
-                LABEL_MAP, SEGMENTATION) else "nothing to learn from"  # fmt: skip
-            raise DatasetError(f"The scene {self.report.path.name} has no volume; it has {has}.", "Add the image.")
+            others = _listed(self.document.of_kind(LABEL_MAP, SEGMENTATION))
+            has = f"it has only {others}" if others else "it has nothing to learn from"
+            raise DatasetError(f"The scene {self.report.path.name} has no volume; {has}.", "Add the image.")
         belonging: dict[str, list[Node]] = {volume.id: [] for volume in volumes}
         for segmentation in self.document.of_kind(SEGMENTATION):
             try:
@@ -256,7 +261,7 @@ class _Reader:
     def _image(self, volume: Node) -> sitk.Image:
         name = f"volume “{volume.name}” in {self.report.path.name}"
         path = self._stored(volume)
-        if path.name.lower().endswith((".mhd", ".nhdr", ".hdr")) or not path.name.lower().endswith(_VOLUME_SUFFIXES):
+        if not _VOLUME_FILE.fullmatch(path.name):
             raise DatasetError(f"The {name} is stored as {path.suffix}, which is not read.", "Save it as .nrrd.")
         _refuse_detached(path, name)
         _refuse_huge(path, name)
@@ -421,6 +426,11 @@ class _Reader:
         return holding[0]
 
 
+def fingerprint(image: sitk.Image) -> str:
+    """SHA-1 of the voxels in a common order of axes: programs turn axes round as they load."""
+    return sitk.Hash(sitk.DICOMOrient(image, "LPS"))
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -534,4 +544,4 @@ def _listed(nodes: list[Node]) -> str:
     return ", ".join(f"“{node.name}”" for node in nodes)
 
 
-__all__ = ["CORRECTION_LOG", "SceneCase", "SceneReport", "SceneSegment", "read_scene"]
+__all__ = ["CORRECTION_LOG", "SceneCase", "SceneReport", "SceneSegment", "fingerprint", "read_scene"]

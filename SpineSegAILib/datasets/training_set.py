@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,18 +38,22 @@ NAMES = "segment_names"
 
 Report = Callable[[float, str], None]
 
+_STALE_SECONDS = 86_400.0  # no import takes a day
+
 
 @dataclass
 class CaseRow:
     """A case as the panel's table shows it.
 
     Attributes:
+        key: what `TrainingSet` knows it by: its image, as the manifest names it.
         split: of `ALL_SPLITS`.
         structures: for a reader, ``"L1–L5, 4 discs, canal"``.
         spacing: mm, or None if not known.
         warnings: sentences.
     """
 
+    key: str
     name: str
     patient: str
     split: str
@@ -129,7 +134,7 @@ class TrainingSet:
         unlabelled: bool = False,
         progress: Report | None = None,
     ) -> SceneSummary:
-        """Adds the cases of scenes. A case that came from the same volume of the same scene is replaced.
+        """Adds the cases of scenes. A case of the same volume, whatever scene it came from, is replaced.
 
         Args:
             reports: of `slicer_scene.read_scene`; taken one at a time.
@@ -164,7 +169,7 @@ class TrainingSet:
                     except SpineSegAIError as error:
                         summary.problems.append(str(error))
             self._refuse(summary, ignore_unknown, skip_problems)
-            if not (adding.new or adding.kept):
+            if not adding.all:
                 raise DatasetError(
                     "Nothing is annotated in these scenes.", "Segment a volume, or name points after structures."
                 )
@@ -220,57 +225,66 @@ class TrainingSet:
             for image in map(Path, images):
                 spacing = _spacing(image)
                 if spacing is None:
-                    raise DatasetError(f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files.")
+                    raise DatasetError(
+                        f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
+                    )
                 if image.resolve() not in known:
                     entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
-                    adding.new.append({**entry, "spacing_mm": list(spacing)})
+                    adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(_header(image).GetSize())})
             self._deal(adding.new, None, 0.0)
             adding.commit()
         return [_name(entry) for entry in adding.new]
 
-    def remove(self, names: Iterable[str], *, delete_files: bool = True) -> None:
-        """Takes cases out, and deletes their files if they are the training set's own."""
-        wanted = set(names)
-        gone = [entry for _, entry in self.entries() if _name(entry) in wanted]
+    def remove(self, keys: Iterable[str]) -> None:
+        """Takes cases out, and deletes their files if they are the training set's own.
+
+        Args:
+            keys: of the cases (`CaseRow.key`).
+        """
+        wanted = set(keys)
+        gone = [entry for _, entry in self.entries() if _key(entry) in wanted]
         for split in ALL_SPLITS:
-            kept = [e for e in self.table.get(split, []) if _name(e) not in wanted]
+            kept = [e for e in self.table.get(split, []) if _key(e) not in wanted]
             if split in self.table:
                 self.table[split] = kept
         self.save()
-        if delete_files:
-            self._delete(gone)
+        self._delete(gone)
 
-    def set_split(self, names: Iterable[str], split: str) -> list[str]:
+    def set_split(self, keys: Iterable[str], split: str) -> list[str]:
         """Moves cases, and with each all other cases of its patient, who may be in one split only.
 
+        Args:
+            keys: of the cases (`CaseRow.key`).
+            split: where to.
+
         Returns:
-            Names of all that moved.
+            Keys of all that moved.
 
         Raises:
             DatasetError: the split is none, or an unlabelled case would be trained on.
         """
         if split not in SPLITS:
             raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
-        wanted = set(names)
-        bare = [_name(entry) for of, entry in self.entries() if of == UNLABELLED and _name(entry) in wanted]
+        wanted = set(keys)
+        bare = [_name(entry) for of, entry in self.entries() if of == UNLABELLED and _key(entry) in wanted]
         if bare:
             raise DatasetError(f"{bare[0]} is not annotated yet.", "Annotate it and add it as a case.")
-        patients = {_patient(entry) for _, entry in self.entries() if _name(entry) in wanted}
+        patients = {_patient(entry) for _, entry in self.entries() if _key(entry) in wanted}
         moved = []
         for of in SPLITS:
             for entry in list(self.table.get(of, [])):
                 if of != split and _patient(entry) in patients:
                     self.table[of].remove(entry)
                     self.table.setdefault(split, []).append(entry)
-                    moved.append(_name(entry))
+                    moved.append(_key(entry))
         self.save()
         return moved
 
     def set_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keeps the ranking of unlabelled cases with them: name → scores."""
+        """Keeps the ranking of unlabelled cases with them: key → scores."""
         for split, entry in self.entries():
-            if split == UNLABELLED and _name(entry) in scores:
-                entry["ranking"] = dict(scores[_name(entry)])
+            if split == UNLABELLED and _key(entry) in scores:
+                entry["ranking"] = dict(scores[_key(entry)])
         self.save()
 
     def save(self) -> None:
@@ -294,6 +308,9 @@ class TrainingSet:
         try:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                for left in self.folder.glob(".adding-*"):  # by a process that was killed
+                    if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                        shutil.rmtree(left, ignore_errors=True)
                 adding = _Adding(self, Path(tempfile.mkdtemp(prefix=".adding-", dir=self.folder)))
                 yield adding
             except OSError as error:
@@ -324,17 +341,21 @@ class TrainingSet:
         split: str | None,
     ) -> None:
         origin = f"{case.scene}: {case.volume}"
-        if any(e.get("origin") == origin for e in adding.new):
+        twin = next((e for e in adding.all if e["image_hash"] == case.fingerprint), None)
+        if twin:
             raise DatasetError(
-                f"There are two scenes called {case.scene} with a volume “{case.volume}”.", "Rename one of them."
+                f"The volume “{case.volume}” of {case.scene} is in {twin['origin']}, too.", "Choose one of the two."
             )
-        former = next(((s, e) for s, e in self.entries() if e.get("origin") == origin), None)
-        name = _name(former[1]) if former else self._free_name(case, adding)
+        former = next(((s, e) for s, e in self.entries() if self._is_same_image(e, case)), None)
+        if former and not case.is_annotated:
+            return  # what is there knows more, or as much
+        name = _name(former[1]) if former and _is_own(former[1]) else self._free_name(case, adding)
         entry: dict[str, Any] = {
             "image": f"images/{name}.nii.gz",
             "patient": patient or case.patient,
             "source": "slicer",
             "origin": origin,
+            "image_hash": case.fingerprint,
             "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
         }
         if split:
@@ -356,11 +377,25 @@ class TrainingSet:
             entry["notes"] = case.notes
         if former:
             self.table[former[0]].remove(former[1])
-            summary.replaced.append(name)
-            if former[0] in SPLITS and case.is_annotated and not split:
-                adding.kept.append((former[0], entry))
-                return
-        adding.new.append(entry)
+            summary.replaced.append(_name(former[1]))
+        adding.all.append(entry)
+        if former and former[0] in SPLITS and not split:
+            self.table[former[0]].append(entry)
+        else:
+            adding.new.append(entry)
+
+    def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
+        """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
+        from .slicer_scene import fingerprint
+
+        if "image_hash" not in entry and entry.get("size"):
+            if sorted(entry["size"]) != sorted(case.image.GetSize()):
+                return False
+            try:
+                entry["image_hash"] = fingerprint(sitk.ReadImage(str(self.folder / entry["image"])))
+            except RuntimeError:
+                return False
+        return entry.get("image_hash") == case.fingerprint
 
     def _id_of(self, target: str) -> int:
         """Structure id of a target; one of the reader's own is declared in the manifest."""
@@ -453,10 +488,13 @@ class TrainingSet:
                 warnings.insert(0, f"The {key} file {entry[key]} is missing.")
         if entry.get("keypoints") and not entry.get("label"):
             warnings.append("Key points alone, no masks: for methods that learn from weak cases.")
+        if not (entry.get("extent") or self.table.get("extent")) and _has_vertebrae(entry):
+            warnings.append("It is not said whether vertebrae are bodies or whole.")
         if entry.get("corrections"):
             warnings.append("Corrected by hand.")
         spacing = entry.get("spacing_mm") or _spacing(image)
         return CaseRow(
+            key=_key(entry),
             name=_name(entry),
             patient=_patient(entry)[1],
             split=split,
@@ -474,8 +512,8 @@ class _Adding:
 
     owner: TrainingSet
     place: Path
-    new: list[dict[str, Any]] = field(default_factory=list)
-    kept: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    new: list[dict[str, Any]] = field(default_factory=list)  # that have no split yet
+    all: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
     def write(self, image: sitk.Image, name: str) -> None:
@@ -494,8 +532,6 @@ class _Adding:
 
     def commit(self) -> None:
         """Files first, the manifest last."""
-        for split, entry in self.kept:
-            self.owner.table.setdefault(split, []).append(entry)
         for name in self.files:
             target = self.owner.folder / name
             target.parent.mkdir(exist_ok=True)
@@ -600,9 +636,13 @@ def _declared(table: Mapping[str, Any], structure_id: int) -> str:
     return next(key for key in table["custom"] if key.casefold() == name)
 
 
+def _key(entry: Any) -> str:
+    return str(entry.get("image", "") if isinstance(entry, dict) else entry)
+
+
 def _name(entry: Any) -> str:
     """A case's name: that of its image, without suffixes."""
-    image = str(entry.get("image", "") if isinstance(entry, dict) else entry)
+    image = _key(entry)
     return re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", image.replace("\\", "/").rsplit("/", 1)[-1])
 
 
@@ -616,14 +656,34 @@ def _is_labelled(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("label") or entry.get("keypoints"))
 
 
-def _spacing(image: Path) -> tuple[float, ...] | None:
+def _has_vertebrae(entry: Mapping[str, Any]) -> bool:
+    names = entry.get("annotated") if entry.get("label") else None
+    for name in names or ():
+        try:
+            if structure(name).is_vertebral:
+                return True
+        except SpineSegAIError:
+            continue
+    return False
+
+
+def _is_own(entry: Mapping[str, Any]) -> bool:
+    """Whether the image is a file that the training set made."""
+    return str(entry.get("image", "")).startswith("images/")
+
+
+def _header(image: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(image))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _spacing(image: Path) -> tuple[float, ...] | None:
     try:
-        reader.ReadImageInformation()
+        return tuple(round(s, 4) for s in _header(image).GetSpacing())
     except RuntimeError:
         return None
-    return tuple(round(s, 4) for s in reader.GetSpacing())
 
 
 def _relative(path: str | Path, folder: Path) -> str:

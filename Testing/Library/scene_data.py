@@ -157,10 +157,10 @@ class Scene:
         return path
 
 
-def lumbar(**more) -> Scene:
+def lumbar(seed: int = 0, **more) -> Scene:
     """One volume with L4, L4/L5 and L5, named in English."""
     scene = Scene()
-    volume = scene.volume()
+    volume = scene.volume(image=volume_image(seed))
     scene.segmentation(
         {"L4 vertebra": box(slice(5, 14)), "L4-L5 disc": box(slice(14, 18)), "vertebra L5": box(slice(18, 27))},
         volume, **more,

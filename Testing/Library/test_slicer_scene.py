@@ -7,6 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scene_data import Scene, box, lumbar, sagittal, volume_image
 
 from SpineSegAILib.anatomy import Extent, structure
@@ -398,6 +400,25 @@ def test_a_header_that_names_another_file(tmp_path):
     scene = lumbar()
     scene.files["Data/T2.nrrd"] = header
     assert "keeps its voxels in another file" in problem(scene.write(tmp_path / "s.mrb"))
+
+
+@given(st.integers(0, 2), st.integers(0, 5000), st.binary(min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_is_worse_than_a_sentence(tmp_path, which, at, bytes_):
+    scene = lumbar()
+    path = tmp_path / "s.mrb"
+    document = scene.document().encode()
+    if which == 0:  # in the XML
+        document = document[: at % len(document)] + bytes_ + document[at % len(document) + len(bytes_) :]
+    scene.write(path, document)
+    if which == 1:  # in the archive
+        data = path.read_bytes()
+        path.write_bytes(data[: at % len(data)] + bytes_ + data[at % len(data) + len(bytes_) :])
+    elif which == 2:  # cut off
+        path.write_bytes(path.read_bytes()[: at + 1])
+    report = read_scene(path)
+    assert report.problems or report.cases
+    assert all(sentence.rstrip().endswith((".", "”")) for sentence in report.problems)
 
 
 def test_scenes_in_folders(tmp_path):

@@ -17,10 +17,12 @@ from SpineSegAILib.datasets.slicer_scene import read_scene
 from SpineSegAILib.datasets.training_set import TrainingSet, structures_in_words
 from SpineSegAILib.errors import DatasetError, OutputError
 
+BODIES = "It is not said whether vertebrae are bodies or whole."
+
 
 def scenes(folder, count, **more):
     """Scenes of patients of their own."""
-    return [lumbar(**more).write(folder / f"case{n}.mrb") for n in range(count)]
+    return [lumbar(n, **more).write(folder / f"case{n}.mrb") for n in range(count)]
 
 
 def add(target, paths, table=None, **more):
@@ -99,19 +101,62 @@ def test_the_same_scene_again_replaces_its_case(tmp_path):
     add(target, scenes(tmp_path, 3))
     before = {e["origin"]: s for s, e in target.entries()}
     scene = Scene()
-    scene.segmentation({"L2": box(slice(5, 14))}, scene.volume())
-    path = scene.write(tmp_path / "case1.mrb")
+    scene.segmentation({"L2": box(slice(5, 14))}, scene.volume(image=volume_image(1)))
+    path = scene.write(tmp_path / "corrected.mrb")  # another scene with the same volume
     assert add(target, [path]).replaced == ["case1_T2"]
     entries = {e["origin"]: (s, e["annotated"]) for s, e in target.entries()}
-    assert len(entries) == 3 and entries["case1.mrb: T2"] == (before["case1.mrb: T2"], ["L2"])
+    assert len(entries) == 3 and entries["corrected.mrb: T2"] == (before["case1.mrb: T2"], ["L2"])
     (case,) = [c for cases in read_manifest(target.path).splits.values() for c in cases if "case1" in c.name]
     assert set(np.unique(sitk.GetArrayFromImage(read_label(case)))) == {0, structure("L2").id}
+
+
+def test_a_corrected_case_keeps_its_patient_together(tmp_path):
+    """The former case is replaced and another one of its patient comes in with it: both where the former was."""
+    target = TrainingSet(tmp_path / "set")
+    add(target, [lumbar(0).write(tmp_path / "a.mrb")], patient="P", split="validation")
+    both = [lumbar(0).write(tmp_path / "a2.mrb"), lumbar(1).write(tmp_path / "b.mrb")]
+    add(target, both, patient="P", validation_share=0.0)
+    assert [split for split, _ in target.entries()] == ["validation", "validation"]
+
+
+def test_scenes_of_one_name_are_different_cases(tmp_path):
+    paths = []
+    for n in range(2):
+        (tmp_path / f"p{n}").mkdir()
+        paths.append(lumbar(n).write(tmp_path / f"p{n}" / "scene.mrb"))
+    target = TrainingSet(tmp_path / "set")
+    add(target, paths)
+    assert sorted(row.name for row in target.rows()) == ["scene_T2", "scene_T2_2"]
+
+
+def test_one_volume_in_two_scenes_is_said(tmp_path):
+    paths = [lumbar().write(tmp_path / f"{name}.mrb") for name in "ab"]
+    with pytest.raises(DatasetError, match=r"“T2” of b\.mrb is in a\.mrb: T2, too"):
+        add(TrainingSet(tmp_path / "set"), paths)
+
+
+def test_an_annotated_image_no_longer_waits(tmp_path):
+    turned = sitk.DICOMOrient(volume_image(), "RAI")  # another order of axes, as a program may load it
+    sitk.WriteImage(turned, str(tmp_path / "image.nii.gz"))
+    sitk.WriteImage(volume_image(7), str(tmp_path / "other.nii.gz"))
+    target = TrainingSet(tmp_path / "set")
+    assert target.add_images([tmp_path / "image.nii.gz", tmp_path / "other.nii.gz"]) == ["image", "other"]
+    assert target.add_images([tmp_path / "image.nii.gz"]) == []
+    assert add(target, [lumbar().write(tmp_path / "s.mrb")]).replaced == ["image"]
+    assert [(row.name, row.split) for row in target.rows()] == [("s_T2", "training"), ("other", "unlabelled")]
+    bare = Scene()
+    bare.volume()
+    add(target, [bare.write(tmp_path / "bare.mrb"), lumbar(3).write(tmp_path / "t.mrb")], unlabelled=True)
+    assert "s_T2" in [row.name for row in target.rows()]  # what is annotated is not lost to a bare volume
+    assert (tmp_path / "image.nii.gz").exists()
+    with pytest.raises(DatasetError, match="is no image"):
+        target.add_images([tmp_path / "gone.nii.gz"])
 
 
 def test_patients_stay_together(tmp_path):
     paths = []
     for n in range(12):
-        scene = lumbar()
+        scene = lumbar(n)
         scene.patient(f"P{n // 3}", "vtkMRMLScalarVolumeNode1")
         paths.append(scene.write(tmp_path / f"c{n}.mrb"))
     target = TrainingSet(tmp_path / "set")
@@ -162,7 +207,7 @@ def test_nothing_annotated(tmp_path):
     (row,) = target.rows()
     assert (row.split, row.structures, row.spacing) == ("unlabelled", "", (1.5, 1.5, 4.0))
     with pytest.raises(DatasetError, match="is not annotated yet"):
-        target.set_split([row.name], "training")
+        target.set_split([row.key], "training")
     with pytest.raises(DatasetError, match="lists no cases"):
         read_manifest(target.path)
     scene.segmentation({"L4": box(slice(5, 14))}, "vtkMRMLScalarVolumeNode1")
@@ -207,6 +252,16 @@ def test_a_read_only_folder(tmp_path, monkeypatch):
     assert tree(folder) == []
 
 
+def test_what_a_killed_process_left_is_tidied_up(tmp_path):
+    folder = tmp_path / "set"
+    old, new = folder / ".adding-old", folder / ".adding-new"
+    for left in (old, new):
+        left.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    add(TrainingSet(folder), scenes(tmp_path, 1))
+    assert not old.exists() and new.exists()  # the newer one may be another process at work
+
+
 def test_a_manifest_that_is_none(tmp_path):
     (tmp_path / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(DatasetError, match="cannot be read"):
@@ -223,17 +278,21 @@ def test_rows_removal_and_splits(tmp_path):
     rows = {row.name: row for row in target.rows()}
     assert sorted(rows) == [f"case{n}_T2" for n in range(4)]
     row = rows["case0_T2"]
-    assert (row.structures, row.spacing, row.warnings) == ("L4–L5, L4/L5", (1.5, 1.5, 4.0), ["Corrected by hand."])
-    moved = target.set_split(["case0_T2"], "validation")
-    assert set(moved) <= {"case0_T2"}
+    assert (row.structures, row.spacing, row.warnings) == (
+        "L4–L5, L4/L5",
+        (1.5, 1.5, 4.0),
+        [BODIES, "Corrected by hand."],
+    )
+    moved = target.set_split([row.key], "validation")
+    assert row.key == "images/case0_T2.nii.gz" and set(moved) <= {row.key}
     assert {r.name: r.split for r in TrainingSet(tmp_path / "set").rows()}["case0_T2"] == "validation"
-    target.remove(["case1_T2"])
+    target.remove(["images/case1_T2.nii.gz"])
     assert "case1_T2" not in {r.name for r in target.rows()}
     assert not (tmp_path / "set" / "images" / "case1_T2.nii.gz").exists()
     (tmp_path / "set" / "labels" / "case2_T2.nii.gz").unlink()
     assert "is missing" in next(r for r in target.rows() if r.name == "case2_T2").warnings[0]
     with pytest.raises(DatasetError, match="“held-out” is no split"):
-        target.set_split(["case0_T2"], "held-out")
+        target.set_split([row.key], "held-out")
 
 
 def test_files_that_are_not_the_training_sets_own_stay(tmp_path):
@@ -242,7 +301,7 @@ def test_files_that_are_not_the_training_sets_own_stay(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "dataset.json").write_text(json.dumps({"training": [{"image": "../elsewhere.nii.gz"}]}), encoding="utf-8")
-    TrainingSet(folder).remove(["elsewhere"])
+    TrainingSet(folder).remove(["../elsewhere.nii.gz"])
     assert image.exists()
 
 
@@ -268,7 +327,7 @@ def test_a_structure_of_the_readers_own_is_learnt_and_found_again(tmp_path, caps
     paths = []
     for n in range(2):
         scene = Scene()
-        volume = scene.volume(image=bright)
+        volume = scene.volume(image=bright + n)
         scene.segmentation(
             {"L4": box(slice(5, 14)), "L5": box(slice(18, 27)), "lesion": box(slice(7, 12), columns=slice(10, 18))},
             volume,

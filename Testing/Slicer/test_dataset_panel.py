@@ -24,9 +24,9 @@ class DatasetCase(PanelCase):
     def dataset(self):
         return self.widget.datasetPanel
 
-    def saveScene(self, name="one.mrb", segments=None, volume="T2"):
+    def saveScene(self, name="one.mrb", segments=None, volume="T2", seed=0):
         slicer.mrmlScene.Clear(0)
-        make_segmentation(make_volume(volume), segments or LUMBAR)
+        make_segmentation(make_volume(volume, seed=seed), segments or LUMBAR)
         path = self.folder / name
         self.assertTrue(slicer.mrmlScene.WriteToMRB(str(path)))
         slicer.mrmlScene.Clear(0)
@@ -35,19 +35,16 @@ class DatasetCase(PanelCase):
     def waitForProcess(self, seconds=120.0):
         self.waitUntil(lambda: not self.dataset.isRunning, seconds, "the process did not end")
 
-    def addScenes(self, *paths):
-        """Read scenes and agree to everything."""
-        self.dataset.addScenes(paths)
-        self.waitForProcess()
-        self.assertTrue(self.data.mappingAddButton.enabled, self.data.mappingLabel.text)
-        self.click(self.data.mappingAddButton)
-        self.waitForProcess()
-
     def mapping(self):
         """Rows of the table of names: (segment, taken as, because of, cases)."""
         table = self.data.mappingTable
         return [
-            (table.item(r, 0).text(), table.cellWidget(r, 1).currentText, table.item(r, 2).text(), table.item(r, 3).text())
+            (
+                table.item(r, 0).text(),
+                table.cellWidget(r, 1).currentText,
+                table.item(r, 2).text(),
+                table.item(r, 3).text(),
+            )
             for r in range(table.rowCount)
         ]
 
@@ -76,7 +73,7 @@ class AddingTest(DatasetCase):
             self.assertFalse(button.enabled)
 
     def test_scenes_are_added_after_a_look_at_what_their_segments_are(self):
-        paths = [self.saveScene("one.mrb"), self.saveScene("two.mrb")]
+        paths = [self.saveScene("one.mrb"), self.saveScene("two.mrb", seed=1)]
         self.openPanel()
         self.dataset.addScenes(paths)
         self.assertTrue(self.dataset.isRunning)
@@ -85,14 +82,21 @@ class AddingTest(DatasetCase):
         self.assertFalse(self.set_folder.exists())  # nothing before the reader agrees
         self.assertEqual(
             self.mapping(),
-            [("L4 vertebra", "L4", "name", "2"), ("L4-L5 disc", "L4/L5", "name", "2"), ("vertebra L5", "L5", "name", "2")],
+            [
+                ("L4 vertebra", "L4", "name", "2"),
+                ("L4-L5 disc", "L4/L5", "name", "2"),
+                ("vertebra L5", "L5", "name", "2"),
+            ],
         )
-        self.assertIn("2 annotated cases from 2 scenes", self.data.mappingLabel.text)
+        self.assertIn("Annotated cases: 2.", self.data.mappingLabel.text)
         self.assertEqual(self.data.mappingAddButton.text, "Add 2 cases")
+        self.assertFalse(self.data.extentComboBox.isHidden())  # the names do not say it
+        self.data.extentComboBox.setCurrentIndex(self.data.extentComboBox.findData("whole"))
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(self.cases(), [("one_T2", "training", "L4–L5, L4/L5"), ("two_T2", "training", "L4–L5, L4/L5")])
-        self.assertIn("Added 2 cases", self.data.datasetStatusLabel.text)
+        self.assertEqual([case["extent"] for case in self.manifest()["training"]], ["whole", "whole"])
+        self.assertIn("Cases added: 2", self.data.datasetStatusLabel.text)
         self.assertFalse(self.dialogs)
 
     def test_what_is_not_understood_has_to_be_said(self):
@@ -106,7 +110,7 @@ class AddingTest(DatasetCase):
         self.assertIn("“my lesion”", self.data.mappingLabel.text)
         combo = self.data.mappingTable.cellWidget(0, 1)
         combo.setCurrentText("panel lesion")
-        self.assertEqual(self.mapping()[0][2], "a structure of your own")
+        self.assertEqual(self.mapping()[0][2], "your own structure")
         self.assertTrue(self.data.mappingAddButton.enabled)
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
@@ -176,6 +180,7 @@ class AddingTest(DatasetCase):
         self.click(self.data.addCaseButton)
         self.waitForProcess()
         self.assertEqual({row[2] for row in self.mapping()}, {"made by SpineSegAI"})
+        self.assertTrue(self.data.extentComboBox.isHidden())  # our tags say it
         temporary = self.dataset._temporary
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
@@ -189,7 +194,7 @@ class AddingTest(DatasetCase):
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(len(self.cases()), 1)
-        self.assertIn("replaced", self.data.datasetStatusLabel.text)
+        self.assertIn("Replaced", self.data.datasetStatusLabel.text)
 
     def test_a_case_that_cannot_be_added_says_why(self):
         volume = make_volume()
@@ -211,12 +216,46 @@ class AddingTest(DatasetCase):
         self.assertEqual(self.cases(), [])
 
 
+class CommandTest(DatasetCase):
+    def run_command(self, *arguments):
+        from SpineSegAISlicer.command_process import CommandProcess
+
+        answers = []
+        process = CommandProcess(arguments, answers.append, answers.append)
+        process.start()
+        return process, answers
+
+    def test_a_command_that_fails_says_so_with_its_log(self):
+        process, answers = self.run_command("no-such-command")
+        self.waitUntil(lambda: answers, 60)
+        self.assertEqual(answers[0].kind, "WorkerError")
+        self.assertIn("exit code 2", answers[0].message)
+        self.assertIn("no-such-command", answers[0].log)
+        self.assertFalse(process.isRunning)
+
+    def test_a_command_that_is_killed_says_so(self):
+        process, answers = self.run_command("checkpoints", "--json")
+        process._process.kill()
+        self.waitUntil(lambda: answers, 60)
+        self.assertIn("ended unexpectedly", answers[0].message)
+
+    def test_an_answer_that_nobody_waits_for_is_dropped(self):
+        process, answers = self.run_command("checkpoints", "--json")
+        process.stop()
+        self.waitUntil(lambda: not process.isRunning, 60)
+        self.assertEqual(answers, [])
+
+
 class CasesTest(DatasetCase):
     def fill(self, count=3):
         """A training set of `count` cases."""
-        paths = [self.saveScene(f"c{n}.mrb", {"L4": L4, "L5": L5}) for n in range(count)]
+        from SpineSegAILib.datasets.slicer_scene import read_scene
+        from SpineSegAILib.datasets.training_set import TrainingSet
+
+        paths = [self.saveScene(f"c{n}.mrb", {"L4": L4, "L5": L5}, seed=n) for n in range(count)]
         self.openPanel()
-        self.addScenes(*paths)
+        TrainingSet(self.set_folder).add_scenes(map(read_scene, paths))
+        self.dataset.refresh()
 
     def test_cases_move_between_splits_with_their_patient(self):
         self.fill()
@@ -228,12 +267,14 @@ class CasesTest(DatasetCase):
         combo.setCurrentIndex(combo.findData("test"))
         self.click(self.data.splitButton)
         self.assertIn((name, "test", "L4–L5"), self.cases())
-        self.assertIn("Moved 1 cases", self.data.datasetStatusLabel.text)
+        self.assertIn("Cases moved: 1", self.data.datasetStatusLabel.text)
 
     def test_cases_are_removed_after_a_question(self):
         self.fill(2)
         answers = []
-        self.patch(slicer.util, "confirmOkCancelDisplay", lambda text, *more, **named: answers.append(text) or len(answers) > 1)
+        self.patch(
+            slicer.util, "confirmOkCancelDisplay", lambda text, *more, **named: answers.append(text) or len(answers) > 1
+        )
         self.select("c0_T2")
         self.click(self.data.removeCaseButton)
         self.assertEqual(len(self.cases()), 2)
@@ -252,7 +293,7 @@ class CasesTest(DatasetCase):
         self.fill(1)
         (self.set_folder / "labels" / "c0_T2.nii.gz").unlink()
         self.dataset.refresh()
-        self.assertIn("is missing", self.data.casesTable.item(0, 5).text())
+        self.assertIn("is missing", self.data.casesTable.item(0, 3).text())
 
     def test_images_to_annotate_are_ranked_by_a_checkpoint(self):
         import SimpleITK as sitk
@@ -281,7 +322,8 @@ class CasesTest(DatasetCase):
         self.waitForProcess(240)
         self.assertFalse(self.dialogs)
         self.assertEqual([case[0] for case in self.cases()], ["noise", "phantom"])
-        self.assertIn("1. uncertainty", self.data.casesTable.item(0, 5).text())
+        self.assertIn("uncertainty", self.data.casesTable.item(0, 2).text())
+        self.assertTrue(self.data.casesTable.item(0, 3).text())
         self.assertIn("Annotate “noise” next", self.data.datasetStatusLabel.text)
         self.select("noise")
         self.assertFalse(self.data.splitButton.enabled)  # not annotated yet

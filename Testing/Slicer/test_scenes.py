@@ -88,7 +88,7 @@ class ReadingTest(SceneCase):
         inner.SetAndObserveTransformNodeID(outer.GetID())
         volume.SetAndObserveTransformNodeID(inner.GetID())
         node = make_segmentation(volume, LUMBAR)
-        for segmentId, structure in zip(node.GetSegmentation().GetSegmentIDs(), (23, 123, 24)):
+        for segmentId, structure in zip(node.GetSegmentation().GetSegmentIDs(), (23, 123, 24), strict=True):
             node.GetSegmentation().GetSegment(segmentId).SetTag(STRUCTURE_TAG, str(structure))
         case = self.only(self.save())
         image = case.label({"L4": 23, "L4/L5": 123, "L5": 24})
@@ -100,7 +100,9 @@ class ReadingTest(SceneCase):
     def test_a_segmentation_under_a_transform_of_its_own(self):
         volume = make_volume()
         node = make_segmentation(volume, LUMBAR)
-        node.SetAndObserveTransformNodeID(linear_transform([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -3], [0, 0, 0, 1]]).GetID())
+        node.SetAndObserveTransformNodeID(
+            linear_transform([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -3], [0, 0, 0, 1]]).GetID()
+        )
         moved = self.labels(self.only(self.save()))
         self.assertTrue((moved[3:7, 11:23, 12:30] == 1).all())  # 3 mm down are three rows
 
@@ -205,6 +207,13 @@ class CurrentCaseTest(SceneCase):
             current_case.write(volume, node, self.folder)
         with self.assertRaises(ImageError):
             current_case.write(None, node, self.folder)
+        node = make_segmentation(volume, LUMBAR)
+        node.CreateClosedSurfaceRepresentation()
+        surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        node.GetSegmentation().SetSourceRepresentationName(surface)
+        node.RemoveBinaryLabelmapRepresentation()
+        with self.assertRaisesRegex(DatasetError, "are surfaces"):
+            current_case.write(volume, node, self.folder)
 
 
 def a_result(volume):
