@@ -267,7 +267,7 @@ def _structure_table(result: Segmentation) -> str:
 def _train(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if args.resume:
-        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "add_structure", "seed", "phantoms")
+        fixed = ("method", "preset", "steps", "hours", "set", "start_from", "add_structure", "seed", "phantoms", "also")
         names = (name for name in fixed if getattr(args, name) not in (None, []))
         given = [f"--{'from' if name == 'start_from' else name.replace('_', '-')}" for name in names]
         if given:
@@ -309,6 +309,7 @@ def _training_config(args: argparse.Namespace) -> Any:
         "data.phantoms": args.phantoms,
         "seed": args.seed,
         "start_from": args.start_from,
+        "also": [str(Path(path).resolve()) for path in args.also] or None,
     }
     if args.start_from and Path(args.start_from).is_file():
         flags["start_from"] = str(Path(args.start_from).resolve())  # a resume may come from another folder
@@ -366,8 +367,7 @@ def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
 
 
 _FURTHER = {"learning_rate": 3e-4, "warmup": 20, "keep": 0.5}
-"""For a checkpoint that is trained further, so that it keeps what it knows. Measured by Benchmarks/fine_tune_scenes.py:
-without `keep`, one level of five old cases was miscounted afterwards; with it, none."""
+"""For a checkpoint that is trained further: what it knows changes slowly, and half of it stays as it was."""
 
 
 def _continues(args: argparse.Namespace) -> bool:
@@ -860,6 +860,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help='teach the checkpoint in --from one structure more; to teach only that: --set method.only=["NAME"]',
+    )
+    train.add_argument(
+        "--also", action="append", default=[], metavar="DATASET.json", help="mix in another, lest it be forgotten"
     )
     train.add_argument("--seed", type=int, metavar="N")
     train.add_argument("--phantoms", type=int, metavar="N", help="mix in this many generated cases")

@@ -74,7 +74,7 @@ class TrainingPanel:
         self._pictures = {}
         self._launcher = None
         self._updating = False
-        self._dataset = (None, "")  # path and time of change, what is wrong
+        self._problems = {}  # path of a manifest → (when it was changed last, what is wrong with it)
 
         self._fillMethods()
         for scheme in SCHEMES.values():
@@ -83,7 +83,8 @@ class TrainingPanel:
             ui.trainDeviceComboBox.addItem(title, device)
         self.refreshCheckpoints()
 
-        ui.trainDatasetPathLineEdit.connect("currentPathChanged(QString)", self.updateButtons)
+        for field in (ui.trainDatasetPathLineEdit, ui.trainAlsoPathLineEdit):
+            field.connect("currentPathChanged(QString)", self.updateButtons)
         ui.trainStartComboBox.connect("currentIndexChanged(int)", self._onStartCheckpoint)
         ui.trainMethodComboBox.connect("currentIndexChanged(int)", self._onMethod)
         ui.trainNameLineEdit.connect("textChanged(QString)", self.updateButtons)
@@ -171,6 +172,8 @@ class TrainingPanel:
         ui = self.ui
         words = [ui.trainDatasetPathLineEdit.currentPath]
         words += ["--steps", str(ui.trainStepsSpinBox.value), "--phantoms", str(ui.trainPhantomsSpinBox.value)]
+        if ui.trainAlsoPathLineEdit.currentPath:
+            words += ["--also", ui.trainAlsoPathLineEdit.currentPath]
         if ui.trainHoursSpinBox.value > 0:
             words += ["--hours", str(ui.trainHoursSpinBox.value)]
         if ui.trainStartComboBox.currentData:
@@ -192,9 +195,10 @@ class TrainingPanel:
         if not path:
             reasons.append(_("No data set is chosen."))
         else:
-            problem = self._datasetProblem(Path(path))
-            if problem:
-                reasons.append(problem)
+            reasons += self._datasetProblems(path)
+        also = self.ui.trainAlsoPathLineEdit.currentPath
+        if also:
+            reasons += self._datasetProblems(also)
         if not name:
             reasons.append(_("The checkpoint that results has no name."))
         elif not re.fullmatch(r"[\w][\w .-]*", name):
@@ -203,19 +207,18 @@ class TrainingPanel:
             reasons.append(_("There is a run called “{name}” already: choose another name.").format(name=name))
         return reasons
 
-    def _datasetProblem(self, path):
+    def _datasetProblems(self, path):
         """What is wrong with a manifest; looked at again when the file has changed."""
         from SpineSegAILib.datasets.manifest import read_manifest
 
-        stamp = (str(path), path.stat().st_mtime_ns if path.is_file() else 0)
-        if stamp != self._dataset[0]:
+        changed = _modified(Path(path))
+        if self._problems.get(path, (None,))[0] != changed:
             try:
                 read_manifest(path).cases("training")
-                problem = ""
+                self._problems[path] = (changed, [])
             except SpineSegAIError as error:
-                problem = str(error)
-            self._dataset = (stamp, problem)
-        return self._dataset[1]
+                self._problems[path] = (changed, [str(error)])
+        return self._problems[path][1]
 
     def devices(self):
         """What to compute on."""

@@ -105,6 +105,7 @@ class TrainingConfig(BaseModel):
 
     method: dict[str, Any] = Field(description="the method's configuration")
     dataset: str = Field(description="path of the manifest")
+    also: tuple[str, ...] = Field((), description="paths of more manifests, whose cases are mixed in")
     preprocessing: Preprocessing = Preprocessing(pixel_mm=1.25)
     data: DataConfig = DataConfig()
     optimization: OptimizationConfig = OptimizationConfig()

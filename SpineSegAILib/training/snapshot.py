@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..anatomy import STRUCTURES
+from ..anatomy import CUSTOM_IDS, STRUCTURES
 from ..datasets.manifest import Case, Manifest, read_manifest
 from ..errors import DatasetError
 from .run import RunDirectory, read_json, write_json
@@ -39,7 +39,7 @@ class Snapshot:
         """What a preprocessed case depends on. Structures by name: numbers of a reader's own ones may differ."""
         files = [self.checksums[str(path)] for path in _files(case)]
         points = sorted((STRUCTURES[sid].name, point) for sid, point in case.keypoints.items())
-        values = {value: STRUCTURES[sid].name for value, sid in (case.label_values or {}).items()}
+        values = {value: STRUCTURES[sid].name if sid else "" for value, sid in (case.label_values or {}).items()}
         return [*files, [STRUCTURES[sid].name for sid in case.annotated], points, sorted(values.items())]
 
     def verify(self, case: Case) -> None:
@@ -65,28 +65,49 @@ class Snapshot:
         return [path for path in paths if not path.exists() or checksum(path) != self.checksums[str(path)]]
 
 
-def take_snapshot(manifest: Manifest, run: RunDirectory) -> Snapshot:
+def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
     """Write a run's ``dataset.json``: a manifest like any other, of absolute paths and with checksums.
 
+    Args:
+        manifests: the data set, and those that are mixed in.
+
     Raises:
-        DatasetError: a file cannot be read.
+        DatasetError: a file cannot be read, or an image or patient is in two splits.
     """
-    table = json.loads(manifest.path.read_text(encoding="utf-8"))
-    table = {key: value for key, value in table.items() if key != "test"}
+    tables = [json.loads(manifest.path.read_text(encoding="utf-8")) for manifest in manifests]
+    result = {key: value for key, value in tables[0].items() if key not in ("test", "unlabelled")}
     sums: dict[str, str] = {}
     for split in _SPLITS:
-        entries = []
-        for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
-            entry = {**(entry if isinstance(entry, dict) else {}), "image": str(case.image), "patient": case.patient}
-            if case.label:
-                entry["label"] = str(case.label)
-            if case.keypoints:
-                entry["keypoints"] = {STRUCTURES[i].name: list(point) for i, point in case.keypoints.items()}
-            sums |= {str(path): checksum(path) for path in _files(case)}
-            entries.append(entry)
-        table[split] = entries
-    write_json(run.dataset_file, {**table, "name": manifest.name, _KEY: sums})
+        result[split] = []
+        for number, (manifest, table) in enumerate(zip(manifests, tables, strict=True)):
+            for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
+                entry = entry if isinstance(entry, dict) else {}
+                result[split].append({**entry, **_explicit(case, mixed_in=number > 0)})
+                sums |= {str(path): checksum(path) for path in _files(case)}
+    for table in tables[1:]:
+        custom = result.setdefault("custom", {})
+        for name in table.get("custom", {}):
+            if name not in custom:
+                custom[name] = next(i for i in CUSTOM_IDS if i not in custom.values())
+    result["name"] = " + ".join(manifest.name for manifest in manifests)
+    write_json(run.dataset_file, {**result, _KEY: sums})
     return read_snapshot(run)
+
+
+def _explicit(case: Case, mixed_in: bool) -> dict[str, Any]:
+    """What an entry must say itself: where its files are, and, in another manifest, what that one said for all."""
+    said: dict[str, Any] = {"image": str(case.image), "patient": case.patient}
+    if case.label:
+        said["label"] = str(case.label)
+    if case.keypoints:
+        said["keypoints"] = {STRUCTURES[i].name: list(point) for i, point in case.keypoints.items()}
+    if mixed_in:
+        values = case.label_values or {sid: sid for sid in case.annotated}
+        said["annotated"] = [STRUCTURES[sid].name for sid in case.annotated]
+        said["label_values"] = {str(v): STRUCTURES[sid].name if sid else "background" for v, sid in values.items()}
+        if case.extent is not None:
+            said["extent"] = case.extent.value
+    return said
 
 
 def read_snapshot(run: RunDirectory) -> Snapshot:

@@ -44,6 +44,8 @@ _START = "start.json"
 """In a run's state: what the checkpoint it started from had learnt from real cases."""
 _PARTS = "parts.json"
 """In a run's state: how many parts a batch is computed in, where one of several processes found that out."""
+_PLACES = {"dataset", "also", "start_from", "resources"}
+"""Settings that name files of this computer: a checkpoint does not tell them."""
 _DRAW_SECONDS = 60.0
 """Between drawings of the curves, which take about half a second."""
 
@@ -127,10 +129,8 @@ class _Trainer:
 
     def train(self) -> RunDirectory:
         """The whole run; whatever ends it is written down."""
-        manifest = None
         if not self.request.resume:  # what is wrong with the request is said before there is a folder
-            manifest = read_manifest(self.config.dataset)
-            _check_request(self.config, manifest)
+            _check_request(self.config, self._manifests())
         if self.main:
             if self.request.resume:
                 self.run.claim()
@@ -140,7 +140,7 @@ class _Trainer:
         try:
             with self.run.beating(self.clock.seconds) if self.main else nullcontext():
                 self._beat("preparing", force=True)
-                self._prepare(manifest)
+                self._prepare()
                 self._train()
         except BaseException as error:
             told = _told(error, self.run, self.step)
@@ -165,12 +165,15 @@ class _Trainer:
         with suppress(OSError):
             self.run.beat("failed", force=True, step=self.step, message=reason)
 
-    def _prepare(self, manifest: Manifest | None) -> None:
+    def _manifests(self) -> list[Manifest]:
+        return [read_manifest(path) for path in (self.config.dataset, *self.config.also)]
+
+    def _prepare(self) -> None:
         """Data, method, optimiser; and where a run that is resumed was."""
         config, run, o = self.config, self.run, self.config.optimization
         if self.main and not run.dataset_file.exists():
             self._beat("preparing", force=True, message="reading the data set")
-            take_snapshot(manifest or read_manifest(config.dataset), run)
+            take_snapshot(self._manifests(), run)
         needed = config.start_from and (o.keep or not run.state_file.exists())
         if self.main and needed and not run.start.exists():
             keep_start(find_checkpoint(config.start_from).path, run)
@@ -514,7 +517,7 @@ class _Trainer:
                 "hours": round(self.elapsed / 3600, 3),
                 "date": time.strftime("%Y-%m-%d"),
                 "versions": versions(),
-                "configuration": self.config.model_dump(mode="json", exclude={"dataset", "start_from", "resources"}),
+                "configuration": self.config.model_dump(mode="json", exclude=_PLACES),
             },
             "validation": scores,
         }
@@ -665,15 +668,16 @@ def _method_config(config: TrainingConfig, resources: Mapping[str, str]) -> Any:
     return make_config(values.pop("method"), **values).with_resources(resources)
 
 
-def _check_request(config: TrainingConfig, manifest: Manifest) -> None:
+def _check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None:
     """What can be known to be wrong before anything is written.
 
     Raises:
         ConfigError, DatasetError, CheckpointError: says what.
     """
     method_config = _method_config(config, config.resources)
-    _check_extent(manifest, method_config.label_scheme.extent)
-    manifest.cases("training")
+    for manifest in manifests:
+        _check_extent(manifest, method_config.label_scheme.extent)
+    manifests[0].cases("training")
     method = build_method(method_config)
     _check_patch(config.data.patch, method)
     if config.start_from:

@@ -47,9 +47,10 @@ def main() -> None:
     training_set = args.output / "set"
     if not training_set.exists():
         spinesegai("import-scenes", folder, "--output", training_set, "--extent", "body", "--validation", "0.15")
-    dataset = mixed(training_set / "dataset.json", table, args) if args.mix else training_set / "dataset.json"
     run = args.output / "runs" / args.name
-    train(run, dataset, args)
+    train(
+        run, training_set / "dataset.json", ["--also", str(old_cases(table, args).resolve())] if args.mix else [], args
+    )
     validation = {
         "new source": [c for c in table["validation"] if c["source"] == args.source],
         "old sources": [c for c in table["validation"] if c["source"] != args.source],
@@ -111,26 +112,22 @@ def spinesegai(*words: Any) -> str:
     return done.stdout
 
 
-def mixed(imported: Path, table: dict[str, Any], args: argparse.Namespace) -> Path:
-    """A data set of the imported cases and the training cases of the old sources."""
-    found = json.loads(imported.read_text(encoding="utf-8"))
-    for split in ("training", "validation"):
-        for case in found[split]:
-            case.update({key: str((imported.parent / case[key]).resolve()) for key in ("image", "label")})
-    for case in table["training"]:
-        if case["source"] != args.source:
-            paths = {key: str(entry_path(args, case[key])) for key in ("image", "label")}
-            found["training"].append({"extent": table["extent"], **case, **paths})
-    path = args.output / "mixed.json"
-    path.write_text(json.dumps(found), encoding="utf-8")
+def old_cases(table: dict[str, Any], args: argparse.Namespace) -> Path:
+    """A data set of the old sources' training cases."""
+    old = [c for c in table["training"] if c["source"] != args.source]
+    old = [{**c, **{key: str(entry_path(args, c[key])) for key in ("image", "label")}} for c in old]
+    rest = {k: v for k, v in table.items() if k not in ("training", "validation", "test", "unlabelled")}
+    path = args.output / "old.json"
+    path.write_text(json.dumps({**rest, "training": old}), encoding="utf-8")
     return path
 
 
-def train(folder: Path, dataset: Path, args: argparse.Namespace) -> None:
+def train(folder: Path, dataset: Path, more: list[str], args: argparse.Namespace) -> None:
     """Start the run, or go on with it, and wait for its end."""
     from SpineSegAILib.training import launcher
 
     words = [str(dataset), "--from", str(args.base.resolve()), "--hours", args.hours, "--phantoms", args.phantoms]
+    words += more
     for setting in args.set:
         words += ["--set", setting]
     if not (folder / "config.json").exists():

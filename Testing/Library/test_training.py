@@ -422,6 +422,36 @@ def test_half_written_events_are_passed_over(tmp_path):
     assert [e["step"] for e in run.events()] == [1]
 
 
+def test_another_data_set_is_mixed_in(manifest, own_data, tmp_path):
+    """One whose label values have another meaning, which it says for all of its cases at once."""
+    import json
+
+    import SimpleITK as sitk
+
+    table = json.loads(own_data.read_text(encoding="utf-8"))
+    for split in ("training", "validation"):
+        for case in table[split]:
+            path = str(own_data.parent / case["label"])
+            label = sitk.ReadImage(path)
+            sitk.WriteImage(sitk.ChangeLabel(label, {24: 1, 23: 2, 22: 3, 21: 4, 20: 5, 19: 6}), path)
+            del case["annotated"]
+    labels = {"1": "L5", "2": "L4", "3": "L3", "4": "L2", "5": "L1", "6": "T12"}
+    own_data.write_text(json.dumps({**table, "labels": labels}), encoding="utf-8")
+    config = config_for(manifest, 2).model_copy(update={"also": (str(own_data),)})
+    run = run_here(config, tmp_path / "run")
+    info = read_header(run.last)
+    assert info.metadata["training"]["dataset"] == "Tiny + Tiny"
+    assert len(info.metadata["training"]["cases"]) == 4
+    assert "L4" not in info.metadata["unvalidated"]
+    # The labels mean the same: the run's copies of both validation cases agree.
+    from SpineSegAILib.datasets.manifest import read_label
+    from SpineSegAILib.training.snapshot import read_snapshot
+
+    one, other = (sitk.GetArrayFromImage(read_label(c)) for c in read_snapshot(run).manifest.cases("validation"))
+    assert (one == other).all()
+    assert set(one.flat) > {0, 24}
+
+
 def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
     from SpineSegAILib.checkpoints import load_tensors
 

@@ -117,9 +117,12 @@ class ChoosingTest(TrainingCase):
         self.openTraining()
         self.assertFalse(self.train.trainMethodComboBox.isVisibleTo(self.train.trainCollapsibleButton))
         self.train.trainAddLineEdit.text = "T10, cord"
+        self.train.trainAlsoPathLineEdit.currentPath = str(self.folder / "old.json")
+        self.assertIn("old.json does not exist", self.train.trainStartButton.toolTip)
         words = self.training.arguments()
         self.assertEqual(words[words.index("--from") + 1], str(self.start))
         self.assertEqual([words[i + 1] for i, w in enumerate(words) if w == "--add-structure"], ["T10", "cord"])
+        self.assertEqual(words[words.index("--also") + 1], str(self.folder / "old.json"))
         self.assertNotIn("--method", words)
 
     def test_from_the_beginning_everything_is_chosen(self):
