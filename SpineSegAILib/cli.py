@@ -366,8 +366,10 @@ def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
     return config
 
 
-_FURTHER = {"learning_rate": 3e-4, "warmup": 20, "keep": 0.5}
-"""For a checkpoint that is trained further: what it knows changes slowly, and half of it stays as it was."""
+_FURTHER = {"learning_rate": 3e-4, "warmup": 20, "keep": 0.75}
+"""For a checkpoint that is trained further: it learns slowly and keeps most of what it was. After 343 steps on nine
+scenes of a new source, scored on other cases: with `keep` 0.5, Dice rose by 0.035 there and fell by 0.024 on the old
+sources, where the levels of an exam were miscounted; with 0.75 it rose by 0.025 and 0.011."""
 
 
 def _continues(args: argparse.Namespace) -> bool:

@@ -74,6 +74,7 @@ class TrainingPanel:
         self._pictures = {}
         self._launcher = None
         self._updating = False
+        self._suggested = ""
         self._problems = {}  # path of a manifest → (when it was changed last, what is wrong with it)
 
         self._fillMethods()
@@ -142,8 +143,8 @@ class TrainingPanel:
             getattr(ui, name + "Label").visible = begins
             getattr(ui, name + "ComboBox").visible = begins
         ui.trainAddLabel.visible = ui.trainAddLineEdit.visible = not begins
-        if not ui.trainNameLineEdit.text:
-            ui.trainNameLineEdit.text = self.suggestedName()
+        if ui.trainNameLineEdit.text in ("", self._suggested):  # the reader has not chosen one
+            self._suggestName()
         self.updateButtons()
 
     def _onMethod(self):
@@ -166,6 +167,9 @@ class TrainingPanel:
             number += 1
             name = f"{stem}-{number}"
         return name
+
+    def _suggestName(self):
+        self._suggested = self.ui.trainNameLineEdit.text = self.suggestedName()
 
     def arguments(self):
         """What `spinesegai train` is told."""
@@ -257,7 +261,7 @@ class TrainingPanel:
         folder = runsFolder() / self.ui.trainNameLineEdit.text.strip()
         if self._try(lambda: self.launcher().start(folder, self.arguments(), devices=self.devices(), **self._python())):
             self._select(folder)
-            self.ui.trainNameLineEdit.text = self.suggestedName()
+            self._suggestName()
 
     def onResume(self):
         """Go on with the selected run."""

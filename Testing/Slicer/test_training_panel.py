@@ -126,9 +126,10 @@ class ChoosingTest(TrainingCase):
         self.assertNotIn("--method", words)
 
     def test_from_the_beginning_everything_is_chosen(self):
-        self.openTraining()
+        self.openTraining(name="")
         self.train.trainStartComboBox.setCurrentIndex(self.train.trainStartComboBox.findData(""))
         self.assertTrue(self.train.trainMethodComboBox.isVisibleTo(self.train.trainCollapsibleButton))
+        self.assertEqual(self.train.trainNameLineEdit.text, "resenc-unet")
         self.train.trainMethodComboBox.setCurrentIndex(self.train.trainMethodComboBox.findData("unet"))
         self.train.trainPresetComboBox.setCurrentIndex(self.train.trainPresetComboBox.findData("tiny"))
         self.train.trainSchemeComboBox.setCurrentIndex(self.train.trainSchemeComboBox.findData("lumbar11"))
