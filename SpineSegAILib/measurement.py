@@ -135,6 +135,7 @@ _FITTED = (0.07, 0.93)  # share of the depth that the endplates' curves are fitt
 _PLATE_OFF_MID = (-9.0, -4.5, 0.0, 4.5, 9.0)
 _TURNS = 6  # two do for most; S1, which has no neighbour below, starts ten degrees off
 _LARGEST_TURN = np.radians(35)  # between the axis from the neighbours and the body's own; more is a damaged mask
+_ACROSS_CANAL = (-3.0, -1.5, 0.0, 1.5, 3.0)  # mm to the left and right of the canal's centre
 _ALONG_CANAL = 5.0  # mm up and down over which the canal's direction is taken
 
 
@@ -628,9 +629,10 @@ class _Canal:
         points = (
             self.line[nearest]
             + across[:, np.newaxis, np.newaxis, np.newaxis] * back
-            + np.array((-1.0, 0.0, 1.0))[:, np.newaxis, np.newaxis] * along
-            + np.array(_OFF_MID)[:, np.newaxis] * side
+            + np.array((-2.0, -1.0, 0.0, 1.0, 2.0))[:, np.newaxis, np.newaxis] * along
+            + np.array(_ACROSS_CANAL)[:, np.newaxis] * side
         )
-        values = self.scan.sample(self.field, points).mean(axis=(1, 2))
-        first, last = _edges(values[:, np.newaxis], across)
-        return None if np.isnan(first[0]) else float(last[0] - first[0])
+        first, last = _edges(self.scan.sample(self.field, points).mean(axis=1), across)
+        depths = last - first
+        # The sac is round: its depth is where it is deepest, which rough slices put a little to one side.
+        return None if np.isnan(depths).all() else float(np.nanmax(depths))

@@ -243,10 +243,10 @@ class _Disc:
         return u @ vt
 
     def height(self) -> float:
-        """Between the middles of the two endplates."""
+        """Between the middles of the two endplates, square to the disc: a slip makes no disc higher."""
         up = self.upper.at(0, float(self.upper.plates(np.zeros(1), np.zeros(1))[1][0]), 0)
         low = self.lower.at(0, float(self.lower.plates(np.zeros(1), np.zeros(1))[0][0]), 0)
-        return float(np.linalg.norm(up - low))
+        return float(abs((up - low) @ self.frame[1]))
 
 
 def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Body], list[_Disc]]:

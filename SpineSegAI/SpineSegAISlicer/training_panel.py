@@ -97,7 +97,8 @@ class TrainingPanel:
         ui.runWatchButton.connect("clicked(bool)", self.onWatch)
         ui.runPlotButton.connect("toggled(bool)", self.onPlot)
         ui.trainCollapsibleButton.connect("contentsCollapsed(bool)", self.onOpened)
-        self._onMethod()
+        if not ui.trainCollapsibleButton.collapsed:  # else when it is opened: presets take a while to import
+            self._onMethod()
         self._onStartCheckpoint()
         self._showRun()
 

@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
-from .config import TrainingConfig
 from .processes import ProcessId
+
+if TYPE_CHECKING:  # the panel watches runs without what a configuration needs
+    from .config import TrainingConfig
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 120.0
@@ -245,6 +247,8 @@ class RunDirectory:
         Raises:
             TrainingError: this is no run directory, or its configuration is damaged.
         """
+        from .config import TrainingConfig
+
         try:
             return TrainingConfig.model_validate_json(self.config_file.read_text(encoding="utf-8"))
         except FileNotFoundError:

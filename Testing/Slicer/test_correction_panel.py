@@ -662,7 +662,7 @@ class MeasureTest(CorrectionCase):
         self.waitUntil(lambda: path.exists() or self.dialogs, 60)
         self.assertEqual(self.dialogs, [])
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-        self.assertEqual([row[0] for row in rows[1:]], self.names())
+        self.assertEqual([row[0] for row in rows[1:]], [*self.names(), "whole spine"])
         volume = rows[0].index("volume_ml")
         voxels = (self.array() == 21).sum() * 1.25 * 1.0 * 4.0 / 1000
         self.assertAlmostEqual(float(rows[1][volume]), voxels, places=2)
