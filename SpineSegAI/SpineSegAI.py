@@ -102,6 +102,9 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.segmentPanel = None
+        self.datasetPanel = None
+        self.trainingPanel = None
+        self.correctionPanel = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._isEntered = True  # a widget is made when its module is opened
@@ -118,6 +121,9 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self.segmentPanel = SegmentPanel(self.ui, self.logic)
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
+        self.setupCorrection(uiWidget.layout())
+        self.setupDataset(uiWidget.layout())
+        self.setupTraining(uiWidget.layout())
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -127,26 +133,70 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
+    def setupCorrection(self, layout):
+        """The Correct section, above the queue."""
+        from SpineSegAISlicer.correction_panel import CorrectionPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAICorrect.ui"))
+        layout.insertWidget(layout.indexOf(self.ui.queueCollapsibleButton), uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.correctionPanel = CorrectionPanel(uiWidget, self.segmentPanel, self.logic)
+
+    def setupDataset(self, layout):
+        """The Training set section, above the log."""
+        from SpineSegAISlicer.dataset_panel import DatasetPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAIDataset.ui"))
+        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
+        self.datasetUi = slicer.util.childWidgetVariables(uiWidget)
+        self.datasetPanel = DatasetPanel(
+            self.datasetUi,
+            checkpoint=lambda: self.ui.checkpointComboBox.currentData,
+            device=lambda: self.ui.deviceComboBox.currentData,
+        )
+
+    def setupTraining(self, layout):
+        """The Train section, above the log."""
+        from SpineSegAISlicer.training_panel import TrainingPanel
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
+        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
+        self.trainingUi = slicer.util.childWidgetVariables(uiWidget)
+        self.trainingPanel = TrainingPanel(
+            self.trainingUi,
+            dataset=lambda: self.datasetPanel.path,
+            onCheckpoint=self.segmentPanel.refreshCheckpoints,
+        )
+
     def cleanup(self):
         """Called when the module is unloaded or Slicer ends."""
         self.setParameterNode(None)
         self.removeObservers()
+        if self.datasetPanel is not None:
+            self.datasetPanel.cleanup()
+        if self.trainingPanel is not None:
+            self.trainingPanel.cleanup()
         if self.segmentPanel is not None:
             self.segmentPanel.cleanup()
+        if self.correctionPanel is not None:
+            self.correctionPanel.cleanup()
 
     def enter(self):
         """Called each time the module is opened."""
         self._isEntered = True
         self.initializeParameterNode()
         self.segmentPanel.refreshCheckpoints()
+        self.correctionPanel.enter()
 
     def exit(self):
         """Called each time another module is opened; a segmentation under way goes on."""
         self._isEntered = False
+        self.correctionPanel.exit()
 
     def onSceneStartClose(self, caller, event):
         """The scene is about to be emptied."""
         self.segmentPanel.onSceneClose()
+        self.correctionPanel.onSceneClose()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
@@ -163,6 +213,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Anything was removed from the scene."""
         if self._parameterNode is not None and not slicer.mrmlScene.IsClosing():
             self.segmentPanel.onNodeRemoved()
+            self.correctionPanel.onNodeRemoved()
 
     def onNodeAdded(self, caller, event):
         """Anything was added to the scene."""
@@ -188,10 +239,14 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.segmentPanel.setParameterNode(parameterNode)
+        self.datasetPanel.setParameterNode(parameterNode)
+        self.correctionPanel.setParameterNode(parameterNode)
 
     def onParametersModified(self, caller=None, event=None):
         """A choice was changed, in the panel or by a script."""
         self.segmentPanel.onParametersModified()
+        self.datasetPanel.updateButtons()
+        self.correctionPanel.onParametersModified()
 
     def onTry(self, link=None):
         """Load the sample and segment it."""

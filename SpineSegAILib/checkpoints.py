@@ -125,7 +125,12 @@ def read_header(path: str | Path) -> CheckpointInfo:
 def checkpoint_folders() -> list[Path]:
     """Where checkpoints are looked for: those that ship with SpineSegAI, then the user's."""
     folders = [Path(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f]
-    return [resources_folder() / "Checkpoints", Path.home() / "SpineSegAI" / "Checkpoints", *folders]
+    return [resources_folder() / "Checkpoints", user_checkpoints_folder(), *folders]
+
+
+def user_checkpoints_folder() -> Path:
+    """Where the user's own checkpoints are; may not exist yet."""
+    return Path.home() / "SpineSegAI" / "Checkpoints"
 
 
 def list_checkpoints() -> list[CheckpointInfo]:

@@ -41,6 +41,10 @@ class HintError(SpineSegAIError):
     """A hint contradicts the image, the scheme, another hint, or the method does not take it."""
 
 
+class CorrectionError(SpineSegAIError):
+    """A correction cannot be made as it was asked for."""
+
+
 class CheckpointError(SpineSegAIError):
     """A checkpoint is missing, damaged, foreign, or of a newer format."""
 

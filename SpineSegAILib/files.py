@@ -50,9 +50,17 @@ def staged(*paths: str | Path) -> Iterator[list[Path]]:
             yield [folder / target.name for folder, target in zip(folders, targets, strict=True)]
             for folder, target in zip(folders, targets, strict=True):
                 for written in sorted(folder.iterdir()):
+                    _to_disk(written)
                     os.replace(written, target.parent / written.name)
         except OSError as error:
             raise OutputError(f"Writing failed: {error}.", "Is the disk full, or the folder protected?") from error
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Make sure that the name is not taken before the content has arrived, should the power fail in between."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())

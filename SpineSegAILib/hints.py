@@ -24,7 +24,7 @@ class Hints:
     """Everything optional; an empty `Hints()` means that nothing is known.
 
     Attributes:
-        visible: ids of the topmost and the lowest vertebra in view, e.g. T11 and S1.
+        visible: ids of the topmost and the lowest vertebra in view, e.g. T11 and S1; None for an end that is not known.
         anchors: structures whose level is known at a point.
         keypoints: centres of structures, id → point.
         prior: label image with structure ids to start from (any geometry that overlaps the input).
@@ -32,7 +32,7 @@ class Hints:
         structures: ids to return; empty for all.
     """
 
-    visible: tuple[int, int] | None = None
+    visible: tuple[int | None, int | None] | None = None
     anchors: tuple[Anchor, ...] = ()
     keypoints: dict[int, Point] = field(default_factory=dict)
     prior: sitk.Image | None = None

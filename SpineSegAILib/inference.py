@@ -159,7 +159,7 @@ class Predictor:
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
             if hints.locked is not None:
-                labels = _keep_locked(labels, hints.locked)
+                labels = _keep_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
                 labels = _only(labels, hints.structures)
             uncertainty = None if evidence.uncertainty is None else back_to_source(evidence.uncertainty, volume)
@@ -187,6 +187,20 @@ class Predictor:
             keypoints=_points_by_level(evidence, levels, volume, hints),
         )
 
+    def look(
+        self, volume: CanonicalVolume, *, progress: Progress | None = None, name: bool = True
+    ) -> tuple[Evidence, LevelResult | None]:
+        """What the network says about a preprocessed volume, and which levels follow from it: `segment` without its
+        end, for those who weigh the evidence (`ranking`).
+
+        Args:
+            name: whether levels are wanted; None also for schemes without them.
+        """
+        report = progress or (lambda fraction, message: None)
+        evidence = self._evidence(volume, None, None, Hints(), {}, report, lambda: False, [])
+        evidence = self.calibration.apply(evidence)
+        return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
+
     def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
         info = method_info(self.info.method)
         refused = hints.given() - info.accepted_hints
@@ -195,6 +209,8 @@ class Predictor:
             raise HintError(f"{info.title} does not take the hint “{sorted(refused)[0]}”.", f"It takes: {taken}.")
         for sid in hints.structures:
             self.scheme.require(sid)
+        if hints.locked is not None:
+            _check_locked(hints.locked, hints.structures or self.scheme.ids)
         known = {*OPTIONS, *self.method.options}
         unknown = set(options) - known
         if unknown:
@@ -261,9 +277,17 @@ class Predictor:
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
                     "Leave the option consistency on.",
                 )
+            if hints.anchors or (hints.visible and "visible" not in method_info(self.info.method).hints):
+                raise HintError(
+                    "Anchors and the visible range act by anatomical consistency, which is switched off.",
+                    "Leave the hint out, or the option consistency on.",
+                )
             return None
         anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
-        return resolve_levels(evidence, anchors=anchors, visible=hints.visible)
+        locked = None
+        if hints.locked is not None and any(s.order is not None for s in self.scheme.structures):
+            locked = self.preprocessing.forward_label(hints.locked, volume)
+        return resolve_levels(evidence, anchors=anchors, visible=hints.visible, locked=locked)
 
 
 def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
@@ -330,15 +354,86 @@ def _points_by_level(
     return result
 
 
-def _keep_locked(labels: sitk.Image, locked: sitk.Image) -> sitk.Image:
-    """Locked voxels as they are; a locked structure's voxels elsewhere are given up."""
+def _check_locked(locked: sitk.Image, wanted: Iterable[int]) -> None:
+    """Locked structures are ours, and something is left to find.
+
+    Raises:
+        HintError: an id is unknown, or all that is wanted is locked.
+    """
+    ids = {int(i) for i in np.unique(sitk.GetArrayViewFromImage(locked)) if i}
+    foreign = ids - set(STRUCTURES)
+    if foreign:
+        raise HintError(
+            f"The locked segmentation holds the value {min(foreign)}, which is no structure.", "Relabel it first."
+        )
+    if ids and ids >= set(wanted):
+        raise HintError("Every structure is locked: there is nothing left to segment.", "Unlock what is to change.")
+
+
+def _keep_locked(
+    labels: sitk.Image,
+    locked: sitk.Image,
+    evidence: Evidence,
+    levels: LevelResult | None,
+    volume: CanonicalVolume,
+) -> sitk.Image:
+    """Locked voxels as they are; what the network gives a locked structure beyond them goes to what is likeliest
+    there otherwise."""
     if not Geometry.of(locked).matches(Geometry.of(labels)):
         raise HintError("The locked segmentation has another geometry than the image.", "Resample it to the image.")
     new, kept = sitk.GetArrayFromImage(labels), sitk.GetArrayViewFromImage(locked)
-    new[np.isin(new, np.unique(kept[kept > 0]))] = 0
+    ids = np.unique(kept[kept > 0])
+    freed = np.isin(new, ids) & (kept == 0)
+    if freed.any():
+        given_up = new[freed]
+        new[freed] = 0
+        new[freed] = _otherwise(given_up, freed, set(ids.tolist()), evidence, levels, volume)
     new[kept > 0] = kept[kept > 0]
     result = sitk.GetImageFromArray(new)
     result.CopyInformation(labels)
+    return result
+
+
+def _otherwise(
+    given_up: np.ndarray,
+    where: np.ndarray,
+    locked: set[int],
+    evidence: Evidence,
+    levels: LevelResult | None,
+    volume: CanonicalVolume,
+) -> np.ndarray:
+    """(n,) ids of the second choice for voxels that may not be what they are taken for.
+
+    A vertebra's voxels may become disc, canal or background, not part of another vertebra: that one has its own.
+
+    Args:
+        given_up: (n,) ids that the voxels had.
+        where: the voxels on the source's grid.
+        locked: ids that may not be given.
+    """
+    candidates: list[tuple[np.ndarray, np.ndarray | int, str]]
+    if levels is None:
+        names = (0, *evidence.scheme.ids)
+        candidates = [(p, sid, "") for p, sid in zip(evidence.classes, names, strict=True) if sid not in locked]  # type: ignore[arg-type]
+    else:
+        kinds, maps = evidence.kind_probabilities(), nearest_level_maps(levels)
+        rest = [(evidence.classes[c], evidence.scheme.ids[c - 1], "") for c in channels_without_kind(evidence)]  # type: ignore[index]
+        shapes = {"vertebra": kinds[_VERTEBRA] + kinds[_SACRUM], "disc": kinds[_DISC], "canal": kinds[_CANAL]}
+        candidates = [(kinds[0] - sum(p for p, _, _ in rest), 0, ""), *rest]
+        candidates += [(p, maps[kind], kind) for kind, p in shapes.items() if kind in maps]
+    groups = {i: "vertebra" if STRUCTURES[i].is_vertebral else STRUCTURES[i].kind.value for i in locked}
+    best = np.full(given_up.shape, -1.0, np.float32)
+    result = np.zeros(given_up.shape, np.int16)
+    for probability, name, kind in candidates:
+        value = back_to_source_many(np.asarray(probability, np.float32)[None], volume)[0][where]
+        if isinstance(name, np.ndarray):
+            ids = back_to_source_many(name[None], volume, order=0, dtype=np.int16)[0][where]
+        else:
+            ids = np.full(given_up.shape, name, np.int16)
+        ids[np.isin(ids, list(locked))] = 0
+        same_kind = np.isin(given_up, [sid for sid, group in groups.items() if group == kind])
+        better = ~same_kind & (value > best)
+        result[better], best[better] = ids[better], value[better]
     return result
 
 

@@ -92,7 +92,19 @@ def read_keypoints(path: str | Path) -> dict[int, Point]:
     Raises:
         HintError: the file is missing, is not JSON, or holds something else.
     """
-    path = Path(path)
+    return parse_keypoints(_load(Path(path)), name=str(path))
+
+
+def read_control_points(path: str | Path) -> list[tuple[str, Point]]:
+    """Label and position (LPS, mm) of every point of such a file, whatever its label says.
+
+    Raises:
+        HintError: as `read_keypoints`, but for the labels.
+    """
+    return [(label, _point(at, f"{path}, {label}")) for label, at in _entries(_load(Path(path)), str(path))]
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -101,7 +113,7 @@ def read_keypoints(path: str | Path) -> dict[int, Point]:
         raise HintError(f"{path} cannot be read as key points: {error}.", "It must be a JSON file.") from None
     if not isinstance(table, dict):
         raise HintError(f"{path} holds no table of key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
-    return parse_keypoints(table, name=str(path))
+    return table
 
 
 def _entries(table: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -13,8 +13,10 @@ not the stairs of single voxels. Heights are distances between the two, along th
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from .anatomy import CANAL_ID, STRUCTURES, Extent, Kind
+from .anatomy import CANAL_ID, STRUCTURES, Extent, Kind, disc_below, next_below, structure
 from .files import staged
 from .results import Segmentation
 
@@ -37,7 +39,7 @@ class Measurement:
     Attributes:
         key: name of the column, ends with the unit.
         label: for readers.
-        unit: ``"mm"`` or ``"mL"``.
+        unit: ``"mm"``, ``"mL"``, ``"°"``, or empty for a ratio.
         method: how it is measured.
     """
 
@@ -73,11 +75,52 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "front to back of the canal at the level of the structure's centre, square to the canal; only for canals from "
         "a checkpoint that was validated on real ones",
     ),
+    Measurement(
+        "disc_height_index",
+        "Disc height index",
+        "",
+        "mean height of the disc over the mean height of the vertebrae above and below it (Masuda et al. 2005)",
+    ),
+    Measurement(
+        "endplate_angle_deg",
+        "Endplate angle",
+        "°",
+        "sagittal angle between the upper and the lower endplate of a vertebra, or between the endplates beside a "
+        "disc; positive if it opens to the front",
+    ),
+    Measurement(
+        "slip_mm",
+        "Slip forwards",
+        "mm",
+        "how far a vertebra's lower back edge lies in front of the upper back edge of the next one below, along the "
+        "disc between them; negative backwards (listhesis)",
+    ),
 )
-"""Every measurement, in the order of the table's columns."""
+"""Every measurement of a structure, in the order of the table's columns."""
+
+SPINE_MEASUREMENTS: tuple[Measurement, ...] = (
+    Measurement("lordosis_deg", "Lordosis L1–S1", "°", "sagittal angle between the upper endplates of L1 and S1"),
+    Measurement(
+        "lordosis_l1_l5_deg",
+        "Lordosis L1–L5",
+        "°",
+        "sagittal angle between the upper endplate of L1 and the lower one of L5",
+    ),
+    Measurement(
+        "scoliosis_deg",
+        "Scoliosis (Cobb)",
+        "°",
+        "largest angle, in the coronal plane, between any two vertebrae wholly in view; lying, as in the scanner",
+    ),
+)
+"""What is measured of the spine as a whole: columns of the last row of `measure_all`."""
+
+SPINE = "spine"
+"""``structure`` of that row."""
 
 COLUMNS: tuple[str, ...] = (
-    "id", "structure", "name", "kind", "confidence", "unvalidated", "touches_border", *(m.key for m in MEASUREMENTS)
+    "id", "structure", "name", "kind", "confidence", "unvalidated", "touches_border",
+    *(m.key for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS)),
 )  # fmt: skip
 """Columns of the table."""
 
@@ -87,7 +130,12 @@ _AT = {"anterior": 0.1, "middle": 0.5, "posterior": 0.9}  # of the way from fron
 _DEGREE = {Kind.VERTEBRA: 4, Kind.DISC: 2}
 """Of the polynomial over the depth: four follows real bodies to 0.1 mm on average; thin discs would show stairs."""
 _FITTED = (0.07, 0.93)  # share of the depth that the endplates' curves are fitted to
+# mm aside, for the slopes of endplates: where one runs along the voxels' diagonal, half of it may lie a third of a
+# voxel off in one slice; a dome brings other steps in others.
+_PLATE_OFF_MID = (-9.0, -4.5, 0.0, 4.5, 9.0)
+_TURNS = 6  # two do for most; S1, which has no neighbour below, starts ten degrees off
 _LARGEST_TURN = np.radians(35)  # between the axis from the neighbours and the body's own; more is a damaged mask
+_ACROSS_CANAL = (-3.0, -1.5, 0.0, 1.5, 3.0)  # mm to the left and right of the canal's centre
 _ALONG_CANAL = 5.0  # mm up and down over which the canal's direction is taken
 
 
@@ -95,13 +143,19 @@ def measure(segmentation: Segmentation) -> list[Row]:
     """Measures every structure that is present, top down.
 
     Returns:
-        A row per structure with the keys of `COLUMNS`; lengths in mm, volumes in mL.
+        A row per structure with the keys of `COLUMNS`; lengths in mm, volumes in mL, angles in degrees.
     """
+    return measure_all(segmentation)[:-1]
+
+
+def measure_all(segmentation: Segmentation) -> list[Row]:
+    """The rows of `measure`, and at the end one of the spine as a whole (`SPINE`), with `SPINE_MEASUREMENTS`."""
     oriented = sitk.DICOMOrient(segmentation.labels, "PIR")
     scan = _Scan(sitk.GetArrayFromImage(oriented), np.array(oriented.GetSpacing()[::-1]), segmentation.scheme.extent)
     present = segmentation.present
     canal = _Canal.of(scan) if CANAL_ID in present and CANAL_ID not in segmentation.unvalidated else None
-    rows = []
+    rows: list[Row] = []
+    bodies: dict[int, _Profile] = {}
     for sid in present:
         row: Row = dict.fromkeys(COLUMNS)
         row |= {
@@ -120,8 +174,15 @@ def measure(segmentation: Segmentation) -> list[Row]:
                 row |= _heights(profile, STRUCTURES[sid].kind)
                 if canal is not None:
                     row["canal_depth_mm"] = canal.depth_at(profile.center, profile.axis)
+                if STRUCTURES[sid].kind is Kind.VERTEBRA:
+                    bodies[sid] = profile
+        elif STRUCTURES[sid].kind is Kind.SACRUM and scan.extent is not Extent.WHOLE:
+            profile = _profile(scan, sid, may_be_cut=True)  # its upper endplate is what counts
+            if profile is not None:
+                bodies[sid] = profile
         rows.append(row)
-    return rows
+    _relate(rows, scan, bodies)
+    return [*rows, _of_the_spine(scan, bodies)]
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
@@ -143,7 +204,7 @@ def _cell(key: str, value: Any) -> Any:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.3f}" if key in ("volume_ml", "confidence") else f"{value:.2f}"
+        return f"{value:.3f}" if key in ("volume_ml", "confidence", "disc_height_index") else f"{value:.2f}"
     return value
 
 
@@ -221,14 +282,14 @@ class _Scan:
         axis = short if STRUCTURES[sid].kind is Kind.DISC or abs(short[0]) >= abs(long[0]) else long
         return np.array([0.0, *(axis if axis[0] >= 0 else -axis)])
 
-    def sampler(self, sid: int) -> tuple[np.ndarray, np.ndarray]:
+    def sampler(self, sid: int, blur: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
         """The mask as a soft field with room around it, and the position (mm) of its first voxel.
 
         Half a voxel of smoothing in the sagittal plane turns stairs into slopes and leaves straight edges in place.
         """
-        pad = 2
+        pad = math.ceil(4 * blur)
         field = np.pad(self.mask(sid).astype(np.float32), ((0, 0), (pad, pad), (pad, pad)))
-        field = ndimage.gaussian_filter(field, (0.0, 0.5, 0.5))
+        field = ndimage.gaussian_filter(field, (0.0, blur, blur))
         first = np.array([b.start for b in self.box(sid)]) - [0, pad, pad]
         return field, first * self.spacing
 
@@ -266,6 +327,8 @@ class _Profile:
         upper, lower: (n,) mm along the axis (downwards) at which the endplates lie.
         front, back: mm of the foremost and rearmost point.
         waist: mm from front to back at half height.
+        back_edges: mm along the anterior–posterior axis at which the back wall would meet the upper and lower endplate.
+        slopes: of the upper and the lower endplate, mm downwards per mm backwards.
         center: position in the scan, mm.
         axis: unit vector along the body's axis, downwards.
     """
@@ -276,12 +339,38 @@ class _Profile:
     front: float
     back: float
     waist: float
+    back_edges: tuple[float, float]
+    slopes: tuple[float, float]
     center: np.ndarray
     axis: np.ndarray
 
+    @property
+    def behind(self) -> np.ndarray:
+        """Unit vector backwards."""
+        return _square_to(self.axis)
 
-def _profile(scan: _Scan, sid: int) -> _Profile | None:
-    """The outline in the sagittal plane through the centre; None where the border cuts it or it is too small."""
+    def plate(self, which: int) -> np.ndarray:
+        """Unit vector backwards along the upper (0) or lower (1) endplate, in the sagittal plane of the scan."""
+        _, down, back = self.axis - self.slopes[which] * self.behind  # normal of the endplate
+        return np.array([0.0, -back, down]) / np.hypot(down, back)
+
+    def tilt(self, which: int) -> float:
+        """Sagittal angle of an endplate, degrees; positive where its front points down."""
+        along = self.plate(which)
+        return float(-np.degrees(np.arctan2(along[1], along[2])))
+
+    def back_corner(self, which: int) -> np.ndarray:
+        """Where the back wall meets the upper (0) or lower (1) endplate, mm."""
+        behind = self.back_edges[which]
+        edge = (self.upper, self.lower)[which]
+        inner = np.abs(self.depth - (self.front + self.back) / 2) <= 0.35 * (self.back - self.front)
+        level = np.polynomial.Polynomial.fit(self.depth[inner], edge[inner], 1)(behind)
+        return self.center + behind * self.behind + level * self.axis
+
+
+def _profile(scan: _Scan, sid: int, *, may_be_cut: bool = False) -> _Profile | None:
+    """The outline in the sagittal plane through the centre; None where it is too small, or the border cuts it (unless
+    it may)."""
     field = scan.sampler(sid)
     center, axis = scan.center(sid), scan.axis(sid)
     start = axis
@@ -290,7 +379,7 @@ def _profile(scan: _Scan, sid: int) -> _Profile | None:
     if scan.extent is Extent.WHOLE and STRUCTURES[sid].kind is Kind.VERTEBRA:
         reach = min(reach, 45.0)  # the body is no deeper; what lies behind it is not wanted
     along = np.arange(-reach, reach + _STEP, _STEP)
-    for _ in range(3):
+    for turn in range(_TURNS):
         back = _square_to(axis)
         side = np.cross(axis, back)
         grid = (
@@ -311,18 +400,52 @@ def _profile(scan: _Scan, sid: int) -> _Profile | None:
             return None
         slope = np.mean([np.polyfit(along[fitted], edge[fitted], 1)[0] for edge in (upper, lower)])
         height = np.mean((upper + lower)[fitted]) / 2
-        if abs(slope) < 0.005:
+        if abs(slope) < 0.005 or turn == _TURNS - 1:  # the outline belongs to this frame; no other may be returned
             break
         center = center + (first + last) / 2 * back + height * axis
         axis = (axis - slope * back) / np.hypot(1.0, slope)
         if np.arccos(np.clip(axis @ start, -1, 1)) > _LARGEST_TURN:
             return None
-    if _reaches_border(scan, grid[:, :, 1][plane >= 0.5]):
+    if not may_be_cut and _reaches_border(scan, grid[:, :, 1][plane >= 0.5]):
         return None
     front, rear = _edges(plane.T, along)
+    span = np.nanmedian(thick)
+    near = [np.abs(along - (height + side * 0.3 * span)) <= max(0.12 * span, _STEP) for side in (-1, 1)]
+    walls = tuple((float(np.nanmedian(front[rows])), float(np.nanmedian(rear[rows]))) for rows in near)
+    planes = scan.sample(field, grid[:, :, 1:2] + np.array(_PLATE_OFF_MID)[:, np.newaxis] * side)
+    cuts = [_edges(_central_part(planes[:, :, i]), along) for i in range(len(_PLATE_OFF_MID))]
+    each = [[_slope(along, cut[which], *walls[which]) for cut in cuts] for which in (0, 1)]
+    if any(all(s is None for s in found) for found in each):
+        return None
+    slopes = tuple(float(np.mean([s for s in found if s is not None])) for found in each)
+    back_edges = tuple(ends[1] for ends in walls)
     middle = np.abs(along - height) <= max(0.25 * np.nanmedian(thick), _STEP)
     waist = float(np.nanmean((rear - front)[middle]))
-    return _Profile(along[inside], upper[inside], lower[inside], first, last, waist, center, axis)
+    return _Profile(
+        along[inside],
+        upper[inside],
+        lower[inside],
+        first,
+        last,
+        waist,
+        back_edges,
+        slopes,
+        center,
+        axis,  # type: ignore[arg-type]
+    )
+
+
+def _slope(along: np.ndarray, edge: np.ndarray, front: float, back: float) -> float | None:
+    """Slope of an endplate: of the line between its rims, as it is drawn on radiographs.
+
+    A parabola about the middle between the walls follows the dome; there its slope is that of the line. None where too
+    little is in view.
+    """
+    middle, half = (front + back) / 2, (back - front) / 2
+    chosen = np.isfinite(edge) & (np.abs(along - middle) <= 0.75 * half)
+    if chosen.sum() < 5:
+        return None
+    return float(np.polynomial.polynomial.polyfit(along[chosen] - middle, edge[chosen], 2)[1])
 
 
 def _square_to(axis: np.ndarray) -> np.ndarray:
@@ -378,6 +501,91 @@ def _heights(profile: _Profile, kind: Kind) -> Row:
     return row
 
 
+# --- one to another ---------------------------------------------------------------------------------------------------
+
+
+def _relate(rows: list[Row], scan: _Scan, bodies: dict[int, _Profile]) -> None:
+    """Fills in what takes a structure's neighbours: disc height index, angles of endplates, slips."""
+    by_id = {row["id"]: row for row in rows}
+    for sid, body in bodies.items():
+        if STRUCTURES[sid].kind is Kind.VERTEBRA:
+            by_id[sid]["endplate_angle_deg"] = body.tilt(1) - body.tilt(0)
+    for upper, lower in pairwise(scan.column):
+        # With a level missing between them they are no neighbours.
+        if next_below(STRUCTURES[upper], scan.column) is not STRUCTURES[lower]:
+            continue
+        disc = disc_below(upper)
+        row = by_id.get(disc.id) if disc else None
+        if row is not None:
+            heights = [_mean_height(by_id[i]) for i in (upper, lower)]
+            known = [h for h in heights if h is not None]
+            if known and row["height_mean_mm"] is not None:
+                row["disc_height_index"] = row["height_mean_mm"] / float(np.mean(known))
+        if upper in bodies and lower in bodies:
+            above, below = bodies[upper], bodies[lower]
+            if row is not None:
+                row["endplate_angle_deg"] = below.tilt(0) - above.tilt(1)
+            along = above.plate(1) + below.plate(0)
+            offset = above.back_corner(1) - below.back_corner(0)
+            by_id[upper]["slip_mm"] = float(-offset @ along / np.linalg.norm(along))
+
+
+def _mean_height(row: Row) -> float | None:
+    heights = [row[f"height_{at}_mm"] for at in _AT]
+    return None if None in heights else float(np.mean(heights))
+
+
+def _of_the_spine(scan: _Scan, bodies: dict[int, _Profile]) -> Row:
+    """The row of the spine as a whole."""
+    row: Row = dict.fromkeys(COLUMNS)
+    row |= {"id": 0, "structure": SPINE, "name": "whole spine", "kind": SPINE}
+    first, last, sacrum = (bodies.get(structure(name).id) for name in ("L1", "L5", "S1"))
+    if first and sacrum:
+        row["lordosis_deg"] = sacrum.tilt(0) - first.tilt(0)
+    if first and last:
+        row["lordosis_l1_l5_deg"] = last.tilt(1) - first.tilt(0)
+    tilts = [t for sid, body in bodies.items() if (t := _coronal_tilt(scan, sid, body)) is not None]
+    if len(tilts) >= 2:
+        row["scoliosis_deg"] = float(np.ptp(tilts))
+    return row
+
+
+_BESIDE = 0.35  # of the width, to either side, over which the endplates' coronal slope is taken
+_NARROW = 20.0  # mm; a stack that shows less of a body's width tells nothing of its tilt
+
+
+def _coronal_tilt(scan: _Scan, sid: int, body: _Profile) -> float | None:
+    """Angle of a body in the coronal plane, degrees, mean of its endplates; positive if its right side points down."""
+    if len(scan.labels) < 3:
+        return None
+    behind = body.behind
+    side = np.cross(body.axis, behind)
+    side = side * (1.0 if side[0] >= 0 else -1.0)
+    along = np.arange(-25.0, 25.0 + _STEP, _STEP)
+    grid = (
+        body.center
+        + along[:, np.newaxis, np.newaxis, np.newaxis] * body.axis
+        + along[:, np.newaxis, np.newaxis] * side
+        + np.array([-6.0, -3.0, 0.0, 3.0, 6.0])[:, np.newaxis] * behind
+    )  # (downwards, aside, backwards, 3)
+    values = scan.sample(scan.sampler(sid), grid)
+    inside_stack = (grid[..., 0] >= 0) & (grid[..., 0] <= (len(scan.labels) - 1) * scan.spacing[0])
+    plane = _central_part(np.where(inside_stack, values, 0.0).mean(axis=2))
+    upper, lower = _edges(plane, along)
+    thick = lower - upper
+    if np.isfinite(thick).sum() < 4:
+        return None
+    inside = np.flatnonzero(thick >= np.nanmedian(thick) / 2)
+    first, last = along[inside[0]], along[inside[-1]]
+    if last - first < _NARROW:
+        return None
+    fitted = inside[np.abs(along[inside] - (first + last) / 2) <= _BESIDE * (last - first)]
+    slope = float(np.mean([np.polyfit(along[fitted], edge[fitted], 1)[0] for edge in (upper, lower)]))
+    # The plane of the body's middle, cut by the scan's coronal plane.
+    normal = np.cross(side + slope * body.axis, behind)
+    return float(np.degrees(np.arctan(-normal[0] / normal[1])))
+
+
 # --- the canal --------------------------------------------------------------------------------------------------------
 
 
@@ -421,9 +629,10 @@ class _Canal:
         points = (
             self.line[nearest]
             + across[:, np.newaxis, np.newaxis, np.newaxis] * back
-            + np.array((-1.0, 0.0, 1.0))[:, np.newaxis, np.newaxis] * along
-            + np.array(_OFF_MID)[:, np.newaxis] * side
+            + np.array((-2.0, -1.0, 0.0, 1.0, 2.0))[:, np.newaxis, np.newaxis] * along
+            + np.array(_ACROSS_CANAL)[:, np.newaxis] * side
         )
-        values = self.scan.sample(self.field, points).mean(axis=(1, 2))
-        first, last = _edges(values[:, np.newaxis], across)
-        return None if np.isnan(first[0]) else float(last[0] - first[0])
+        first, last = _edges(self.scan.sample(self.field, points).mean(axis=1), across)
+        depths = last - first
+        # The sac is round: its depth is where it is deepest, which rough slices put a little to one side.
+        return None if np.isnan(depths).all() else float(np.nanmax(depths))

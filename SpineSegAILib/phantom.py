@@ -243,10 +243,10 @@ class _Disc:
         return u @ vt
 
     def height(self) -> float:
-        """Between the middles of the two endplates."""
+        """Between the middles of the two endplates, square to the disc: a slip makes no disc higher."""
         up = self.upper.at(0, float(self.upper.plates(np.zeros(1), np.zeros(1))[1][0]), 0)
         low = self.lower.at(0, float(self.lower.plates(np.zeros(1), np.zeros(1))[0][0]), 0)
-        return float(np.linalg.norm(up - low))
+        return float(abs((up - low) @ self.frame[1]))
 
 
 def _build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[_Body], list[_Disc]]:
@@ -721,8 +721,11 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
 
     `Phantom.truth` holds, in mm and degrees: ``levels`` (names wholly in view), ``heights`` (level → anterior, middle,
     posterior, at 80 % of the half depth before and behind the centre and in the middle), ``discs`` (disc id → height in
-    the middle), ``canal`` (level → depth of the thecal sac behind the body's centre), ``lordosis`` (L1-S1 endplates),
-    ``sacral_slope``, ``cobb``, ``listhesis`` and ``variant``.
+    the middle), ``canal`` (level, or disc id, → depth of the thecal sac where the body's, or disc's, middle plane meets
+    it), ``lordosis`` (L1-S1 endplates), ``sacral_slope``, ``cobb`` (of the whole curve), ``cobb_seen``
+    (between the most tilted vertebrae wholly in view), ``listhesis`` (as asked for, of the bodies' middles), ``slip``
+    (level → how far its lower back edge lies in front of the upper back edge of the next one below, along the disc
+    between them) and ``variant``.
     """
     bodies, discs = _build_chain(spec, rng)
     by_name = {b.name: b for b in bodies}
@@ -832,13 +835,52 @@ def _truth(
         "levels": [b.name for b in seen],
         "heights": {b.name: b.heights() for b in seen if b.id != SACRUM_ID},
         "discs": {d.id: d.height() for d in reversed(discs) if d.id and {d.upper.name, d.lower.name} <= names},
-        "canal": {b.name: float(2 * np.interp(b.center[1], rows, column.depth)) for b in seen},
+        "canal": {
+            **{b.name: _canal_depth(column, rows, b.center, b.frame[1]) for b in seen},
+            **{
+                d.id: _canal_depth(column, rows, d.center, d.frame[1])
+                for d in reversed(discs)
+                if d.id and {d.upper.name, d.lower.name} <= names
+            },
+        },
         "lordosis": float(np.degrees(by_name["S1"].tilt(True) - by_name["L1"].tilt(True))) if "L1" in by_name else None,
         "sacral_slope": float(np.degrees(by_name["S1"].tilt(True))),
         "cobb": spec.scoliosis_deg,
+        "cobb_seen": float(np.ptp([np.degrees(np.arctan2(-b.frame[1, 0], b.frame[1, 1])) for b in seen])),
         "listhesis": dict(spec.listhesis),
+        "slip": {d.upper.name: _slip(d) for d in reversed(discs) if d.id and {d.upper.name, d.lower.name} <= names},
         "variant": spec.variant,
     }
+
+
+def _slip(disc: _Disc) -> float:
+    upper, lower = disc.upper, disc.lower
+    offset = upper.at(0, upper.height / 2, upper.depth / 2) - lower.at(0, -lower.height / 2, lower.depth / 2)
+    angle = (upper.tilt(upper=False) + lower.tilt(upper=True)) / 2  # of the disc's middle plane
+    return float(-offset @ [0.0, -np.sin(angle), np.cos(angle)])
+
+
+def _canal_depth(column: _Column, rows: np.ndarray, center: np.ndarray, axis: np.ndarray) -> float:
+    """Depth of the sac square to its line, where the plane through `center`, square to `axis`, meets that.
+
+    `_Column.distance` turns horizontal into perpendicular lengths row by row, which is exact for a straight sac alone;
+    the truth is therefore the length of a line within the shape that was painted.
+    """
+    line = np.stack([column.right, rows, column.posterior], axis=1).astype(float)
+    middle = np.array([np.interp(0.0, (line - center) @ axis, x) for x in line.T])
+    along = np.array([np.interp(middle[1], rows, np.gradient(x, rows)) for x in line.T])
+    along /= np.linalg.norm(along)
+    back = np.array([0.0, 0.0, 1.0]) - along[2] * along
+    back /= np.linalg.norm(back)
+    step = 0.02  # mm
+    right, down, behind = (middle + np.arange(-20.0, 20.0, step)[:, None] * back).T
+
+    def at(values: np.ndarray) -> np.ndarray:
+        return np.interp(down, rows, values)
+
+    y = (behind - at(column.posterior)) * at(column.cosine) / np.maximum(at(column.depth), 0.05)
+    x = (right - at(column.right)) / np.maximum(at(column.width), 0.05)
+    return float(step * np.count_nonzero(x**2 + y**2 < 1))
 
 
 # --- which phantoms --------------------------------------------------------------------------------------------------

@@ -14,24 +14,22 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from . import anatomy, terminology
 from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
-from .errors import ImageError, OutputError, SchemeError
+from .errors import CorrectionError, ImageError, OutputError, SchemeError
 from .files import staged
+from .terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
+
+if TYPE_CHECKING:
+    from .correction_log import CorrectionLog
 
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 """File types that a segmentation can be written to and read from."""
-
-STRUCTURE_TAG = "SpineSegAI.StructureId"
-CONFIDENCE_TAG = "SpineSegAI.Confidence"
-UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
-SCHEME_TAG = "SpineSegAI.Scheme"
-"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
 
 _FORMAT = "SpineSegAI segmentation"
 _FORMAT_VERSION = 1
@@ -52,6 +50,7 @@ class Segmentation:
         provenance: JSON-able: method, checkpoint, versions, device, seconds per stage, hints …
         uncertainty: float image in the input's geometry (standard deviation of the sampled probabilities), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
+        corrections: what a reader changed; None where nothing was.
     """
 
     labels: sitk.Image
@@ -62,6 +61,7 @@ class Segmentation:
     provenance: dict[str, Any] = field(default_factory=dict)
     uncertainty: sitk.Image | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    corrections: CorrectionLog | None = None
 
     @property
     def present(self) -> list[int]:
@@ -128,6 +128,7 @@ class Segmentation:
                 "unvalidated": sorted(self.unvalidated),
                 "keypoints_lps_mm": {str(sid): point for sid, point in self.keypoints.items()},
                 "provenance": self.provenance,
+                **({"corrections": self.corrections.model_dump(mode="json")} if self.corrections else {}),
             }
         )
 
@@ -216,14 +217,19 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
     return name.removesuffix(suffix), suffix.lower()
 
 
-def read_segmentation(path: str | Path) -> Segmentation:
+def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation:
     """Reads what `Segmentation.write` wrote, and segmentations that Slicer saved after a reader's corrections.
 
     Segments of Slicer are recognised by our tag, by their id or name, else by their terminology; what is none of ours
     is left out and named in `warnings`. A label image without its side file is taken to hold structure ids.
 
+    Args:
+        strict: refuse what names or voxels leave in doubt: segments that overlap, are there twice, or were renamed by
+            hand to another structure than they are recorded as.
+
     Raises:
         ImageError: missing, damaged or foreign file.
+        CorrectionError: see `strict`.
         SchemeError: a label image holds values that are no structure ids.
     """
     path = Path(path)
@@ -232,7 +238,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
         raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
     if suffix not in SUFFIXES:
         raise ImageError(f"“{path.name}” is no segmentation file.", f"Known are {_listed()}.")
-    return _read_slicer(path) if suffix == ".seg.nrrd" else _read_label_image(path)
+    return _read_slicer(path, strict) if suffix == ".seg.nrrd" else _read_label_image(path)
 
 
 def _read_label_image(path: Path) -> Segmentation:
@@ -259,8 +265,10 @@ def _read_label_image(path: Path) -> Segmentation:
     return _from_summary(sitk.Cast(image, sitk.sitkInt16), summary, (int(v) for v in found if v), str(side))
 
 
-def _read_slicer(path: Path) -> Segmentation:
+def _read_slicer(path: Path, strict: bool) -> Segmentation:
     import slicerio
+
+    from .correction import check_names, check_overlap
 
     try:
         document = slicerio.read_segmentation(str(path))
@@ -270,6 +278,8 @@ def _read_slicer(path: Path) -> Segmentation:
         unknown: list[str] = []
         tags: dict[int, dict[str, str]] = {}
         extents: set[Extent] = set()
+        named: list[tuple[int, str]] = []
+        masks: dict[int, np.ndarray] = {}
         summary = json.loads(document.get(_HEADER_KEY, "{}"))
         _known_scheme(summary.get("scheme"))
         for segment in document["segments"]:
@@ -278,7 +288,11 @@ def _read_slicer(path: Path) -> Segmentation:
             if sid is None:
                 unknown.append(segment.get("name", segment["id"]))
                 continue
-            values[layers[segment.get("layer", 0)] == segment.get("labelValue", 1)] = sid
+            mask = layers[segment.get("layer", 0)] == segment.get("labelValue", 1)
+            values[mask] = sid
+            if strict:
+                named.append((sid, segment.get("name", "")))
+                masks[sid] = mask
             if extent:
                 extents.add(extent)
             tags[sid] = segment.get("tags", {})
@@ -286,6 +300,10 @@ def _read_slicer(path: Path) -> Segmentation:
         labels = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
         _set_index_to_lps(labels, document["ijkToLPS"])
         labels = _uncropped(labels, document.get("conversionParameters", ()))
+        check_names(named)
+        check_overlap(masks)
+    except CorrectionError:
+        raise
     except Exception as error:  # slicerio and pynrrd raise whatever their parsing met
         raise ImageError(
             f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew."
@@ -336,9 +354,18 @@ def _from_summary(
             unvalidated=frozenset(summary.get("unvalidated", ())),
             provenance=dict(summary.get("provenance", {})),
             keypoints={int(sid): tuple(point) for sid, point in summary.get("keypoints_lps_mm", {}).items()},
+            corrections=_corrections(summary.get("corrections")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ImageError(f"“{name}” is damaged: it lacks what SpineSegAI writes.", "Make it anew.") from error
+
+
+def _corrections(document: Any) -> CorrectionLog | None:
+    if document is None:
+        return None
+    from .correction_log import CorrectionLog  # pydantic, which a Slicer may lack until the first segmentation
+
+    return CorrectionLog.from_json(json.dumps(document))
 
 
 def _scheme(described: dict[str, Any] | None, present: Iterable[int], extents: Iterable[Extent]) -> LabelScheme:

@@ -17,6 +17,12 @@ from . import anatomy
 from .anatomy import BUILT_IN, STRUCTURES, Code, Extent, Kind
 from .files import staged
 
+STRUCTURE_TAG = "SpineSegAI.StructureId"
+CONFIDENCE_TAG = "SpineSegAI.Confidence"
+UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
+SCHEME_TAG = "SpineSegAI.Scheme"
+"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
+
 CONTEXT = "Segmentation category and type - SpineSegAI"
 ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
 CATEGORY = Code("123037004", "Anatomical Structure")

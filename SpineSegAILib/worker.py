@@ -56,8 +56,8 @@ def default_predictor(checkpoint: str, device: str) -> Any:
 
 
 def measurement_table(result: Segmentation) -> tuple[tuple[Column, ...], tuple[tuple[Any, ...], ...]]:
-    """`measurement.measure` as Slicer shows it: coordinates in RAS only, a title and an explanation per column."""
-    from .measurement import MEASUREMENTS, measure
+    """`measurement.measure_all` as Slicer shows it: coordinates in RAS only, a title and an explanation per column."""
+    from .measurement import MEASUREMENTS, SPINE_MEASUREMENTS, measure_all
 
     described = {
         "name": Column(key="name", title="Structure"),
@@ -67,11 +67,11 @@ def measurement_table(result: Segmentation) -> tuple[tuple[Column, ...], tuple[t
             key="touches_border", title="Cut by the border", description="not wholly in the image"
         ),
     } | {
-        m.key: Column(key=m.key, title=f"{m.label} ({m.unit})", description=m.method)
-        for m in MEASUREMENTS
+        m.key: Column(key=m.key, title=f"{m.label} ({m.unit})" if m.unit else m.label, description=m.method)
+        for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS)
         if not m.key.startswith("centroid_lps")
     }
-    rows = tuple(tuple(row[key] for key in described) for row in measure(result))
+    rows = tuple(tuple(row[key] for key in described) for row in measure_all(result))
     return tuple(described.values()), rows
 
 

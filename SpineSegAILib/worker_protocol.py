@@ -58,7 +58,7 @@ def load_image(file: ImageFile) -> sitk.Image:
 class HintsMessage(Message):
     """`hints.Hints`, with its images in files."""
 
-    visible: tuple[int, int] | None = None
+    visible: tuple[int | None, int | None] | None = None
     anchors: tuple[tuple[int, Point], ...] = ()
     keypoints: dict[int, Point] = {}
     prior: ImageFile | None = None

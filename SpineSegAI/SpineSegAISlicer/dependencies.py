@@ -26,16 +26,22 @@ PACKAGES = (
 )
 """Requirement and rough size of the download, for packages other than torch."""
 
-_SIZES = {**dict(PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
+TRAINING_PACKAGES = (("accelerate>=1", "2 MB"), ("matplotlib", "9 MB"), ("tqdm", "0.1 MB"))
+"""The same, for what training needs besides."""
+
+_SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
 
 
 class NotInstalled(Exception):
     """Packages are missing and were not installed; the text says what to do."""
 
 
-def missingPackages():
-    """Requirements that Slicer's Python does not meet, torch first. Imports none of them."""
-    return [requirement for requirement in (TORCH, *(r for r, _size in PACKAGES)) if not _isMet(requirement)]
+def missingPackages(more=()):
+    """Requirements that Slicer's Python does not meet, torch first. Imports none of them.
+
+    :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
+    """
+    return [requirement for requirement in (TORCH, *(r for r, _size in (*PACKAGES, *more))) if not _isMet(requirement)]
 
 
 def _isMet(requirement):
@@ -55,7 +61,7 @@ def question(missing):
     """What the reader is asked: names and sizes."""
     lines = [f"• {requirement}  ({_SIZES[requirement]})" for requirement in missing]
     return (
-        _("Segmentation needs Python packages that this Slicer does not have yet:")
+        _("SpineSegAI needs Python packages that this Slicer does not have yet:")
         + "\n\n"
         + "\n".join(lines)
         + "\n\n"
@@ -79,16 +85,21 @@ def offlineInstructions(missing):
     )
 
 
-def ensure():
+def ensure(more=()):
     """Install what is missing, after asking.
 
+    :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
     :raises NotInstalled: the reader declined, or the installation failed; says how to go on, with the exact list.
     """
-    missing = missingPackages()
+    missing = missingPackages(more)
     if not missing:
         return
     if not slicer.util.confirmOkCancelDisplay(question(missing), _("SpineSegAI: install packages")):
-        raise NotInstalled(_("The packages were not installed, so nothing was segmented."))
+        raise NotInstalled(
+            _("The packages were not installed, so training cannot start.")
+            if more
+            else _("The packages were not installed, so nothing was segmented.")
+        )
     try:
         if TORCH in missing:
             _installTorch()
@@ -103,7 +114,7 @@ def ensure():
             + "\n\n"
             + offlineInstructions(missing)
         ) from error
-    still = missingPackages()
+    still = missingPackages(more)
     if still:
         raise NotInstalled(
             _("These packages are still missing: {names}.").format(names=", ".join(still))

@@ -5,6 +5,7 @@ which Slicer rewrites, nor its display name, which users change. Results lie on 
 made from; the segmentation gets the volume's geometry and the same parent transform, so the two cannot come apart.
 """
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,8 @@ from vtk.util import numpy_support
 
 from SpineSegAILib import anatomy, terminology
 from SpineSegAILib.errors import HintError, ImageError, SpineSegAIError
-from SpineSegAILib.results import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG, Segmentation
+from SpineSegAILib.files import staged
+from SpineSegAILib.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 
 from . import result_attribute
 from .volumes import (
@@ -31,12 +33,22 @@ from .volumes import (
 LOCKED_TAG = "SpineSegAI.Locked"
 """Tag of a segment that no result may change; set by the reader."""
 
+KEYPOINT_TAG = "SpineSegAI.KeyPoint"
+"""Tag of a segment with its structure's key point (LPS, mm), as the method predicted it or the reader moved it."""
+
+CARRIED_ROLE = "SpineSegAI.CarriedTo"
+"""Node reference from a segmentation to what was made of it on another volume; the volume's id is added."""
+
+LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+"""Names of the representations that hold voxels, and what is shown in 3D."""
+
 # --- results to segmentation nodes -----------------------------------------------------------------------------------
 
 
 def structureOfSegment(segment):
     """Structure id that a segment holds, by its tag; None for a segment that SpineSegAI did not make."""
-    text = _tag(segment, STRUCTURE_TAG)
+    text = tagOf(segment, STRUCTURE_TAG)
     return int(text) if text.isdigit() and int(text) in anatomy.STRUCTURES else None
 
 
@@ -47,13 +59,10 @@ def isLocked(segment):
 
 def setLocked(segment, locked):
     """Protect a segment from being replaced, or give it free."""
-    if locked:
-        segment.SetTag(LOCKED_TAG, "1")
-    else:
-        segment.RemoveTag(LOCKED_TAG)
+    setTag(segment, LOCKED_TAG, "1" if locked else None)
 
 
-def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=None):
+def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=None, only=()):
     """Show a result as a segmentation node on its volume.
 
     In an existing node, structures that are locked stay as they are, voxel for voxel, and the new ones are fitted
@@ -64,6 +73,7 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
     :param segmentationNode: node to update; a new one is made if not given.
     :param saveState: called once before anything is changed, so that a single undo brings back what was there, e.g.
         `qMRMLSegmentEditorWidget.saveStateForUndo` or `UndoHistory.saveState`.
+    :param only: structures that were asked for; the others stay as if they were locked. Empty for all.
     :returns: the segmentation node.
     """
     import SimpleITK as sitk
@@ -83,8 +93,12 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
         saveState()
     with slicer.util.NodeModify(segmentationNode):
         _placeWith(segmentationNode, volumeNode)
-        _writeStructures(segmentationNode, result, volumeNode, labels)
-        result_attribute.write(segmentationNode, result.summary())
+        _writeStructures(segmentationNode, result, volumeNode, labels, frozenset(only))
+        result_attribute.write(segmentationNode, {k: v for k, v in result.summary().items() if k != "corrections"})
+        if result.corrections and not segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE):
+            segmentationNode.SetAttribute(result_attribute.LOG_ATTRIBUTE, result.corrections.to_json())
+        if only:
+            updateSummary(segmentationNode)
     return segmentationNode
 
 
@@ -97,9 +111,10 @@ def _newSegmentationNode(volumeNode):
 
 def _placeWith(segmentationNode, volumeNode):
     """Same reference geometry, same transform, same study in the subject hierarchy."""
-    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     transformNode = volumeNode.GetParentTransformNode()
     segmentationNode.SetAndObserveTransformNodeID(transformNode.GetID() if transformNode else None)
+    # After the transform: it is the volume as seen from the segmentation, and what Slicer resamples to when it saves.
+    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     volumeItem = hierarchy.GetItemByDataNode(volumeNode)
     segmentationItem = hierarchy.GetItemByDataNode(segmentationNode)
@@ -107,18 +122,18 @@ def _placeWith(segmentationNode, volumeNode):
         hierarchy.SetItemParent(segmentationItem, hierarchy.GetItemParent(volumeItem))
 
 
-def _writeStructures(segmentationNode, result, volumeNode, labels):
+def _writeStructures(segmentationNode, result, volumeNode, labels, only):
     segmentation = segmentationNode.GetSegmentation()
     locked, replaceable = {}, {}
     for segmentId in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segmentId)
         structureId = structureOfSegment(segment)
-        if isLocked(segment):
+        if isLocked(segment) or (only and structureId is not None and structureId not in only):
             locked[segmentId] = structureId
         elif structureId is not None:
             replaceable[structureId] = segmentId
     if locked:
-        occupied = _merged(segmentationNode, dict.fromkeys(locked, 1), volumeNode)
+        occupied = mergedArray(segmentationNode, dict.fromkeys(locked, 1), volumeNode)
         labels = np.where(occupied > 0, 0, labels)
     lockedStructures = set(locked.values())
     present = [i for i in result.present if i not in lockedStructures]
@@ -128,49 +143,99 @@ def _writeStructures(segmentationNode, result, volumeNode, labels):
     for structureId, segmentId in replaceable.items():
         if structureId not in present:
             segmentation.RemoveSegment(segmentId)
-    image = _denseLabelmap(labels, present, volumeNode)
-    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    writeVoxels(segmentation, labels, present, volumeNode)
     allPresent = {*present, *(i for i in lockedStructures if i is not None)}
-    for value, structureId in enumerate(present, start=1):
-        segmentId = replaceable.get(structureId)
-        if segmentId is None:
-            segment = slicer.vtkSegment()
-            segment.SetLabelValue(value)
-            segment.AddRepresentation(representation, image)
-            segmentId = anatomy.STRUCTURES[structureId].name
-            if segmentation.GetSegment(segmentId) is not None:  # a segment of the user's own has that id
-                segmentId = segmentation.GenerateUniqueSegmentID(segmentId)
-            segmentation.AddSegment(segment, segmentId)
-        else:
-            segment = segmentation.GetSegment(segmentId)
-            segmentation.ClearSegment(segmentId)
-            segment.SetLabelValue(value)
-            segment.AddRepresentation(representation, image)
-        _describe(segment, structureId, result, allPresent)
-    _sort(segmentation)
+    written = structuresOfSegmentation(segmentationNode)
+    for structureId in present:
+        _describe(segmentation.GetSegment(written[structureId]), structureId, result, allPresent)
+    sortSegments(segmentation)
     segmentationNode.Modified()
 
 
-def _describe(segment, structureId, result, present):
-    """Name, colour, terminology and tags of a structure's segment."""
-    structure = anatomy.STRUCTURES[structureId]
-    name = anatomy.display_name(structureId, present, result.scheme.extent)
-    if structureId in result.unvalidated:
-        name = _("{structure} (unvalidated)").format(structure=name)
-    segment.SetName(name)
-    segment.SetColor(*structure.color)
-    entry = terminology.terminology_entry(structureId, present, result.scheme.extent)
-    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
+def writeVoxels(segmentation, labels, structureIds, volumeNode):
+    """Give structures their voxels, in one image that they share; segments that are not there yet are made.
+
+    :param labels: (k, j, i) array of structure ids on the volume's voxels.
+    :param structureIds: those to write; other values of the array are not looked at.
+    """
+    image = _denseLabelmap(labels, structureIds, volumeNode)
+    structures = _structures(segmentation)
+    takeOutVoxels(segmentation, [structures[i] for i in structureIds if i in structures])
+    # New ones last: Slicer gives a new segment no other representations than those which the others have.
+    for structureId in sorted(structureIds, key=lambda i: i not in structures):
+        known = structureId in structures
+        segment = segmentation.GetSegment(structures[structureId]) if known else slicer.vtkSegment()
+        segment.SetLabelValue(structureIds.index(structureId) + 1)
+        segment.AddRepresentation(LABELMAP, image)
+        if not known:
+            addStructure(segmentation, segment, structureId)
+
+
+def addStructure(segmentation, segment, structureId):
+    """Add a new segment for a structure, with the structure's name as id where that is free."""
     segment.SetTag(STRUCTURE_TAG, str(structureId))
+    segmentId = anatomy.STRUCTURES[structureId].name
+    if segmentation.GetSegment(segmentId) is not None:  # a segment of the user's own has that id
+        segmentId = segmentation.GenerateUniqueSegmentID(segmentId)
+    segmentation.AddSegment(segment, segmentId)
+
+
+def takeOutVoxels(segmentation, segmentIds):
+    """Take the voxels away from segments, also where other segments go on using the same image."""
+    values = {}
+    for segmentId in segmentIds:
+        segment = segmentation.GetSegment(segmentId)
+        image = segment.GetRepresentation(LABELMAP)
+        if image is not None:
+            values.setdefault(image, []).append(segment.GetLabelValue())
+            segment.RemoveRepresentation(LABELMAP)
+    used = {segmentation.GetSegment(i).GetRepresentation(LABELMAP) for i in segmentation.GetSegmentIDs()}
+    for image, gone in values.items():
+        if image in used and image.GetPointData().GetScalars() is not None:
+            array = arrayOfImage(image)
+            array[np.isin(array, gone)] = 0
+            image.Modified()
+
+
+def _describe(segment, structureId, result, present):
+    """Everything but the voxels of a structure's segment, as a result has it."""
+    nameSegment(segment, structureId, present, result.scheme.extent, structureId in result.unvalidated)
     segment.SetTag(SCHEME_TAG, result.scheme.name)
+    point = result.keypoints.get(structureId)
     for tag, value in (
         (CONFIDENCE_TAG, f"{result.confidence[structureId]:.4f}" if structureId in result.confidence else None),
         (UNVALIDATED_TAG, "1" if structureId in result.unvalidated else None),
+        (KEYPOINT_TAG, " ".join(f"{x:.3f}" for x in point) if point is not None else None),
     ):
-        if value is None:
+        setTag(segment, tag, value)
+
+
+def nameSegment(segment, structureId, present, extent, unvalidated):
+    """What a segment is called, in words, colour and codes.
+
+    :param present: ids in the case; discs are named from their neighbours.
+    :param extent: of vertebral masks, as in the scheme.
+    """
+    segment.SetName(segmentName(structureId, present, extent, unvalidated))
+    segment.SetColor(*anatomy.STRUCTURES[structureId].color)
+    entry = terminology.terminology_entry(structureId, present, extent)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
+    segment.SetTag(STRUCTURE_TAG, str(structureId))
+
+
+def segmentName(structureId, present, extent, unvalidated):
+    """Name of a structure's segment for readers."""
+    name = anatomy.display_name(structureId, present, extent)
+    return _("{structure} (unvalidated)").format(structure=name) if unvalidated else name
+
+
+def setTag(segment, tag, value):
+    """Set a tag, or remove it with None; a segment that has it so already is not modified."""
+    if value is None:
+        if segment.HasTag(tag):
             segment.RemoveTag(tag)
-        else:
-            segment.SetTag(tag, value)
+    elif tagOf(segment, tag) != value:
+        segment.SetTag(tag, value)
 
 
 def _denseLabelmap(labels, structureIds, volumeNode):
@@ -197,38 +262,96 @@ def _setGeometry(orientedImage, volumeNode):
     orientedImage.SetGeometryFromImageToWorldMatrix(matrix)
 
 
-def _sort(segmentation):
+def sortSegments(segmentation):
     """Anatomical order, top down; segments that are no structures keep their order, at the end."""
     ids = list(segmentation.GetSegmentIDs())
     structures = {i: structureOfSegment(segmentation.GetSegment(i)) for i in ids}
     rank = {sid: n for n, sid in enumerate(anatomy.sorted_ids(s for s in structures.values() if s is not None))}
-    segmentation.ReorderSegments(sorted(ids, key=lambda i: rank.get(structures[i], len(rank))))
+    ordered = sorted(ids, key=lambda i: rank.get(structures[i], len(rank)))
+    if ordered != ids:
+        segmentation.ReorderSegments(ordered)
 
 
 # --- segmentation nodes to labels ------------------------------------------------------------------------------------
 
 
-def _merged(segmentationNode, segments, volumeNode):
+def mergedArray(segmentationNode, segments, volumeNode):
     """(k, j, i) array on the volume's voxels.
 
     :param segments: segment id → value to give its voxels; where segments overlap, the last one is on top.
     """
     if _sameTransform(segmentationNode, volumeNode):
+        pasted = _pasted(segmentationNode, segments, volumeNode)
+        if pasted is not None:
+            return pasted
         geometry = slicer.vtkOrientedImageData()
         geometry.SetExtent(volumeNode.GetImageData().GetExtent())
         _setGeometry(geometry, volumeNode)
-        return _array(_mergedImage(segmentationNode, segments, geometry))
+        return arrayOfImage(_mergedImage(segmentationNode, segments, geometry))
     import SimpleITK as sitk
 
     image = _mergedImage(segmentationNode, segments, None)
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
     extentStart = np.eye(4)  # the array's first voxel is the first one of the extent
     extentStart[:3, 3] = image.GetExtent()[::2]
-    ijkToRas = worldTransform(segmentationNode) @ slicer.util.arrayFromVTKMatrix(matrix) @ extentStart
-    moving = imageFromMatrix(_array(image), ijkToRas, segmentationNode.GetName())
+    ijkToRas = worldTransform(segmentationNode) @ imageToWorld(image) @ extentStart
+    moving = imageFromMatrix(arrayOfImage(image), ijkToRas, segmentationNode.GetName())
     fixed = imageFromVolume(volumeNode)
     return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+
+
+def _pasted(segmentationNode, segments, volumeNode):
+    """`mergedArray` for segments that lie on the volume's voxel grid, as they do unless they were drawn on another one.
+
+    Ten times as quick as letting Slicer resample every segment. None where a segment does not lie so.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    result = np.zeros(volumeNode.GetImageData().GetDimensions()[::-1], np.int16)
+    image, lookup = None, {}
+    for segmentId, value in segments.items():
+        segment = segmentation.GetSegment(segmentId)
+        own = segment.GetRepresentation(LABELMAP)
+        if own is None:  # an empty segment
+            continue
+        if not _onGridOf(own, volumeNode):
+            return None
+        if own is not image:  # segments that share an image do not overlap: one pass for all of them
+            _paste(result, image, lookup)
+            image, lookup = own, {}
+        lookup[segment.GetLabelValue()] = value
+    _paste(result, image, lookup)
+    return result
+
+
+def _onGridOf(image, volumeNode):
+    grid = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(grid)
+    return np.allclose(imageToWorld(image), slicer.util.arrayFromVTKMatrix(grid), atol=1e-4)
+
+
+def imageToWorld(image):
+    """(4, 4) matrix from voxel indices (i, j, k) of an oriented image to its segmentation's coordinates (RAS, mm)."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def _paste(result, image, lookup):
+    """Write an image's values into an array, each as the lookup says; what the lookup lacks is not written."""
+    if image is None or image.GetPointData().GetScalars() is None or min(image.GetDimensions()) < 1:
+        return
+    extent = image.GetExtent()
+    into, source = [], []
+    for axis, size in zip((2, 1, 0), result.shape, strict=True):
+        first, last = max(extent[2 * axis], 0), min(extent[2 * axis + 1], size - 1)
+        into.append(slice(first, last + 1))
+        source.append(slice(first - extent[2 * axis], last + 1 - extent[2 * axis]))
+    values = arrayOfImage(image)[tuple(source)]
+    table = np.zeros(int(max(values.max(initial=0), *lookup)) + 1, np.int16)
+    for value, new in lookup.items():
+        table[value] = new
+    found = table[values]
+    part = result[tuple(into)]
+    np.copyto(part, found, where=found != 0)
 
 
 def _sameTransform(first, second):
@@ -252,14 +375,18 @@ def _mergedImage(segmentationNode, segments, geometry):
     return image
 
 
-def _array(image):
+def arrayOfImage(image):
+    """(k, j, i) view of the voxels of an oriented image."""
     shape = image.GetDimensions()[::-1]
     return numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
 
 
 def structuresOfSegmentation(segmentationNode):
     """Structure id → segment id, for the segments that hold structures of ours, in the node's order."""
-    segmentation = segmentationNode.GetSegmentation()
+    return _structures(segmentationNode.GetSegmentation())
+
+
+def _structures(segmentation):
     found = {}
     for segmentId in segmentation.GetSegmentIDs():
         structureId = structureOfSegment(segmentation.GetSegment(segmentId))
@@ -294,7 +421,7 @@ def lockedLabels(segmentationNode, volumeNode):
 
 
 def _labels(segmentationNode, structures, volumeNode):
-    merged = _merged(segmentationNode, {segmentId: value for value, segmentId in structures.items()}, volumeNode)
+    merged = mergedArray(segmentationNode, {segmentId: value for value, segmentId in structures.items()}, volumeNode)
     return imageFromMatrix(merged.astype(np.int16), ijkToWorldMatrix(volumeNode), segmentationNode.GetName())
 
 
@@ -303,33 +430,70 @@ def resultFromSegmentation(segmentationNode, volumeNode):
 
     :raises HintError: no segment is a structure that SpineSegAI made.
     """
+    from SpineSegAILib.results import Segmentation
+
     labels = labelsFromSegmentation(segmentationNode, volumeNode)
     summary = result_attribute.read(segmentationNode)
-    described = summary.get("scheme")
-    if described:
-        extent = anatomy.Extent(described["extent"]) if described["extent"] else None
-        scheme = anatomy.LabelScheme(
-            described["name"], described["title"], tuple(described["ids"]), extent, described["modality"]
-        )
-    else:
-        scheme = anatomy.SCHEMES["lumbar-mr"]
+    log = segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE)
+    corrections = None
+    if log:
+        from SpineSegAILib.correction_log import CorrectionLog
+
+        corrections = CorrectionLog.from_json(log)
     segmentation = segmentationNode.GetSegmentation()
     structures = structuresOfSegmentation(segmentationNode)
+    tagged = {tag: {s: tagOf(segmentation.GetSegment(i), tag) for s, i in structures.items()}
+              for tag in (CONFIDENCE_TAG, UNVALIDATED_TAG, KEYPOINT_TAG)}  # fmt: skip
     return Segmentation(
         labels=labels,
-        scheme=scheme,
-        confidence={
-            s: float(_tag(segmentation.GetSegment(i), CONFIDENCE_TAG))
-            for s, i in structures.items()
-            if segmentation.GetSegment(i).HasTag(CONFIDENCE_TAG)
-        },
+        scheme=schemeOf(segmentationNode),
+        confidence={s: float(text) for s, text in tagged[CONFIDENCE_TAG].items() if text},
         warnings=list(summary.get("warnings", ())),
-        unvalidated=frozenset(s for s, i in structures.items() if segmentation.GetSegment(i).HasTag(UNVALIDATED_TAG)),
+        unvalidated=frozenset(s for s, text in tagged[UNVALIDATED_TAG].items() if text),
         provenance=dict(summary.get("provenance", {})),
+        keypoints={s: tuple(map(float, text.split())) for s, text in tagged[KEYPOINT_TAG].items() if text},
+        corrections=corrections,
     )
 
 
-def _tag(segment, tag):
+def schemeOf(segmentationNode):
+    """The label scheme of the checkpoint that a segmentation was made with; the lumbar one if it is not known."""
+    described = result_attribute.read(segmentationNode).get("scheme")
+    if not described:
+        return anatomy.SCHEMES["lumbar-mr"]
+    extent = anatomy.Extent(described["extent"]) if described["extent"] else None
+    return anatomy.LabelScheme(
+        described["name"], described["title"], tuple(described["ids"]), extent, described["modality"]
+    )
+
+
+def updateSummary(segmentationNode):
+    """Bring the stored document in line with the segments, after names or structures have changed."""
+    summary = result_attribute.read(segmentationNode)
+    if not summary:
+        return
+    segmentation = segmentationNode.GetSegmentation()
+    structures, points = [], {}
+    for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
+        segment = segmentation.GetSegment(segmentId)
+        confidence, point = tagOf(segment, CONFIDENCE_TAG), tagOf(segment, KEYPOINT_TAG)
+        structures.append(
+            {
+                "id": structureId,
+                "structure": anatomy.STRUCTURES[structureId].name,
+                "name": segment.GetName(),
+                "confidence": float(confidence) if confidence else None,
+                "unvalidated": segment.HasTag(UNVALIDATED_TAG),
+            }
+        )
+        if point:
+            points[str(structureId)] = [float(x) for x in point.split()]
+    unvalidated = sorted(s["id"] for s in structures if s["unvalidated"])
+    summary.update(structures=structures, keypoints_lps_mm=points, unvalidated=unvalidated)
+    result_attribute.write(segmentationNode, summary)
+
+
+def tagOf(segment, tag):
     """A tag's text; empty where the segment does not have it."""
     value = vtk.mutable("")
     segment.GetTag(tag, value)
@@ -346,17 +510,18 @@ class UndoHistory:
         self.segmentationNode = segmentationNode
         self._history = slicer.vtkSegmentationHistory()
         self._history.SetSegmentation(segmentationNode.GetSegmentation())
-        self._summary = {}
+        self._attributes = {}
 
     def saveState(self):
         """Remember the segments as they are now."""
-        self._summary = result_attribute.read(self.segmentationNode)
+        self._attributes = {n: self.segmentationNode.GetAttribute(n) for n in result_attribute.ATTRIBUTES}
         self._history.SaveState()
 
     def undo(self):
         """Bring back the segments that `saveState` saw."""
         self._history.RestorePreviousState()
-        result_attribute.write(self.segmentationNode, self._summary)
+        for name, text in self._attributes.items():
+            self.segmentationNode.SetAttribute(name, text)
         self.segmentationNode.Modified()
 
 
@@ -365,32 +530,55 @@ class UndoHistory:
 
 def applyToOtherSeries(segmentationNode, volumeNode):
     """See `SpineSegAILogic.applyToOtherSeries`."""
-    scheme = resultFromSegmentation(segmentationNode, volumeNode)
+    result = resultFromSegmentation(segmentationNode, volumeNode)
     report = []
     for other in otherSeriesOfStudy(volumeNode):
         try:
-            checkVolume(other)
-            refused = refusedPlane(other, ("sagittal", "isotropic"))
-            if refused:
-                raise ImageError(_("not carried over: a {plane} series").format(plane=refused))
-            carried = replace(
-                scheme,
-                labels=labelsFromSegmentation(segmentationNode, other),
-                confidence={},
-                warnings=[
-                    _("Carried over by position from “{volume}”: check it, the patient may have moved.").format(
-                        volume=volumeNode.GetName()
-                    ),
-                    *scheme.warnings,
-                ],
-                provenance={**scheme.provenance, "carried_from": volumeNode.GetName()},
-            )
-            if not carried.present:
-                raise ImageError(_("not carried over: the two series do not overlap"))
+            carried = _carried(result, segmentationNode, volumeNode, other)
             report.append((other, segmentationFromResult(carried, other), _("carried over")))
         except SpineSegAIError as error:
             report.append((other, None, str(error)))
     return report
+
+
+def carryTo(segmentationNode, volumeNode, other):
+    """Carry a segmentation, by position, to another volume.
+
+    What was carried there before is replaced, except for its locked structures. Locked structures stay locked.
+
+    :returns: the other volume's segmentation node.
+    :raises ImageError: the other volume cannot be segmented, or shows another part of the body.
+    """
+    carried = _carried(resultFromSegmentation(segmentationNode, volumeNode), segmentationNode, volumeNode, other)
+    role = f"{CARRIED_ROLE}.{other.GetID()}"
+    before = segmentationNode.GetNodeReference(role)
+    made = segmentationFromResult(carried, other, before)
+    segmentationNode.SetNodeReferenceID(role, made.GetID())
+    source, target = segmentationNode.GetSegmentation(), made.GetSegmentation()
+    there = structuresOfSegmentation(made)
+    for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
+        if isLocked(source.GetSegment(segmentId)) and structureId in there:
+            setLocked(target.GetSegment(there[structureId]), True)
+    return made
+
+
+def _carried(result, segmentationNode, volumeNode, other):
+    """The result on the voxels of another series."""
+    checkVolume(other)
+    refused = refusedPlane(other, ("sagittal", "isotropic"))
+    if refused:
+        raise ImageError(_("not carried over: a {plane} series").format(plane=refused))
+    warning = _("Carried over by position from “{volume}”: check it, the patient may have moved.")
+    carried = replace(
+        result,
+        labels=labelsFromSegmentation(segmentationNode, other),
+        confidence={},
+        warnings=[warning.format(volume=volumeNode.GetName()), *result.warnings],
+        provenance={**result.provenance, "carried_from": volumeNode.GetName()},
+    )
+    if not carried.present:
+        raise ImageError(_("not carried over: the two series do not overlap"))
+    return carried
 
 
 # --- views and tables ------------------------------------------------------------------------------------------------
@@ -412,6 +600,16 @@ def centreViews(volumeNode, segmentationNode):
     if layoutManager is not None:
         for index in range(layoutManager.threeDViewCount):
             layoutManager.threeDWidget(index).threeDView().resetFocalPoint()
+
+
+def lookAt(position):
+    """Move all slice views to a world position (RAS, mm), and turn the 3D views' cameras about it from now on."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for cameraNode in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        camera = cameraNode.GetCamera()
+        shift = np.subtract(position, camera.GetFocalPoint())
+        camera.SetPosition(*np.add(camera.GetPosition(), shift))
+        camera.SetFocalPoint(*position)
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
@@ -447,6 +645,27 @@ def _tableColumn(name, values):
     for value in values:
         array.InsertNextValue(missing if value is None else value)
     return array
+
+
+def writeTable(tableNode, path):
+    """Write a table node to a CSV file, with the columns' stable keys as header; whole or not at all.
+
+    :raises OutputError: the file cannot be written.
+    """
+    table = tableNode.GetTable()
+    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
+    with staged(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column.GetName() for column in columns])
+        for row in range(table.GetNumberOfRows()):
+            writer.writerow([_cell(column.GetValue(row)) for column in columns])
+
+
+def _cell(value):
+    """A number with as many digits as mean something; nothing where there is none."""
+    if isinstance(value, str):
+        return value
+    return "" if np.isnan(value) else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def showTable(tableNode):

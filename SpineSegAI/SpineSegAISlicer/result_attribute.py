@@ -3,6 +3,11 @@
 import json
 
 ATTRIBUTE = "SpineSegAI.Result"
+LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
+"""`SpineSegAILib.correction_log.CorrectionLog` as JSON: what the reader changed."""
+
+ATTRIBUTES = (ATTRIBUTE, LOG_ATTRIBUTE)
+"""All that is said of the segments apart from themselves."""
 
 
 def read(segmentationNode):

@@ -65,6 +65,9 @@ class SegmentPanel:
         self._queueStates = {}
         self._inputVolumeId = None
         self._choices = None
+        self._again = None  # `SegmentAgain` of the Correct section, while it runs
+        self.stateCallbacks = []  # called when what can be done may have changed
+        self.beforeReplaceCallbacks = []  # called with a segmentation node before a result replaces its segments
 
         self._clock = qt.QTimer()
         self._clock.setInterval(250)
@@ -266,11 +269,12 @@ class SegmentPanel:
 
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
-        return Hints(
-            visible=(top, bottom) if top and bottom else None,
+        hints = Hints(
+            visible=(top or None, bottom or None) if top or bottom else None,
             keypoints=self._keypoints(volumeNode),
             locked=nodes.lockedLabels(output, volumeNode) if output is not None else None,
         )
+        return self._again.hints(hints) if self._again is not None else hints
 
     def _takesKeypoints(self):
         method = self.method()
@@ -367,9 +371,7 @@ class SegmentPanel:
                 )
             )
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
-        if bool(top) != bool(bottom):
-            reasons.append(_("Give both ends of the visible range, or none."))
-        elif top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
+        if top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
             reasons.append(_("The visible range is upside down: the topmost vertebra comes first."))
         if not reasons and self._warm and info is not None:
             accepted = info.metadata.get("preprocessing", {}).get("planes")
@@ -409,6 +411,8 @@ class SegmentPanel:
         for combo, least in ((ui.checkpointComboBox, 1), (ui.topLevelComboBox, 2), (ui.bottomLevelComboBox, 2)):
             combo.enabled = not self.isRunning and combo.count >= least
         self._updateQueueButtons()
+        for callback in self.stateCallbacks:
+            callback()
 
     def onApply(self):
         """The big button: start, or cancel."""
@@ -420,10 +424,11 @@ class SegmentPanel:
         output = self.parameterNode.outputSegmentation
         self.start([volumeNode], output)
 
-    def start(self, volumeNodes, outputNode=None):
+    def start(self, volumeNodes, outputNode=None, again=None):
         """Segment volumes one after the other.
 
         :param outputNode: segmentation to update; only with a single volume.
+        :param again: `SegmentAgain`: more hints, and what of the result is taken over.
         """
         try:
             dependencies.ensure()
@@ -433,6 +438,7 @@ class SegmentPanel:
         if not self._warm:
             self._warm = True
             self.askDevice()
+        self._again = again
         self._startedAt = time.monotonic()
         self.queue = [node.GetID() for node in volumeNodes]
         for volumeId in self.queue:
@@ -529,6 +535,7 @@ class SegmentPanel:
 
     def _onResult(self, volumeId, result):
         from . import nodes
+        from .segment_again import SegmentAgain
 
         outputNode = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         self._jobOver()
@@ -538,9 +545,15 @@ class SegmentPanel:
             return
         try:
             history = nodes.UndoHistory(outputNode) if outputNode is not None else None
-            segmentationNode = nodes.segmentationFromResult(
-                result, volumeNode, outputNode, saveState=history.saveState if history else None
-            )
+
+            def saveState():
+                history.saveState()
+                for callback in self.beforeReplaceCallbacks:
+                    callback(outputNode)
+
+            again = self._again or (SegmentAgain() if outputNode is not None else None)
+            place = again.place if again is not None else nodes.segmentationFromResult
+            segmentationNode = place(result, volumeNode, outputNode, saveState)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))
             return
@@ -684,14 +697,23 @@ class SegmentPanel:
         from . import nodes
 
         node = self._output()
+        try:
+            self.measure(node, nodes.resultFromSegmentation(node, self._outputVolume()))
+        except SpineSegAIError as error:
+            self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
+
+    def measure(self, node, result, onDone=None):
+        """Measure a result in the worker, into the table node of its segmentation.
+
+        :param onDone: called with the table node.
+        """
         nodeId = node.GetID()
         try:
-            result = nodes.resultFromSegmentation(node, self._outputVolume())
             dependencies.ensure()
             self.ui.measureButton.enabled = False
             self.client.measure(
                 result,
-                onDone=lambda columns, rows: self._onMeasured(nodeId, columns, rows),
+                onDone=lambda columns, rows: self._onMeasured(nodeId, columns, rows, onDone),
                 onError=self._onMeasureFailed,
             )
         except SpineSegAIError as error:
@@ -699,7 +721,7 @@ class SegmentPanel:
         except dependencies.NotInstalled as error:
             slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
 
-    def _onMeasured(self, nodeId, columns, rows):
+    def _onMeasured(self, nodeId, columns, rows, onDone=None):
         from . import nodes
 
         self.ui.measureButton.enabled = True
@@ -709,6 +731,8 @@ class SegmentPanel:
         tableNode = nodes.tableFromMeasurements(columns, rows, node)
         nodes.showTable(tableNode)
         self.setStatus(_("Measured into the table “{table}”.").format(table=tableNode.GetName()))
+        if onDone is not None:
+            onDone(tableNode)
 
     def _onMeasureFailed(self, failure):
         self.ui.measureButton.enabled = True

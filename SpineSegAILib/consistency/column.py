@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..anatomy import KINDS, STRUCTURES, Extent, Kind, ranks
+from ..anatomy import CANAL_ID, KINDS, STRUCTURES, Extent, Kind, ranks
 from ..evidence import Evidence
 from .result import Instance, LevelResult
 from .sequence import L6_ID, T13_ID
@@ -30,7 +30,7 @@ BONE, DISC, CANAL = 1, 2, 3  # values of the kind map: vertebra and sacrum are o
 class Column:
     """Kind map, axis and pieces of one volume, cropped to what is not background."""
 
-    def __init__(self, evidence: Evidence, settings: ConsistencySettings) -> None:
+    def __init__(self, evidence: Evidence, settings: ConsistencySettings, locked: np.ndarray | None = None) -> None:
         self.settings, self.scheme, self.spacing = settings, evidence.scheme, evidence.spacing
         source = evidence.kinds if evidence.kinds is not None else evidence.classes
         if source is None:
@@ -41,15 +41,19 @@ class Column:
         self.whole = evidence.scheme.extent is Extent.WHOLE
         # Only where background has no majority can anything else win: the rest is cut away before the real work.
         candidates = source[0] <= 0.5
+        if locked is not None:
+            candidates |= locked > 0
         self.box = bounding_box(candidates) if candidates.any() else None
         self.axis: SpineAxis | None = None
         self.bones: list[Piece] = []
         self.discs: list[Piece] = []
         self.rejected: list[tuple[str, np.ndarray]] = []
+        self.residue: dict[int, list[np.ndarray]] = {}  # what the network gives a locked structure beyond its voxels
         self.sizes = Sizes(settings.usual_height, settings.usual_pitch)
         self.cropped = evidence
         self.kind = np.zeros((0, 0, 0), np.uint8)
         self.sacral = np.zeros((0, 0, 0), bool)
+        self.locked = np.zeros((0, 0, 0), np.int16)
         if self.box is not None:
             within = (slice(None), *self.box)
             self.cropped = Evidence(
@@ -61,12 +65,18 @@ class Column:
             )
             self.probability = self.cropped.kind_probabilities()
             self.kind = _kind_map(self.probability)
+            self.locked = np.zeros(self.kind.shape, np.int16) if locked is None else locked[self.box].astype(np.int16)
+            self._impose_locked()
             self.sacral = self.probability[KINDS.index("sacrum")] > self.probability[KINDS.index("vertebra")]
 
     @classmethod
-    def of(cls, evidence: Evidence, settings: ConsistencySettings) -> Column:
-        """The column with its axis and pieces found."""
-        column = cls(evidence, settings)
+    def of(cls, evidence: Evidence, settings: ConsistencySettings, locked: np.ndarray | None = None) -> Column:
+        """The column with its axis and pieces found.
+
+        Args:
+            locked: (D, H, W) structure ids of what the reader has drawn and named; 0 elsewhere.
+        """
+        column = cls(evidence, settings, locked)
         if column.box is not None and any(s.order is not None for s in evidence.scheme.structures):
             column._find()
         return column
@@ -87,18 +97,28 @@ class Column:
         s = self.settings
         least_bone = self.minimum(s.min_bone_area, s.min_bone_depth)
         least_disc = self.minimum(s.min_disc_area, s.min_disc_depth)
-        bones = self._at_least(components(self.kind == BONE), s.fragment_share * least_bone, "vertebra")
-        discs = self._at_least(components(self.kind == DISC), s.fragment_share * least_disc, "disc")
-        if not bones and not discs:
+        free = self.locked == 0
+        bones = self._at_least(components((self.kind == BONE) & free), s.fragment_share * least_bone, "vertebra")
+        discs = self._at_least(components((self.kind == DISC) & free), s.fragment_share * least_disc, "disc")
+        fixed = self._fixed()
+        if not bones and not discs and not fixed:
             return
-        self.axis = fit_axis(np.concatenate([self.points(i) for i in (*bones, *discs)]))
+        self.axis = fit_axis(np.concatenate([self.points(i) for i in (*bones, *discs, *fixed.values())]))
+        fixed_bones = [self._piece(i, sid) for sid, i in fixed.items() if STRUCTURES[sid].is_vertebral]
+        fixed_discs = [self._piece(i, sid) for sid, i in fixed.items() if not STRUCTURES[sid].is_vertebral]
+        if fixed:
+            bones = self._beyond(bones, fixed_bones)
+            discs = self._beyond(discs, fixed_discs)
         bone_pieces = self._on_axis(bones, (Kind.VERTEBRA, Kind.SACRUM))
         disc_pieces = self._on_axis(discs, (Kind.DISC,))
-        self.sizes = usual_sizes(bone_pieces, disc_pieces, s)
+        self.sizes = usual_sizes(bone_pieces + fixed_bones, disc_pieces + fixed_discs, s)
+        bone_pieces = self._without_rims(bone_pieces, fixed_bones, 0.4 * self.sizes.height)
+        disc_pieces = self._without_rims(disc_pieces, fixed_discs, 4.0)  # mm; a thin disc
         disc_arc = np.concatenate([p.arc[p.radial < s.near_axis] for p in disc_pieces] or [np.zeros(0)])
         parts = [q for p in bone_pieces for q in split_touching(p, self.sizes, disc_arc, s, whole=self.whole)]
         parts = merge_fragments(parts, self.sizes, disc_arc, s, whole=self.whole)
-        self.bones = self._large_enough(parts, least_bone, "vertebra")
+        found = self._large_enough(parts, least_bone, "vertebra")
+        self.bones = sorted(found + fixed_bones, key=lambda p: p.middle(s.near_axis))
         for disc in merge_fragments(disc_pieces, Sizes(0.0, 0.0), np.zeros(0), s):
             inside = any(
                 abs(disc.middle(s.near_axis) - b.middle(s.near_axis)) < 0.2 * b.height(s.near_axis) for b in self.bones
@@ -107,6 +127,71 @@ class Column:
                 self.rejected.append(("disc", disc.index))
             else:
                 self.discs.append(disc)
+        self.discs = sorted(self.discs + fixed_discs, key=lambda p: p.middle(s.near_axis))
+
+    # --- what the reader locked
+
+    def _impose_locked(self) -> None:
+        """Where something is locked the network is not asked what it is."""
+        self.kind[self.locked > 0] = 0
+        kinds = {Kind.VERTEBRA: BONE, Kind.SACRUM: BONE, Kind.DISC: DISC, Kind.CANAL: CANAL}
+        for sid in np.unique(self.locked).tolist():
+            if sid and STRUCTURES[sid].kind in kinds:
+                self.kind[self.locked == sid] = kinds[STRUCTURES[sid].kind]
+
+    def _fixed(self) -> dict[int, np.ndarray]:
+        """Voxels of the locked structures that have a level."""
+        ids = [i for i in np.unique(self.locked).tolist() if i and STRUCTURES[i].order is not None]
+        return {sid: np.flatnonzero(self.locked == sid) for sid in ids}
+
+    def _piece(self, index: np.ndarray, sid: int) -> Piece:
+        kinds = (Kind.VERTEBRA, Kind.SACRUM) if STRUCTURES[sid].is_vertebral else (Kind.DISC,)
+        arc, radial = self.axis.project(self.points(index))  # type: ignore[union-attr]
+        return Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index], sid)
+
+    def _beyond(self, found: list[np.ndarray], fixed: list[Piece]) -> list[np.ndarray]:
+        """What the network found of a kind, without what lies beside the locked ones: that is the same anatomy.
+
+        A component that holds a locked vertebra's rest and its neighbour is thereby parted.
+        """
+        near = self.settings.near_axis
+        if not found or not fixed:
+            return found
+        index = np.concatenate(found)
+        arc, radial = self.axis.project(self.points(index))  # type: ignore[union-attr]
+        rest = np.ones(len(index), bool)
+        for piece in fixed:
+            low, high = piece.span(near)
+            beside = (arc >= low) & (arc <= high)
+            if self.whole:  # a neighbour's spinous process hangs beside the body
+                beside &= radial < near
+            self.residue.setdefault(piece.locked, []).append(index[beside])
+            rest &= ~beside
+        mask = np.zeros(self.kind.shape, bool)
+        mask.ravel()[index[rest]] = True
+        return components(mask)
+
+    def _without_rims(self, pieces: list[Piece], fixed: list[Piece], thin: float) -> list[Piece]:
+        """Pieces without the thin ones (mm) directly above or below a locked one: its endplate, not another."""
+        near, kept = self.settings.near_axis, []
+        for piece in pieces:
+            low, high = piece.span(near)
+            touching = [
+                f
+                for f in fixed
+                if high - low < thin and min(abs(low - f.span(near)[1]), abs(high - f.span(near)[0])) < 3.0
+            ]
+            if touching:
+                self.residue.setdefault(touching[0].locked, []).append(piece.index)
+            else:
+                kept.append(piece)
+        return kept
+
+    def with_residue(self, piece: Piece) -> np.ndarray:
+        """Voxels of a piece; of a locked one with what the network gives it beyond."""
+        return np.concatenate([piece.index, *self.residue.get(piece.locked, ())]) if piece.locked else piece.index
+
+    # --- looks at pieces
 
     def _at_least(self, found: list[np.ndarray], volume: float, kind: str) -> list[np.ndarray]:
         # Islands are not even counted as left out: they are noise. They only must not come back in a larger instance.
@@ -220,6 +305,9 @@ def _kind_map(probability: np.ndarray) -> np.ndarray:
 def canal_parts(column: Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Canal components that are kept (the largest, and what continues its line), and the rest."""
     s = column.settings
+    if (column.locked == CANAL_ID).any():
+        fixed = column.locked == CANAL_ID
+        return [np.flatnonzero(fixed), *components((column.kind == CANAL) & ~fixed)], []
     found = components(column.kind == CANAL)
     if not found:
         return [], []

@@ -20,9 +20,9 @@ from ..anatomy import (
 from ..errors import HintError
 from ..evidence import Evidence
 from .column import BONE, DISC, Column, canal_parts
-from .opinions import check_hints, items_of, limit_range, pin_anchors
+from .opinions import check_hints, doubt_contradicted, items_of, limit_range, pin_anchors, pin_locked, range_in_words
 from .result import Instance, LevelResult
-from .sequence import L6_ID, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
+from .sequence import L6_ID, NEVER, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
 from .shapes import Piece, components, coordinates
 from .words import in_words, warnings_of
@@ -34,7 +34,8 @@ def resolve_levels(
     evidence: Evidence,
     *,
     anchors: Sequence[tuple[int, tuple[float, float, float]]] = (),
-    visible: tuple[int, int] | None = None,
+    visible: tuple[int | None, int | None] | None = None,
+    locked: np.ndarray | None = None,
     settings: ConsistencySettings = _DEFAULT,
 ) -> LevelResult:
     """Instances along the spine, and one possible sequence of names for them.
@@ -47,7 +48,12 @@ def resolve_levels(
             point beside an instance counts for the nearest one within 15 mm.
         visible: topmost and lowest vertebra wholly in view. No instance is named beyond them, except one more at either
             end that touches the image's edge, and the sacrum below the last lumbar vertebra; a level not found at an
-            end costs as much as one missing in between.
+            end costs as much as one missing in between. An end that is None is not known; then a level not found at
+            the other costs more (`ConsistencySettings.end_cost`).
+        locked: (D, H, W) structure ids that the reader has drawn and named. They keep their names, whatever the network
+            says, and the others are counted from them. What the network found of the same anatomy beside them gets
+            their id, too (the caller gives these voxels to what is there otherwise); what reaches beyond them along
+            the spine is a structure of its own.
 
     Raises:
         HintError: hints that contradict the image, the scheme or each other.
@@ -56,7 +62,7 @@ def resolve_levels(
     spinal = {Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.CANAL}
     if not any(s.kind in spinal for s in scheme.structures):
         return _without_spine(evidence, settings)
-    column = Column.of(evidence, settings)
+    column = Column.of(evidence, settings, locked)
     if any(s.order is not None for s in scheme.structures):
         return _name_column(column, check_hints(scheme, anchors, visible), visible)
     if anchors or visible:
@@ -143,7 +149,9 @@ def _without_spine(evidence: Evidence, settings: ConsistencySettings) -> LevelRe
 # --- naming ----------------------------------------------------------------------------------------------------------
 
 
-def _name_column(column: Column, anchors: list[tuple[int, np.ndarray]], visible: tuple[int, int] | None) -> LevelResult:
+def _name_column(
+    column: Column, anchors: list[tuple[int, np.ndarray]], visible: tuple[int | None, int | None] | None
+) -> LevelResult:
     s = column.settings
     if not column.bones and not column.discs:
         if anchors:
@@ -152,7 +160,10 @@ def _name_column(column: Column, anchors: list[tuple[int, np.ndarray]], visible:
         return column.result(_canal_instances(column) + found, warnings=["No vertebra was found."])
     states = states_of(column.scheme)
     items = items_of(column, states)
+    believed = [item.unary.argmax() for item in items]
+    held = pin_locked(column, items, states)
     pinned = pin_anchors(column, items, states, anchors)
+    doubt_contradicted(items, believed, s)
     if visible is not None:
         limit_range(column, items, states, visible)
     subjects = column.bones or column.discs
@@ -164,11 +175,11 @@ def _name_column(column: Column, anchors: list[tuple[int, np.ndarray]], visible:
         states,
         column.sizes.pitch,
         cut_below=cut_below,
-        variants=_variants(column, {*pinned.values(), *(visible or ())}),
+        variants=_variants(column, {*held, *pinned.values(), *(i for i in visible or () if i)}),
         settings=s,
     )
     levels = naming.levels[::-1]
-    _check_possible(column, naming, levels, items, pinned, visible)
+    _check_possible(column, naming, levels, items, pinned, visible, held)
     # Every item's probability of every id, whichever variants the rest of the path has.
     probability: list[dict[int, float]] = []
     for row in naming.probability[::-1]:
@@ -191,7 +202,7 @@ def _name_column(column: Column, anchors: list[tuple[int, np.ndarray]], visible:
         confidence=confidence,
         margin=float(naming.margin),
         alternatives=[(in_words(o[::-1], of_discs=not column.bones), p) for o, p in naming.alternatives],
-        warnings=warnings_of(column, naming, levels, known=bool(pinned or visible)),
+        warnings=warnings_of(column, naming, levels, known=bool(held or pinned or visible)),
     )
 
 
@@ -209,7 +220,8 @@ def _check_possible(
     levels: list[Level | None],
     items: list[Item],
     pinned: dict[int, int],
-    visible: tuple[int, int] | None,
+    visible: tuple[int | None, int | None] | None,
+    held: list[int],
 ) -> None:
     """HintError where hints leave no naming, or only one that leaves out whole vertebrae."""
     s = column.settings
@@ -217,10 +229,21 @@ def _check_possible(
     lost = [
         i
         for i, level in enumerate(levels)
-        if level is None and items[i].drop_cost >= s.drop_cost and (i in pinned or (named and i < named[-1]))
+        if level is None
+        and items[i].drop_cost >= s.drop_cost
+        and (i in pinned or items[i].below_cost >= NEVER or (named and i < named[-1]))
     ]
-    if naming.possible and not (lost and (pinned or visible)):
+    subjects = column.bones or column.discs
+    unnamed = held and any(p.locked and level is None for p, level in zip(subjects, levels, strict=True))
+    if naming.possible and not unnamed and not (lost and (pinned or visible)):
         return
+    if held and (unnamed or not naming.possible):
+        names = ", ".join(STRUCTURES[sid].name for sid in held)
+        raise HintError(
+            f"The locked structures ({names}) contradict each other"
+            + (", or the anchors or the visible range." if pinned or visible else ": their levels are out of order."),
+            "Correct the names of the locked ones, or the hints.",
+        )
     if pinned:
         names = " and ".join(STRUCTURES[sid].name for sid in pinned.values())
         raise HintError(
@@ -230,8 +253,7 @@ def _check_possible(
         )
     if visible:
         raise HintError(
-            f"{len(items)} vertebrae or discs were found, which is more than {STRUCTURES[visible[0]].name} to "
-            f"{STRUCTURES[visible[1]].name} has room for.",
+            f"{len(items)} vertebrae or discs were found, which is more than {range_in_words(visible)} has room for.",
             "Correct the visible range or leave it out.",
         )
 
@@ -254,12 +276,12 @@ def _bone_instances(
         instance = column.instance(
             kind,
             piece.index,
-            column.output_id(sid),
+            piece.locked or column.output_id(sid),
             rank=piece.median_rank,
             confidence=min(ids.get(sid, 0.0), 1.0),
             runner_up=_second(ids, sid),
         )
-        found.append((instance, piece.index))
+        found.append((instance, column.with_residue(piece)))
     return found
 
 
@@ -275,12 +297,12 @@ def _lone_discs(
         instance = column.instance(
             "disc",
             piece.index,
-            column.output_id(sid),
+            piece.locked or column.output_id(sid),
             rank=piece.median_rank,
             confidence=min(ids.get(upper, 0.0), 1.0),
             runner_up=runner_up.id if runner_up else None,
         )
-        found.append((instance, piece.index))
+        found.append((instance, column.with_residue(piece)))
     return found
 
 
@@ -298,12 +320,17 @@ def _disc_instances(
     ]
     claimed: dict[int, list[tuple[Piece, int]]] = {}
     found: list[tuple[Instance, np.ndarray]] = []
+    fixed = {disc.locked for disc in column.discs if disc.locked}
     for disc in column.discs:
+        if disc.locked:
+            instance = column.instance("disc", disc.index, disc.locked, rank=disc.median_rank, confidence=1.0)
+            found.append((instance, column.with_residue(disc)))
+            continue
         place = _disc_place(disc.middle(near), named, column.sizes.pitch)
         upper = chain[place[0]] if place and 0 <= place[0] < len(chain) - 1 else 0
         below = disc_below(upper) if upper else None
         sid = column.output_id(below.id) if below else 0
-        if sid and place:
+        if sid and place and sid not in fixed:
             claimed.setdefault(sid, []).append((disc, place[1]))
         else:
             found.append((column.instance("disc", disc.index, 0, rank=disc.median_rank), disc.index))

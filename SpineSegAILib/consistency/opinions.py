@@ -133,6 +133,43 @@ def _position(column: Column, piece: Piece) -> float:
     return high - height / 2 if at_top else low + height / 2
 
 
+def pin_locked(column: Column, items: list[Item], states: Sequence[Level]) -> list[int]:
+    """Locked structures are what they are called, and the others are counted from them; returns their ids.
+
+    Raises:
+        HintError: a locked disc contradicts a locked vertebra beside it.
+    """
+    of_discs = not column.bones
+    held: list[int] = []
+    for at, piece in enumerate(column.bones or column.discs):
+        if piece.locked:
+            level = vertebra_above(piece.locked).id if of_discs else piece.locked
+            _pin(items[at], np.array([state.id == level for state in states]))
+            held.append(piece.locked)
+    for disc, place in zip(column.discs, [] if of_discs else _attach(column), strict=False):
+        if not disc.locked or place is None:
+            continue
+        at, side = place
+        upper = vertebra_above(disc.locked).id
+        holders = [_level_above(states, level) if side else level for level in states]
+        _pin(items[at], np.array([holder is not None and holder.id == upper for holder in holders]))
+        held.append(disc.locked)
+        if column.bones[at].locked and not np.isfinite(items[at].unary).any():
+            where = "above" if side else "below"
+            raise HintError(
+                f"The locked {STRUCTURES[disc.locked].name} lies {where} the locked "
+                f"{STRUCTURES[column.bones[at].locked].name}.",
+                "Correct the name of one of them.",
+            )
+    return held
+
+
+def _pin(item: Item, allowed: np.ndarray) -> None:
+    """The item is there and has one of the allowed levels."""
+    item.unary = np.where(allowed, item.unary, -np.inf)
+    item.drop_cost = item.below_cost = NEVER
+
+
 def pin_anchors(
     column: Column, items: list[Item], states: Sequence[Level], anchors: list[tuple[int, np.ndarray]]
 ) -> dict[int, int]:
@@ -163,11 +200,13 @@ def pin_anchors(
         else:
             at = _hit(column, point, column.bones, s.name)
             allowed = np.array([level.id == sid for level in states])
-        items[at].unary = np.where(allowed, items[at].unary, -np.inf)
-        items[at].drop_cost = items[at].below_cost = NEVER
+        _pin(items[at], allowed)
         if not np.isfinite(items[at].unary).any():
+            locked = (column.bones or column.discs)[at].locked
             raise HintError(
-                f"{STRUCTURES[pinned[at]].name} and {s.name} are anchored in the same place."
+                f"The anchor {s.name} contradicts what is locked as {STRUCTURES[locked].name} there."
+                if locked
+                else f"{STRUCTURES[pinned[at]].name} and {s.name} are anchored in the same place."
                 if at in pinned
                 else f"Nothing can be {s.name} where the anchor lies.",
                 "Correct or remove one of the anchors.",
@@ -176,42 +215,72 @@ def pin_anchors(
     return pinned
 
 
-def limit_range(column: Column, items: list[Item], states: Sequence[Level], visible: tuple[int, int]) -> None:
+def doubt_contradicted(items: list[Item], believed: Sequence[int], settings: ConsistencySettings) -> None:
+    """Where a hint shows that the network miscounted, its opinion of the other levels counts little, too.
+
+    A network is wrong by the same step everywhere; without this, a confident one would rather leave out a level beside
+    the anchor than give up its count.
+
+    Args:
+        items: after the hints.
+        believed: for each item the state that the network thought most likely.
+    """
+    if all(np.isfinite(item.unary[best]) for item, best in zip(items, believed, strict=True)):
+        return
+    for item in items:
+        if np.isfinite(item.unary).all():
+            item.unary = settings.doubted * item.unary
+
+
+def limit_range(
+    column: Column, items: list[Item], states: Sequence[Level], visible: tuple[int | None, int | None]
+) -> None:
     """Forbid levels beyond the visible range, and charge for levels at its ends that nothing shows."""
     s = column.settings
-    top, bottom = STRUCTURES[visible[0]].order, STRUCTURES[visible[1]].order
+    top, bottom = (STRUCTURES[i].order if i else end for i, end in zip(visible, (-np.inf, np.inf), strict=True))
     order = np.array([STRUCTURES[level.id].order for level in states], float)
     subjects = column.bones or column.discs
     if not ((order >= top) & (order <= bottom)).any():  # type: ignore[operator]
         raise HintError(
-            f"The visible range {STRUCTURES[visible[0]].name} to {STRUCTURES[visible[1]].name} has no level of the "
-            f"label scheme “{column.scheme.name}”.",
+            f"The visible range {range_in_words(visible)} has no level of the label scheme “{column.scheme.name}”.",
             "Correct the range or take another checkpoint.",
         )
     # The order counts T13 and L6 as steps, which most spines lack: distance in levels is counted along the usual chain.
     rank = ranks({i for i in (L6_ID, T13_ID) if i in visible})
     usual = np.array([rank.get(level.id, level.rank) for level in states], float)
+    highest, lowest = (rank[i] if i else end for i, end in zip(visible, (np.inf, -np.inf), strict=True))
+    missing = s.skip_cost if None not in visible else s.end_cost * (0.5 if visible[1] == SACRUM_ID else 1.0)
     last = len(items) - 1
     for i, (item, piece) in enumerate(zip(items, subjects, strict=True)):
         at_top, at_bottom, _ = column.touches(piece.index)
         # Who counts vertebrae may well not count the sacrum that is seen below them.
-        at_bottom = at_bottom or rank[visible[1]] == 0
-        high, low = rank[visible[0]] + (at_top and i == 0), rank[visible[1]] - (at_bottom and i == last)
+        at_bottom = at_bottom or lowest == 0
+        high, low = highest + (at_top and i == 0), lowest - (at_bottom and i == last)
         allowed = (usual <= high) & (usual >= low)
         item.unary = np.where(allowed, item.unary, -np.inf)
-        if i == 0:
-            item.unary = item.unary - s.skip_cost * np.maximum(rank[visible[0]] - usual, 0)
-        if i == last:
-            item.unary = item.unary - s.skip_cost * np.maximum(usual - rank[visible[1]], 0)
+        if item.drop_cost >= s.drop_cost:  # who knows the range has seen what is there
+            if item.below_cost >= item.drop_cost:  # and it looks like nothing that lies below S1
+                item.below_cost = NEVER
+            item.drop_cost = NEVER
+        if i == 0 and np.isfinite(highest):
+            item.unary = item.unary - missing * np.maximum(highest - usual, 0)
+        if i == last and np.isfinite(lowest):
+            item.unary = item.unary - missing * np.maximum(usual - lowest, 0)
 
 
 # --- hints -----------------------------------------------------------------------------------------------------------
 
 
+def range_in_words(visible: tuple[int | None, int | None]) -> str:
+    """``"T11 to S1"``, ``"T11 downwards"``, ``"L3 upwards"``."""
+    top, bottom = (STRUCTURES[i].name if i else "" for i in visible)
+    return f"{top} to {bottom}" if top and bottom else f"{top} downwards" if top else f"{bottom} upwards"
+
+
 def check_hints(
     scheme: LabelScheme,
     anchors: Sequence[tuple[int, tuple[float, float, float]]],
-    visible: tuple[int, int] | None,
+    visible: tuple[int | None, int | None] | None,
 ) -> list[tuple[int, np.ndarray]]:
     """Anchors with their points as arrays, after the checks that need no image."""
     result = []
@@ -234,12 +303,13 @@ def check_hints(
                 "Correct or remove one of them.",
             )
     if visible is not None:
-        top, bottom = structure(visible[0]), structure(visible[1])
-        if not (top.is_vertebral and bottom.is_vertebral) or top.order is None or bottom.order is None:
+        ends = [structure(i) for i in visible if i]
+        if not ends or any(not s.is_vertebral or s.order is None for s in ends):
             raise HintError("The visible range must be named by vertebrae.", "For example T11 to S1.")
-        if top.order > bottom.order:
+        if ends[0].order > ends[-1].order:  # type: ignore[operator]
             raise HintError(
-                f"The visible range {top.name} to {bottom.name} is upside down.", "Name the topmost vertebra first."
+                f"The visible range {ends[0].name} to {ends[-1].name} is upside down.",
+                "Name the topmost vertebra first.",
             )
     return result
 

@@ -40,6 +40,9 @@ class ConsistencySettings:
         disc_weight: opinion of a disc, relative to a vertebra's.
         spacing_scale: scale of |log(distance / expected distance)|; the pitch varies by some 15 % beyond its trend.
         skip_cost: of a level without an instance between two found ones.
+        end_cost: of a level that a reader sees at one end and that has no instance, where the other end is not known:
+            a vertebra wholly in view is hardly ever missed, while a count without the sacrum is often wrong. Half of
+            it for the sacrum, which is missed more often, and counted from.
         max_skip: most levels missing in one place.
         drop_cost: of leaving out a whole vertebra-sized instance.
         drop_cost_small: of leaving out one below `small_share` of the median volume.
@@ -53,6 +56,7 @@ class ConsistencySettings:
         sacrum_hit: share of S1 instances that the sacrum channel marks; low, since it is learnt from phantoms alone.
         sacrum_false: share of other vertebrae that it marks.
         close_call: margins below this many nats (9 : 1) are reported.
+        doubted: weight of the network's opinion where an anchor or a locked structure proved its count wrong.
         anchor_reach: an anchor that hits nothing is moved to an instance within this distance, mm.
         reach: how far `nearest_level_maps` looks, mm.
     """
@@ -81,6 +85,7 @@ class ConsistencySettings:
     disc_weight: float = 0.5
     spacing_scale: float = 0.18
     skip_cost: float = 1.5
+    end_cost: float = 12.0
     max_skip: int = 3
     drop_cost: float = 6.0
     drop_cost_small: float = 2.0
@@ -94,5 +99,6 @@ class ConsistencySettings:
     sacrum_hit: float = 0.5
     sacrum_false: float = 0.05
     close_call: float = 2.2
+    doubted: float = 0.2
     anchor_reach: float = 15.0
     reach: float = 6.0

@@ -134,6 +134,7 @@ class Piece:
         arc, radial: (N,) position along the axis and distance from it, mm.
         rank: (N,) rank that the network gives each voxel, or None.
         sacral: (N,) True where the sacrum outweighs the vertebra channel.
+        locked: structure id that the reader gave it, with exactly these voxels; 0 for what the network found.
     """
 
     index: np.ndarray
@@ -141,6 +142,7 @@ class Piece:
     radial: np.ndarray
     rank: np.ndarray | None
     sacral: np.ndarray
+    locked: int = 0
 
     def part(self, chosen: np.ndarray) -> Piece:
         """The chosen voxels (boolean or index array)."""

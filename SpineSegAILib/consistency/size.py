@@ -21,7 +21,7 @@ def relative_size(levels: LevelResult) -> float | None:
     """
     rank = ranks(i.structure_id for i in levels.instances if i.structure_id)
     vertebrae = [
-        i for i in levels.instances if i.kind == Kind.VERTEBRA.value and i.structure_id and not i.touches_border
+        i for i in levels.instances if i.kind == Kind.VERTEBRA.value and i.structure_id in rank and not i.touches_border
     ]
     placed = sorted(((rank[i.structure_id], i.centroid_mm) for i in vertebrae), key=lambda pair: pair[0])
     pitches = sorted(

@@ -1,7 +1,9 @@
 """Manifests: which images belong to a data set, where their labels are, and what is labelled in each.
 
 The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the data set:
-``extent`` (``body`` or ``whole``), ``label_values`` (a name of `anatomy.VALUE_MAPS`). For a case: ``annotated`` (names
+``extent`` (``body`` or ``whole``), ``label_values`` (a name of `anatomy.VALUE_MAPS`, or a table value → name),
+``custom`` (name → label value of structures of the reader's own), ``unlabelled`` (images without labels, which
+nothing here reads). For a case: ``annotated`` (names
 of the structures labelled in it; everything else is unknown there, not absent), ``source``, ``patient``,
 ``keypoints``, and its own ``extent`` and ``label_values``. Paths are relative to the file.
 """
@@ -9,12 +11,13 @@ of the structures labelled in it; everything else is unknown there, not absent),
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
+from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, VALUE_MAPS, Extent, custom_structure, sorted_ids, structure
 from ..errors import DatasetError, SpineSegAIError
 from ..hints import Point
 from ..keypoints import parse_keypoints, read_keypoints
@@ -66,6 +69,7 @@ class Manifest:
         modality: ``"MR"``, ``"CT"`` …, empty if not said.
         extent: of the data set as a whole; None if not said.
         splits: ``"training"`` … → its cases.
+        custom: ids of structures of the reader's own, in this process.
     """
 
     path: Path
@@ -73,6 +77,7 @@ class Manifest:
     modality: str
     extent: Extent | None
     splits: Mapping[str, tuple[Case, ...]]
+    custom: tuple[int, ...] = ()
 
     def cases(self, split: str) -> tuple[Case, ...]:
         """The cases of one split.
@@ -87,8 +92,11 @@ class Manifest:
         return found
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, *, must_exist: bool = True) -> Manifest:
     """Reads a manifest and checks that everything it names is there.
+
+    Args:
+        must_exist: whether the images and labels have to be there.
 
     Raises:
         DatasetError: the file is missing or not JSON; a case names a file that is missing, a structure or a set of
@@ -97,6 +105,7 @@ def read_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     table = _load(path)
     extent = _extent(table.get("extent"), str(path))
+    custom = custom_values(table, path)
     values = _table_values(table, path)
     default_annotated = tuple(sorted_ids(set(values.names.values())))
     splits: dict[str, tuple[Case, ...]] = {}
@@ -105,7 +114,7 @@ def read_manifest(path: str | Path) -> Manifest:
         if not isinstance(entries, list):
             raise DatasetError(f"“{split}” in {path} is not a list.", "Write a list of cases.")
         splits[split] = tuple(
-            _case(entry, f"{path}, {split} case {number}", path.parent, extent, values, default_annotated)
+            _case(entry, f"{path}, {split} case {number}", path.parent, extent, values, default_annotated, must_exist)
             for number, entry in enumerate(entries, start=1)
         )
     if not any(splits.values()):
@@ -113,7 +122,55 @@ def read_manifest(path: str | Path) -> Manifest:
     _refuse_leaks(splits, path)
     modality = table.get("modality", {})
     modality = next(iter(modality.values()), "") if isinstance(modality, dict) else modality
-    return Manifest(path, str(table.get("name", path.parent.name)), str(modality), extent, splits)
+    return Manifest(
+        path, str(table.get("name", path.parent.name)), str(modality), extent, splits, tuple(custom.values())
+    )
+
+
+def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
+    """Label value → structure id of the structures of the reader's own that a manifest declares; they are known from
+    then on. The two differ where another data set or checkpoint took the number first.
+
+    Raises:
+        DatasetError: the declaration is no table of names and numbers.
+    """
+    declared = table.get("custom", {})
+    found: dict[int, int] = {}
+    try:
+        for name, value in declared.items():
+            if value not in CUSTOM_IDS or value in found:
+                raise ValueError(value)
+            found[value] = own_structure(name, value)
+    except (AttributeError, TypeError, ValueError, SpineSegAIError):
+        span = f"{CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}"
+        raise DatasetError(
+            f"“custom” in {path} is not valid.", f'Write {{"tumour": {CUSTOM_IDS[0]}}}, with numbers from {span}.'
+        ) from None
+    return found
+
+
+def own_structure(name: str, wanted: int | None = None) -> int:
+    """Id of a structure of the reader's own, by its name: the one that it has, the wanted one, or the next free one.
+
+    By default a number is wanted that follows from the name, so that the same name mostly gets the same number in data
+    sets that know nothing of one another.
+
+    Raises:
+        SchemeError: the name is one of anatomy's, or no name.
+        DatasetError: there are too many.
+    """
+    if wanted is None:
+        wanted = CUSTOM_IDS[zlib.crc32(name.strip().casefold().encode()) % len(CUSTOM_IDS)]
+    try:
+        known = structure(name)
+    except SpineSegAIError:
+        free = next((i for i in (wanted, *CUSTOM_IDS) if i not in STRUCTURES), None)
+        if free is None:
+            raise DatasetError(
+                f"There are already {len(CUSTOM_IDS)} structures like “{name}”.", "Remove some."
+            ) from None
+        return custom_structure(name, free).id
+    return custom_structure(known.name, known.id if known.id not in BUILT_IN else wanted).id
 
 
 def read_label(case: Case) -> sitk.Image:
@@ -154,7 +211,7 @@ def _translate(value: float, case: Case) -> int:
     if number == 0:
         return 0
     found = number if case.label_values is None else case.label_values.get(number, -1)
-    if found not in STRUCTURES:
+    if found and found not in STRUCTURES:
         raise DatasetError(
             f"{case.label} holds the value {number}, which is no structure.",
             "Name the meaning of its values with “label_values” in the manifest.",
@@ -201,18 +258,27 @@ def _table_values(table: Mapping[str, Any], path: Path) -> _Values:
     named = _value_map(table.get("label_values"), str(path))
     if named is None and any(value != sid for value, sid in names.items()):
         named = names
+    custom = custom_values(table, path)
+    if named is None and any(value != sid for value, sid in custom.items()):
+        named = {**{i: i for i in BUILT_IN}, **custom}
     return _Values(names, named)
 
 
 def _case(
-    entry: Any, where: str, folder: Path, extent: Extent | None, values: _Values, default: tuple[int, ...]
+    entry: Any,
+    where: str,
+    folder: Path,
+    extent: Extent | None,
+    values: _Values,
+    default: tuple[int, ...],
+    must_exist: bool = True,
 ) -> Case:
     if isinstance(entry, str):  # Decathlon's test cases
         entry = {"image": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise DatasetError(f"{where} names no image.", 'Write {"image": …, "label": …, "annotated": […]}.')
-    image = _existing(entry["image"], folder, where)
-    label = _existing(entry["label"], folder, where) if entry.get("label") else None
+    image = _existing(entry["image"], folder, where, must_exist)
+    label = _existing(entry["label"], folder, where, must_exist) if entry.get("label") else None
     annotated = entry.get("annotated")
     if annotated is None:
         ids = default if label else ()
@@ -234,9 +300,9 @@ def _case(
     )
 
 
-def _existing(name: str, folder: Path, where: str) -> Path:
+def _existing(name: str, folder: Path, where: str, must_exist: bool = True) -> Path:
     path = folder / name
-    if not path.exists():
+    if must_exist and not path.exists():
         raise DatasetError(f"{where}: {path} does not exist.", "Correct the path, or take the case out.")
     return path.resolve()
 
@@ -260,7 +326,14 @@ def _extent(value: Any, where: str) -> Extent | None:
 def _value_map(name: Any, where: str) -> Mapping[int, int] | None:
     if name is None:
         return None
-    if name not in VALUE_MAPS:
+    if isinstance(name, dict):
+        try:
+            return {int(v): 0 if label == "background" else _structure(label, where) for v, label in name.items()}
+        except ValueError:
+            raise DatasetError(
+                f"{where}: “label_values” has a value that is no number.", 'Write {"1": "L5"}.'
+            ) from None
+    if not isinstance(name, str) or name not in VALUE_MAPS:
         raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Known: {', '.join(VALUE_MAPS)}.")
     return VALUE_MAPS[name]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..anatomy import LabelScheme
 from ..hints import Hints
 from .config import MethodConfig
+from .losses import decided_channel
 
 COORDINATE_SCALE_MM = 128.0
 """Coordinates are distances from the centre of the field of view in units of this."""
@@ -66,8 +67,7 @@ class Batch:
     @cached_property
     def label(self) -> Tensor:
         """(B, *spatial) long: the channel where exactly one is allowed, −1 elsewhere."""
-        single = self.allowed.sum(1) == 1
-        return torch.where(single, self.allowed.to(torch.uint8).argmax(1), -1)
+        return decided_channel(self.allowed)
 
     @cached_property
     def known(self) -> Tensor:

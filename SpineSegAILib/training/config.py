@@ -84,6 +84,13 @@ class OptimizationConfig(BaseModel):
     weight_decay: float = Field(1e-2, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
+    keep: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the starting checkpoint's weights in those that are validated and saved: a mean of before"
+        " and after forgets little (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022)",
+    )
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     validate_every: int = Field(1000, ge=1)
     save_every: int = Field(200, ge=1)
@@ -98,6 +105,7 @@ class TrainingConfig(BaseModel):
 
     method: dict[str, Any] = Field(description="the method's configuration")
     dataset: str = Field(description="path of the manifest")
+    also: tuple[str, ...] = Field((), description="paths of more manifests, whose cases are mixed in")
     preprocessing: Preprocessing = Preprocessing(pixel_mm=1.25)
     data: DataConfig = DataConfig()
     optimization: OptimizationConfig = OptimizationConfig()

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -33,6 +33,9 @@ from ..phantom import make_phantom, random_spec
 from ..vessel_phantom import make_vessels, random_vessels
 from .config import DataConfig
 from .regions import code_label
+
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
 
 _CACHE_VERSION = 5
 MAX_CODES = 96
@@ -137,19 +140,30 @@ def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
     return {0, *(scheme.channel_of[i] for i in scheme.of_kind(kind))}
 
 
-def cache_case(case: Case, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path) -> CachedCase:
+def cache_case(
+    case: Case, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path, snapshot: Snapshot | None = None
+) -> CachedCase:
     """Preprocess a case of a manifest, or take it from the cache if nothing has changed.
 
+    Args:
+        snapshot: what a run knew of its data at the start: the case is as it was then, whatever became of its files.
+
     Raises:
-        DatasetError: a key point lies outside the image.
+        DatasetError: a key point lies outside the image; the files are not what they were in the snapshot.
     """
 
     def load() -> tuple[sitk.Image, sitk.Image | None, Sequence[int]]:
+        if snapshot is not None:
+            snapshot.verify(case)
         return read_image(case.image), (read_label(case) if case.label else None), case.annotated
 
-    stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated, sorted(case.keypoints.items())]
-    if case.label:
-        stamp += [str(case.label.resolve()), case.label.stat().st_mtime_ns]
+    if snapshot is not None:
+        stamp = snapshot.stamp(case)
+    else:
+        stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated]
+        stamp += [sorted(case.keypoints.items()), case.label_values]
+        if case.label:
+            stamp += [str(case.label.resolve()), case.label.stat().st_mtime_ns]
     return _cached(case.name, case.source or "data", stamp, load, preprocessing, scheme, folder, case.keypoints)
 
 

@@ -1,26 +1,39 @@
 """The run directory: what a training run writes and others read. Torch-free, so the panel can watch.
 
-``config.json`` what was asked · ``events.jsonl`` one line per report (step, losses, validation, messages) ·
-``status.json``
-state and heartbeat · ``last.safetensors`` and ``best.safetensors`` checkpoints · ``state/`` what a resume needs ·
-``stop`` a file whose presence asks the run to finish its step, save and end.
+``config.json`` what was asked · ``dataset.json`` the cases as they were at the start, with checksums ·
+``events.jsonl`` one line per report (step, losses, validation, messages) · ``status.json`` state and heartbeat ·
+``inputs/`` copies of the starting checkpoint and of what the method needs to learn ·
+``last.safetensors`` and ``best.safetensors`` checkpoints · ``state/`` what a resume needs · ``curves.png`` and
+``preview.png`` pictures of the progress · ``lock.json`` the process that writes here · ``log.txt`` what a detached run
+printed · ``stop`` a file whose presence asks the run to finish its step, save and end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
-from .config import TrainingConfig
+from .processes import ProcessId
+
+if TYPE_CHECKING:  # the panel watches runs without what a configuration needs
+    from .config import TrainingConfig
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 120.0
-"""A run without a heartbeat for this long has died."""
+"""A process of another machine without a heartbeat for this long counts as dead; one of this machine, as stalled."""
+CLAIM_SECONDS = 10.0
+"""How old a lock without content is when whoever made it must have died in between."""
+BALLAST_BYTES = 1 << 16
+"""Kept free for a run's last words on a full disk."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -35,6 +48,15 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class RunDirectory:
     """A run's files.
 
@@ -45,46 +67,115 @@ class RunDirectory:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config_file = self.folder / "config.json"
+        self.dataset_file = self.folder / "dataset.json"
         self.events_file = self.folder / "events.jsonl"
         self.status_file = self.folder / "status.json"
+        self.lock_file = self.folder / "lock.json"
+        self.log_file = self.folder / "log.txt"
+        self.launch_file = self.folder / "launch.json"
         self.last = self.folder / "last.safetensors"
         self.best = self.folder / "best.safetensors"
         self.state = self.folder / "state"
+        self.state_file = self.state / "state.safetensors"
+        self.inputs = self.folder / "inputs"
+        self.start = self.inputs / "start.safetensors"
+        self.curves = self.folder / "curves.png"
+        self.preview = self.folder / "preview.png"
         self.stop_file = self.folder / "stop"
-        self._last_beat = 0.0
+        self._ballast = self.state / "ballast"
+        self._status: dict[str, Any] = {}
+        self._writing = threading.Lock()
 
     # --- for the run itself ----------------------------------------------------------------------------------------
 
     def create(self, config: TrainingConfig) -> None:
-        """Start a new run.
+        """Start a new run, and claim it: of several processes that try at once, one succeeds.
 
         Raises:
             TrainingError: the folder holds a run already, or cannot be written.
         """
+        taken = TrainingError(
+            f"{self.folder} already holds a run.", "Resume it with --resume, or choose another folder."
+        )
         if self.config_file.exists():
-            raise TrainingError(
-                f"{self.folder} already holds a run.", "Resume it with --resume, or choose another folder."
-            )
+            raise taken
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.claim()
+            if self.config_file.exists():
+                self.release()
+                raise taken
             write_json(self.config_file, config.model_dump(mode="json"))
         except OSError as error:
-            raise TrainingError(
-                f"The run cannot be written to {self.folder}: {error.strerror}.", "Choose another folder."
-            ) from error
+            raise self._unwritable(error) from error
 
     def claim(self) -> None:
-        """Make sure that no living process writes to this run, and remove an old stop request.
+        """Make this process the one that writes here, and tidy up after one that died.
 
         Raises:
-            TrainingError: another process is at work.
+            TrainingError: another process is at work, or the folder cannot be written.
         """
-        status = self.status()
-        if status.get("state") == "running" and self.is_alive(status) and status.get("pid") != os.getpid():
+        try:
+            self._lock()
+            started = ProcessId.of().started + _boot_time()
+            if self.stop_file.exists() and self.stop_file.stat().st_mtime < started:
+                self.stop_file.unlink(missing_ok=True)  # it was meant for a process before this one
+            self.state.mkdir(exist_ok=True)
+            for folder in (self.folder, self.state):
+                for left in folder.glob(".*"):  # half-written by a process that was killed
+                    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            self._ballast.write_bytes(b"\0" * BALLAST_BYTES)
+        except OSError as error:
+            self.release()
             raise TrainingError(
-                f"{self.folder} is being written by process {status['pid']}.", "Wait for it, or stop it first."
-            )
-        self.stop_file.unlink(missing_ok=True)
+                f"The run cannot be written to {self.folder}: {error.strerror}.",
+                "Free space, or check its permissions.",
+            ) from error
+
+    def _lock(self) -> None:
+        me = json.dumps(ProcessId.of().as_dict())
+        while True:
+            try:
+                with self.lock_file.open("x", encoding="utf-8") as file:
+                    file.write(me)
+                return
+            except FileExistsError:
+                owner = self.owner()
+                if owner is not None and owner.is_me:
+                    return
+                if self.is_alive():
+                    raise self._taken() from None
+            # A dead process's lock is moved away, which only one of several can do, and looked at once more: another
+            # process may have put its own there meanwhile.
+            moved = self.lock_file.with_name(f".lock.{os.getpid()}")
+            try:
+                os.replace(self.lock_file, moved)
+            except FileNotFoundError:
+                continue
+            if ProcessId.read(read_json(moved)) != owner:
+                os.replace(moved, self.lock_file)
+                raise self._taken()
+            moved.unlink()
+
+    def _taken(self) -> TrainingError:
+        owner = self.owner()
+        who = (
+            "another process"
+            if owner is None
+            else f"process {owner.pid}" + ("" if owner.is_here else f" on {owner.host}")
+        )
+        return TrainingError(f"{self.folder} is being written by {who}.", "Wait for it, or stop it first.")
+
+    def release(self) -> None:
+        """The run has ended: others may write here, and a request to stop has been heard."""
+        owner = self.owner()
+        if owner is not None and owner.is_me:
+            self.stop_file.unlink(missing_ok=True)
+            self.lock_file.unlink(missing_ok=True)
+
+    def make_room(self) -> None:
+        """Give up what was kept free for a full disk."""
+        self._ballast.unlink(missing_ok=True)
 
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to the events."""
@@ -95,16 +186,53 @@ class RunDirectory:
     def truncate_events(self, step: int) -> None:
         """On resume: forget reports of steps that were done after the saved state and will be done again."""
         kept = [e for e in self.events() if e.get("step", 0) <= step]
-        part = self.events_file.with_suffix(".part")
+        part = self.events_file.with_name(".events.part")
         part.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept), encoding="utf-8")
         os.replace(part, self.events_file)
 
     def beat(self, state: str, *, force: bool = False, **values: Any) -> None:
-        """Write the status, at most every `HEARTBEAT_SECONDS` unless forced."""
-        now = time.time()
-        if force or now - self._last_beat >= HEARTBEAT_SECONDS:
-            self._last_beat = now
-            write_json(self.status_file, {"state": state, "pid": os.getpid(), "heartbeat": now, **values})
+        """Say what the run is doing. The file is written now if it is something else, or forced; else by the heartbeat.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._writing:
+            new = force or state != self._status.get("state")
+            self._status = {"state": state, "progressed": time.time(), **values}
+            if new:
+                self._write_status()
+
+    def _write_status(self) -> None:
+        write_json(self.status_file, {**self._status, **ProcessId.of().as_dict(), "heartbeat": time.time()})
+
+    @contextmanager
+    def beating(self, also: Callable[[], Any] = lambda: None) -> Iterator[None]:
+        """Write the status every few seconds, whatever the run is busy with.
+
+        Args:
+            also: done with every beat.
+        """
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                also()
+                with self._writing, suppress(OSError):  # a full disk: the run itself will notice and say so
+                    self._write_status()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No heartbeat is being written inside: a good moment to copy the process."""
+        with self._writing:
+            yield
 
     @property
     def stop_requested(self) -> bool:
@@ -119,6 +247,8 @@ class RunDirectory:
         Raises:
             TrainingError: this is no run directory, or its configuration is damaged.
         """
+        from .config import TrainingConfig
+
         try:
             return TrainingConfig.model_validate_json(self.config_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -128,24 +258,30 @@ class RunDirectory:
 
     def status(self) -> dict[str, Any]:
         """The last status; empty if there is none."""
-        try:
-            return json.loads(self.status_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return read_json(self.status_file)
 
-    def is_alive(self, status: dict[str, Any] | None = None) -> bool:
-        """True if the run's process exists and its heartbeat is fresh."""
-        import psutil
+    def owner(self) -> ProcessId | None:
+        """The process that holds the lock, or held it when it died."""
+        return ProcessId.read(read_json(self.lock_file))
 
-        status = self.status() if status is None else status
-        fresh = time.time() - status.get("heartbeat", 0.0) < STALE_SECONDS
-        return fresh and psutil.pid_exists(int(status.get("pid", -1)))
+    def is_alive(self) -> bool:
+        """True if a process writes here: for one of another machine, if it has shown signs of life lately."""
+        owner = self.owner()
+        if owner is None:  # no lock, or one that is being written right now
+            with suppress(OSError):
+                return time.time() - self.lock_file.stat().st_mtime < CLAIM_SECONDS
+            return False
+        return owner.is_alive if owner.is_here else self.silence() < STALE_SECONDS
+
+    def silence(self) -> float:
+        """Seconds since the last heartbeat; infinite without one."""
+        return max(time.time() - self.status().get("heartbeat", float("-inf")), 0.0)
 
     def events(self) -> list[dict[str, Any]]:
         """All whole lines of the events; a line cut short by a crash is left out."""
         found = []
         if self.events_file.exists():
-            for line in self.events_file.read_text(encoding="utf-8").splitlines():
+            for line in self.events_file.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     found.append(json.loads(line))
                 except ValueError:
@@ -155,3 +291,9 @@ class RunDirectory:
     def request_stop(self) -> None:
         """Ask the run to finish its step, save and end."""
         self.stop_file.touch()
+
+
+def _boot_time() -> float:
+    import psutil
+
+    return psutil.boot_time()

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object, set_seed
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from ..anatomy import Extent, laterality
-from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint, versions
+from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, DatasetError, OutputError, TrainingError
 from ..files import staged
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
 from .augmentation import Augmenter
+from .clock import WorkClock
 from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
-from .run import RunDirectory
+from .pictures import draw_curves, draw_result
+from .run import RunDirectory, read_json, write_json
+from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 from .validation import ValidationCase, load_validation, validate
 
 _START = "start.json"
 """In a run's state: what the checkpoint it started from had learnt from real cases."""
+_PARTS = "parts.json"
+"""In a run's state: how many parts a batch is computed in, where one of several processes found that out."""
+_PLACES = {"dataset", "also", "start_from", "resources"}
+"""Settings that name files of this computer: a checkpoint does not tell them."""
+_DRAW_SECONDS = 60.0
+"""Between drawings of the curves, which take about half a second."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -93,64 +106,141 @@ class _Trainer:
         self.config, self.run, self.request = config, run, request
         o = config.optimization
         cpu = request.device == "cpu" or (request.device == "auto" and not torch.cuda.is_available())
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=_precision(o, cpu))
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=_precision(o, cpu),
+            # A batch without key points, or without masks, leaves the heads for them without a gradient.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.main = self.accelerator.is_main_process
         if o.batch % self.accelerator.num_processes:
             raise ConfigError(
                 f"A batch of {o.batch} cannot be shared by {self.accelerator.num_processes} processes.",
                 "Choose a batch that is a multiple of their number.",
             )
-        values = dict(config.method)
-        method_config = make_config(values.pop("method"), **values).with_resources(config.resources)
-        self.manifest = read_manifest(config.dataset)
-        _check_extent(self.manifest, method_config.label_scheme.extent)
-        if self.accelerator.is_main_process:
-            if not request.resume:
-                run.create(config)
-            run.claim()
-        self.accelerator.wait_for_everyone()
-        run.state.mkdir(exist_ok=True)
-        set_seed(config.seed)
-        self.method = build_method(method_config)
-        self.method.open_resources(config.resources)
-        _check_patch(config.data.patch, self.method)
         self.step = 0
         self.elapsed = 0.0
         self.best = -math.inf
-        start = None
-        if config.start_from and not request.resume:
-            taken = load_matching(self.method, config.start_from)
-            origin = find_checkpoint(config.start_from)
-            start = origin.metadata["method"]
-            validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
-            if self.accelerator.is_main_process:
-                (run.state / _START).write_text(json.dumps({"validated": validated}), encoding="utf-8")
-            self._event("start", message=f"{taken} of {len(self.method.state_dict())} tensors from {config.start_from}")
-        if not request.resume:
-            self.method.prepare_training(start)
+        self.parts = 1
+        self.clock = WorkClock()
+        self._drawn = -math.inf
+
+    # --- before the first step -------------------------------------------------------------------------------------
+
+    def train(self) -> RunDirectory:
+        """The whole run; whatever ends it is written down."""
+        if not self.request.resume:  # what is wrong with the request is said before there is a folder
+            _check_request(self.config, self._manifests())
+        if self.main:
+            if self.request.resume:
+                self.run.claim()
+            else:
+                self.run.create(self.config)
+        self.accelerator.wait_for_everyone()
+        try:
+            with self.run.beating(self.clock.seconds) if self.main else nullcontext():
+                self._beat("preparing", force=True)
+                self._prepare()
+                self._train()
+        except BaseException as error:
+            told = _told(error, self.run, self.step)
+            if told is not error:
+                self._report_failure(told)
+                raise told from error
+            self._report_failure(error)
+            raise
+        finally:
+            if self.main:
+                self.run.release()
+        return self.run
+
+    def _report_failure(self, error: BaseException) -> None:
+        """The reason, in the run's files; on a full disk, in the room that was kept for it."""
+        if not self.main and isinstance(error, KeyboardInterrupt):
+            return  # the others were told to end, too
+        reason = str(error) or type(error).__name__
+        self.run.make_room()
+        with suppress(OSError):
+            self.run.event("error", step=self.step, message=reason)
+        with suppress(OSError):
+            self.run.beat("failed", force=True, step=self.step, message=reason)
+
+    def _manifests(self) -> list[Manifest]:
+        return [read_manifest(path) for path in (self.config.dataset, *self.config.also)]
+
+    def _prepare(self) -> None:
+        """Data, method, optimiser; and where a run that is resumed was."""
+        config, run, o = self.config, self.run, self.config.optimization
+        if self.main and not run.dataset_file.exists():
+            self._beat("preparing", force=True, message="reading the data set")
+            take_snapshot(self._manifests(), run)
+        needed = config.start_from and (o.keep or not run.state_file.exists())
+        if self.main and needed and not run.start.exists():
+            keep_start(find_checkpoint(config.start_from).path, run)
+        resources = dict(config.resources)
+        with self.accelerator.main_process_first():
+            if resources:
+                resources = keep_inputs(resources, run)
+        self.snapshot = read_snapshot(run)
+        self.manifest = self.snapshot.manifest
+        if self.main and self.request.resume:
+            self._say_what_changed()
+        set_seed(config.seed)
+        self.method = build_method(_method_config(config, resources))
+        self.method.open_resources(resources)
+        self.fresh = not run.state_file.exists()
+        if self.fresh:
+            self._start()
+        self.origin = self._origin() if config.start_from and o.keep else {}
         self.ema = _Average(self.method, o.ema) if o.ema else None
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.learning_rate)
-        if request.resume:
+        if not self.fresh:
             self._load_state()
+        if self.main and self.request.resume:
+            run.truncate_events(self.step)
+            self._event("resume", step=self.step, **({} if self.step else {"message": "from the beginning"}))
+
+    def _start(self) -> None:
+        """First weights: from another checkpoint, where one is named."""
+        start = None
+        if self.config.start_from:
+            taken = load_matching(self.method, str(self.run.start))
+            origin = read_header(self.run.start)
+            start = origin.metadata["method"]
+            validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
+            if self.main:
+                write_json(self.run.state / _START, {"validated": validated})
+            total = len(self.method.state_dict())
+            self._event("start", message=f"{taken} of {total} tensors from {self.config.start_from}")
+        self.method.prepare_training(start)
+
+    def _origin(self) -> dict[str, Tensor]:
+        """Weights of the starting checkpoint, if all of this network's were taken from there."""
+        theirs, mine = load_tensors(read_header(self.run.start)), self.method.state_dict()
+        if all(k in theirs and theirs[k].shape == v.shape for k, v in mine.items()):
+            return {k: theirs[k] for k, v in mine.items() if v.is_floating_point()}
+        self._event(
+            "note", message="The network differs from that of its starting checkpoint: their mean is not taken."
+        )
+        return {}
+
+    def _say_what_changed(self) -> None:
+        changed = self.snapshot.changes()
+        if changed:
+            names = ", ".join(path.name for path in changed[:5]) + (" …" if len(changed) > 5 else "")
+            self._event(
+                "note",
+                message=f"{len(changed)} files are gone or have changed since the run began ({names}); "
+                "it goes on with what it read then.",
+            )
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
-    def train(self) -> RunDirectory:
-        try:
-            self._train()
-        except BaseException as error:
-            if self.accelerator.is_main_process:
-                reason = str(error) or type(error).__name__
-                self._event("error", step=self.step, message=reason)
-                self.run.beat("failed", force=True, step=self.step, message=reason)
-            raise
-        return self.run
-
     def _train(self) -> None:
         o, data = self.config.optimization, self.config.data
-        self._beat("preparing", force=True)
         cases, validation = self._cases()
         dataset = SampleDataset(cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding)
         augmentation = data.augmentation
@@ -174,86 +264,195 @@ class _Trainer:
         if self.ema:
             self.ema.to(self.accelerator.device)
         model.train()
-        started, before = time.monotonic(), self.elapsed
-        first_step = self.step
-        sums: dict[str, Tensor] = {}
+        if self.fresh:
+            self._save()  # from now on a resume needs neither the starting checkpoint nor luck
+        before, first_step = self.elapsed, self.step
+        started = self.clock.seconds()
+        sums: dict[str, float] = {}
         counted = 0
-        for raw in loader:
-            self.elapsed = before + time.monotonic() - started
+        with self.run.quiet():
+            batches = iter(loader)  # copies the process
+        for raw in self._loaded(batches, cases):
             rate = _learning_rate(o, self.step, self.elapsed)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            set_seed(self.config.seed * 1_000_003 + self.step)  # dropout and the like: the same after a resume
             batch = raw if on_cpu else augment(raw, self.accelerator.device)
             batch.progress = _progress(o, self.step, self.elapsed)
-            losses = model(batch)
-            self.accelerator.backward(losses["total"])
+            losses = self._gradients(model, optimizer, batch)
             norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip)
-            if not torch.isfinite(losses["total"]):
-                self._save_bad_batch(batch)
-                raise TrainingError(
-                    f"The loss is not a number at step {self.step}.",
-                    f"The batch is in {self.run.state / 'bad_batch.safetensors'}; try a lower learning rate.",
-                )
+            # With fp16, the scaler expects gradients that are not finite, and leaves such steps out.
+            finite = bool(torch.isfinite(losses["total"])) and (
+                self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))
+            )
+            here = before + self.clock.seconds() - started
+            bad, stopping, self.elapsed = self._agree(not finite, self.run.stop_requested, here)
+            if bad:
+                self._stop_for_bad_loss(batch, not finite)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self.step += 1
             if self.ema:
                 self.ema.update(self.method, self.step)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()  # type: ignore[operator]
+                sums[name] = sums.get(name, 0.0) + value.detach()
             counted += 1
             done = self.step >= o.steps or (o.hours is not None and self.elapsed >= 3600 * o.hours)
-            stop = self._stop_agreed()
-            if counted >= o.report_every or done or stop:
-                speed = (self.step - first_step) / max(time.monotonic() - started, 1e-6)
-                means = {n: round(float(v) / counted, 5) for n, v in sums.items()}
+            if counted >= o.report_every or done or stopping:
+                speed = (self.step - first_step) / max(self.elapsed - before, 1e-6)
                 self._event(
-                    "step", step=self.step, losses=means, learning_rate=rate, gradient=round(float(norm), 4),
-                    steps_per_second=round(speed, 3), elapsed=round(self.elapsed, 1),
+                    "step", step=self.step, losses=self._means(sums, counted), learning_rate=rate,
+                    gradient=round(float(norm), 4), steps_per_second=round(speed, 3), elapsed=round(self.elapsed, 1),
                 )  # fmt: skip
                 sums, counted = {}, 0
-            self._beat("running", step=self.step, steps=o.steps, elapsed=self.elapsed)
+                self._draw_curves(at_most_every=_DRAW_SECONDS)
+            self._beat("running", step=self.step)
             if self.step % o.validate_every == 0 or done:
                 self._validate(validation)
-            if self.step % o.save_every == 0 or done or stop:
+            if self.step % o.save_every == 0 or done or stopping:
                 self._save()
-            if done or stop:
+            if done or stopping:
                 break
         finished = "stopped" if self.step < o.steps and self.run.stop_requested else "finished"
         self._event(finished, step=self.step, elapsed=round(self.elapsed, 1))
-        self._beat(finished, force=True, step=self.step, steps=o.steps, elapsed=self.elapsed)
+        self._draw_curves()
+        self._beat(finished, force=True, step=self.step)
         self.accelerator.wait_for_everyone()
+
+    def _loaded(self, batches: Iterator[Any], cases: Sequence[CachedCase]) -> Iterator[Any]:
+        """The batches; what goes wrong with the cache is said in words."""
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                gone = [
+                    c for c in cases if not (c.folder / "image.npy").exists() or not (c.folder / "codes.npy").exists()
+                ]
+                if gone:
+                    raise DatasetError(
+                        f"The preprocessed case {gone[0].folder} is gone.",
+                        "Resume the run: it is made again if the original is unchanged.",
+                    ) from error
+                if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+                    raise TrainingError(
+                        "A process that loads data ended unexpectedly: the computer may be short of memory.",
+                        "Close other programs and resume the run.",
+                    ) from error
+                raise
+            yield batch
+
+    def _gradients(self, model: nn.Module, optimizer: Any, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the batch, their gradients in the parameters; in parts if it does not fit into memory."""
+        size = len(batch.image)
+        while True:
+            set_seed(self.config.seed * 1_000_003 + self.step)  # dropout and the like: the same after a resume
+            try:
+                pieces = _pieces(batch, self.parts)
+                total: dict[str, Tensor] = {}
+                for number, piece in enumerate(pieces, start=1):
+                    last = number == len(pieces)
+                    with nullcontext() if last else self.accelerator.no_sync(model):
+                        losses = model(piece)
+                        share = len(piece.image) / size
+                        self.accelerator.backward(losses["total"] * share if self.parts > 1 else losses["total"])
+                    for name, value in losses.items():
+                        total[name] = total.get(name, 0.0) + value.detach() * share
+                return total
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            losses = pieces = piece = None  # they hold what has to be free for the next try
+            optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.parts >= size:
+                raise TrainingError(
+                    f"Out of memory, even with one sample at a time ({message}).",
+                    "Choose a smaller patch or preset, or a device with more memory.",
+                )
+            self.parts *= 2
+            said = f"Out of memory: batches of {size} are computed in {self.parts} parts from now on"
+            if self.accelerator.num_processes > 1:  # the others wait for gradients that will not come
+                write_json(self.run.state / _PARTS, {"parts": self.parts})
+                raise TrainingError(f"{said}.", "Resume the run: it then does so on all devices.")
+            self._event(
+                "note",
+                step=self.step,
+                message=f"{said}: the same gradient but for losses and layers that look at the whole batch.",
+            )
+
+    def _agree(self, bad: bool, stop: bool, elapsed: float) -> tuple[bool, bool, float]:
+        """The same answer in every process, or some would wait for the others for ever.
+
+        Returns:
+            whether any process has a bad loss, whether any saw the request to stop, and the main process's time.
+        """
+        if self.accelerator.num_processes == 1:
+            return bad, stop, elapsed
+        values = torch.tensor([float(bad), float(stop), elapsed if self.main else 0.0], device=self.accelerator.device)
+        bad_sum, stop_sum, seconds = self.accelerator.reduce(values, "sum").tolist()
+        return bad_sum > 0, stop_sum > 0, seconds
+
+    def _means(self, sums: Mapping[str, Tensor], counted: int) -> dict[str, float]:
+        """Mean losses over steps and processes."""
+        mine = {name: float(value) / counted for name, value in sums.items()}
+        every = gather_object([mine]) if self.accelerator.num_processes > 1 else [mine]
+        return {name: round(float(np.mean([m[name] for m in every if name in m])), 5) for name in mine}
+
+    def _stop_for_bad_loss(self, batch: Batch, mine: bool) -> None:
+        if not mine:
+            raise TrainingError(f"Another process has a loss that is not a number at step {self.step}.")
+        rank = self.accelerator.process_index
+        path = self.run.state / f"bad_batch{f'_{rank}' if rank else ''}.safetensors"
+        tensors = {k: v.detach().cpu().contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
+        first = self.step * self.config.optimization.batch + rank * len(batch.image)
+        with staged(path) as (part,):
+            save_file(tensors, part, {"step": str(self.step), "first_sample": str(first)})
+        raise TrainingError(
+            f"The loss is not a number at step {self.step}.",
+            f"The batch is in {path}; try a lower learning rate.",
+        )
 
     def _cases(self) -> tuple[list[CachedCase], list[ValidationCase]]:
         cache = self.request.cache or self.run.folder / "cache"
         scheme, pre = self.method.scheme, self.config.preprocessing
         training = self.manifest.cases("training")
+        kept = [case for case in self.manifest.splits.get("validation", ()) if case.label is not None]
         cases: list[CachedCase] = []
-        total = len(training) + self.config.data.phantoms
+        total = len(training) + self.config.data.phantoms + len(kept)
         with self.accelerator.main_process_first():
-            for number in range(total):
+            for number in range(total - len(kept)):
                 if number < len(training):
-                    cases.append(cache_case(training[number], pre, scheme, cache))
+                    cases.append(cache_case(training[number], pre, scheme, cache, self.snapshot))
                 else:
                     cases.append(cache_phantom(number - len(training), self.config.seed, pre, scheme, cache))
                 self._beat("preparing", done=number + 1, total=total)
-        validation = load_validation(self.manifest.splits.get("validation", ()), pre)
-        return cases, validation
+            kept = [keep_case(case, self.snapshot, cache) for case in kept]
+        return cases, load_validation(kept, pre)
 
     def _validate(self, cases: Sequence[ValidationCase]) -> None:
         if not cases:
             return
+        self._beat("validating", force=True, step=self.step)
+        self._share_buffers()
         mine = cases[self.accelerator.process_index :: self.accelerator.num_processes]
-        weights = self.ema.swap_in(self.method) if self.ema else None
+        weights = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
+        self.method.load_state_dict(self._averaged())
         self.method.eval()
+        scores = []
         try:
-            patch = self.config.data.patch
-            scores = [validate(self.method, case, self.accelerator.device, patch) for case in mine]
+            for case in mine:
+                score, found = validate(self.method, case, self.accelerator.device, self.config.data.patch)
+                scores.append(score)
+                self._beat("validating", step=self.step)
+                if self.main and case is cases[0]:
+                    draw_result(case, found, f"step {self.step}", self.run.preview)
         finally:
             self.method.train()
-            if weights is not None:
-                self.method.load_state_dict(weights)
+            self.method.load_state_dict(weights)
         scores = gather_object(scores)
         means = {k: float(np.mean([s[k] for s in scores if k in s])) for k in sorted({k for s in scores for k in s})}
         self._event(
@@ -266,14 +465,31 @@ class _Trainer:
         if score > self.best:
             self.best = score
             self._write_checkpoint(self.run.best, means)
+        self._draw_curves()
+
+    def _share_buffers(self) -> None:
+        """The main process's running statistics for all, as if each had been the only one."""
+        if self.accelerator.num_processes > 1:
+            for name, buffer in self.method.named_buffers():
+                broadcast(buffer)
+                if self.ema and name in self.ema.values:
+                    broadcast(self.ema.values[name])
+
+    def _draw_curves(self, at_most_every: float = 0.0) -> None:
+        if self.main and time.monotonic() - self._drawn >= at_most_every:
+            draw_curves(self.run.events(), self.run.curves)
+            self._drawn = time.monotonic()
 
     # --- what is kept ----------------------------------------------------------------------------------------------
 
     def _averaged(self) -> dict[str, Tensor]:
-        return self.ema.state(self.method) if self.ema else self.method.state_dict()
+        """What is validated and saved: the mean over the last steps, and with where the run started from."""
+        state = self.ema.state(self.method) if self.ema else self.method.state_dict()
+        keep = self.config.optimization.keep
+        return state | {k: state[k].lerp(v.to(state[k].device), keep) for k, v in self.origin.items()}
 
     def _write_checkpoint(self, path: Path, scores: dict[str, float]) -> None:
-        if not self.accelerator.is_main_process:
+        if not self.main:
             return
         save_checkpoint(path, self.method.export_state(self._averaged()), self.metadata(scores))
 
@@ -301,13 +517,13 @@ class _Trainer:
                 "hours": round(self.elapsed / 3600, 3),
                 "date": time.strftime("%Y-%m-%d"),
                 "versions": versions(),
-                "configuration": self.config.model_dump(mode="json", exclude={"dataset", "start_from", "resources"}),
+                "configuration": self.config.model_dump(mode="json", exclude=_PLACES),
             },
             "validation": scores,
         }
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
+        if self.main:
             tensors = {f"model.{k}": v for k, v in self.method.state_dict().items()}
             if self.ema:
                 tensors |= {f"ema.{k}": v for k, v in self.ema.values.items()}
@@ -320,9 +536,10 @@ class _Trainer:
                 "step": str(self.step),
                 "elapsed": str(self.elapsed),
                 "best": str(self.best),
+                "parts": str(self.parts),
                 "scale": str(scaler.get_scale()) if scaler else "",
             }
-            with staged(self.run.state / "state.safetensors") as (part,):
+            with staged(self.run.state_file) as (part,):
                 save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, document)
             self._write_checkpoint(self.run.last, {})
         self.accelerator.wait_for_everyone()
@@ -330,16 +547,20 @@ class _Trainer:
     def _load_state(self) -> None:
         from safetensors import safe_open
 
-        path = self.run.state / "state.safetensors"
-        if not path.exists():
-            self._event("resume", step=0, message="nothing was saved yet: starting from the beginning")
-            return
-        tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            document = file.metadata()
+        path = self.run.state_file
+        try:
+            tensors = load_file(path)
+            with safe_open(path, "pt") as file:
+                document = file.metadata()
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(
+                f"The saved state {path} is damaged ({error}): the run cannot go on.",
+                f"Start a new run from its checkpoint: --from {self.run.last}.",
+            ) from error
         self.step = int(document["step"])
         self.elapsed = float(document["elapsed"])
         self.best = float(document["best"])
+        self.parts = max(int(document.get("parts", 1)), int(read_json(self.run.state / _PARTS).get("parts", 1)))
         self.method.load_state_dict(_below(tensors, "model."))
         if self.ema:
             self.ema.values = _below(tensors, "ema.")
@@ -352,35 +573,19 @@ class _Trainer:
         scaler = self.accelerator.scaler
         if scaler and document.get("scale"):
             scaler.load_state_dict({**scaler.state_dict(), "scale": float(document["scale"])})
-        if self.accelerator.is_main_process:
-            self.run.truncate_events(self.step)
-        self._event("resume", step=self.step)
-
-    def _save_bad_batch(self, batch: Batch) -> None:
-        tensors = {k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
-        with staged(self.run.state / "bad_batch.safetensors") as (part,):
-            save_file(tensors, part)
 
     # --- reports ---------------------------------------------------------------------------------------------------
 
-    def _stop_agreed(self) -> bool:
-        """The same answer in every process, or some would wait for the others for ever."""
-        stop = self.run.stop_requested
-        if self.accelerator.num_processes == 1:
-            return stop
-        flag = torch.tensor(float(stop), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
-
     def _event(self, kind: str, **values: Any) -> None:
-        if not self.accelerator.is_main_process:
+        if not self.main:
             return
         self.run.event(kind, **values)
         if self.request.report:
             self.request.report({"event": kind, **values})
 
     def _beat(self, state: str, *, force: bool = False, **values: Any) -> None:
-        if self.accelerator.is_main_process:
-            self.run.beat(state, force=force, **values)
+        if self.main:
+            self.run.beat(state, force=force, steps=self.config.optimization.steps, elapsed=self.elapsed, **values)
 
 
 class _Average:
@@ -402,12 +607,6 @@ class _Average:
 
     def state(self, method: Method) -> dict[str, Tensor]:
         return {**method.state_dict(), **self.values}
-
-    def swap_in(self, method: Method) -> dict[str, Tensor]:
-        """Put the averages into the method; returns what was there."""
-        kept = {k: v.detach().clone() for k, v in method.state_dict().items()}
-        method.load_state_dict(self.state(method))
-        return kept
 
 
 def load_matching(method: Method, checkpoint: str) -> int:
@@ -462,6 +661,67 @@ def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
         shape = 0.2 ** int(3 * progress)
     rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape
     return rate * min(1.0, (step + 1) / max(o.warmup, 1))
+
+
+def _method_config(config: TrainingConfig, resources: Mapping[str, str]) -> Any:
+    values = dict(config.method)
+    return make_config(values.pop("method"), **values).with_resources(resources)
+
+
+def _check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None:
+    """What can be known to be wrong before anything is written.
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError: says what.
+    """
+    method_config = _method_config(config, config.resources)
+    for manifest in manifests:
+        _check_extent(manifest, method_config.label_scheme.extent)
+    manifests[0].cases("training")
+    method = build_method(method_config)
+    _check_patch(config.data.patch, method)
+    if config.start_from:
+        load_matching(method, config.start_from)
+
+
+def _pieces(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in up to `parts` pieces of about the same size."""
+    if parts == 1:
+        return [batch]
+    size = len(batch.image)
+    cuts = np.linspace(0, size, min(parts, size) + 1).round().astype(int).tolist()
+    tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
+    return [
+        replace(batch, **{name: value[low:high] for name, value in tensors.items()}) for low, high in pairwise(cuts)
+    ]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed: on a GPU a class of its own, on a CPU a message."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _told(error: BaseException, run: RunDirectory, step: int) -> BaseException:
+    """A failure in words that a reader can act on; the same object where it has them, or nobody foresaw it."""
+    if isinstance(error, OutputError):
+        return TrainingError(
+            f"The run could not write to {run.folder} at step {step}: {error.message}",
+            "Free space there and resume: what was saved last is whole.",
+        )
+    if isinstance(error, (OSError, SafetensorError)):  # the latter is how safetensors says that a disk is full
+        return TrainingError(
+            f"The run could not read or write its files at step {step}: {error}.",
+            f"Is the disk of {run.folder} full, or gone? Resume when it is not: what was saved last is whole.",
+        )
+    if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+        return TrainingError(
+            f"Out of memory at step {step}: {str(error).splitlines()[0]}",
+            "Close other programs and resume, or choose a smaller patch or preset.",
+        )
+    return error
 
 
 def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:

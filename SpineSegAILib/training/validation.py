@@ -46,8 +46,8 @@ def load_validation(cases: Sequence[Case], preprocessing: Preprocessing) -> list
 
 def validate(
     method: Method, case: ValidationCase, device: torch.device, patch: tuple[int, ...] = ()
-) -> dict[str, float]:
-    """Scores of one case.
+) -> tuple[dict[str, float], np.ndarray]:
+    """Scores of one case, and the structure ids that were found (D, H, W).
 
     Args:
         patch: window, see `volume_passes.volume_evidence`.
@@ -103,7 +103,7 @@ def validate(
     if matched:
         scores["matched_dice"] = float(np.mean(matched))
         scores["levels_right"] = float(np.mean(right))
-    return scores
+    return scores, found
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -26,6 +26,7 @@ from SpineSegAILib.anatomy import STRUCTURES
 from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.files import staged
+from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor, volume_evidence
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
@@ -56,9 +57,12 @@ class Row:
         name: short, also the name of its folder.
         method: the method's configuration.
         entries: makes the row's training cases (manifest entries) of the fold's; None leaves them as they are.
-        options: run-time options of the method when it is scored.
+        options: run-time options of the method when it is scored; ``allow_label_leak`` hands it the reference.
         resources: `TrainingConfig.resources`.
         data, optimization: what differs from the other rows' settings; nothing should that the comparison is not about.
+        trained_as: name of the row with the same training, whose weights are scored; itself if not given.
+        view: changes a case before it is scored; None leaves it as it is.
+        hints: what the method is told about a case when it is scored. The consistency step is not told.
     """
 
     name: str
@@ -68,6 +72,9 @@ class Row:
     resources: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     optimization: Mapping[str, Any] = field(default_factory=dict)
+    trained_as: str = ""
+    view: Callable[[ValidationCase], ValidationCase] | None = None
+    hints: Callable[[ValidationCase], Hints] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Screening:
     def training(self, row: Row, dataset: Path) -> TrainingConfig:
         """The run of a row in a fold."""
         return TrainingConfig(
-            name=row.name,
+            name=row.trained_as or row.name,
             method=dict(row.method),
             dataset=str(dataset),
             preprocessing=Preprocessing(pixel_mm=self.pixel_mm),
@@ -209,39 +216,50 @@ def run_fold(
     entries = json.loads(training.read_text(encoding="utf-8"))
     if row.entries is not None:
         entries["training"] = row.entries(entries["training"])
-    config = screening.training(row, training.with_name(f"{training.stem}-{row.name}.json"))
-    settings = [config.model_dump(mode="json"), screening.slices, dict(row.options), entries["training"]]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    folder = output / row.name
-    done = folder / f"fold{number}-{digest}.json"
+    name = row.trained_as or row.name
+    config = screening.training(row, training.with_name(f"{training.stem}-{name}.json"))
+    folder = output / f"{name}-{_digest(config.model_dump(mode='json'), entries['training'])}"
+    scoring = [screening.slices, dict(row.options), *(f.__name__ for f in (row.view, row.hints) if f)]
+    done = folder / f"fold{number}-{row.name}-{_digest(scoring)}.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    run = RunDirectory(folder / f"run{number}-{digest}")
-    resume = run.config_file.exists()
-    run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
+    run = RunDirectory(folder / f"run{number}")
+    if run.status().get("state") != "finished":
+        resume = run.config_file.exists()
+        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
     trained = run.status()
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
-    cases = _left_out(left_out, config.preprocessing, screening.slices)
-    scores = {c.name: score(predictor, c, row.options) for c in cases}
+    scores = {}
+    for case in _left_out(left_out, config.preprocessing):
+        case = middle_slices(row.view(case) if row.view else case, screening.slices)
+        scores[case.name] = score(predictor, case, row.options, row.hints(case) if row.hints else None)
     result = {"cases": scores, "seconds": float(trained["elapsed"]), "steps": int(trained["step"])}
     with staged(done) as (part,):
         Path(part).write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 
+def _digest(*settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
 @cache
-def _left_out(manifest: Path, preprocessing: Preprocessing, slices: int | None) -> list[ValidationCase]:
+def _left_out(manifest: Path, preprocessing: Preprocessing) -> list[ValidationCase]:
     """The cases to be scored, which are the same for all rows."""
-    cases = load_validation(read_manifest(manifest).cases("validation"), preprocessing)
-    return [middle_slices(case, slices) for case in cases]
+    return load_validation(read_manifest(manifest).cases("validation"), preprocessing)
 
 
-def score(predictor: Predictor, case: ValidationCase, options: Mapping[str, Any]) -> dict[str, float]:
+def score(
+    predictor: Predictor, case: ValidationCase, options: Mapping[str, Any], hints: Hints | None = None
+) -> dict[str, float]:
     """`METRICS` of one case, on the network's grid, averaged over its annotated structures."""
-    evidence = volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
+    evidence = volume_evidence(
+        predictor.method, case.volume, predictor.device, patch=predictor.patch, hints=hints, options=options,
+        reference=case.label if "allow_label_leak" in options else None,
+    )  # fmt: skip
     found = resolve_levels(evidence).labels
     raw = None
     if evidence.classes is not None:

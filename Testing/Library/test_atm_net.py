@@ -189,6 +189,7 @@ def test_without_both_modules_it_is_swin_unetr():
         {"descriptor": "prototype", "absent": "negated"},
         {"output": "kind-rank"},
         {"rank_weight": 0.5, "loss": "dice-focal", "coordinates": False},
+        {"kind_weight": 1.0, "head_width": 8},
     ],
 )
 def test_every_ablation_trains_and_predicts(flags):
@@ -202,6 +203,35 @@ def test_every_ablation_trains_and_predicts(flags):
         maps = method.eval().evidence(stripes().image, Context(place()))
     assert ("rank" in maps) == bool(flags.get("rank_weight") or flags.get("output") == "kind-rank")
     assert maps["kinds" if flags.get("output") else "classes"].shape[-2:] == (64, 64)
+
+
+def test_heads_that_do_not_share_the_channels_are_refused():
+    for name in ("heads", "encoder_heads"):
+        with pytest.raises(ConfigError, match=f"{name}=5 does not divide feature_size=12"):
+            make_config("atm-net", "small", **{name: 5})
+
+
+def test_the_validation_of_a_training_takes_one_pass(volume):
+    method = method_of()
+    assert run(method, volume, **method.validation_options).about["prompt_source"] == "generic"
+    for plain in (method_of(use_hasf=False), method_of(prompt_option="1")):
+        run(plain, volume, **plain.validation_options)
+
+
+def test_the_loss_on_kinds_minds_what_a_thing_is_and_not_which():
+    method, batch = method_of(kind_weight=1.0), stripes()
+    logits = torch.where(batch.allowed, 20.0, -20.0)
+    vertebrae, discs = SMALL.of_kind(Kind.VERTEBRA), SMALL.of_kind(Kind.DISC)
+    vertebrae, discs = ([SMALL.channel_of[i] for i in group] for group in (vertebrae, discs))
+    renamed = logits.clone()
+    renamed[:, vertebrae] = logits[:, [*vertebrae[1:], vertebrae[0]]]
+    mistaken = logits.clone()
+    mistaken[:, discs[0]], mistaken[:, vertebrae] = logits[:, vertebrae].amax(1), -20.0
+    assert method._kind_loss(logits, batch.allowed) < 1e-3
+    assert method._kind_loss(renamed, batch.allowed) < 1e-3
+    assert method._kind_loss(mistaken, batch.allowed) > 1
+    weighted = method.training_losses(batch)
+    assert weighted["total"] > weighted["segmentation"] + 0.9 * weighted["kinds"]
 
 
 def test_it_overfits_one_case():

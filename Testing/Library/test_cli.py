@@ -461,6 +461,21 @@ def test_training_settings(dataset, monkeypatch):
     assert config.data.augmentation.bias_probability == 0.5 and config.dataset == str(dataset)
 
 
+def test_training_a_checkpoint_further_keeps_its_network(dataset, tiny_checkpoint, monkeypatch):
+    def config(*words):
+        words = ["train", str(dataset), "--output", "run", "--from", str(tiny_checkpoint), *words]
+        return cli._training_config(cli.build_parser().parse_args(words))
+
+    further = config()
+    assert further.method["widths"] == [6, 8, 12] and further.preprocessing.pixel_mm == 2.0
+    assert further.data.patch == (64, 64) and further.start_from == str(tiny_checkpoint)
+    assert further.optimization.learning_rate < config("--method", "unet").optimization.learning_rate
+    assert config("--set", "optimization.learning_rate=1").optimization.learning_rate == 1
+    # another network takes over what fits
+    assert config("--method", "unet").method["method"] == "unet"
+    assert config("--preset", "small").method["widths"] != [6, 8, 12]
+
+
 def train_words(dataset, *more):
     size = ["--set", "data.patch=[64,64]", "--set", "optimization.batch=2", "--set", "optimization.workers=0"]
     return ["train", dataset, "--preset", "tiny", "--output", dataset.parent / "run", "--device", "cpu", *size, *more]

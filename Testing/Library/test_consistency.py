@@ -588,6 +588,93 @@ def test_impossible_visible_ranges(spine):
         resolve_levels(spine.evidence("vertebra"), visible=(structure("T11").id, structure("S1").id))
 
 
+def test_one_end_of_the_visible_range(spine):
+    for shift, visible in ((1.4, (structure("T11").id, None)), (0.7, (None, structure("S1").id))):
+        evidence = spine.evidence(shift=shift, sacrum_kind=False)
+        assert names_at(resolve_levels(evidence), spine)["L5"] != "L5"
+        assert_all_right(resolve_levels(evidence, visible=visible), spine)
+    cropped = make_spine(("T12", "L1", "L2", "L3"))
+    evidence = cropped.evidence(shift=-2.0)
+    assert names_at(resolve_levels(evidence), cropped)["L3"] == "L5"
+    assert_all_right(resolve_levels(evidence, visible=(None, structure("L3").id)), cropped)
+    with pytest.raises(HintError, match="upside down"):
+        resolve_levels(evidence, visible=(structure("L3").id, structure("T12").id))
+    with pytest.raises(HintError, match="named by vertebrae"):
+        resolve_levels(evidence, visible=(None, None))
+    with pytest.raises(HintError, match="more than L5 downwards has room for"):
+        resolve_levels(make_spine(("L1", "L2", "L3", "L4", "L5", "S1")).evidence(), visible=(structure("L5").id, None))
+
+
+# --- locked structures -----------------------------------------------------------------------------------------------
+
+
+def locked_as(spine, **names):
+    """Label array of some of a spine's structures, under names that the reader gave them."""
+    result = np.zeros_like(spine.labels)
+    for true, name in names.items():
+        result[spine.labels == structure(true).id] = structure(name).id
+    return result
+
+
+def test_a_locked_structure_is_an_anchor(spine):
+    locked = locked_as(spine, L3="L2")
+    result = resolve_levels(spine.evidence(), locked=locked)
+    assert [names_at(result, spine)[n] for n in ELEVEN] == ["T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+
+
+def test_a_locked_disc_is_an_anchor(spine):
+    result = resolve_levels(spine.evidence(), locked=locked_as(spine, **{"L3/L4": "L2/L3"}))
+    assert names_at(result, spine)["L3"] == "L2" and names_at(result, spine)["S1"] == "L5"
+
+
+def test_a_locked_structure_that_the_network_missed_is_an_anchor():
+    whole, gap = make_spine(), make_spine(missing=("L3",))
+    evidence = gap.evidence(shift=1.3, sacrum_kind=False)
+    assert names_at(resolve_levels(evidence), gap)["L4"] != "L4"
+    result = resolve_levels(evidence, locked=locked_as(whole, L3="L3"))
+    assert_all_right(result, gap)
+    assert ((result.labels == structure("L3").id) == (whole.labels == structure("L3").id)).all()
+
+
+def test_what_was_fused_with_a_locked_vertebra_keeps_its_own_name():
+    spine = make_spine(fused=("L3", "L4"))
+    truth = make_spine()
+    locked = locked_as(truth, L4="L4")
+    result = resolve_levels(spine.evidence(), locked=locked)
+    for name in ("L3", "L5"):
+        own = truth.labels == structure(name).id
+        assert (result.labels[own] == structure(name).id).mean() > 0.95, name
+    assert (result.labels[locked > 0] == structure("L4").id).all()
+
+
+def test_what_lies_beside_a_locked_vertebra_is_no_other_structure(spine):
+    body = spine.labels == structure("L3").id
+    core = ndimage.binary_erosion(body, np.ones((3, 7, 7)))
+    locked = np.where(core, structure("L3").id, 0)
+    result = resolve_levels(spine.evidence(), locked=locked)
+    assert_all_right(result, spine)
+    assert set(np.unique(result.labels[body])) <= {0, structure("L3").id}
+
+
+def test_locked_structures_that_contradict(spine):
+    with pytest.raises(HintError, match="contradict each other: their levels are out of order"):
+        resolve_levels(spine.evidence(), locked=locked_as(spine, L2="L4", L4="L2"))
+    with pytest.raises(HintError, match="contradict each other, or the anchors or the visible range"):
+        resolve_levels(spine.evidence(), locked=locked_as(spine, L2="L2"), visible=(None, structure("L1").id))
+    with pytest.raises(HintError, match="The anchor L4 contradicts what is locked as L3 there"):
+        resolve_levels(spine.evidence(), locked=locked_as(spine, L3="L3"), anchors=[anchor("L4", spine, at="L3")])
+    with pytest.raises(HintError, match="The locked L1/L2 lies below the locked L3"):
+        resolve_levels(spine.evidence(), locked=locked_as(spine, **{"L3": "L3", "L3/L4": "L1/L2"}))
+
+
+def test_a_locked_canal_is_all_of_the_canal(spine):
+    canal = spine.labels == CANAL_ID
+    locked = np.where(canal & (np.arange(canal.shape[1])[:, None] < 80), CANAL_ID, 0)
+    result = resolve_levels(spine.evidence(), locked=locked)
+    assert (result.labels[locked > 0] == CANAL_ID).all()
+    assert_all_right(result, spine)
+
+
 # --- phantoms --------------------------------------------------------------------------------------------------------
 
 

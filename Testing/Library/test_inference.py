@@ -313,7 +313,8 @@ def test_an_anchor_names_everything_else(oracle, phantom):
 def test_locked_structures_and_subsets(oracle, phantom):
     truth = sitk.GetArrayFromImage(phantom.labels)
     drawn = np.zeros_like(truth)
-    drawn[2:4, 40:60, 30:50] = structure("L3").id
+    _, rows, columns = (int(c) for c in np.mean(np.nonzero(truth == structure("L3").id), axis=1))
+    drawn[2:4, rows - 6 : rows + 6, columns - 9 : columns + 9] = structure("L3").id
     locked = sitk.GetImageFromArray(drawn)
     locked.CopyInformation(phantom.labels)
     result = oracle.segment(as_picture(phantom.labels), Hints(locked=locked))
@@ -322,6 +323,88 @@ def test_locked_structures_and_subsets(oracle, phantom):
     assert structure("L2").id in result.present
     only = oracle.segment(as_picture(phantom.labels), Hints(structures=(structure("L4").id,)))
     assert only.present == [structure("L4").id]
+
+
+def relabelled(image, **names):
+    """Label image of some of a phantom's structures, under other names."""
+    truth = sitk.GetArrayFromImage(image)
+    drawn = np.zeros_like(truth)
+    for true, name in names.items():
+        drawn[truth == structure(true).id] = structure(name).id
+    locked = sitk.GetImageFromArray(drawn)
+    locked.CopyInformation(image)
+    return locked
+
+
+def test_a_locked_structure_names_everything_else(oracle, phantom):
+    locked = relabelled(phantom.labels, L3="L2")
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(phantom.labels), Hints(locked=locked)).labels)
+    truth, kept = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(locked)
+    assert np.array_equal(found == structure("L2").id, kept > 0)
+    for true, name in (("L4", "L3"), ("L2", "L1"), ("L4/L5", "L3/L4")):
+        assert (found[truth == structure(true).id] == structure(name).id).mean() > 0.95
+
+
+def test_voxels_beyond_a_locked_structure_go_to_what_is_there_otherwise(oracle, phantom):
+    truth = sitk.GetArrayFromImage(phantom.labels)
+    body = truth == structure("L3").id
+    cut = body.copy()
+    rows = np.flatnonzero(body.any(axis=(0, 2)))
+    cut[:, rows[-4] :] = False  # the reader took the lowest rows away
+    locked = sitk.GetImageFromArray(np.where(cut, structure("L3").id, 0).astype(np.int16))
+    locked.CopyInformation(phantom.labels)
+    plain = oracle.method.evidence
+
+    def doubtful(images, context):
+        maps = plain(images, context)
+        kinds = maps["kinds"]
+        bone, disc = kinds[:, KINDS.index("vertebra")], kinds[:, KINDS.index("disc")]
+        disc += 0.3 * bone
+        bone *= 0.7
+        return maps
+
+    oracle.method.evidence = doubtful
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(phantom.labels), Hints(locked=locked)).labels)
+    assert np.array_equal(found == structure("L3").id, cut)
+    taken = body & ~cut
+    assert (found[taken] == structure("L3/L4").id).mean() > 0.8
+    assert not np.isin(found[taken], [structure("L4").id, structure("L2").id]).any()
+
+
+def test_everything_locked_is_refused(oracle, phantom):
+    locked = relabelled(phantom.labels, L3="L3", L4="L4")
+    hints = Hints(locked=locked, structures=(structure("L3").id, structure("L4").id))
+    with pytest.raises(HintError, match="Every structure is locked"):
+        oracle.segment(as_picture(phantom.labels), hints)
+    foreign = sitk.Image(phantom.labels)
+    foreign[0, 0, 0] = 77
+    with pytest.raises(HintError, match="the value 77, which is no structure"):
+        oracle.segment(as_picture(phantom.labels), Hints(locked=foreign))
+
+
+def test_a_corrected_result_names_another_series(oracle, phantom):
+    from SpineSegAILib.results import Segmentation
+    from SpineSegAILib.series import level_anchor, segment_other_series
+
+    names = {"L1": "T12", "L2": "L1", "L3": "L2", "L4": "L3", "L5": "L4"}
+    corrected = Segmentation(relabelled(phantom.labels, **names), oracle.scheme)
+    other = as_picture(phantom.labels)[8:, 5:, :]  # another field of view of the same patient
+    assert level_anchor(corrected.labels, other).structure_id in {structure(n).id for n in names.values()}
+    result = segment_other_series(oracle, other, corrected)
+    found, truth = (sitk.GetArrayFromImage(i) for i in (result.labels, phantom.labels[8:, 5:, :]))
+    for true, name in names.items():
+        assert (found[truth == structure(true).id] == structure(name).id).mean() > 0.9, true
+
+    own = relabelled(phantom.labels, L4="L3")[8:, 5:, :]
+    result = segment_other_series(oracle, other, corrected, carry=[structure("L1").id], locked=own)
+    found = sitk.GetArrayFromImage(result.labels)
+    assert np.array_equal(found == structure("L3").id, sitk.GetArrayFromImage(own) > 0)
+    assert (found[truth == structure("L2").id] == structure("L1").id).mean() == 1
+
+    away = sitk.Image(other)
+    away.SetOrigin((5000.0, 0.0, 0.0))
+    with pytest.raises(HintError, match="no vertebra inside this image"):
+        segment_other_series(oracle, away, corrected)
 
 
 def test_locked_labels_of_another_geometry_are_refused(oracle, phantom):

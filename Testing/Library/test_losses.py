@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from SpineSegAILib.methods.losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
+from SpineSegAILib.methods.losses import (
+    decided_channel,
+    group_channels,
+    marginal_cross_entropy,
+    partial_dice_loss,
+    rank_loss,
+)
 
 
 def one_hot(labels: torch.Tensor, channels: int) -> torch.Tensor:
@@ -47,6 +53,32 @@ def test_dice_ignores_undecided_voxels_and_absent_channels():
     claims[:, :, 0] = torch.tensor([-20.0, 20.0, -20.0])[None, :, None]
     assert partial_dice_loss(claims, allowed) < 1e-3
     assert partial_dice_loss(claims, one_hot(labels, 3)) > 0.15
+
+
+def test_both_losses_are_what_their_definitions_say_where_some_voxels_are_undecided():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 6, 7, generator=g)
+    allowed = one_hot(torch.randint(0, 4, (2, 6, 7), generator=g), 5)  # nothing is decided to be the last channel
+    allowed |= torch.rand(allowed.shape, generator=g) < 0.1
+    probabilities = logits.softmax(1)
+    entropy = -torch.log((probabilities * allowed).sum(1)).mean()
+    assert torch.allclose(marginal_cross_entropy(logits, allowed), entropy, atol=1e-6)
+    single = allowed.sum(1, keepdim=True) == 1
+    target, decided = (allowed & single).float(), (~allowed | single).float()
+    axes = (0, 2, 3)
+    total = (probabilities * decided).sum(axes) + target.sum(axes)
+    dice = (2 * (probabilities * target).sum(axes) + 1e-5) / (total + 1e-5)
+    assert torch.allclose(partial_dice_loss(logits, allowed), 1 - dice[1:4].mean(), atol=1e-6)
+    assert torch.allclose(partial_dice_loss(logits, allowed, background=True), 1 - dice[:4].mean(), atol=1e-6)
+
+
+def test_a_voxel_of_many_channels_is_undecided():
+    allowed = torch.zeros(1, 250, 1, 4, dtype=torch.bool)
+    allowed[0, 249, 0, 0] = True
+    allowed[0, 100:, 0, 1] = True  # the sum of these channels' numbers does not fit into a byte
+    allowed[0, :, 0, 2] = True
+    allowed[0, 0, 0, 3] = True
+    assert decided_channel(allowed).tolist() == [[[249, -1, -1, 0]]]
 
 
 def test_rank_loss_without_ranks_is_zero_with_zero_gradient():

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import SCHEMES, Extent, LabelScheme, structure
 from SpineSegAILib.errors import OutputError
-from SpineSegAILib.measurement import COLUMNS, MEASUREMENTS, measure, write_csv
+from SpineSegAILib.measurement import COLUMNS, MEASUREMENTS, SPINE_MEASUREMENTS, measure, measure_all, write_csv
 from SpineSegAILib.phantom import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation
 
@@ -173,20 +173,61 @@ def test_canal_depth_only_where_it_is_validated(degrees):
         {"scoliosis_deg": 15.0, "oblique_deg": (3.0, -4.0, 5.0), "orientation": "RAS"},
         {"wedge": {"L1": 0.4}, "biconcave": {"L3": 0.25}, "degenerated": {"L4": 0.9}, "slice_mm": 2.5, "slices": 25},
         {"variant": "L6", "pixel_mm": 0.7, "slice_mm": 3.3, "slices": 19},
+        {"stenosis": {"L3": 0.5, "L4": 0.7, "L5": 0.3}, "listhesis": {"L4": 8.0, "L2": -4.0}},
+        {"stenosis": {"L2": 0.6}, "listhesis": {"L5": 10.0}, "lordosis_deg": 70, "sacral_slope_deg": 55},
+        {"scoliosis_deg": 30, "slices": 25, "slice_mm": 2.5, "stenosis": {"L4": 0.6}},
     ],
-    ids=["usual", "scoliosis", "fractures", "fine"],
+    ids=["usual", "scoliosis", "fractures", "fine", "stenosis", "steep", "strong scoliosis"],
 )
 def test_phantoms_are_measured_to_a_millimetre(changes):
     phantom = make_phantom(PhantomSpec(top="T12", **changes), np.random.default_rng(5))
-    rows = {row["structure"]: row for row in measure(Segmentation(phantom.labels, SCHEME))}
+    *rows, spine = measure_all(Segmentation(phantom.labels, SCHEME))
+    rows = {row["structure"]: row for row in rows}
     levels = [name for name in phantom.truth["levels"] if name != "S1"]
     assert len(levels) >= 5
     for name in levels:
         assert heights(rows[name]) == pytest.approx(phantom.truth["heights"][name], abs=1.0), name
-        assert rows[name]["canal_depth_mm"] == pytest.approx(phantom.truth["canal"][name], abs=1.2), name
+        assert rows[name]["canal_depth_mm"] == pytest.approx(phantom.truth["canal"][name], abs=1.0), name
+        assert rows[name]["slip_mm"] == pytest.approx(phantom.truth["slip"][name], abs=1.0), name
     discs = {row["id"]: row for row in rows.values() if row["kind"] == "disc"}
     for sid, height in phantom.truth["discs"].items():
         assert discs[sid]["height_middle_mm"] == pytest.approx(height, abs=1.0), sid
+        assert discs[sid]["canal_depth_mm"] == pytest.approx(phantom.truth["canal"][sid], abs=1.0), sid
+    assert spine["lordosis_deg"] == pytest.approx(phantom.truth["lordosis"], abs=2.0)
+    assert spine["scoliosis_deg"] == pytest.approx(phantom.truth["cobb_seen"], abs=2.0)
+    below_l1 = [n for n in rows if n.startswith("L")]
+    assert sum(rows[n]["endplate_angle_deg"] for n in below_l1) == pytest.approx(spine["lordosis_deg"], abs=0.1)
+
+
+def test_a_slip_and_a_wedge_between_boxes():
+    scene = Scene()
+    scene.box("L3", (28, 40, 55), 26.0, 34.0).box("L3/L4", (28, 57, 55), 8.0, 34.0)
+    scene.box("L4", (28, 74, 62), 26.0, 34.0)  # seven millimetres farther back: L3 lies in front of it
+    scene.wedge("L4/L5", (28, 93, 62), 12.0, 6.0, 34.0)
+    rows = {row["structure"]: row for row in measure(scene.segmentation())}
+    assert rows["L3"]["slip_mm"] == pytest.approx(7.0, abs=0.5)
+    assert rows["L3/L4"]["disc_height_index"] == pytest.approx(8 / 26, abs=0.02)
+    assert rows["L3/L4"]["endplate_angle_deg"] == pytest.approx(0.0, abs=1.0)
+    assert rows["L4"]["slip_mm"] is None  # nothing below it
+    assert rows["L4/L5"]["disc_height_index"] is None
+
+
+def test_a_gap_in_the_levels_is_no_neighbourhood():
+    scene = Scene().box("L2", (28, 40, 55), 26.0, 34.0).box("L4", (28, 110, 62), 26.0, 34.0)
+    assert measured(scene, "L2")["slip_mm"] is None
+
+
+def test_a_tilted_column_has_a_cobb_angle():
+    scene = Scene((2.0, 1.0, 1.0), (31, 160, 120))
+    for k, (name, degrees) in enumerate((("L2", 10.0), ("L3", 0.0), ("L4", -15.0))):
+        aside, down, back = (a - c for a, c in zip(scene.axes, (30, 35 + 40 * k, 60), strict=True))
+        turn = np.radians(degrees)
+        height = np.cos(turn) * down - np.sin(turn) * aside
+        inside = (abs(height) < 13) & (abs(np.cos(turn) * aside + np.sin(turn) * down) < 22) & (abs(back) < 17)
+        scene.values[inside] = structure(name).id
+    spine = measure_all(scene.segmentation())[-1]
+    assert spine["scoliosis_deg"] == pytest.approx(25.0, abs=1.5)
+    assert spine["lordosis_deg"] is None
 
 
 def test_real_bodies_have_plausible_sizes(real_lumbar_mr):
@@ -229,7 +270,7 @@ def test_table_on_disk(tmp_path: Path):
 
 def test_columns_are_documented_and_say_their_unit():
     assert len(set(COLUMNS)) == len(COLUMNS)
-    for m in MEASUREMENTS:
-        assert m.key.endswith({"mm": "_mm", "mL": "_ml"}[m.unit])
+    for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS):
+        assert m.key.endswith({"mm": "_mm", "mL": "_ml", "°": "_deg", "": "_index"}[m.unit])
         assert m.label
         assert m.method

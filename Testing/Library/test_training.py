@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import pytest
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.checkpoints import read_header
-from SpineSegAILib.errors import ConfigError, TrainingError
+from SpineSegAILib.errors import ConfigError, DatasetError, TrainingError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import make_config
+from SpineSegAILib.training import launcher
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, load_matching, run_training
@@ -56,6 +58,8 @@ def test_a_run_learns_validates_and_leaves_a_checkpoint_that_segments(manifest, 
     losses = list(losses_of(run).values())
     assert losses[-1] < losses[0]
     assert run.status()["state"] == "finished"
+    assert run.curves.read_bytes().startswith(b"\x89PNG")
+    assert run.preview.read_bytes().startswith(b"\x89PNG")
     scores = [e["scores"] for e in run.events() if e["event"] == "validation"]
     assert scores
     assert 0 <= scores[-1]["level_dice"] <= 1
@@ -79,6 +83,9 @@ def start_process(config: TrainingConfig, folder: Path, processes: int = 1, **re
         "from SpineSegAILib.training.trainer import TrainingRequest, run_training\n"
         "values = json.loads(sys.argv[1])\n"
         "config = TrainingConfig.model_validate(values['config']) if values['config'] else None\n"
+        "if values['file_limit']:\n"
+        "    import resource\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (values['file_limit'], resource.RLIM_INFINITY))\n"
         "folder, cache = Path(values['folder']), Path(values['cache'])\n"
         "run_training(TrainingRequest(config, folder, values['resume'], 'cpu', cache))\n"
     )
@@ -87,6 +94,7 @@ def start_process(config: TrainingConfig, folder: Path, processes: int = 1, **re
         "folder": str(folder),
         "resume": bool(request.get("resume")),
         "cache": str(Path(config.dataset).parent / "cache"),
+        "file_limit": request.get("file_limit"),
     }
     launcher = [sys.executable]
     if processes > 1:
@@ -105,38 +113,69 @@ def saved_step(run: RunDirectory) -> int:
         return int(file.metadata()["step"])
 
 
-def test_after_kill_9_the_losses_continue_identically(manifest, tmp_path):
-    config = config_for(manifest, 16, report_every=1)
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300.0) -> None:
+    """Wait while the process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.003)
+
+
+def test_killed_at_any_moment_the_losses_continue_identically(manifest, tmp_path):
+    """Every step is saved, so that most of the time is saving: kills meet half-written files."""
+    config = config_for(manifest, 40, report_every=1, save_every=1)
     straight = losses_of(run_here(config, tmp_path / "straight"))
     run = RunDirectory(tmp_path / "killed")
-    process = start_process(config, run.folder)
-    deadline = time.monotonic() + 120
-    while saved_step(run) < 4:
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not run.is_alive()
+    rng = random.Random(1)
+    for attempt, goal in enumerate((3, 12, 20)):
+        process = start_process(config, run.folder, resume=attempt > 0)
+        wait_for(lambda goal=goal: saved_step(run) >= goal, process)
+        time.sleep(rng.uniform(0.0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not run.is_alive()
+        assert launcher.status(run.folder).state is launcher.State.DIED
+        assert launcher.status(run.folder).can_resume
     resumed = losses_of(run_here(config, run.folder, resume=True))
-    assert resumed.keys() == straight.keys()
     assert resumed == straight
+    assert not [path for path in run.state.iterdir() if path.name.startswith(".")], "left-overs were not tidied up"
+
+
+def test_killed_before_anything_was_saved_it_starts_from_the_beginning(manifest, tmp_path):
+    start = run_here(config_for(manifest, 2), tmp_path / "start").last
+    config = config_for(manifest, 4, report_every=1).model_copy(update={"start_from": str(start)})
+    straight = losses_of(run_here(config, tmp_path / "straight"))
+    run = RunDirectory(tmp_path / "killed")
+    run.create(config)
+    assert losses_of(run_here(config, run.folder, resume=True)) == straight
 
 
 def test_two_processes_learn_what_one_does(manifest, tmp_path):
-    config = config_for(manifest, 6, report_every=1, ema=0.0)
-    one = losses_of(run_here(config, tmp_path / "one"))
+    config = config_for(manifest, 6, report_every=1)
+    one = run_here(config, tmp_path / "one")
     process = start_process(config, tmp_path / "two", processes=2)
-    assert process.wait(timeout=240) == 0
-    run = RunDirectory(tmp_path / "two")
-    assert [e["event"] for e in run.events()].count("finished") == 1
-    # Each process reports the mean over its half of the batch; the weights they reach must agree.
-    from SpineSegAILib.checkpoints import load_tensors
+    assert process.wait(timeout=300) == 0
+    two = RunDirectory(tmp_path / "two")
+    assert [e["event"] for e in two.events()].count("finished") == 1
+    # The loss looks at the whole batch (Dice), of which each process has a half: equal but for that.
+    a, b = losses_of(one), losses_of(two)
+    assert a.keys() == b.keys()
+    assert max(abs(a[step] - b[step]) / a[step] for step in a) < 0.05
+    scores = [[e["scores"] for e in run.events() if e["event"] == "validation"] for run in (one, two)]
+    assert scores[0][0].keys() == scores[1][0].keys()
 
-    a = load_tensors(read_header(RunDirectory(tmp_path / "one").last))
-    b = load_tensors(read_header(run.last))
-    assert len(one) == 6
-    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 0.05
+
+def test_stop_is_heard_by_all_processes(manifest, tmp_path):
+    config = config_for(manifest, 100_000, report_every=1)
+    run = RunDirectory(tmp_path / "run")
+    process = start_process(config, run.folder, processes=2)
+    wait_for(lambda: losses_of(run), process)
+    run.request_stop()
+    assert process.wait(timeout=120) == 0
+    assert run.status()["state"] == "stopped"
+    assert saved_step(run) == run.status()["step"] > 0
+    assert not run.is_alive()
 
 
 def test_stop_saves_and_resume_goes_on(manifest, tmp_path):
@@ -189,7 +228,179 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_batch(manifest, 
         run_here(config_for(manifest, 3), tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
     assert run.status()["state"] == "failed"
-    assert (run.state / "bad_batch.safetensors").exists()
+    from safetensors.torch import load_file
+
+    batch = load_file(run.state / "bad_batch.safetensors")
+    assert batch["image"].shape == (4, 1, 64, 64)
+    assert launcher.status(run.folder).can_resume
+
+
+def out_of_memory_above(samples: int, monkeypatch) -> None:
+    """A device that holds no more than so many samples."""
+    import torch
+
+    from SpineSegAILib.methods.resenc_unet.network import ResEncUNetMethod
+
+    original = ResEncUNetMethod.training_losses
+
+    def limited(self, batch):
+        if len(batch.image) > samples:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(self, batch)
+
+    monkeypatch.setattr(ResEncUNetMethod, "training_losses", limited)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(manifest, tmp_path, monkeypatch):
+    config = config_for(manifest, 6, report_every=1)
+    whole = losses_of(run_here(config, tmp_path / "whole"))
+    out_of_memory_above(2, monkeypatch)
+    run = run_here(config, tmp_path / "run")
+    notes = [e["message"] for e in run.events() if e["event"] == "note"]
+    assert len(notes) == 1
+    assert "batches of 4 are computed in 2 parts" in notes[0]
+    parts = losses_of(run)
+    assert max(abs(parts[step] - whole[step]) / whole[step] for step in whole) < 0.05
+
+
+def test_out_of_memory_with_a_single_sample_says_what_to_do(manifest, tmp_path, monkeypatch):
+    out_of_memory_above(0, monkeypatch)
+    with pytest.raises(TrainingError, match=r"one sample at a time.*smaller patch"):
+        run_here(config_for(manifest, 2), tmp_path / "run")
+    report = launcher.status(tmp_path / "run")
+    assert report.state is launcher.State.FAILED
+    assert "Out of memory" in report.message
+
+
+def test_a_full_disk_leaves_what_was_saved_and_says_so(manifest, tmp_path):
+    """A real process that may write no file larger than the first save: the second one fails half-way."""
+    config = config_for(manifest, 12, report_every=1)
+    straight = run_here(config, tmp_path / "straight")
+    run = RunDirectory(tmp_path / "run")
+    limit = int(straight.state_file.stat().st_size * 0.8)
+    process = start_process(config, run.folder, file_limit=limit)
+    assert process.wait(timeout=300) != 0
+    report = launcher.status(run.folder)
+    assert report.state is launcher.State.FAILED
+    assert "could not read or write its files" in report.message
+    assert "File too large" in report.message
+    assert "what was saved last is whole" in report.message
+    assert report.can_resume
+    assert saved_step(run) == 0
+    assert losses_of(run_here(config, run.folder, resume=True)) == losses_of(straight)
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Path:
+    (tmp_path / "data").mkdir()
+    return write_tiny_dataset(tmp_path / "data", training=2)
+
+
+def stopped_run(config: TrainingConfig, folder: Path) -> RunDirectory:
+    """A run that was stopped after four steps, with a cache of its own."""
+    run = RunDirectory(folder)
+    run_training(TrainingRequest(config, folder, device="cpu", report=lambda e: stop_at(run, e, 4)))
+    assert run.status()["state"] == "stopped"
+    return run
+
+
+def stop_at(run: RunDirectory, event, step: int) -> None:
+    if event["event"] == "step" and event["step"] >= step - 1:
+        run.request_stop()
+
+
+def test_a_run_goes_on_without_the_files_it_has_read(own_data, tmp_path):
+    config = config_for(own_data, 8, report_every=1)
+    straight = losses_of(run_here(config, tmp_path / "straight"))
+    run = stopped_run(config, tmp_path / "run")
+    (own_data.parent / "case0_image.nii.gz").unlink()
+    (own_data.parent / "case2_label.nii.gz").write_bytes(b"changed")
+    own_data.unlink()
+    run_training(TrainingRequest(None, run.folder, resume=True, device="cpu"))
+    assert losses_of(run) == straight
+    (note,) = [e["message"] for e in run.events() if e["event"] == "note"]
+    assert note.startswith("2 files are gone or have changed")
+    assert [e for e in run.events() if e["event"] == "validation"]
+
+
+@pytest.mark.parametrize("change, said", [("unlink", "is gone"), ("write", "has changed since the run began")])
+def test_a_run_that_must_read_changed_data_again_says_so(own_data, tmp_path, change, said):
+    import shutil
+
+    run = stopped_run(config_for(own_data, 8, report_every=1), tmp_path / "run")
+    shutil.rmtree(run.folder / "cache")
+    label = own_data.parent / "case1_label.nii.gz"
+    if change == "unlink":
+        label.unlink()
+    else:
+        shutil.copy(own_data.parent / "case0_label.nii.gz", label)
+    with pytest.raises(DatasetError, match=f"case1_label.*{said}"):
+        run_training(TrainingRequest(None, run.folder, resume=True, device="cpu"))
+    report = launcher.status(run.folder)
+    assert report.state is launcher.State.FAILED
+    assert said in report.message
+
+
+def test_a_cache_that_vanishes_is_named(own_data, tmp_path):
+    import shutil
+
+    config = config_for(own_data, 50, report_every=1)
+    run = RunDirectory(tmp_path / "run")
+
+    def delete(event):
+        if event["event"] == "step":
+            shutil.rmtree(run.folder / "cache")
+
+    with pytest.raises(DatasetError, match=r"preprocessed case .* is gone"):
+        run_training(TrainingRequest(config, run.folder, device="cpu", report=delete))
+    assert losses_of(run)
+    request = TrainingRequest(None, run.folder, resume=True, device="cpu", report=lambda e: stop_at(run, e, 3))
+    assert run_training(request).status()["state"] == "stopped"
+
+
+def test_a_damaged_state_is_refused_with_a_sentence(manifest, tmp_path):
+    run = stopped_run(config_for(manifest, 8, report_every=1), tmp_path / "run")
+    whole = run.state_file.read_bytes()
+    run.state_file.write_bytes(whole[: len(whole) // 2])
+    report = launcher.status(run.folder)
+    assert not report.can_resume
+    assert "damaged" in report.obstacle
+    with pytest.raises(TrainingError, match="damaged"):
+        run_here(config_for(manifest, 8), run.folder, resume=True)
+
+
+def test_hours_do_not_pass_while_the_computer_sleeps(manifest, tmp_path, monkeypatch):
+    from SpineSegAILib.training import trainer
+    from SpineSegAILib.training.clock import WorkClock
+
+    asleep = [0.0]
+    monkeypatch.setattr(trainer, "WorkClock", lambda: WorkClock(lambda: time.monotonic() + asleep[0]))
+
+    def sleep(event):
+        if event["event"] == "step":
+            asleep[0] += 8 * 3600
+
+    run = run_here(config_for(manifest, 5, report_every=1, hours=1.0), tmp_path / "run", report=sleep)
+    assert run.status()["state"] == "finished"
+    assert max(losses_of(run)) == 5
+    assert run.status()["elapsed"] < 600
+
+
+def test_the_heartbeat_does_not_mind_a_clock_that_is_set_back(tmp_path, monkeypatch):
+    from SpineSegAILib.training import run as module
+
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.02)
+    run = RunDirectory(tmp_path)
+    run.claim()
+    with run.beating():
+        run.beat("running", force=True)
+        monkeypatch.setattr(module.time, "time", lambda: 1000.0)
+        deadline = time.monotonic() + 5
+        while run.status()["heartbeat"] != 1000.0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    monkeypatch.undo()
+    assert run.is_alive()  # its process is there, whatever the time is
 
 
 def test_fine_tuning_takes_over_what_fits(manifest, tmp_path):
@@ -209,3 +420,55 @@ def test_half_written_events_are_passed_over(tmp_path):
     with run.events_file.open("a") as file:
         file.write('{"event": "st')
     assert [e["step"] for e in run.events()] == [1]
+
+
+def test_another_data_set_is_mixed_in(manifest, own_data, tmp_path):
+    """One whose label values have another meaning, which it says for all of its cases at once."""
+    import json
+
+    import SimpleITK as sitk
+
+    table = json.loads(own_data.read_text(encoding="utf-8"))
+    for split in ("training", "validation"):
+        for case in table[split]:
+            path = str(own_data.parent / case["label"])
+            label = sitk.ReadImage(path)
+            sitk.WriteImage(sitk.ChangeLabel(label, {24: 1, 23: 2, 22: 3, 21: 4, 20: 5, 19: 6}), path)
+            del case["annotated"]
+    labels = {"1": "L5", "2": "L4", "3": "L3", "4": "L2", "5": "L1", "6": "T12"}
+    own_data.write_text(json.dumps({**table, "labels": labels}), encoding="utf-8")
+    config = config_for(manifest, 2).model_copy(update={"also": (str(own_data),)})
+    run = run_here(config, tmp_path / "run")
+    info = read_header(run.last)
+    assert info.metadata["training"]["dataset"] == "Tiny + Tiny"
+    assert len(info.metadata["training"]["cases"]) == 4
+    assert "L4" not in info.metadata["unvalidated"]
+    # The labels mean the same: the run's copies of both validation cases agree.
+    from SpineSegAILib.datasets.manifest import read_label
+    from SpineSegAILib.training.snapshot import read_snapshot
+
+    one, other = (sitk.GetArrayFromImage(read_label(c)) for c in read_snapshot(run).manifest.cases("validation"))
+    assert (one == other).all()
+    assert set(one.flat) > {0, 24}
+
+
+def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
+    from SpineSegAILib.checkpoints import load_tensors
+
+    start = run_here(config_for(manifest, 2), tmp_path / "start").last
+    config = config_for(manifest, 4, ema=0.0, learning_rate=1e-2).model_copy(update={"start_from": str(start)})
+    kept = config.model_copy(update={"optimization": config.optimization.model_copy(update={"keep": 0.25})})
+    before, after, mean = (
+        load_tensors(read_header(path))
+        for path in (start, run_here(config, tmp_path / "all").last, run_here(kept, tmp_path / "mean").last)
+    )
+    start.unlink()  # the run has a copy
+    moved = 0.0
+    for name, value in mean.items():
+        assert float((value - before[name].lerp(after[name], 0.75)).abs().max()) < 2e-3, name
+        moved = max(moved, float((after[name] - before[name]).abs().max()))
+    assert moved > 2e-2
+    again = RunDirectory(tmp_path / "mean")
+    again.state_file.unlink()
+    resumed = load_tensors(read_header(run_here(kept, again.folder, resume=True).last))
+    assert all(float((resumed[name] - value).abs().max()) < 1e-3 for name, value in mean.items())

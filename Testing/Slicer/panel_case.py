@@ -98,7 +98,7 @@ class PanelCase(unittest.TestCase):
         self.dialogs = []
         for kind in ("errorDisplay", "infoDisplay", "warningDisplay"):
             self.patch(slicer.util, kind, lambda text, **named: self.dialogs.append(text))
-        self.patch(dependencies, "ensure", lambda: None)
+        self.patch(dependencies, "ensure", lambda more=(): None)
         self.patch(segment_panel, "DOUBLE_CLICK_SECONDS", 0.0)
         self.patch(segment_panel, "list_checkpoints", self.listCheckpoints)
         slicer.mrmlScene.Clear(0)

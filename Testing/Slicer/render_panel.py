@@ -1,6 +1,7 @@
-"""Draw the panel as users see it, into a PNG: ``python Testing/Slicer/render_panel.py OUTPUT.png [before|after]``.
+"""Draw the panel as users see it, into a PNG: ``python Testing/Slicer/render_panel.py OUTPUT.png [STATE [IMAGE]]``.
 
-``after`` segments the sample first, with the shipped default checkpoint.
+States: ``before``; ``after`` segments first, with the shipped default checkpoint; ``correct`` is the Correct section
+with a level selected, after the same. Without an image (any that SimpleITK reads) it is the shipped sample.
 """
 
 import sys
@@ -13,7 +14,7 @@ import host
 WIDTH = 420
 
 
-def render(path: str, state: str = "after") -> None:
+def render(path: str, state: str = "after", image: str = "") -> None:
     """Write the picture of the panel in a state."""
     host.start()
     import slicer
@@ -25,11 +26,18 @@ def render(path: str, state: str = "after") -> None:
 
     widget = open_widget(SpineSegAIWidget)
     panel, frame = widget.segmentPanel, unwrap(widget.parent)
-    widget._parameterNode.inputVolume = samples.load()
+    widget._parameterNode.inputVolume = slicer.util.loadVolume(image) if image else samples.load()
     host.wait_until(lambda: panel._device is not None, 60)
-    if state == "after":
+    if state != "before":
         widget.ui.applyButton.click()
         host.wait_until(lambda: not panel.isRunning, 300)
+    if state == "correct":
+        for name in ("segmentCollapsibleButton", "resultCollapsibleButton"):
+            getattr(widget.ui, name).collapsed = True
+        correct = widget.correctionPanel
+        correct.table.select([23])
+        correct.ui.againGroupBox.collapsed = False
+        correct.ui.repairGroupBox.collapsed = False
     frame.resize(WIDTH, 100)
     frame.show()
     host.wait_until(lambda: False, 0.2)

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "SpineSegAI"
+UI_FILES = sorted((MODULE / "Resources/UI").glob("*.ui"))
 SLICER_SIDE = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").glob("*.py"))]
 
 
@@ -153,7 +154,7 @@ def test_sentences_are_translatable(path):
             skipped |= {id(n) for n in ast.walk(node)}
     allowed = re.compile(
         r"SpineSegAI lumbar phantom|SpineSegAI contributors|NVIDIA GPU|Apple GPU|background: |color: "
-        r"|^From a result|^Test passed"
+        r"|^From a result|^Test passed|^Level tracing$"
     )
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in wrapped | skipped:
@@ -163,8 +164,9 @@ def test_sentences_are_translatable(path):
             )
 
 
-def test_every_control_of_the_ui_file_has_a_tooltip_or_says_what_it_does():
-    tree = ElementTree.parse(MODULE / "Resources/UI/SpineSegAI.ui")
+@pytest.mark.parametrize("path", UI_FILES, ids=lambda p: p.name)
+def test_every_control_of_the_ui_file_has_a_tooltip_or_says_what_it_does(path):
+    tree = ElementTree.parse(path)
     inputs = ("QComboBox", "QPushButton", "QToolButton", "qMRMLNodeComboBox", "ctkSliderWidget", "QTableWidget",
               "qMRMLSegmentationShow3DButton")  # fmt: skip
     set_by_code = {"methodComboBox", "applyButton"}
@@ -174,17 +176,19 @@ def test_every_control_of_the_ui_file_has_a_tooltip_or_says_what_it_does():
             assert tips, f"{widget.get('name')} has no tooltip"
 
 
-def test_the_keyboard_reaches_every_control_in_reading_order():
-    tree = ElementTree.parse(MODULE / "Resources/UI/SpineSegAI.ui")
+@pytest.mark.parametrize("path", UI_FILES, ids=lambda p: p.name)
+def test_the_keyboard_reaches_every_control_in_reading_order(path):
+    tree = ElementTree.parse(path)
     stops = [stop.text for stop in tree.iter("tabstop")]
     kinds = ("QComboBox", "QPushButton", "QToolButton", "QCheckBox", "qMRMLNodeComboBox", "ctkSliderWidget",
-             "QTableWidget", "qMRMLSegmentationShow3DButton", "QPlainTextEdit")  # fmt: skip
+             "QTableWidget", "qMRMLSegmentationShow3DButton", "QPlainTextEdit", "QDoubleSpinBox")  # fmt: skip
     controls = [w.get("name") for w in tree.iter("widget") if w.get("class") in kinds]
     assert stops == controls
 
 
-def test_every_label_of_a_control_has_it_as_buddy():
-    tree = ElementTree.parse(MODULE / "Resources/UI/SpineSegAI.ui")
+@pytest.mark.parametrize("path", UI_FILES, ids=lambda p: p.name)
+def test_every_label_of_a_control_has_it_as_buddy(path):
+    tree = ElementTree.parse(path)
     names = {w.get("name") for w in tree.iter("widget")}
     for widget in tree.iter("widget"):
         text = next((p.findtext("string") for p in widget.findall("property") if p.get("name") == "text"), "") or ""

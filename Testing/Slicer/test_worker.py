@@ -255,7 +255,7 @@ def test_measurements_are_a_table(start, image):
     assert table.event == "measurements", table
     keys = [column.key for column in table.columns]
     assert keys[0] == "name" and "volume_ml" in keys and not any("lps" in key for key in keys)
-    assert len(table.rows) == 11
+    assert len(table.rows) == 12  # and the spine as a whole
 
 
 # --- with the real predictor -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...errors import ConfigError
 from ..config import MethodConfig
@@ -28,6 +28,7 @@ class AtmNetConfig(MethodConfig):
 
     coordinates: bool = Field(False, description="give the network the position in the field of view (our addition)")
     feature_size: int = Field(48, ge=12, multiple_of=12, description="channels of the first stage")
+    encoder_heads: int = Field(3, ge=1, description="attention heads of the encoder's first stage, doubled each stage")
     use_hasf: bool = Field(True, description="decoder with attention to text; off: the plain Swin UNETR decoder")
     use_ccae: bool = Field(True, description="contrast the classes' maps with the class prompts in training")
     prompt_option: Literal["none", "1", "2", "3"] = Field("3", description="the most that a prompt says")
@@ -46,6 +47,12 @@ class AtmNetConfig(MethodConfig):
     contrast_width: int = Field(128, ge=4, description="width of the space of the contrast")
     temperature: float = Field(0.07, gt=0, description="of the contrast")
     loss: Literal["dice-focal", "marginal"] = Field("dice-focal", description="of the segmentation; marginal is ours")
+    kind_weight: float = Field(
+        0.0, ge=0, description="weight of the loss on kinds (vertebra, disc …), sums of their classes; ours"
+    )
+    head_width: int | None = Field(
+        None, ge=4, description="hidden channels of the last layer (ours); none: a single 1×1 convolution"
+    )
     presence_weight: float = Field(0.1, ge=0, description="weight of the head that says which structures are present")
     rank_weight: float = Field(0.0, ge=0, description="weight of the auxiliary rank head; 0 for none")
     output: Literal["classes", "kind-rank"] = Field(
@@ -61,10 +68,14 @@ class AtmNetConfig(MethodConfig):
         "paper": {},
         "small": {
             "feature_size": 12,
+            "encoder_heads": 1,
             "tokens": 16,
-            "sa_max_tokens": 256,
+            "heads": 2,
+            "sa_max_tokens": 128,
             "coordinates": True,
             "rank_weight": 0.5,
+            "kind_weight": 1.0,
+            "head_width": 48,
             "loss": "marginal",
         },
         "tiny": {
@@ -79,6 +90,13 @@ class AtmNetConfig(MethodConfig):
             "text_width": 16,
         },
     }
+
+    @model_validator(mode="after")
+    def _heads_share_channels(self) -> AtmNetConfig:
+        for name in ("encoder_heads", "heads"):
+            if self.feature_size % getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)} does not divide feature_size={self.feature_size}")
+        return self
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class AtmNet(Method):
         self.config: AtmNetConfig = config
         base = config.feature_size
         self.reads_text = config.option > 0
-        trunk = _Trunk(config.input_channels, 1, feature_size=base, spatial_dims=2)
+        if config.option > 1:
+            self.validation_options = {"prompt_source": "generic"}  # one pass; `self` takes two or three
+        heads = tuple(config.encoder_heads * 2**i for i in range(4))
+        trunk = _Trunk(config.input_channels, 1, feature_size=base, num_heads=heads, spatial_dims=2)
         self.widths = [base, *(base * 2**i for i in range(STAGES))]  # of the stages 0 (full resolution) to 5
         if config.use_hasf:
             self.vit, self.stem = trunk.swinViT, trunk.encoder1
@@ -84,7 +87,10 @@ class AtmNet(Method):
             self.plain = trunk
         self.text = TextTokens(config, self.widths[:0:-1] if self.reads_text else ())
         outputs = self.scheme.channels if config.output == "classes" else len(KINDS)
-        self.head = nn.Conv2d(base, outputs, 1)
+        self.head: nn.Module = nn.Conv2d(base, outputs, 1)
+        if config.head_width is not None:  # levels along a line are hard to tell apart linearly in few channels
+            hidden = nn.Conv2d(base, config.head_width, 1)
+            self.head = nn.Sequential(hidden, nn.GELU(), nn.Conv2d(config.head_width, outputs, 1))
         self.presence_head = nn.Linear(self.widths[-1], self.scheme.channels - 1)
         self.contrast = _Contrast(config) if config.use_ccae and config.output == "classes" else None
         self.rank_head = nn.Conv2d(base, 1, 1) if config.rank_weight or config.output == "kind-rank" else None
@@ -154,6 +160,9 @@ class AtmNet(Method):
                 out.logits, allowed
             )
         total = losses["segmentation"]
+        if config.kind_weight and config.output == "classes":
+            losses["kinds"] = self._kind_loss(out.logits, allowed)
+            total = total + config.kind_weight * losses["kinds"]
         if self.contrast is not None:
             losses["contrast"] = self._contrastive(out, present, possible)
             total = total + config.contrast_weight * losses["contrast"]
@@ -165,12 +174,22 @@ class AtmNet(Method):
             total = total + (config.rank_weight or 0.5) * losses["rank"]
         return {"total": total, **losses}
 
+    def _kind_loss(self, logits: Tensor, allowed: Tensor) -> Tensor:
+        """Of kinds, whose probabilities are the sums of their classes': what a thing is before which it is."""
+        kinds = torch.tensor(self.scheme.kinds, device=logits.device)
+        grouped = [torch.logsumexp(logits[:, kinds == k].float(), 1) for k in range(len(KINDS)) if (kinds == k).any()]
+        groups = torch.unique(kinds, return_inverse=True)[1].tolist()
+        may_be = group_channels(allowed, groups, len(grouped))
+        stacked = torch.stack(grouped, 1)
+        return marginal_cross_entropy(stacked, may_be) + partial_dice_loss(stacked, may_be)
+
     def _observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C) bool: structures labelled in an image, and those of which that is not known."""
-        single = batch.allowed.sum(1, keepdim=True) == 1
         pixel = _pixel_mm2(batch.coordinates)
-        labelled = (batch.allowed & single).sum((2, 3)) * pixel
-        undecided = (batch.allowed & ~single).sum((2, 3)) * pixel
+        label, count = batch.label, batch.allowed.shape[1]
+        rows = torch.arange(len(label), device=label.device).view(-1, 1, 1) * count + label
+        labelled = torch.bincount(rows[label >= 0], minlength=len(label) * count).view(-1, count) * pixel
+        undecided = torch.stack([a[:, m].sum(1) for a, m in zip(batch.allowed, label < 0, strict=True)]) * pixel
         present = (labelled > 0) & (labelled >= self.config.smallest_mm2)
         # A few labelled pixels at the edge of the view are neither presence nor absence.
         return present, ~present & ((undecided > 0) | (labelled > 0))

@@ -56,9 +56,10 @@ def choose(option: int, hints: Hints, options: Mapping[str, Any]) -> str:
         if asked:
             raise ConfigError("This checkpoint knows only the general prompt.", "Use prompt_source=generic or none.")
         return "generic"
-    if asked == "range" and hints.visible is None:
+    both_ends = hints.visible is not None and None not in hints.visible
+    if asked == "range" and not both_ends:
         raise HintError("The prompt source is range, and no visible range is given.", "Give one, such as T11:S1.")
-    return asked or ("range" if hints.visible is not None else "self")
+    return asked or ("range" if both_ends else "self")
 
 
 def range_run(scheme: LabelScheme, hints: Hints) -> tuple[int, ...]:
@@ -69,6 +70,7 @@ def range_run(scheme: LabelScheme, hints: Hints) -> tuple[int, ...]:
         SchemeError: a level is not in the scheme.
     """
     assert hints.visible is not None
+    assert None not in hints.visible
     return level_run(scheme, *hints.visible, present=(a.structure_id for a in hints.anchors))
 
 

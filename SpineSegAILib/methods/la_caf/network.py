@@ -326,7 +326,7 @@ class LaCafMethod(Method):
 
     def answer(self, hints: Hints) -> LabelScheme:
         """Only the heads that were asked for, unless levels must be counted along the whole column."""
-        if not hints.structures or hints.anchors or hints.visible:
+        if not hints.structures or hints.anchors or hints.visible or hints.locked is not None:
             return self.scheme
         return self.scheme.subset(hints.structures)
 

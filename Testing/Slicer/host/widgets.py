@@ -19,13 +19,16 @@ from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
+    QGroupBox,
     QHBoxLayout,
     QInputDialog,
+    QLabel,
     QLineEdit,
     QPushButton,
     QSlider,
     QTextBrowser,
     QToolButton,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -107,6 +110,27 @@ class ctkCollapsibleButton(QAbstractButton):
         painter.drawPolygon(polygon)
         painter.setPen(palette.windowText().color())
         painter.drawText(header.adjusted(26, 0, 0, 0), Qt.AlignVCenter | Qt.AlignLeft, self.text().replace("&&", "&"))
+
+
+class ctkCollapsibleGroupBox(QGroupBox):
+    """A group box with a title that folds it."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.toggled.connect(lambda on: self._show(on))
+
+    def _show(self, on: bool) -> None:
+        for child in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly):
+            child.setVisible(on)
+        self.setMaximumHeight(16777215 if on else self.fontMetrics().height() + 8)
+
+    def childEvent(self, event: QEvent) -> None:
+        if event.added() and not self.isChecked() and isinstance(event.child(), QWidget):
+            event.child().hide()
+
+    collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, v: self.setChecked(not v))
 
 
 class ctkComboBox(QComboBox):
@@ -399,6 +423,96 @@ class qMRMLSegmentationShow3DButton(ctkMenuButton):
         del name
 
 
+class qMRMLSegmentEditorWidget(qMRMLWidget):
+    """The Segment Editor without its effects: what it edits, and its history of undo steps."""
+
+    SIGNALS = ("segmentationNodeChanged(vtkMRMLSegmentationNode*)",)
+    CARRIED: ClassVar = {"segmentationNodeChanged": lambda self: self.segmentationNode()}
+    segmentationNodeChanged = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        layout = QVBoxLayout(self)
+        layout.addWidget(QLabel("Slicer's Segment Editor is shown here."))
+        self._node: Any = None
+        self._history = slicer.vtkSegmentationHistory()
+        self._undoEnabled = self._segmentationNodeSelectorVisible = self._sourceVolumeNodeSelectorVisible = True
+        self._switchToSegmentationsButtonVisible = True
+
+    undoEnabled = _property(bool, "undoEnabled")
+    segmentationNodeSelectorVisible = _property(bool, "segmentationNodeSelectorVisible")
+    sourceVolumeNodeSelectorVisible = _property(bool, "sourceVolumeNodeSelectorVisible")
+    switchToSegmentationsButtonVisible = _property(bool, "switchToSegmentationsButtonVisible")
+    maximumNumberOfUndoStates = Property(
+        int,
+        lambda self: self._history.GetMaximumNumberOfStates(),
+        lambda self, v: self._history.SetMaximumNumberOfStates(v),
+    )
+
+    def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        self._node = node
+
+    def mrmlSegmentEditorNode(self) -> Any:
+        return self._node
+
+    def segmentationNode(self) -> Any:
+        return self._node.GetSegmentationNode() if self._node else None
+
+    def sourceVolumeNode(self) -> Any:
+        return self._node.GetSourceVolumeNode() if self._node else None
+
+    def setSegmentationNode(self, node: Any) -> None:
+        if self._node is None:
+            return
+        self._history.SetSegmentation(node.GetSegmentation() if node else None)
+        if self._node.GetSegmentationNode() is node:
+            return
+        self._node.SetAndObserveSegmentationNode(node)
+        if node is not None:  # as the original does
+            self._node.SetAndObserveSourceVolumeNode(
+                node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+            )
+            if node.GetSegmentation().GetNumberOfSegments():
+                self._node.SetSelectedSegmentID(node.GetSegmentation().GetNthSegmentID(0))
+        self.segmentationNodeChanged.emit()
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        if self._node is not None:
+            self._node.SetAndObserveSourceVolumeNode(node)
+
+    def currentSegmentID(self) -> str:
+        return (self._node.GetSelectedSegmentID() if self._node else None) or ""
+
+    def setCurrentSegmentID(self, segment_id: str) -> None:
+        self._node.SetSelectedSegmentID(segment_id)
+
+    def setActiveEffect(self, effect: Any) -> None:
+        self._node.SetActiveEffectName("")
+
+    def setActiveEffectByName(self, name: str) -> None:
+        self._node.SetActiveEffectName(name)
+
+    def updateWidgetFromMRML(self) -> None:
+        self._history.SetSegmentation(self.segmentationNode().GetSegmentation() if self.segmentationNode() else None)
+
+    def setupViewObservations(self) -> None:
+        pass
+
+    def removeViewObservations(self) -> None:
+        pass
+
+    def saveStateForUndo(self) -> None:
+        self._history.SaveState()
+
+    def undo(self) -> None:
+        if self._history.IsRestorePreviousStateAvailable():
+            self._history.RestorePreviousState()
+
+    def redo(self) -> None:
+        if self._history.IsRestoreNextStateAvailable():
+            self._history.RestoreNextState()
+
+
 class UiLoader:
     """``qt.QUiLoader()`` that knows the widgets above, and Qt Designer's connections of the MRML scene."""
 
@@ -442,8 +556,9 @@ class UiLoader:
 CUSTOM_WIDGETS = {
     kind.__name__: kind
     for kind in (
-        ctkCollapsibleButton, ctkComboBox, ctkSearchBox, ctkMenuButton, ctkFittedTextBrowser, ctkSliderWidget,
-        ctkPathLineEdit, qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentationShow3DButton,
+        ctkCollapsibleButton, ctkCollapsibleGroupBox, ctkComboBox, ctkSearchBox, ctkMenuButton, ctkFittedTextBrowser,
+        ctkSliderWidget, ctkPathLineEdit, qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentationShow3DButton,
+        qMRMLSegmentEditorWidget,
     )
 }  # fmt: skip
 """By class name, for the loader, the `ctk` module and the `slicer` module."""

@@ -1,0 +1,235 @@
+"""Which structure a segment is: what the reader says, then our tag, then its terminology, then its name in English.
+
+A *target* is what a segment is taken as: a structure's name (``L4``, ``L4/L5``, ``canal``), ``custom:tumour`` for a
+structure of the reader's own, or ``ignore``. A segment that nothing is known of has the empty target and is reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .. import terminology
+from ..anatomy import DISC_ID, STRUCTURES, VERTEBRA_ID, Extent, Kind, disc_below, next_below, scheme, structure
+from ..errors import DatasetError, SchemeError
+from ..results import SCHEME_TAG, STRUCTURE_TAG
+
+IGNORE = "ignore"
+CUSTOM = "custom:"
+
+How = Literal["table", "tag", "terminology", "name", ""]
+
+TERMINOLOGY_TAG = "TerminologyEntry"  # Slicer's
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a segment is taken as, and why.
+
+    Attributes:
+        target: structure name, ``custom:…``, ``ignore``, or empty if it could not be placed.
+        how: where that comes from.
+        extent: whether it is a body or a whole vertebra, where that is said.
+        note: a sentence for the reader, e.g. that tag and name disagree.
+    """
+
+    target: str
+    how: How
+    extent: Extent | None = None
+    note: str = ""
+
+
+def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs: Iterable[str] = ()) -> Placement:
+    """What a segment is.
+
+    Args:
+        name: the segment's.
+        tags: of the segment, as Slicer keeps them.
+        table: the reader's: `name_key` of a segment → target.
+        customs: names of the reader's own structures that the data set has already.
+    """
+    key = name_key(name)
+    named = structure_of_name(name)
+    said = terminology.structure_of_entry(tags.get(TERMINOLOGY_TAG, ""))
+    tagged, tag_extent = _tagged(tags)
+    extent = (said[1] if said else None) or tag_extent or (named[1] if named else None)
+    if key in table:
+        return Placement(table[key], "table", extent)
+    if tagged is not None:
+        note = ""
+        if named and named[0] not in (tagged, VERTEBRA_ID, DISC_ID):
+            note = (
+                f"“{name}” was made as {STRUCTURES[tagged].name} and is taken as that; "
+                f"if its name is right, say “{name}={STRUCTURES[named[0]].name}”."
+            )
+        return Placement(target_of(tagged), "tag", extent, note)
+    if said and not (said[0] in (VERTEBRA_ID, DISC_ID) and named):  # a name with a level says more than “vertebra”
+        return Placement(target_of(said[0]), "terminology", extent)
+    if named:
+        return Placement(target_of(named[0]), "name", extent)
+    own = {name_key(custom): custom for custom in customs}
+    if key in own:
+        return Placement(f"{CUSTOM}{own[key]}", "name")
+    return Placement("", "")
+
+
+def target_of(structure_id: int) -> str:
+    """The target that means a structure."""
+    s = STRUCTURES[structure_id]
+    return f"{CUSTOM}{s.name}" if s.kind is Kind.CUSTOM else s.name
+
+
+def parse_target(text: str) -> str:
+    """A target as the reader wrote it, in its usual form.
+
+    Raises:
+        DatasetError: it is none.
+    """
+    text = re.sub(r"\s+", " ", text.strip())
+    if text.lower() == IGNORE:
+        return IGNORE
+    if text.lower().startswith(CUSTOM):
+        name = text[len(CUSTOM) :].strip()
+        if not name or name.isdigit() or set(name) & set("+=,"):
+            raise DatasetError(f"“{text}” is no name for a structure.", "Use letters, as in custom:tumour.")
+        try:
+            known = structure(name)
+        except SchemeError:
+            return f"{CUSTOM}{name}"
+        return target_of(known.id)
+    try:
+        return target_of(structure(text).id)
+    except SchemeError:
+        found = structure_of_name(text)
+    if found is None:
+        raise DatasetError(
+            f"“{text}” is no structure.",
+            "Use names such as L4, L4/L5 or canal, custom:tumour for one of your own, or ignore.",
+        )
+    return target_of(found[0])
+
+
+def parse_table(entries: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The reader's table, ready for `place`.
+
+    Raises:
+        DatasetError: a target is none, or a name is there twice with different ones.
+    """
+    table: dict[str, str] = {}
+    for name, text in entries:
+        target = parse_target(text)
+        if table.setdefault(name_key(name), target) != target:
+            raise DatasetError(f"“{name.strip()}” is given two meanings.", "Say it once.")
+    return table
+
+
+def read_table(path: str | Path) -> list[tuple[str, str]]:
+    """Entries of a JSON file ``{"my tumour": "custom:tumour"}``.
+
+    Raises:
+        DatasetError: it cannot be read or is of another form.
+    """
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"The table of names {path} cannot be read: {error}.", "It must be JSON.") from None
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise DatasetError(f"{path} is no table of names.", 'Write {"my tumour": "custom:tumour", "L4 old": "ignore"}.')
+    return list(table.items())
+
+
+def name_key(name: str) -> str:
+    """Names that differ only in case and spaces are one."""
+    return re.sub(r"\s+", " ", name.strip().casefold())
+
+
+def _tagged(tags: Mapping[str, str]) -> tuple[int | None, Extent | None]:
+    """Structure id and extent of a segment that we made; what its scheme adds by name is known from then on."""
+    extent = None
+    if tags.get(SCHEME_TAG):
+        with contextlib.suppress(SchemeError):  # of another version: the structure's id means the same
+            extent = scheme(tags[SCHEME_TAG]).extent
+    text = tags.get(STRUCTURE_TAG, "")
+    known = int(text) if text.isdecimal() and int(text) in STRUCTURES else None
+    return known, extent if known is not None and STRUCTURES[known].is_vertebral else None
+
+
+# --- names in English ------------------------------------------------------------------------------------------------
+
+_LEVEL = r"(?:[c][1-7]|(?:th?|d)(?:1[0-3]|[1-9])|l[1-6]|s1)"
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
+_NUMBERS = {word: str(n) for n, word in enumerate((*_ORDINALS, "twelfth"), start=1)}
+_REGIONS = {"cervical": "c", "thoracic": "t", "dorsal": "t", "lumbar": "l"}
+_VERTEBRA_WORDS = {"vertebra", "vertebrae", "vertebral", "vert", "vb", "body", "bodies", "corpus", "whole", "bone"}
+_DISC_WORDS = {"disc", "disk", "discs", "disks", "intervertebral", "ivd", "discus"}
+_FILLERS = {"the", "of", "between", "and", "level", "segment", "seg", "label", "mask", "spine", "spinal", "human", "id"}
+_TUBES = {"canal": "canal", "spinalcanal": "canal", "cord": "cord", "myelon": "cord"}
+
+
+def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
+    """Structure id and extent that an English name says, if every word of it is understood: “vertebra L4”, “L4-5”,
+    “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “spinal canal”. None for “L4 tumour”, “L4/L6”, “disc L4”."""
+    text = name.strip().casefold().replace("(unvalidated)", " ")
+    body = "(body)" in text or re.search(r"vertebral[\s_]*bod|\bvb\b|\bbody\b|\bcorpus\b", text) is not None
+    text = re.sub(r"[\s_\-–—/\\.,:;()&+]+", " ", text).strip()
+    words = _joined_levels(text)
+    levels, rest = [w for w in words if re.fullmatch(_LEVEL, w)], [w for w in words if not re.fullmatch(_LEVEL, w)]
+    rest = [w for w in rest if w not in _FILLERS]
+    disc = bool(set(rest) & _DISC_WORDS)
+    if "sacrum" in rest or "sacral" in rest:
+        rest = [w for w in rest if w not in ("sacrum", "sacral")]
+        levels = levels or ["s1"]
+    if len(rest) == 1 and rest[0] in _TUBES and not levels:
+        return structure(_TUBES[rest[0]]).id, None
+    if rest in (["vertebral", "canal"], ["vertebra", "canal"]) and not levels:
+        return structure("canal").id, None
+    if set(rest) - _VERTEBRA_WORDS - _DISC_WORDS - set(_REGIONS):
+        return None
+    ids = [structure(_usual(level)).id for level in levels]
+    extent = None if disc else Extent.BODY if body else Extent.WHOLE if "whole" in rest else None
+    if not ids and rest and disc:
+        return DISC_ID, None
+    if not ids and rest and set(rest) & _VERTEBRA_WORDS:
+        return VERTEBRA_ID, extent
+    if len(ids) == 1 and not disc:
+        return ids[0], extent
+    if "and" in words and not disc:  # perhaps two vertebrae in one segment
+        return None
+    if len(ids) == 2 and not set(rest) & (_VERTEBRA_WORDS - {"vertebral"}):
+        upper, lower = sorted(ids, key=lambda i: STRUCTURES[i].order or 0.0)
+        below = next_below(STRUCTURES[upper], {upper, lower})
+        between = disc_below(upper)
+        return (between.id, None) if below and below.id == lower and between else None
+    return None
+
+
+def _joined_levels(text: str) -> list[str]:
+    """Words, with levels made out: “l4 5” → l4, l5; “l4l5” → l4, l5; “lumbar vertebra 4”, “4th lumbar” → l4."""
+    words: list[str] = []
+    for word in text.split():
+        pair = re.fullmatch(rf"({_LEVEL})({_LEVEL}|s)", word)
+        words += [pair[1], pair[2]] if pair else [re.sub(r"^(\d+)(st|nd|rd|th)$", r"\1", _NUMBERS.get(word, word))]
+    region = next((_REGIONS[w] for w in words if w in _REGIONS), "")
+    found: list[str] = []
+    for word in words:
+        last = found[-1] if found else ""
+        if word == "s" and re.fullmatch(r"l[56]", last):
+            found.append("s1")
+        elif word.isdigit() and re.fullmatch(_LEVEL, last):  # L4-5; a number that does not follow is a copy's
+            letter, number = re.fullmatch(r"([a-z]+)(\d+)", last).groups()  # type: ignore[union-attr]
+            found.append(f"{letter}{word}" if int(word) == int(number) + 1 else "?")
+        elif word.isdigit() and region and re.fullmatch(_LEVEL, f"{region}{word}"):
+            found.append(f"{region}{word}")
+        else:
+            found.append(word)
+    return found
+
+
+def _usual(level: str) -> str:
+    """``TH12`` and ``D12`` are T12."""
+    return re.sub(r"^(th|d)", "t", level).upper()

@@ -1,0 +1,547 @@
+"""Annotated cases in Slicer scenes (.mrb, .mrml), read without Slicer.
+
+A case is a volume with the segmentations that refer to it, and the point lists that lie in it. Linear transforms are
+applied, so that a case lies where the reader saw it; segments are resampled to the volume's voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..anatomy import Extent, structure
+from ..errors import DatasetError, ImageError, SpineSegAIError
+from ..hints import Point
+from ..imaging import Geometry, check_image, read_image
+from ..keypoints import read_control_points
+from .mrml import LABEL_MAP, POINT_LIST, SEGMENTATION, VOLUME, Document, Node, parse
+from .scene_files import SceneFiles, open_scene
+from .segment_names import CUSTOM, IGNORE, Placement, place
+
+CORRECTION_LOG = "SpineSegAI.CorrectionLog"
+"""Attribute of a segmentation (or tag of one of its segments) that holds what the reader corrected, as JSON."""
+
+MAX_VOXELS = 2**30
+"""Of a volume: a whole-body CT at half a millimetre. More is a damaged header, or an attack."""
+MAX_OVERLAP = 0.5
+"""Two structures may share this part of the smaller one; more, and one of them is not what its name says."""
+
+_REFERENCE_ROLE = "referenceImageGeometryRef"
+_VOLUME_FILE = re.compile(r".*\.(nrrd|nii|nii\.gz|mha|dcm|ima|\d+)|[^.]*", re.I)  # the last two are DICOM's
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
+_ELSEWHERE_MM = 0.1
+
+
+@dataclass
+class SceneSegment:
+    """One segment of a case.
+
+    Attributes:
+        name: as the reader sees it.
+        placement: what it is taken as.
+        layer: (z, y, x) on the volume's voxels; segments that do not overlap share one.
+        value: this segment's in its layer.
+    """
+
+    name: str
+    placement: Placement
+    layer: np.ndarray
+    value: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(z, y, x) bool."""
+        return self.layer == self.value
+
+    @cached_property
+    def voxels(self) -> int:
+        """How many of the volume's voxels it has."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it goes into the case."""
+        return self.voxels > 0 and self.placement.target not in ("", IGNORE)
+
+
+@dataclass
+class SceneCase:
+    """One volume of a scene and what is annotated in it.
+
+    Attributes:
+        scene: the scene's file name.
+        volume: the volume's name in the scene.
+        patient: pseudonym made of the DICOM patient, else the scene's name.
+        image: the volume where it lies in the world.
+        segments: of all its segmentations.
+        keypoints: target → point (LPS, mm).
+        extent: whether vertebrae are bodies or whole, where the segments say.
+        corrections: the correction log, or None.
+        notes: sentences for the reader.
+    """
+
+    scene: str
+    volume: str
+    patient: str
+    image: sitk.Image
+    segments: list[SceneSegment] = field(default_factory=list)
+    keypoints: dict[str, Point] = field(default_factory=dict)
+    extent: Extent | None = None
+    corrections: Any = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def unplaced(self) -> list[str]:
+        """Names of the segments that nothing is known of."""
+        return [s.name for s in self.segments if s.voxels and not s.placement.target]
+
+    @property
+    def drawn(self) -> list[SceneSegment]:
+        """The segments that go into the case, in drawing order: structures of the reader's own on top of anatomy,
+        since a tumour lies inside a vertebra; else as Slicer draws them, the last one on top."""
+        chosen = [s for s in self.segments if s.is_drawn]
+        return sorted(chosen, key=lambda s: s.placement.target.startswith(CUSTOM))
+
+    @property
+    def targets(self) -> list[str]:
+        """What is annotated."""
+        return list(dict.fromkeys(s.placement.target for s in self.drawn))
+
+    def label(self, ids: Mapping[str, int]) -> sitk.Image:
+        """The segments as one int16 label image on the image's voxels.
+
+        Args:
+            ids: target → structure id.
+        """
+        values = np.zeros(self.image.GetSize()[::-1], np.int16)
+        for segment in self.drawn:
+            values[segment.mask] = ids[segment.placement.target]
+        return Geometry.of(self.image).image(values)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the voxels, whatever the order of their axes: the same volume in another scene has the same."""
+        return fingerprint(self.image)
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether there is anything to learn from."""
+        return bool(self.drawn or self.keypoints)
+
+
+@dataclass
+class SceneReport:
+    """What a scene holds.
+
+    Attributes:
+        path: the scene.
+        cases: its volumes, annotated or not.
+        problems: why annotations in it cannot be used, a sentence each.
+        notes: what was left out without harm.
+    """
+
+    path: Path
+    cases: list[SceneCase] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_scene(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    table: Mapping[str, str] | None = None,
+    customs: Iterable[str] = (),
+) -> SceneReport:
+    """The cases of a scene. What is wrong with one of them is a problem in the report; the others are read.
+
+    Args:
+        path: .mrb or .mrml.
+        root: folder that the files of a .mrml may lie in; the scene's own if not given.
+        table: the reader's meaning of names (`segment_names.parse_table`).
+        customs: names of the reader's own structures that are known already.
+    """
+    path = Path(path)
+    report = SceneReport(path)
+    try:
+        with open_scene(path, root) as files:
+            document = parse(files.document(), path.name)
+            _Reader(files, document, dict(table or {}), tuple(customs), report).read()
+    except SpineSegAIError as error:
+        report.problems.append(str(error))
+    return report
+
+
+class _Reader:
+    """Reads one scene into a report."""
+
+    def __init__(
+        self,
+        files: SceneFiles,
+        document: Document,
+        table: dict[str, str],
+        customs: tuple[str, ...],
+        report: SceneReport,
+    ) -> None:
+        self.files, self.document, self.table, self.customs, self.report = files, document, table, customs, report
+
+    def read(self) -> None:
+        volumes = self.document.of_kind(VOLUME)
+        if not volumes:
+            others = _listed(self.document.of_kind(LABEL_MAP, SEGMENTATION))
+            has = f"it has only {others}" if others else "it has nothing to learn from"
+            raise DatasetError(f"The scene {self.report.path.name} has no volume; {has}.", "Add the image.")
+        belonging: dict[str, list[Node]] = {volume.id: [] for volume in volumes}
+        for segmentation in self.document.of_kind(SEGMENTATION):
+            try:
+                belonging[self._volume_of(segmentation, volumes)].append(segmentation)
+            except SpineSegAIError as error:
+                self.report.problems.append(str(error))
+        drawn = any(belonging.values())
+        for labels in self.document.of_kind(LABEL_MAP):
+            (self.report.notes if drawn else self.report.problems).append(
+                f"The label map “{labels.name}” in {self.report.path.name} has no names. "
+                "Import it into a segmentation (module “Segmentations”) and name its segments."
+            )
+        for volume in volumes:
+            try:
+                self.report.cases.append(self._case(volume, belonging[volume.id]))
+            except SpineSegAIError as error:  # an image that nobody drew on is no loss
+                (self.report.problems if belonging[volume.id] else self.report.notes).append(str(error))
+        for points in self.document.of_kind(POINT_LIST):
+            try:
+                self._add_points(points)
+            except SpineSegAIError as error:
+                self.report.problems.append(str(error))
+
+    def _volume_of(self, segmentation: Node, volumes: list[Node]) -> str:
+        """Id of the volume that a segmentation was drawn on."""
+        found = segmentation.reference(_REFERENCE_ROLE)
+        if found in {volume.id for volume in volumes}:
+            return found
+        if len(volumes) == 1:
+            return volumes[0].id
+        raise DatasetError(
+            f"“{segmentation.name}” in {self.report.path.name} does not say which of {_listed(volumes)} it belongs to.",
+            "Choose its source volume in the Segment Editor and save the scene again.",
+        )
+
+    # --- volumes -----------------------------------------------------------------------------------------------------
+
+    def _case(self, volume: Node, segmentations: list[Node]) -> SceneCase:
+        image = self._image(volume)
+        patient = self.document.patients.get(volume.id)
+        case = SceneCase(
+            scene=self.report.path.name,
+            volume=volume.name,
+            patient=_pseudonym(patient) if patient else self.report.path.stem,
+            image=image,
+        )
+        for segmentation in segmentations:
+            self._add_segments(case, segmentation)
+        self._refuse_overlaps(case)
+        extents = {s.placement.extent for s in case.drawn if s.placement.extent}
+        if len(extents) > 1:
+            raise DatasetError(
+                f"“{case.volume}” in {case.scene} has vertebral bodies and whole vertebrae.",
+                "Keep the ones or the others.",
+            )
+        case.extent = extents.pop() if extents else None
+        return case
+
+    def _image(self, volume: Node) -> sitk.Image:
+        name = f"volume “{volume.name}” in {self.report.path.name}"
+        path = self._stored(volume)
+        if not _VOLUME_FILE.fullmatch(path.name):
+            raise DatasetError(f"The {name} is stored as {path.suffix}, which is not read.", "Save it as .nrrd.")
+        _refuse_detached(path, name)
+        _refuse_huge(path, name)
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            raise DatasetError(
+                f"The {name} cannot be used: {error.message.replace(path.name, 'its file')}", error.remedy
+            ) from None
+        self._refuse_elsewhere(volume, image, name)
+        matrix = self.document.to_world(volume)
+        return image if np.allclose(matrix, np.eye(4)) else _moved(image, matrix, name)
+
+    def _stored(self, node: Node) -> Path:
+        """The file that holds a node's data."""
+        storage = self.document.nodes.get(node.reference("storage"))
+        if storage is None or not storage.xml.get("fileName"):
+            raise DatasetError(
+                f"“{node.name}” in {self.report.path.name} was not saved with the scene.", "Save the scene as .mrb."
+            )
+        return self.files.file(storage.xml["fileName"])
+
+    def _refuse_elsewhere(self, volume: Node, image: sitk.Image, name: str) -> None:
+        """The scene repeats where the volume lies. Slicer may flip the voxel axes as it loads, so that its first voxel
+        is one of the file's corners; any other place means that the file was moved as it was loaded."""
+        try:
+            origin = np.array(volume.xml["origin"].split(), float) * (-1, -1, 1)
+        except (KeyError, ValueError):
+            return
+        last = [n - 1 for n in image.GetSize()]
+        corners = [
+            image.TransformContinuousIndexToPhysicalPoint([float(n * at) for n, at in zip(last, corner, strict=True)])
+            for corner in np.ndindex(2, 2, 2)
+        ]
+        if min(np.linalg.norm(np.array(corner) - origin) for corner in corners) > _ELSEWHERE_MM:
+            raise DatasetError(
+                f"The {name} lies elsewhere in its file than in the scene (it was centred, or moved since).",
+                "Save the scene again, with the volume.",
+            )
+
+    # --- segments ----------------------------------------------------------------------------------------------------
+
+    def _add_segments(self, case: SceneCase, segmentation: Node) -> None:
+        name = f"segmentation “{segmentation.name}” in {self.report.path.name}"
+        path = self._stored(segmentation)
+        if not path.name.lower().endswith(".nrrd"):
+            raise DatasetError(
+                f"The {name} is stored as surfaces ({path.suffix}).",
+                "Make “Binary labelmap” its source representation (module “Segmentations”) and save the scene again.",
+            )
+        _refuse_detached(path, name)
+        _refuse_huge(path, name)
+        try:
+            stored = sitk.ReadImage(str(path))
+        except RuntimeError:
+            raise DatasetError(f"The {name} is damaged.", "Save the scene again.") from None
+        described = _described_segments(stored)
+        if not described:
+            case.notes.append(f"The {name} has no segments.")
+        layers = self._on_volume(stored, segmentation, case.image)
+        others = {s.placement.target: s.name for s in case.segments if s.is_drawn}
+        for segment in described:
+            if segment.layer >= len(layers):
+                raise DatasetError(f"The {name} is damaged: it has no layer {segment.layer}.", "Save the scene again.")
+            placement = place(segment.name, segment.tags, self.table, self.customs)
+            found = SceneSegment(segment.name, placement, layers[segment.layer], segment.value)
+            case.segments.append(found)
+            if found.placement.note:
+                case.notes.append(found.placement.note)
+            if not found.voxels:
+                case.notes.append(f"“{segment.name}” is empty and is left out.")
+            elif found.placement.target in others and found.is_drawn:
+                raise DatasetError(
+                    f"“{case.volume}” in {case.scene} has two segmentations with {found.placement.target}.",
+                    "Keep the one that is right, or point the other at another volume.",
+                )
+        merged: dict[str, list[str]] = {}
+        for s in case.segments:
+            if s.is_drawn:
+                merged.setdefault(s.placement.target, []).append(s.name)
+        for target, names in merged.items():
+            if len(names) > 1:
+                case.notes.append(f"{' and '.join(f'“{n}”' for n in names)} are both taken as {target} and are merged.")
+        case.corrections = case.corrections or _corrections(segmentation, described, case)
+
+    def _on_volume(self, stored: sitk.Image, segmentation: Node, image: sitk.Image) -> list[np.ndarray]:
+        """Every layer (z, y, x) on the voxels of the image, nearest neighbour."""
+        to_local = np.linalg.inv(_FLIP @ self.document.to_world(segmentation) @ _FLIP)
+        transform = sitk.AffineTransform(3)
+        transform.SetMatrix(to_local[:3, :3].ravel().tolist())
+        transform.SetTranslation(to_local[:3, 3].tolist())
+        here = sitk.Resample(stored, image, transform, sitk.sitkNearestNeighbor, 0)
+        array = sitk.GetArrayFromImage(here)
+        return list(np.moveaxis(array, -1, 0)) if array.ndim == 4 else [array]
+
+    def _refuse_overlaps(self, case: SceneCase) -> None:
+        drawn = case.drawn
+        taken = np.zeros(case.image.GetSize()[::-1], np.int16)
+        for number, segment in enumerate(drawn, start=1):
+            below, counts = np.unique(taken[segment.mask], return_counts=True)
+            for under, count in zip(below.tolist(), counts.tolist(), strict=True):
+                other = drawn[under - 1]
+                if not under or other.placement.target == segment.placement.target:
+                    continue
+                own = segment.placement.target.startswith(CUSTOM) != other.placement.target.startswith(CUSTOM)
+                share = count / min(segment.voxels, other.voxels)
+                if share > MAX_OVERLAP and not own:
+                    raise DatasetError(
+                        f"“{other.name}” and “{segment.name}” in {case.scene} overlap by {share:.0%} of the smaller.",
+                        "Correct them in the Segment Editor, or leave one out with “=ignore”.",
+                    )
+                case.notes.append(f"“{segment.name}” overlaps “{other.name}” in {count} voxels, which it gets.")
+            taken[segment.mask] = number
+
+    # --- points ------------------------------------------------------------------------------------------------------
+
+    def _add_points(self, points: Node) -> None:
+        name = f"point list “{points.name}” in {self.report.path.name}"
+        storage = self.document.nodes.get(points.reference("storage"))
+        if storage is None or not storage.xml.get("fileName"):
+            return  # an empty list is not saved
+        path = self._stored(points)
+        if not path.name.lower().endswith(".json"):
+            raise DatasetError(f"The {name} is stored as {path.suffix}, which is not read.", "Save it as .mrk.json.")
+        if path.stat().st_size > MAX_VOXELS // 64:
+            raise DatasetError(f"The {name} is too large.", "Remove it from the scene.")
+        matrix = _FLIP @ self.document.to_world(points) @ _FLIP
+        placed: dict[str, Point] = {}
+        unplaced = []
+        for label, position in read_control_points(path):
+            target = place(label, {}, self.table, self.customs).target
+            if target == IGNORE:
+                continue
+            if not target or target.startswith(CUSTOM) or structure(target).order is None:
+                unplaced.append(f"“{label}”")
+                continue
+            if target in placed:
+                raise DatasetError(f"The {name} has two points for {target}.", "Keep one point for each structure.")
+            world = matrix @ [*position, 1.0]
+            placed[target] = (float(world[0]), float(world[1]), float(world[2]))
+        if not placed:
+            if unplaced:
+                self.report.notes.append(f"The {name} has no point that is named after a vertebra or disc.")
+            return
+        case = self._around(placed, name)
+        case.keypoints.update(placed)
+        if unplaced:
+            case.notes.append(f"Left out of the {name}, since they name no vertebra or disc: {', '.join(unplaced)}.")
+
+    def _around(self, placed: Mapping[str, Point], name: str) -> SceneCase:
+        """The case whose image holds the points."""
+        holding = [case for case in self.report.cases if all(_inside(case.image, p) for p in placed.values())]
+        segmented = [case for case in holding if case.segments]
+        if len(holding) > 1 and len(segmented) == 1:
+            holding = segmented
+        if len(holding) != 1:
+            why = "none of its volumes holds them all" if not holding else "several volumes hold them"
+            raise DatasetError(
+                f"It cannot be told which volume the {name} belongs to: {why}.",
+                "Save the points in a scene with their volume alone.",
+            )
+        return holding[0]
+
+
+def fingerprint(image: sitk.Image) -> str:
+    """SHA-1 of the voxels in a common order of axes: programs turn axes round as they load."""
+    return sitk.Hash(sitk.DICOMOrient(image, "LPS"))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A segment as the header of a .seg.nrrd has it."""
+
+    name: str
+    layer: int
+    value: int
+    tags: dict[str, str]
+
+
+def _described_segments(stored: sitk.Image) -> list[_Described]:
+    keys = set(stored.GetMetaDataKeys())
+
+    def value(number: int, what: str, otherwise: str) -> str:
+        key = f"Segment{number}_{what}"
+        return stored.GetMetaData(key) if key in keys else otherwise
+
+    numbers = sorted(int(m[1]) for key in keys if (m := re.fullmatch(r"Segment(\d{1,5})_ID", key)))
+    # Before 4.11, Slicer wrote a layer for each segment and no values.
+    old = not any(f"Segment{n}_LabelValue" in keys for n in numbers)
+    found = []
+    for n in numbers:
+        tags = (entry.partition(":") for entry in value(n, "Tags", "").split("|") if ":" in entry)
+        try:
+            layer, label = int(value(n, "Layer", str(n if old else 0))), int(value(n, "LabelValue", "1"))
+        except ValueError:
+            raise DatasetError(f"Segment {n} of a segmentation is damaged.", "Save the scene again.") from None
+        name = value(n, "Name", "") or value(n, "ID", "")
+        found.append(_Described(name, max(layer, 0), label, {key: text for key, _, text in tags}))
+    return found
+
+
+def _refuse_detached(path: Path, name: str) -> None:
+    """An NRRD or MetaImage header may name another file as its data; ours have to hold them."""
+    if not path.name.lower().endswith((".nrrd", ".mha")):
+        return
+    with path.open("rb") as file:
+        header = file.read(1 << 16).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
+    detached = re.search(rb"^data ?file *:", header, re.I | re.M) or (
+        re.search(rb"^ElementDataFile *= *(\S+)", header, re.I | re.M)
+    )
+    if detached and (not detached.groups() or detached[1] != b"LOCAL"):
+        raise DatasetError(f"The {name} keeps its voxels in another file.", "Save it as one .nrrd file.")
+
+
+def _refuse_huge(path: Path, name: str) -> None:
+    """Looks at the header alone, before memory is asked for."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return  # whoever reads it says what is wrong
+    size = [float(n) for n in (*reader.GetSize(), reader.GetNumberOfComponents())]
+    if np.prod(size) > MAX_VOXELS:
+        shown = " × ".join(f"{n:.0f}" for n in size[:-1])
+        raise DatasetError(
+            f"The {name} has {shown} voxels, which is more than a computer can take at once.", "Crop it in Slicer."
+        )
+
+
+def _moved(image: sitk.Image, matrix: np.ndarray, name: str) -> sitk.Image:
+    """The image where a linear transform (RAS) puts it.
+
+    Raises:
+        DatasetError: the transform shears it, so that its voxels are no longer boxes.
+    """
+    g = Geometry.of(image)
+    to_lps = np.eye(4)
+    to_lps[:3, :3], to_lps[:3, 3] = g.matrix * g.spacing, g.origin
+    moved = _FLIP @ matrix @ _FLIP @ to_lps
+    spacing = np.linalg.norm(moved[:3, :3], axis=0)
+    direction = moved[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        raise DatasetError(
+            f"The transform of the {name} shears it.", "Harden it and resample the volume in Slicer, then save again."
+        )
+    u, _, vt = np.linalg.svd(direction)  # the nearest true rotation: file formats insist on one
+    result = sitk.Image(image)
+    result.SetSpacing(spacing.tolist())
+    result.SetOrigin(moved[:3, 3].tolist())
+    result.SetDirection((u @ vt).ravel().tolist())
+    return check_image(result, name=name)
+
+
+def _inside(image: sitk.Image, point: Point) -> bool:
+    index = image.TransformPhysicalPointToContinuousIndex(point)
+    return all(-0.5 <= i <= n - 0.5 for i, n in zip(index, image.GetSize(), strict=True))
+
+
+def _corrections(segmentation: Node, segments: list[_Described], case: SceneCase) -> Any:
+    """The correction log, if there is one that can be read."""
+    texts = [segmentation.attributes.get(CORRECTION_LOG), *(s.tags.get(CORRECTION_LOG) for s in segments)]
+    for text in filter(None, texts):
+        try:
+            return json.loads(text)
+        except ValueError:
+            case.notes.append(f"The correction log of “{segmentation.name}” cannot be read and is left out.")
+    return None
+
+
+def _pseudonym(patient: str) -> str:
+    """The same for the same patient in every scene, and not who it is."""
+    return f"patient-{hashlib.sha256(patient.encode()).hexdigest()[:10]}"
+
+
+def _listed(nodes: list[Node]) -> str:
+    return ", ".join(f"“{node.name}”" for node in nodes)
+
+
+__all__ = ["CORRECTION_LOG", "SceneCase", "SceneReport", "SceneSegment", "fingerprint", "read_scene"]

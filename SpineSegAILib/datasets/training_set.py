@@ -1,0 +1,702 @@
+"""A training set on disk: a folder with ``dataset.json``, ``images/`` and ``labels/``, to which cases can be added.
+
+Everything is written beside its place and moved there when all of it is whole; the manifest goes last, so that it
+never names a file that is not there. What else the manifest holds is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
+
+from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, Kind, sorted_ids, structure
+from ..errors import DatasetError, OutputError, SpineSegAIError
+from ..files import staged
+from .manifest import SPLITS, own_structure
+from .segment_names import CUSTOM, parse_target
+
+if TYPE_CHECKING:
+    from .slicer_scene import SceneCase, SceneReport
+
+MANIFEST = "dataset.json"
+UNLABELLED = "unlabelled"
+ALL_SPLITS = (*SPLITS, UNLABELLED)
+NAMES = "segment_names"
+"""Key of the manifest: the reader's meaning of segment names, kept for the next scenes."""
+
+Report = Callable[[float, str], None]
+
+_STALE_SECONDS = 86_400.0  # no import takes a day
+
+
+@dataclass
+class CaseRow:
+    """A case as the panel's table shows it.
+
+    Attributes:
+        key: what `TrainingSet` knows it by: its image, as the manifest names it.
+        split: of `ALL_SPLITS`.
+        structures: for a reader, ``"L1–L5, 4 discs, canal"``.
+        spacing: mm, or None if not known.
+        warnings: sentences.
+    """
+
+    key: str
+    name: str
+    patient: str
+    split: str
+    structures: str
+    spacing: tuple[float, ...] | None
+    warnings: list[str] = field(default_factory=list)
+    image: Path = Path()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TrainingSet:
+    """A manifest that can be changed.
+
+    Args:
+        path: the folder, or a manifest in it. What is not there is made when something is added.
+
+    Raises:
+        DatasetError: there is a manifest that cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = path if path.suffix == ".json" else path / MANIFEST
+        self.table: dict[str, Any] = {}
+        if self.path.exists():
+            try:
+                self.table = json.loads(self.path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise DatasetError(
+                    f"The data set file {self.path} cannot be read: {error}.", "It must be JSON."
+                ) from None
+            if not isinstance(self.table, dict) or not all(
+                isinstance(self.table.get(split, []), list) for split in ALL_SPLITS
+            ):
+                raise DatasetError(f"{self.path} is not a data set file.", "Choose another folder.")
+
+    @property
+    def folder(self) -> Path:
+        """What the paths in the manifest are relative to."""
+        return self.path.parent
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The reader's meaning of segment names, from earlier imports."""
+        kept = self.table.get(NAMES, {})
+        return {str(key): str(value) for key, value in kept.items()} if isinstance(kept, dict) else {}
+
+    @property
+    def customs(self) -> list[str]:
+        """Structures of the reader's own."""
+        own = self.table.get("custom", {})
+        return list(own) if isinstance(own, dict) else []
+
+    def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(split, entry) of every case."""
+        for split in ALL_SPLITS:
+            for entry in self.table.get(split, []):
+                yield split, entry if isinstance(entry, dict) else {"image": str(entry)}
+
+    def rows(self) -> list[CaseRow]:
+        """The cases for a reader, with what is doubtful about each."""
+        return [self._row(split, entry) for split, entry in self.entries()]
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def add_scenes(
+        self,
+        reports: Iterable[SceneReport],
+        *,
+        count: int = 0,
+        split: str | None = None,
+        validation_share: float = 0.2,
+        extent: Extent | None = None,
+        patient: str | None = None,
+        names: Mapping[str, str] | None = None,
+        ignore_unknown: bool = False,
+        skip_problems: bool = False,
+        unlabelled: bool = False,
+        progress: Report | None = None,
+    ) -> SceneSummary:
+        """Adds the cases of scenes. A case of the same volume, whatever scene it came from, is replaced.
+
+        Args:
+            reports: of `slicer_scene.read_scene`; taken one at a time.
+            count: how many there are, for the progress.
+            split: for all of them; by default patients are dealt out, those who are known stay where they are.
+            validation_share: of the new patients, for validation.
+            extent: of vertebrae, where the segments do not say.
+            patient: of all cases; by default what the scene says.
+            names: the reader's meaning of names, kept for next time.
+            ignore_unknown: leave out segments that could not be placed.
+            skip_problems: leave out what cannot be read.
+            unlabelled: keep volumes without annotation, to be annotated next.
+
+        Raises:
+            DatasetError: a scene or case cannot be used, a segment could not be placed, a patient would be in two
+                splits, or nothing is left; nothing is written.
+            OutputError: the folder cannot be written.
+        """
+        summary = SceneSummary()
+        report_progress = progress or (lambda fraction, message: None)
+        with self._adding() as adding:
+            for number, report in enumerate(reports):
+                report_progress(number / max(count, 1), f"{report.path.name}")
+                summary.take(report)
+                for case in report.cases:
+                    if case.unplaced and not ignore_unknown:
+                        continue
+                    if not case.is_annotated and not unlabelled:
+                        continue
+                    try:
+                        self._add_case(adding, case, summary, extent=extent, patient=patient, split=split)
+                    except SpineSegAIError as error:
+                        summary.problems.append(str(error))
+            self._refuse(summary, ignore_unknown, skip_problems)
+            if not adding.all:
+                raise DatasetError(
+                    "Nothing is annotated in these scenes.", "Segment a volume, or name points after structures."
+                )
+            self._deal(adding.new, split, validation_share)
+            if names:
+                self.table[NAMES] = {**self.names, **names}
+            adding.commit()
+        report_progress(1.0, "Done")
+        return summary
+
+    def add_entries(
+        self,
+        entries: Sequence[dict[str, Any]],
+        *,
+        splits: Mapping[str, str] | None = None,
+        validation_share: float = 0.2,
+    ) -> None:
+        """Adds cases whose files stay where they are; a case with the same image is replaced.
+
+        Args:
+            entries: of a manifest, with absolute paths.
+            splits: patient → split, where the data set says.
+            validation_share: of the patients it does not.
+        """
+        with self._adding() as adding:
+            for entry in entries:
+                for key in ("image", "label"):
+                    if key in entry:
+                        entry[key] = _relative(entry[key], self.folder)
+                for split in ALL_SPLITS:
+                    same = [
+                        e for e in self.table.get(split, []) if isinstance(e, dict) and e["image"] == entry["image"]
+                    ]
+                    for former in same:
+                        self.table[split].remove(former)
+                adding.new.append(entry)
+            for entry in [e for e in adding.new if (splits or {}).get(e["patient"])]:
+                self._put(entry, (splits or {})[entry["patient"]])
+            self._deal([e for e in adding.new if not (splits or {}).get(e["patient"])], None, validation_share)
+            adding.commit()
+
+    def add_images(self, images: Iterable[str | Path]) -> list[str]:
+        """Keeps images that are to be annotated; they stay where they are.
+
+        Returns:
+            Names of those that were not there yet.
+
+        Raises:
+            DatasetError: one does not exist or is no image.
+        """
+        known = {(self.folder / str(e.get("image", ""))).resolve() for _, e in self.entries()}
+        with self._adding() as adding:
+            for image in map(Path, images):
+                spacing = _spacing(image)
+                if spacing is None:
+                    raise DatasetError(
+                        f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
+                    )
+                if image.resolve() not in known:
+                    entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
+                    adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(_header(image).GetSize())})
+            self._deal(adding.new, None, 0.0)
+            adding.commit()
+        return [_name(entry) for entry in adding.new]
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Takes cases out, and deletes their files if they are the training set's own.
+
+        Args:
+            keys: of the cases (`CaseRow.key`).
+        """
+        wanted = set(keys)
+        gone = [entry for _, entry in self.entries() if _key(entry) in wanted]
+        for split in ALL_SPLITS:
+            kept = [e for e in self.table.get(split, []) if _key(e) not in wanted]
+            if split in self.table:
+                self.table[split] = kept
+        self.save()
+        self._delete(gone)
+
+    def set_split(self, keys: Iterable[str], split: str) -> list[str]:
+        """Moves cases, and with each all other cases of its patient, who may be in one split only.
+
+        Args:
+            keys: of the cases (`CaseRow.key`).
+            split: where to.
+
+        Returns:
+            Keys of all that moved.
+
+        Raises:
+            DatasetError: the split is none, or an unlabelled case would be trained on.
+        """
+        if split not in SPLITS:
+            raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
+        wanted = set(keys)
+        bare = [_name(entry) for of, entry in self.entries() if of == UNLABELLED and _key(entry) in wanted]
+        if bare:
+            raise DatasetError(f"{bare[0]} is not annotated yet.", "Annotate it and add it as a case.")
+        patients = {_patient(entry) for _, entry in self.entries() if _key(entry) in wanted}
+        moved = []
+        for of in SPLITS:
+            for entry in list(self.table.get(of, [])):
+                if of != split and _patient(entry) in patients:
+                    self.table[of].remove(entry)
+                    self.table.setdefault(split, []).append(entry)
+                    moved.append(_key(entry))
+        self.save()
+        return moved
+
+    def set_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keeps the ranking of unlabelled cases with them: key → scores."""
+        for split, entry in self.entries():
+            if split == UNLABELLED and _key(entry) in scores:
+                entry["ranking"] = dict(scores[_key(entry)])
+        self.save()
+
+    def save(self) -> None:
+        """Writes the manifest, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.table = _ordered(self.table)
+        with staged(self.path) as (part,):
+            part.write_text(json.dumps(self.table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    # --- adding ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _adding(self) -> Iterator[_Adding]:
+        """A place for new files; they and the manifest take their places with `commit`, or nothing changes."""
+        before = json.dumps(self.table)
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        adding = None
+        try:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for left in self.folder.glob(".adding-*"):  # by a process that was killed
+                    if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                        shutil.rmtree(left, ignore_errors=True)
+                adding = _Adding(self, Path(tempfile.mkdtemp(prefix=".adding-", dir=self.folder)))
+                yield adding
+            except OSError as error:
+                raise OutputError(
+                    f"The training set {self.folder} cannot be written: {error.strerror or error}.",
+                    "Is the disk full, or the folder protected?",
+                ) from error
+        except BaseException:
+            self.table = json.loads(before)
+            raise
+        finally:
+            if adding is not None:
+                shutil.rmtree(adding.place, ignore_errors=True)
+            for folder in made:  # empty ones alone can be removed
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def _add_case(
+        self,
+        adding: _Adding,
+        case: SceneCase,
+        summary: SceneSummary,
+        *,
+        extent: Extent | None,
+        patient: str | None,
+        split: str | None,
+    ) -> None:
+        origin = f"{case.scene}: {case.volume}"
+        twin = next((e for e in adding.all if e["image_hash"] == case.fingerprint), None)
+        if twin:
+            raise DatasetError(
+                f"The volume “{case.volume}” of {case.scene} is in {twin['origin']}, too.", "Choose one of the two."
+            )
+        former = next(((s, e) for s, e in self.entries() if self._is_same_image(e, case)), None)
+        if former and not case.is_annotated:
+            return  # what is there knows more, or as much
+        name = _name(former[1]) if former and _is_own(former[1]) else self._free_name(case, adding)
+        entry: dict[str, Any] = {
+            "image": f"images/{name}.nii.gz",
+            "patient": patient or case.patient,
+            "source": "slicer",
+            "origin": origin,
+            "image_hash": case.fingerprint,
+            "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
+        }
+        if split:
+            self._refuse_two_splits(entry, split, replaced=former[1] if former else None)
+        adding.write(case.image, entry["image"])
+        if case.drawn:
+            ids = {target: self._id_of(target) for target in case.targets}
+            entry["label"] = f"labels/{name}.nii.gz"
+            entry["annotated"] = [STRUCTURES[i].name for i in sorted_ids(ids.values())]
+            said = case.extent or extent
+            if said and any(STRUCTURES[i].is_vertebral for i in ids.values()):
+                entry["extent"] = said.value
+            adding.write(case.label({t: self._value_of(i) for t, i in ids.items()}), entry["label"])
+        if case.keypoints:
+            entry["keypoints"] = {target: [round(v, 3) for v in at] for target, at in case.keypoints.items()}
+        if case.corrections is not None:
+            entry["corrections"] = case.corrections
+        if case.notes:
+            entry["notes"] = case.notes
+        if former:
+            self.table[former[0]].remove(former[1])
+            summary.replaced.append(_name(former[1]))
+        adding.all.append(entry)
+        if former and former[0] in SPLITS and not split:
+            self.table[former[0]].append(entry)
+        else:
+            adding.new.append(entry)
+
+    def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
+        """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
+        from .slicer_scene import fingerprint
+
+        if "image_hash" not in entry and entry.get("size"):
+            if sorted(entry["size"]) != sorted(case.image.GetSize()):
+                return False
+            try:
+                entry["image_hash"] = fingerprint(sitk.ReadImage(str(self.folder / entry["image"])))
+            except RuntimeError:
+                return False
+        return entry.get("image_hash") == case.fingerprint
+
+    def _id_of(self, target: str) -> int:
+        """Structure id of a target; one of the reader's own is declared in the manifest."""
+        if not target.startswith(CUSTOM):
+            return structure(target).id
+        name = target[len(CUSTOM) :]
+        own = self.table.setdefault("custom", {})
+        known = {key.casefold(): value for key, value in own.items()}
+        if name.casefold() in known:
+            return own_structure(name, known[name.casefold()])
+        sid = own_structure(name)
+        taken = set(own.values())
+        own[STRUCTURES[sid].name] = next(i for i in (sid, *CUSTOM_IDS) if i not in taken)
+        return sid
+
+    def _value_of(self, structure_id: int) -> int:
+        """Value in label files: a structure of the reader's own has the manifest's."""
+        return structure_id if structure_id in BUILT_IN else self.table["custom"][_declared(self.table, structure_id)]
+
+    def _free_name(self, case: SceneCase, adding: _Adding) -> str:
+        stem = Path(case.scene).stem
+        wanted = (
+            re.sub(r"[^\w-]+", "_", stem if stem == case.volume else f"{stem}_{case.volume}").strip("_")[:80] or "case"
+        )
+        taken = {_name(e) for _, e in self.entries()} | {_name(e) for e in adding.new}
+        numbers = (f"{wanted}_{n}" for n in range(2, len(taken) + 3))
+        return wanted if wanted not in taken else next(name for name in numbers if name not in taken)
+
+    def _refuse(self, summary: SceneSummary, ignore_unknown: bool, skip_problems: bool) -> None:
+        unplaced = summary.unplaced
+        if unplaced and not ignore_unknown:
+            names = ", ".join(f"“{name}”" for name in unplaced)
+            first = unplaced[0]
+            raise DatasetError(
+                f"It is not known which structure these segments are: {names}.",
+                f'Say it: --map "{first}=L4", "{first}=custom:{first.lower()}" or "{first}=ignore".',
+            )
+        if summary.problems and not skip_problems:
+            more = f" (and {len(summary.problems) - 1} more)" if len(summary.problems) > 1 else ""
+            raise DatasetError(f"{summary.problems[0]}{more}", "Or leave such parts out with --skip-problems.")
+        if not summary.cases:
+            raise DatasetError(
+                " ".join(summary.problems) or "There is no volume in these scenes.",
+                "Choose scenes with annotated volumes.",
+            )
+
+    def _refuse_two_splits(
+        self, entry: Mapping[str, Any], split: str, replaced: Mapping[str, Any] | None = None
+    ) -> None:
+        for of, other in self.entries():
+            if of in SPLITS and of != split and _patient(other) == _patient(entry) and other is not replaced:
+                raise DatasetError(
+                    f"The patient {entry['patient']} of {entry.get('origin') or entry['image']} is already in {of}.",
+                    f"A patient may be in one split only: add the case to {of}, or move the patient first.",
+                )
+
+    def _deal(self, entries: Sequence[dict[str, Any]], split: str | None, share: float) -> None:
+        """Puts new cases into splits, all of a patient into one; the same patients always fall the same way."""
+        known = {_patient(e): of for of, e in self.entries() if of in SPLITS}
+        new = sorted(
+            {_patient(e) for e in entries if _patient(e) not in known and _is_labelled(e)},
+            key=lambda patient: hashlib.sha256(repr(patient).encode()).digest(),
+        )
+        held = set(new[: round(share * len(new))])
+        for entry in entries:
+            patient = _patient(entry)
+            dealt = known.get(patient) or ("validation" if patient in held else "training")
+            self._put(entry, UNLABELLED if not _is_labelled(entry) else split or dealt)
+
+    def _put(self, entry: dict[str, Any], split: str) -> None:
+        if split in SPLITS:
+            self._refuse_two_splits(entry, split)
+        self.table.setdefault(split, []).append(entry)
+
+    def _delete(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        used = {str(e.get(key)) for _, e in self.entries() for key in ("image", "label")}
+        for entry in entries:
+            for key, folder in (("image", "images"), ("label", "labels")):
+                own = str(entry.get(key, ""))
+                if own not in used and re.fullmatch(rf"{folder}/[^/\\]+", own):
+                    (self.folder / own).unlink(missing_ok=True)
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _row(self, split: str, entry: Mapping[str, Any]) -> CaseRow:
+        image = self.folder / str(entry.get("image", ""))
+        warnings = [str(note) for note in entry.get("notes", [])]
+        for key in ("image", "label"):
+            if entry.get(key) and not (self.folder / str(entry[key])).exists():
+                warnings.insert(0, f"The {key} file {entry[key]} is missing.")
+        if entry.get("keypoints") and not entry.get("label"):
+            warnings.append("Key points alone, no masks: for methods that learn from weak cases.")
+        if not (entry.get("extent") or self.table.get("extent")) and _has_vertebrae(entry):
+            warnings.append("It is not said whether vertebrae are bodies or whole.")
+        if entry.get("corrections"):
+            warnings.append("Corrected by hand.")
+        spacing = entry.get("spacing_mm") or _spacing(image)
+        return CaseRow(
+            key=_key(entry),
+            name=_name(entry),
+            patient=_patient(entry)[1],
+            split=split,
+            structures=structures_in_words(entry.get("annotated") or list(entry.get("keypoints") or ())),
+            spacing=tuple(spacing) if spacing else None,
+            warnings=warnings,
+            image=image,
+            scores=entry.get("ranking", {}),
+        )
+
+
+@dataclass
+class _Adding:
+    """New cases on their way into a training set."""
+
+    owner: TrainingSet
+    place: Path
+    new: list[dict[str, Any]] = field(default_factory=list)  # that have no split yet
+    all: list[dict[str, Any]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    def write(self, image: sitk.Image, name: str) -> None:
+        """An image into the waiting place, looked at again: some writers do not notice a full disk."""
+        target = self.place / name
+        target.parent.mkdir(exist_ok=True)
+        try:
+            sitk.WriteImage(image, str(target), useCompression=True)
+            written = sitk.ReadImage(str(target))
+            whole = sitk.Hash(written) == sitk.Hash(image)
+        except RuntimeError:
+            whole = False
+        if not whole:
+            raise OutputError(f"{name} could not be written whole.", "Is the disk full, or the folder protected?")
+        self.files.append(name)
+
+    def commit(self) -> None:
+        """Files first, the manifest last."""
+        for name in self.files:
+            target = self.owner.folder / name
+            target.parent.mkdir(exist_ok=True)
+            os.replace(self.place / name, target)
+        self.owner.table.setdefault("name", self.owner.folder.resolve().name)
+        self.owner.save()
+
+
+@dataclass
+class SceneSummary:
+    """What an import met: for the reader, and as JSON for the panel.
+
+    Attributes:
+        cases: scene, volume, patient, spacing, segments (name, target, how, voxels), notes.
+        problems: sentences; annotations are lost if they are not solved.
+        notes: sentences.
+        replaced: names of cases that were there before.
+    """
+
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+
+    def take(self, report: SceneReport) -> None:
+        """Notes what a scene holds, without its voxels."""
+        self.problems += report.problems
+        self.notes += report.notes
+        self.cases += [
+            {
+                "scene": case.scene,
+                "volume": case.volume,
+                "patient": case.patient,
+                "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
+                "annotated": case.targets,
+                "keypoints": sorted(case.keypoints),
+                "extent": case.extent.value if case.extent else None,
+                "segments": [
+                    {"name": s.name, "target": s.placement.target, "how": s.placement.how, "voxels": s.voxels}
+                    for s in case.segments
+                ],
+                "unlabelled": not case.is_annotated,
+                "corrected": case.corrections is not None,
+                "notes": case.notes,
+            }
+            for case in report.cases
+        ]
+
+    def segment_rows(self) -> list[tuple[str, str, str, str]]:
+        """(name, target, because of, in how many cases) of every segment that has voxels; what is not known first."""
+        counts: dict[tuple[str, str, str], int] = {}
+        for case in self.cases:
+            for s in case["segments"]:
+                if s["voxels"]:
+                    key = (s["name"], s["target"], s["how"])
+                    counts[key] = counts.get(key, 0) + 1
+        rows = sorted(counts.items(), key=lambda item: bool(item[0][1]))  # stable: else as they came
+        return [(name, target or "?", how or "not understood", str(n)) for (name, target, how), n in rows]
+
+    @property
+    def unplaced(self) -> list[str]:
+        """Names of segments that nothing is known of."""
+        names = [s["name"] for c in self.cases for s in c["segments"] if s["voxels"] and not s["target"]]
+        return list(dict.fromkeys(names))
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "cases": self.cases,
+            "problems": self.problems,
+            "notes": self.notes,
+            "replaced": self.replaced,
+            "unplaced": self.unplaced,
+        }
+
+
+def structures_in_words(names: Iterable[str]) -> str:
+    """``"T12–L5, S1, 5 discs, canal, tumour"``."""
+    found = []
+    own = []
+    for name in names:
+        try:
+            found.append(structure(parse_target(name).removeprefix(CUSTOM)))
+        except SpineSegAIError:
+            own.append(str(name).removeprefix(CUSTOM))
+    parts: list[str] = []
+    levels = sorted((s for s in found if s.is_vertebral and s.order is not None), key=lambda s: s.order or 0.0)
+    runs: list[list[Any]] = []
+    for s in levels:
+        step = (s.order or 0.0) - (runs[-1][-1].order or 0.0) if runs else 0.0
+        gap = step == 1 or (step == 2 and {runs[-1][-1].name, s.name} in ({"T12", "L1"}, {"L5", "S1"}))
+        runs[-1].append(s) if runs and gap else runs.append([s])
+    parts += [run[0].name if len(run) == 1 else f"{run[0].name}–{run[-1].name}" for run in runs]
+    discs = [s for s in found if s.kind is Kind.DISC and s.order is not None]
+    parts += [discs[0].name] if len(discs) == 1 else [f"{len(discs)} discs"] if discs else []
+    parts += [s.name for s in found if s.order is None]
+    return ", ".join([*parts, *own])
+
+
+def _declared(table: Mapping[str, Any], structure_id: int) -> str:
+    name = STRUCTURES[structure_id].name.casefold()
+    return next(key for key in table["custom"] if key.casefold() == name)
+
+
+def _key(entry: Any) -> str:
+    return str(entry.get("image", "") if isinstance(entry, dict) else entry)
+
+
+def _name(entry: Any) -> str:
+    """A case's name: that of its image, without suffixes."""
+    image = _key(entry)
+    return re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", image.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def _patient(entry: Any) -> tuple[str, str]:
+    """(source, patient): the same number means another person elsewhere."""
+    entry = entry if isinstance(entry, dict) else {"image": str(entry)}
+    return str(entry.get("source", "")), str(entry.get("patient") or _name(entry))
+
+
+def _is_labelled(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("label") or entry.get("keypoints"))
+
+
+def _has_vertebrae(entry: Mapping[str, Any]) -> bool:
+    names = entry.get("annotated") if entry.get("label") else None
+    for name in names or ():
+        try:
+            if structure(name).is_vertebral:
+                return True
+        except SpineSegAIError:
+            continue
+    return False
+
+
+def _is_own(entry: Mapping[str, Any]) -> bool:
+    """Whether the image is a file that the training set made."""
+    return str(entry.get("image", "")).startswith("images/")
+
+
+def _header(image: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(image))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _spacing(image: Path) -> tuple[float, ...] | None:
+    try:
+        return tuple(round(s, 4) for s in _header(image).GetSpacing())
+    except RuntimeError:
+        return None
+
+
+def _relative(path: str | Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(Path(path).resolve())
+
+
+def _ordered(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Decathlon's keys: its count of cases is kept right."""
+    result = dict(table)
+    result.setdefault("training", [])
+    result["numTraining"] = len(result["training"])
+    lists = {key: result.pop(key) for key in ALL_SPLITS if key in result}
+    return {**result, **lists}

@@ -1,0 +1,137 @@
+"""ATM-Net's parts and its prompts, row by row.
+
+    python Testing/Benchmarks/ablate_atm_net.py DATA OUTPUT --bank BANK.safetensors [--rows NAME …] [--report FILE]
+
+Killed, it goes on where it was. `swin-unetr` is the network without both parts; `hasf`, `ccae` and `both` add them;
+`hasf-none`, `hasf-1` and `hasf-2` are the decoder with no text, the general sentence and the list, `hasf` is the one
+with option 3; `both-table` replaces the language model by a vector per word, learnt with the rest.
+
+The rows `both-SOURCE` score the weights of `both` with prompts from elsewhere, on the views as they are and,
+`-bottom-off`, without the lowest third, where the sacrum is gone. `oracle` is told the reference: what the paper's
+numbers may contain, not a result on new images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ablation import Comparison, Row, Screening, markdown, report, run_rows, write_folds
+from train_default import write_manifest
+
+from SpineSegAILib.anatomy import STRUCTURES, Kind, structure
+from SpineSegAILib.hints import Hints
+from SpineSegAILib.methods.catalog import make_config
+from SpineSegAILib.training.validation import ValidationCase
+
+TRAINED = {
+    "swin-unetr": {"use_hasf": False, "use_ccae": False},
+    "hasf": {"use_ccae": False},
+    "both": {},
+    "hasf-none": {"use_ccae": False, "prompt_option": "none"},
+    "hasf-1": {"use_ccae": False, "prompt_option": "1"},
+    "ccae": {"use_hasf": False},
+    "hasf-2": {"use_ccae": False, "prompt_option": "2"},
+    "both-table": {"text_encoder": "learned_table", "text_width": 32},
+}
+"""Name → what differs from the preset; in the order of their weight, for a machine that may not finish them."""
+LEAK = {"prompt_source": "oracle", "allow_label_leak": "true"}
+SOURCES = {
+    "generic": {"prompt_source": "generic"},
+    "self": {"prompt_source": "self"},
+    "range": {"prompt_source": "range"},
+    "oracle": LEAK,
+}
+COMPARISONS = (
+    *(Comparison(name, "swin-unetr") for name in ("hasf", "ccae", "both")),
+    *(Comparison("hasf", name) for name in ("hasf-none", "hasf-1", "hasf-2")),
+    Comparison("both", "both-table"),
+    *(Comparison(f"both-{s}", "both-generic") for s in ("self", "range", "oracle")),
+    *(Comparison(f"both-{s}-bottom-off", "both-generic-bottom-off") for s in ("self", "range", "oracle")),
+)
+AUGMENTATION = {
+    "zoom": (0.85, 1.2), "rotation_deg": 8.0, "elastic_probability": 0.0, "crop_bottom": 0.45,
+    "tissue_probability": 0.0, "contrast_probability": 0.0, "invert_probability": 0.0,
+    "blur_probability": 0.0, "low_resolution_probability": 0.0,
+}  # fmt: skip
+"""Milder than a real training's, for the few steps; parts of the view are still cut off."""
+DECIDING = ("raw_dice", "dice", "levels_right")
+
+
+def bottom_off(case: ValidationCase) -> ValidationCase:
+    """Without the lowest third of the view."""
+    rows = case.volume.array.shape[1]
+    kept = slice(0, rows - rows // 3)
+    volume = replace(case.volume, array=np.ascontiguousarray(case.volume.array[:, kept]))
+    return replace(case, volume=volume, label=np.ascontiguousarray(case.label[:, kept]))
+
+
+def visible(case: ValidationCase) -> Hints:
+    """The range that a reader who sees the case would give: from the uppermost labelled level to the lowest in view.
+
+    Every case of these sources shows the sacrum, which few have labelled; so where all labelled levels are in view down
+    to L5, the range ends at S1.
+    """
+    levels = []
+    for sid in case.annotated:
+        s = STRUCTURES[sid]
+        if s.kind in (Kind.VERTEBRA, Kind.DISC) and (case.label == sid).any():
+            levels.append(sid if s.kind is Kind.VERTEBRA else sid - 100)
+    levels.sort()
+    last = levels[-1]
+    if last == structure("L5").id and not _touches_bottom(case, last):
+        last = structure("S1").id
+    return Hints(visible=(levels[0], last))
+
+
+def _touches_bottom(case: ValidationCase, sid: int) -> bool:
+    return bool(np.isin(case.label[:, -1], (sid, sid + 100)).any())
+
+
+def rows(bank: Path) -> list[Row]:
+    """The trained rows, then those which score `both` otherwise."""
+    resources = {"text_bank": str(bank)}
+    trained = {
+        name: Row(
+            name, make_config("atm-net", "small", **changes).model_dump(mode="json"), resources=resources,
+            data={"augmentation": AUGMENTATION},
+        )
+        for name, changes in TRAINED.items()
+    }  # fmt: skip
+    made = list(trained.values())
+    for view in (None, bottom_off):
+        for source, options in SOURCES.items():
+            name = f"both-{source}" + ("-bottom-off" if view else "")
+            told = visible if source == "range" else None
+            made.append(replace(trained["both"], name=name, options=options, trained_as="both", view=view, hints=told))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="ATM-Net's ablations.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--bank", type=Path, required=True, help="embedded prompts, of “spinesegai text-bank”")
+    parser.add_argument("--steps", type=int, default=Screening.steps)
+    parser.add_argument("--batch", type=int, default=Screening.batch)
+    parser.add_argument("--rows", nargs="*", help="only these")
+    parser.add_argument("--report", type=Path, help="also write the tables as this file with .md and .json")
+    arguments = parser.parse_args()
+    screening = Screening(steps=arguments.steps, batch=arguments.batch, patch=(128, 96))
+    manifest = write_manifest(arguments.data, arguments.output / "data")
+    folds = write_folds(manifest, arguments.output / "data", sources=("chu", "myo", "usp"))
+    wanted = [r for r in rows(arguments.bank) if not arguments.rows or r.name in arguments.rows]
+    results = run_rows(wanted, folds, arguments.output, screening)
+    found = report(results, [c for c in COMPARISONS if {c.row, c.base} <= results.keys()], DECIDING)
+    tables = markdown(found)
+    print(tables)
+    if arguments.report:
+        arguments.report.with_suffix(".md").write_text(tables, encoding="utf-8")
+        arguments.report.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

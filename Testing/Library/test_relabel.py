@@ -1,0 +1,186 @@
+"""``spinesegai relabel``: steps in their order, what it refuses, and that it leaves nothing half-done."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicerio
+
+from SpineSegAILib import cli
+from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, structure
+from SpineSegAILib.results import Segmentation, read_segmentation
+
+SCHEME = SCHEMES["lumbar-mr"]
+COLUMN = "L1 L1/L2 L2 L2/L3 L3 L3/L4 L4"
+
+
+def column(names: str = COLUMN) -> Segmentation:
+    """Blocks one below the other, each 10 rows (mm) high."""
+    values = np.zeros((6, 110, 20), np.int16)
+    for k, name in enumerate(names.split()):
+        values[1:5, 5 + 12 * k : 15 + 12 * k, 4:16] = structure(name).id
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((1.0, 1.0, 4.0))
+    image.SetDirection((0, 0, 1, 1, 0, 0, 0, -1, 0))
+    return Segmentation(image, SCHEME, confidence={20: 0.5})
+
+
+def point_in(k: int) -> str:
+    """A point in the k-th block."""
+    return ",".join(f"{x:g}" for x in column().labels.TransformIndexToPhysicalPoint((10, 10 + 12 * k, 3)))
+
+
+@pytest.fixture(params=["spine.seg.nrrd", "spine.nii.gz"])
+def spine(request, tmp_path):
+    column().write(tmp_path / request.param)
+    return tmp_path / request.param
+
+
+def relabel(path, *words: str) -> list[str]:
+    """Names from top to bottom after `spinesegai relabel`."""
+    output = path.with_name("out.seg.nrrd")
+    assert cli.main(["relabel", str(path), "--output", str(output), *words]) == 0
+    values = sitk.GetArrayFromImage(read_segmentation(output).labels)
+    values = values[3, :, 10]
+    return [STRUCTURES[int(v)].name for v in values[np.flatnonzero(np.diff(values, prepend=0))] if v]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--shift", "up"], "T12 T12/L1 L1 L1/L2 L2 L2/L3 L3"),
+        (["--shift", "up", "--from", "L2"], "T12 T12/L1 L1 L1/L2 L3 L3/L4 L4"),
+        (["--shift", "down", "--from", "L3", "--direction", "below"], "L1 L1/L2 L2 L2/L3 L4 L4/L5 L5"),
+        (["--set", f"L5@{point_in(6)}"], "L2 L2/L3 L3 L3/L4 L4 L4/L5 L5"),
+        (["--set", "L4=L5"], "L2 L2/L3 L3 L3/L4 L4 L4/L5 L5"),
+        (["--set", f"T12@{point_in(0)}", "--direction", "above"], "T12 T12/L1 L2 L2/L3 L3 L3/L4 L4"),
+        (["--swap", "L1,L3"], "L3 L1/L2 L2 L2/L3 L1 L3/L4 L4"),
+        (["--merge", "L2,L3"], "L2 L2/L3 L3 L3 L3 L3/L4 L4"),
+        (["--delete", "L1,L1/L2"], "L2 L2/L3 L3 L3/L4 L4"),
+        (["--insert", "L3"], "T12 T12/L1 L1 L1/L2 L2 L2/L3 L4"),
+        (["--set", "L4=L5", "--counting", "L6", "--delete", "L3"], "L3/L4 L4 L4/L5 L5 L5/S1 L6"),
+        (["--shift", "up", "--shift", "down"], COLUMN),
+        (["--split", "L3", "--normal", "0,0,1"], "T12 T12/L1 L1 L1/L2 L2 L3 L3/L4 L4"),
+        ([f"--split=L4@{point_in(6)}", "--direction", "below"], "L1 L1/L2 L2 L2/L3 L3 L3/L4 L4 L5"),
+    ],
+)
+def test_steps(spine, words, expected):
+    assert relabel(spine, *words) == expected.split()
+
+
+def test_two_anchors_that_agree(spine):
+    assert relabel(spine, "--set", f"L5@{point_in(6)}", "--set", f"L4@{point_in(4)}")[-1] == "L5"
+
+
+def test_the_log_and_confidence_go_along(spine, capsys):
+    relabel(spine, "--shift", "up", "--delete", "L3")
+    shown = capsys.readouterr().out
+    assert "Shift levels up: L1 → T12, L1/L2 → T12/L1" in shown and "Delete L3: L3 → removed" in shown
+    result = read_segmentation(spine.with_name("out.seg.nrrd"))
+    assert [e.tool for e in result.corrections.entries] == ["shift", "delete"]
+    assert result.confidence == {structure("T12").id: 0.5}
+
+
+def test_what_was_done_as_json(spine, capsys):
+    relabel(spine, "--shift", "up", "--json", "-")
+    document = json.loads(capsys.readouterr().out)
+    assert [e["tool"] for e in document["corrections"]["entries"]] == ["shift"]
+    assert document["structures"][0]["structure"] == "T12"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "There is nothing to correct"),
+        (["--shift", "sideways"], "no direction to shift in"),
+        (["--shift", "down", "--shift", "down", "--shift", "down"], "L5/S1 would come to lie below the sacrum"),
+        (["--shift", "up"] * 5, "T9 would become T8, which lies beyond the label scheme “lumbar-mr”"),
+        (["--set", "L5@0,0,500"], r"lies outside the image"),
+        (["--set", "L5@0,0,0"], "only background at"),
+        (["--set", f"L5@{point_in(6)}", "--set", f"L2@{point_in(4)}"], "contradicts another step: there lies L3"),
+        (["--delete", "L5"], "L5 is not labelled"),
+        (["--delete", COLUMN.replace(" ", ",")], "Nothing would be left"),
+        (["--shift", "up", "--lock", "L2"], "L2 is locked"),
+        (["--shift", "up", "--lock", COLUMN.replace(" ", ",")], "Every structure is locked"),
+    ],
+)
+def test_what_cannot_be_done(spine, capsys, words, message):
+    output = spine.with_name("out.nii.gz")
+    assert cli.main(["relabel", str(spine), "--output", str(output), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists() and not output.with_name("out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from", "L3", "--shift", "up"], "--from belongs to the step before it"),
+        (["--swap", "L1,L2", "--direction", "above"], "--swap takes no --direction"),
+        (["--set", "L5"], "says not which one"),
+        (["--set", "L5@1,2"], "is no point"),
+        (["--merge", "L1"], "does not name two structures"),
+        (["--delete", "Q7"], "“Q7” is not a structure"),
+        (["--split", "L1", "--normal", "nan,0,0"], "is no point"),
+    ],
+)
+def test_flags_that_mean_nothing(spine, capsys, words, message):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["relabel", str(spine), "--output", str(spine.with_name("out.nii.gz")), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_files(spine, capsys):
+    for words, message in (
+        ([str(spine), "--output", str(spine)], "has two parts to play"),
+        ([str(spine), "--output", str(spine.parent / "none" / "a.nii.gz")], "does not exist"),
+        ([str(spine), "--output", str(spine.parent / "a.txt")], "has no suffix that a segmentation is written to"),
+        ([str(spine.parent / "none.nii.gz"), "--output", str(spine.parent / "a.nii.gz")], "is not there"),
+    ):
+        assert cli.main(["relabel", *words, "--shift", "up"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def edited(path, change) -> None:
+    """The file after `change` was made to its segments, as a reader would in Slicer."""
+    document = slicerio.read_segmentation(str(path))
+    change(document)
+    slicerio.write_segmentation(str(path), document)
+
+
+def test_a_segment_renamed_by_hand(tmp_path, capsys):
+    path = tmp_path / "spine.seg.nrrd"
+    column().write(path)
+
+    def rename(document):
+        document["segments"][0]["name"] = "L2 vertebra"
+
+    edited(path, rename)
+    assert cli.main(["relabel", str(path), "--output", str(tmp_path / "a.nii.gz"), "--shift", "up"]) == 2
+    assert "The segment “L2 vertebra” was renamed by hand: it is recorded as L1" in capsys.readouterr().err
+
+
+def test_segments_that_overlap(tmp_path, capsys):
+    path = tmp_path / "spine.seg.nrrd"
+    column("L1 L2").write(path)
+
+    def overlap(document):
+        one = np.asarray(document["voxels"])
+        two = np.zeros_like(one)
+        two[4:16, 10:20, 1:5] = 1
+        document["voxels"] = np.stack([np.where(one == 20, one, 0), two])
+        document["segments"][1] |= {"layer": 1, "labelValue": 1}
+
+    edited(path, overlap)
+    assert cli.main(["relabel", str(path), "--output", str(tmp_path / "a.nii.gz"), "--shift", "up"]) == 2
+    assert "L1 and L2 overlap in 240 voxels" in capsys.readouterr().err
+    assert read_segmentation(path).present == [20, 21]
+
+
+def test_a_plain_label_image(tmp_path):
+    image = column("T8 T9").labels
+    sitk.WriteImage(image, str(tmp_path / "plain.nii.gz"))
+    assert relabel(tmp_path / "plain.nii.gz", "--shift", "up") == ["T7", "T8"]

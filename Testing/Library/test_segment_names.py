@@ -1,0 +1,102 @@
+"""English names of segments, and what is not understood."""
+
+import pytest
+
+from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, display_name
+from SpineSegAILib.datasets.segment_names import parse_table, parse_target, place, read_table, structure_of_name
+from SpineSegAILib.errors import DatasetError
+from SpineSegAILib.terminology import terminology_entry
+
+
+@pytest.mark.parametrize(
+    ("names", "structure"),
+    [
+        (["L4", "l4", "L4 vertebra", "vertebra L4", "Vertebra_L4", "vertebrae_L4", "L4 vertebral body", "VB L4",
+          "lumbar vertebra 4", "4th lumbar vertebra", "fourth lumbar vertebra", "L4 (body)", "Lumbar 4"], "L4"),
+        (["T12", "TH12", "Th 12".replace(" ", ""), "D12", "thoracic vertebra 12", "T12 vertebra"], "T12"),
+        (["S1", "sacrum", "Sacrum S1"], "S1"),
+        (["L4/5", "L4-5", "L4_5", "L4/L5", "L4-L5", "L4 - L5", "L4–L5", "L4L5", "L4-L5 disc", "disc L4/L5", "Disk L4-5",
+          "disc between L4 and L5", "IVD_L4-L5", "intervertebral disc L4/L5", "L5/L4"], "L4/L5"),
+        (["L5/S1", "L5-S1", "L5/S", "disc L5S1", "L5/L6"], "L5/S1"),
+        (["L6/S1", "disc L6-S1"], "L6/S1"),
+        (["T12/L1", "Th12-L1 disc", "T12/T13"], "T12/L1"),
+        (["C7/T1"], "C7/T1"),
+        (["canal", "spinal canal", "Spinal_Canal", "vertebral canal"], "canal"),
+        (["cord", "spinal cord", "myelon"], "cord"),
+        (["vertebra", "Vertebrae", "vertebral body"], "vertebra"),
+        (["disc", "intervertebral discs"], "disc"),
+    ],
+)  # fmt: skip
+def test_names_that_are_understood(names, structure):
+    for name in names:
+        found = structure_of_name(name)
+        assert found and STRUCTURES[found[0]].name == structure, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "L4 tumour", "L4/L6", "disc L4", "L4_1", "Segment_1", "left psoas", "L7", "T14", "C1/C2", "liver", "L4 L5 S1",
+     "L4 and L5", "L4 pedicle", "bone metastasis", "spine", "lumbar spine", "canal stenosis", "cage L4/L5", "S2", "45"],
+)  # fmt: skip
+def test_names_that_are_not(name):
+    assert structure_of_name(name) is None
+
+
+def test_every_name_that_we_give_is_understood():
+    for scheme in SCHEMES.values():
+        for s in scheme.structures:
+            if s.kind.value not in ("artery", "vein"):
+                name = display_name(s.id, scheme.ids, scheme.extent)
+                assert structure_of_name(name)[0] == s.id, name
+                assert structure_of_name(f"{name} (unvalidated)")[0] == s.id, name
+
+
+def test_extent_is_read_from_the_name():
+    assert structure_of_name("L4 vertebra (body)")[1] is Extent.BODY
+    assert structure_of_name("whole vertebra L4")[1] is Extent.WHOLE
+    assert structure_of_name("L4")[1] is None
+    assert structure_of_name("disc L4/L5")[1] is None
+
+
+def test_the_readers_word_goes_before_tag_terminology_and_name():
+    entry = terminology_entry(22, extent=Extent.BODY)
+    tags = {"SpineSegAI.StructureId": "21", "SpineSegAI.Scheme": "lumbar-mr", "TerminologyEntry": entry}
+    table = parse_table([("l5  VERTEBRA", "S1")])
+    assert place("L5 vertebra", tags, table).target == "S1"
+    by_tag = place("L5 vertebra", tags, {})
+    assert (by_tag.target, by_tag.how, by_tag.extent) == ("L2", "tag", Extent.BODY)
+    assert "taken as that" in by_tag.note and "L5 vertebra=L5" in by_tag.note
+    by_code = place("L5 vertebra", {"TerminologyEntry": entry}, {})
+    assert (by_code.target, by_code.how, by_code.extent) == ("L3", "terminology", Extent.BODY)
+    assert place("L5 vertebra", {}, {}).target == "L5"
+    tissue = (
+        "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^"
+    )
+    assert place("Segment_3", {"TerminologyEntry": tissue}, {}).target == ""
+
+
+def test_a_name_with_a_level_says_more_than_a_code_without():
+    generic = "x~SCT^123037004^Anatomical Structure~SCT^51282000^Vertebra~^^~y~^^~^^"
+    assert place("vertebra L4", {"TerminologyEntry": generic}, {}).target == "L4"
+    assert place("something", {"TerminologyEntry": generic}, {}).target == "vertebra"
+
+
+def test_structures_of_the_readers_own():
+    assert place("My Tumour", {}, {}, ["my tumour"]).target == "custom:my tumour"
+    assert parse_target(" custom: my  tumour ") == "custom:my tumour"
+    assert parse_target("l4") == "L4" and parse_target("disc L4-5") == "L4/L5" and parse_target("IGNORE") == "ignore"
+    assert parse_target("custom:L4") == "L4"
+    for wrong in ("custom:", "custom:a+b", "custom:7", "L9", ""):
+        with pytest.raises(DatasetError):
+            parse_target(wrong)
+
+
+def test_tables(tmp_path):
+    with pytest.raises(DatasetError, match="“A” is given two meanings"):
+        parse_table([("a", "L4"), ("A ", "L5")])
+    path = tmp_path / "names.json"
+    path.write_text('{"my tumour": "custom:tumour"}', encoding="utf-8")
+    assert parse_table(read_table(path)) == {"my tumour": "custom:tumour"}
+    path.write_text('["L4"]', encoding="utf-8")
+    with pytest.raises(DatasetError, match="is no table of names"):
+        read_table(path)
