@@ -267,6 +267,7 @@ def test_interruption_leaves_nothing(case, tiny_checkpoint, request_to_end):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout.readline() == "working\n"
     process.send_signal(request_to_end)

@@ -122,7 +122,16 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 300.0) -> No
         time.sleep(0.003)
 
 
-def test_killed_at_any_moment_the_losses_continue_identically(manifest, tmp_path):
+@pytest.fixture
+def one_thread():
+    """As in the processes that are started: sums over more threads round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_killed_at_any_moment_the_losses_continue_identically(manifest, tmp_path, one_thread):
     """Every step is saved, so that most of the time is saving: kills meet half-written files."""
     config = config_for(manifest, 40, report_every=1, save_every=1)
     straight = losses_of(run_here(config, tmp_path / "straight"))
