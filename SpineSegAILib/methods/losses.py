@@ -32,7 +32,8 @@ def marginal_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
     single = label >= 0
     # Most voxels have one label: picking it is several times quicker than a sum over the allowed channels.
     picked = logs.gather(1, label.clamp(min=0)[:, None])[:, 0][single]
-    inside = torch.logsumexp(_rows(logs, ~single).masked_fill(~_rows(allowed, ~single), -torch.inf), 1)
+    some = ~single & ~allowed.all(1)  # where everything is allowed the sum is one, up to rounding: nothing is taught
+    inside = torch.logsumexp(_rows(logs, some).masked_fill(~_rows(allowed, some), -torch.inf), 1)
     return -(picked.sum() + inside.sum()) / label.numel()
 
 

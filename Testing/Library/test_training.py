@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.checkpoints import read_header
