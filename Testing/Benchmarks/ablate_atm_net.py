@@ -14,12 +14,11 @@ numbers may contain, not a result on new images.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ablation import Comparison, Row, Screening, markdown, report, run_rows, write_folds
+from ablation import Comparison, Row, Screening, run_and_report, write_folds
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind, structure
@@ -124,13 +123,7 @@ def main() -> None:
     manifest = write_manifest(arguments.data, arguments.output / "data")
     folds = write_folds(manifest, arguments.output / "data", sources=("chu", "myo", "usp"))
     wanted = [r for r in rows(arguments.bank) if not arguments.rows or r.name in arguments.rows]
-    results = run_rows(wanted, folds, arguments.output, screening)
-    found = report(results, [c for c in COMPARISONS if {c.row, c.base} <= results.keys()], DECIDING)
-    tables = markdown(found)
-    print(tables)
-    if arguments.report:
-        arguments.report.with_suffix(".md").write_text(tables, encoding="utf-8")
-        arguments.report.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report)
 
 
 if __name__ == "__main__":

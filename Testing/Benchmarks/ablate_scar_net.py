@@ -1,4 +1,4 @@
-"""SCAR-Net's mechanisms and its mixed supervision, row by row: what `RESULTS-scar-net.md` reports.
+"""SCAR-Net's mechanisms and its mixed supervision, row by row.
 
     python Testing/Benchmarks/ablate_scar_net.py DATA OUTPUT [--steps N] [--rows NAME …] [--report FILE]
 
@@ -13,12 +13,11 @@ each batch, of which the segmentation network sees nothing.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ablation import Comparison, Entries, Row, Screening, markdown, report, run_rows, train_start, write_folds
+from ablation import Comparison, Entries, Row, Screening, run_and_report, train_start, write_folds
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES
@@ -103,13 +102,7 @@ def main() -> None:
     start = train_start(every[0], manifest, ("mri2d",), arguments.output, screening, START_STEPS, PHANTOMS)
     screening = replace(screening, start_from=str(start))
     wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
-    results = run_rows(wanted, folds, arguments.output, screening)
-    found = report(results, [c for c in COMPARISONS if {c.row, c.base} <= results.keys()], DECIDING)
-    tables = markdown(found)
-    print(tables)
-    if arguments.report:
-        arguments.report.with_suffix(".md").write_text(tables, encoding="utf-8")
-        arguments.report.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report)
 
 
 if __name__ == "__main__":

@@ -328,6 +328,25 @@ def paired(
     }  # fmt: skip
 
 
+def run_and_report(
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    deciding: Sequence[str],
+    folds: Sequence[tuple[Path, Path]],
+    output: Path,
+    screening: Screening,
+    path: Path | None,
+) -> None:
+    """Run the rows, print the tables of the comparisons that they allow, and write them beside `path` (.md, .json)."""
+    results = run_rows(rows, folds, output, screening)
+    found = report(results, [c for c in comparisons if {c.row, c.base} <= results.keys()], deciding)
+    tables = markdown(found)
+    print(tables)
+    if path:
+        path.with_suffix(".md").write_text(tables, encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
 def report(
     results: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison], metrics: Sequence[str]
 ) -> dict[str, Any]:
