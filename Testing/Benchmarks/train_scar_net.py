@@ -4,7 +4,8 @@
 
 Killed, it goes on where it was when it is started again. DATA as for `train_default.py`. The
 heatmaps' weight grows once the segmentation network knows what things are; the later stages see mostly the volumes that
-are drawn slice by slice, and the last one larger windows. The last weights are the result: nothing is chosen.
+are drawn slice by slice, and the last two larger windows. The last stage also learns what nobody drew, as the default
+checkpoint sees it (`complete.py`). The last weights are the result: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from complete import complete
 from train_default import PIXEL_MM, write_manifest
 
 from SpineSegAILib.imaging import Preprocessing
@@ -29,6 +31,7 @@ WHOLE = (320, 192)
 ALL = DataConfig(phantoms=120, phantom_share=0.3)
 EDGES = DataConfig(phantoms=120, phantom_share=0.15, source_weights=DRAWN_SLICE_BY_SLICE, labelled_share=0.65)
 CUT = EDGES.model_copy(update={"patch": WHOLE, "augmentation": AugmentationConfig(crop_probability=0.7)})
+FINE = CUT.model_copy(update={"augmentation": AugmentationConfig(crop_probability=0.5, elastic_probability=0.2)})
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Stage:
         schedule: hours over which the learning rate falls.
         hours: when it ends.
         method: what differs from `METHOD`.
+        completed: whether structures that nobody drew are learnt too.
     """
 
     folder: str
@@ -49,6 +53,7 @@ class Stage:
     seed: int
     method: dict[str, Any] = field(default_factory=dict)
     batch: int = 8
+    completed: bool = False
 
 
 STAGES = (
@@ -57,6 +62,7 @@ STAGES = (
     Stage("run3", 0.28, 0.28, 6e-4, EDGES, 37),  # where edges lie
     Stage("run4", 0.205, 0.2, 8e-4, EDGES.model_copy(update={"patch": WHOLE}), 38, batch=4),  # the whole height at once
     Stage("run5", 0.145, 0.135, 8e-4, CUT, 39, batch=4),  # whatever part of it is cut off
+    Stage("run6", 0.25, 0.25, 6e-4, FINE, 40, batch=4, completed=True),  # all edges, down to a rate of zero
 )
 
 
@@ -102,9 +108,10 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
     dataset = write_manifest(arguments.data, arguments.output / "data")
+    completed = complete(dataset, arguments.output / "completed")
     start = None
     for stage in STAGES:
-        run = train(stage, dataset, arguments.output, start)
+        run = train(stage, completed if stage.completed else dataset, arguments.output, start)
         start = run.last
     print(f"wrote {run.last}")
 
