@@ -161,6 +161,14 @@ class Method(nn.Module):
             ConfigError: one is missing or does not fit.
         """
 
+    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a starting checkpoint under the names that this method gives them.
+
+        Those whose name or shape does not fit are left out by the caller. A method that holds another one's network
+        says here where it is.
+        """
+        return dict(state)
+
     def prepare_training(self, start: Mapping[str, Any] | None) -> None:
         """Called once before a new run's first step, after the weights of its starting checkpoint were taken over.
 

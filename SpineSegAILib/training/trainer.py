@@ -619,7 +619,7 @@ def load_matching(method: Method, checkpoint: str) -> int:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: nothing fits.
     """
-    theirs = load_tensors(find_checkpoint(checkpoint))
+    theirs = method.adopted(load_tensors(find_checkpoint(checkpoint)))
     mine = method.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
     if not fitting:

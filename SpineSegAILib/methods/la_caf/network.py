@@ -21,7 +21,7 @@ from ...errors import ConfigError
 from ...hints import Hints
 from ..base import Batch, Context, Method
 from ..losses import rank_loss
-from .backbones import SwinUNETR3D, UNet3D
+from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
 from .config import LaCafConfig
 from .embeddings import encode_prompts, encoder, unit_rms
 from .losses import masked_sigmoid_loss
@@ -178,6 +178,9 @@ class LaCafMethod(Method):
         self.divisor = config.divisor
         if config.backbone == "unet":
             self.backbone: nn.Module = UNet3D(config.input_channels, config.widths, config.strides)
+        elif config.backbone == "resenc":
+            blocks = config.blocks or (2,) * len(config.widths)
+            self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:
             self.backbone = SwinUNETR3D(config.input_channels, config.widths[0])
         full, deep = self.backbone.full_width, self.backbone.bottleneck_width
@@ -209,6 +212,12 @@ class LaCafMethod(Method):
     def embeddings(self) -> Tensor:
         """(K, text width) the text vectors, in the scheme's order."""
         return torch.stack([self.classes[str(i)].embedding for i in self.scheme.ids])
+
+    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Also the network of the default method, where the backbone is made like it."""
+        return {
+            k.replace("network.", "backbone.slices.", 1) if k.startswith("network.") else k: v for k, v in state.items()
+        }
 
     def prepare_training(self, start: Mapping[str, Any] | None) -> None:
         """Fill the text vectors. Those of the starting checkpoint stay where they are of the same encoder and text.

@@ -76,13 +76,22 @@ class ResEncUNet(nn.Module):
             self.decoder.append(ResidualBlock(dims, 2 * widths[level], widths[level], (1,) * dims))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        skips = []
+        return self.decode(self.encode(x))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Encoder features, finest first."""
+        features = []
         for stage in self.encoder:
             x = stage(x)
-            skips.append(x)
+            features.append(x)
+        return features
+
+    def decode(self, encoded: list[Tensor]) -> list[Tensor]:
+        """Decoder features, finest first, of encoder features; the deepest of both are the same."""
+        x = encoded[-1]
         features = [x]
         for level in reversed(range(len(self.up))):
-            x = self.decoder[level](torch.cat([self.up[level](x), skips[level]], 1))
+            x = self.decoder[level](torch.cat([self.up[level](x), encoded[level]], 1))
             features.append(x)
         return features[::-1]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..resenc_unet.network import ResEncUNet
 from .layers import group_norm
 
 
@@ -33,9 +34,7 @@ class ConditionalUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(_double(2 * width, width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], outputs, 1)
-        # The level is a coarse fact about the place: read it off features with a quarter of the resolution.
-        self.rank_level = min(2, len(widths) - 1)
-        self.rank_head = nn.Conv2d(widths[self.rank_level], 1, 1) if rank else None
+        self.rank_head = RankHead(widths) if rank else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         features: list[Tensor] = []
@@ -46,12 +45,51 @@ class ConditionalUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = self.decoder[level](torch.cat([self.up[level](x), features[level]], 1))
             decoded.append(x)
-        rank = None
-        if self.rank_head is not None:
-            # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
-            rank = self.rank_head(decoded[::-1][self.rank_level]).float() * 4.0 + 3.0
-            rank = F.interpolate(rank, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        rank = None if self.rank_head is None else self.rank_head(decoded[::-1])
         return self.head(x), rank, features
+
+
+class ResidualConditionalUNet(nn.Module):
+    """The same of residual blocks, as the default method's network, whose weights fit (our addition).
+
+    Args:
+        inputs: channels of the network's own input (image and coordinates) and of the fused features after them.
+        widths, blocks: channels and residual blocks per resolution, finest first.
+        outputs: channels of the result.
+        rank: whether a rank head reads the decoder.
+
+    Returns of `forward`: as `ConditionalUNet`'s.
+    """
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], blocks: Sequence[int], outputs: int, *, rank: bool = False
+    ) -> None:
+        super().__init__()
+        self.network = ResEncUNet(2, inputs, tuple(widths), tuple(blocks))
+        self.head = nn.Conv2d(widths[0], outputs, 1)
+        self.rank_head = RankHead(widths) if rank else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        encoded = self.network.encode(x)
+        decoded = self.network.decode(encoded)
+        rank = None if self.rank_head is None else self.rank_head(decoded)
+        return self.head(decoded[0]), rank, encoded
+
+
+class RankHead(nn.Conv2d):
+    """(B, H, W) rank of decoder features, finest first.
+
+    The level is a coarse fact about the place: it is read off features with a quarter of the resolution.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self.level = min(2, len(widths) - 1)
+        super().__init__(widths[self.level], 1, 1)
+
+    def forward(self, decoded: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
+        rank = super().forward(decoded[self.level]).float() * 4.0 + 3.0
+        return F.interpolate(rank, decoded[0].shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:

@@ -25,6 +25,12 @@ class VerdiffNetConfig(MethodConfig):
     prior_widths: tuple[int, ...] = Field(
         (32, 64, 128, 256, 512), min_length=2, description="channels per resolution of the conditional U-Net"
     )
+    prior_blocks: tuple[int, ...] = Field(
+        (),
+        description="residual blocks per resolution of the conditional U-Net, which is then made like the default "
+        "method's and sees the image beside the fused features, so that it can start from its weights (our addition); "
+        "empty: plain convolutions, as published",
+    )
     widths: tuple[int, ...] = Field(
         (128, 128, 256, 256, 512, 512),
         min_length=2,
@@ -68,7 +74,8 @@ class VerdiffNetConfig(MethodConfig):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"scheme": "vertebra", "coordinates": False},
         "small": {
-            "prior_widths": (16, 32, 64, 96, 128),
+            "prior_widths": (16, 32, 64, 128, 176),
+            "prior_blocks": (1, 2, 2, 2, 1),
             "widths": (24, 48, 64, 96, 96),
             "patch": 2,
             "blocks": 1,
@@ -99,6 +106,8 @@ class VerdiffNetConfig(MethodConfig):
             raise ValueError("Verdiff-Net works on slices: dims must be 2")
         if any(width % 2 for width in (*self.widths, *self.prior_widths)):
             raise ValueError("widths and prior_widths must be even")
+        if self.prior_blocks and len(self.prior_blocks) != len(self.prior_widths):
+            raise ValueError("prior_widths and prior_blocks must have the same length")
         if self.patch not in (1, 2, 4):
             raise ValueError("patch must be 1, 2 or 4")
         if any(kernel % 2 == 0 for kernel in self.msfm_kernels):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ..base import Batch, Context, Method
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
-from .conditional_unet import ConditionalUNet
+from .conditional_unet import ConditionalUNet, ResidualConditionalUNet
 from .config import VerdiffNetConfig
 from .corruption import corrupted
 from .diffusion import SAMPLERS, SAMPLES, RecentredDiffusion, Sampling
@@ -67,11 +67,14 @@ class VerdiffNet(Method):
         inputs, width = config.input_channels, config.msfm_width
         self.fusion: nn.Module = MSFM(inputs, width, config.msfm_kernels) if config.msfm else PlainStem(inputs, width)
         # Background's logit is zero, so that with one structure its probability is σ(l), as in the paper.
-        self.conditional = (
-            ConditionalUNet(width, config.prior_widths, self.scheme.channels - 1, rank=config.rank_weight > 0)
-            if config.prior
-            else None
-        )
+        outputs, rank = self.scheme.channels - 1, config.rank_weight > 0
+        self.conditional: nn.Module | None = None
+        if config.prior and config.prior_blocks:
+            self.conditional = ResidualConditionalUNet(
+                inputs + width, config.prior_widths, config.prior_blocks, outputs, rank=rank
+            )
+        elif config.prior:
+            self.conditional = ConditionalUNet(width, config.prior_widths, outputs, rank=rank)
         self.denoiser = DiffusionUNet(
             self.encoding.channels,
             width,
@@ -94,11 +97,12 @@ class VerdiffNet(Method):
 
     def condition(self, images: Tensor, coordinates: Tensor) -> _Condition:
         """Image features and prior."""
-        fused = self.fusion(self.network_input(images, coordinates))
+        own = self.network_input(images, coordinates)
+        fused = self.fusion(own)
         if self.conditional is None:
             shape = (len(images), self.scheme.channels, *images.shape[2:])
             return _Condition(fused, [], torch.zeros(shape, device=images.device), None)
-        logits, rank, features = self.conditional(fused)
+        logits, rank, features = self.conditional(torch.cat([own, fused], 1) if self.config.prior_blocks else fused)
         return _Condition(fused, features, F.pad(logits.float(), (0, 0, 0, 0, 1, 0)), rank)
 
     def center(self, probabilities: Tensor) -> Tensor:
@@ -110,6 +114,20 @@ class VerdiffNet(Method):
         # (f + 1) / 2 for a binary mask; without a prior f = 0, which is one half.
         share = 1 - probabilities[:, :1] if self.config.prior else torch.full_like(probabilities[:, :1], 0.5)
         return self.denoiser.guidance(c.fused, c.features, center, share)
+
+    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Also the default method's network, for a conditional U-Net made like it; the fused features count nothing
+        at first."""
+        if not self.config.prior_blocks or not any(name.startswith("network.") for name in state):
+            return dict(state)
+        mine = self.state_dict()
+        found: dict[str, Tensor] = {}
+        for name, value in state.items():
+            name = f"conditional.{name}" if name.startswith(("network.", "rank_head.")) else name
+            if name in mine and mine[name].ndim == 4 == value.ndim and mine[name].shape[1] > value.shape[1]:
+                value = F.pad(value, (0, 0, 0, 0, 0, mine[name].shape[1] - value.shape[1]))
+            found[name] = value
+        return found
 
     # --- training --------------------------------------------------------------------------------------------------
 
