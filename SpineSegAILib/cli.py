@@ -560,11 +560,14 @@ def _text_bank(args: argparse.Namespace) -> None:
     if not texts:
         raise ConfigError(f"{args.method} needs no text bank.", "Choose another method.")
     from .text.bank import TextBank, write_bank
-    from .text.encoders import make_encoder
+    from .text.encoders import SentenceMeans, make_encoder
 
     with _progress(args.quiet) as report:
         report(0.0, "loading the text encoder")
-        write_bank(args.output, texts, make_encoder(args.encoder, texts), config.scheme, report)
+        encoder = make_encoder(args.encoder, texts)
+        if config.whole_sentences:
+            encoder = SentenceMeans(encoder)
+        write_bank(args.output, texts, encoder, config.scheme, report)
     if not args.quiet:
         bank = TextBank(args.output)
         print(f"{len(texts)} prompts of up to {bank.longest} tokens, width {bank.width}, by {bank.encoder}")

@@ -27,7 +27,7 @@ from .volume_passes import Cancel, Progress, stop_if, volume_evidence
 
 OPTIONS: Mapping[str, str] = {
     "batch": "slices per pass of a 2D network (default 8)",
-    "overlap": "share of overlap of a 3D network's windows (default 0.5)",
+    "overlap": "share of overlap of a network's windows (default 0.5, or as the method wants it)",
     "mirror": "3D: average with the pass over the left-right mirrored volume (default off)",
     "scale": "size of the anatomy over an adult's (by default found in a first pass, where it differs much)",
     "consistency": "off: the network's own classes, without anatomical consistency (for research)",

@@ -107,6 +107,14 @@ class _Work:
     memory: dict[Any, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def overlap(self) -> float:
+        """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
+        overlap = float(self.options.get("overlap", self.method.overlap))
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
+        return overlap
+
     def evidence(self, stacked: Tensor, **context: Any) -> dict[str, Tensor]:
         """The method's evidence for (B, 1 + dims [+ 1], *spatial): image, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
@@ -171,7 +179,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                 ),
                 None if placed is None else placed[start:stop],
             )
-            maps = _windowed(predict, stacked, window, work.options) if window else predict(stacked, (0, 0))
+            maps = _windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
                 points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
@@ -213,7 +221,7 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     mirror = is_on(work.options.get("mirror", "off"))
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
-    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.options))
+    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
@@ -224,11 +232,11 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
         tick(1.0)
         return maps
 
-    maps = _windowed(predict, stacked, window, work.options)
+    maps = _windowed(predict, stacked, window, work.overlap)
     if mirror:
         turned = stacked.flip(2)
         turned[:, 1] *= -1  # positions are the mirrored volume's own
-        for name, value in _windowed(predict, turned, window, work.options).items():
+        for name, value in _windowed(predict, turned, window, work.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
     return {name: value[0][(..., *inner)].numpy() for name, value in maps.items()}
 
@@ -237,7 +245,7 @@ def _windowed(
     predict: Callable[[Tensor, tuple[int, ...]], dict[str, Tensor]],
     data: Tensor,
     window: tuple[int, ...],
-    options: Mapping[str, Any],
+    overlap: float,
 ) -> dict[str, Tensor]:
     """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape.
 
@@ -249,9 +257,10 @@ def _windowed(
     Args:
         predict: of a window and where it begins.
         data: (B, C, *spatial), no smaller than the window.
+        overlap: of neighbouring windows, as a share of their side.
     """
     size = data.shape[2:]
-    places = _window_places(size, window, options)
+    places = _window_places(size, window, overlap)
     bump = _bump(window)
     total = torch.zeros(tuple(size))
     for place in places:
@@ -285,11 +294,8 @@ def _strongest(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(heights[1] > heights[0], other, one)
 
 
-def _window_places(shape: Sequence[int], window: Sequence[int], options: Mapping[str, Any]) -> list[tuple[slice, ...]]:
+def _window_places(shape: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[slice, ...]]:
     """Where windows lie: evenly spread, the first and last at the edges, no farther apart than the overlap allows."""
-    overlap = float(options.get("overlap", 0.5))
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
     starts = []
     for full, side in zip(shape, window, strict=True):
         steps = math.ceil((full - side) / max(1, side * (1 - overlap)))

@@ -40,6 +40,11 @@ class MethodConfig(BaseModel):
         """Every sentence that the method may need embedded (`text.bank`); none for most."""
         return []
 
+    @property
+    def whole_sentences(self) -> bool:
+        """Whether the text bank holds a vector per sentence, not per word."""
+        return False
+
     def with_resources(self, resources: Mapping[str, str]) -> MethodConfig:
         """This configuration with what only the files of a training run say, such as the width of text features.
 

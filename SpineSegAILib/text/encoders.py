@@ -133,6 +133,17 @@ class ClipEncoder:
         return parts
 
 
+class SentenceMeans:
+    """Another encoder's token features averaged: one vector per sentence, as sentence encoders are meant to be read."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.name, self.width, self._encoder = encoder.name, encoder.width, encoder
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """(1, width) per sentence."""
+        return [tokens.mean(0, keepdim=True) for tokens in self._encoder.encode(texts)]
+
+
 def tiny_offline_encoder(texts: Sequence[str], width: int = 32, seed: int = 0) -> BertEncoder:
     """A small BERT with random weights, one token per word of `texts`: nothing is downloaded.
 

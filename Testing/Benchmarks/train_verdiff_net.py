@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from complete import TEACHER, complete
-from train_default import PIXEL_MM, write_manifest
+from train_default import write_manifest
 
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.methods.catalog import make_config
@@ -23,7 +23,9 @@ from SpineSegAILib.training.config import AugmentationConfig, DataConfig, Optimi
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
+PIXEL_MM = 1.5
 DATA = DataConfig(
+    patch=(160, 128),
     phantoms=120,
     phantom_share=0.15,
     source_weights={"chu": 3.0, "myo": 4.0, "usp": 3.0, "mri2d": 1.0},
@@ -37,13 +39,13 @@ class Stage:
     """One run, which starts from the weights of the one before."""
 
     name: str
-    hours: float
+    steps: int
     rate: float
     seed: int
     ema: float
 
 
-STAGES = (Stage("prior", 0.3, 1e-3, 40, 0.995), Stage("denoise", 0.3, 1e-3, 40, 0.998))
+STAGES = (Stage("prior", 500, 1e-3, 35, 0.99), Stage("denoise", 600, 1e-3, 35, 0.995))
 
 
 def train(stage: Stage, dataset: Path, output: Path, start: str | Path) -> RunDirectory:
@@ -55,8 +57,7 @@ def train(stage: Stage, dataset: Path, output: Path, start: str | Path) -> RunDi
         preprocessing=Preprocessing(pixel_mm=PIXEL_MM),
         data=DATA,
         optimization=OptimizationConfig(
-            steps=20000,
-            hours=stage.hours,
+            steps=stage.steps,
             learning_rate=stage.rate,
             warmup=50,
             batch=8,

@@ -636,7 +636,7 @@ def test_a_new_structure_learns_alone_and_leaves_the_others_as_they_were():
         optimizer.step()
     with torch.inference_mode():
         after = logits_of(new.eval())
-    assert torch.allclose(after[:, :24], before, atol=1e-6)
+    assert torch.allclose(after[:, :24], before, atol=1e-5)  # products of another size round otherwise
     moved = [p for p in new.parameters() if p.requires_grad]
     assert moved and all(p.grad.abs().sum() > 0 for p in moved)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..resenc_unet.network import ResEncUNet
+from ..resenc_unet.network import PlacedFeatures, ResEncUNet
 
 Triple = tuple[int, int, int]
 
@@ -104,7 +104,8 @@ class SlicewiseResEnc(nn.Module):
         self.slices = ResEncUNet(2, len(self.channels), widths, blocks)
         self.down_across = nn.ModuleList(_Across(width) for width in widths)
         self.up_across = nn.ModuleList(_Across(width) for width in widths[:-1])
-        self.full_width, self.bottleneck_width = widths[0], widths[-1]
+        self.placed = PlacedFeatures(widths)
+        self.full_width, self.bottleneck_width = self.placed.width, widths[-1]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         batch = len(x)
@@ -114,10 +115,12 @@ class SlicewiseResEnc(nn.Module):
             x = across(stage(x), batch)
             skips.append(x)
         bottleneck = skips.pop()
+        decoded = [x]
         for level in reversed(range(len(skips))):
             x = self.slices.decoder[level](torch.cat([self.slices.up[level](x), skips[level]], 1))
             x = self.up_across[level](x, batch)
-        return _volume(x, batch), _volume(bottleneck, batch)
+            decoded.append(x)
+        return _volume(self.placed(decoded[::-1]), batch), _volume(bottleneck, batch)
 
 
 class _Across(nn.Module):

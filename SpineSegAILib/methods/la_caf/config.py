@@ -118,6 +118,13 @@ class LaCafConfig(MethodConfig):
         template = self.template or _TEMPLATES.get(scheme.modality, _TEMPLATES["any"])
         return {s.id: template.format(_spoken(s)) for s in scheme.structures}
 
+    def text_prompts(self) -> list[str]:
+        return list(self.prompts.values())
+
+    @property
+    def whole_sentences(self) -> bool:
+        return True
+
     @property
     def is_sided(self) -> bool:
         """True where structures are left or right, so that no image may be mirrored."""
@@ -167,7 +174,7 @@ class LaCafConfig(MethodConfig):
         return {
             "preprocessing": {"pixel_mm": 1.25 if small else 0.75},
             "data": {
-                "patch": (8, 192, 96) if self.backbone == "resenc" else (16, 128, 96) if small else (16, 160, 160)
+                "patch": (4, 192, 96) if self.backbone == "resenc" else (16, 128, 96) if small else (16, 160, 160)
             },
             "optimization": optimization,
         }

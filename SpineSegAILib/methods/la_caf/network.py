@@ -179,6 +179,7 @@ class LaCafMethod(Method):
         if config.backbone == "unet":
             self.backbone: nn.Module = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
+            self.overlap = 0.25  # it sees slices one by one, whose edges it has learnt to bear; half the work
             blocks = config.blocks or (2,) * len(config.widths)
             self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:

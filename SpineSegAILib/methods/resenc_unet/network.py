@@ -96,6 +96,29 @@ class ResEncUNet(nn.Module):
         return features[::-1]
 
 
+class PlacedFeatures(nn.Module):
+    """Full-resolution features, and beside them what a quarter of the resolution says about the place.
+
+    For classes that are levels: which one it is, is a coarse fact, while the finest features are few and tell edges.
+
+    Args:
+        widths: channels of the decoder features, finest first; two-dimensional ones.
+        place: channels for the place.
+    """
+
+    def __init__(self, widths: tuple[int, ...], place: int = 24) -> None:
+        super().__init__()
+        self.level = min(2, len(widths) - 1)
+        self.read = nn.Conv2d(widths[self.level], place, 1)
+        self.width = widths[0] + place
+
+    def forward(self, decoded: list[Tensor]) -> Tensor:
+        """(B, width, H, W) of decoder features, finest first."""
+        place = F.leaky_relu(self.read(decoded[self.level]), 0.01)
+        size = decoded[0].shape[2:]
+        return torch.cat([decoded[0], F.interpolate(place, size, mode="bilinear", align_corners=False)], 1)
+
+
 class ResEncUNetMethod(Method):
     """The default method: kinds and ranks, or classes (see `ResEncUNetConfig.output`)."""
 

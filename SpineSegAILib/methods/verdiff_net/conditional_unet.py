@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..resenc_unet.network import ResEncUNet
+from ..resenc_unet.network import PlacedFeatures, ResEncUNet
 from .layers import group_norm
 
 
@@ -66,14 +66,15 @@ class ResidualConditionalUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.network = ResEncUNet(2, inputs, tuple(widths), tuple(blocks))
-        self.head = nn.Conv2d(widths[0], outputs, 1)
+        self.placed = PlacedFeatures(tuple(widths))
+        self.head = nn.Conv2d(self.placed.width, outputs, 1)
         self.rank_head = RankHead(widths) if rank else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         encoded = self.network.encode(x)
         decoded = self.network.decode(encoded)
         rank = None if self.rank_head is None else self.rank_head(decoded)
-        return self.head(decoded[0]), rank, encoded
+        return self.head(self.placed(decoded)), rank, encoded
 
 
 class RankHead(nn.Conv2d):

@@ -1,0 +1,80 @@
+"""Trains the shipped checkpoint of LA-CAF, `lumbar-mr-la-caf`.
+
+    spinesegai text-bank --method la-caf --encoder ENCODER --output NAME.safetensors
+    python Testing/Benchmarks/train_la_caf.py DATA OUTPUT --bank NAME.safetensors
+
+Killed, it goes on where it was when it is started again. ENCODER as for `train_atm_net.py`; a checkpoint says what the
+bank's file is called. DATA as for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it
+(`complete.py`), and the backbone starts from that checkpoint's weights, as far as they fit. The last weights are the
+result: nothing is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from complete import TEACHER, complete
+from train_default import write_manifest
+
+from SpineSegAILib.imaging import Preprocessing
+from SpineSegAILib.methods.catalog import make_config
+from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig
+from SpineSegAILib.training.run import RunDirectory
+from SpineSegAILib.training.trainer import TrainingRequest, run_training
+
+PIXEL_MM = 1.5
+DATA = DataConfig(
+    patch=(4, 160, 96),
+    phantoms=120,
+    phantom_share=0.15,
+    source_weights={"chu": 3.0, "myo": 4.0, "usp": 3.0, "mri2d": 1.0},
+    labelled_share=0.75,
+    augmentation=AugmentationConfig(crop_probability=0.5, elastic_probability=0.2),
+)
+STEPS = 500
+
+
+def train(dataset: Path, output: Path, bank: Path) -> RunDirectory:
+    """The run, or what is left of it."""
+    encoder = {"text_encoder": f"bank:{bank}", "text_width": 384}
+    config = TrainingConfig(
+        name="Lumbar MR (LA-CAF)",
+        method=make_config("la-caf", "slices", **encoder).model_dump(mode="json"),
+        dataset=str(dataset),
+        preprocessing=Preprocessing(pixel_mm=PIXEL_MM),
+        data=DATA,
+        optimization=OptimizationConfig(
+            steps=STEPS,
+            learning_rate=1e-3,
+            weight_decay=1e-5,
+            warmup=50,
+            batch=2,
+            ema=0.99,
+            validate_every=20000,
+            save_every=100,
+            workers=0,
+        ),
+        start_from=TEACHER,
+        seed=35,
+    )
+    run = RunDirectory(output / "run")
+    if run.status().get("state") not in ("stopped", "finished"):
+        resume = run.config_file.exists()
+        report = lambda event: print(event, flush=True)  # noqa: E731
+        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache", report=report))
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the shipped checkpoint of LA-CAF.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--bank", type=Path, required=True, help="embedded prompts, of “spinesegai text-bank”")
+    arguments = parser.parse_args()
+    dataset = complete(write_manifest(arguments.data, arguments.output / "data"), arguments.output / "completed")
+    print(f"wrote {train(dataset, arguments.output, arguments.bank).last}")
+
+
+if __name__ == "__main__":
+    main()
