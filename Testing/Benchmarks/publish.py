@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -201,15 +202,22 @@ def calibrate(predictor: Predictor, dataset: Path, split: str) -> Calibration:
         return sum(sum(values) / len(values) for values in dice.values())
 
     best, best_score = Calibration(), score(Calibration())
-    for neighbour in (0.15, 0.3):
-        for vertebra in (0.5, 1.0, 1.5, 2.0):
-            for disc in (1.0, 2.0, 3.0):
-                offsets = {"vertebra": vertebra, "sacrum": vertebra, "disc": disc}
-                candidate = Calibration(offsets=offsets, neighbour=neighbour)
-                reached = score(candidate)
-                print(f"{neighbour:.2f} {vertebra:.1f} {disc:.1f}: {reached:.4f}", flush=True)
-                if reached > best_score:
-                    best, best_score = candidate, reached
+
+    def consider(neighbour: float, vertebra: float, disc: float) -> None:
+        nonlocal best, best_score
+        offsets = {"vertebra": vertebra, "sacrum": vertebra, "disc": disc}
+        candidate = Calibration(offsets=offsets, neighbour=neighbour)
+        reached = score(candidate)
+        print(f"{neighbour:.2f} {vertebra:.2f} {disc:.2f}: {reached:.4f}", flush=True)
+        if reached > best_score:
+            best, best_score = candidate, reached
+
+    for coarse in product((0.15, 0.3), (0.5, 1.0, 1.5), (1.0, 2.0)):
+        consider(*coarse)
+    for step in ((0.0, 0.0, 0.5), (0.0, 0.25, 0.0), (0.05, 0.0, 0.0)):  # then around the best, one after the other
+        middle = (best.neighbour, best.offsets.get("vertebra", 0.0), best.offsets.get("disc", 0.0))
+        for sign in (-1, 1):
+            consider(*(max(0.0, m + sign * s) for m, s in zip(middle, step, strict=True)))
     return best
 
 
