@@ -22,7 +22,7 @@ from SpineSegAILib.methods.la_caf import embeddings
 from SpineSegAILib.methods.la_caf.losses import masked_sigmoid_loss
 from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain, sinusoid
 from SpineSegAILib.results import Segmentation
-from SpineSegAILib.text.bank import write_bank
+from SpineSegAILib.text.bank import TextBank, write_bank
 from SpineSegAILib.training.config import TrainingConfig
 
 SIZES = (8, 16, 16)
@@ -572,15 +572,84 @@ def test_it_overfits_one_case_and_tells_the_classes_apart_by_their_text():
     assert (shuffled == label)[inside].float().mean() < 0.2  # text decides which head is whose
 
 
+def like_the_default(**values):
+    """A tiny default method, and a LA-CAF whose backbone is made like it and starts from its weights."""
+    shape = {"widths": (6, 8, 12), "blocks": (1, 1, 2)}
+    torch.manual_seed(3)
+    teacher = build_method(make_config("resenc-unet", "tiny", scheme="lumbar-mr", **shape)).eval()
+    mine = tiny(scheme="lumbar-mr", backbone="resenc", **shape, **values).eval()
+    fitting = mine.adopted(teacher.state_dict())
+    taken = [name for name in fitting if name in mine.state_dict()]
+    assert len(taken) == len([name for name in teacher.state_dict() if name.startswith("network.")])
+    mine.load_state_dict({**mine.state_dict(), **{name: fitting[name] for name in taken}})
+    return teacher, mine
+
+
+def test_slice_by_slice_it_starts_as_the_default_network():
+    teacher, mine = like_the_default()
+    image, sizes = random_image(2, (3, 16, 20)), (3, 16, 20)
+    where = coordinates(2, sizes)
+    with torch.inference_mode():
+        features, bottleneck = mine.backbone(mine.network_input(image, where))
+        for number in range(sizes[0]):
+            own = teacher.network_input(image[:, :, number], where[:, 1:, number])
+            found = teacher.network(own)
+            assert torch.allclose(features[:, :6, number], found[0], atol=1e-5)
+            assert torch.allclose(bottleneck[:, :, number], found[-1], atol=1e-5)
+
+
+def test_slices_then_learn_from_their_neighbours():
+    _, mine = like_the_default()
+    sizes = (4, 16, 16)
+    image = random_image(1, sizes)
+    other = image.clone()
+    other[:, :, 2] += 1.0
+    where = coordinates(1, sizes)
+
+    def changed():
+        with torch.inference_mode():
+            before, after = (mine.backbone(mine.network_input(i, where))[0] for i in (image, other))
+        return [bool((before[:, :, n] != after[:, :, n]).any()) for n in range(4)]
+
+    assert changed() == [False, False, True, False]
+    mine.training_losses(batch_of(mine.scheme.channels, 1, sizes))["total"].backward()
+    across = [p for name, p in mine.named_parameters() if "_across" in name]
+    assert len(across) == 10 and all(p.grad.abs().sum() > 0 for p in across)
+    with torch.no_grad():
+        for p in across:
+            p -= 0.1 * p.grad.sign()
+    assert changed()[1:] == [True, True, True]
+
+
+def test_a_slice_by_slice_network_takes_windows_of_any_depth():
+    _, mine = like_the_default()
+    for sizes in ((1, 16, 16), (5, 16, 24)):
+        assert logits_of(mine, random_image(1, sizes)).shape == (1, 24, *sizes)
+    assert mine.divisors == (1, 4, 4)
+    with pytest.raises(ConfigError, match="same length"):
+        make_config("la-caf", "slices", blocks=(1, 2))
+
+
+def test_the_shipped_bank_holds_a_vector_per_sentence(tmp_path):
+    pytest.importorskip("transformers")
+    bank = tmp_path / "bank.safetensors"
+    assert main(["text-bank", "--method", "la-caf", "--encoder", "tiny_offline", "--output", str(bank), "--quiet"]) == 0
+    width = TextBank(bank).width
+    method = tiny(scheme="lumbar-mr", text_encoder=f"bank:{bank}", text_width=width)
+    method.prepare_training(None)
+    assert len({tuple(row.tolist()) for row in method.embeddings}) == 24
+
+
 def test_the_recipes_fit_their_presets():
-    for preset in ("paper", "small"):
-        for name in ("pulmonary-av", "lumbar-mr"):
+    for preset in ("paper", "small", "slices"):
+        for name in ("pulmonary-av", "lumbar-mr") if preset != "slices" else ("lumbar-mr",):
             config = make_config("la-caf", preset, scheme=name)
             training = TrainingConfig(method=config.model_dump(mode="json"), dataset="d", **config.recipe)
             assert not any(n % d for n, d in zip(training.data.patch, config.divisor, strict=True))
     assert make_config("la-caf", scheme="pulmonary-av").recipe["data"]["patch"] == (96, 96, 96)
-    small = build_method(make_config("la-caf", "small", text_encoder="hashed"))
-    assert sum(t.numel() for t in small.state_dict().values()) * 2 < 10e6  # bytes as float16
+    for preset in ("small", "slices"):
+        small = build_method(make_config("la-caf", preset, text_encoder="hashed"))
+        assert sum(t.numel() for t in small.state_dict().values()) * 2 < 10e6  # bytes as float16
 
 
 # --- adding a structure by name ---

@@ -56,6 +56,37 @@ def blocks_batch(channels: int, size: int = 64) -> Batch:
     return Batch(image, allowed, rank, coordinate_channels((size, size), (2.0, 2.0))[None])
 
 
+# --- a prior that is made like the default method ---------------------------------------------------------------------
+
+
+def test_a_prior_of_residual_blocks_starts_as_the_default_network():
+    shape = {"widths": (8, 12, 16), "blocks": (1, 2, 1)}
+    teacher = build_method(make_config("resenc-unet", "tiny", scheme="lumbar11", **shape)).eval()
+    mine = tiny(prior_widths=shape["widths"], prior_blocks=shape["blocks"], rank_weight=0.5).eval()
+    found, state = mine.adopted(teacher.state_dict()), mine.state_dict()
+    taken = {name: value for name, value in found.items() if name in state and state[name].shape == value.shape}
+    assert len(taken) == len([n for n in teacher.state_dict() if n.startswith(("network.", "rank_head."))])
+    mine.load_state_dict({**state, **taken})
+    image, where = torch.randn(2, 1, 32, 32), coordinate_channels((32, 32), (2.0, 2.0))[None].expand(2, -1, -1, -1)
+    with torch.inference_mode():
+        theirs, rank = teacher(image, where)
+        condition = mine.condition(image, where)
+        own = mine.network_input(image, where)
+        features = mine.conditional.network(torch.cat([own, condition.fused], 1))
+        assert torch.allclose(features[0], teacher.network(own)[0], atol=1e-5)  # whatever the fused features say
+        assert torch.allclose(condition.rank, rank, atol=1e-4)
+    assert theirs.shape != condition.logits.shape  # kinds there, classes here
+
+
+def test_a_prior_of_residual_blocks_sees_the_fused_features_and_hands_its_encoder_on():
+    method = tiny(prior_widths=(8, 12, 16), prior_blocks=(1, 1, 1))
+    losses = method.training_losses(blocks_batch(method.scheme.channels))
+    losses["total"].backward()
+    assert all(p.grad.abs().sum() > 0 for p in method.fusion.parameters() if p.requires_grad and p.ndim == 4)
+    with pytest.raises(ConfigError, match="same length"):
+        make_config("verdiff-net", "tiny", prior_blocks=(1,))
+
+
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
