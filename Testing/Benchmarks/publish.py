@@ -19,7 +19,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from SpineSegAILib.anatomy import STRUCTURES, Kind
 from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.checkpoints import CheckpointInfo, load_tensors, read_header, save_checkpoint
 from SpineSegAILib.consistency import resolve_levels
@@ -186,20 +185,19 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def calibrate(predictor: Predictor, dataset: Path, split: str) -> Calibration:
-    """The calibration with the best mean level-strict Dice of vertebrae plus discs, on the network's own grid."""
+    """The calibration with the best mean level-strict Dice of all annotated structures, on the network's own grid."""
     cases = load_validation(read_manifest(dataset).cases(split), predictor.preprocessing)
     found = [volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch) for case in cases]
 
     def score(calibration: Calibration) -> float:
-        dice: dict[Kind, list[float]] = {}
+        dice = []
         for case, evidence in zip(cases, found, strict=True):
             labels = resolve_levels(calibration.apply(evidence)).labels
             for sid in case.annotated:
                 reference, mine = case.label == sid, labels == sid
-                total = int(reference.sum()) + int(mine.sum())
                 if reference.any():
-                    dice.setdefault(STRUCTURES[sid].kind, []).append(2 * int((reference & mine).sum()) / total)
-        return sum(sum(values) / len(values) for values in dice.values())
+                    dice.append(2 * int((reference & mine).sum()) / (int(reference.sum()) + int(mine.sum())))
+        return sum(dice) / len(dice)
 
     best, best_score = Calibration(), score(Calibration())
 
@@ -214,7 +212,7 @@ def calibrate(predictor: Predictor, dataset: Path, split: str) -> Calibration:
 
     for coarse in product((0.15, 0.3), (0.5, 1.0, 1.5), (1.0, 2.0)):
         consider(*coarse)
-    for step in ((0.0, 0.0, 0.5), (0.0, 0.25, 0.0), (0.05, 0.0, 0.0)):  # then around the best, one after the other
+    for step in ((0.0, 0.25, 0.0), (0.05, 0.0, 0.0), (0.0, 0.0, 0.5)):  # then around the best, one after the other
         middle = (best.neighbour, best.offsets.get("vertebra", 0.0), best.offsets.get("disc", 0.0))
         for sign in (-1, 1):
             consider(*(max(0.0, m + sign * s) for m, s in zip(middle, step, strict=True)))
