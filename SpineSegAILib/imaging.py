@@ -474,10 +474,14 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
+_GREY_TOLERANCE = 20
+"""JPEG stores colours coarsely: the channels of a grey picture saved in it were seen to differ by up to 16 of 255."""
+
+
 def _grey(image: sitk.Image) -> sitk.Image:
     """A grey picture that was saved in colour, as grey; others unchanged."""
-    channels = sitk.GetArrayViewFromImage(image)
-    same = np.array_equal(channels[..., 0], channels[..., 1]) and np.array_equal(channels[..., 0], channels[..., 2])
+    channels = sitk.GetArrayViewFromImage(image)[..., :3]
+    same = np.ptp(channels.astype(np.int32), axis=-1).max() <= _GREY_TOLERANCE
     return sitk.VectorIndexSelectionCast(image, 0) if same else image
 
 

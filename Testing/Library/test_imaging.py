@@ -266,6 +266,10 @@ def test_a_picture_is_one_slice_with_rows_downwards(tmp_path):
         canonical = Preprocessing(low=0, high=100).forward(image)
         assert plane(image) == "single-slice" and canonical.array.shape == (1, 20, 30)
         assert canonical.array[0, 2, 25] == canonical.array.max()
+    rng = np.random.default_rng(1)
+    xray = np.repeat(rng.integers(60, 90, (64, 48, 1)), 3, -1) + rng.integers(-3, 4, (64, 48, 3))  # as JPEG leaves it
+    sitk.WriteImage(sitk.GetImageFromArray(xray.astype(np.uint8), isVector=True), str(tmp_path / "grey.jpg"))
+    assert read_image(tmp_path / "grey.jpg").GetNumberOfComponentsPerPixel() == 1
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(tmp_path / "color.png"))
     with pytest.raises(ImageError, match=r"color\.png has 3 values per pixel"):
