@@ -43,9 +43,10 @@ class Stage:
     rate: float
     seed: int
     ema: float
+    batch: int
 
 
-STAGES = (Stage("prior", 500, 1e-3, 35, 0.99), Stage("denoise", 600, 1e-3, 35, 0.995))
+STAGES = (Stage("prior", 500, 1e-3, 35, 0.99, 8), Stage("denoise", 600, 1e-3, 35, 0.99, 4))
 
 
 def train(stage: Stage, dataset: Path, output: Path, start: str | Path) -> RunDirectory:
@@ -60,7 +61,7 @@ def train(stage: Stage, dataset: Path, output: Path, start: str | Path) -> RunDi
             steps=stage.steps,
             learning_rate=stage.rate,
             warmup=50,
-            batch=8,
+            batch=stage.batch,
             ema=stage.ema,
             validate_every=20000,
             save_every=100,
