@@ -1,19 +1,19 @@
 """Turns a trained checkpoint into a shipped one: evaluates it, writes its model card, puts the figures into its header.
 
     python Testing/Benchmarks/publish.py CHECKPOINT DATASET.json --name NAME --recipe "COMMAND"
-        [--row "TITLE: OPTION=VALUE, …"] … [--append FILE.md] …
+        [--options OPTION=VALUE, …] [--row "TITLE: OPTION=VALUE, …"] … [--append FILE.md] …
 
 The hand-written part of the card (the data, their terms, what to know) is in `cards/NAME.md` beside this file.
 Everything else is measured here. Each `--row` evaluates the same weights once more with run-time options of the method,
-so that a mechanism can be seen to work: it is switched off, and the figures say what it was worth. `--append` adds
-what another script measured.
+so that a mechanism can be seen to work: it is switched off, and the figures say what it was worth. `--options` are
+those of all evaluations, where the defaults would take too long. `--append` adds what another script measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -43,15 +43,22 @@ class Row:
     def parse(cls, text: str) -> Row:
         """From ``TITLE: OPTION=VALUE, OPTION=VALUE``."""
         title, _, options = text.rpartition(":")
-        pairs = [part.partition("=") for part in options.split(",")]
-        if not title or not all(name.strip() and sign for name, sign, _ in pairs):
+        if not title:
             raise argparse.ArgumentTypeError(f"“{text}” is not “TITLE: OPTION=VALUE, …”")
-        return cls(title.strip(), {name.strip(): value.strip() for name, _, value in pairs})
+        return cls(title.strip(), parse_options(options))
 
     @property
     def flags(self) -> str:
         """As `spinesegai evaluate` takes them."""
         return " ".join(f"--option {name}={value}" for name, value in self.options.items())
+
+
+def parse_options(text: str) -> dict[str, str]:
+    """From ``OPTION=VALUE, OPTION=VALUE``."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and sign for name, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(f"“{text}” is not “OPTION=VALUE, …”")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def mechanisms(
@@ -184,10 +191,13 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def calibrate(predictor: Predictor, dataset: Path, split: str) -> Calibration:
+def calibrate(predictor: Predictor, dataset: Path, split: str, options: Mapping[str, str]) -> Calibration:
     """The calibration with the best mean level-strict Dice of all annotated structures, on the network's own grid."""
     cases = load_validation(read_manifest(dataset).cases(split), predictor.preprocessing)
-    found = [volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch) for case in cases]
+    found = [
+        volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
+        for case in cases
+    ]
 
     def score(calibration: Calibration) -> float:
         dice = []
@@ -227,6 +237,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--calibrate", action="store_true", help="choose the calibration on this split first")
     parser.add_argument("--recipe", required=True, help="the command that trained it")
+    parser.add_argument("--options", type=parse_options, default={}, metavar="OPTION=VALUE, …", help="of everything")
     parser.add_argument("--row", type=Row.parse, action="append", default=[], metavar="TITLE: OPTION=VALUE, …")
     parser.add_argument("--append", type=Path, action="append", default=[], metavar="FILE.md")
     parser.add_argument(
@@ -236,7 +247,7 @@ def main() -> None:
 
     info = read_header(arguments.checkpoint)
     if arguments.calibrate:
-        calibration = calibrate(Predictor(info), arguments.dataset, arguments.split)
+        calibration = calibrate(Predictor(info), arguments.dataset, arguments.split, arguments.options)
         info = replace(info, metadata={**info.metadata, "calibration": calibration.model_dump()})
     predictor = Predictor(info)
     report = evaluate_dataset(
@@ -244,6 +255,7 @@ def main() -> None:
         arguments.split,
         predictor,
         variants=VARIANTS,
+        options=arguments.options,
         progress=lambda f, m: print(f"{f:.0%} {m}"),
     )
     print(format_report(report))
@@ -251,7 +263,11 @@ def main() -> None:
         f"spinesegai evaluate {arguments.shown_dataset} --split {arguments.split} --checkpoint {arguments.name} "
         "--variants all --output report.json"
     )
-    rows = mechanisms(arguments.dataset, arguments.split, predictor, arguments.row, report["variants"]["full"])
+    everywhere = Row("", arguments.options)
+    if arguments.options:
+        report["command"] += f" {everywhere.flags}"
+    asked = [replace(row, options={**arguments.options, **row.options}) for row in arguments.row]
+    rows = mechanisms(arguments.dataset, arguments.split, predictor, asked, report["variants"]["full"])
     validation = {variant: figures(summary) for variant, summary in report["variants"].items()}
     metadata = {**info.metadata, "validation": validation, "licence": LICENCE}
     metadata["validation_command"] = report["command"]
