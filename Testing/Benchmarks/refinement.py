@@ -2,8 +2,8 @@
 
     python Testing/Benchmarks/refinement.py CHECKPOINT DATASET.json --split validation --report refinement
 
-writes ``refinement.md`` and ``refinement.json``. Every case is segmented by the prior alone and by 1, 3 and 5 samples of
-5, 10 and 20 steps, and compared with the prior structure by structure; a bootstrap over cases gives the intervals.
+writes ``refinement.md`` and ``refinement.json``. Every case is segmented by the prior alone and by 1, 3 and 5 samples
+of 5, 10 and 20 steps, and compared with the prior structure by structure; a bootstrap over cases gives the intervals.
 
 What is measured is what the network says, on its own grid, so that nothing is resampled; names are those that follow
 by anatomical consistency. Surfaces are those of slices, since the network sees slices and the stacks have gaps.
@@ -282,8 +282,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     about = found["about"]
     lines = [
         f"Checkpoint {about['checkpoint']}, {about['split']} of {about['dataset']}: {about['cases']} cases, "
-        f"{about['slices']} slices each, {about['pixel_mm']:g} mm pixels, {about['device']}. Means over cases; distances "
-        "inside slices.",
+        f"{about['slices']} slices each, {about['pixel_mm']:g} mm pixels, {about['device']}. Means over cases; "
+        "distances inside slices.",
         "",
         f"| row | {' | '.join(METRICS.values())} | not found | s per case | s per slice |",
         f"|---|{'---|' * len(METRICS)}---|---|---|",
@@ -299,9 +299,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines.append(f"| {d['row']} | {METRICS[d['metric']]} | {_interval_cells(d, d['metric'])} |")
     lines += [
         "",
-        f"AUROC for voxels of a wrong kind within {BAND_MM:g} mm of the predicted edges: of the samples' deviation, and of "
-        "the prior's ½·(1 − Σp²), which is p·(1 − p) for two classes, for the same voxels. For its own errors the prior's "
-        f"has {_number(found['prior_own_auroc'], '')}.",
+        f"AUROC for voxels of a wrong kind within {BAND_MM:g} mm of the predicted edges: of the samples' deviation, "
+        "and of the prior's ½·(1 − Σp²), which is p·(1 − p) for two classes, for the same voxels. For its own errors "
+        f"the prior's has {_number(found['prior_own_auroc'], '')}.",
         "",
         "| row | deviation | prior's | cases | difference | 95 % interval | verdict |",
         "|---|---|---|---|---|---|---|",

@@ -277,6 +277,32 @@ class TimeTest(SamplingCase):
         self.assertRegex(self.ui.elapsedLabel.text, r"^0:\d\d, about [1-6] s left$")
 
 
+class RadiographTest(SamplingCase):
+    def test_a_picture_loaded_as_one_slice_is_segmented(self):
+        volume = make_volume("X-ray", size=(1, 150, 70), ijkToRas=np.diag([-1.0, -1.0, 1.0, 1.0]))
+        self.openSampling()
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+        self.panel.warmUp()
+        self.run_to_the_end()
+        self.waitUntil(lambda: "About" in self.ui.estimateLabel.text, 30)
+        self.assertEqual(slicer.util.arrayFromVolume(self.maps()[0]).shape, (1, 150, 70))
+        from SpineSegAISlicer import nodes, run_times
+
+        back = nodes.labelsFromSegmentation(self.output(), volume)
+        self.assertEqual(back.GetSize(), (70, 150, 1))
+        self.assertAlmostEqual(run_times.workOf(volume, 2.0), 150 * 70)
+
+    def test_a_checkpoint_for_stacks_says_that_it_takes_none(self):
+        make_checkpoint(
+            self.folder, "sampled", method="verdiff-net", preprocessing={"modality": "MR", "planes": ["sagittal"]}
+        )
+        make_volume("X-ray", size=(1, 150, 70), ijkToRas=np.diag([-1.0, -1.0, 1.0, 1.0]))
+        self.openSampling()
+        self.panel.warmUp()
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertIn("a single slice", self.ui.applyButton.toolTip)
+
+
 class StartingFromTest(SamplingCase):
     def test_a_segmentation_can_take_the_prior_s_place(self):
         make_volume()
