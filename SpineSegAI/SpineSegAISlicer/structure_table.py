@@ -83,7 +83,7 @@ class StructureTable:
             confidence.setForeground(qt.QBrush(qt.QColor("#c62828")))
         self.table.setItem(index, NAME, name)
         self.table.setItem(index, CONFIDENCE, confidence)
-        self.table.setItem(index, UNCERTAINTY, _figure("" if row.uncertainty is None else f"{row.uncertainty:.3f}"))
+        self.table.setItem(index, UNCERTAINTY, _figure("" if row.uncertainty is None else f"{row.uncertainty:.2f}"))
         for column, on in ((SHOWN, row.shown), (LOCKED, row.locked)):
             item = qt.QTableWidgetItem()
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)

@@ -190,7 +190,7 @@ class UncertaintyTest(SamplingCase):
         self.assertFalse(table.table.isColumnHidden(UNCERTAINTY))
         means = self.provenance()["uncertainty"]
         shown = {row.structureId: table.table.item(i, UNCERTAINTY).text() for i, row in enumerate(table.rows)}
-        self.assertEqual(shown[23], f"{means['L4']:.3f}")
+        self.assertEqual(shown[23], f"{means['L4']:.2f}")
         self.assertNotEqual(shown[23], shown[20])
         self.click(self.widget.correctionPanel.ui.shiftUpButton)
         self.waitUntil(lambda: {r.structureId for r in table.rows} != set(shown))
