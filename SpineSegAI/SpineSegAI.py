@@ -78,6 +78,8 @@ class SpineSegAIParameterNode:
     device - auto, cpu, cuda or mps.
     topLevel, bottomLevel - structure ids of the ends of the visible range; 0 if not given.
     keypoints - centres of structures, named after them; for methods that take key points.
+    samples, steps, preview - of methods that sample: masks drawn, steps of each, or only what they would start from.
+    priorSegmentation - what such a method starts from; its own mask if not set.
     includeUnvalidated - also segment what the checkpoint learnt from generated images alone.
     opacity - of the segments.
     """
@@ -89,7 +91,11 @@ class SpineSegAIParameterNode:
     device: str = "auto"
     topLevel: int = 0
     bottomLevel: int = 0
+    samples: int = 5
+    steps: int = 20
+    preview: bool = False
     keypoints: vtkMRMLMarkupsFiducialNode
+    priorSegmentation: vtkMRMLSegmentationNode
     includeUnvalidated: bool = False
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
 
@@ -277,10 +283,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def firstVolume():
         """The first image of the scene, or None: neither a colour picture nor a label map."""
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-            if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors():
-                return node
-        return None
+        from SpineSegAISlicer import volumes
+
+        return next(iter(volumes.images()), None)
 
     @staticmethod
     def segment(
@@ -312,7 +317,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :returns: the segmentation node.
         :raises SpineSegAILib.errors.SpineSegAIError: with a message and a remedy, for every foreseeable failure.
         """
-        from SpineSegAISlicer import nodes, volumes
+        from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
 
         from SpineSegAILib.hints import Hints
         from SpineSegAILib.worker import default_predictor
@@ -322,7 +327,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         result = predictor.segment(image, hints=hints or Hints(), options=options or {}, progress=progress)
         if not includeUnvalidated:
             result = result.without(result.unvalidated)
-        return nodes.segmentationFromResult(result, volumeNode, segmentationNode)
+        segmentationNode = nodes.segmentationFromResult(result, volumeNode, segmentationNode)
+        uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
+        return segmentationNode
 
     @staticmethod
     def measure(segmentationNode, volumeNode):

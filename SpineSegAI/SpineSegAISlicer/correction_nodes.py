@@ -19,7 +19,10 @@ from .result_attribute import ATTRIBUTE, LOG_ATTRIBUTE
 STEPS_TAG = "SpineSegAI.CorrectionSteps"
 """Tag of a segment: how many steps the log had when the segments were like this. Undo brings it back with them."""
 
-FOLLOWING_TAGS = (CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG, nodes.KEYPOINT_TAG, nodes.LOCKED_TAG)
+FOLLOWING_TAGS = (
+    *(CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG),
+    *(nodes.KEYPOINT_TAG, nodes.UNCERTAINTY_TAG, nodes.LOCKED_TAG),
+)
 """What goes with the voxels when they get another name."""
 
 

@@ -796,14 +796,7 @@ class CorrectionPanel:
         found = []
         if volumeNode is not None:
             study = volumes.otherSeriesOfStudy(volumeNode)
-            others = [
-                node
-                for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                if node.GetClassName() == "vtkMRMLScalarVolumeNode"
-                and not node.GetHideFromEditors()
-                and node is not volumeNode
-                and node not in study
-            ]
+            others = [node for node in volumes.images() if node is not volumeNode and node not in study]
             found = [(n.GetName(), n.GetID()) for n in study]
             found += [(_("{volume} (not of this study)").format(volume=n.GetName()), n.GetID()) for n in others]
         if found == [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)]:

@@ -33,6 +33,9 @@ from .volumes import (
 LOCKED_TAG = "SpineSegAI.Locked"
 """Tag of a segment that no result may change; set by the reader."""
 
+UNCERTAINTY_TAG = "SpineSegAI.Uncertainty"
+"""Tag of a segment with the mean uncertainty of its voxels, for methods that tell."""
+
 KEYPOINT_TAG = "SpineSegAI.KeyPoint"
 """Tag of a segment with its structure's key point (LPS, mm), as the method predicted it or the reader moved it."""
 
@@ -111,15 +114,19 @@ def _newSegmentationNode(volumeNode):
 
 def _placeWith(segmentationNode, volumeNode):
     """Same reference geometry, same transform, same study in the subject hierarchy."""
-    transformNode = volumeNode.GetParentTransformNode()
-    segmentationNode.SetAndObserveTransformNodeID(transformNode.GetID() if transformNode else None)
+    placeInStudyOf(segmentationNode, volumeNode)
     # After the transform: it is the volume as seen from the segmentation, and what Slicer resamples to when it saves.
     segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+
+
+def placeInStudyOf(node, volumeNode):
+    """Give a node made from a volume the volume's transform, and its place in the subject hierarchy."""
+    transformNode = volumeNode.GetParentTransformNode()
+    node.SetAndObserveTransformNodeID(transformNode.GetID() if transformNode else None)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    volumeItem = hierarchy.GetItemByDataNode(volumeNode)
-    segmentationItem = hierarchy.GetItemByDataNode(segmentationNode)
-    if volumeItem and segmentationItem:
-        hierarchy.SetItemParent(segmentationItem, hierarchy.GetItemParent(volumeItem))
+    volumeItem, item = hierarchy.GetItemByDataNode(volumeNode), hierarchy.GetItemByDataNode(node)
+    if volumeItem and item:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(volumeItem))
 
 
 def _writeStructures(segmentationNode, result, volumeNode, labels, only):
@@ -202,7 +209,9 @@ def _describe(segment, structureId, result, present):
     nameSegment(segment, structureId, present, result.scheme.extent, structureId in result.unvalidated)
     segment.SetTag(SCHEME_TAG, result.scheme.name)
     point = result.keypoints.get(structureId)
+    unsure = result.provenance.get("uncertainty", {}).get(anatomy.STRUCTURES[structureId].name)
     for tag, value in (
+        (UNCERTAINTY_TAG, f"{unsure:.4f}" if unsure is not None else None),
         (CONFIDENCE_TAG, f"{result.confidence[structureId]:.4f}" if structureId in result.confidence else None),
         (UNVALIDATED_TAG, "1" if structureId in result.unvalidated else None),
         (KEYPOINT_TAG, " ".join(f"{x:.3f}" for x in point) if point is not None else None),

@@ -18,12 +18,15 @@ from SpineSegAILib.checkpoints import SUFFIX, list_checkpoints, read_header
 from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
-from . import dependencies, keypoint_nodes, volumes
+from . import dependencies, keypoint_nodes, run_times, uncertainty_nodes, volumes
 from .checkpoint_details import detailsHtml
 from .worker_client import Failure, WorkerClient
 
 DOUBLE_CLICK_SECONDS = 0.5
 """The second click of a double click must not cancel what the first one started."""
+
+PROGRESS_SECONDS, PROGRESS_SHARE = 2.0, 0.1
+"""How much of a job must be done before the rest of its time is foretold: its first steps are slower."""
 
 DEVICES = (("auto", _("Automatic")), ("cpu", "CPU"), ("cuda", "NVIDIA GPU (CUDA)"), ("mps", "Apple GPU (MPS)"))
 GROUPS = (("system", _("Systems")), ("baseline", _("Baselines")))
@@ -58,6 +61,9 @@ class SegmentPanel:
         self.jobVolumeId = None
         self.jobOutputId = None
         self._startedAt = 0.0
+        self._firstProgress = self._lastProgress = None  # (time, fraction) of the running job
+        self._jobHints = None
+        self._jobOptions = {}
         self._updating = False
         self._history = None
         self._device = None  # (asked, id, name): what the worker said
@@ -65,6 +71,7 @@ class SegmentPanel:
         self._queueStates = {}
         self._inputVolumeId = None
         self._choices = None
+        self._overlay = uncertainty_nodes.Overlay()
         self._again = None  # `SegmentAgain` of the Correct section, while it runs
         self.stateCallbacks = []  # called when what can be done may have changed
         self.beforeReplaceCallbacks = []  # called with a segmentation node before a result replaces its segments
@@ -91,6 +98,7 @@ class SegmentPanel:
         ui.topLevelComboBox.connect("currentIndexChanged(int)", self._onLevels)
         ui.bottomLevelComboBox.connect("currentIndexChanged(int)", self._onLevels)
         ui.applyButton.connect("clicked(bool)", self.onApply)
+        ui.uncertaintyCheckBox.connect("clicked(bool)", self._onUncertainty)
         ui.centreButton.connect("clicked(bool)", self._onCentre)
         ui.measureButton.connect("clicked(bool)", self._onMeasure)
         ui.undoButton.connect("clicked(bool)", self._onUndo)
@@ -126,6 +134,8 @@ class SegmentPanel:
             self._updating = False
         self._showDetails()
         self._showDevice()
+        self._showSampling()
+        self._showPrior()
         self.ui.keypointsLabel.visible = self.ui.keypointsSelector.visible = self._takesKeypoints()
         self._showResult()
         self.updateButtons()
@@ -263,16 +273,24 @@ class SegmentPanel:
 
     def hints(self, volumeNode):
         """`SpineSegAILib.hints.Hints` from the panel: visible range, key points, what is locked in the output."""
+        import SimpleITK as sitk
+
         from SpineSegAILib.hints import Hints
 
         from . import nodes
 
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
+        prior, lockedInPrior = self._prior(volumeNode)
+        locked = nodes.lockedLabels(output, volumeNode) if output is not None else None
+        if lockedInPrior is not None:
+            free = None if locked is None else sitk.Cast(locked == 0, locked.GetPixelID())
+            locked = lockedInPrior if locked is None else locked + lockedInPrior * free
         hints = Hints(
             visible=(top or None, bottom or None) if top or bottom else None,
             keypoints=self._keypoints(volumeNode),
-            locked=nodes.lockedLabels(output, volumeNode) if output is not None else None,
+            prior=prior,
+            locked=locked,
         )
         return self._again.hints(hints) if self._again is not None else hints
 
@@ -286,6 +304,105 @@ class SegmentPanel:
         if node is None or not self._takesKeypoints() or volumeNode is not self.parameterNode.inputVolume:
             return {}
         return keypoint_nodes.keypointsFromNode(node)
+
+    def _takesPrior(self):
+        method = self.method()
+        return method is not None and "prior" in method.accepted_hints
+
+    def _showPrior(self):
+        method, takes = self.method(), self._takesPrior()
+        self.ui.priorLabel.enabled = takes
+        self.ui.priorSelector.enabled = takes and not self.isRunning
+        self.ui.priorSelector.toolTip = (
+            _(
+                "Refine a segmentation: another method's result, or one that you corrected or drew. It takes the place"
+                " of the mask that the method would start from. Locked segments stay as they are."
+            )
+            if takes
+            else _("{method} starts from nothing but the image; methods that refine a mask can start from one.").format(
+                method=method.title if method is not None else _("No method")
+            )
+        )
+
+    def _prior(self, volumeNode):
+        """The segmentation to start from and what is locked in it, as label images. For the chosen volume only."""
+        from . import nodes
+
+        node = self.parameterNode.priorSegmentation
+        if node is None or not self._takesPrior() or volumeNode is not self.parameterNode.inputVolume:
+            return None, None
+        if self._again is not None:  # the Correct section has its own say
+            return None, None
+        return nodes.labelsFromSegmentation(node, volumeNode), nodes.lockedLabels(node, volumeNode)
+
+    # --- sampling ----------------------------------------------------------------------------------------------------
+
+    def _sampling(self):
+        """Names of the options that say how masks are drawn; empty for methods that draw none."""
+        method = self.method()
+        return method.sampling if method is not None else ()
+
+    def options(self):
+        """The method's run-time options, from the panel."""
+        parameters, shown = self.parameterNode, self._sampling()
+        if "preview" in shown and parameters.preview:
+            return {"preview": "on"}
+        return {name: getattr(parameters, name) for name in ("samples", "steps") if name in shown}
+
+    def _showSampling(self):
+        ui, shown = self.ui, self._sampling()
+        for name, widgets in (
+            ("samples", (ui.samplesLabel, ui.samplesSpinBox)),
+            ("steps", (ui.stepsLabel, ui.stepsSpinBox)),
+            ("preview", (ui.previewCheckBox,)),
+        ):
+            for widget in widgets:
+                widget.visible = name in shown
+        drawn = not self.isRunning and not ("preview" in shown and self.parameterNode.preview)
+        ui.samplesSpinBox.enabled = ui.stepsSpinBox.enabled = drawn
+        ui.previewCheckBox.enabled = not self.isRunning
+        self._showEstimate()
+
+    def _showEstimate(self):
+        """How long a run with these settings will take, as far as the last one tells."""
+        label = self.ui.estimateLabel
+        label.visible = bool(self._sampling())
+        label.text = ""
+        volumeNode, info = self.parameterNode.inputVolume, self.checkpoint()
+        if not self._sampling() or info is None or volumeNode is None or volumeNode.GetImageData() is None:
+            return
+        seconds = None
+        asked = self.ui.deviceComboBox.currentData
+        if self._device is not None and self._device[0] == asked and self._device[1] is not None:
+            _asked, device, name = self._device
+            known = name if device.startswith("cuda") else device
+            work = self._work(volumeNode, info)
+            seconds = run_times.estimate(known, str(info.path), work, self._evaluations(self.options()))
+        label.text = (
+            _("The time is known after the first run on this device.")
+            if seconds is None
+            else _("About {time} on this device.").format(time=run_times.words(seconds))
+        )
+        label.toolTip = _(
+            "As the last run on this device with this checkpoint went. Starting the process is not in it."
+        )
+
+    @staticmethod
+    def _evaluations(options):
+        return 0 if "preview" in options else options["samples"] * options["steps"]
+
+    @staticmethod
+    def _work(volumeNode, info):
+        from SpineSegAILib.imaging import Preprocessing
+
+        preprocessing = Preprocessing.model_validate(info.metadata.get("preprocessing", {}))
+        return run_times.workOf(volumeNode, preprocessing.min_slice_mm)
+
+    def _learnTime(self, volumeNode, result):
+        info, seconds = self.checkpoint(), result.provenance.get("seconds", {})
+        if self._jobOptions and info is not None and "network" in seconds:
+            device, evaluations = result.provenance.get("device"), self._evaluations(self._jobOptions)
+            run_times.learn(device, str(info.path), self._work(volumeNode, info), evaluations, seconds)
 
     # --- device ------------------------------------------------------------------------------------------------------
 
@@ -320,6 +437,7 @@ class SegmentPanel:
     def _onDeviceKnown(self, asked, device, name):
         self._device = (asked, device, name)
         self._showDevice()
+        self._showEstimate()
 
     def _showDevice(self):
         label = self.ui.deviceLabel
@@ -410,6 +528,8 @@ class SegmentPanel:
             widget.enabled = not self.isRunning
         for combo, least in ((ui.checkpointComboBox, 1), (ui.topLevelComboBox, 2), (ui.bottomLevelComboBox, 2)):
             combo.enabled = not self.isRunning and combo.count >= least
+        self._showSampling()
+        self._showPrior()
         self._updateQueueButtons()
         for callback in self.stateCallbacks:
             callback()
@@ -475,11 +595,14 @@ class SegmentPanel:
         volumeId = volumeNode.GetID()
         try:
             image = volumes.imageFromVolume(volumeNode)
+            self._jobHints, self._jobOptions = self.hints(volumeNode), self.options()
+            self._firstProgress = self._lastProgress = None
             self.job = self.client.segment(
                 image,
                 self.ui.checkpointComboBox.currentData,
                 self.ui.deviceComboBox.currentData,
-                self.hints(volumeNode),
+                self._jobHints,
+                self._jobOptions,
                 self.parameterNode.includeUnvalidated,
                 onDone=lambda result: self._onResult(volumeId, result),
                 onError=lambda failure: self._onFailure(volumeId, failure),
@@ -529,6 +652,9 @@ class SegmentPanel:
         self.jobVolumeId = None
 
     def _onProgress(self, fraction, message):
+        if fraction > 0:
+            self._lastProgress = (time.monotonic(), fraction)
+            self._firstProgress = self._firstProgress or self._lastProgress
         self.ui.progressBar.value = int(100 * fraction)
         if message:
             self.setStatus(message)
@@ -551,13 +677,17 @@ class SegmentPanel:
                 for callback in self.beforeReplaceCallbacks:
                     callback(outputNode)
 
-            again = self._again or (SegmentAgain() if outputNode is not None else None)
+            again = self._again
+            if again is None and outputNode is not None:
+                again = SegmentAgain(prior=self._jobHints.prior)
             place = again.place if again is not None else nodes.segmentationFromResult
             segmentationNode = place(result, volumeNode, outputNode, saveState)
+            uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))
             return
         self._history = history
+        self._learnTime(volumeNode, result)
         self.jobOutputId = None
         self._queueStates[volumeId] = _("done") + (_(", with warnings") if result.warnings else "")
         self._write(inputVolume=volumeNode, outputSegmentation=segmentationNode)
@@ -592,6 +722,7 @@ class SegmentPanel:
         """Everything in the scene goes away: drop what runs."""
         self.cancel(quietly=True)
         self._history = None
+        self._overlay = uncertainty_nodes.Overlay()
         self._queueStates.clear()
         self.setStatus("")
 
@@ -606,6 +737,7 @@ class SegmentPanel:
             self._onRemoved(volumeId)
         if self._history is not None and self._history.segmentationNode.GetScene() is None:
             self._history = None
+        self._showUncertainty()
         self.updateButtons()
         self.updateQueueTable()
 
@@ -638,6 +770,27 @@ class SegmentPanel:
             self.ui.undoButton.toolTip = _("Nothing to bring back: the last result replaced no segments.")
         else:
             self.ui.undoButton.toolTip = _("Bring back the segments that the last result replaced.")
+        self._showUncertainty()
+
+    def _showUncertainty(self):
+        """The tick is there for what has a map; a map of anything else is not left in the views."""
+        node, box = uncertainty_nodes.mapOf(self._output(), self._outputVolume()), self.ui.uncertaintyCheckBox
+        if self._overlay.isOn and (node is None or not self._overlay.shows(node)):
+            self._overlay.hide()
+        box.enabled = node is not None
+        box.checked = node is not None and self._overlay.shows(node)
+        box.toolTip = (
+            _("Lay over the image how much the method's samples differ: yellow a little, red much.")
+            if node is not None
+            else _("These segments have no map of uncertainty: only methods that draw several samples make one.")
+        )
+
+    def _onUncertainty(self, shown):
+        if shown:
+            self._overlay.show(uncertainty_nodes.mapOf(self._output(), self._outputVolume()))
+        else:
+            self._overlay.hide()
+        self._showUncertainty()
 
     def onParametersModified(self):
         """Called when the parameter node was changed, by the panel or by anything else."""
@@ -645,6 +798,7 @@ class SegmentPanel:
         parameters, output = self.parameterNode, self._output()
         choices = (
             *(parameters.method, parameters.checkpoint, parameters.device, parameters.topLevel, parameters.bottomLevel),
+            *(parameters.samples, parameters.steps, parameters.preview),
             *(self._currentInputId(), output.GetID() if output is not None else None),
         )
         if choices != self._choices:  # else only the opacity, which is a slider and may change often
@@ -662,6 +816,8 @@ class SegmentPanel:
         self._inputVolumeId = volumeId
         if volumeId != before and self.parameterNode.keypoints is not None:
             self.parameterNode.keypoints = None  # another patient's
+        if volumeId != before and self.parameterNode.priorSegmentation is not None:
+            self.parameterNode.priorSegmentation = None
         output = self._output()
         if volumeId == before or output is None:
             return
@@ -746,8 +902,7 @@ class SegmentPanel:
             return
         table = self.ui.queueTable
         ticked = set(self._tickedVolumeIds())
-        found = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        found = [n for n in found if n.GetClassName() == "vtkMRMLScalarVolumeNode" and not n.GetHideFromEditors()]
+        found = volumes.images()
         table.setRowCount(len(found))
         for row, node in enumerate(found):
             item = qt.QTableWidgetItem(node.GetName())
@@ -811,7 +966,19 @@ class SegmentPanel:
 
     def _showElapsed(self):
         seconds = int(time.monotonic() - self._startedAt)
-        self.ui.elapsedLabel.text = f"{seconds // 60}:{seconds % 60:02d}"
+        text, left = f"{seconds // 60}:{seconds % 60:02d}", self._secondsLeft()
+        if left is not None:
+            text = _("{elapsed}, about {time} left").format(elapsed=text, time=run_times.words(left))
+        self.ui.elapsedLabel.text = text
+
+    def _secondsLeft(self):
+        """What is left of a job if it goes on as it went; None while too little is done to say."""
+        if self._firstProgress is None:
+            return None
+        (begun, first), (now, fraction) = self._firstProgress, self._lastProgress
+        if now - begun < PROGRESS_SECONDS or fraction - first < PROGRESS_SHARE:
+            return None
+        return max(0.0, now + (now - begun) * (1 - fraction) / (fraction - first) - time.monotonic())
 
     def _showFailure(self, failure, quiet=False):
         self.setStatus(failure.message)

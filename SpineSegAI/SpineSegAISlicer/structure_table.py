@@ -1,4 +1,4 @@
-"""The table of a segmentation's structures: order, colour, confidence, visibility, lock."""
+"""The table of a segmentation's structures: order, colour, confidence, uncertainty, visibility, lock."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from SpineSegAILib.terminology import CONFIDENCE_TAG
 
 from . import nodes
 
-NAME, CONFIDENCE, SHOWN, LOCKED = range(4)
+NAME, CONFIDENCE, SHOWN, LOCKED, UNCERTAINTY = range(5)
 UNSURE = 0.5
 """Below this confidence a level is written in red: more likely wrong than right."""
 
@@ -23,6 +23,7 @@ class Row:
     name: str
     color: tuple
     confidence: float | None
+    uncertainty: float | None
     shown: bool
     locked: bool
 
@@ -43,8 +44,10 @@ class StructureTable:
         self._filling = False
         header = table.horizontalHeader()
         header.setSectionResizeMode(NAME, qt.QHeaderView.Stretch)
-        for column in (CONFIDENCE, SHOWN, LOCKED):
+        for column in (CONFIDENCE, UNCERTAINTY, SHOWN, LOCKED):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.moveSection(UNCERTAINTY, SHOWN)  # beside the other figure
+        table.setColumnHidden(UNCERTAINTY, True)
         table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 6)
         table.connect("itemSelectionChanged()", self._selectionChanged)
         table.connect("cellChanged(int,int)", self._cellChanged)
@@ -64,6 +67,8 @@ class StructureTable:
                 if index >= len(self.rows) or self.rows[index] != row:
                     self._write(index, row)
             self.rows = rows
+            # Most methods do not tell; no room is spent on it.
+            self.table.setColumnHidden(UNCERTAINTY, all(row.uncertainty is None for row in rows))
             self._select(lambda row: row.segmentId in selected)
         finally:
             self._filling = False
@@ -73,13 +78,12 @@ class StructureTable:
         name.setToolTip(row.name)
         name.setData(qt.Qt.DecorationRole, qt.QColor(*[round(255 * c) for c in row.color]))
         name.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
-        confidence = qt.QTableWidgetItem("" if row.confidence is None else f"{100 * row.confidence:.0f} %")
-        confidence.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-        confidence.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
+        confidence = _figure("" if row.confidence is None else f"{100 * row.confidence:.0f} %")
         if row.confidence is not None and row.confidence < UNSURE:
             confidence.setForeground(qt.QBrush(qt.QColor("#c62828")))
         self.table.setItem(index, NAME, name)
         self.table.setItem(index, CONFIDENCE, confidence)
+        self.table.setItem(index, UNCERTAINTY, _figure("" if row.uncertainty is None else f"{row.uncertainty:.2f}"))
         for column, on in ((SHOWN, row.shown), (LOCKED, row.locked)):
             item = qt.QTableWidgetItem()
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
@@ -114,7 +118,7 @@ class StructureTable:
         first = None
         for index, row in enumerate(self.rows):
             on = bool(wanted(row))
-            for column in (NAME, CONFIDENCE):
+            for column in (NAME, CONFIDENCE, UNCERTAINTY):
                 self.table.item(index, column).setSelected(on)
             if on and first is None:
                 first = index
@@ -164,6 +168,14 @@ class StructureTable:
         self.fill(self._segmentationNode)
 
 
+def _figure(text):
+    """A cell with a number."""
+    item = qt.QTableWidgetItem(text)
+    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+    item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
+    return item
+
+
 def rowsOf(segmentationNode):
     """A `Row` per segment, in the segmentation's order."""
     segmentation = segmentationNode.GetSegmentation()
@@ -171,7 +183,7 @@ def rowsOf(segmentationNode):
     rows = []
     for segmentId in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segmentId)
-        confidence = nodes.tagOf(segment, CONFIDENCE_TAG)
+        confidence, uncertainty = (nodes.tagOf(segment, tag) for tag in (CONFIDENCE_TAG, nodes.UNCERTAINTY_TAG))
         rows.append(
             Row(
                 segmentId=segmentId,
@@ -179,6 +191,7 @@ def rowsOf(segmentationNode):
                 name=segment.GetName() or _("(without a name)"),
                 color=tuple(segment.GetColor()),
                 confidence=float(confidence) if confidence else None,
+                uncertainty=float(uncertainty) if uncertainty else None,
                 shown=displayNode is None or bool(displayNode.GetSegmentVisibility(segmentId)),
                 locked=nodes.isLocked(segment),
             )

@@ -11,13 +11,33 @@ from slicer.i18n import tr as _
 from SpineSegAILib.errors import ImageError
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+UNCERTAINTY_ATTRIBUTE = "SpineSegAI.UncertaintyMeans"
+"""Of a map of uncertainty that SpineSegAI made: the means of the structures, as JSON."""
+
 _SHEAR_TOLERANCE = 1e-3  # as `imaging.check_image`; less is rounding in file headers
+
+
+def isUncertaintyMap(volumeNode):
+    """True for a map that SpineSegAI made: not an image, though a scalar volume."""
+    return volumeNode.GetAttribute(UNCERTAINTY_ATTRIBUTE) is not None
+
+
+def images():
+    """The scene's scalar volumes that are images: neither colour pictures nor label maps nor maps of uncertainty."""
+    return [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not node.GetHideFromEditors()
+        and not isUncertaintyMap(node)
+    ]
 
 
 def checkVolume(volumeNode):
     """Refuse what is not one scalar volume, cheaply: no voxel is looked at.
 
-    :raises ImageError: there is none, it has no voxels, is coloured, a label map, or under a non-linear transform.
+    :raises ImageError: there is none, it has no voxels, is coloured, a label map, a map of uncertainty, or under a
+        non-linear transform.
     """
     if volumeNode is None:
         raise ImageError(_("No volume is selected."), _("Load a volume and select it as input."))
@@ -29,6 +49,11 @@ def checkVolume(volumeNode):
         raise ImageError(
             _("“{name}” is a label map, not an image.").format(name=name),
             _("Select the image that it belongs to, or convert it in the module “Volumes”."),
+        )
+    if isUncertaintyMap(volumeNode):
+        raise ImageError(
+            _("“{name}” shows how unsure a method was; it is not an image.").format(name=name),
+            _("Select the image that it was made from."),
         )
     components = imageData.GetNumberOfScalarComponents()
     if components != 1:
@@ -142,5 +167,8 @@ def otherSeriesOfStudy(volumeNode):
     return [
         node
         for node in nodes
-        if node is not None and node is not volumeNode and node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        if node is not None
+        and node is not volumeNode
+        and node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not isUncertaintyMap(node)
     ]

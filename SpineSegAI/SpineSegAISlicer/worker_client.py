@@ -75,11 +75,12 @@ class WorkerClient:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def segment(self, image, checkpoint, device, hints, includeUnvalidated, onDone, onError, onProgress):
+    def segment(self, image, checkpoint, device, hints, options, includeUnvalidated, onDone, onError, onProgress):
         """Segment a SimpleITK image; `onDone` gets a `SpineSegAILib.results.Segmentation`.
 
         :param checkpoint: name or path.
         :param hints: `SpineSegAILib.hints.Hints`.
+        :param options: run-time options of the method, name → value.
         :param includeUnvalidated: also the structures that the checkpoint learnt from phantoms alone.
         :returns: the `Job`.
         """
@@ -94,6 +95,7 @@ class WorkerClient:
                 checkpoint=str(checkpoint),
                 device=device,
                 hints=HintsMessage.of(hints, folder),
+                options=options,
                 include_unvalidated=includeUnvalidated,
             )
         self._send(request)

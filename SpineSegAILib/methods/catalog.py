@@ -36,6 +36,7 @@ class MethodInfo:
         dims: spatial dimensions it can be built for.
         modalities: ``("MR", "CT", …)``.
         hints: names of the `Hints` fields that it uses beyond those that `consistency` serves for every method.
+        sampling: run-time options of how masks are drawn, for the panel to show; empty for methods that draw none.
         package: subpackage of `SpineSegAILib.methods` with `config.CONFIG` and `network.build`.
     """
 
@@ -48,6 +49,7 @@ class MethodInfo:
     dims: tuple[int, ...] = (2,)
     modalities: tuple[str, ...] = ("MR", "CT")
     hints: frozenset[str] = frozenset()
+    sampling: tuple[str, ...] = ()
 
     @property
     def accepted_hints(self) -> frozenset[str]:
@@ -103,6 +105,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "verdiff_net",
             modalities=("MR", "CT", "XR"),
             hints=frozenset({"prior"}),
+            sampling=("samples", "steps", "preview"),
         ),
         MethodInfo(
             "ddpm",
@@ -112,6 +115,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "Ho et al., Denoising diffusion probabilistic models. NeurIPS 2020; Wu et al., MedSegDiff. MIDL 2024",
             "verdiff_net",
             modalities=("MR", "CT", "XR"),
+            sampling=("samples", "steps"),
         ),
         MethodInfo(
             "resenc-unet",

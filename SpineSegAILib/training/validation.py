@@ -11,6 +11,7 @@ import torch
 from ..anatomy import STRUCTURES, Kind
 from ..consistency import resolve_levels
 from ..datasets.manifest import Case, read_label
+from ..evidence import Evidence
 from ..imaging import CanonicalVolume, Preprocessing, read_image
 from ..inference import channels_without_kind
 from ..methods.base import Method
@@ -59,15 +60,7 @@ def validate(
     """
     evidence = volume_evidence(method, case.volume, device, patch=patch, options=method.validation_options)
     levels = set(method.scheme.kinds) - {0}
-    if levels:
-        found = resolve_levels(evidence).labels
-        others = channels_without_kind(evidence)
-        if others:
-            best = evidence.classes.argmax(0)
-            found = np.where(np.isin(best, others), np.array([0, *method.scheme.ids], found.dtype)[best], found)
-    else:
-        assert evidence.classes is not None
-        found = np.array([0, *method.scheme.ids], np.int16)[evidence.classes.argmax(0)]
+    found = structures_found(evidence)
     strict: dict[Kind, list[float]] = {}
     matched, right, apart = [], [], []
     for sid in case.annotated:
@@ -104,6 +97,20 @@ def validate(
         scores["matched_dice"] = float(np.mean(matched))
         scores["levels_right"] = float(np.mean(right))
     return scores, found
+
+
+def structures_found(evidence: Evidence) -> np.ndarray:
+    """(D, H, W) structure ids that follow from the evidence, on its grid; named by anatomy where there are levels."""
+    scheme = evidence.scheme
+    if not set(scheme.kinds) - {0}:
+        assert evidence.classes is not None
+        return np.array([0, *scheme.ids], np.int16)[evidence.classes.argmax(0)]
+    found = resolve_levels(evidence).labels
+    others = channels_without_kind(evidence)
+    if others:
+        best = evidence.classes.argmax(0)  # type: ignore[union-attr]
+        found = np.where(np.isin(best, others), np.array([0, *scheme.ids], found.dtype)[best], found)
+    return found
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:

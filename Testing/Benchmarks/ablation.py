@@ -309,22 +309,32 @@ def paired(
 ) -> dict[str, Any]:
     """Mean difference row − base over the cases that both have, and its 95 % bootstrap interval.
 
-    The verdict is “undecided” unless the interval leaves zero out; “better” and “worse” respect that less is better
-    for distances.
+    “Better” and “worse” respect that less is better for distances.
     """
     row, base = (results[name]["cases"] for name in (comparison.row, comparison.base))
     names = sorted(n for n in row if metric in row[n] and metric in base.get(n, {}))
-    differences = np.array([row[n][metric] - base[n][metric] for n in names])
+    differences = [row[n][metric] - base[n][metric] for n in names]
+    found = interval(differences, less_is_better=metric.endswith("_mm"), resamples=resamples)
+    return {"row": comparison.row, "base": comparison.base, "metric": metric, **found}
+
+
+def interval(differences: Sequence[float], *, less_is_better: bool = False, resamples: int = 10000) -> dict[str, Any]:
+    """Mean of the cases' differences, its 95 % bootstrap interval, and a verdict.
+
+    The verdict is “undecided” unless the interval leaves zero out, and “tie” where no case differs at all.
+    """
+    values = np.asarray(differences, float)
     rng = np.random.default_rng(0)
-    means = differences[rng.integers(len(names), size=(resamples, len(names)))].mean(1)
+    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
     low, high = np.percentile(means, (2.5, 97.5))
-    sign = -1 if metric.endswith("_mm") else 1
     verdict = "undecided"
-    if low > 0 or high < 0:
-        verdict = "better" if sign * (low + high) > 0 else "worse"
+    if not values.any():
+        verdict = "tie"
+    elif low > 0 or high < 0:
+        verdict = "better" if bool(low + high > 0) != less_is_better else "worse"
     return {
-        "row": comparison.row, "base": comparison.base, "metric": metric, "cases": len(names),
-        "difference": float(differences.mean()), "low": float(low), "high": float(high), "verdict": verdict,
+        "cases": len(values), "difference": float(values.mean()), "low": float(low), "high": float(high),
+        "verdict": verdict,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 from tiny_data import write_tiny_dataset
 from torch.nn import functional as F
 
+from SpineSegAILib import cli
 from SpineSegAILib.anatomy import SCHEMES, scheme, structure
 from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, HintError
@@ -681,6 +682,34 @@ def test_a_radiograph_is_one_slice(tmp_path):
     assert result.labels.GetSize() == image.GetSize()
     assert set(np.unique(sitk.GetArrayFromImage(result.labels))) <= {0, structure("vertebra").id}
     assert result.uncertainty.GetSize() == image.GetSize()
+
+
+@pytest.mark.parametrize("pixel_mm", [1.0, 2.0])
+def test_a_radiograph_keeps_its_shape_at_the_shell(tmp_path, pixel_mm):
+    """A picture, and a mask drawn on it to start from: what comes back lies where it was drawn, as large as it was."""
+    png, drawing, output = (tmp_path / name for name in ("xray.png", "drawn.nii.gz", "out.nii.gz"))
+    pixels = np.random.default_rng(0).integers(0, 255, (150, 70), np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), str(png))
+    image = read_image(png)
+    rows = sitk.GetArrayViewFromImage(image).shape.index(150)
+    drawn = np.zeros((150, 70), np.int16)
+    drawn[20:50, 10:30], drawn[60:100, 14:40] = structure("L3").id, structure("L4").id
+    mask = sitk.GetImageFromArray(drawn.reshape(sitk.GetArrayViewFromImage(image).shape))
+    mask.CopyInformation(image)
+    sitk.WriteImage(mask, str(drawing))
+    path = checkpoint(tmp_path, pixel_mm=pixel_mm, scheme="vertebra")
+    seen = Predictor(path, "cpu").preprocessing.forward(image).array
+    assert seen.shape == (1, 150 / pixel_mm, 70 / pixel_mm)
+
+    words = ["segment", png, "--output", output, "--checkpoint", path, "--device", "cpu", "--prior", drawing]
+    words += ["--option", "preview=on", "--option", "consistency=off"]
+    assert cli.main([str(word) for word in words]) == 0
+    result = sitk.ReadImage(str(output))
+    assert (result.GetSize(), rows) == (image.GetSize(), 1)
+    assert np.allclose(result.GetDirection(), image.GetDirection())
+    found = sitk.GetArrayFromImage(result)[tuple(0 if n == 1 else slice(None) for n in image.GetSize()[::-1])]
+    assert set(np.unique(found)) == {0, structure("vertebra").id}
+    assert ((found > 0) == (drawn > 0)).mean() > (0.9999 if pixel_mm == 1 else 0.99)
 
 
 def test_a_checkpoint_of_the_first_stage_is_its_prior(tmp_path, phantom):

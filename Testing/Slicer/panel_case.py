@@ -88,7 +88,7 @@ class PanelCase(unittest.TestCase):
     checkpoints = ("double",)
 
     def setUp(self):
-        from SpineSegAISlicer import dependencies, segment_panel
+        from SpineSegAISlicer import dependencies, run_times, segment_panel
 
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -100,6 +100,8 @@ class PanelCase(unittest.TestCase):
             self.patch(slicer.util, kind, lambda text, **named: self.dialogs.append(text))
         self.patch(dependencies, "ensure", lambda more=(): None)
         self.patch(segment_panel, "DOUBLE_CLICK_SECONDS", 0.0)
+        settings = qt.QSettings(str(self.folder / "settings.ini"), qt.QSettings.IniFormat)
+        self.patch(run_times, "settings", lambda: settings)
         self.patch(segment_panel, "list_checkpoints", self.listCheckpoints)
         slicer.mrmlScene.Clear(0)
         self.widget = None

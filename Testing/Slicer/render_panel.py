@@ -1,7 +1,8 @@
 """Draw the panel as users see it, into a PNG: ``python Testing/Slicer/render_panel.py OUTPUT.png [STATE [IMAGE]]``.
 
 States: ``before``; ``after`` segments first, with the shipped default checkpoint; ``correct`` is the Correct section
-with a level selected, after the same. Without an image (any that SimpleITK reads) it is the shipped sample.
+with a level selected, after the same; ``uncertainty`` is the panel after a method that samples, with its map shown, for
+which a Verdiff-Net checkpoint must be found. Without an image (any that SimpleITK reads) it is the shipped sample.
 """
 
 import sys
@@ -28,6 +29,8 @@ def render(path: str, state: str = "after", image: str = "") -> None:
     panel, frame = widget.segmentPanel, unwrap(widget.parent)
     widget._parameterNode.inputVolume = slicer.util.loadVolume(image) if image else samples.load()
     host.wait_until(lambda: panel._device is not None, 60)
+    if state == "uncertainty":
+        widget._parameterNode.method = "verdiff-net"
     if state != "before":
         widget.ui.applyButton.click()
         host.wait_until(lambda: not panel.isRunning, 300)
@@ -38,6 +41,10 @@ def render(path: str, state: str = "after", image: str = "") -> None:
         correct.table.select([23])
         correct.ui.againGroupBox.collapsed = False
         correct.ui.repairGroupBox.collapsed = False
+    if state == "uncertainty":
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+        widget.ui.uncertaintyCheckBox.click()
+        assert widget.ui.uncertaintyCheckBox.checked
     frame.resize(WIDTH, 100)
     frame.show()
     host.wait_until(lambda: False, 0.2)

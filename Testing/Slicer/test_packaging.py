@@ -181,7 +181,8 @@ def test_the_keyboard_reaches_every_control_in_reading_order(path):
     tree = ElementTree.parse(path)
     stops = [stop.text for stop in tree.iter("tabstop")]
     kinds = ("QComboBox", "QPushButton", "QToolButton", "QCheckBox", "qMRMLNodeComboBox", "ctkSliderWidget",
-             "QTableWidget", "qMRMLSegmentationShow3DButton", "QPlainTextEdit", "QDoubleSpinBox")  # fmt: skip
+             "QTableWidget", "qMRMLSegmentationShow3DButton", "QPlainTextEdit", "QSpinBox",
+             "QDoubleSpinBox")  # fmt: skip
     controls = [w.get("name") for w in tree.iter("widget") if w.get("class") in kinds]
     assert stops == controls
 
