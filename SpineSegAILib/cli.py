@@ -454,19 +454,27 @@ def _stop_on_interrupt(run: Any) -> Iterator[Callable[[], bool]]:
 def _evaluate(args: argparse.Namespace) -> None:
     if Path(args.output).suffix.lower() != ".json":
         raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .json.")
-    check_writable(args.output)
+    more = {"--html": args.html, "--csv": args.csv}
+    for flag, path in more.items():
+        if path and Path(path).suffix.lower() != f".{flag[2:]}":
+            raise OutputError(f"{flag} {path}: the name does not end as it should.", f"Use .{flag[2:]}.")
+    for path in (args.output, *filter(None, more.values())):
+        check_writable(path)
     from .checkpoints import find_checkpoint
     from .datasets import read_manifest
 
     info = find_checkpoint(args.checkpoint)
     read_manifest(args.dataset).cases(args.split)
-    from .evaluation import VARIANTS, evaluate_dataset, format_report, write_report
+    from .evaluation import VARIANTS, evaluate_dataset, format_report, write_csv, write_report
+    from .evaluation.page import write_page
+    from .evaluation.worst import WorstCases
     from .inference import Predictor
 
     variants = VARIANTS if args.variants == ["all"] else args.variants
     options = dict(args.option)
     if args.allow_label_leak:
         options["allow_label_leak"] = True
+    worst = WorstCases(args.worst if args.html else 0, variants[0])
     with _progress(args.quiet) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
@@ -478,14 +486,20 @@ def _evaluate(args: argparse.Namespace) -> None:
             about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": options},
             options=options,
             label_leak=args.allow_label_leak,
+            watch=worst,
             progress=report,
         )
     write_report(found, args.output)
+    if args.csv:
+        write_csv(found, args.csv)
+    if args.html:
+        write_page(found, args.html, worst.drawn())
     if args.json:
         _print_json(found)
     elif not args.quiet:
         print(format_report(found))
-        print(f"wrote {args.output}")
+        for path in filter(None, (args.output, args.csv, args.html)):
+            print(f"wrote {path}")
 
 
 # --- methods, checkpoints, phantom -----------------------------------------------------------------------------------
@@ -877,6 +891,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", required=True, metavar="NAME", help="training, validation or test")
     evaluate.add_argument("--checkpoint", metavar="NAME|FILE", help="see “spinesegai checkpoints”")
     evaluate.add_argument("--output", required=True, metavar="REPORT.json")
+    evaluate.add_argument("--html", metavar="FILE", help="report with plots and the worst cases, in one file")
+    evaluate.add_argument("--csv", metavar="FILE", help="a line for each structure of each case")
+    evaluate.add_argument("--worst", type=int, default=3, metavar="N", help="cases shown in --html; default 3")
     evaluate.add_argument(
         "--variants", type=_words, default=["full"], metavar="NAME,…", help="cropped and enlarged copies; “all” for all"
     )
