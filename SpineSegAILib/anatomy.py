@@ -485,6 +485,13 @@ SCHEMES: Mapping[str, LabelScheme] = {
             modality="any",
         ),
         LabelScheme(
+            "vertebra-whole",
+            "Whole vertebrae against the rest, without levels",
+            (VERTEBRA_ID,),
+            extent=Extent.WHOLE,
+            modality="any",
+        ),
+        LabelScheme(
             "pulmonary-av",
             "Pulmonary arteries and veins, right and left",
             (201, 202, 203, 204),

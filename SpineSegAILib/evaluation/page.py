@@ -153,7 +153,7 @@ def _variant(variant: str, summary: Mapping[str, Any]) -> list[str]:
         section(
             f"Plots{name}",
             figure(plots.by_structure(summary, "dice", "Dice by structure, level-strict")),
-            figure(plots.by_structure(summary, "hd95_mm", "HD95 in mm, where both masks have the structure")),
+            figure(plots.by_structure(summary, "hd95_mm", "HD95 in mm, level-strict")),
             figure(plots.levels(summary)),
             note("A point is a case; bars are means with their 95 % intervals."),
         ),
