@@ -256,6 +256,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{budget['hours']:g} h" if budget["hours"] else "",
     ]
     each = " and at most ".join(filter(None, parts)) or "what its own recipe says"
+    each = "two steps" if found["rehearsal"] else each
     seeds = ", ".join(map(str, found["seeds"]))
     told = [
         found["about"],
@@ -283,7 +284,7 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str
     for variant, part in found["variants"].items():
         of = "" if variant == "full" else f" ({variant})"
         made.append((f"Methods{of}", *_main(part["rows"]), _NOTE_MAIN))
-        made.append((f"What it took{of}", *_cost(part["rows"]), ""))
+        made.append((f"What it took{of}", *_cost(part["rows"]), _NOTE_COST))
         if part["differences"]:
             title = f"Differences from {found['baseline']}{of}"
             made.append((title, *_pairs(part["differences"]), _NOTE_PAIRS))
@@ -296,6 +297,10 @@ _NOTE_MAIN = (
     "Means of the structures' means, shares in %; ± is the standard deviation over seeds, the interval is over "
     "patients. Level-strict, but for “any level”; ident.: share of the levels recognised per subject; PQ: panoptic "
     "quality at IoU 0.5, whatever the level."
+)
+_NOTE_COST = (
+    "Hours are of training. MB resident is of the whole process while it segmented, with what the trainings before "
+    "left in it; MB on the device is of the segmentation alone."
 )
 _NOTE_PAIRS = (
     "Patient by patient, over the structures that both have a value for; averaged over seeds. Intervals: bootstrap "
