@@ -240,7 +240,7 @@ def document_page(found: Mapping[str, Any]) -> str:
     plotted = next(iter(found["variants"].values()))["rows"]
     bars = [(r["name"], r["figures"]["Dice"], r["interval"]) for r in plotted if r["figures"]["Dice"] is not None]
     if bars:
-        parts.append(page.figure(plots.by_method(bars, "Dice in %, mean of the structures' means, 95 % intervals")))
+        parts.append(page.figure(plots.by_method(bars, "Dice in %, with 95 % intervals")))
     for title, header, rows, note in tables(found):
         parts.append(page.section(title, page.table(header, rows), page.note(note) if note else ""))
     links = [f'<li><a href="{escape(link)}">{escape(row["name"])}</a></li>' for row in plotted for link in row["pages"]]
