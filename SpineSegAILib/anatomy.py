@@ -159,6 +159,7 @@ _ALIASES = {
     "l6/s": "l6/s1",
 }
 
+
 def structure(name_or_id: str | int) -> Structure:
     """The structure with this id or name (``"L4"``, ``"L4/L5"``, ``"S1"``, ``"canal"``; upper or lower case).
 
@@ -454,8 +455,9 @@ SCHEMES: Mapping[str, LabelScheme] = {
             "lumbar-mr",
             "Lumbar MR: vertebral bodies T9–L6 and S1, discs, canal",
             _ids("T9", "T10", "T11", "T12", "T13", "L1", "L2", "L3", "L4", "L5", "L6", "S1")
-            + _ids("T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1",
-                   "L6/S1")
+            + _ids(
+                "T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1"
+            )
             + (CANAL_ID,),
         ),
         LabelScheme(
@@ -480,6 +482,13 @@ SCHEMES: Mapping[str, LabelScheme] = {
             "Vertebrae against the rest, without levels",
             (VERTEBRA_ID,),
             extent=Extent.BODY,
+            modality="any",
+        ),
+        LabelScheme(
+            "vertebra-whole",
+            "Whole vertebrae against the rest, without levels",
+            (VERTEBRA_ID,),
+            extent=Extent.WHOLE,
             modality="any",
         ),
         LabelScheme(

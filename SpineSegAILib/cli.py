@@ -1,5 +1,5 @@
-"""The command line: ``spinesegai segment | relabel | train | evaluate | rank | import-scenes | import-dataset |
-text-bank | methods | checkpoints | phantom``.
+"""The command line: ``spinesegai segment | relabel | train | evaluate | compare | rank | import-scenes |
+import-dataset | text-bank | methods | checkpoints | phantom``.
 
 Exit codes: 0 done; 2 a foreseeable failure, whose message and remedy are on stderr (and as JSON on stdout with
 ``--json``); 130 interrupted. A command that fails leaves no output behind. Whatever needs numpy or torch is imported by
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__, relabel
 from .anatomy import SCHEMES, LabelScheme, addition, scheme, structure
-from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError
+from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError, problems
 from .files import check_writable, staged
 from .hints import Anchor, Hints
 from .keypoints import read_keypoints
@@ -298,9 +298,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _training_config(args: argparse.Namespace) -> Any:
     """The configuration of a new run: the method's preset, then the flags, then --set."""
-    from pydantic import ValidationError
-
-    from .training.config import TrainingConfig
+    from .training.config import configure
 
     changes = [*args.set]
     flags = {
@@ -323,28 +321,9 @@ def _training_config(args: argparse.Namespace) -> Any:
         recipe = config.recipe
     if "scheme" not in method:
         config = _with_own_structures(config, args)
-    values = TrainingConfig(
-        method=config.model_dump(mode="json"),
-        dataset=str(Path(args.dataset).resolve()),
-        name=Path(args.output).name,
-        **recipe,
-    ).model_dump(mode="json")
-    for key, value in changes:
-        if not key.startswith("method."):
-            *path, last = key.split(".")
-            table = values
-            for part in path:
-                table = table.setdefault(part, {})
-                if not isinstance(table, dict):
-                    raise ConfigError(f"--set {key}: there is no such setting.", f"{part} has no parts.")
-            table[last] = value
-    try:
-        return TrainingConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(
-            f"The settings of the run are not valid: {_problems(error)}.",
-            "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
-        ) from None
+    return configure(
+        config, str(Path(args.dataset).resolve()), name=Path(args.output).name, recipe=recipe, changes=changes
+    )
 
 
 def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
@@ -454,19 +433,27 @@ def _stop_on_interrupt(run: Any) -> Iterator[Callable[[], bool]]:
 def _evaluate(args: argparse.Namespace) -> None:
     if Path(args.output).suffix.lower() != ".json":
         raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .json.")
-    check_writable(args.output)
+    more = {"--html": args.html, "--csv": args.csv}
+    for flag, path in more.items():
+        if path and Path(path).suffix.lower() != f".{flag[2:]}":
+            raise OutputError(f"{flag} {path}: the name does not end as it should.", f"Use .{flag[2:]}.")
+    for path in (args.output, *filter(None, more.values())):
+        check_writable(path)
     from .checkpoints import find_checkpoint
     from .datasets import read_manifest
 
     info = find_checkpoint(args.checkpoint)
     read_manifest(args.dataset).cases(args.split)
-    from .evaluation import VARIANTS, evaluate_dataset, format_report, write_report
+    from .evaluation import VARIANTS, evaluate_dataset, format_report, write_csv, write_report
+    from .evaluation.page import write_page
+    from .evaluation.worst import WorstCases
     from .inference import Predictor
 
     variants = VARIANTS if args.variants == ["all"] else args.variants
     options = dict(args.option)
     if args.allow_label_leak:
         options["allow_label_leak"] = True
+    worst = WorstCases(args.worst if args.html else 0, variants[0])
     with _progress(args.quiet) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
@@ -478,14 +465,60 @@ def _evaluate(args: argparse.Namespace) -> None:
             about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": options},
             options=options,
             label_leak=args.allow_label_leak,
+            watch=worst,
             progress=report,
         )
     write_report(found, args.output)
+    if args.csv:
+        write_csv(found, args.csv)
+    if args.html:
+        write_page(found, args.html, worst.drawn())
     if args.json:
         _print_json(found)
     elif not args.quiet:
         print(format_report(found))
-        print(f"wrote {args.output}")
+        for path in filter(None, (args.output, args.csv, args.html)):
+            print(f"wrote {path}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from .comparison.config import read_comparison
+
+    config = read_comparison(args.config, dataset=args.dataset, resources=dict(args.resource))
+    output = Path(args.output)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file.", "Name a folder, new or of an earlier comparison.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {output} cannot be made: {error.strerror}.", "Choose another.") from None
+    from .comparison.run import Work, describe, run_comparison
+    from .comparison.tables import markdown, tabulate, write_tables
+    from .training.run import RunDirectory
+    from .training.trainer import TrainingRequest, run_training
+
+    def train(request: TrainingRequest) -> None:
+        run = RunDirectory(request.output)
+        with _training_progress(args.quiet) as report, _stop_on_interrupt(run) as interrupted:
+            run_training(replace(request, report=report))
+        if interrupted():
+            print(f"spinesegai: stopped and saved; go on with the same command on {output}", file=sys.stderr)
+            raise KeyboardInterrupt
+
+    def say(sentence: str) -> None:
+        if not args.quiet:
+            print(sentence, file=sys.stderr, flush=True)
+
+    work = Work(output, args.device, args.only, args.rehearse, train=train, say=say)
+    documents = run_comparison(config, work)
+    found = tabulate(config, describe(config, work), documents)
+    paths = write_tables(found, output)
+    if args.json:
+        _print_json(found)
+    elif not args.quiet:
+        print(markdown(found))
+        for path in paths:
+            print(f"wrote {path}")
 
 
 # --- methods, checkpoints, phantom -----------------------------------------------------------------------------------
@@ -601,7 +634,7 @@ def _phantom(args: argparse.Namespace) -> None:
         spec = draw(rng, **dict(args.spec)) if args.random else kind(**dict(args.spec))
     except ValidationError as error:
         raise ConfigError(
-            f"--spec is not valid: {_problems(error)}.", f"See {kind.__name__} for what there is."
+            f"--spec is not valid: {problems(error)}.", f"See {kind.__name__} for what there is."
         ) from None
     phantom = make(spec, rng)
     with staged(*paths) as places:
@@ -880,6 +913,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", required=True, metavar="NAME", help="training, validation or test")
     evaluate.add_argument("--checkpoint", metavar="NAME|FILE", help="see “spinesegai checkpoints”")
     evaluate.add_argument("--output", required=True, metavar="REPORT.json")
+    evaluate.add_argument("--html", metavar="FILE", help="report with plots and the worst cases, in one file")
+    evaluate.add_argument("--csv", metavar="FILE", help="a line for each structure of each case")
+    evaluate.add_argument("--worst", type=int, default=3, metavar="N", help="cases shown in --html; default 3")
     evaluate.add_argument(
         "--variants", type=_words, default=["full"], metavar="NAME,…", help="cropped and enlarged copies; “all” for all"
     )
@@ -890,6 +926,30 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="the report on stdout, too")
     _add_quiet(evaluate)
+
+    compare = command(
+        "compare", _compare, "Train and score several methods on the same work, beside the papers' figures."
+    )
+    compare.add_argument("config", metavar="CONFIG", help="TOML or JSON file, or the name of a shipped one: see README")
+    compare.add_argument("output", metavar="FOLDER", help="of the runs and tables; the same again goes on")
+    compare.add_argument("--dataset", metavar="DATASET.json", help="manifest to use instead of the one in CONFIG")
+    compare.add_argument(
+        "--resource",
+        type=_name_target,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="to learn from: text_bank",
+    )
+    compare.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="do this entry alone, and tabulate what is done"
+    )
+    compare.add_argument(
+        "--rehearse", action="store_true", help="tiny networks, two steps, two cases: to see that all of it works"
+    )
+    _add_device(compare)
+    compare.add_argument("--json", action="store_true", help="the table on stdout, for machines")
+    _add_quiet(compare)
 
     scenes = command("import-scenes", _import_scenes, "Make a training set from annotated Slicer scenes.")
     scenes.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help=".mrb, .mrml, or a folder of them")
@@ -1035,11 +1095,6 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def _one_of(words: Iterable[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
-
-
-def _problems(error: Any) -> str:
-    """What pydantic found, in a line."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
 
 
 def _print_json(value: Any) -> None:

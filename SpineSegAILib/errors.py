@@ -6,6 +6,8 @@ The command line prints both and exits with 2; the panel shows them in a dialog.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SpineSegAIError(Exception):
     """A foreseeable failure, with a remedy.
@@ -75,3 +77,8 @@ class MissingPackageError(SpineSegAIError):
 
 class Cancelled(SpineSegAIError):
     """The user cancelled; nothing was written."""
+
+
+def problems(error: Any) -> str:
+    """What pydantic found wrong, in a line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())

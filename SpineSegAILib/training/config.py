@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..errors import ConfigError, problems
 from ..imaging import Preprocessing
+from ..methods.config import MethodConfig
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
 
@@ -113,3 +116,47 @@ class TrainingConfig(BaseModel):
     resources: dict[str, str] = Field(default_factory=dict, description="files that the method needs to learn, by name")
     start_from: str | None = Field(None, description="checkpoint whose weights are taken where they fit")
     name: str = Field("", description="name of the checkpoint that results")
+
+
+def configure(
+    method: MethodConfig,
+    dataset: str,
+    *,
+    name: str,
+    recipe: Mapping[str, Any] | None = None,
+    changes: Iterable[tuple[str, Any]] = (),
+) -> TrainingConfig:
+    """The configuration of a run: the method's recipe, and what a user sets on top.
+
+    Args:
+        method: the method's configuration.
+        dataset: path of the manifest.
+        name: of the checkpoint that results.
+        recipe: other settings than the method's own recipe.
+        changes: dotted name of a setting → value; those of the method (``method.…``) are taken to be in `method`.
+
+    Raises:
+        ConfigError: a setting does not exist, or its value is not valid.
+    """
+    values = TrainingConfig(
+        method=method.model_dump(mode="json"),
+        dataset=dataset,
+        name=name,
+        **(method.recipe if recipe is None else recipe),
+    ).model_dump(mode="json")
+    for key, value in changes:
+        if not key.startswith("method."):
+            *path, last = key.split(".")
+            table = values
+            for part in path:
+                table = table.setdefault(part, {})
+                if not isinstance(table, dict):
+                    raise ConfigError(f"--set {key}: there is no such setting.", f"{part} has no parts.")
+            table[last] = value
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"The settings of the run are not valid: {problems(error)}.",
+            "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
+        ) from None

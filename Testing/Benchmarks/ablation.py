@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -194,15 +195,19 @@ def run_rows(
     """Train and score what is not done yet, row by row.
 
     Returns:
-        row name → ``{"cases": {case: scores}, "seconds": …, "steps": …}``; seconds are of training.
+        row name → ``{"cases": {case: scores}, "seconds": …, "steps": …, "folds": …, "parameters": …,
+        "scoring_seconds": …}``; seconds are of training.
     """
     results: dict[str, dict[str, Any]] = {}
     for row in rows:
-        merged: dict[str, Any] = {"cases": {}, "seconds": 0.0, "steps": screening.steps}
+        merged: dict[str, Any] = {"cases": {}, "seconds": 0.0, "scoring_seconds": 0.0, "folds": len(folds)}
         for number, (training, left_out) in enumerate(folds):
             found = run_fold(row, number, training, left_out, output, screening)
             merged["cases"] |= found["cases"]
             merged["seconds"] += found["seconds"]
+            merged["steps"] = found["steps"]  # fewer than asked for, where the time was up
+            merged["scoring_seconds"] += found.get("scoring_seconds", 0.0)
+            merged["parameters"] = found.get("parameters")
         results[row.name] = merged
         means = ", ".join(f"{k} {v:.4f}" for k, v in _means(merged["cases"]).items())
         print(f"{row.name}: {means}; {merged['seconds']:.0f} s", flush=True)
@@ -233,10 +238,18 @@ def run_fold(
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
     scores = {}
-    for case in _left_out(left_out, config.preprocessing):
+    cases = _left_out(left_out, config.preprocessing)
+    started = time.perf_counter()
+    for case in cases:
         case = middle_slices(row.view(case) if row.view else case, screening.slices)
         scores[case.name] = score(predictor, case, row.options, row.hints(case) if row.hints else None)
-    result = {"cases": scores, "seconds": float(trained["elapsed"]), "steps": int(trained["step"])}
+    result = {
+        "cases": scores,
+        "seconds": float(trained["elapsed"]),
+        "steps": int(trained["step"]),
+        "parameters": sum(p.numel() for p in predictor.method.parameters()),
+        "scoring_seconds": time.perf_counter() - started,
+    }
     with staged(done) as (part,):
         Path(part).write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
@@ -346,15 +359,34 @@ def run_and_report(
     output: Path,
     screening: Screening,
     path: Path | None,
+    *,
+    seeds: Sequence[int] = (),
+    head: str = "",
 ) -> None:
-    """Run the rows, print the tables of the comparisons that they allow, and write them beside `path` (.md, .json)."""
-    results = run_rows(rows, folds, output, screening)
+    """Run the rows, print the tables of the comparisons that they allow, and write them beside `path` (.md, .json).
+
+    Args:
+        seeds: all rows with each of these, whose scores are averaged case by case; the screening's own if empty.
+        head: what stands above the tables.
+    """
+    every = [run_rows(rows, folds, output, replace(screening, seed=s)) for s in seeds or (screening.seed,)]
+    results = {row.name: merge_seeds([found[row.name] for found in every]) for row in rows}
     found = report(results, [c for c in comparisons if {c.row, c.base} <= results.keys()], deciding)
-    tables = markdown(found)
+    tables = head + markdown(found)
     print(tables)
     if path:
         path.with_suffix(".md").write_text(tables, encoding="utf-8")
         path.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def merge_seeds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One row out of the same one with several seeds: every case's scores are averaged, the seconds added."""
+    cases = {
+        name: {m: float(np.mean([f["cases"][name][m] for f in found if m in f["cases"][name]])) for m in scores}
+        for name, scores in found[0]["cases"].items()
+    }
+    seconds = {key: sum(f.get(key, 0.0) for f in found) for key in ("seconds", "scoring_seconds")}
+    return {**found[0], "cases": cases, **seconds, "seeds": len(found)}
 
 
 def report(
@@ -370,14 +402,22 @@ def report(
 def markdown(found: Mapping[str, Any]) -> str:
     """Two tables: the rows' means, and the differences with their intervals."""
     shown = [m for m in METRICS if any(m in r["means"] for r in found["rows"].values())]
+    costs = [c for c in ("parameters", "scoring_seconds") if any(r.get(c) for r in found["rows"].values())]
+    titles = {"parameters": "parameters, M", "scoring_seconds": "s per case"}
+    columns = [*(METRICS[m] for m in shown), *(titles[c] for c in costs)]
     lines = [
-        f"| row | cases | {' | '.join(METRICS[m] for m in shown)} | steps | training |",
-        f"|---|---|{'---|' * len(shown)}---|---|",
+        f"| row | cases | {' | '.join(columns)} | steps | training |",
+        f"|---|---|{'---|' * len(columns)}---|---|",
     ]
     for name, row in found["rows"].items():
         numbers = [_number(row["means"].get(m), 2 if m.endswith("_mm") else 3) for m in shown]
+        seeds, scored = row.get("seeds", 1), len(row["cases"])
+        by = {"parameters": 1e6, "scoring_seconds": scored * seeds}
+        numbers += [_number(row[c] / by[c] if row.get(c) else None, 2) for c in costs]
+        folds = row.get("folds", FOLDS)
+        trainings = f"{seeds} × {folds}" if seeds > 1 else str(folds)
         lines.append(
-            f"| {name} | {len(row['cases'])} | {' | '.join(numbers)} | {FOLDS} × {row['steps']} "
+            f"| {name} | {scored} | {' | '.join(numbers)} | {trainings} × {row['steps']} "
             f"| {row['seconds'] / 60:.1f} min |"
         )
     lines += ["", "| difference | in | cases | mean | 95 % interval | verdict |", "|---|---|---|---|---|---|"]

@@ -78,3 +78,39 @@ def test_a_row_is_trained_scored_and_not_trained_again(manifest, tmp_path, monke
     assert "| tiny − other | Dice |" in markdown(json.loads(json.dumps(found)))
     with pytest.raises(pytest.fail.Exception):  # other settings are another experiment
         run_rows([row], folds, tmp_path / "out", Screening(steps=3, batch=2, pixel_mm=4.0, patch=(64, 64)))
+
+
+def test_every_method_fits_the_screening():
+    from compare_all import DECIDING, METHOD_IDS, rows
+
+    from SpineSegAILib.methods.catalog import METHODS, build_method
+    from SpineSegAILib.training.trainer import _check_patch
+
+    assert set(METHOD_IDS) == set(METHODS) and set(DECIDING) <= set(ablation.METRICS)
+    screening = Screening()
+    for row in rows(screening):
+        config = screening.training(row, Path("dataset.json"))
+        settings = dict(config.method)
+        method = build_method(make_config(settings.pop("method"), **settings))
+        _check_patch(config.data.patch, method)
+    timed = screening.training(rows(screening, minutes=6)[0], Path("dataset.json"))
+    assert timed.optimization.hours == 0.1 and timed.optimization.steps > 10**5
+
+
+def test_seeds_are_averaged_case_by_case(manifest, tmp_path, capsys):
+    folds = write_folds(manifest, tmp_path / "data", folds=2)
+    screening = Screening(steps=2, batch=2, pixel_mm=4.0, patch=(64, 64))
+    row = Row("tiny", make_config("unet", "tiny").model_dump(mode="json"))
+    path = tmp_path / "RESULTS.md"
+    seeds = {"seeds": [1, 2], "head": "# Head\n\n"}
+    ablation.run_and_report([row], [], ["dice"], folds, tmp_path / "out", screening, path, **seeds)
+    found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["rows"]["tiny"]
+    one, two = (
+        run_rows([row], folds, tmp_path / "out", ablation.replace(screening, seed=seed))["tiny"]["cases"]
+        for seed in (1, 2)
+    )
+    assert one != two and len(found["cases"]) == 4
+    for name, scores in found["cases"].items():
+        assert scores["dice"] == pytest.approx((one[name]["dice"] + two[name]["dice"]) / 2)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# Head") and "| tiny | 4 |" in text and "2 × 2 × 2" in text and "parameters, M" in text

@@ -1,0 +1,184 @@
+"""What a comparison is told: pydantic models, read from TOML or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import ConfigError, MissingPackageError, problems
+from ..evaluation.variants import VARIANTS
+from ..resources import resources_folder
+from .papers import PAPERS, known_rows
+
+_MODEL = ConfigDict(extra="forbid", frozen=True)
+ENTRY_PREFIX = "entry:"
+
+
+class Budget(BaseModel):
+    """How long each method may train."""
+
+    model_config = _MODEL
+
+    steps: int | None = Field(None, ge=1, description="the same number of steps; none: as the method's recipe says")
+    hours: float | None = Field(None, gt=0, description="the same time; the learning rate falls over it")
+
+
+class Entry(BaseModel):
+    """A row of the table: a checkpoint that is there, or a method to be trained."""
+
+    model_config = _MODEL
+
+    name: str = Field(min_length=1, description="of the row")
+    checkpoint: str = Field("", description="name or file of a checkpoint to take")
+    method: str = Field("", description="id of a method to train")
+    preset: str | None = Field(None, description="named configuration of the method")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings of the training, as of “train --set”")
+    options: dict[str, Any] = Field(default_factory=dict, description="run-time options of the method")
+    start_from: str = Field("", description="checkpoint whose weights are taken where they fit, or entry:NAME")
+    share: float = Field(1.0, gt=0, description="of the budget, for a row that is trained in stages")
+    shown: bool = Field(True, description="off for a row that others only start from")
+    paper: str = Field("", description="its row in the papers' tables; by default that of the same name")
+    allow_label_leak: bool = Field(False, description="let the method read the reference; the row is marked")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Entry:
+        if bool(self.checkpoint) == bool(self.method):
+            raise ValueError(f"{self.name}: name either a checkpoint or a method")
+        if self.checkpoint and (self.set or self.preset or self.start_from):
+            raise ValueError(f"{self.name}: a checkpoint that is taken is not trained")
+        return self
+
+    @property
+    def paper_row(self) -> str:
+        """Name of its row in the papers' tables."""
+        return self.paper or self.name
+
+
+class ComparisonConfig(BaseModel):
+    """A table to be made."""
+
+    model_config = _MODEL
+
+    title: str
+    about: str = Field("", description="what a reader should know: where the data come from, what differs from a paper")
+    dataset: str = Field(description="manifest; relative to this file")
+    split: str = Field("test", description="which cases are scored")
+    papers: tuple[str, ...] = Field((), description="published tables to put beside it")
+    budget: Budget = Budget()
+    seeds: tuple[int, ...] = Field((35,), min_length=1)
+    baseline: str = Field("", description="row that the others are compared with; by default the first")
+    weights: Literal["best", "last"] | None = Field(
+        None, description="which of a run; by default the best on the validation split, or the last to score that one"
+    )
+    variants: tuple[str, ...] = Field(("full",), min_length=1, description="copies of the cases, see “evaluate”")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings of every training")
+    resources: dict[str, str] = Field(default_factory=dict, description="files to learn from, such as text_bank")
+    entries: tuple[Entry, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ComparisonConfig:
+        names = [entry.name for entry in self.entries]
+        double = {name for name in names if names.count(name) > 1}
+        if double:
+            raise ValueError(f"two entries are called “{sorted(double)[0]}”")
+        if self.base.name not in names:
+            raise ValueError(f"baseline: there is no entry “{self.baseline}”")
+        for number, entry in enumerate(self.entries):
+            start = entry.start_from.removeprefix(ENTRY_PREFIX)
+            if start != entry.start_from and start not in names[:number]:
+                raise ValueError(f"{entry.name} starts from “{start}”, which is no entry before it")
+        for table in self.papers:
+            if table not in PAPERS:
+                raise ValueError(f"papers: there is no table “{table}”; known: {', '.join(PAPERS)}")
+        for entry in self.entries:
+            if entry.paper and entry.paper not in known_rows(self.papers):
+                raise ValueError(f"{entry.name}: none of the tables has a row “{entry.paper}”")
+        for variant in self.variants:
+            if variant not in VARIANTS:
+                raise ValueError(f"variants: there is none “{variant}”; known: {', '.join(VARIANTS)}")
+        return self
+
+    @property
+    def base(self) -> Entry:
+        """The row that the others are compared with."""
+        shown = [entry for entry in self.entries if entry.shown]
+        found = [entry for entry in self.entries if entry.name == self.baseline]
+        if self.baseline and not found:
+            raise ValueError(f"baseline: there is no entry “{self.baseline}”")
+        return (found or shown or list(self.entries))[0]
+
+    @property
+    def taken_weights(self) -> str:
+        """Which weights of a run are scored: never those that the scored cases have chosen."""
+        return self.weights or ("last" if self.split == "validation" else "best")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Configurations that come with SpineSegAI, by name."""
+    return {path.stem: path for path in sorted((resources_folder() / "Compare").glob("*.toml"))}
+
+
+def read_comparison(
+    path: str | Path, *, dataset: str | Path | None = None, resources: Mapping[str, str] | None = None
+) -> ComparisonConfig:
+    """Reads a configuration; files that it names are taken from where it is.
+
+    Args:
+        path: TOML or JSON file, or the name of a shipped one.
+        dataset: manifest to use instead of the one it names.
+        resources: files to use instead of or beside those it names.
+
+    Raises:
+        ConfigError: it is missing, damaged or not valid.
+        MissingPackageError: TOML needs Python 3.11.
+    """
+    path = shipped_configs().get(str(path), Path(path))
+    table = _load(path)
+    try:
+        config = ComparisonConfig.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} is not valid: {problems(error)}.", "See the README's “Evaluate and compare”."
+        ) from None
+    here = path.resolve().parent
+    found = {name: str(here / file) for name, file in config.resources.items()}
+    found |= {name: str(Path(file).resolve()) for name, file in (resources or {}).items()}
+    manifest = Path(dataset).resolve() if dataset else here / config.dataset
+    return config.model_copy(update={"dataset": str(manifest), "resources": found})
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix.lower() == ".json" else _toml(text)
+    except FileNotFoundError:
+        shipped = ", ".join(shipped_configs())
+        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {shipped}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}.", "It must be TOML, or JSON with the suffix .json."
+        ) from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} is not a configuration.", "It must hold a table with “entries”.")
+    return table
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError:
+        raise MissingPackageError("TOML needs Python 3.11.", "Use it, or write the configuration as JSON.") from None
+    return tomllib.loads(text)
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted names: ``{"data": {"patch": …}}`` → ``data.patch``."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,313 @@
+"""Trains and scores what a comparison names, entry by entry. What is done is a file; killed, it goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..checkpoints import CheckpointInfo, find_checkpoint, read_header
+from ..datasets.manifest import read_manifest
+from ..errors import ConfigError
+from ..evaluation import evaluate_dataset, write_report
+from ..evaluation.page import write_page
+from ..evaluation.worst import WorstCases
+from ..inference import Predictor
+from ..methods.catalog import make_config
+from ..training.config import TrainingConfig, configure
+from ..training.run import RunDirectory
+from ..training.trainer import TrainingRequest, run_training
+from .config import ENTRY_PREFIX, ComparisonConfig, Entry, flat
+
+Say = Callable[[str], None]
+_ENDLESS = 10_000_000  # steps of a run that ends by its hours
+_REHEARSED_CASES = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a comparison is run.
+
+    Attributes:
+        output: folder of the entries' runs and reports.
+        device: see `inference.choose_device`.
+        only: names of entries; the others are taken as far as they are done.
+        rehearse: every entry in its smallest preset for two steps, on two cases: whether all of it works.
+        worst: how many worst cases each entry's page shows.
+        train: trains, or resumes; replaced by the shell, which stops a run on Ctrl-C.
+        say: told what is being done.
+    """
+
+    output: Path
+    device: str = "auto"
+    only: Sequence[str] = ()
+    rehearse: bool = False
+    worst: int = 3
+    train: Callable[[TrainingRequest], Any] = run_training
+    say: Say = lambda sentence: None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One entry with one seed.
+
+    Attributes:
+        entry: the row.
+        seed: of the training; None for a checkpoint that is taken.
+        folder: of its files.
+        config: of the training; None for a checkpoint that is taken.
+        info: the checkpoint that is taken.
+    """
+
+    entry: Entry
+    seed: int | None
+    folder: Path
+    config: TrainingConfig | None = None
+    info: CheckpointInfo | None = None
+
+    @property
+    def run(self) -> RunDirectory:
+        """Its training."""
+        return RunDirectory(self.folder / "run")
+
+    @property
+    def weights(self) -> Path:
+        """What another entry may start from."""
+        return self.run.last if self.info is None else self.info.path
+
+
+def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]:
+    """Does what is not done yet, and returns everything that is.
+
+    All entries are looked at before the first one is trained, so that a mistake in the last one is found at once.
+
+    Returns:
+        One document per entry and seed, in the configuration's order: ``name, seed, checkpoint, method, training,
+        report`` (of `evaluate_dataset`).
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError, TrainingError: from what the configuration names.
+    """
+    cases = [c for c in read_manifest(config.dataset).cases(config.split) if c.label is not None]
+    unknown = set(work.only) - {entry.name for entry in config.entries}
+    if unknown:
+        names = ", ".join(entry.name for entry in config.entries)
+        raise ConfigError(f"There is no entry “{sorted(unknown)[0]}”.", f"There are: {names}.")
+    parts = _parts(config, work)
+    wanted = _with_starts(config, work.only)
+    scored = {case.name for case in cases}
+    found = []
+    for number, part in enumerate(parts, start=1):
+        label = part.entry.name + (f", seed {part.seed}" if part.seed is not None else "")
+        report_file = part.folder / f"report-{_digest(*_scoring(part, config, work))}.json"
+        done = report_file if part.entry.shown else part.run.last
+        finished = part.config is None or part.run.status().get("state") == "finished"
+        if not (done.exists() and finished):
+            if part.entry.name not in wanted:
+                continue
+            work.say(f"{number} of {len(parts)}: {label}")
+            part.folder.mkdir(parents=True, exist_ok=True)
+            _train(part, work)
+            if part.entry.shown:
+                _score(part, config, work, report_file)
+        if part.entry.shown:
+            found.append(_document(part, config, report_file, scored, work.output))
+    order = [entry.name for entry in config.entries]
+    return sorted(found, key=lambda document: order.index(document["name"]))
+
+
+def describe(config: ComparisonConfig, work: Work) -> dict[str, Any]:
+    """What was asked for, and where it ran, for the table's head."""
+    cuda = torch.cuda.is_available() and work.device != "cpu"
+    return {
+        "title": config.title,
+        "about": config.about,
+        "dataset": read_manifest(config.dataset).name,
+        "split": config.split,
+        "budget": config.budget.model_dump(),
+        "seeds": list(config.seeds),
+        "weights": config.taken_weights,
+        "rehearsal": work.rehearse,
+        "library": __version__,
+        "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+# --- what is to be done ----------------------------------------------------------------------------------------------
+
+
+def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
+    """Every entry with every seed; all entries of a seed before the next seed, so that a table is there early."""
+    made: list[_Part] = []
+    folders: dict[tuple[str, int], Path] = {}  # two rows of the same training, scored otherwise, share it
+    for seed in config.seeds[:1] if work.rehearse else config.seeds:
+        for entry in config.entries:
+            if entry.checkpoint:
+                if seed == config.seeds[0]:
+                    info = find_checkpoint(entry.checkpoint)
+                    name = f"{_slug(entry.name)}-{_file_digest(info.path)}"
+                    made.append(_Part(entry, None, work.output / name, info=info))
+                continue
+            training = _training(entry, seed, config, work.rehearse)
+            earlier = {f"{ENTRY_PREFIX}{p.entry.name}": p for p in made if p.seed in (seed, None)}
+            start = earlier.get(entry.start_from)
+            if entry.start_from:
+                path = find_checkpoint(entry.start_from).path if start is None else start.weights
+                training = training.model_copy(update={"start_from": str(path.resolve())})
+            told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
+            origin = start.folder.name if start else entry.start_from
+            digest = _digest(told, _content(config, training), origin)
+            own = work.output / f"{_slug(entry.name)}-{digest}" / f"seed{seed}"
+            folder = folders.setdefault((digest, seed), own)
+            made.append(_Part(entry, seed, folder, config=training))
+    return made
+
+
+def _training(entry: Entry, seed: int, config: ComparisonConfig, rehearse: bool) -> TrainingConfig:
+    """The run of an entry, at its share of the budget."""
+    changes = {**dict(flat(config.set)), **dict(flat(entry.set))}
+    if config.budget.steps:
+        changes["optimization.steps"] = max(round(config.budget.steps * entry.share), 1)
+    if config.budget.hours:
+        changes["optimization.hours"] = config.budget.hours * entry.share
+        if not config.budget.steps:
+            changes["optimization.steps"] = _ENDLESS
+    method = {key.removeprefix("method."): value for key, value in changes.items() if key.startswith("method.")}
+    preset = entry.preset
+    if rehearse:
+        preset = "tiny"
+        method = {key: value for key, value in method.items() if key not in ("widths", "window", "text_encoder")}
+        dims = make_config(entry.method, preset).dims
+        patch = [64, 64] if dims == 2 else [8, 32, 32]
+        if entry.method == "unetr":
+            method["window"] = patch
+        changes = {key: value for key, value in changes.items() if key.startswith(("method.", "preprocessing."))}
+        changes |= {
+            "optimization.steps": 2, "optimization.batch": 2, "optimization.warmup": 0, "optimization.workers": 0,
+            "data.patch": patch, "preprocessing.pixel_mm": 4.0,
+        }  # fmt: skip
+    made = make_config(entry.method, preset, **method)
+    training = configure(made, config.dataset, name=_slug(entry.name), changes=changes.items())
+    return training.model_copy(update={"seed": seed, "resources": {**training.resources, **config.resources}})
+
+
+def _with_starts(config: ComparisonConfig, only: Sequence[str]) -> set[str]:
+    """The entries asked for, and those that they start from; all, if none is named."""
+    by_name = {entry.name: entry for entry in config.entries}
+    wanted: set[str] = set()
+    ahead = list(only) or list(by_name)
+    while ahead:
+        name = ahead.pop()
+        wanted.add(name)
+        start = by_name[name].start_from
+        if start.startswith(ENTRY_PREFIX):
+            ahead.append(start.removeprefix(ENTRY_PREFIX))
+    return wanted
+
+
+def _train(part: _Part, work: Work) -> None:
+    if part.config is None or part.run.status().get("state") == "finished":
+        return
+    resume = part.run.config_file.exists()
+    device = _training_device(work.device)
+    work.train(TrainingRequest(part.config, part.run.folder, resume, device, work.output / "cache"))
+    if part.run.status().get("state") != "finished":
+        raise KeyboardInterrupt
+
+
+def _training_device(device: str) -> str:
+    return device.split(":")[0] if device.split(":")[0] in ("cpu", "cuda") else "auto"
+
+
+def _score(part: _Part, config: ComparisonConfig, work: Work, path: Path) -> None:
+    predictor = Predictor(_checkpoint(part, config), device=work.device)
+    torch.manual_seed(part.seed or 0)
+    options = dict(part.entry.options)
+    if part.entry.allow_label_leak:
+        options["allow_label_leak"] = True
+    worst = WorstCases(1 if work.rehearse else work.worst, config.variants[0])
+    report = evaluate_dataset(
+        config.dataset,
+        config.split,
+        predictor,
+        variants=config.variants,
+        about={"checkpoint": part.entry.name, "method": predictor.info.method, "device": str(predictor.device)},
+        options=options,
+        label_leak=part.entry.allow_label_leak,
+        watch=worst,
+        limit=_REHEARSED_CASES if work.rehearse else None,
+        progress=lambda fraction, sentence: work.say(f"{part.entry.name}: {sentence}"),
+    )
+    report["parameters"] = sum(p.numel() for p in predictor.method.parameters())
+    write_page(report, path.with_suffix(".html"), worst.drawn())
+    write_report(report, path)  # last: it says that all is done
+
+
+def _checkpoint(part: _Part, config: ComparisonConfig) -> CheckpointInfo:
+    if part.info is not None:
+        return part.info
+    run = part.run
+    return read_header(run.best if config.taken_weights == "best" and run.best.exists() else run.last)
+
+
+def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str], output: Path) -> dict[str, Any]:
+    info = _checkpoint(part, config)
+    training = info.metadata.get("training", {})
+    return {
+        "name": part.entry.name,
+        "paper": part.entry.paper_row,
+        "seed": part.seed,
+        "method": info.method,
+        "preset": part.entry.preset,
+        "taken": part.entry.checkpoint,
+        "steps": training.get("steps"),
+        "hours": training.get("hours"),
+        "seen": sorted(scored & set(training.get("cases", ()))),
+        "page": path.with_suffix(".html").relative_to(output).as_posix(),
+        "report": json.loads(path.read_text(encoding="utf-8")),
+    }
+
+
+# --- what makes an experiment the same -------------------------------------------------------------------------------
+
+
+def _scoring(part: _Part, config: ComparisonConfig, work: Work) -> tuple[Any, ...]:
+    """What the scores depend on, besides the weights."""
+    entry = part.entry
+    weights = config.taken_weights if part.config else ""
+    leak = entry.allow_label_leak
+    return config.split, config.variants, entry.options, leak, weights, work.rehearse, _listed(config.dataset)
+
+
+def _content(config: ComparisonConfig, training: TrainingConfig) -> list[str]:
+    """The data set's list of cases, and the files to learn from."""
+    return [_listed(config.dataset), *(_file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
+
+
+def _listed(dataset: str) -> str:
+    return _file_digest(Path(dataset))
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"The file {path} does not exist.", "Correct the path, or give --resource NAME=FILE."
+        ) from None
+
+
+def _digest(*settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=list).encode()).hexdigest()[:10]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "entry"

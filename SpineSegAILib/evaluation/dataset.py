@@ -1,0 +1,205 @@
+"""A data set: every labelled case of a split segmented and scored, with the time and memory that it took."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import SimpleITK as sitk
+
+from .. import __version__
+from ..datasets.manifest import Case, read_label, read_manifest
+from ..errors import Cancelled, ConfigError, DatasetError, ImageError
+from ..imaging import Geometry, read_image
+from ..results import Segmentation
+from .scores import CaseReport, evaluate_case
+from .summary import summarize
+from .variants import VARIANTS, cut_ids, make_variant
+
+_SAMPLE_SECONDS = 0.02
+
+
+class Segmenter(Protocol):
+    """What `evaluate_dataset` needs of a `Predictor`."""
+
+    def segment(self, image: sitk.Image, **options: Any) -> Segmentation:
+        """Segments one image."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a watcher of an evaluation is shown.
+
+    Attributes:
+        image: what was segmented.
+        reference: its structure ids.
+        prediction: the result; None where none could be made.
+        report: its scores.
+    """
+
+    image: sitk.Image
+    reference: sitk.Image
+    prediction: Segmentation | None
+    report: CaseReport
+
+
+def evaluate_dataset(
+    dataset: str | Path,
+    split: str,
+    predictor: Segmenter,
+    *,
+    variants: Sequence[str] = ("full",),
+    about: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    label_leak: bool = False,
+    watch: Callable[[Seen], None] | None = None,
+    limit: int | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Segments and scores the labelled cases of a split.
+
+    A case in which no segmentation can be made (`ImageError`) counts as missed, and the report says why.
+
+    Args:
+        dataset: a manifest.
+        split: ``"validation"`` …
+        predictor: what segments.
+        variants: names of `VARIANTS`.
+        about: what else to say in the report: checkpoint, device, command.
+        options: run-time options of the method.
+        label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
+            report says so.
+        watch: shown each case and its result, as `worst.WorstCases` wants them.
+        limit: no more than this many cases, the first ones; the report says so.
+        progress: called with a fraction and a sentence.
+        cancelled: asked between cases.
+
+    Returns:
+        A JSON-able report; `format_report` shows it, `write_report` writes it.
+
+    Raises:
+        DatasetError: something in the data set is missing or inconsistent; no case of the split has labels.
+        ConfigError: a variant is unknown.
+        Cancelled: when `cancelled` says so.
+    """
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise ConfigError(f"There is no variant “{variant}”.", f"Known: {', '.join(VARIANTS)}.")
+    cases = [case for case in read_manifest(dataset).cases(split) if case.label is not None]
+    if not cases:
+        raise DatasetError(f"No “{split}” case of {dataset} has a label.", "Choose a split with labels.")
+    left_out = max(len(cases) - limit, 0) if limit is not None else 0
+    cases = cases[: len(cases) - left_out]
+    reports: dict[str, list[CaseReport]] = {variant: [] for variant in variants}
+    for number, case in enumerate(cases):
+        image, label = read_image(case.image), read_label(case)
+        if not Geometry.of(image).matches(Geometry.of(label)):
+            raise DatasetError(f"{case.label} does not lie on the grid of {case.image}.", "Resample the label.")
+        for turn, variant in enumerate(variants):
+            if cancelled is not None and cancelled():
+                raise Cancelled("The evaluation was cancelled.")
+            if progress is not None:
+                done = (number + turn / len(variants)) / len(cases)
+                progress(done, f"{case.name}, {variant}")
+            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak)
+            reports[variant].append(seen.report)
+            if watch is not None:
+                watch(seen)
+    if progress is not None:
+        progress(1.0, "done")
+    return {
+        "format": 1,
+        "dataset": Path(dataset).name,
+        "split": split,
+        "library": __version__,
+        **(about or {}),
+        **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
+        **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
+        "variants": {variant: summarize(found) for variant, found in reports.items()},
+    }
+
+
+def _evaluate_variant(
+    case: Case,
+    image: sitk.Image,
+    label: sitk.Image,
+    variant: str,
+    predictor: Segmenter,
+    options: Mapping[str, Any] | None,
+    label_leak: bool,
+) -> Seen:
+    copy, reference = make_variant(image, label, variant)
+    result: Segmentation | None = None
+    failure = ""
+    with _Cost() as cost:
+        try:
+            # Only an evaluation that says so gives the reference away; its report is stamped.
+            leak = {"reference": reference} if label_leak else {}
+            result = predictor.segment(copy, options=dict(options or {}), **leak)
+        except ImageError as error:
+            failure = str(error)
+    prediction: Segmentation | sitk.Image
+    if result is None:
+        prediction = sitk.Image(reference.GetSize(), sitk.sitkInt16)
+        prediction.CopyInformation(reference)
+    else:
+        prediction = result
+    report = evaluate_case(
+        reference,
+        prediction,
+        case.annotated,
+        case=case.name,
+        source=case.source,
+        variant=variant,
+        patient=case.patient,
+        cut=cut_ids(label, reference) & set(case.annotated),
+    )
+    report.seconds, report.peak_mb, report.device_peak_mb = cost.seconds, cost.peak_mb, cost.device_peak_mb
+    report.failure = failure
+    return Seen(copy, reference, result, report)
+
+
+class _Cost:
+    """Time and memory of what is done inside.
+
+    Attributes:
+        seconds: wall time.
+        peak_mb: largest resident memory of the process, looked at 50 times a second.
+        device_peak_mb: most that torch had allocated on a CUDA device; None where there is none.
+    """
+
+    def __enter__(self) -> _Cost:
+        import psutil
+
+        self.seconds, self.peak_mb, self.device_peak_mb = 0.0, 0.0, None
+        self._process, self._ended = psutil.Process(), threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._cuda = None
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+            self._cuda = sys.modules["torch"].cuda
+            self._cuda.reset_peak_memory_stats()
+        self._look()
+        self._thread.start()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started
+        self._ended.set()
+        self._thread.join()
+        self._look()
+        if self._cuda is not None:
+            self.device_peak_mb = self._cuda.max_memory_allocated() / 2**20
+
+    def _sample(self) -> None:
+        while not self._ended.wait(_SAMPLE_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        self.peak_mb = max(self.peak_mb, self._process.memory_info().rss / 2**20)

@@ -1,0 +1,211 @@
+"""Reports as one HTML file that opens anywhere: style, plots and pictures are inside, nothing is loaded or run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..files import staged
+from . import plots
+from .report import POLICY
+from .worst import WorstCase
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1d2329; background: #fff;
+  max-width: 1180px; margin: 2rem auto 4rem; padding: 0 1.2rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p.note, figcaption { color: #5a6570; font-size: .88rem; max-width: 62rem; }
+p.alert { background: #fff3dc; border-left: 4px solid #d9822b; padding: .5rem .8rem; }
+div.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .4rem 0; }
+th, td { padding: .22rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e7ec; }
+th { border-bottom: 1.5px solid #8a94a0; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+tr.strong td { font-weight: 600; background: #f4f7fa; } td.text, th.text { text-align: left; }
+figure { margin: .6rem 0; } img, svg { max-width: 100%; height: auto; } summary { cursor: pointer; }
+"""
+
+
+def page(title: str, parts: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """A whole document.
+
+    Args:
+        title: plain text.
+        parts: HTML.
+        notes: plain sentences below the title.
+    """
+    below = "".join(f'<p class="note">{escape(note)}</p>\n' for note in notes)
+    body = "\n".join(part for part in parts if part)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{below}{body}\n"
+        '<p class="note">SpineSegAI. For research use; not a medical device.</p>\n</body>\n</html>\n'
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what belongs to it; empty if there is nothing."""
+    body = "\n".join(part for part in parts if part)
+    return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], strong: int = 0) -> str:
+    """A table of plain text.
+
+    Args:
+        strong: how many of its first rows stand out.
+    """
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    lines = []
+    for number, row in enumerate(rows):
+        mark = ' class="strong"' if number < strong else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def figure(svg: str, caption: str = "") -> str:
+    """A plot; nothing if there is none."""
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg}{below}</figure>" if svg else ""
+
+
+def note(text: str, *, alert: bool = False) -> str:
+    """A sentence."""
+    return f'<p class="{"alert" if alert else "note"}">{escape(text)}</p>'
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def span(interval: Sequence[float] | None, digits: int = 3) -> str:
+    """An interval; empty if there is none."""
+    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""
+
+
+# --- the report of one checkpoint ------------------------------------------------------------------------------------
+
+_HEADER = (
+    "", "n", "Dice", "95 %", "IoU", "surface Dice 1 mm", "HD95 mm", "ASD mm", "HD95 px", "ASD px", "Dice, any level",
+    "levels right", "missed", "invented", "absent in both", "no distance",
+)  # fmt: skip
+
+
+def write_page(report: Mapping[str, Any], path: str | Path, worst: Sequence[WorstCase] = ()) -> None:
+    """Writes the report of `evaluate_dataset` as HTML, whole or not at all.
+
+    Args:
+        worst: pictures for it, of `WorstCases.drawn`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with staged(path) as (temporary,):
+        temporary.write_text(report_page(report, worst), encoding="utf-8")
+
+
+def report_page(report: Mapping[str, Any], worst: Sequence[WorstCase] = ()) -> str:
+    """The document that `write_page` writes."""
+    about = ", ".join(f"{k} {report[k]}" for k in ("checkpoint", "method", "device") if report.get(k))
+    notes = [f"Data set {report['dataset']}, split {report['split']}. {about[:1].upper()}{about[1:]}.", POLICY]
+    parts = [note(report[key], alert=True) for key in ("label_leak", "left_out") if key in report]
+    for variant, summary in report["variants"].items():
+        parts += _variant(variant, summary)
+    parts.append(section("Worst cases", *(_worst(case) for case in worst)))
+    return page(f"Evaluation of {report.get('checkpoint', 'a method')}", parts, notes)
+
+
+def _variant(variant: str, summary: Mapping[str, Any]) -> list[str]:
+    name = "" if variant == "full" else f" ({variant})"
+    groups = [_row("all", summary["overall"]), *(_row(g, row) for g, row in summary["groups"].items())]
+    macro = summary["overall"]
+    sources = [
+        _row(f"{source}: {group}", row)
+        for source, found in summary["sources"].items()
+        for group, row in found.items()
+        if len(summary["sources"]) > 1
+    ]
+    single = [_row(n, row) for n, row in summary["structures"].items()]
+    found = summary["identification"]
+    sentences = [
+        f"Mean of the structures' means (macro): Dice {number(macro['macro']['dice'])} "
+        f"({span(macro['macro_intervals']['dice']) or 'too few patients for an interval'}), IoU "
+        f"{number(macro['macro']['iou'])}, HD95 {number(macro['macro']['hd95_mm'], 2)} mm, ASD "
+        f"{number(macro['macro']['asd_mm'], 2)} mm. With the image's diagonal as the distance of what was missed: HD95 "
+        f"{number(macro['with_diagonal']['hd95_mm'], 2)} mm, ASD {number(macro['with_diagonal']['asd_mm'], 2)} mm."
+    ]
+    if found["rate"] is not None:
+        sentences.append(
+            f"Levels identified per subject: {found['rate']:.1%} ({span(found['interval']) or 'no interval'}), "
+            f"{found['subjects_right']} of {found['subjects']} subjects without an error."
+        )
+    memory = f", at most {number(summary['peak_mb'], 0)} MB resident" if summary["peak_mb"] else ""
+    memory += f", {number(summary['device_peak_mb'], 0)} MB on the device" if summary["device_peak_mb"] else ""
+    sentences.append(f"{number(summary['seconds'], 2)} s per case{memory}.")
+    sentences += [f"{case} failed: {why}" for case, why in summary["failures"].items()]
+    return [
+        section(f"Figures{name}", table(_HEADER, [*groups, *sources], strong=len(groups)), *map(note, sentences)),
+        section(f"By structure{name}", table(_HEADER, single)),
+        section(
+            f"Plots{name}",
+            figure(plots.by_structure(summary, "dice", "Dice by structure, level-strict")),
+            figure(plots.by_structure(summary, "hd95_mm", "HD95 in mm, level-strict")),
+            figure(plots.levels(summary)),
+            note("A point is a case; bars are means with their 95 % intervals."),
+        ),
+        section(f"Found, whatever the level{name}", _panoptic(summary["panoptic"])),
+        section(f"Cases{name}", _cases(summary)),
+    ]
+
+
+def _row(name: str, row: Mapping[str, Any]) -> list[str]:
+    return [
+        name, str(row["scored"]), number(row["dice"]), span(row["intervals"]["dice"]), number(row["iou"]),
+        number(row["surface_dice"]), number(row["hd95_mm"], 2), number(row["asd_mm"], 2), number(row["hd95_px"], 2),
+        number(row["asd_px"], 2), number(row["matched_dice"]),
+        f"{row['levels_right']}/{row['levels']}" if row["levels"] else "–", str(row["missed"]), str(row["invented"]),
+        str(row["absent_in_both"]), str(row["undefined_distances"]),
+    ]  # fmt: skip
+
+
+def _panoptic(groups: Mapping[str, Any]) -> str:
+    if not groups:
+        return ""
+    counts = ("found", "missed", "spurious", "unknown")
+    rows = [
+        [name, *(number(q[k]) for k in ("pq", "rq", "sq")), *(str(q[k]) for k in counts)] for name, q in groups.items()
+    ]
+    header = ["", "PQ", "RQ", "SQ", "found", "missed", "spurious", "where nothing is annotated"]
+    return table(header, rows) + note("Panoptic quality at IoU 0.5, over all cases together.")
+
+
+def _cases(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for case in sorted(summary["cases"], key=_case_dice):
+        rate = case["identification_rate"]
+        rows.append(
+            [
+                case["case"], case["source"], str(len(case["structures"])), number(_case_dice(case)),
+                "–" if rate is None else f"{rate:.0%}", f"{case['seconds']:.2f}", number(case["peak_mb"], 0),
+                ", ".join(case["not_offered"]), case["failure"],
+            ]
+        )  # fmt: skip
+    header = ["", "source", "n", "Dice", "levels", "seconds", "MB", "not in the scheme", "failure"]
+    return f"<details><summary>{len(rows)} cases, the worst first</summary>{table(header, rows)}</details>"
+
+
+def _case_dice(case: Mapping[str, Any]) -> float:
+    found = [s["dice"] for s in case["structures"]]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _worst(case: WorstCase) -> str:
+    pictures = "".join(
+        f'<figure><img src="{url}" alt="{escape(case.case)}, {escape(title)}"></figure>'
+        for title, url in case.pictures.items()
+    )
+    return f"<h3>{escape(case.case)}: Dice {case.dice:.3f}</h3>{pictures}"

@@ -1,0 +1,343 @@
+"""Comparisons: the shipped configurations on miniature fakes of their data; going on after a kill; the tables."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny_data import write_tiny_dataset
+
+from SpineSegAILib.anatomy import STRUCTURES, VALUE_MAPS, VERTEBRA_ID
+from SpineSegAILib.cli import main
+from SpineSegAILib.comparison import run as runs
+from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
+from SpineSegAILib.comparison.papers import PAPERS, figure
+from SpineSegAILib.comparison.run import Work, describe, run_comparison
+from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
+from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
+from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.vessel_phantom import VesselSpec, make_vessels
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11
+
+
+# --- miniature fakes of the data ---
+
+
+def spines(count: int):
+    """(image, label with structure ids) of small phantoms."""
+    for number in range(count):
+        spec = PhantomSpec(top="L1", bottom="S1", slices=3, slice_mm=8.0, pixel_mm=4.0)
+        phantom = make_phantom(spec, np.random.default_rng(number))
+        yield phantom.image, phantom.labels
+
+
+def coded(label: sitk.Image, ids: dict[int, int]) -> sitk.Image:
+    """The label image with other values; what has none is background."""
+    array = sitk.GetArrayFromImage(label)
+    values = np.zeros_like(array)
+    for sid, value in ids.items():
+        values[array == sid] = value
+    result = sitk.GetImageFromArray(values)
+    result.CopyInformation(label)
+    return result
+
+
+def put(image: sitk.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def values_of(name: str) -> dict[int, int]:
+    """Structure id → the first value that a public set has for it."""
+    found: dict[int, int] = {}
+    for value, sid in VALUE_MAPS[name].items():
+        found.setdefault(sid, value)
+    return found
+
+
+def spider(folder: Path) -> Path:
+    lines = ["new_file_name,subset"]
+    for n, (image, label) in enumerate(spines(3), start=1):
+        put(image, folder / f"raw/images/{n}_t2.mha")
+        put(coded(label, values_of("spider")), folder / f"raw/masks/{n}_t2.mha")
+        lines.append(f"{n}_t2,{'training' if n < 3 else 'validation'}")
+    (folder / "raw/overview.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return imported("spider", folder)
+
+
+def mrspineseg(folder: Path) -> Path:
+    for n, (image, label) in enumerate(spines(3), start=1):
+        put(image, folder / f"raw/MR/Case{n}.nii.gz")
+        put(coded(label, values_of("mrspineseg")), folder / f"raw/Mask/mask_case{n}.nii.gz")
+    return imported("mrspineseg", folder, "--validation", "0.3")
+
+
+def verse(folder: Path) -> Path:
+    vertebrae = {sid: sid for sid, s in STRUCTURES.items() if s.is_vertebral and 8 <= sid <= 25}
+    for n, part in enumerate(("training", "training", "test")):
+        image, label = list(spines(n + 1))[n]
+        sub = folder / f"raw/dataset-verse20{part}"
+        put(image, sub / f"rawdata/sub-{n}/sub-{n}_ct.nii.gz")
+        put(coded(label, vertebrae), sub / f"derivatives/sub-{n}/sub-{n}_seg-vert_msk.nii.gz")
+    return imported("verse", folder)
+
+
+def imported(kind: str, folder: Path, *more: str) -> Path:
+    words = ["import-dataset", "--format", kind, str(folder / "raw"), "--output", str(folder / "set"), "--quiet", *more]
+    assert main(words) == 0
+    return folder / "set/dataset.json"
+
+
+def listed(folder: Path, pairs, names: list[str], **more) -> Path:
+    """A manifest of one's own: two training cases and one to be scored."""
+    lists = {"training": [], "test": []}
+    for n, (image, label) in enumerate(pairs):
+        put(image, folder / f"{n}.nii.gz")
+        put(label, folder / f"{n}_label.nii.gz")
+        entry = {"image": f"{n}.nii.gz", "label": f"{n}_label.nii.gz", "annotated": names}
+        lists["test" if n == 2 else "training"].append(entry)
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({"name": "Own", **more, **lists}), encoding="utf-8")
+    return path
+
+
+def lumbar(folder: Path) -> Path:
+    names = ["L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
+    ids = {sid: sid for sid, s in STRUCTURES.items() if s.name in names}
+    path = listed(folder, [(i, coded(x, ids)) for i, x in spines(3)], names, modality={"0": "MR"}, extent="body")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    weak = {"image": "weak.nii.gz", "keypoints": {"L4": [0.0, 0.0, 0.0], "L5": [0.0, 0.0, -30.0]}}
+    (folder / "weak.nii.gz").write_bytes((folder / "0.nii.gz").read_bytes())
+    table["training"].append(weak)
+    path.write_text(json.dumps(table), encoding="utf-8")
+    return path
+
+
+def binary(folder: Path) -> Path:
+    vertebra = {sid: VERTEBRA_ID for sid, s in STRUCTURES.items() if s.is_vertebral}
+    return listed(folder, [(i, coded(x, vertebra)) for i, x in spines(3)], ["vertebra"], extent="body")
+
+
+def vessels(folder: Path) -> Path:
+    pairs = []
+    for n in range(3):
+        phantom = make_vessels(VesselSpec(), np.random.default_rng(n))
+        small = [slice(None, None, 2)] * 3
+        pairs.append((phantom.image[small], phantom.labels[small]))
+    names = [STRUCTURES[i].name for i in (201, 202, 203, 204)]
+    return listed(folder, pairs, names, modality={"0": "CT"})
+
+
+FAKES = {
+    "atm-net-mrspineseg": mrspineseg,
+    "atm-net-spider": spider,
+    "la-caf": vessels,
+    "scar-net": lumbar,
+    "verdiff-net-mr": binary,
+    "verdiff-net-verse": verse,
+}
+
+
+def test_every_shipped_configuration_has_a_fake():
+    assert set(shipped_configs()) == set(FAKES)
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_a_papers_comparison_works_from_end_to_end(name, tmp_path, capsys):
+    manifest = FAKES[name](tmp_path)
+    config = read_comparison(name, dataset=manifest)
+    out = tmp_path / "out"
+    words = ["compare", name, str(out), "--dataset", str(manifest), "--rehearse", "--device", "cpu", "--quiet"]
+    assert main(words) == 0, capsys.readouterr().err
+    table = json.loads((out / "table.json").read_text(encoding="utf-8"))
+    shown = [entry.name for entry in config.entries if entry.shown]
+    assert [row["name"] for row in table["variants"]["full"]["rows"]] == shown and table["missing"] == []
+    assert all(row["scored"] > 0 for row in table["variants"]["full"]["rows"])
+    # Every row of the paper is there, and every entry stands in one: beside its figures, or alone.
+    (beside,) = table["papers"]
+    paper = PAPERS[config.papers[0]]
+    assert set(paper.rows) <= {row["paper"] for row in beside["rows"]}
+    for row in beside["rows"]:
+        assert row["figures"] == list(paper.rows.get(row["paper"], [None] * len(paper.columns)))
+    assert sorted(row["entry"] for row in beside["rows"] if row["entry"]) == sorted(shown)
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert "These figures mean nothing" in text and "was trained for two steps" in text and paper.citation in text
+    page = (out / "table.html").read_text(encoding="utf-8")
+    assert all((out / link).exists() for row in table["variants"]["full"]["rows"] for link in row["pages"])
+    assert "<script" not in page
+    assert len(list(csv.reader((out / "table.csv").open(encoding="utf-8")))) == len(shown) + 1
+
+
+# --- the machinery ---
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"), training=2)
+
+
+SMALL = {"data.patch": [64, 64], "preprocessing.pixel_mm": 4.0, "optimization.batch": 2, "optimization.workers": 0}
+
+
+def config_of(manifest: Path, **more) -> ComparisonConfig:
+    entries = [
+        {"name": "U-Net", "method": "unet", "preset": "tiny"},
+        {"name": "Two", "method": "resenc-unet", "preset": "tiny"},
+    ]
+    table = {"title": "T", "dataset": str(manifest), "split": "validation", "budget": {"steps": 2}, "set": SMALL}
+    return ComparisonConfig.model_validate({**table, "entries": entries, **more})
+
+
+def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_path, monkeypatch):
+    config = config_of(manifest, seeds=[1, 2])
+    trained = []
+
+    def killed_at_third(request):
+        trained.append((request.config.method["method"], request.config.seed, request.resume))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        runs.run_training(request)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(config, Work(tmp_path, "cpu", train=killed_at_third))
+    assert [t[:2] for t in trained] == [("unet", 1), ("resenc-unet", 1), ("unet", 2)]
+    found = run_comparison(config, Work(tmp_path, "cpu", train=killed_at_third))
+    assert [t[:2] for t in trained[3:]] == [("unet", 2), ("resenc-unet", 2)]
+    assert [(d["name"], d["seed"]) for d in found] == [("U-Net", 1), ("U-Net", 2), ("Two", 1), ("Two", 2)]
+
+    def never(request):
+        pytest.fail("trained again")
+
+    assert run_comparison(config, Work(tmp_path, "cpu", train=never)) == found
+    with pytest.raises(pytest.fail.Exception):  # another budget is another experiment
+        run_comparison(config_of(manifest, budget={"steps": 3}), Work(tmp_path, "cpu", train=never))
+
+    table = tabulate(config, describe(config, Work(tmp_path, "cpu")), found)
+    row = table["variants"]["full"]["rows"][0]
+    macro = [100 * d["report"]["variants"]["full"]["overall"]["macro"]["dice"] for d in found[:2]]
+    assert row["figures"]["Dice"] == pytest.approx(np.mean(macro)) and row["seeds"] == [1, 2]
+    assert row["spread"]["Dice"] == pytest.approx(np.std(macro, ddof=1))
+    (dice,) = [d for d in table["variants"]["full"]["differences"] if d["metric"] == "dice"]
+    assert (dice["name"], dice["base"], dice["pairs"]) == ("Two", "U-Net", 1)
+    assert {p.suffix for p in write_tables(table, tmp_path)} == {".json", ".csv", ".md", ".html"}
+    assert "| U-Net |" in markdown(table)
+
+
+def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint, tmp_path):
+    entries = [
+        {"name": "Taken", "checkpoint": str(tiny_checkpoint)},
+        {"name": "Raw", "checkpoint": str(tiny_checkpoint), "options": {"batch": 2}},
+        {"name": "Further", "method": "resenc-unet", "preset": "tiny", "start_from": "entry:Taken"},
+    ]
+    config = config_of(manifest, entries=entries)
+    found = run_comparison(config, Work(tmp_path, "cpu", only=["Taken"]))
+    assert [d["name"] for d in found] == ["Taken"] and found[0]["seed"] is None
+    assert tabulate(config, describe(config, Work(tmp_path)), found)["missing"] == ["Raw", "Further"]
+    started = []
+
+    def train(request):
+        started.append(request.config.start_from)
+        return runs.run_training(request)
+
+    run_comparison(config, Work(tmp_path, "cpu", train=train))
+    assert started == [str(tiny_checkpoint)]
+
+
+def test_a_checkpoint_that_has_seen_the_cases_is_named(manifest, tmp_path):
+    config = config_of(manifest, split="training", weights="last")
+    found = run_comparison(config, Work(tmp_path, "cpu", only=["U-Net"]))
+    assert found[0]["seen"] == ["case0_image", "case1_image"]
+    text = markdown(tabulate(config, describe(config, Work(tmp_path)), found))
+    assert "U-Net was trained on 2 of the cases that are scored here." in text
+
+
+def test_equal_hours_mean_a_schedule_over_the_hours(manifest):
+    config = config_of(manifest, budget={"hours": 2.0})
+    training = runs._training(config.entries[0], 35, config, False)
+    assert training.optimization.hours == 2.0 and training.optimization.steps > 10**6
+    half = config.entries[0].model_copy(update={"share": 0.5})
+    assert runs._training(half, 35, config, False).optimization.hours == 1.0
+
+
+def test_the_scored_cases_never_choose_the_weights():
+    assert config_of(Path("d"), split="validation").taken_weights == "last"
+    assert config_of(Path("d"), split="test").taken_weights == "best"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"baseline": "nobody"}, "no entry “nobody”"),
+        ({"papers": ["atm-net/mars"]}, "no table “atm-net/mars”"),
+        ({"entries": [{"name": "a", "method": "unet"}, {"name": "a", "method": "unet"}]}, "two entries are called “a”"),
+        ({"entries": [{"name": "a", "method": "unet", "checkpoint": "b"}]}, "either a checkpoint or a method"),
+        ({"entries": [{"name": "a", "method": "unet", "start_from": "entry:b"}]}, "starts from “b”"),
+        ({"entries": [{"name": "a", "method": "unet", "paper": "X"}]}, "has a row “X”"),
+        ({"variants": ["upside-down"]}, "upside-down"),
+        ({"budgett": {}}, "budgett"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_the_reason(change, words, tmp_path):
+    table = {"title": "T", "dataset": "d.json", "entries": [{"name": "a", "method": "unet"}], **change}
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        read_comparison(path)
+
+
+def test_mistakes_are_found_before_the_first_training(manifest, tmp_path):
+    def never(request):
+        pytest.fail("trained")
+
+    wrong = [{"name": "a", "method": "unet", "preset": "tiny"}, {"name": "b", "method": "unet", "set": {"method.x": 1}}]
+    with pytest.raises(ConfigError, match="x"):
+        run_comparison(config_of(manifest, entries=wrong), Work(tmp_path, train=never))
+    with pytest.raises(ConfigError, match="no entry “z”"):
+        run_comparison(config_of(manifest), Work(tmp_path, only=["z"], train=never))
+    with pytest.raises(DatasetError, match="no “test” cases"):
+        run_comparison(config_of(manifest, split="test"), Work(tmp_path, train=never))
+    with pytest.raises(ConfigError, match="gone does not exist"):
+        run_comparison(config_of(manifest, resources={"text_bank": "gone"}), Work(tmp_path, train=never))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_shell_names_what_it_cannot_read(tmp_path, capsys, monkeypatch):
+    assert main(["compare", "nowhere", str(tmp_path)]) == 2 and "atm-net-spider" in capsys.readouterr().err
+    (tmp_path / "c.toml").write_text("title =", encoding="utf-8")
+    assert (
+        main(["compare", str(tmp_path / "c.toml"), str(tmp_path)]) == 2 and "cannot be read" in capsys.readouterr().err
+    )
+    monkeypatch.setitem(__import__("sys").modules, "tomllib", None)
+    with pytest.raises(MissingPackageError, match="JSON"):
+        read_comparison("scar-net")
+
+
+def test_paths_in_a_configuration_are_relative_to_it(tmp_path):
+    table = {
+        "title": "T",
+        "dataset": "sub/d.json",
+        "resources": {"text_bank": "b"},
+        "entries": [{"name": "a", "method": "unet"}],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(table), encoding="utf-8")
+    config = read_comparison(tmp_path / "c.json")
+    assert config.dataset == str(tmp_path / "sub/d.json") and config.resources == {"text_bank": str(tmp_path / "b")}
+
+
+def test_every_column_of_the_papers_is_in_a_summary(manifest, tiny_checkpoint, tmp_path):
+    entries = [{"name": "Taken", "checkpoint": str(tiny_checkpoint)}]
+    (found,) = run_comparison(config_of(manifest, entries=entries), Work(tmp_path, "cpu"))
+    summary = found["report"]["variants"]["full"]
+    for table in PAPERS.values():
+        for key in table.columns.values():
+            place, metric = key.rsplit(".", 1)
+            assert metric in summary["overall"]["macro"] and place.partition(":")[0] in (
+                "macro",
+                "overall",
+                "structure",
+            )
+    assert figure(summary, "structure:L4.dice") == pytest.approx(100 * summary["structures"]["L4"]["dice"])
+    assert figure(summary, "structure:L1/L2.dice") is None
