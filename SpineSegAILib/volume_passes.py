@@ -47,7 +47,7 @@ def volume_evidence(
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
     Args:
-        patch: window of a 3D method, and of a 2D one that is `local`.
+        patch: window of a 3D method, and of a 2D one that is `local`; see `Method.whole_slices`.
         options: see `inference.OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
         reference: (D, H, W) true structure ids, see `inference.Predictor.segment`.
@@ -212,6 +212,8 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     shape = list(volume.array.shape)
     fitting = tuple(_multiple(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
     window = method.window or patch or fitting
+    if method.whole_slices:
+        window = (window[0], *(_multiple(n, d) for n, d in zip(shape[1:], method.divisors[1:], strict=True)))
     pads, inner = _padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)

@@ -129,6 +129,8 @@ class Method(nn.Module):
     """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     local: bool = False
     """2D: parts of the method look at the whole input, so slices are covered by windows of the size it learnt on."""
+    whole_slices: bool = False
+    """3D: windows divide a volume across slices only, where counting levels takes the whole height of an image."""
     overlap: float = 0.5
     """Share of its side by which a window overlaps the next, where the option of this name does not say."""
     passes: int = 1

@@ -5,13 +5,15 @@
 
 Killed, it goes on where it was when it is started again. ENCODER as for `train_atm_net.py`; a checkpoint says what the
 bank's file is called. DATA as for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it
-(`complete.py`), and the backbone starts from that checkpoint's weights, as far as they fit. The last weights are the
-result: nothing is chosen.
+(`complete.py`), and the backbone starts from that checkpoint's weights, as far as they fit. First in small windows, then
+in such as show a spine from the sacrum up: the levels are counted from there. The last weights are the result: nothing
+is chosen.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from complete import TEACHER, complete
@@ -25,28 +27,40 @@ from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
 PIXEL_MM = 1.5
 DATA = DataConfig(
-    patch=(4, 160, 96),
     phantoms=120,
     phantom_share=0.15,
     source_weights={"chu": 3.0, "myo": 4.0, "usp": 3.0, "mri2d": 1.0},
     labelled_share=0.75,
     augmentation=AugmentationConfig(crop_probability=0.5, elastic_probability=0.2),
 )
-STEPS = 500
 
 
-def train(dataset: Path, output: Path, bank: Path) -> RunDirectory:
-    """The run, or what is left of it."""
+@dataclass(frozen=True)
+class Stage:
+    """One run, which starts from the weights of the one before."""
+
+    name: str
+    patch: tuple[int, int, int]
+    steps: int
+    rate: float
+    seed: int
+
+
+STAGES = (Stage("small", (4, 160, 96), 500, 1e-3, 35), Stage("tall", (2, 224, 128), 800, 1.5e-3, 36))
+
+
+def train(stage: Stage, dataset: Path, output: Path, bank: Path, start: str | Path) -> RunDirectory:
+    """Run a stage, or what is left of it."""
     encoder = {"text_encoder": f"bank:{bank}", "text_width": 384}
     config = TrainingConfig(
         name="Lumbar MR (LA-CAF)",
         method=make_config("la-caf", "slices", **encoder).model_dump(mode="json"),
         dataset=str(dataset),
         preprocessing=Preprocessing(pixel_mm=PIXEL_MM),
-        data=DATA,
+        data=DATA.model_copy(update={"patch": stage.patch}),
         optimization=OptimizationConfig(
-            steps=STEPS,
-            learning_rate=1e-3,
+            steps=stage.steps,
+            learning_rate=stage.rate,
             weight_decay=1e-5,
             warmup=50,
             batch=2,
@@ -55,10 +69,10 @@ def train(dataset: Path, output: Path, bank: Path) -> RunDirectory:
             save_every=100,
             workers=0,
         ),
-        start_from=TEACHER,
-        seed=35,
+        start_from=str(start),
+        seed=stage.seed,
     )
-    run = RunDirectory(output / "run")
+    run = RunDirectory(output / stage.name)
     if run.status().get("state") not in ("stopped", "finished"):
         resume = run.config_file.exists()
         report = lambda event: print(event, flush=True)  # noqa: E731
@@ -73,7 +87,10 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, required=True, help="embedded prompts, of “spinesegai text-bank”")
     arguments = parser.parse_args()
     dataset = complete(write_manifest(arguments.data, arguments.output / "data"), arguments.output / "completed")
-    print(f"wrote {train(dataset, arguments.output, arguments.bank).last}")
+    start: str | Path = TEACHER
+    for stage in STAGES:
+        start = train(stage, dataset, arguments.output, arguments.bank, start).last
+    print(f"wrote {start}")
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ class LaCafMethod(Method):
         if config.backbone == "unet":
             self.backbone: nn.Module = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
-            self.overlap = 0.25  # it sees slices one by one, whose edges it has learnt to bear; half the work
+            self.overlap = 0.25  # it sees slices one by one; half the work
+            self.whole_slices = True
             blocks = config.blocks or (2,) * len(config.widths)
             self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:
