@@ -333,6 +333,7 @@ def test_the_adapter_can_have_one_kernel_only():
         {"prior": False},
         {"encoding": "onehot"},
         {"encoding": "binary+label"},
+        {"encoding": "kind+label"},
         {"scheme": "vertebra"},
         {"rank_weight": 0.5, "coordinates": False},
         {"widths": (8, 12), "prior_widths": (8, 8, 8, 8), "attention_levels": 0, "blocks": 2},
@@ -378,7 +379,7 @@ def test_every_class_survives_encoding(name, kind):
     codes = encoding.encode(labels)
     assert set(codes.unique().tolist()) == {-1.0, 1.0}
     prior = torch.full((1, count, 1, count), 1 / count)
-    decoded = encoding.decode(codes, prior)
+    decoded = encoding.decode(codes, encoding.naming(prior))
     assert torch.equal(decoded.argmax(1), labels)
     assert decoded.amax(1).min() > 0.95
     onehot = F.one_hot(labels, count).movedim(-1, 1).float()
@@ -419,9 +420,48 @@ def test_names_come_from_the_prior_where_the_state_is_binary():
     encoding = make_encoding(make_config("verdiff-net", "tiny", scheme="lumbar11", encoding="binary+label"))
     prior = torch.zeros(1, 11, 1, 2)
     prior[0, 0], prior[0, 4, 0, 0], prior[0, 7, 0, 1] = 0.9, 0.1, 0.1  # faint, but they know which
-    decoded = encoding.decode(torch.ones(1, 1, 1, 2), prior)
+    naming = encoding.naming(prior)
+    decoded = encoding.decode(torch.ones(1, 1, 1, 2), naming)
     assert decoded.argmax(1).tolist() == [[[4, 7]]]
-    assert encoding.decode(-torch.ones(1, 1, 1, 2), prior).argmax(1).tolist() == [[[0, 0]]]
+    assert encoding.decode(-torch.ones(1, 1, 1, 2), naming).argmax(1).tolist() == [[[0, 0]]]
+
+
+def test_a_state_of_kinds_takes_levels_from_the_prior_and_its_neighbourhood():
+    lumbar = scheme("lumbar-mr")
+    channel = lambda name: lumbar.channel_of[structure(name).id]  # noqa: E731
+    encoding = make_encoding(make_config("verdiff-net", "tiny", scheme="lumbar-mr", encoding="kind+label"))
+    assert encoding.channels == 5  # background, vertebra, disc, sacrum, canal
+    labels = torch.zeros(1, 40, 8, dtype=torch.long)
+    labels[:, 4:14], labels[:, 14:18], labels[:, 18:28] = channel("L3"), channel("L3/L4"), channel("L4")
+    prior = F.one_hot(labels, lumbar.channels).movedim(-1, 1).float()
+    naming = encoding.naming(prior)
+    same = encoding.decode(encoding.center(prior), naming)
+    assert torch.equal(same.argmax(1), labels)
+    assert torch.allclose(same.sum(1), torch.ones(1, 40, 8), atol=1e-5)
+    grown = labels.clone()
+    grown[:, 2:4], grown[:, 28:31] = channel("L3"), channel("L4")  # beyond the hard edges
+    kinds = torch.tensor(encoding.groups)[grown]
+    assert torch.equal(encoding.decode(encoding.encode(kinds), naming).argmax(1), grown)
+
+
+@pytest.mark.parametrize("encoding", ["kind+label", "binary+label", "bits", "onehot"])
+def test_around_the_prior_an_untrained_denoiser_repeats_it_and_learns(encoding):
+    method = tiny(scheme="lumbar11", encoding=encoding, around_prior=True)
+    batch = blocks_batch(method.scheme.channels)
+    method.eval()
+    with torch.inference_mode():
+        prior = method.evidence(batch.image, context((64, 64), options={"preview": "on"}))["classes"]
+        again = method.encoding.decode(method.center(prior), method.encoding.naming(prior))
+        drawn = method.evidence(batch.image, context((64, 64), options={"samples": 1, "steps": 3}))["classes"]
+    assert (drawn - again).abs().max() < 0.05  # the prior's logits are capped
+    method.train()
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        method.training_losses(batch)["total"].backward()
+        optimizer.step()
+    assert all(p.grad.abs().sum() > 0 for p in method.denoiser.head.parameters())
+    assert method.denoiser.stem.weight.grad.abs().sum() > 0
 
 
 def test_settings_that_cannot_be_are_refused():
@@ -430,6 +470,7 @@ def test_settings_that_cannot_be_are_refused():
         ({"encoding": "binary", "scheme": "lumbar11"}, "two codes"),
         ({"prior": False, "stage": "prior"}, "no prior to train"),
         ({"prior": False, "encoding": "binary+label"}, "binary\\+label"),
+        ({"prior": False, "encoding": "kind+label"}, "kind\\+label"),
         ({"dims": 3}, "dims must be 2"),
         ({"widths": (7, 8)}, "even"),
         ({"patch": 3}, "patch must be"),

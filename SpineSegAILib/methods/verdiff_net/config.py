@@ -51,8 +51,15 @@ class VerdiffNetConfig(MethodConfig):
         "select", description="fine kernel of the adapter: 3 near the prior's mask and 5 elsewhere, or one everywhere"
     )
     prior: bool = Field(True, description="re-centre the diffusion on the conditional U-Net's mask; off: on zero")
-    encoding: Literal["auto", "binary", "onehot", "bits", "binary+label"] = Field(
-        "auto", description="how a label becomes the state of the diffusion; auto: bits beyond eight classes"
+    encoding: Literal["auto", "binary", "onehot", "bits", "binary+label", "kind+label"] = Field(
+        "auto",
+        description="how a label becomes the state of the diffusion; auto: bits beyond eight classes; with “+label” the "
+        "state is structure or not, or its kind (vertebra, disc …), and the prior names the level",
+    )
+    around_prior: bool = Field(
+        False,
+        description="the denoiser's logits count from those of the prior, so that untrained it repeats the prior (our "
+        "addition)",
     )
     bits: int | None = Field(None, ge=1, le=12, description="bits per voxel of the encoding “bits”; as few as suffice")
     temperature: float = Field(0.5, gt=0, description="bits: standard deviation of a bit when classes are read off")
@@ -79,6 +86,8 @@ class VerdiffNetConfig(MethodConfig):
             "widths": (24, 48, 64, 96, 96),
             "patch": 2,
             "blocks": 1,
+            "encoding": "kind+label",
+            "around_prior": True,
             "msfm_width": 16,
             "corruption": 0.5,
             "rank_weight": 0.5,
@@ -97,7 +106,10 @@ class VerdiffNetConfig(MethodConfig):
     def _baseline(cls, values: Any) -> Any:
         """The baseline has neither prior nor modules of the paper, unless one of them is switched on for a trial."""
         if isinstance(values, dict) and values.get("method") == BASELINE:
-            return {"msfm": False, "nsa": False, **values, "prior": False, "rank_weight": 0.0}
+            values = {"msfm": False, "nsa": False, **values, "prior": False, "rank_weight": 0.0}
+            if str(values.get("encoding", "")).endswith("+label"):
+                values["encoding"] = "auto"
+            return values
         return values
 
     @model_validator(mode="after")
@@ -134,8 +146,8 @@ class VerdiffNetConfig(MethodConfig):
             )
         if not self.prior and self.stage == "prior":
             raise ValueError("there is no prior to train where prior is off")
-        if not self.prior and self.resolved_encoding == "binary+label":
-            raise ValueError("the encoding “binary+label” takes its labels from the prior, which is off")
+        if not self.prior and self.resolved_encoding.endswith("+label"):
+            raise ValueError(f"the encoding “{self.resolved_encoding}” takes its labels from the prior, which is off")
         return self
 
     @property

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...anatomy import LabelScheme, sorted_ids
 from ..losses import group_channels
 from .config import VerdiffNetConfig
+
+
+_NEAR = 15
+"""Side of the neighbourhood, in pixels, that names what the prior does not."""
+
+_SUREST = 0.98
+"""Probability of the prior beyond which the denoiser need not be surer still to overrule it."""
 
 
 class Encoding(nn.Module):
@@ -40,7 +48,7 @@ class Encoding(nn.Module):
 
     @property
     def is_grouped(self) -> bool:
-        """True where the state knows less than the scheme: structure or not, without its name."""
+        """True where the state knows less than the scheme: what kind of structure, or that it is one, not its name."""
         return self.groups != tuple(range(len(self.codes)))
 
     def states(self, allowed: Tensor) -> Tensor:
@@ -59,14 +67,27 @@ class Encoding(nn.Module):
         """ŷ0 of the denoiser's logits: 2σ(l) − 1, or 2·softmax(l) − 1: (B, n, H, W) in −1…1."""
         return 2 * (logits.softmax(1) if self.exclusive else logits.sigmoid()) - 1
 
-    def decode(self, state: Tensor, prior: Tensor) -> Tensor:
+    def naming(self, prior: Tensor) -> Tensor:
+        """(B, K, H, W) the share of each class in its class of the state, as the prior's probabilities have it.
+
+        Where the prior knows of none of them, as just beyond the edge of a hard mask, the neighbourhood does.
+        """
+        if not self.is_grouped:
+            return torch.ones_like(prior)
+        near = F.avg_pool2d(F.avg_pool2d(prior, (_NEAR, 1), 1, (_NEAR // 2, 0)), (1, _NEAR), 1, (0, _NEAR // 2))
+        named = prior + 1e-3 * near + 1e-9
+        whole = named.new_zeros((len(prior), len(self.codes), *prior.shape[2:]))
+        whole.index_add_(1, torch.tensor(self.groups, device=prior.device), named)
+        return named / whole[:, list(self.groups)]
+
+    def decode(self, state: Tensor, naming: Tensor) -> Tensor:
         """Class probabilities of a sampled state.
 
         Bits are compared with the codes that exist, so a class that does not exist has no probability.
 
         Args:
             state: (B, n, H, W), about −1…1.
-            prior: (B, K, H, W) probabilities; names the structure where the state knows only that there is one.
+            naming: (B, K, H, W) as `naming` gives it.
 
         Returns:
             (B, K, H, W) probabilities.
@@ -80,10 +101,12 @@ class Encoding(nn.Module):
         else:
             # exp(−‖y − code‖² / 2τ²): ‖y‖² and ‖code‖² = n are the same for all codes and cancel.
             found = combine(self.codes / self.temperature**2, state).softmax(1)
-        if not self.is_grouped:
-            return found
-        named = prior[:, 1:] + 1e-6
-        return torch.cat([found[:, :1], found[:, 1:] * named / named.sum(1, keepdim=True)], 1)
+        return found[:, list(self.groups)] * naming if self.is_grouped else found
+
+    def prior_logits(self, center: Tensor) -> Tensor:
+        """Logits whose `estimate` is the prior f (B, n, H, W), none surer than 0.98."""
+        share = ((center.float() + 1) / 2).clamp(1 - _SUREST, _SUREST)
+        return share.log() if self.exclusive else share.logit()
 
 
 def combine(table: Tensor, maps: Tensor) -> Tensor:
@@ -116,6 +139,11 @@ def make_encoding(config: VerdiffNetConfig) -> Encoding:
     if kind == "onehot":
         codes = 2 * torch.eye(scheme.channels) - 1
         return Encoding(codes, same, exclusive=True, temperature=config.temperature)
+    if kind == "kind+label":
+        kinds = list(dict.fromkeys(s.kind for s in scheme.structures))
+        groups = (0, *(1 + kinds.index(s.kind) for s in scheme.structures))
+        codes = 2 * torch.eye(len(kinds) + 1) - 1
+        return Encoding(codes, groups, exclusive=True, temperature=config.temperature)
     groups = (0, *(1 for _ in scheme.ids))
     return Encoding(torch.tensor([[-1.0], [1.0]]), groups, exclusive=False, temperature=config.temperature)
 

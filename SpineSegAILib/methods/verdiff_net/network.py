@@ -85,6 +85,9 @@ class VerdiffNet(Method):
             config.nsa_kernel if config.nsa else None,
             config.patch,
         )
+        if config.around_prior:  # at first it says nothing of its own
+            nn.init.zeros_(self.denoiser.head[-1].weight)
+            nn.init.zeros_(self.denoiser.head[-1].bias)
         depth = len(config.prior_widths) if config.prior else 1
         self.divisor = max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1))
         if config.stage == "prior":
@@ -114,6 +117,11 @@ class VerdiffNet(Method):
         # (f + 1) / 2 for a binary mask; without a prior f = 0, which is one half.
         share = 1 - probabilities[:, :1] if self.config.prior else torch.full_like(probabilities[:, :1], 0.5)
         return self.denoiser.guidance(c.fused, c.features, center, share)
+
+    def clean_logits(self, noisy: Tensor, time: Tensor, guidance: Guidance, center: Tensor) -> Tensor:
+        """(B, n, H, W) of the clean mask, in full precision."""
+        logits = self.denoiser(noisy, time, guidance).float()
+        return logits + self.encoding.prior_logits(center) if self.config.around_prior else logits
 
     def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the default method's network, for a conditional U-Net made like it; the fused features count nothing
@@ -171,7 +179,7 @@ class VerdiffNet(Method):
             mask = self.encoding.encode(groups[likeliest])
             time = torch.randint(self.diffusion.timesteps, (len(mask),), device=mask.device)
             noisy = self.diffusion.noisy(mask, center, time, torch.randn_like(mask))
-        logits = self.denoiser(noisy, time, self._guidance(c, center, prior)).float()
+        logits = self.clean_logits(noisy, time, self._guidance(c, center, prior), center)
         weight = self.diffusion.kl_weight[time]
         return {
             "cross_entropy": code_cross_entropy(self.encoding, logits, allowed),
@@ -198,7 +206,7 @@ class VerdiffNet(Method):
         guidance = self._guidance(c, center, prior).repeated(sampling.samples)
 
         def denoise(noisy: Tensor, time: Tensor) -> Tensor:
-            return self.encoding.estimate(self.denoiser(noisy, time, guidance).float())
+            return self.encoding.estimate(self.clean_logits(noisy, time, guidance, many))
 
         numbers = context.slices or tuple(range(len(images)))
         noise = _Noise(sampling, numbers, center)
@@ -209,8 +217,9 @@ class VerdiffNet(Method):
     def _summary(self, states: Tensor, prior: Tensor) -> dict[str, Tensor]:
         """Mean and deviation over the samples of states (B, N, n, H, W), one at a time: K classes need much memory."""
         mean = squares = torch.zeros_like(prior)
+        naming = self.encoding.naming(prior)
         for number, state in enumerate(states.unbind(1), start=1):
-            found = self.encoding.decode(state, prior)
+            found = self.encoding.decode(state, naming)
             difference = found - mean
             mean = mean + difference / number
             squares = squares + difference * (found - mean)
