@@ -5,9 +5,9 @@
 
 Killed, it goes on where it was when it is started again. ENCODER as for `train_atm_net.py`; a checkpoint says what the
 bank's file is called. DATA as for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it
-(`complete.py`), and the backbone starts from that checkpoint's weights, as far as they fit. First in small windows, then
-in such as show a spine from the sacrum up: the levels are counted from there. The last weights are the result: nothing
-is chosen.
+(`complete.py`), and the backbone starts from that checkpoint's weights, as far as they fit. First in small windows,
+then in such as show a spine from the sacrum up: the levels are counted from there. The last weights are the result:
+nothing is chosen.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class VerdiffNetConfig(MethodConfig):
     prior: bool = Field(True, description="re-centre the diffusion on the conditional U-Net's mask; off: on zero")
     encoding: Literal["auto", "binary", "onehot", "bits", "binary+label", "kind+label"] = Field(
         "auto",
-        description="how a label becomes the state of the diffusion; auto: bits beyond eight classes; with “+label” the "
-        "state is structure or not, or its kind (vertebra, disc …), and the prior names the level",
+        description="how a label becomes the state of the diffusion; auto: bits beyond eight classes; with “+label” "
+        "the state is structure or not, or its kind (vertebra, disc …), and the prior names the level",
     )
     around_prior: bool = Field(
         False,

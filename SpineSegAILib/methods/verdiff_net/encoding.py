@@ -14,7 +14,6 @@ from ...anatomy import LabelScheme, sorted_ids
 from ..losses import group_channels
 from .config import VerdiffNetConfig
 
-
 _NEAR = 15
 """Side of the neighbourhood, in pixels, that names what the prior does not."""
 
