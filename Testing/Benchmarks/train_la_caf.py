@@ -6,8 +6,8 @@
 Killed, it goes on where it was when it is started again. ENCODER as for `train_atm_net.py`; a checkpoint says what the
 bank's file is called. DATA as for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it
 (`complete.py`), and the backbone starts from that checkpoint's weights, as far as they fit. First in small windows,
-then in such as show a spine from the sacrum up: the levels are counted from there. The last weights are the result:
-nothing is chosen.
+then in such as show a spine from the sacrum up: the levels are counted from there, and last with more weight on
+what is rare. The last weights are the result: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -44,17 +44,22 @@ class Stage:
     steps: int
     rate: float
     seed: int
+    positive_weight: float
 
 
-STAGES = (Stage("small", (4, 160, 96), 500, 1e-3, 35), Stage("tall", (2, 224, 128), 800, 1.5e-3, 36))
+STAGES = (
+    Stage("small", (4, 160, 96), 500, 1e-3, 35, 1.0),
+    Stage("tall", (2, 224, 128), 800, 1.5e-3, 36, 1.0),
+    Stage("rare", (2, 224, 128), 600, 1e-3, 37, 10.0),
+)
 
 
 def train(stage: Stage, dataset: Path, output: Path, bank: Path, start: str | Path) -> RunDirectory:
     """Run a stage, or what is left of it."""
-    encoder = {"text_encoder": f"bank:{bank}", "text_width": 384}
+    changes = {"text_encoder": f"bank:{bank}", "text_width": 384, "positive_weight": stage.positive_weight}
     config = TrainingConfig(
         name="Lumbar MR (LA-CAF)",
-        method=make_config("la-caf", "slices", **encoder).model_dump(mode="json"),
+        method=make_config("la-caf", "slices", **changes).model_dump(mode="json"),
         dataset=str(dataset),
         preprocessing=Preprocessing(pixel_mm=PIXEL_MM),
         data=DATA.model_copy(update={"patch": stage.patch}),

@@ -72,6 +72,12 @@ class LaCafConfig(MethodConfig):
     clip_slices: int = Field(4, ge=1, description="how many slices CLIP sees")
     mask_unlabelled: bool = Field(True, description="no loss where a structure is not annotated; off: the release")
     foreground_prior: float = Field(0.05, gt=0, lt=1, description="probability that every class starts with (ours)")
+    positive_weight: float = Field(
+        1.0,
+        gt=0,
+        description="how much more a structure's own voxels count in the cross-entropy; above 1 small and rare ones are "
+        "not given up early (ours)",
+    )
     rank_weight: float = Field(0.0, ge=0, description="weight of an auxiliary head that counts levels (ours)")
     only: tuple[str, ...] = Field((), description="only these structures' adapters learn; the rest is frozen")
 
@@ -84,6 +90,7 @@ class LaCafConfig(MethodConfig):
             "blocks": (1, 2, 2, 2, 2, 1),
             "adapter_width": 32,
             "fusion_width": 96,
+            "positive_weight": 10.0,
             "rank_weight": 0.25,
         },
         "tiny": {

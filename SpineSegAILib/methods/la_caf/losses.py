@@ -10,7 +10,9 @@ _SMOOTH = 1.0
 """One voxel: an absent class costs nothing where it is predicted nowhere, and everything else is larger."""
 
 
-def masked_sigmoid_loss(logits: Tensor, allowed: Tensor, *, mask_unlabelled: bool = True) -> dict[str, Tensor]:
+def masked_sigmoid_loss(
+    logits: Tensor, allowed: Tensor, *, mask_unlabelled: bool = True, positive_weight: float = 1.0
+) -> dict[str, Tensor]:
     """Σ m (BCE + Dice) / Σ m over images and classes; m is 1 where the class is known at any voxel of the image.
 
     At a voxel that may be a structure or something else, that structure is unknown: its logit gets no gradient there.
@@ -21,6 +23,7 @@ def masked_sigmoid_loss(logits: Tensor, allowed: Tensor, *, mask_unlabelled: boo
         logits: (B, K, *spatial), without background.
         allowed: (B, K + 1, *spatial) bool, background first (`methods.losses`).
         mask_unlabelled: False counts all that is not annotated as background, as the release does.
+        positive_weight: of the structure's own voxels in the cross-entropy; 1 in the release.
 
     Returns:
         ``total``, ``bce``, ``dice`` and ``one_of``, scalars; zero (with zero gradient) where nothing is known.
@@ -33,7 +36,9 @@ def masked_sigmoid_loss(logits: Tensor, allowed: Tensor, *, mask_unlabelled: boo
     weight = known.float()
     counted = known.flatten(2).any(-1).float()  # m
     truth = target.float()
-    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    bce = F.binary_cross_entropy_with_logits(
+        logits, truth, reduction="none", pos_weight=logits.new_tensor(positive_weight)
+    )
     bce = (bce * weight).sum(axes) / weight.sum(axes).clamp(min=1)
     inside = logits.sigmoid() * weight
     overlap = (inside * truth).sum(axes)

@@ -329,7 +329,12 @@ class LaCafMethod(Method):
 
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         logits, rank = self(batch.image, batch.coordinates)
-        losses = masked_sigmoid_loss(logits, batch.allowed, mask_unlabelled=self.config.mask_unlabelled)
+        losses = masked_sigmoid_loss(
+            logits,
+            batch.allowed,
+            mask_unlabelled=self.config.mask_unlabelled,
+            positive_weight=self.config.positive_weight,
+        )
         if rank is not None:
             losses["rank"] = rank_loss(rank, batch.rank)
             losses["total"] = losses["total"] + self.config.rank_weight * losses["rank"]
