@@ -49,6 +49,16 @@ COMPARISONS = (
     Comparison("all", "released"),
     Comparison("half-masked", "half-unmasked"),
 )
+HEAD = """## Screening of the parts
+
+`python Testing/Benchmarks/ablate_la_caf.py DATA OUTPUT --bank {bank} --steps {steps} --report
+Testing/Benchmarks/RESULTS-la-caf`
+
+Small networks on pixels of 2.5 mm, {steps} steps from a start that no scored case has taught; three folds of the
+`training` split, the middle slices of the cases left out. So the figures compare rows; they are not what the checkpoint
+reaches.
+
+"""
 DECIDING = ("raw_dice", "dice", "matched_dice", "levels_right")
 
 
@@ -126,7 +136,8 @@ def main() -> None:
     start = train_start(every[0], manifest, ("mri2d",), arguments.output, screening, START_STEPS, PHANTOMS)
     screening = replace(screening, start_from=str(start))
     wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
-    run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report)
+    head = HEAD.format(steps=arguments.steps, bank=arguments.bank)
+    run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)
 
 
 if __name__ == "__main__":

@@ -739,3 +739,32 @@ def test_the_command_adds_a_structure_to_a_checkpoint(checkpoint, tmp_path, caps
     assert new.classes["300"].embedding.any()
     result = Predictor(info, "cpu").segment(picture((4, 40, 40)), Hints(structures=(300,)))
     assert set(result.present) <= {300}
+
+
+def test_a_structures_own_voxels_can_count_more():
+    logits, allowed = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2, dtype=torch.bool)
+    allowed[:, 0], allowed[0, :, 0, 0, 0] = True, torch.tensor([False, True])  # one voxel of eight is the structure
+    plain, weighted = (masked_sigmoid_loss(logits, allowed, positive_weight=w) for w in (1.0, 9.0))
+    assert plain["bce"].item() == pytest.approx(np.log(2))
+    assert weighted["bce"].item() == pytest.approx(np.log(2) * (7 + 9) / 8)
+    assert weighted["dice"] == plain["dice"]
+
+
+def test_slicewise_networks_see_whole_slices_whatever_they_learnt_on():
+    method = build_method(
+        make_config(
+            "la-caf", "slices", text_encoder="hashed", text_width=64, widths=(4, 8, 8), blocks=(1, 1, 1),
+            adapter_width=8, fusion_width=16, attention_heads=2,
+        )
+    ).eval()  # fmt: skip
+    seen = []
+    forward = method.evidence
+    method.evidence = lambda images, context: seen.append(tuple(images.shape[2:])) or forward(images, context)
+    image = sitk.GetImageFromArray(np.random.default_rng(0).standard_normal((5, 37, 22)).astype(np.float32))
+    image.SetSpacing((1.5, 1.5, 4.0))
+    image.SetDirection((0, 0, 1, 1, 0, 0, 0, -1, 0))
+    volume = Preprocessing(pixel_mm=1.5).forward(image)
+    evidence = volume_evidence(method, volume, torch.device("cpu"), patch=(2, 16, 16))
+    depth, *size = volume.array.shape
+    assert set(seen) == {(2, *(-(-n // 4) * 4 for n in size))}
+    assert evidence.classes.shape == (method.scheme.channels, depth, *size)

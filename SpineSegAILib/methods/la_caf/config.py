@@ -75,8 +75,8 @@ class LaCafConfig(MethodConfig):
     positive_weight: float = Field(
         1.0,
         gt=0,
-        description="how much more a structure's own voxels count in the cross-entropy; above 1 small and rare ones are "
-        "not given up early (ours)",
+        description="how much more a structure's own voxels count in the cross-entropy; above 1 small and rare ones "
+        "are not given up early (ours)",
     )
     rank_weight: float = Field(0.0, ge=0, description="weight of an auxiliary head that counts levels (ours)")
     only: tuple[str, ...] = Field((), description="only these structures' adapters learn; the rest is frozen")
