@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ import torch
 from SpineSegAILib.anatomy import STRUCTURES
 from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.evaluation import surface_distances
 from SpineSegAILib.files import staged
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing
@@ -36,11 +38,15 @@ from SpineSegAILib.training.trainer import TrainingRequest, run_training
 from SpineSegAILib.training.validation import ValidationCase, load_validation
 
 FOLDS = 3
+TOLERANCE_MM = 1.0
+"""Of the surface Dice."""
+
 METRICS = {
     "raw_dice": "Dice, raw classes",
     "dice": "Dice",
     "vertebra_dice": "vertebrae",
     "disc_dice": "discs",
+    "surface_dice": f"surface Dice, {TOLERANCE_MM:g} mm",
     "matched_dice": "any level",
     "levels_right": "levels right",
     "keypoint_mm": "key points, mm",
@@ -285,6 +291,7 @@ def score(
         strict = dice(reference, found == sid)
         values.setdefault("dice", []).append(strict)
         values.setdefault(f"{STRUCTURES[sid].kind.value}_dice", []).append(strict)
+        values.setdefault("surface_dice", []).append(surface_scores(reference, found == sid, evidence.spacing)[0])
         if raw is not None:
             values.setdefault("raw_dice", []).append(dice(reference, raw == sid))
         inside = np.bincount(found[reference].astype(np.int64))
@@ -301,6 +308,25 @@ def score(
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice of two masks, one of which is not empty."""
     return 2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum()))
+
+
+def surface_scores(reference: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
+    """Surface Dice and HD95 of two masks (D, H, W), of which the reference is not empty.
+
+    Distances are taken inside slices. In a slice that only one of the masks has, its surface counts as missed for the
+    surface Dice, and has no distance; HD95 is NaN where no slice has both.
+    """
+    ways: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    total = 0
+    for ours, theirs in zip(reference, predicted, strict=True):
+        for way, distances in zip(ways, surface_distances(ours, theirs, spacing[1:]), strict=True):
+            way.append(distances)
+        for mask in (ours, theirs):
+            total += surface_distances(mask, mask, spacing[1:])[0].size
+    forth, back = (np.concatenate(way) for way in ways)
+    close = int((forth <= TOLERANCE_MM).sum()) + int((back <= TOLERANCE_MM).sum())
+    hd95 = max(np.percentile(forth, 95), np.percentile(back, 95)) if forth.size else math.nan
+    return close / total, float(hd95)
 
 
 def middle_slices(case: ValidationCase, count: int | None) -> ValidationCase:

@@ -23,19 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import dice, interval, middle_slices
+from ablation import dice, interval, middle_slices, surface_scores
 from scipy import ndimage, stats
 
 from SpineSegAILib.anatomy import STRUCTURES, LabelScheme
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import SpineSegAIError
-from SpineSegAILib.evaluation import surface_distances
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.files import staged
 from SpineSegAILib.inference import Predictor, volume_evidence
 from SpineSegAILib.training.validation import ValidationCase, load_validation, structures_found
 
-TOLERANCE_MM = 1.0
 BAND_MM = 3.0
 """Around the predicted edges: there masks are wrong, and there a reader looks."""
 
@@ -126,25 +124,6 @@ def references(case: ValidationCase, scheme: LabelScheme) -> dict[int, np.ndarra
             target = scheme.ids[channel - 1]
             masks[target] = masks[target] | mask if target in masks else mask
     return masks
-
-
-def surface_scores(reference: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
-    """Surface Dice and HD95 of two masks (D, H, W), of which the reference is not empty.
-
-    Distances are taken inside slices. In a slice that only one of the masks has, its surface counts as missed for the
-    surface Dice, and has no distance; HD95 is NaN where no slice has both.
-    """
-    ways: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    total = 0
-    for ours, theirs in zip(reference, predicted, strict=True):
-        for way, distances in zip(ways, surface_distances(ours, theirs, spacing[1:]), strict=True):
-            way.append(distances)
-        for mask in (ours, theirs):
-            total += surface_distances(mask, mask, spacing[1:])[0].size
-    forth, back = (np.concatenate(way) for way in ways)
-    close = int((forth <= TOLERANCE_MM).sum()) + int((back <= TOLERANCE_MM).sum())
-    hd95 = max(np.percentile(forth, 95), np.percentile(back, 95)) if forth.size else math.nan
-    return close / total, float(hd95)
 
 
 # --- what the uncertainty says ---------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
 
 import refinement
-from ablation import interval
-from refinement import PRIOR, SETTINGS, Setting, auroc, edge_band, markdown, measure, report, surface_scores
+from ablation import interval, surface_scores
+from refinement import PRIOR, SETTINGS, Setting, auroc, edge_band, markdown, measure, report
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import SCHEMES, structure
