@@ -210,22 +210,32 @@ def calibrate(predictor: Predictor, dataset: Path, split: str, options: Mapping[
         return sum(dice) / len(dice)
 
     best, best_score = Calibration(), score(Calibration())
+    tried = set()
 
-    def consider(neighbour: float, vertebra: float, disc: float) -> None:
+    def better(neighbour: float, vertebra: float, disc: float) -> bool:
         nonlocal best, best_score
+        place = (round(neighbour, 2), round(vertebra, 2), round(disc, 2))
+        if place in tried:
+            return False
+        tried.add(place)
         offsets = {"vertebra": vertebra, "sacrum": vertebra, "disc": disc}
         candidate = Calibration(offsets=offsets, neighbour=neighbour)
         reached = score(candidate)
         print(f"{neighbour:.2f} {vertebra:.2f} {disc:.2f}: {reached:.4f}", flush=True)
-        if reached > best_score:
-            best, best_score = candidate, reached
+        if reached <= best_score:
+            return False
+        best, best_score = candidate, reached
+        return True
 
-    for coarse in product((0.15, 0.3), (0.5, 1.0, 1.5), (1.0, 2.0)):
-        consider(*coarse)
-    for step in ((0.0, 0.25, 0.0), (0.05, 0.0, 0.0), (0.0, 0.0, 0.5)):  # then around the best, one after the other
-        middle = (best.neighbour, best.offsets.get("vertebra", 0.0), best.offsets.get("disc", 0.0))
-        for sign in (-1, 1):
-            consider(*(max(0.0, m + sign * s) for m, s in zip(middle, step, strict=True)))
+    for coarse in product((0.15, 0.3), (0.5, 1.5, 2.5), (1.0, 2.0)):
+        better(*coarse)
+    moved = True
+    while moved:  # then around the best, one after the other
+        moved = False
+        for step in ((0.0, 0.25, 0.0), (0.05, 0.0, 0.0), (0.0, 0.0, 0.5)):
+            middle = (best.neighbour, best.offsets.get("vertebra", 0.0), best.offsets.get("disc", 0.0))
+            for sign in (-1, 1):
+                moved |= better(*(max(0.0, m + sign * s) for m, s in zip(middle, step, strict=True)))
     return best
 
 
