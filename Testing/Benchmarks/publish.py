@@ -215,7 +215,7 @@ def calibrate(predictor: Predictor, dataset: Path, split: str, options: Mapping[
     def better(neighbour: float, vertebra: float, disc: float) -> bool:
         nonlocal best, best_score
         place = (round(neighbour, 2), round(vertebra, 2), round(disc, 2))
-        if place in tried:
+        if place in tried or neighbour > 1:
             return False
         tried.add(place)
         offsets = {"vertebra": vertebra, "sacrum": vertebra, "disc": disc}
