@@ -22,6 +22,7 @@ from SpineSegAILib.evaluation import (
     surface_distances,
     write_report,
 )
+from SpineSegAILib.evaluation.masks import pixel_distances
 from SpineSegAILib.results import Segmentation
 
 SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
@@ -93,6 +94,21 @@ def test_agrees_with_all_pairs_of_surface_voxels(seed):
     hd95, asd = hd95_and_asd(a, b, SPACING)
     assert hd95 == pytest.approx(max(np.percentile(forth, 95), np.percentile(back, 95)))
     assert asd == pytest.approx(np.concatenate([forth, back]).mean())
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_surface_of_a_single_slice_is_its_outline(axis):
+    a, b = (block(10, 10 + shift, shape=(60, 60), size=(30, 30)) for shift in (0, 6))
+    flat = hd95_and_asd(a, b, (1.0, 1.0))
+    assert flat[0] == pytest.approx(6.0)
+    a, b = np.expand_dims(a, axis), np.expand_dims(b, axis)
+    spacing = np.insert([1.0, 1.0], axis, 8.0)
+    assert hd95_and_asd(a, b, spacing) == flat
+    assert pixel_distances(a, b, axis)[:2] == flat
+    # A structure that is one slice thin in a stack is surface all over, since the slices beside it are known.
+    thin = np.zeros((3, 60, 60), bool)
+    thin[1, 10:40, 10:40] = True
+    assert surface_distances(thin, thin, SPACING)[0].size == 900
 
 
 def test_empty_masks_have_no_distance():
