@@ -243,11 +243,13 @@ def test_zoom_enlarges_all_axes():
 class Oracle:
     """Segments by looking at the intensities, which tell the labels; fails on a constant image."""
 
+    scheme = scheme("lumbar-mr")
+
     def segment(self, image: sitk.Image, **_) -> Segmentation:
         labels = sitk.Cast(image, sitk.sitkInt16)
         if not sitk.GetArrayViewFromImage(labels).any():
             raise ImageError("No spine was found.")
-        return Segmentation(labels, scheme("lumbar-mr"))
+        return Segmentation(labels, self.scheme)
 
 
 @pytest.fixture
@@ -293,18 +295,35 @@ def test_report_of_a_data_set(dataset, tmp_path):
     assert "top-third-off" in table and "vertebrae" in table and "1.000" in table
 
 
-def test_failure_counts_as_missed(dataset, tmp_path):
-    class Blind:
-        def segment(self, image, **_):
-            raise ImageError("No spine was found.")
+class Blind:
+    """Fails on every image."""
 
-    report = evaluate_dataset(dataset, "validation", Blind())
+    def __init__(self, known: str) -> None:
+        self.scheme = scheme(known)
+
+    def segment(self, image: sitk.Image, **_) -> Segmentation:
+        raise ImageError("No spine was found.")
+
+
+def test_failure_counts_as_missed(dataset, tmp_path):
+    report = evaluate_dataset(dataset, "validation", Blind("lumbar-mr"))
     row = report["variants"]["full"]["groups"]["vertebrae"]
     assert row["dice"] == 0.0 and row["hd95_mm"] is None and row["undefined_distances"] == row["scored"] == 5
     assert row["levels_right"] == 0 and row["levels"] == 5
     assert set(report["variants"]["full"]["failures"]) == {"a", "b"}
     write_report(report, tmp_path / "report.json")  # no NaN in JSON
     assert "No spine was found" in format_report(report)
+
+
+def test_a_failure_misses_what_the_scheme_offers(dataset):
+    generic = evaluate_dataset(dataset, "validation", Blind("vertebra"))["variants"]["full"]
+    assert {c["case"]: [s["name"] for s in c["structures"]] for c in generic["cases"]} == {
+        "a": ["vertebra"],
+        "b": ["vertebra"],
+    }
+    assert generic["overall"]["dice"] == 0.0 and generic["overall"]["levels"] == 0
+    vessels = evaluate_dataset(dataset, "validation", Blind("pulmonary-av"))["variants"]["full"]
+    assert vessels["overall"]["scored"] == 0 and vessels["cases"][0]["not_offered"] == ["L3", "L4", "L5"]
 
 
 def test_evaluation_can_be_cancelled_and_names_what_is_wrong(dataset):
