@@ -190,6 +190,36 @@ def test_generic_vertebrae_are_scored_as_one():
     assert (s.name, s.dice) == ("vertebra", 1.0)
 
 
+def test_generic_structures_are_not_charged_for_levels_that_nobody_annotated():
+    every = column(**TRUTH, S1=(50, 58))
+    binary = Segmentation(image_of(np.where(every > 0, structure("vertebra").id, 0)), scheme("vertebra"))
+    report = evaluate_case(image_of(column(**TRUTH)), binary, IDS)
+    (s,) = report.structures
+    assert (s.dice, s.hd95_mm, s.false_positive_ml) == (1.0, 0.0, 0.0)
+    (beyond,) = report.unscored
+    assert (beyond.name, beyond.reason) == ("vertebra", "not annotated")
+    assert beyond.outside_ml == pytest.approx(4 * 8 * 6 * 2.0 / 1000)
+    # It is charged where it touches what is annotated, where it lies on another structure, and where all are annotated.
+    joined = Segmentation(image_of(np.where(column(L3=(5, 15), L5=(35, 50)) > 0, 90, 0)), scheme("vertebra"))
+    (s,) = evaluate_case(image_of(column(**TRUTH)), joined, IDS).structures
+    assert s.dice == pytest.approx(2 * 20 / (30 + 25))
+    on_disc = column(L3=(5, 15), L4_L5=(20, 30))
+    generic = Segmentation(image_of(np.where(on_disc > 0, 90, 0)), scheme("vertebra"))
+    report = evaluate_case(image_of(on_disc), generic, [*IDS, structure("L4/L5").id])
+    assert scores(report)["vertebra"].dice == pytest.approx(2 / 3) and report.unscored == []
+    generic_reference = np.where(column(**TRUTH) > 0, structure("vertebra").id, 0)
+    (s,) = evaluate_case(image_of(generic_reference), binary, [structure("vertebra").id]).structures
+    assert s.dice == pytest.approx(2 * 30 / (30 + 38))
+
+
+def test_a_level_that_nobody_annotated_stays_itself_beside_a_generic_one():
+    mixed = column(**TRUTH, S1=(50, 58))
+    mixed[mixed == structure("L4").id] = structure("vertebra").id
+    report = evaluate_case(image_of(column(**TRUTH)), image_of(mixed), IDS)
+    (s,) = report.structures
+    assert (s.name, s.dice) == ("vertebra", 1.0) and [u.name for u in report.unscored] == ["S1"]
+
+
 def test_what_a_scheme_lacks_is_not_scored():
     array = column(T12=(2, 6), **{"L4": (20, 30)})
     five = Segmentation(image_of(np.where(array == structure("L4").id, array, 0)), scheme("lumbar11"))
