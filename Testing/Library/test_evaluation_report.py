@@ -172,6 +172,19 @@ def test_distances_are_paired_over_structures_that_both_found():
     assert paired_values(one, other, "hd95_mm", "discs")[0] == {}
 
 
+def test_what_is_absent_in_one_and_invented_by_the_other_is_a_pair():
+    rows = {"L3": (5, 15), "L4": (20, 30)}
+    right = summarize([case(rows, rows, "L3 L4 L5 S1", case="a")])
+    invented = summarize([case(rows, {**rows, "L5": (35, 45)}, "L3 L4 L5 S1", case="a")])
+    for metric in ("dice", "iou", "surface_dice"):
+        first, second, left = paired_values(right, invented, metric)
+        assert first == {"/a": 1.0} and second == {"/a": pytest.approx(2 / 3)} and left == 0
+        assert paired_values(invented, right, metric, "vertebrae") == (second, first, 0)
+        assert paired_values(invented, right, metric, "discs") == ({}, {}, 0)
+    assert paired_values(right, invented, "hd95_mm") == ({"/a": 0.0}, {"/a": 0.0}, 0)
+    assert paired_values(right, right, "dice") == ({"/a": 1.0}, {"/a": 1.0}, 0)
+
+
 # --- files ---
 
 
