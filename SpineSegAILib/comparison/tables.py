@@ -15,7 +15,7 @@ import numpy as np
 
 from ..evaluation import page, plots
 from ..evaluation.report import POLICY
-from ..evaluation.statistics import holm, mean_intervals, paired
+from ..evaluation.statistics import DECISIVE_PAIRS, holm, mean_intervals, paired
 from ..evaluation.summary import DISTANCES, mean, paired_values
 from ..files import staged
 from .config import ComparisonConfig
@@ -305,7 +305,7 @@ _NOTE_COST = (
 _NOTE_PAIRS = (
     "Patient by patient, over the structures that both have a value for; averaged over seeds. Intervals: bootstrap "
     "over patients. p: Wilcoxon's signed-rank test, and corrected after Holm for the rows of the metric. r: "
-    "rank-biserial correlation. Shares in percentage points."
+    f"rank-biserial correlation. Fewer than {DECISIVE_PAIRS} patients decide nothing. Shares in percentage points."
 )
 
 

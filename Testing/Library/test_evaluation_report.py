@@ -159,6 +159,13 @@ def test_every_sign_alike_is_the_largest_effect():
     assert paired({i: i + 1.0 for i in range(5)}, {i: 0.0 for i in range(5)}).rank_biserial == 1.0
 
 
+def test_too_few_patients_decide_nothing():
+    for pairs, verdict in ((2, "undecided"), (5, "undecided"), (6, "better")):
+        found = paired({i: 0.9 + 0.001 * i for i in range(pairs)}, {i: 0.5 for i in range(pairs)})
+        assert found.verdict == verdict and found.low > 0
+        assert (found.p < 0.05) == (verdict == "better")
+
+
 def test_correction_for_many_tests():
     assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
 
