@@ -79,6 +79,11 @@ class _Part:
         return RunDirectory(self.folder / "run")
 
     @property
+    def experiment(self) -> str:
+        """What was trained, whatever the seed, or taken."""
+        return (self.folder if self.seed is None else self.folder.parent).name
+
+    @property
     def weights(self) -> Path:
         """What another entry may start from."""
         return self.run.last if self.info is None else self.info.path
@@ -158,12 +163,12 @@ def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
                 continue
             training = _training(entry, seed, config, work.rehearse)
             earlier = {f"{ENTRY_PREFIX}{p.entry.name}": p for p in made if p.seed in (seed, None)}
-            start = earlier.get(entry.start_from)
+            start, origin = earlier.get(entry.start_from), ""
             if entry.start_from:
                 path = find_checkpoint(entry.start_from).path if start is None else start.weights
+                origin = _file_digest(path) if start is None else start.experiment
                 training = training.model_copy(update={"start_from": str(path.resolve())})
             told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
-            origin = start.folder.name if start else entry.start_from
             digest = _digest(told, _content(config, training), origin)
             own = work.output / f"{_slug(entry.name)}-{digest}" / f"seed{seed}"
             folder = folders.setdefault((digest, seed), own)

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import STRUCTURES, VALUE_MAPS, VERTEBRA_ID
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.comparison import run as runs
 from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
@@ -244,6 +245,34 @@ def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint,
 
     run_comparison(config, Work(tmp_path, "cpu", train=train))
     assert started == [str(tiny_checkpoint)]
+
+
+def test_a_second_stage_is_another_one_where_its_first_stage_is(manifest, tiny_checkpoint, tmp_path):
+    def folders(**changes):
+        def entry(name, start="", **more):
+            return {"name": name, "method": "resenc-unet", "preset": "tiny", "start_from": start, **more}
+
+        entries = [
+            entry("A1", set={"optimization.learning_rate": 0.01}, shown=False),
+            entry("A2", set={"optimization.learning_rate": changes.get("rate", 0.02)}, shown=False),
+            entry("B", "entry:A1"),
+            entry("C", "entry:A2"),
+            entry("Again", "entry:A1"),
+            entry("Outside", str(outside)),
+        ]
+        parts = runs._parts(config_of(manifest, entries=entries, seeds=[1, 2]), Work(tmp_path / "out", "cpu"))
+        return {part.entry.name: part.folder for part in parts if part.seed == 1}
+
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(tiny_checkpoint.read_bytes())
+    first = folders()
+    assert len({first[name] for name in ("A1", "A2", "B", "C", "Outside")}) == 5 and first["Again"] == first["B"]
+    changed = folders(rate=0.03)
+    assert {name for name in first if first[name] != changed[name]} == {"A2", "C"}
+    info = read_header(outside)
+    save_checkpoint(outside, load_tensors(info), {**info.metadata, "title": "Another"})
+    changed = folders()
+    assert {name for name in first if first[name] != changed[name]} == {"Outside"}
 
 
 def test_a_checkpoint_that_has_seen_the_cases_is_named(manifest, tmp_path):
