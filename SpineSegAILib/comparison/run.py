@@ -266,6 +266,7 @@ def _checkpoint(part: _Part, config: ComparisonConfig) -> CheckpointInfo:
 def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str], output: Path) -> dict[str, Any]:
     info = _checkpoint(part, config)
     training = info.metadata.get("training", {})
+    seen = {*training.get("cases", ()), *training.get("cases_before", ())}
     return {
         "name": part.entry.name,
         "paper": part.entry.paper_row,
@@ -275,7 +276,7 @@ def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str
         "taken": part.entry.checkpoint,
         "steps": training.get("steps"),
         "hours": training.get("hours"),
-        "seen": sorted(scored & set(training.get("cases", ()))),
+        "seen": sorted(scored & seen),
         "page": path.with_suffix(".html").relative_to(output).as_posix(),
         "report": json.loads(path.read_text(encoding="utf-8")),
     }

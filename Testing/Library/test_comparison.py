@@ -228,13 +228,16 @@ def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_p
 
 
 def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint, tmp_path):
+    taken, info = tmp_path / "taken.safetensors", read_header(tiny_checkpoint)
+    training = {"cases": ["case9_image"], "cases_before": ["case2_image"]}
+    save_checkpoint(taken, load_tensors(info), {**info.metadata, "training": training})
     entries = [
-        {"name": "Taken", "checkpoint": str(tiny_checkpoint)},
-        {"name": "Raw", "checkpoint": str(tiny_checkpoint), "options": {"batch": 2}},
+        {"name": "Taken", "checkpoint": str(taken)},
+        {"name": "Raw", "checkpoint": str(taken), "options": {"batch": 2}},
         {"name": "Further", "method": "resenc-unet", "preset": "tiny", "start_from": "entry:Taken"},
     ]
     config = config_of(manifest, entries=entries)
-    found = run_comparison(config, Work(tmp_path, "cpu", only=["Taken"]))
+    found = run_comparison(config, Work(tmp_path / "out", "cpu", only=["Taken"]))
     assert [d["name"] for d in found] == ["Taken"] and found[0]["seed"] is None
     assert tabulate(config, describe(config, Work(tmp_path)), found)["missing"] == ["Raw", "Further"]
     started = []
@@ -243,8 +246,9 @@ def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint,
         started.append(request.config.start_from)
         return runs.run_training(request)
 
-    run_comparison(config, Work(tmp_path, "cpu", train=train))
-    assert started == [str(tiny_checkpoint)]
+    found = run_comparison(config, Work(tmp_path / "out", "cpu", train=train))
+    assert started == [str(taken)]
+    assert [d["seen"] for d in found] == [["case2_image"]] * 3  # the last one through where it started from
 
 
 def test_a_second_stage_is_another_one_where_its_first_stage_is(manifest, tiny_checkpoint, tmp_path):
