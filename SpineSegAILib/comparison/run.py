@@ -16,7 +16,7 @@ import torch
 from .. import __version__
 from ..checkpoints import CheckpointInfo, find_checkpoint, read_header
 from ..datasets.manifest import read_manifest
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 from ..evaluation import evaluate_dataset, write_report
 from ..evaluation.page import write_page
 from ..evaluation.worst import WorstCases
@@ -99,7 +99,9 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
         report`` (of `evaluate_dataset`).
 
     Raises:
-        ConfigError, DatasetError, CheckpointError, TrainingError: from what the configuration names.
+        ConfigError, DatasetError, CheckpointError, TrainingError: from what the configuration names; nothing is
+            written before it has been looked at.
+        OutputError: the folder cannot be made.
     """
     cases = [c for c in read_manifest(config.dataset).cases(config.split) if c.label is not None]
     unknown = set(work.only) - {entry.name for entry in config.entries}
@@ -110,6 +112,10 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
     wanted = _with_starts(config, work.only)
     scored = {case.name for case in cases}
     found = []
+    try:
+        work.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {work.output} cannot be made: {error.strerror}.", "Choose another.") from None
     for number, part in enumerate(parts, start=1):
         label = part.entry.name + (f", seed {part.seed}" if part.seed is not None else "")
         report_file = part.folder / f"report-{_digest(*_scoring(part, config, work))}.json"

@@ -337,6 +337,19 @@ def test_mistakes_are_found_before_the_first_training(manifest, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_comparison_that_cannot_start_leaves_no_folder(manifest, tmp_path, capsys):
+    path = tmp_path / "c.json"
+    path.write_text(config_of(manifest, split="test").model_dump_json(exclude_none=True), encoding="utf-8")
+    assert main(["compare", str(path), str(tmp_path / "out")]) == 2 and "no “test” cases" in capsys.readouterr().err
+    assert main(["compare", str(path), str(tmp_path / "out"), "--dataset", str(tmp_path / "gone.json")]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+    capsys.readouterr()
+    (tmp_path / "file").touch()
+    path.write_text(config_of(manifest).model_dump_json(exclude_none=True), encoding="utf-8")
+    assert main(["compare", str(path), str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
 def test_the_shell_names_what_it_cannot_read(tmp_path, capsys, monkeypatch):
     assert main(["compare", "nowhere", str(tmp_path)]) == 2 and "atm-net-spider" in capsys.readouterr().err
     (tmp_path / "c.toml").write_text("title =", encoding="utf-8")
