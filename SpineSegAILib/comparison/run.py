@@ -257,6 +257,7 @@ def _score(part: _Part, config: ComparisonConfig, work: Work, path: Path) -> Non
         limit=_REHEARSED_CASES if work.rehearse else None,
         progress=lambda fraction, sentence: work.say(f"{part.entry.name}: {sentence}"),
     )
+    report["weights"] = "" if part.info else predictor.info.name  # a run that was not validated has no best ones
     report["parameters"] = sum(p.numel() for p in predictor.method.parameters())
     write_page(report, path.with_suffix(".html"), worst.drawn())
     write_report(report, path)  # last: it says that all is done

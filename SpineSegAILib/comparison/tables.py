@@ -74,6 +74,7 @@ def _entry(documents: Sequence[Mapping[str, Any]], name: str, variant: str) -> d
         "steps": mean([d["steps"] for d in mine]),
         "hours": mean([d["hours"] for d in mine]),
         "parameters": first["report"]["parameters"],
+        "weights": sorted({d["report"].get("weights", "") for d in mine} - {""}),
         "label_leak": "label_leak" in first["report"],
         "seen": first["seen"],
         "figures": {title: mean([figure(s, key) for s in summaries]) for title, key in columns.items()},
@@ -271,6 +272,10 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         told.append(f"Not done yet: {', '.join(found['missing'])}.")
     rows = next(iter(found["variants"].values()))["rows"]
     for row in rows:
+        for other in set(row["weights"]) - {found["weights"]}:
+            told.append(
+                f"Of {row['name']}, the {other} weights are scored, since a run has no {found['weights']} ones."
+            )
         if row["seen"]:
             told.append(f"{row['name']} was trained on {len(row['seen'])} of the cases that are scored here.")
         if row["label_leak"]:

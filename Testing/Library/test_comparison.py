@@ -19,6 +19,7 @@ from SpineSegAILib.comparison.run import Work, describe, run_comparison
 from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
 from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
 from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.vessel_phantom import VesselSpec, make_vessels
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
@@ -279,12 +280,18 @@ def test_a_second_stage_is_another_one_where_its_first_stage_is(manifest, tiny_c
     assert {name for name in first if first[name] != changed[name]} == {"Outside"}
 
 
-def test_a_checkpoint_that_has_seen_the_cases_is_named(manifest, tmp_path):
-    config = config_of(manifest, split="training", weights="last")
-    found = run_comparison(config, Work(tmp_path, "cpu", only=["U-Net"]))
+def test_what_a_reader_should_know_of_a_row_is_said(manifest, tmp_path):
+    def train(request):
+        runs.run_training(request)
+        RunDirectory(request.output).best.unlink()
+
+    config = config_of(manifest, split="training")
+    found = run_comparison(config, Work(tmp_path, "cpu", only=["U-Net"], train=train))
     assert found[0]["seen"] == ["case0_image", "case1_image"]
     text = markdown(tabulate(config, describe(config, Work(tmp_path)), found))
     assert "U-Net was trained on 2 of the cases that are scored here." in text
+    assert "the best weights of each run are scored" in text
+    assert "Of U-Net, the last weights are scored, since a run has no best ones." in text
 
 
 def test_equal_hours_mean_a_schedule_over_the_hours(manifest):
@@ -310,6 +317,7 @@ def test_the_scored_cases_never_choose_the_weights():
         ({"entries": [{"name": "a", "method": "unet", "start_from": "entry:b"}]}, "starts from “b”"),
         ({"entries": [{"name": "a", "method": "unet", "paper": "X"}]}, "has a row “X”"),
         ({"variants": ["upside-down"]}, "upside-down"),
+        ({"split": "validation", "weights": "best"}, "weights: .* chosen on “validation”"),
         ({"budgett": {}}, "budgett"),
     ],
 )
