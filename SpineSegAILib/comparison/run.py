@@ -95,8 +95,8 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
     All entries are looked at before the first one is trained, so that a mistake in the last one is found at once.
 
     Returns:
-        One document per entry and seed, in the configuration's order: ``name, seed, checkpoint, method, training,
-        report`` (of `evaluate_dataset`).
+        One document per entry and seed, in the configuration's order: ``name``, ``seed``, ``checkpoint`` (the file that
+        was scored), ``report`` (of `evaluate_dataset`) and what else its row shows.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, TrainingError: from what the configuration names; nothing is
@@ -278,6 +278,7 @@ def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str
         "name": part.entry.name,
         "paper": part.entry.paper_row,
         "seed": part.seed,
+        "checkpoint": str(info.path),
         "method": info.method,
         "preset": part.entry.preset,
         "taken": part.entry.checkpoint,
