@@ -365,6 +365,8 @@ class SegmentPanel:
 
     def _showEstimate(self):
         """How long a run with these settings will take, as far as the last one tells."""
+        if self.parameterNode is None:  # the worker may say what the device is after the scene was closed
+            return
         label = self.ui.estimateLabel
         label.visible = bool(self._sampling())
         label.text = ""

@@ -269,6 +269,20 @@ class TimeTest(SamplingCase):
         self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("second"))
         self.assertIn("after the first run", self.estimate())
 
+    def test_the_device_may_be_told_after_the_scene_was_closed_in_another_module(self):
+        self.openSampling()
+        answers = []
+        self.patch(self.panel.client, "describeDevice", lambda asked, onDone, onError: answers.append(onDone))
+        self.panel.warmUp()
+        self.widget.exit()
+        slicer.mrmlScene.Clear(0)
+        answers[0]("cpu", "a processor")
+        self.assertIn("a processor", self.ui.deviceLabel.text)
+        make_volume()
+        self.widget.enter()
+        self.choose("verdiff-net")
+        self.assertIn("after the first run", self.estimate())
+
     def test_a_run_says_how_much_is_left(self):
         make_volume()
         self.openSampling(DOUBLE_SECONDS="8")
