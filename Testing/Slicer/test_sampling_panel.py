@@ -390,6 +390,23 @@ class StartingFromTest(SamplingCase):
         self.ui.inputVolumeSelector.setCurrentNode(other)
         self.assertIsNone(self.widget._parameterNode.priorSegmentation)
 
+    def test_a_volume_that_waits_still_starts_from_it(self):
+        chosen, other = make_volume(), make_volume("Other", seed=1)
+        self.openSampling()
+        self.run_to_the_end()
+        self.ui.priorSelector.setCurrentNode(self.output())
+        hints, segment = {}, self.panel.client.segment
+
+        def listen(image, checkpoint, device, given, *more, **callbacks):
+            hints[self.ui.statusLabel.text] = given
+            return segment(image, checkpoint, device, given, *more, **callbacks)
+
+        self.patch(self.panel.client, "segment", listen)
+        self.panel.start([other, chosen])
+        self.waitUntilDone()
+        self.assertIsNone(hints["Segmenting “Other”…"].prior)
+        self.assertIsNotNone(hints["Segmenting “T2”…"].prior)
+
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):
         from SpineSegAISlicer import correction_nodes
 
