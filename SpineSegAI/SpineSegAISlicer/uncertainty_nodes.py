@@ -85,6 +85,7 @@ class Overlay:
 
     def __init__(self):
         self._before = {}  # id of a composite node → (id of its foreground, opacity)
+        self._mapId = ""
 
     @staticmethod
     def shows(node):
@@ -93,6 +94,7 @@ class Overlay:
 
     def show(self, node):
         """Lay a map over the images."""
+        self._mapId = node.GetID()
         for composite in _composites():
             before = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
             if before is None or not isUncertaintyMap(before):
@@ -103,9 +105,11 @@ class Overlay:
 
     def hide(self):
         """Give the views their foregrounds back; one that shows something else by now is left alone."""
+        removed = slicer.mrmlScene.GetNodeByID(self._mapId) is None
         for composite in _composites():
             shown = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
-            if shown is not None and isUncertaintyMap(shown):
+            emptied = shown is None and removed and composite.GetID() in self._before  # with the map, not by the reader
+            if emptied or (shown is not None and isUncertaintyMap(shown)):
                 before, opacity = self._before.get(composite.GetID(), (None, 0.0))
                 there = slicer.mrmlScene.GetNodeByID(before or "")
                 composite.SetForegroundVolumeID(before if there is not None else None)

@@ -145,6 +145,30 @@ class UncertaintyTest(SamplingCase):
         self.click(self.ui.undoButton)  # the segments that the map was made with
         self.assertTrue(self.ui.uncertaintyCheckBox.enabled)
 
+    def test_a_removed_map_gives_back_what_was_there(self):
+        make_volume()
+        other = make_volume("Other")
+        free, taken = self.view(), self.view(other, 0.4)
+        self.openSampling()
+        self.run_to_the_end()
+        self.click(self.ui.uncertaintyCheckBox)
+        slicer.mrmlScene.RemoveNode(self.maps()[0])
+        self.assertIsNone(free.GetForegroundVolumeID())
+        self.assertEqual(free.GetForegroundOpacity(), 0.0)
+        self.assertEqual(taken.GetForegroundVolumeID(), other.GetID())
+        self.assertAlmostEqual(taken.GetForegroundOpacity(), 0.4)
+
+    def test_a_view_that_was_emptied_since_stays_empty(self):
+        make_volume()
+        view = self.view(make_volume("Other"), 0.4)
+        self.openSampling()
+        self.run_to_the_end()
+        self.click(self.ui.uncertaintyCheckBox)
+        view.SetForegroundVolumeID(None)
+        self.ui.samplesSpinBox.value += 1  # the panel looks at the views again
+        self.assertFalse(self.ui.uncertaintyCheckBox.checked)
+        self.assertIsNone(view.GetForegroundVolumeID())
+
     def test_a_removed_map_is_no_choice_any_more(self):
         make_volume()
         self.openSampling()
