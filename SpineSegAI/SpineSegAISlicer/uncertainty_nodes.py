@@ -30,9 +30,11 @@ OVERLAY_OPACITY = 0.7
 def mapFromResult(result, volumeNode, segmentationNode):
     """A scalar volume with a result's uncertainty, on its volume's voxels; the volume's own map is filled anew.
 
+    Also of a result of which only some structures were asked for: the map is of all voxels.
+
     :param result: `SpineSegAILib.results.Segmentation`.
     :param segmentationNode: where the result was placed.
-    :returns: the `vtkMRMLScalarVolumeNode`; None if the result has no map, or if only a part of it was taken over.
+    :returns: the `vtkMRMLScalarVolumeNode`; None if the result has no map, or if only a box of it was taken over.
     """
     means = result.provenance.get("uncertainty")
     if result.uncertainty is None or _meansOf(segmentationNode) != means:
@@ -42,7 +44,11 @@ def mapFromResult(result, volumeNode, segmentationNode):
     node = volumeNode.GetNodeReference(ROLE)
     if node is None:
         name = slicer.mrmlScene.GenerateUniqueName(_("{volume} uncertainty").format(volume=volumeNode.GetName()))
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+        node.UnRegister(None)
+        node.SetName(name)
+        node.SetAttribute(UNCERTAINTY_ATTRIBUTE, json.dumps(means))  # whoever hears of the node must know what it is
+        node = slicer.mrmlScene.AddNode(node)
         node.CreateDefaultDisplayNodes()
         _setDisplay(node.GetDisplayNode())
     with slicer.util.NodeModify(node):

@@ -199,6 +199,28 @@ class UncertaintyTest(SamplingCase):
         self.assertFalse(self.ui.applyButton.enabled)
         self.assertIn("how unsure a method was", self.ui.applyButton.toolTip)
 
+    def test_a_map_that_a_script_makes_is_not_listed_as_a_volume_either(self):
+        import SimpleITK as sitk
+        from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
+
+        from SpineSegAILib.anatomy import SCHEMES
+        from SpineSegAILib.results import Segmentation
+
+        volume = make_volume()
+        self.openPanel()
+        self.ui.queueCollapsibleButton.collapsed = False
+        image = volumes.imageFromVolume(volume)
+        result = Segmentation(
+            labels=sitk.Cast(image > 100, sitk.sitkInt16) * 23,
+            scheme=SCHEMES["lumbar-mr"],
+            uncertainty=sitk.Cast(image > 150, sitk.sitkFloat32),
+            provenance={"uncertainty": {"L4": 0.5}},
+        )
+        made = uncertainty_nodes.mapFromResult(result, volume, nodes.segmentationFromResult(result, volume))
+        self.assertEqual(self.maps(), [made])
+        table = self.ui.queueTable
+        self.assertEqual([table.item(row, 0).text() for row in range(table.rowCount)], ["T2"])
+
     def test_the_table_of_structures_tells_the_means_and_they_follow_their_segments(self):
         from SpineSegAISlicer.structure_table import UNCERTAINTY
 
