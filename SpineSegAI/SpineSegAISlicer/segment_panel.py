@@ -331,8 +331,8 @@ class SegmentPanel:
         self.ui.priorSelector.enabled = takes and not self.isRunning
         self.ui.priorSelector.toolTip = (
             _(
-                "Refine a segmentation: another method's result, or one that you corrected or drew. It takes the place"
-                " of the mask that the method would start from. Locked segments stay as they are."
+                "Refine a segmentation that SpineSegAI made, as it was or corrected by you. It takes the place of the"
+                " mask that the method would start from. Locked segments stay as they are."
             )
             if takes
             else _("{method} starts from nothing but the image; methods that refine a mask can start from one.").format(

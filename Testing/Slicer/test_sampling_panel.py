@@ -463,6 +463,12 @@ class StartingFromTest(SamplingCase):
         self.run_to_the_end()
         self.assertIs(correction_nodes.readLog(self.output()).entries[-1].details["prior"], True)
 
+    def test_no_more_is_promised_than_is_accepted(self):
+        make_volume()
+        self.openSampling()
+        self.assertIn("that SpineSegAI made", self.ui.priorSelector.toolTip)
+        self.assertNotIn("drew", self.ui.priorSelector.toolTip)
+
     def test_a_segmentation_of_nothing_is_refused_with_the_reason(self):
         make_volume()
         self.openSampling()
