@@ -115,7 +115,7 @@ def _case_rows(case: ValidationCase, features: np.ndarray) -> list[tuple[int, in
     """Slice, structure and mean (F,) of the (F, D, H, W) features over it."""
     rows = []
     for index, label in enumerate(case.label):
-        for sid in sorted(set(np.unique(label).tolist()) & set(case.annotated)):
+        for sid in np.unique(label[label > 0]).tolist():
             rows.append((index, sid, features[:, index, label == sid].mean(1, dtype=np.float32)))
     return rows
 

@@ -1,7 +1,8 @@
-"""Features of structures: read where the last layers read them, averaged where the reference says; picture and number."""
+"""Features of structures: those that the last layers read, averaged where the reference says; picture and number."""
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,13 +85,11 @@ def test_every_method_has_features_on_the_volume_s_grid(method_id, dims):
     image = sitk.DICOMOrient(sitk.GetImageFromArray(array), "PIR")
     volume = Preprocessing(pixel_mm=1.0).forward(image)
     few = {name: 2 for name in ("samples", "steps") if name in method.options}
-    options = {**few, **method.feature_options}
-    evidence = volume_evidence(method, volume, CPU, options=options, features=True)
+    evidence = volume_evidence(method, volume, CPU, options={**few, **method.feature_options}, features=True)
     assert evidence.features is not None and evidence.features.shape[1:] == volume.array.shape
     spread = evidence.features.astype(np.float32).std((2, 3)).max(1)
     assert np.isfinite(evidence.features).all() and (spread > 0).mean() > 0.5, "hardly a feature depends on the place"
-    hooks = [m for m in method.modules() if m._forward_pre_hooks]
-    assert not hooks and volume_evidence(method, volume, CPU, options=options).features is None
+    assert not any(module._forward_pre_hooks for module in method.modules())
 
 
 @pytest.mark.parametrize(
@@ -154,31 +153,38 @@ def test_a_vector_is_the_mean_over_the_structure(cases, predictor, dims, local, 
     assert set(vectors.cases) == {cases[0].name}
 
 
-def test_masks_elsewhere_do_not_matter(cases, predictor, tmp_path):
-    """The network does not see the reference: without the other structures, one has the same vectors."""
-    from dataclasses import replace
-
-    one = structure("L3").id
+@pytest.fixture
+def alone(cases, tmp_path_factory):
+    """The same case with L3 labelled alone."""
+    path, sid = tmp_path_factory.mktemp("alone") / "label.nii.gz", structure("L3").id
     label = sitk.ReadImage(str(cases[0].label))
-    sitk.WriteImage(sitk.Cast(label == one, sitk.sitkInt16) * one, str(tmp_path / "label.nii.gz"))
-    alone = replace(cases[0], label=tmp_path / "label.nii.gz")
+    sitk.WriteImage(sitk.Cast(label == sid, sitk.sitkInt16) * sid, str(path))
+    return replace(cases[0], label=path, annotated=(sid,))
+
+
+def test_masks_elsewhere_do_not_matter(cases, alone, predictor):
+    """The network does not see the reference: without the other structures, one has the same vectors."""
     seen = collect_vectors(predictor, cases)
-    twice = collect_vectors(predictor, [alone, alone, alone])
-    values = seen.values[seen.ids == one]
-    assert np.array_equal(twice.values, np.tile(values, (3, 1))) and set(twice.ids.tolist()) == {one}
-    # What is drawn but not annotated is left out, too.
-    ids = tuple(structure(n).id for n in ("L2", "L3", "L4"))
-    assert set(collect_vectors(predictor, [replace(cases[0], annotated=ids)]).ids.tolist()) == set(ids)
+    thrice = collect_vectors(predictor, [alone, alone, alone])
+    values = seen.values[seen.ids == structure("L3").id]
+    assert len(values) > 1 and np.array_equal(thrice.values, np.tile(values, (3, 1)))
+    assert set(thrice.ids.tolist()) == {structure("L3").id}
 
 
-def test_too_few_vectors_are_refused(cases, predictor, tmp_path):
-    from dataclasses import replace
-
-    with pytest.raises(DatasetError, match=f"give 0 vectors.* needs {FEWEST}"):
+def test_too_few_vectors_are_refused(cases, alone, predictor):
+    with pytest.raises(DatasetError, match=rf"give 0 vectors.* needs {FEWEST}"):
         collect_vectors(predictor, [replace(cases[0], label=None)])
-    one = replace(cases[0], annotated=(structure("L3").id,))
-    with pytest.raises(DatasetError, match="give [1-5] vectors"):
-        collect_vectors(predictor, [one])
+    with pytest.raises(DatasetError, match=r"give [1-5] vectors"):
+        collect_vectors(predictor, [alone])
+
+
+def test_an_image_that_the_checkpoint_does_not_take_is_left_out(cases, predictor, tmp_path):
+    image = sitk.ReadImage(str(cases[0].image))
+    sitk.WriteImage(image * 0, str(tmp_path / "empty.nii.gz"))
+    empty = replace(cases[0], image=tmp_path / "empty.nii.gz")
+    assert set(collect_vectors(predictor, [empty, *cases]).cases) == {cases[0].name}
+    with pytest.raises(DatasetError, match="give 0 vectors"):
+        collect_vectors(predictor, [empty])
 
 
 def test_an_unknown_option_is_refused(cases, predictor):
