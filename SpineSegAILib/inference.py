@@ -201,9 +201,7 @@ class Predictor:
         evidence = self.calibration.apply(evidence)
         return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
 
-    def features(
-        self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None, *, progress: Progress | None = None
-    ) -> np.ndarray:
+    def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:
         """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.last_layers`).
 
         Args:
@@ -214,8 +212,9 @@ class Predictor:
         """
         options = {**(options or {}), **self.method.feature_options}
         self._check(Hints(), options)
-        report = progress or (lambda fraction, message: None)
-        evidence = self._evidence(volume, None, None, Hints(), options, report, lambda: False, [], features=True)
+        evidence = self._evidence(
+            volume, None, None, Hints(), options, lambda *_: None, lambda: False, [], features=True
+        )
         assert evidence.features is not None
         return evidence.features
 

@@ -170,8 +170,9 @@ def write_embedding(vectors: StructureVectors, path: str | Path, *, title: str =
 
     found = silhouette(vectors)
     said = ", ".join(f"of {name} {value:.2f}".replace("-", "−") for name, value in found.items() if value is not None)
-    lines = [title] if title else []
-    lines.append(f"{len(vectors)} vectors, one for each structure in each slice; {len(set(vectors.cases))} cases")
+    lines, count = [title] if title else [], len(set(vectors.cases))
+    where = f"{count} cases" if count > 1 else "one case"
+    lines.append(f"{len(vectors)} vectors, one for each structure in each slice; {where}")
     if said:
         lines.append(f"Silhouette {said}")
     figure = plots.scatter(place(vectors), vectors.ids, "\n".join(lines))
