@@ -166,6 +166,7 @@ class LaCafMethod(Method):
     paper's rule: the largest sigmoid where any exceeds 0.5, else background.
     """
 
+    last_layers = ("to_head",)
     options: Mapping[str, str] = {
         "text": "shuffled: each class gets the text of another, half the scheme away; neighbour: of the next one (for "
         "research: both must harm, the first ruin the result)",
