@@ -433,22 +433,28 @@ def _stop_on_interrupt(run: Any) -> Iterator[Callable[[], bool]]:
 def _evaluate(args: argparse.Namespace) -> None:
     if Path(args.output).suffix.lower() != ".json":
         raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .json.")
-    more = {"--html": args.html, "--csv": args.csv}
-    for flag, path in more.items():
-        if path and Path(path).suffix.lower() != f".{flag[2:]}":
-            raise OutputError(f"{flag} {path}: the name does not end as it should.", f"Use .{flag[2:]}.")
-    for path in (args.output, *filter(None, more.values())):
-        check_writable(path)
+    more = {"--html": (args.html, ".html"), "--csv": (args.csv, ".csv"), "--embedding": (args.embedding, ".png")}
+    for flag, (path, suffix) in more.items():
+        if path and Path(path).suffix.lower() != suffix:
+            raise OutputError(f"{flag} {path}: the name does not end as it should.", f"Use {suffix}.")
+    for path in (args.output, args.csv, args.html, args.embedding):
+        if path:
+            check_writable(path)
+    if args.embedding and args.allow_label_leak:
+        raise ConfigError("The embedding is made without the reference's help.", "Leave out --allow-label-leak.")
     from .checkpoints import find_checkpoint
     from .datasets import read_manifest
 
     info = find_checkpoint(args.checkpoint)
-    read_manifest(args.dataset).cases(args.split)
+    cases = read_manifest(args.dataset).cases(args.split)
     from .evaluation import VARIANTS, evaluate_dataset, format_report, write_csv, write_report
+    from .evaluation.embedding import collect_vectors, require_scikit_learn, write_embedding
     from .evaluation.page import write_page
     from .evaluation.worst import WorstCases
     from .inference import Predictor
 
+    if args.embedding:
+        require_scikit_learn()
     variants = VARIANTS if args.variants == ["all"] else args.variants
     options = dict(args.option)
     if args.allow_label_leak:
@@ -457,6 +463,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     with _progress(args.quiet) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
+        vectors = None
+        if args.embedding:  # first, since it may be refused
+            vectors = collect_vectors(
+                predictor, cases, options=options, progress=lambda _, message: report(0.0, message)
+            )
         found = evaluate_dataset(
             args.dataset,
             args.split,
@@ -468,6 +479,9 @@ def _evaluate(args: argparse.Namespace) -> None:
             watch=worst,
             progress=report,
         )
+    if vectors is not None:
+        title = f"{info.name}, {args.split} cases of {Path(args.dataset).name}"
+        found["embedding"] = write_embedding(vectors, args.embedding, title=title)
     write_report(found, args.output)
     if args.csv:
         write_csv(found, args.csv)
@@ -477,7 +491,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         _print_json(found)
     elif not args.quiet:
         print(format_report(found))
-        for path in filter(None, (args.output, args.csv, args.html)):
+        for path in filter(None, (args.output, args.csv, args.html, args.embedding)):
             print(f"wrote {path}")
 
 
@@ -920,6 +934,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", required=True, metavar="REPORT.json")
     evaluate.add_argument("--html", metavar="FILE", help="report with plots and the worst cases, in one file")
     evaluate.add_argument("--csv", metavar="FILE", help="a line for each structure of each case")
+    evaluate.add_argument("--embedding", metavar="PNG", help="picture of how far apart the structures' features lie")
     evaluate.add_argument("--worst", type=_count, default=3, metavar="N", help="cases shown in --html; default 3")
     evaluate.add_argument(
         "--variants", type=_words, default=["full"], metavar="NAME,…", help="cropped and enlarged copies; “all” for all"

@@ -28,6 +28,7 @@ class Evidence:
         kinds: (5, D, H, W) probabilities; or None.
         rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
         uncertainty: (D, H, W) standard deviation from sampling; or None.
+        features: (F, D, H, W) what the network's last layers read (`Method.last_layers`), where it was asked for.
         keypoints: structure id → (slice, row, column) index, fractional; may be empty.
         about: how the method worked, to be stored with the result; JSON-able.
     """
@@ -38,6 +39,7 @@ class Evidence:
     kinds: np.ndarray | None = None
     rank: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    features: np.ndarray | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 

@@ -201,6 +201,23 @@ class Predictor:
         evidence = self.calibration.apply(evidence)
         return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
 
+    def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:
+        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.last_layers`).
+
+        Args:
+            options: as in `segment`.
+
+        Raises:
+            ConfigError: an option is unknown.
+        """
+        options = {**(options or {}), **self.method.feature_options}
+        self._check(Hints(), options)
+        evidence = self._evidence(
+            volume, None, None, Hints(), options, lambda *_: None, lambda: False, [], features=True
+        )
+        assert evidence.features is not None
+        return evidence.features
+
     def _check(self, hints: Hints, options: Mapping[str, Any]) -> None:
         info = method_info(self.info.method)
         refused = hints.given() - info.accepted_hints
@@ -242,6 +259,7 @@ class Predictor:
         report: Progress,
         cancelled: Cancel,
         notes: list[str],
+        features: bool = False,
     ) -> Evidence:
         """The network's pass, smaller and then on the CPU where memory runs out, which is said in `notes`."""
         batch = int(options.get("batch", 8))
@@ -250,7 +268,7 @@ class Predictor:
             try:
                 return volume_evidence(
                     self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    prior=prior, reference=reference, progress=report, cancelled=cancelled,
+                    prior=prior, reference=reference, features=features, progress=report, cancelled=cancelled,
                 )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 if device.type == "cpu":

@@ -41,6 +41,7 @@ def volume_evidence(
     options: Mapping[str, Any] | None = None,
     prior: np.ndarray | None = None,
     reference: np.ndarray | None = None,
+    features: bool = False,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
 ) -> Evidence:
@@ -51,6 +52,7 @@ def volume_evidence(
         options: see `inference.OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
         reference: (D, H, W) true structure ids, see `inference.Predictor.segment`.
+        features: whether `Evidence.features` are wanted.
 
     Raises:
         Cancelled: the caller asked for it.
@@ -62,6 +64,7 @@ def volume_evidence(
         hints=hints or Hints(),
         options=options or {},
         prior=None if prior is None else torch.from_numpy(prior),
+        features=features,
         report=progress or (lambda fraction, message: None),
         cancelled=cancelled or (lambda: False),
     )
@@ -78,6 +81,7 @@ def volume_evidence(
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
         uncertainty=maps.get("uncertainty"),
+        features=maps.get("features"),
         keypoints={
             **_centres(maps.get("keypoints"), method.scheme, volume),
             **keypoint_indices(work.hints.keypoints, volume),
@@ -102,6 +106,7 @@ class _Work:
     hints: Hints
     options: Mapping[str, Any]
     prior: Tensor | None
+    features: bool
     report: Progress
     cancelled: Cancel
     memory: dict[Any, Any] = field(default_factory=dict)
@@ -119,7 +124,8 @@ class _Work:
         """The method's evidence for (B, 1 + dims [+ 1], *spatial): image, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
         dims = self.method.config.dims
-        return self.method.evidence(
+        say = self.method.evidence_and_features if self.features else self.method.evidence
+        return say(
             stacked[:, :1],
             Context(
                 stacked[:, 1 : 1 + dims],

@@ -63,6 +63,7 @@ class SegmentPanel:
         self._startedAt = 0.0
         self._firstProgress = self._lastProgress = None  # (time, fraction) of the running job
         self._jobHints = None
+        self._steering = ()  # as `_steeringNow` when the run began
         self._jobOptions = {}
         self._updating = False
         self._history = None
@@ -271,8 +272,11 @@ class SegmentPanel:
                 bottomLevel=self.ui.bottomLevelComboBox.currentData or 0,
             )
 
-    def hints(self, volumeNode):
-        """`SpineSegAILib.hints.Hints` from the panel: visible range, key points, what is locked in the output."""
+    def hints(self, volumeNode, steering=()):
+        """`SpineSegAILib.hints.Hints` from the panel: visible range, key points, what is locked in the output.
+
+        :param steering: as `_steeringNow` had it when the run began; as it is now if not given.
+        """
         import SimpleITK as sitk
 
         from SpineSegAILib.hints import Hints
@@ -281,27 +285,39 @@ class SegmentPanel:
 
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
-        prior, lockedInPrior = self._prior(volumeNode)
+        volumeId, keypointsId, priorId = steering or self._steeringNow()
+        if volumeNode is None or volumeNode.GetID() != volumeId:  # others that wait in line get none of another volume
+            keypointsId = priorId = ""
+        prior, lockedInPrior = self._prior(priorId, volumeNode)
         locked = nodes.lockedLabels(output, volumeNode) if output is not None else None
         if lockedInPrior is not None:
             free = None if locked is None else sitk.Cast(locked == 0, locked.GetPixelID())
             locked = lockedInPrior if locked is None else locked + lockedInPrior * free
         hints = Hints(
             visible=(top or None, bottom or None) if top or bottom else None,
-            keypoints=self._keypoints(volumeNode),
+            keypoints=self._keypoints(keypointsId),
             prior=prior,
             locked=locked,
         )
         return self._again.hints(hints) if self._again is not None else hints
 
+    def _steeringNow(self):
+        """Ids of the chosen volume, of its key points and of the segmentation to start from; empty if not chosen.
+
+        A result that comes while others wait is shown, and its volume is the chosen one then: so a run keeps these.
+        """
+        parameters = self.parameterNode
+        chosen = (parameters.inputVolume, parameters.keypoints, parameters.priorSegmentation)
+        return tuple(node.GetID() if node is not None else "" for node in chosen)
+
     def _takesKeypoints(self):
         method = self.method()
         return method is not None and "keypoints" in method.accepted_hints
 
-    def _keypoints(self, volumeNode):
-        """Those of the chosen list. They are of the chosen volume: others that wait in line get none."""
-        node = self.parameterNode.keypoints
-        if node is None or not self._takesKeypoints() or volumeNode is not self.parameterNode.inputVolume:
+    def _keypoints(self, nodeId):
+        """Those of a list; empty without one, or if the method takes none."""
+        node = slicer.mrmlScene.GetNodeByID(nodeId)
+        if node is None or not self._takesKeypoints():
             return {}
         return keypoint_nodes.keypointsFromNode(node)
 
@@ -315,8 +331,8 @@ class SegmentPanel:
         self.ui.priorSelector.enabled = takes and not self.isRunning
         self.ui.priorSelector.toolTip = (
             _(
-                "Refine a segmentation: another method's result, or one that you corrected or drew. It takes the place"
-                " of the mask that the method would start from. Locked segments stay as they are."
+                "Refine a segmentation that SpineSegAI made, as it was or corrected by you. It takes the place of the"
+                " mask that the method would start from. Locked segments stay as they are."
             )
             if takes
             else _("{method} starts from nothing but the image; methods that refine a mask can start from one.").format(
@@ -324,12 +340,12 @@ class SegmentPanel:
             )
         )
 
-    def _prior(self, volumeNode):
-        """The segmentation to start from and what is locked in it, as label images. For the chosen volume only."""
+    def _prior(self, nodeId, volumeNode):
+        """The segmentation to start from and what is locked in it, as label images; None without one."""
         from . import nodes
 
-        node = self.parameterNode.priorSegmentation
-        if node is None or not self._takesPrior() or volumeNode is not self.parameterNode.inputVolume:
+        node = slicer.mrmlScene.GetNodeByID(nodeId)
+        if node is None or not self._takesPrior():
             return None, None
         if self._again is not None:  # the Correct section has its own say
             return None, None
@@ -365,6 +381,8 @@ class SegmentPanel:
 
     def _showEstimate(self):
         """How long a run with these settings will take, as far as the last one tells."""
+        if self.parameterNode is None:  # the worker may say what the device is after the scene was closed
+            return
         label = self.ui.estimateLabel
         label.visible = bool(self._sampling())
         label.text = ""
@@ -559,6 +577,7 @@ class SegmentPanel:
             self._warm = True
             self.askDevice()
         self._again = again
+        self._steering = self._steeringNow()
         self._startedAt = time.monotonic()
         self.queue = [node.GetID() for node in volumeNodes]
         for volumeId in self.queue:
@@ -595,7 +614,7 @@ class SegmentPanel:
         volumeId = volumeNode.GetID()
         try:
             image = volumes.imageFromVolume(volumeNode)
-            self._jobHints, self._jobOptions = self.hints(volumeNode), self.options()
+            self._jobHints, self._jobOptions = self.hints(volumeNode, self._steering), self.options()
             self._firstProgress = self._lastProgress = None
             self.job = self.client.segment(
                 image,

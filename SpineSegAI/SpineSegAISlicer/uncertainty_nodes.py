@@ -30,9 +30,11 @@ OVERLAY_OPACITY = 0.7
 def mapFromResult(result, volumeNode, segmentationNode):
     """A scalar volume with a result's uncertainty, on its volume's voxels; the volume's own map is filled anew.
 
+    Also of a result of which only some structures were asked for: the map is of all voxels.
+
     :param result: `SpineSegAILib.results.Segmentation`.
     :param segmentationNode: where the result was placed.
-    :returns: the `vtkMRMLScalarVolumeNode`; None if the result has no map, or if only a part of it was taken over.
+    :returns: the `vtkMRMLScalarVolumeNode`; None if the result has no map, or if only a box of it was taken over.
     """
     means = result.provenance.get("uncertainty")
     if result.uncertainty is None or _meansOf(segmentationNode) != means:
@@ -42,7 +44,11 @@ def mapFromResult(result, volumeNode, segmentationNode):
     node = volumeNode.GetNodeReference(ROLE)
     if node is None:
         name = slicer.mrmlScene.GenerateUniqueName(_("{volume} uncertainty").format(volume=volumeNode.GetName()))
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+        node.UnRegister(None)
+        node.SetName(name)
+        node.SetAttribute(UNCERTAINTY_ATTRIBUTE, json.dumps(means))  # whoever hears of the node must know what it is
+        node = slicer.mrmlScene.AddNode(node)
         node.CreateDefaultDisplayNodes()
         _setDisplay(node.GetDisplayNode())
     with slicer.util.NodeModify(node):
@@ -85,6 +91,7 @@ class Overlay:
 
     def __init__(self):
         self._before = {}  # id of a composite node → (id of its foreground, opacity)
+        self._mapId = ""
 
     @staticmethod
     def shows(node):
@@ -93,6 +100,7 @@ class Overlay:
 
     def show(self, node):
         """Lay a map over the images."""
+        self._mapId = node.GetID()
         for composite in _composites():
             before = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
             if before is None or not isUncertaintyMap(before):
@@ -103,9 +111,11 @@ class Overlay:
 
     def hide(self):
         """Give the views their foregrounds back; one that shows something else by now is left alone."""
+        removed = slicer.mrmlScene.GetNodeByID(self._mapId) is None
         for composite in _composites():
             shown = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
-            if shown is not None and isUncertaintyMap(shown):
+            emptied = shown is None and removed and composite.GetID() in self._before  # with the map, not by the reader
+            if emptied or (shown is not None and isUncertaintyMap(shown)):
                 before, opacity = self._before.get(composite.GetID(), (None, 0.0))
                 there = slicer.mrmlScene.GetNodeByID(before or "")
                 composite.SetForegroundVolumeID(before if there is not None else None)

@@ -1,4 +1,4 @@
-"""Plots of reports, as SVG to be put into a page."""
+"""Plots of reports, as SVG to be put into a page; and of embeddings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..anatomy import STRUCTURES, sorted_ids
+from ..anatomy import STRUCTURES, Kind, sorted_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREY = "#2f6db3", "#d9822b", "#8a94a0"
+_DPI = 150
+_MARKERS = {
+    Kind.VERTEBRA: "o", Kind.DISC: "s", Kind.CANAL: "^", Kind.SACRUM: "D", Kind.CORD: "v", Kind.ARTERY: "P",
+    Kind.VEIN: "X", Kind.CUSTOM: "*",
+}  # fmt: skip
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "SpineSegAI", "font.size": 9, "font.family": "sans-serif"}
 
 
@@ -80,6 +85,45 @@ def levels(summary: Mapping[str, Any]) -> str:
     axes.set_title("Levels: how often each was taken for which", loc="left")
     axes.grid(False)
     return _svg(figure)
+
+
+def scatter(points: np.ndarray, ids: np.ndarray, title: str) -> Figure:
+    """Structures in a plane whose axes have no meaning; colours are the structures', markers those of their kinds.
+
+    Args:
+        points: (N, 2).
+        ids: (N,) structure ids.
+        title: may have several lines.
+    """
+    from matplotlib.patheffects import withStroke
+
+    figure, axes = _figure(8.0, 6.4)
+    figure.set_dpi(_DPI)
+    placed: list[np.ndarray] = []
+    for sid in sorted_ids(set(ids.tolist())):
+        own, s = points[ids == sid], STRUCTURES[sid]
+        label = f"{s.name} ({len(own)})"
+        axes.plot(
+            *own.T, _MARKERS[s.kind], color=s.color, markersize=5, markeredgecolor="#33383f", markeredgewidth=0.4,
+            label=label,
+        )  # fmt: skip
+        # Its name is above one of the middle half of its points, where it is farthest from the names before it.
+        away = np.linalg.norm(own - np.median(own, axis=0), axis=1)
+        middle = own[away <= np.median(away)]
+        gaps = [min((np.linalg.norm(point - other) for other in placed), default=0.0) for point in middle]
+        placed.append(middle[int(np.argmax(gaps))])
+        axes.plot(
+            *placed[-1], _MARKERS[s.kind], color=s.color, markersize=9, markeredgecolor="black", markeredgewidth=1.5,
+            zorder=4,
+        )  # fmt: skip
+        axes.annotate(
+            s.name, placed[-1], (0, 6), textcoords="offset points", ha="center", va="bottom", fontsize=9,
+            fontweight="bold", zorder=5, path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=9)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
 
 
 def _mean(axes: Axes, place: float, value: float, interval: Sequence[float] | None) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..anatomy import LabelScheme
 from ..hints import Hints
@@ -139,6 +140,11 @@ class Method(nn.Module):
     """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
     validation_options: Mapping[str, Any] = {}
     """Run-time options for the validation during training, where time counts."""
+    last_layers: tuple[str, ...] = ()
+    """Names of the modules that make classes or kinds out of the finest features there are, one for each network; what
+    they read is what `evidence_and_features` gives."""
+    feature_options: Mapping[str, Any] = {}
+    """Run-time options under which these features come sooner and are the same."""
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__()
@@ -197,6 +203,31 @@ class Method(nn.Module):
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
         (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError
+
+    def evidence_and_features(self, images: Tensor, context: Context) -> dict[str, Tensor]:
+        """`evidence`, and ``features`` (B, F, *spatial): what the `last_layers` read, those of several networks side by
+        side, brought to the size of the images where it is smaller.
+
+        Of layers that are run repeatedly the last time counts, and the mean of an image's samples. A pass in which none
+        is run has no features.
+        """
+        read: dict[str, Tensor] = {}
+
+        def keep(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            read[name] = inputs[0]
+
+        hooks = [self.get_submodule(n).register_forward_pre_hook(partial(keep, n)) for n in self.last_layers]
+        try:
+            maps = self.evidence(images, context)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not read:
+            return maps
+        mode = "bilinear" if self.config.dims == 2 else "trilinear"
+        found = (x.float().unflatten(0, (len(images), -1)).mean(1) for x in read.values())
+        whole = [F.interpolate(x, images.shape[2:], mode=mode, align_corners=False) for x in found]
+        return {**maps, "features": torch.cat(whole, 1)}
 
     def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
         """Look at a whole volume after each of its `passes` but the last, and say whether the next one is wanted.

@@ -16,12 +16,14 @@ class ClassNetwork(Method):
         config: the configuration.
         network: (B, `config.input_channels`, *spatial) → (B, C, *spatial) logits.
         divisor: what the sides of the input must be divisible by.
+        last: name of the network's part that reads the last features, see `Method.last_layers`.
     """
 
-    def __init__(self, config: MethodConfig, network: nn.Module, divisor: int = 32) -> None:
+    def __init__(self, config: MethodConfig, network: nn.Module, divisor: int = 32, last: str = "") -> None:
         super().__init__(config)
         self.network = network
         self.divisor = divisor
+        self.last_layers = (f"network.{last}",) if last else ()
 
     def forward(self, images: Tensor, coordinates: Tensor) -> Tensor:
         """Logits (B, C, *spatial)."""

@@ -10,7 +10,8 @@ adapter too (`all`); `released` is the same with the release's scalar gain inste
 Half labels: half of the structures of every second case are hidden from training, and count as unknown
 (`half-masked`) or, as in the release, as background (`half-unmasked`).
 
-All rows start from the same network, that of `linear`, which knows phantoms and seven slices that are never scored.
+All rows start from the same backbone, which was trained with `linear` on phantoms and seven slices that are never
+scored; what makes the heads of the text is learnt by each row from nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ablation import Comparison, Entries, Row, Screening, run_and_report, train_
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.text.bank import TextBank
@@ -42,7 +44,7 @@ VARIANTS = {
     "all": {},
     "released": {"fusion": "released"},
 }
-PATCH = (4, 160, 96)
+PATCH, START_PATCH = (2, 160, 96), (4, 160, 96)
 START_STEPS, PHANTOMS = 600, 40
 COMPARISONS = (
     *(Comparison(name, "linear") for name in ("adapter", "attention", "concat", "all")),
@@ -119,6 +121,17 @@ def hide_half(manifest: Path, output: Path, beside: Path) -> dict[str, tuple[str
     return found
 
 
+def backbone_of(checkpoint: Path) -> Path:
+    """Beside the checkpoint, another one without what turns text into heads."""
+    path = checkpoint.with_name("backbone.safetensors")
+    if not path.exists():
+        info = read_header(checkpoint)
+        kept = ("backbone.", "rank_head.", "text_center")
+        tensors = {n: t for n, t in load_tensors(info).items() if n.startswith(kept) or n.endswith(".embedding")}
+        save_checkpoint(path, tensors, info.metadata)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="LA-CAF's ablations.")
     parser.add_argument("data", type=Path)
@@ -128,13 +141,14 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--report", type=Path, help="also write the tables as this file with .md and .json")
     arguments = parser.parse_args()
-    screening = Screening(steps=arguments.steps, slices=PATCH[0])
+    screening = Screening(steps=arguments.steps, slices=4)
     data = arguments.output / "data"
     manifest = write_manifest(arguments.data, data)
     folds = write_folds(manifest, data, sources=("chu", "myo", "usp"))
     every = rows(arguments.bank, hide_half(manifest, data / "half", data))
-    start = train_start(every[0], manifest, ("mri2d",), arguments.output, screening, START_STEPS, PHANTOMS)
-    screening = replace(screening, start_from=str(start))
+    first = replace(every[0], data={"patch": START_PATCH})
+    start = train_start(first, manifest, ("mri2d",), arguments.output, screening, START_STEPS, PHANTOMS)
+    screening = replace(screening, start_from=str(backbone_of(start)))
     wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
     head = HEAD.format(steps=arguments.steps, bank=arguments.bank)
     run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)

@@ -29,6 +29,8 @@ from SpineSegAILib.methods.catalog import method_info
 from SpineSegAILib.resources import resources_folder
 from SpineSegAILib.training.validation import load_validation
 
+LEAST_GAIN = 3e-4
+"""Mean Dice below which the calibration is not refined any further."""
 LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
 
 
@@ -222,7 +224,7 @@ def calibrate(predictor: Predictor, dataset: Path, split: str, options: Mapping[
         candidate = Calibration(offsets=offsets, neighbour=neighbour)
         reached = score(candidate)
         print(f"{neighbour:.2f} {vertebra:.2f} {disc:.2f}: {reached:.4f}", flush=True)
-        if reached <= best_score:
+        if reached <= best_score + LEAST_GAIN:
             return False
         best, best_score = candidate, reached
         return True

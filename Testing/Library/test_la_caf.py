@@ -506,11 +506,13 @@ def test_predictions_of_any_shape_and_subset(checkpoint):
 def test_shuffled_texts_change_the_result(checkpoint):
     predictor = Predictor(checkpoint, "cpu")
     image = picture((8, 32, 32))
-    plain, shuffled = (
+    plain, shuffled, neighbour = (
         sitk.GetArrayFromImage(predictor.segment(image, options={"consistency": "off", **o}).labels)
-        for o in ({}, {"text": "shuffled"})
+        for o in ({}, {"text": "shuffled"}, {"text": "neighbour"})
     )
-    assert (plain != shuffled).mean() > 0.1
+    for other in (shuffled, neighbour):
+        assert (plain != other).mean() > 0.1
+    assert (shuffled != neighbour).any()
 
 
 def test_many_classes_of_a_volume_are_held_in_half_precision(checkpoint):

@@ -141,6 +141,17 @@ class KeypointsTest(PanelCase):
         self.waitUntilDone()
         self.assertIn("keypoints={}", self.hints())
 
+    def test_a_volume_that_waits_keeps_its_own_points(self):
+        chosen = make_volume()
+        other = make_volume("Other", seed=1)
+        self.openSteered()
+        self.run_to_the_end()
+        node = self.shown()
+        node.SetNthControlPointPositionWorld(node.GetControlPointIndexByLabel("L3"), -1.5, 12.0, 7.25)
+        self.panel.start([other, chosen])
+        self.waitUntilDone()
+        self.assertIn("22: (1.5, -12.0, 7.25)", self.hints())
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -145,6 +145,30 @@ class UncertaintyTest(SamplingCase):
         self.click(self.ui.undoButton)  # the segments that the map was made with
         self.assertTrue(self.ui.uncertaintyCheckBox.enabled)
 
+    def test_a_removed_map_gives_back_what_was_there(self):
+        make_volume()
+        other = make_volume("Other")
+        free, taken = self.view(), self.view(other, 0.4)
+        self.openSampling()
+        self.run_to_the_end()
+        self.click(self.ui.uncertaintyCheckBox)
+        slicer.mrmlScene.RemoveNode(self.maps()[0])
+        self.assertIsNone(free.GetForegroundVolumeID())
+        self.assertEqual(free.GetForegroundOpacity(), 0.0)
+        self.assertEqual(taken.GetForegroundVolumeID(), other.GetID())
+        self.assertAlmostEqual(taken.GetForegroundOpacity(), 0.4)
+
+    def test_a_view_that_was_emptied_since_stays_empty(self):
+        make_volume()
+        view = self.view(make_volume("Other"), 0.4)
+        self.openSampling()
+        self.run_to_the_end()
+        self.click(self.ui.uncertaintyCheckBox)
+        view.SetForegroundVolumeID(None)
+        self.ui.samplesSpinBox.value += 1  # the panel looks at the views again
+        self.assertFalse(self.ui.uncertaintyCheckBox.checked)
+        self.assertIsNone(view.GetForegroundVolumeID())
+
     def test_a_removed_map_is_no_choice_any_more(self):
         make_volume()
         self.openSampling()
@@ -174,6 +198,28 @@ class UncertaintyTest(SamplingCase):
         self.ui.inputVolumeSelector.setCurrentNode(self.maps()[0])
         self.assertFalse(self.ui.applyButton.enabled)
         self.assertIn("how unsure a method was", self.ui.applyButton.toolTip)
+
+    def test_a_map_that_a_script_makes_is_not_listed_as_a_volume_either(self):
+        import SimpleITK as sitk
+        from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
+
+        from SpineSegAILib.anatomy import SCHEMES
+        from SpineSegAILib.results import Segmentation
+
+        volume = make_volume()
+        self.openPanel()
+        self.ui.queueCollapsibleButton.collapsed = False
+        image = volumes.imageFromVolume(volume)
+        result = Segmentation(
+            labels=sitk.Cast(image > 100, sitk.sitkInt16) * 23,
+            scheme=SCHEMES["lumbar-mr"],
+            uncertainty=sitk.Cast(image > 150, sitk.sitkFloat32),
+            provenance={"uncertainty": {"L4": 0.5}},
+        )
+        made = uncertainty_nodes.mapFromResult(result, volume, nodes.segmentationFromResult(result, volume))
+        self.assertEqual(self.maps(), [made])
+        table = self.ui.queueTable
+        self.assertEqual([table.item(row, 0).text() for row in range(table.rowCount)], ["T2"])
 
     def test_the_table_of_structures_tells_the_means_and_they_follow_their_segments(self):
         from SpineSegAISlicer.structure_table import UNCERTAINTY
@@ -267,6 +313,20 @@ class TimeTest(SamplingCase):
         self.ui.inputVolumeSelector.setCurrentNode(longer)
         self.assertEqual(self.estimate(), "About 4 s on this device.")
         self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("second"))
+        self.assertIn("after the first run", self.estimate())
+
+    def test_the_device_may_be_told_after_the_scene_was_closed_in_another_module(self):
+        self.openSampling()
+        answers = []
+        self.patch(self.panel.client, "describeDevice", lambda asked, onDone, onError: answers.append(onDone))
+        self.panel.warmUp()
+        self.widget.exit()
+        slicer.mrmlScene.Clear(0)
+        answers[0]("cpu", "a processor")
+        self.assertIn("a processor", self.ui.deviceLabel.text)
+        make_volume()
+        self.widget.enter()
+        self.choose("verdiff-net")
         self.assertIn("after the first run", self.estimate())
 
     def test_a_run_says_how_much_is_left(self):
@@ -376,6 +436,23 @@ class StartingFromTest(SamplingCase):
         self.ui.inputVolumeSelector.setCurrentNode(other)
         self.assertIsNone(self.widget._parameterNode.priorSegmentation)
 
+    def test_a_volume_that_waits_still_starts_from_it(self):
+        chosen, other = make_volume(), make_volume("Other", seed=1)
+        self.openSampling()
+        self.run_to_the_end()
+        self.ui.priorSelector.setCurrentNode(self.output())
+        hints, segment = {}, self.panel.client.segment
+
+        def listen(image, checkpoint, device, given, *more, **callbacks):
+            hints[self.ui.statusLabel.text] = given
+            return segment(image, checkpoint, device, given, *more, **callbacks)
+
+        self.patch(self.panel.client, "segment", listen)
+        self.panel.start([other, chosen])
+        self.waitUntilDone()
+        self.assertIsNone(hints["Segmenting “Other”…"].prior)
+        self.assertIsNotNone(hints["Segmenting “T2”…"].prior)
+
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):
         from SpineSegAISlicer import correction_nodes
 
@@ -385,6 +462,12 @@ class StartingFromTest(SamplingCase):
         self.ui.priorSelector.setCurrentNode(self.output())
         self.run_to_the_end()
         self.assertIs(correction_nodes.readLog(self.output()).entries[-1].details["prior"], True)
+
+    def test_no_more_is_promised_than_is_accepted(self):
+        make_volume()
+        self.openSampling()
+        self.assertIn("that SpineSegAI made", self.ui.priorSelector.toolTip)
+        self.assertNotIn("drew", self.ui.priorSelector.toolTip)
 
     def test_a_segmentation_of_nothing_is_refused_with_the_reason(self):
         make_volume()

@@ -56,6 +56,7 @@ class AtmNet(Method):
     """The method. Images (B, 1, H, W) with sides that are multiples of 32; see `AtmNetConfig`."""
 
     divisor = 32
+    last_layers = ("head",)
     passes = sources.SELF_PASSES
     options: Mapping[str, str] = {
         "prompt_source": "where the sentence comes from: range (the hint), self (a first pass), presence (the "

@@ -14,68 +14,73 @@ from .config import BaselineConfig
 _INSTANCE = ("instance", {"affine": True})
 _DEFAULT_WINDOW = {2: (224, 160), 3: (16, 96, 96)}
 
+_Made = tuple[nn.Module, int, str]
+"""A network, what the sides of its input must be divisible by, and which part of it reads the last features."""
+
 
 def build(config: BaselineConfig) -> ClassNetwork:
     """The baseline that `config.method` names."""
-    network, divisor = _BUILDERS[config.method](config, config.input_channels, config.label_scheme.channels)
-    method = ClassNetwork(config, network, divisor)
+    made = _BUILDERS[config.method](config, config.input_channels, config.label_scheme.channels)
+    method = ClassNetwork(config, *made)
     if config.method == "unetr":
         method.window = config.window or _DEFAULT_WINDOW[config.dims]
     return method
 
 
-def _unet(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
+def _unet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     strides = (2,) * (len(c.widths) - 1)
-    return UNet(c.dims, inputs, outputs, c.widths, strides, num_res_units=2, norm=_INSTANCE), 2 ** len(strides)
+    network = UNet(c.dims, inputs, outputs, c.widths, strides, num_res_units=2, norm=_INSTANCE)
+    return network, 2 ** len(strides), "model.2"  # at half resolution: it upsamples straight into classes
 
 
-def _attention_unet(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
+def _attention_unet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     strides = (2,) * (len(c.widths) - 1)
-    return AttentionUnet(c.dims, inputs, outputs, c.widths, strides), 2 ** len(strides)
+    return AttentionUnet(c.dims, inputs, outputs, c.widths, strides), 2 ** len(strides), "model.2"
 
 
-def _unetr(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
+def _unetr(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     # Transformer of the paper's proportions: 12 heads of 64 for feature size 16, fewer for smaller ones.
     hidden = 768 * c.widths[0] // 16
     window = c.window or _DEFAULT_WINDOW[c.dims]
     network = UNETR(
         inputs, outputs, window, c.widths[0], hidden, 4 * hidden, num_heads=max(hidden // 64, 1), spatial_dims=c.dims
     )
-    return network, 16
+    return network, 16, "out"
 
 
-def _segresnet(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
-    return SegResNet(c.dims, c.widths[0], inputs, outputs), 8
+def _segresnet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
+    return SegResNet(c.dims, c.widths[0], inputs, outputs), 8, "conv_final"
 
 
-def _swin_unetr(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
-    return SwinUNETR(inputs, outputs, feature_size=c.widths[0], spatial_dims=c.dims), 32
+def _swin_unetr(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
+    return SwinUNETR(inputs, outputs, feature_size=c.widths[0], spatial_dims=c.dims), 32, "out"
 
 
-def _dynunet(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
+def _dynunet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     levels = len(c.widths)
     strides = [1] + [2] * (levels - 1)
-    return DynUNet(c.dims, inputs, outputs, [3] * levels, strides, strides[1:], filters=c.widths), 2 ** (levels - 1)
+    network = DynUNet(c.dims, inputs, outputs, [3] * levels, strides, strides[1:], filters=c.widths)
+    return network, 2 ** (levels - 1), "output_block"
 
 
-def _fcn(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
+def _fcn(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     body = _DilatedResNet(c, inputs)
     middle = body.width // 4
     head = nn.Sequential(
         Convolution(c.dims, body.width, middle, kernel_size=3, norm=_INSTANCE, act="relu"),
         Convolution(c.dims, middle, outputs, kernel_size=1, conv_only=True),
     )
-    return _Resized(body, head), 8
+    return _Resized(body, head), 8, "head.1"
 
 
-def _deeplabv3(c: BaselineConfig, inputs: int, outputs: int) -> tuple[nn.Module, int]:
+def _deeplabv3(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     body = _DilatedResNet(c, inputs)
     head = nn.Sequential(
         _ASPP(c.dims, body.width, 4 * c.widths[0]),
         Convolution(c.dims, 4 * c.widths[0], 4 * c.widths[0], kernel_size=3, norm=_INSTANCE, act="relu"),
         Convolution(c.dims, 4 * c.widths[0], outputs, kernel_size=1, conv_only=True),
     )
-    return _Resized(body, head), 8
+    return _Resized(body, head), 8, "head.2"
 
 
 class _DilatedResNet(nn.Module):

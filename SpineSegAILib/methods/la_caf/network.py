@@ -166,8 +166,10 @@ class LaCafMethod(Method):
     paper's rule: the largest sigmoid where any exceeds 0.5, else background.
     """
 
+    last_layers = ("to_head",)
     options: Mapping[str, str] = {
-        "text": "shuffled: each class gets its neighbour's text (for research: this must ruin the result)",
+        "text": "shuffled: each class gets the text of another, half the scheme away; neighbour: of the next one (for "
+        "research: both must harm, the first ruin the result)",
     }
 
     def __init__(self, config: LaCafConfig) -> None:
@@ -349,9 +351,10 @@ class LaCafMethod(Method):
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         ids = self.answer(context.hints).ids
         source = None
-        if str(context.options.get("text", "")) == "shuffled":
-            everyone = self.scheme.ids
-            source = dict(zip(everyone, (*everyone[1:], everyone[0]), strict=True))
+        everyone = self.scheme.ids
+        away = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}.get(str(context.options.get("text", "")))
+        if away:
+            source = dict(zip(everyone, (*everyone[away:], *everyone[:away]), strict=True))
         logits, _ = self(images, context.coordinates, ids, source=source)
         logits = logits.float()
         return {"classes": torch.cat([torch.zeros_like(logits[:, :1]), logits], 1).softmax(1)}

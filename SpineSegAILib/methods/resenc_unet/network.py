@@ -122,6 +122,8 @@ class PlacedFeatures(nn.Module):
 class ResEncUNetMethod(Method):
     """The default method: kinds and ranks, or classes (see `ResEncUNetConfig.output`)."""
 
+    last_layers = ("class_head",)
+
     def __init__(self, config: ResEncUNetConfig) -> None:
         super().__init__(config)
         self.config: ResEncUNetConfig = config

@@ -147,6 +147,7 @@ class ScarNetMethod(Method):
         super().__init__(config)
         self.config: ScarNetConfig = config
         self.networks = nn.ModuleList(ScarNet(config) for _ in config.heatmap_weights)
+        self.last_layers = tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks)))
         self.channels = list(config.point_channels)
         self.orders = [float(self.scheme.structures[i].order or 0) for i in self.channels]
         self.steered = config.adaptive == "transformer"

@@ -85,6 +85,9 @@ class VerdiffNet(Method):
             config.nsa_kernel if config.nsa else None,
             config.patch,
         )
+        self.last_layers = ("denoiser.head" if self.conditional is None else "conditional.head",)
+        if self.conditional is not None:
+            self.feature_options = {"preview": "on"}
         if config.around_prior:  # at first it says nothing of its own
             nn.init.zeros_(self.denoiser.head[-1].weight)
             nn.init.zeros_(self.denoiser.head[-1].bias)
