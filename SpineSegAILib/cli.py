@@ -502,10 +502,6 @@ def _compare(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file.", "Name a folder, new or of an earlier comparison.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {output} cannot be made: {error.strerror}.", "Choose another.") from None
     from .comparison.run import Work, describe, run_comparison
     from .comparison.tables import markdown, tabulate, write_tables
     from .training.run import RunDirectory
@@ -832,7 +828,16 @@ def _share(text: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"“{text}” names nothing")
+    return words
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"“{text}” is not a number of cases; write 3, or 0 for none")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -930,7 +935,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--html", metavar="FILE", help="report with plots and the worst cases, in one file")
     evaluate.add_argument("--csv", metavar="FILE", help="a line for each structure of each case")
     evaluate.add_argument("--embedding", metavar="PNG", help="picture of how far apart the structures' features lie")
-    evaluate.add_argument("--worst", type=int, default=3, metavar="N", help="cases shown in --html; default 3")
+    evaluate.add_argument("--worst", type=_count, default=3, metavar="N", help="cases shown in --html; default 3")
     evaluate.add_argument(
         "--variants", type=_words, default=["full"], metavar="NAME,…", help="cropped and enlarged copies; “all” for all"
     )

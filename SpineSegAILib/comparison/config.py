@@ -72,7 +72,7 @@ class ComparisonConfig(BaseModel):
     seeds: tuple[int, ...] = Field((35,), min_length=1)
     baseline: str = Field("", description="row that the others are compared with; by default the first")
     weights: Literal["best", "last"] | None = Field(
-        None, description="which of a run; by default the best on the validation split, or the last to score that one"
+        None, description="which of a run; by default the best on the validation split, always the last to score it"
     )
     variants: tuple[str, ...] = Field(("full",), min_length=1, description="copies of the cases, see “evaluate”")
     set: dict[str, Any] = Field(default_factory=dict, description="settings of every training")
@@ -97,6 +97,8 @@ class ComparisonConfig(BaseModel):
         for entry in self.entries:
             if entry.paper and entry.paper not in known_rows(self.papers):
                 raise ValueError(f"{entry.name}: none of the tables has a row “{entry.paper}”")
+        if self.weights == "best" and self.split == "validation":
+            raise ValueError("weights: the best ones are chosen on “validation”, so that they cannot be scored on it")
         for variant in self.variants:
             if variant not in VARIANTS:
                 raise ValueError(f"variants: there is none “{variant}”; known: {', '.join(VARIANTS)}")

@@ -16,7 +16,7 @@ import torch
 from .. import __version__
 from ..checkpoints import CheckpointInfo, find_checkpoint, read_header
 from ..datasets.manifest import read_manifest
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 from ..evaluation import evaluate_dataset, write_report
 from ..evaluation.page import write_page
 from ..evaluation.worst import WorstCases
@@ -79,6 +79,11 @@ class _Part:
         return RunDirectory(self.folder / "run")
 
     @property
+    def experiment(self) -> str:
+        """What was trained, whatever the seed, or taken."""
+        return (self.folder if self.seed is None else self.folder.parent).name
+
+    @property
     def weights(self) -> Path:
         """What another entry may start from."""
         return self.run.last if self.info is None else self.info.path
@@ -90,11 +95,13 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
     All entries are looked at before the first one is trained, so that a mistake in the last one is found at once.
 
     Returns:
-        One document per entry and seed, in the configuration's order: ``name, seed, checkpoint, method, training,
-        report`` (of `evaluate_dataset`).
+        One document per entry and seed, in the configuration's order: ``name``, ``seed``, ``checkpoint`` (the file that
+        was scored), ``report`` (of `evaluate_dataset`) and what else its row shows.
 
     Raises:
-        ConfigError, DatasetError, CheckpointError, TrainingError: from what the configuration names.
+        ConfigError, DatasetError, CheckpointError, TrainingError: from what the configuration names; nothing is
+            written before it has been looked at.
+        OutputError: the folder cannot be made.
     """
     cases = [c for c in read_manifest(config.dataset).cases(config.split) if c.label is not None]
     unknown = set(work.only) - {entry.name for entry in config.entries}
@@ -105,6 +112,10 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
     wanted = _with_starts(config, work.only)
     scored = {case.name for case in cases}
     found = []
+    try:
+        work.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {work.output} cannot be made: {error.strerror}.", "Choose another.") from None
     for number, part in enumerate(parts, start=1):
         label = part.entry.name + (f", seed {part.seed}" if part.seed is not None else "")
         report_file = part.folder / f"report-{_digest(*_scoring(part, config, work))}.json"
@@ -158,12 +169,12 @@ def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
                 continue
             training = _training(entry, seed, config, work.rehearse)
             earlier = {f"{ENTRY_PREFIX}{p.entry.name}": p for p in made if p.seed in (seed, None)}
-            start = earlier.get(entry.start_from)
+            start, origin = earlier.get(entry.start_from), ""
             if entry.start_from:
                 path = find_checkpoint(entry.start_from).path if start is None else start.weights
+                origin = _file_digest(path) if start is None else start.experiment
                 training = training.model_copy(update={"start_from": str(path.resolve())})
             told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
-            origin = start.folder.name if start else entry.start_from
             digest = _digest(told, _content(config, training), origin)
             own = work.output / f"{_slug(entry.name)}-{digest}" / f"seed{seed}"
             folder = folders.setdefault((digest, seed), own)
@@ -246,6 +257,7 @@ def _score(part: _Part, config: ComparisonConfig, work: Work, path: Path) -> Non
         limit=_REHEARSED_CASES if work.rehearse else None,
         progress=lambda fraction, sentence: work.say(f"{part.entry.name}: {sentence}"),
     )
+    report["weights"] = "" if part.info else predictor.info.name  # a run that was not validated has no best ones
     report["parameters"] = sum(p.numel() for p in predictor.method.parameters())
     write_page(report, path.with_suffix(".html"), worst.drawn())
     write_report(report, path)  # last: it says that all is done
@@ -261,16 +273,18 @@ def _checkpoint(part: _Part, config: ComparisonConfig) -> CheckpointInfo:
 def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str], output: Path) -> dict[str, Any]:
     info = _checkpoint(part, config)
     training = info.metadata.get("training", {})
+    seen = {*training.get("cases", ()), *training.get("cases_before", ())}
     return {
         "name": part.entry.name,
         "paper": part.entry.paper_row,
         "seed": part.seed,
+        "checkpoint": str(info.path),
         "method": info.method,
         "preset": part.entry.preset,
         "taken": part.entry.checkpoint,
         "steps": training.get("steps"),
         "hours": training.get("hours"),
-        "seen": sorted(scored & set(training.get("cases", ()))),
+        "seen": sorted(scored & seen),
         "page": path.with_suffix(".html").relative_to(output).as_posix(),
         "report": json.loads(path.read_text(encoding="utf-8")),
     }

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..evaluation import page, plots
 from ..evaluation.report import POLICY
-from ..evaluation.statistics import holm, mean_intervals, paired
+from ..evaluation.statistics import DECISIVE_PAIRS, holm, mean_intervals, paired
 from ..evaluation.summary import DISTANCES, mean, paired_values
 from ..files import staged
 from .config import ComparisonConfig
@@ -74,6 +74,7 @@ def _entry(documents: Sequence[Mapping[str, Any]], name: str, variant: str) -> d
         "steps": mean([d["steps"] for d in mine]),
         "hours": mean([d["hours"] for d in mine]),
         "parameters": first["report"]["parameters"],
+        "weights": sorted({d["report"].get("weights", "") for d in mine} - {""}),
         "label_leak": "label_leak" in first["report"],
         "seen": first["seen"],
         "figures": {title: mean([figure(s, key) for s in summaries]) for title, key in columns.items()},
@@ -271,6 +272,10 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         told.append(f"Not done yet: {', '.join(found['missing'])}.")
     rows = next(iter(found["variants"].values()))["rows"]
     for row in rows:
+        for other in set(row["weights"]) - {found["weights"]}:
+            told.append(
+                f"Of {row['name']}, the {other} weights are scored, since a run has no {found['weights']} ones."
+            )
         if row["seen"]:
             told.append(f"{row['name']} was trained on {len(row['seen'])} of the cases that are scored here.")
         if row["label_leak"]:
@@ -305,7 +310,7 @@ _NOTE_COST = (
 _NOTE_PAIRS = (
     "Patient by patient, over the structures that both have a value for; averaged over seeds. Intervals: bootstrap "
     "over patients. p: Wilcoxon's signed-rank test, and corrected after Holm for the rows of the metric. r: "
-    "rank-biserial correlation. Shares in percentage points."
+    f"rank-biserial correlation. Fewer than {DECISIVE_PAIRS} patients decide nothing. Shares in percentage points."
 )
 
 

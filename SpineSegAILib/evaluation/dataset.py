@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import SimpleITK as sitk
 
 from .. import __version__
+from ..anatomy import LabelScheme
 from ..datasets.manifest import Case, read_label, read_manifest
 from ..errors import Cancelled, ConfigError, DatasetError, ImageError
 from ..imaging import Geometry, read_image
@@ -26,6 +27,10 @@ _SAMPLE_SECONDS = 0.02
 
 class Segmenter(Protocol):
     """What `evaluate_dataset` needs of a `Predictor`."""
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The structures that it can find; what it does not offer is not missed where it fails."""
 
     def segment(self, image: sitk.Image, **options: Any) -> Segmentation:
         """Segments one image."""
@@ -144,12 +149,11 @@ def _evaluate_variant(
             result = predictor.segment(copy, options=dict(options or {}), **leak)
         except ImageError as error:
             failure = str(error)
-    prediction: Segmentation | sitk.Image
-    if result is None:
-        prediction = sitk.Image(reference.GetSize(), sitk.sitkInt16)
-        prediction.CopyInformation(reference)
-    else:
-        prediction = result
+    prediction = result
+    if prediction is None:
+        blank = sitk.Image(reference.GetSize(), sitk.sitkInt16)
+        blank.CopyInformation(reference)
+        prediction = Segmentation(blank, predictor.scheme)
     report = evaluate_case(
         reference,
         prediction,

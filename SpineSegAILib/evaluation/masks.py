@@ -25,8 +25,10 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances from each surface voxel of one mask to the nearest surface voxel of the other, both ways.
 
+    Of a single slice the surface is its outline: it has no neighbours to be cut off from.
+
     Args:
-        reference: boolean mask of any dimension.
+        reference: boolean mask of any dimension, of the whole image.
         prediction: likewise, same shape.
         spacing: mm along the arrays' axes.
 
@@ -35,6 +37,9 @@ def surface_distances(
     """
     if not reference.any() or not prediction.any():
         return np.empty(0), np.empty(0)
+    axes = [axis for axis, length in enumerate(reference.shape) if length > 1] or [0]
+    shape, spacing = [reference.shape[axis] for axis in axes], [spacing[axis] for axis in axes]
+    reference, prediction = reference.reshape(shape), prediction.reshape(shape)
     # Both surfaces lie in the box around both masks, so nothing outside it matters. A margin of one voxel is needed
     # for the erosion alone, and the erosion supplies it: beyond the array counts as outside, as does the image's edge.
     box = _box(reference | prediction)
@@ -80,9 +85,8 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
     together = reference | prediction
     if not together.any():
         return NAN, NAN, 0
-    box = _box(together)
     found, one_sided = [], 0
-    for ours, theirs in zip(np.moveaxis(reference[box], axis, 0), np.moveaxis(prediction[box], axis, 0), strict=True):
+    for ours, theirs in zip(np.moveaxis(reference, axis, 0), np.moveaxis(prediction, axis, 0), strict=True):
         if ours.any() and theirs.any():
             found.append(hd95_and_asd(ours, theirs, (1.0,) * ours.ndim))
         elif ours.any() or theirs.any():

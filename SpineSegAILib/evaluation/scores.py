@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, sorted_ids
 from ..errors import DatasetError
@@ -74,7 +75,7 @@ class StructureScore:
 
 @dataclass(frozen=True)
 class UnscoredVolume:
-    """A predicted structure that the reference says nothing about; only its volume is known.
+    """A predicted structure, or its pieces, that the reference says nothing about; only the volume is known.
 
     Attributes:
         id: of the structure.
@@ -202,7 +203,11 @@ def evaluate_case(
 ) -> CaseReport:
     """Scores one segmentation.
 
-    Where either side does not tell levels (a generic vertebra or disc), structures of that group count as one.
+    Where either side does not tell levels (a generic vertebra or disc), structures of that group count as one. If it is
+    the prediction that does not, while the reference has some levels only, the prediction may have found others: levels
+    that it does tell then stay themselves, and pieces of the generic one that touch none of the reference's are not
+    scored, unless they lie mostly on other structures. This forgives a piece that is no vertebra at all, as a level
+    that is not annotated does elsewhere; what is left out is in `unscored`.
 
     Args:
         reference: structure ids.
@@ -228,13 +233,19 @@ def evaluate_case(
     offered = set(prediction.scheme.ids) if isinstance(prediction, Segmentation) else None
     annotated, cut = set(annotated), set(cut)
     generics = {VERTEBRA_ID: "vertebrae", DISC_ID: "discs", ARTERY_ID: Kind.ARTERY.value, VEIN_ID: Kind.VEIN.value}
+    beyond: dict[int, np.ndarray] = {}
     for generic, group in generics.items():  # no level or side on one of the two: all of the kind together
         if generic in annotated or generic in (offered or ()) or (guess == generic).any():
-            members = [sid for sid in STRUCTURES if group_of(sid) == group]
-            truth[np.isin(truth, members)] = generic
-            guess[np.isin(guess, members)] = generic
+            members = {sid for sid in STRUCTURES if group_of(sid) == group}
+            every = generic in annotated or members - {generic} <= annotated
+            told = list(members if every else members & annotated | {generic})
+            truth[np.isin(truth, told)] = generic
+            guess[np.isin(guess, told)] = generic
+            if not every and members & annotated:
+                beyond[generic] = _beyond(generic, truth, guess)
+                guess[beyond[generic]] = 0
             annotated = {generic if sid in members else sid for sid in annotated}
-            cut -= set(members)
+            cut -= members
             offered = None if offered is None else {generic if sid in members else sid for sid in offered}
 
     spacing = reference.GetSpacing()[::-1]
@@ -261,7 +272,20 @@ def evaluate_case(
         volume = float(outside[sid]) * voxel_ml if sid < outside.size else 0.0
         reason = "cut by the crop" if sid in cut else "not annotated"
         report.unscored.append(UnscoredVolume(sid, STRUCTURES[sid].name, volume, reason))
+    for sid, pieces in beyond.items():
+        if pieces.any():
+            volume = int((pieces & (truth == 0)).sum()) * voxel_ml
+            report.unscored.append(UnscoredVolume(sid, STRUCTURES[sid].name, volume, "not annotated"))
     return report
+
+
+def _beyond(sid: int, truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """Where a structure's pieces lie that touch none of the reference's, and are not mostly on its other structures."""
+    pieces, count = ndimage.label(guess == sid)
+    on_its_own, on_known = (np.bincount(pieces[there], minlength=count + 1) for there in (truth == sid, truth > 0))
+    beyond = (on_its_own == 0) & (on_known <= np.bincount(pieces.ravel()) / 2)
+    beyond[0] = False
+    return beyond[pieces]
 
 
 def _score(

@@ -16,6 +16,10 @@ RESAMPLES = 2000
 COVERAGE = (2.5, 97.5)
 """Percentiles that enclose 95 %."""
 
+DECISIVE_PAIRS = 6
+"""With fewer pairs, Wilcoxon's two-sided test cannot reach 0.05 (five of one sign have p = 2 / 2⁵), and their bootstrap
+interval is too short."""
+
 Interval = tuple[float, float]
 
 
@@ -64,7 +68,8 @@ class PairedResult:
         high: its upper end.
         p: two-sided, of Wilcoxon's signed-rank test; pairs without a difference are left out of it. None without pairs.
         rank_biserial: its effect: 1 if every difference is positive, −1 if every one is negative.
-        verdict: ``"better"`` or ``"worse"`` if the interval leaves zero out, else ``"undecided"``.
+        verdict: ``"better"`` or ``"worse"`` if the interval leaves zero out and there are at least
+            `DECISIVE_PAIRS`, else ``"undecided"``.
     """
 
     pairs: int
@@ -100,7 +105,7 @@ def paired(method: Mapping[Any, float], base: Mapping[Any, float], *, less_is_be
     verdict = "undecided"
     if len(both) > 1:
         low, high = _interval(draws(len(both)) @ difference / len(both))
-        if low > 0 or high < 0:
+        if len(both) >= DECISIVE_PAIRS and (low > 0 or high < 0):
             verdict = "worse" if (low > 0) == less_is_better else "better"
     return PairedResult(len(both), unpaired, float(difference.mean()), low, high, p, effect, verdict)
 

@@ -163,7 +163,8 @@ def paired_values(
     """What a paired test takes: patient → mean of a metric, for two summaries of the same cases.
 
     The mean is over the structures that have the metric in both, so that a distance is not compared with that of a
-    structure which the other one missed.
+    structure which the other one missed. One that is rightly absent in a case has a share of 1 where the other one
+    invented it, which has 0.
 
     Args:
         one: of `summarize`, also when read back from JSON.
@@ -175,6 +176,9 @@ def paired_values(
         The values of each, and how many structures of cases one of them has no value for.
     """
     tables = [_values(summary, metric, group) for summary in (one, other)]
+    if metric not in DISTANCES:
+        for table, others, summary in zip(tables, reversed(tables), (one, other), strict=True):
+            table.update(dict.fromkeys(_rightly_absent(summary) & others.keys(), 1.0))
     both = [key for key in tables[0] if key in tables[1]]
     found: list[dict[str, list[float]]] = [{}, {}]
     for table, values in zip(tables, found, strict=True):
@@ -184,14 +188,23 @@ def paired_values(
     return first, second, len(tables[0].keys() ^ tables[1].keys())
 
 
-def _values(summary: Mapping[str, Any], metric: str, group: str) -> dict[tuple[str, str, int], float]:
+def _values(summary: Mapping[str, Any], metric: str, group: str) -> dict[tuple[str, str, str], float]:
     """(patient, case, structure) → value."""
     return {
-        (f"{case['source']}/{case['patient'] or case['case']}", case["case"], s["id"]): s[metric]
+        (_patient(case), case["case"], s["name"]): s[metric]
         for case in summary["cases"]
         for s in case["structures"]
         if s[metric] is not None and group in ("", s["group"])
     }
+
+
+def _rightly_absent(summary: Mapping[str, Any]) -> set[tuple[str, str, str]]:
+    """(patient, case, structure) of what is annotated, and neither there nor predicted."""
+    return {(_patient(case), case["case"], name) for case in summary["cases"] for name in case["absent"]}
+
+
+def _patient(case: Mapping[str, Any]) -> str:
+    return f"{case['source']}/{case['patient'] or case['case']}"
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
 import time
@@ -211,8 +210,10 @@ class _Trainer:
             origin = read_header(self.run.start)
             start = origin.metadata["method"]
             validated = [s.name for s in origin.scheme.structures if s.id not in origin.unvalidated]
+            before = origin.metadata.get("training", {})
+            cases = sorted({*before.get("cases", ()), *before.get("cases_before", ())})
             if self.main:
-                write_json(self.run.state / _START, {"validated": validated})
+                write_json(self.run.state / _START, {"validated": validated, "cases": cases})
             total = len(self.method.state_dict())
             self._event("start", message=f"{taken} of {total} tensors from {self.config.start_from}")
         self.method.prepare_training(start)
@@ -498,9 +499,8 @@ class _Trainer:
         annotated = {i for case in self.manifest.cases("training") for i in case.annotated}
         scheme = self.method.scheme
         seen = {scheme.channel_for(i) for i in annotated}
-        start = self.run.state / _START
-        learnt = set(json.loads(start.read_text(encoding="utf-8"))["validated"]) if start.exists() else set()
-        seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in learnt}
+        start = read_json(self.run.state / _START)
+        seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in start.get("validated", ())}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         return {
             "title": self.config.name or self.run.folder.name,
@@ -511,6 +511,7 @@ class _Trainer:
             "training": {
                 "dataset": self.manifest.name,
                 "cases": [c.name for c in self.manifest.cases("training")],
+                "cases_before": start.get("cases", []),  # of the checkpoint that it started from, and of that one's
                 "phantoms": self.config.data.phantoms,
                 "seed": self.config.seed,
                 "steps": self.step,

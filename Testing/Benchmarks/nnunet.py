@@ -6,7 +6,8 @@
 
 Writes the data set as nnU-Net wants it, runs its own commands, converts what it predicts back, and scores both with
 `SpineSegAILib.evaluation` into OUTPUT/table.{json,csv,md,html}; then segments one volume with each in a new process,
-for time and memory. Killed, it goes on where it was. `--prepare` ends after the first step and needs no nnU-Net.
+for time and memory. Killed, it goes on where it was; OUTPUT/settings.json holds it to what was chosen, other choices
+need another folder. `--prepare` ends after the first step and needs no nnU-Net.
 
 **What is not annotated.** nnU-Net has no marginal loss: to it, what is not drawn is background. It can be told to
 ignore voxels, though. `--unknown ignore` (default) marks the background voxels in which a structure that the case does
@@ -22,6 +23,7 @@ the clock through `nnunet_trainer/`, its polynomial learning rate over the time;
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -44,7 +46,7 @@ from SpineSegAILib.comparison.config import ComparisonConfig
 from SpineSegAILib.comparison.run import Work, describe, run_comparison
 from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
 from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest
-from SpineSegAILib.errors import DatasetError, MissingPackageError, OutputError, SpineSegAIError
+from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError, OutputError, SpineSegAIError
 from SpineSegAILib.evaluation.page import write_page
 from SpineSegAILib.evaluation.scores import CaseReport, Panoptic, StructureScore, UnscoredVolume, evaluate_case
 from SpineSegAILib.evaluation.summary import summarize
@@ -81,6 +83,7 @@ def prepare(dataset: Path, split: str, output: Path, unknown: str = "ignore") ->
     """Writes ``nnUNet_raw`` and our split; what is there stays.
 
     Raises:
+        ConfigError: the folder is of another data set, split or way with the unknown.
         DatasetError: no structure is annotated in every case, and others are to be left out; or the split has no
             labels.
     """
@@ -95,6 +98,8 @@ def prepare(dataset: Path, split: str, output: Path, unknown: str = "ignore") ->
     ids = set.union(*sets) if unknown == "ignore" else set.intersection(*sets)
     if not ids:
         raise DatasetError("No structure is annotated in every training case.", "Say --unknown ignore.")
+    digest = hashlib.sha256(dataset.read_bytes()).hexdigest()[:10]
+    hold(output, {"dataset": digest, "split": split, "unknown": unknown})
     labels = {sid: number for number, sid in enumerate(sorted_ids(ids), start=1)}
     folder = output / "nnUNet_raw" / DATASET
     shares = []
@@ -119,6 +124,22 @@ def prepare(dataset: Path, split: str, output: Path, unknown: str = "ignore") ->
     cases = {k: {n: c.name for n, c in getattr(prepared, k).items()} for k in ("training", "validation", "scored")}
     _write_json({**about, **cases}, output / "prepared.json")
     return prepared
+
+
+def hold(output: Path, chosen: Mapping[str, Any]) -> None:
+    """Holds a folder to what was chosen first: what lies there is reused, and would be taken for something else.
+
+    Raises:
+        ConfigError: something else was chosen before.
+    """
+    file = output / "settings.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name, value in chosen.items():
+        if before.get(name, value) != value:
+            raise ConfigError(
+                f"{output} was made with another {name}: {before[name]}, not {value}.", "Choose another folder."
+            )
+    _write_json({**before, **chosen}, file)
 
 
 def nnunet_label(case: Case, ids: Mapping[int, int], unknown: str) -> sitk.Image:
@@ -300,7 +321,13 @@ def main() -> None:
 
 
 def side_by_side(arguments: argparse.Namespace, prepared: Prepared) -> None:
-    """Trains and scores both, and writes the table."""
+    """Trains and scores both, and writes the table.
+
+    Raises:
+        ConfigError: the folder is of another training.
+    """
+    chosen = ("configuration", "plans", "planner", "hours", "iterations", "device")
+    hold(arguments.output, {name: getattr(arguments, name) for name in chosen})
     env = environment(arguments.output, arguments.hours, arguments.iterations)
     folder = train(arguments, env)
     report_file = arguments.output / "nnunet-report.json"
@@ -343,10 +370,10 @@ def side_by_side(arguments: argparse.Namespace, prepared: Prepared) -> None:
     found = tabulate(config, describe(config, work), [*documents, theirs])
     write_tables(found, arguments.output)
     print(markdown(found))
-    one_volume(arguments, env)
+    one_volume(arguments, Path(documents[0]["checkpoint"]), env)
 
 
-def one_volume(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
+def one_volume(arguments: argparse.Namespace, checkpoint: Path, env: Mapping[str, str]) -> None:
     """One volume by each in a new process: start, model, image and all; OUTPUT/one-volume.json."""
     images = sorted((arguments.output / "nnUNet_raw" / DATASET / "imagesTs").glob("*.nii.gz"))
     largest = max(images, key=lambda p: sitk.ReadImage(str(p)).GetNumberOfPixels())
@@ -354,7 +381,6 @@ def one_volume(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
     shutil.rmtree(alone, ignore_errors=True)
     (alone / "in").mkdir(parents=True)
     shutil.copy(largest, alone / "in")
-    checkpoint = next((arguments.output / "ours").glob("*/seed*/run/last.safetensors"))
     command = [sys.executable, "-m", "SpineSegAILib", "segment", str(largest), "--checkpoint", str(checkpoint)]
     command += ["--device", arguments.device, "--output", str(alone / "ours.nii.gz"), "--quiet", "--unvalidated"]
     figures = {}

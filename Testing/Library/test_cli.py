@@ -407,6 +407,8 @@ class TestEvaluate:
         [
             (["--split", "test"], "has no “test” cases"),
             (["--variants", "sideways"], "no variant “sideways”"),
+            (["--variants", ","], "“,” names nothing"),
+            (["--worst", "-1"], "“-1” is not a number of cases"),
             (["--output", "report.txt"], "Use .json"),
             (["--checkpoint", "nobody"], "no checkpoint named"),
         ],

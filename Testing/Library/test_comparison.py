@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import STRUCTURES, VALUE_MAPS, VERTEBRA_ID
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.comparison import run as runs
 from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
@@ -18,6 +19,7 @@ from SpineSegAILib.comparison.run import Work, describe, run_comparison
 from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
 from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
 from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.vessel_phantom import VesselSpec, make_vessels
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
@@ -227,13 +229,16 @@ def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_p
 
 
 def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint, tmp_path):
+    taken, info = tmp_path / "taken.safetensors", read_header(tiny_checkpoint)
+    training = {"cases": ["case9_image"], "cases_before": ["case2_image"]}
+    save_checkpoint(taken, load_tensors(info), {**info.metadata, "training": training})
     entries = [
-        {"name": "Taken", "checkpoint": str(tiny_checkpoint)},
-        {"name": "Raw", "checkpoint": str(tiny_checkpoint), "options": {"batch": 2}},
+        {"name": "Taken", "checkpoint": str(taken)},
+        {"name": "Raw", "checkpoint": str(taken), "options": {"batch": 2}},
         {"name": "Further", "method": "resenc-unet", "preset": "tiny", "start_from": "entry:Taken"},
     ]
     config = config_of(manifest, entries=entries)
-    found = run_comparison(config, Work(tmp_path, "cpu", only=["Taken"]))
+    found = run_comparison(config, Work(tmp_path / "out", "cpu", only=["Taken"]))
     assert [d["name"] for d in found] == ["Taken"] and found[0]["seed"] is None
     assert tabulate(config, describe(config, Work(tmp_path)), found)["missing"] == ["Raw", "Further"]
     started = []
@@ -242,16 +247,51 @@ def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint,
         started.append(request.config.start_from)
         return runs.run_training(request)
 
-    run_comparison(config, Work(tmp_path, "cpu", train=train))
-    assert started == [str(tiny_checkpoint)]
+    found = run_comparison(config, Work(tmp_path / "out", "cpu", train=train))
+    assert started == [str(taken)]
+    assert [d["seen"] for d in found] == [["case2_image"]] * 3  # the last one through where it started from
 
 
-def test_a_checkpoint_that_has_seen_the_cases_is_named(manifest, tmp_path):
-    config = config_of(manifest, split="training", weights="last")
-    found = run_comparison(config, Work(tmp_path, "cpu", only=["U-Net"]))
+def test_a_second_stage_is_another_one_where_its_first_stage_is(manifest, tiny_checkpoint, tmp_path):
+    def folders(**changes):
+        def entry(name, start="", **more):
+            return {"name": name, "method": "resenc-unet", "preset": "tiny", "start_from": start, **more}
+
+        entries = [
+            entry("A1", set={"optimization.learning_rate": 0.01}, shown=False),
+            entry("A2", set={"optimization.learning_rate": changes.get("rate", 0.02)}, shown=False),
+            entry("B", "entry:A1"),
+            entry("C", "entry:A2"),
+            entry("Again", "entry:A1"),
+            entry("Outside", str(outside)),
+        ]
+        parts = runs._parts(config_of(manifest, entries=entries, seeds=[1, 2]), Work(tmp_path / "out", "cpu"))
+        return {part.entry.name: part.folder for part in parts if part.seed == 1}
+
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(tiny_checkpoint.read_bytes())
+    first = folders()
+    assert len({first[name] for name in ("A1", "A2", "B", "C", "Outside")}) == 5 and first["Again"] == first["B"]
+    changed = folders(rate=0.03)
+    assert {name for name in first if first[name] != changed[name]} == {"A2", "C"}
+    info = read_header(outside)
+    save_checkpoint(outside, load_tensors(info), {**info.metadata, "title": "Another"})
+    changed = folders()
+    assert {name for name in first if first[name] != changed[name]} == {"Outside"}
+
+
+def test_what_a_reader_should_know_of_a_row_is_said(manifest, tmp_path):
+    def train(request):
+        runs.run_training(request)
+        RunDirectory(request.output).best.unlink()
+
+    config = config_of(manifest, split="training")
+    found = run_comparison(config, Work(tmp_path, "cpu", only=["U-Net"], train=train))
     assert found[0]["seen"] == ["case0_image", "case1_image"]
     text = markdown(tabulate(config, describe(config, Work(tmp_path)), found))
     assert "U-Net was trained on 2 of the cases that are scored here." in text
+    assert "the best weights of each run are scored" in text
+    assert "Of U-Net, the last weights are scored, since a run has no best ones." in text
 
 
 def test_equal_hours_mean_a_schedule_over_the_hours(manifest):
@@ -277,6 +317,7 @@ def test_the_scored_cases_never_choose_the_weights():
         ({"entries": [{"name": "a", "method": "unet", "start_from": "entry:b"}]}, "starts from “b”"),
         ({"entries": [{"name": "a", "method": "unet", "paper": "X"}]}, "has a row “X”"),
         ({"variants": ["upside-down"]}, "upside-down"),
+        ({"split": "validation", "weights": "best"}, "weights: .* chosen on “validation”"),
         ({"budgett": {}}, "budgett"),
     ],
 )
@@ -302,6 +343,19 @@ def test_mistakes_are_found_before_the_first_training(manifest, tmp_path):
     with pytest.raises(ConfigError, match="gone does not exist"):
         run_comparison(config_of(manifest, resources={"text_bank": "gone"}), Work(tmp_path, train=never))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_that_cannot_start_leaves_no_folder(manifest, tmp_path, capsys):
+    path = tmp_path / "c.json"
+    path.write_text(config_of(manifest, split="test").model_dump_json(exclude_none=True), encoding="utf-8")
+    assert main(["compare", str(path), str(tmp_path / "out")]) == 2 and "no “test” cases" in capsys.readouterr().err
+    assert main(["compare", str(path), str(tmp_path / "out"), "--dataset", str(tmp_path / "gone.json")]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+    capsys.readouterr()
+    (tmp_path / "file").touch()
+    path.write_text(config_of(manifest).model_dump_json(exclude_none=True), encoding="utf-8")
+    assert main(["compare", str(path), str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
 
 
 def test_the_shell_names_what_it_cannot_read(tmp_path, capsys, monkeypatch):

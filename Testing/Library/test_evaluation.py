@@ -22,6 +22,7 @@ from SpineSegAILib.evaluation import (
     surface_distances,
     write_report,
 )
+from SpineSegAILib.evaluation.masks import pixel_distances
 from SpineSegAILib.results import Segmentation
 
 SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
@@ -93,6 +94,21 @@ def test_agrees_with_all_pairs_of_surface_voxels(seed):
     hd95, asd = hd95_and_asd(a, b, SPACING)
     assert hd95 == pytest.approx(max(np.percentile(forth, 95), np.percentile(back, 95)))
     assert asd == pytest.approx(np.concatenate([forth, back]).mean())
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_surface_of_a_single_slice_is_its_outline(axis):
+    a, b = (block(10, 10 + shift, shape=(60, 60), size=(30, 30)) for shift in (0, 6))
+    flat = hd95_and_asd(a, b, (1.0, 1.0))
+    assert flat[0] == pytest.approx(6.0)
+    a, b = np.expand_dims(a, axis), np.expand_dims(b, axis)
+    spacing = np.insert([1.0, 1.0], axis, 8.0)
+    assert hd95_and_asd(a, b, spacing) == flat
+    assert pixel_distances(a, b, axis)[:2] == flat
+    # A structure that is one slice thin in a stack is surface all over, since the slices beside it are known.
+    thin = np.zeros((3, 60, 60), bool)
+    thin[1, 10:40, 10:40] = True
+    assert surface_distances(thin, thin, SPACING)[0].size == 900
 
 
 def test_empty_masks_have_no_distance():
@@ -174,6 +190,36 @@ def test_generic_vertebrae_are_scored_as_one():
     assert (s.name, s.dice) == ("vertebra", 1.0)
 
 
+def test_generic_structures_are_not_charged_for_levels_that_nobody_annotated():
+    every = column(**TRUTH, S1=(50, 58))
+    binary = Segmentation(image_of(np.where(every > 0, structure("vertebra").id, 0)), scheme("vertebra"))
+    report = evaluate_case(image_of(column(**TRUTH)), binary, IDS)
+    (s,) = report.structures
+    assert (s.dice, s.hd95_mm, s.false_positive_ml) == (1.0, 0.0, 0.0)
+    (beyond,) = report.unscored
+    assert (beyond.name, beyond.reason) == ("vertebra", "not annotated")
+    assert beyond.outside_ml == pytest.approx(4 * 8 * 6 * 2.0 / 1000)
+    # It is charged where it touches what is annotated, where it lies on another structure, and where all are annotated.
+    joined = Segmentation(image_of(np.where(column(L3=(5, 15), L5=(35, 50)) > 0, 90, 0)), scheme("vertebra"))
+    (s,) = evaluate_case(image_of(column(**TRUTH)), joined, IDS).structures
+    assert s.dice == pytest.approx(2 * 20 / (30 + 25))
+    on_disc = column(L3=(5, 15), L4_L5=(20, 30))
+    generic = Segmentation(image_of(np.where(on_disc > 0, 90, 0)), scheme("vertebra"))
+    report = evaluate_case(image_of(on_disc), generic, [*IDS, structure("L4/L5").id])
+    assert scores(report)["vertebra"].dice == pytest.approx(2 / 3) and report.unscored == []
+    generic_reference = np.where(column(**TRUTH) > 0, structure("vertebra").id, 0)
+    (s,) = evaluate_case(image_of(generic_reference), binary, [structure("vertebra").id]).structures
+    assert s.dice == pytest.approx(2 * 30 / (30 + 38))
+
+
+def test_a_level_that_nobody_annotated_stays_itself_beside_a_generic_one():
+    mixed = column(**TRUTH, S1=(50, 58))
+    mixed[mixed == structure("L4").id] = structure("vertebra").id
+    report = evaluate_case(image_of(column(**TRUTH)), image_of(mixed), IDS)
+    (s,) = report.structures
+    assert (s.name, s.dice) == ("vertebra", 1.0) and [u.name for u in report.unscored] == ["S1"]
+
+
 def test_what_a_scheme_lacks_is_not_scored():
     array = column(T12=(2, 6), **{"L4": (20, 30)})
     five = Segmentation(image_of(np.where(array == structure("L4").id, array, 0)), scheme("lumbar11"))
@@ -227,11 +273,13 @@ def test_zoom_enlarges_all_axes():
 class Oracle:
     """Segments by looking at the intensities, which tell the labels; fails on a constant image."""
 
+    scheme = scheme("lumbar-mr")
+
     def segment(self, image: sitk.Image, **_) -> Segmentation:
         labels = sitk.Cast(image, sitk.sitkInt16)
         if not sitk.GetArrayViewFromImage(labels).any():
             raise ImageError("No spine was found.")
-        return Segmentation(labels, scheme("lumbar-mr"))
+        return Segmentation(labels, self.scheme)
 
 
 @pytest.fixture
@@ -277,18 +325,35 @@ def test_report_of_a_data_set(dataset, tmp_path):
     assert "top-third-off" in table and "vertebrae" in table and "1.000" in table
 
 
-def test_failure_counts_as_missed(dataset, tmp_path):
-    class Blind:
-        def segment(self, image, **_):
-            raise ImageError("No spine was found.")
+class Blind:
+    """Fails on every image."""
 
-    report = evaluate_dataset(dataset, "validation", Blind())
+    def __init__(self, known: str) -> None:
+        self.scheme = scheme(known)
+
+    def segment(self, image: sitk.Image, **_) -> Segmentation:
+        raise ImageError("No spine was found.")
+
+
+def test_failure_counts_as_missed(dataset, tmp_path):
+    report = evaluate_dataset(dataset, "validation", Blind("lumbar-mr"))
     row = report["variants"]["full"]["groups"]["vertebrae"]
     assert row["dice"] == 0.0 and row["hd95_mm"] is None and row["undefined_distances"] == row["scored"] == 5
     assert row["levels_right"] == 0 and row["levels"] == 5
     assert set(report["variants"]["full"]["failures"]) == {"a", "b"}
     write_report(report, tmp_path / "report.json")  # no NaN in JSON
     assert "No spine was found" in format_report(report)
+
+
+def test_a_failure_misses_what_the_scheme_offers(dataset):
+    generic = evaluate_dataset(dataset, "validation", Blind("vertebra"))["variants"]["full"]
+    assert {c["case"]: [s["name"] for s in c["structures"]] for c in generic["cases"]} == {
+        "a": ["vertebra"],
+        "b": ["vertebra"],
+    }
+    assert generic["overall"]["dice"] == 0.0 and generic["overall"]["levels"] == 0
+    vessels = evaluate_dataset(dataset, "validation", Blind("pulmonary-av"))["variants"]["full"]
+    assert vessels["overall"]["scored"] == 0 and vessels["cases"][0]["not_offered"] == ["L3", "L4", "L5"]
 
 
 def test_evaluation_can_be_cancelled_and_names_what_is_wrong(dataset):

@@ -159,6 +159,13 @@ def test_every_sign_alike_is_the_largest_effect():
     assert paired({i: i + 1.0 for i in range(5)}, {i: 0.0 for i in range(5)}).rank_biserial == 1.0
 
 
+def test_too_few_patients_decide_nothing():
+    for pairs, verdict in ((2, "undecided"), (5, "undecided"), (6, "better")):
+        found = paired({i: 0.9 + 0.001 * i for i in range(pairs)}, {i: 0.5 for i in range(pairs)})
+        assert found.verdict == verdict and found.low > 0
+        assert (found.p < 0.05) == (verdict == "better")
+
+
 def test_correction_for_many_tests():
     assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
 
@@ -170,6 +177,19 @@ def test_distances_are_paired_over_structures_that_both_found():
     first, second, left = paired_values(one, other, "hd95_mm")
     assert first == {"/a": 1.0} and second == {"/a": 0.0} and left == 1
     assert paired_values(one, other, "hd95_mm", "discs")[0] == {}
+
+
+def test_what_is_absent_in_one_and_invented_by_the_other_is_a_pair():
+    rows = {"L3": (5, 15), "L4": (20, 30)}
+    right = summarize([case(rows, rows, "L3 L4 L5 S1", case="a")])
+    invented = summarize([case(rows, {**rows, "L5": (35, 45)}, "L3 L4 L5 S1", case="a")])
+    for metric in ("dice", "iou", "surface_dice"):
+        first, second, left = paired_values(right, invented, metric)
+        assert first == {"/a": 1.0} and second == {"/a": pytest.approx(2 / 3)} and left == 0
+        assert paired_values(invented, right, metric, "vertebrae") == (second, first, 0)
+        assert paired_values(invented, right, metric, "discs") == ({}, {}, 0)
+    assert paired_values(right, invented, "hd95_mm") == ({"/a": 0.0}, {"/a": 0.0}, 0)
+    assert paired_values(right, right, "dice") == ({"/a": 1.0}, {"/a": 1.0}, 0)
 
 
 # --- files ---

@@ -17,7 +17,7 @@ from tiny_data import VERTEBRAE, write_tiny_dataset
 
 from SpineSegAILib.anatomy import structure
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
-from SpineSegAILib.errors import DatasetError, MissingPackageError, SpineSegAIError
+from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError, SpineSegAIError
 
 IDS = {structure(name).id: number for number, name in enumerate(VERTEBRAE, start=1)}
 
@@ -87,6 +87,24 @@ def test_leaving_out_keeps_what_every_case_has(manifest, tmp_path):
         nnunet.prepare(manifest, "test", tmp_path)
 
 
+def test_a_folder_is_held_to_what_was_chosen_first(manifest, tmp_path):
+    nnunet.prepare(manifest, "validation", tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(ConfigError, match="another split: validation, not training") as problem:
+        nnunet.prepare(manifest, "training", tmp_path)
+    assert problem.value.remedy == "Choose another folder."
+    with pytest.raises(ConfigError, match="another unknown: ignore, not leave-out"):
+        nnunet.prepare(manifest, "validation", tmp_path, "leave-out")
+    fewer = json.loads(manifest.read_text(encoding="utf-8"))
+    fewer["training"].pop()
+    other = manifest.with_name("fewer.json")
+    other.write_text(json.dumps(fewer), encoding="utf-8")
+    with pytest.raises(ConfigError, match="another dataset"):
+        nnunet.prepare(other, "validation", tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    nnunet.prepare(manifest, "validation", tmp_path)
+
+
 def test_predictions_come_back_to_the_grid_of_the_case(manifest, tmp_path):
     prepared = nnunet.prepare(manifest, "training", tmp_path)
     predictions = tmp_path / "predictions"
@@ -137,10 +155,16 @@ def test_the_whole_way_with_a_stand_in_for_its_commands(manifest, tmp_path, monk
     """Its commands are replaced by ones that leave the files which it leaves: what is tried is all around them."""
     prepared = nnunet.prepare(manifest, "validation", tmp_path)
     results = tmp_path / "nnUNet_results" / nnunet.DATASET / f"{nnunet.TRAINER}__nnUNetPlans__2d" / "fold_0"
-    asked = []
+    asked, checkpoints = [], []
+    for number in range(8):  # other methods that were run in this folder
+        other = tmp_path / f"ours/other-{number}/seed35/run"
+        other.mkdir(parents=True)
+        (other / "last.safetensors").touch()
 
     def command(words, env=None):
         asked.append(words[0])
+        if "--checkpoint" in words:
+            checkpoints.append(words[words.index("--checkpoint") + 1])
         if words[0] == "nnUNetv2_train":
             results.mkdir(parents=True)
             (results / "checkpoint_final.pth").touch()
@@ -166,6 +190,13 @@ def test_the_whole_way_with_a_stand_in_for_its_commands(manifest, tmp_path, monk
     assert {d["name"] for d in table["variants"]["full"]["differences"]} == {nnunet.NAME}
     figures = json.loads((tmp_path / "one-volume.json").read_text(encoding="utf-8"))
     assert figures[nnunet.NAME] == {"seconds": 2.0, "peak_mb": 300.0} and "ours" in figures
+    (page,) = ours["pages"]
+    assert checkpoints == [str((tmp_path / page).with_name("run") / "last.safetensors")]
     done = len(asked)
     nnunet.main()
     assert asked[done:] == ["nnUNetv2_predict", sys.executable]  # only the measurement is done again
+    for flag, value in (("--hours", "0.0006"), ("--configuration", "3d_fullres"), ("--plans", "others")):
+        monkeypatch.setattr(sys, "argv", [*words, flag, value])
+        with pytest.raises(ConfigError, match=f"another {flag[2:]}"):
+            nnunet.main()
+    assert len(asked) == done + 2
