@@ -568,7 +568,9 @@ def test_it_overfits_one_case_and_tells_the_classes_apart_by_their_text():
     with torch.inference_mode():
         method.eval()
         plain = method.evidence(image, Context(batch.coordinates))["classes"].argmax(1)
-        shuffled = method.evidence(image, Context(batch.coordinates, options={"text": "neighbour"}))["classes"].argmax(1)
+        shuffled = method.evidence(image, Context(batch.coordinates, options={"text": "neighbour"}))["classes"].argmax(
+            1
+        )
     inside = label > 0
     assert (plain == label).float().mean() > 0.98
     assert (shuffled == label)[inside].float().mean() < 0.2  # text decides which head is whose
