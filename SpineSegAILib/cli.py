@@ -373,15 +373,20 @@ def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str,
     if args.method not in (None, info.method):
         raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Leave out --method.")
     start = dict(info.metadata["method"])
-    for name in args.add_structure:
-        start["scheme"] += f"+{addition(name, info.scheme)}"
-        start["scheme"] = scheme(start["scheme"]).name
+    start["scheme"] = _with_structures(start["scheme"], args.add_structure)
     recipe = {"preprocessing": info.metadata["preprocessing"]}
     if not args.add_structure:
         recipe["optimization"] = _FURTHER
     if info.metadata.get("patch"):
         recipe["data"] = {"patch": info.metadata["patch"]}
     return start.pop("method"), start, recipe
+
+
+def _with_structures(base: str, names: Sequence[str]) -> str:
+    """The name of a label scheme with these structures added."""
+    for name in names:
+        base = scheme(f"{base}+{addition(name, scheme(base))}").name
+    return base
 
 
 @contextmanager
@@ -598,7 +603,8 @@ def _text_bank(args: argparse.Namespace) -> None:
     if Path(args.output).suffix != ".safetensors":
         raise OutputError(f"--output {args.output}: the name does not end as it should.", "Use .safetensors.")
     check_writable(args.output)
-    config = make_config(args.method, **({"scheme": args.scheme} if args.scheme else {}))
+    named = _with_structures(args.scheme or make_config(args.method).scheme, args.add_structure)
+    config = make_config(args.method, scheme=named)
     texts = config.text_prompts()
     if not texts:
         raise ConfigError(f"{args.method} needs no text bank.", "Choose another method.")
@@ -1006,6 +1012,9 @@ def build_parser() -> argparse.ArgumentParser:
     bank = command("text-bank", _text_bank, "Embed a method's prompts, to train it with.")
     bank.add_argument("--method", choices=list(METHODS), default="atm-net", metavar="NAME", help="default atm-net")
     bank.add_argument("--scheme", choices=list(SCHEMES), metavar="NAME", help="label scheme; default: the method's")
+    bank.add_argument(
+        "--add-structure", action="append", default=[], metavar="NAME", help="embed one more, as train --add-structure"
+    )
     bank.add_argument(
         "--encoder",
         default="bio_clinicalbert",

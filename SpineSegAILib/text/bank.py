@@ -122,6 +122,9 @@ class TextBank:
         if not text:
             return torch.zeros(0, self.width)
         if text not in self._place:
-            raise ConfigError(f"The text bank {self.path.name} lacks “{text}”.", "Make it again.")
+            raise ConfigError(
+                f"The text bank {self.path.name} lacks “{text}”.",
+                "Make it again with “spinesegai text-bank”, a structure of your own with its --add-structure.",
+            )
         start, end = self._place[text]
         return self._rows[start:end].float()

@@ -772,3 +772,14 @@ def test_slicewise_networks_see_whole_slices_whatever_they_learnt_on():
     depth, *size = volume.array.shape
     assert set(seen) == {(2, *(-(-n // 4) * 4 for n in size))}
     assert evidence.classes.shape == (method.scheme.channels, depth, *size)
+
+
+def test_a_bank_can_hold_a_structure_of_ones_own():
+    from SpineSegAILib.cli import _with_structures
+
+    named = _with_structures("lumbar-mr", ["psoas muscle", "aorta"])
+    prompts = make_config("la-caf", "slices", scheme=named).text_prompts()
+    assert len(prompts) == 26 and prompts[-1] == "A magnetic resonance imaging of the aorta"
+    assert _with_structures("lumbar-mr", []) == "lumbar-mr"
+    with pytest.raises(SchemeError):
+        _with_structures("lumbar-mr", ["L4"])
