@@ -337,7 +337,7 @@ def side_by_side(arguments: argparse.Namespace, prepared: Prepared) -> None:
         seconds, peak = predict(arguments, images, target, env)
         name = read_manifest(arguments.dataset).name
         report = score(prepared, target, arguments.split, name, seconds, peak)
-        report["parameters"] = int((folder / "parameters.txt").read_text())
+        report["parameters"] = int((folder / "parameters.txt").read_text(encoding="utf-8"))
         write_page(report, arguments.output / "nnunet-report.html")
         _write_json(report, report_file)
     report = json.loads(report_file.read_text(encoding="utf-8"))

@@ -77,7 +77,7 @@ def _pieces(mask: np.ndarray) -> list[np.ndarray]:
 def write_manifest(data: Path, output: Path) -> Path:
     """The training cases of `lumbar_mr` and the levelled single slices; validation as it is."""
     output.mkdir(parents=True, exist_ok=True)
-    manifest = json.loads((data / "lumbar_mr/dataset.json").read_text())
+    manifest = json.loads((data / "lumbar_mr/dataset.json").read_text(encoding="utf-8"))
     for split in ("training", "validation"):
         for case in manifest[split]:
             for key in ("image", "label"):

@@ -51,7 +51,9 @@ def test_raw_folder_and_split(manifest, tmp_path):
     assert images == ["scored_0000_0000.nii.gz", "train_0000_0000.nii.gz", "train_0001_0000.nii.gz"]
     assert [name.replace("_0000.nii.gz", ".nii.gz") for name in images] == labels
     assert [p.name for p in (raw / "imagesTs").iterdir()] == ["scored_0000_0000.nii.gz"]
-    (split,) = json.loads((tmp_path / "nnUNet_preprocessed" / nnunet.DATASET / "splits_final.json").read_text())
+    (split,) = json.loads(
+        (tmp_path / "nnUNet_preprocessed" / nnunet.DATASET / "splits_final.json").read_text(encoding="utf-8")
+    )
     assert split == {"train": ["train_0000", "train_0001"], "val": ["scored_0000"]}
     assert 0 < prepared.ignored < 0.5
     for name in ("train_0000", "train_0001"):

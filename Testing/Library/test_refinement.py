@@ -202,7 +202,10 @@ def test_the_command_writes_its_tables(trained, tmp_path, monkeypatch, capsys):
     target = tmp_path / "new" / "report"
     arguments = [str(trained[0]), str(trained[1]), "--slices", "2", "--device", "cpu", "--report", str(target)]
     refinement.main(arguments)
-    text, found = target.with_suffix(".md").read_text(), json.loads(target.with_suffix(".json").read_text())
+    text, found = (
+        target.with_suffix(".md").read_text(encoding="utf-8"),
+        json.loads(target.with_suffix(".json").read_text(encoding="utf-8")),
+    )
     assert text == markdown(found) == capsys.readouterr().out[:-1]
     assert "| prior |" in text
     assert "| 2 × 2 | surface Dice, 1 mm | 1 |" in text

@@ -35,7 +35,7 @@ class SpineSegAITimedTrainer(nnUNetTrainer):
         self.on_train_start()
         parameters = sum(p.numel() for p in self.network.parameters())
         (Path(self.output_folder) / "parameters.txt").write_text(str(parameters))
-        spent = float(self._clock.read_text()) if self._clock.exists() else 0.0
+        spent = float(self._clock.read_text(encoding="utf-8")) if self._clock.exists() else 0.0
         started = time.perf_counter()
 
         def elapsed() -> float:
