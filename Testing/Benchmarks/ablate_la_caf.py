@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from ablation import Comparison, Entries, Row, Screening, run_and_report, train_start, write_folds
+from ablation import Comparison, Entries, Row, Screening, run_and_report, screening_head, train_start, write_folds
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES
@@ -51,16 +51,6 @@ COMPARISONS = (
     Comparison("all", "released"),
     Comparison("half-masked", "half-unmasked"),
 )
-HEAD = """## Screening of the parts
-
-`python Testing/Benchmarks/ablate_la_caf.py DATA OUTPUT --bank {bank} --steps {steps} --report
-Testing/Benchmarks/RESULTS-la-caf`
-
-Small networks on pixels of 2.5 mm, {steps} steps from a start that no scored case has taught; three folds of the
-`training` split, the middle slices of the cases left out. So the figures compare rows; they are not what the checkpoint
-reaches.
-
-"""
 DECIDING = ("raw_dice", "dice", "matched_dice", "levels_right")
 
 
@@ -150,7 +140,7 @@ def main() -> None:
     start = train_start(first, manifest, ("mri2d",), arguments.output, screening, START_STEPS, PHANTOMS)
     screening = replace(screening, start_from=str(backbone_of(start)))
     wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
-    head = HEAD.format(steps=arguments.steps, bank=arguments.bank)
+    head = screening_head(f"ablate_la_caf.py DATA OUTPUT --bank {arguments.bank}", arguments.steps)
     run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ablation import Comparison, Entries, Row, Screening, run_and_report, train_start, write_folds
+from ablation import Comparison, Entries, Row, Screening, run_and_report, screening_head, train_start, write_folds
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES
@@ -44,15 +44,6 @@ COMPARISONS = (
     Comparison("both", "baseline"),
     Comparison("two-thirds-and-points", "two-thirds"),
 )
-HEAD = """## Screening of the parts
-
-`python Testing/Benchmarks/ablate_scar_net.py DATA OUTPUT --steps {steps} --report Testing/Benchmarks/RESULTS-scar-net`
-
-Small networks on pixels of 2.5 mm, {steps} steps from a start that no scored case has taught; three folds of the
-`training` split, the middle slices of the cases left out. So the figures compare rows; they are not what the checkpoint
-reaches.
-
-"""
 DECIDING = ("raw_dice", "dice", "matched_dice", "levels_right", "keypoint_mm")
 
 
@@ -111,7 +102,7 @@ def main() -> None:
     start = train_start(every[0], manifest, ("mri2d",), arguments.output, screening, START_STEPS, PHANTOMS)
     screening = replace(screening, start_from=str(start))
     wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
-    head = HEAD.format(steps=arguments.steps)
+    head = screening_head("ablate_scar_net.py DATA OUTPUT", arguments.steps)
     run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)
 
 

@@ -377,6 +377,23 @@ def interval(differences: Sequence[float], *, less_is_better: bool = False, resa
     }  # fmt: skip
 
 
+def screening_head(command: str, steps: int) -> str:
+    """What stands above the tables of a method's own screening, whose rows all start from one network.
+
+    Args:
+        command: script and arguments, without the steps and the report.
+        steps: of each training.
+    """
+    name = command.split()[0].removeprefix("ablate_").removesuffix(".py").replace("_", "-")
+    return (
+        f"## Screening of the parts\n\n`python Testing/Benchmarks/{command} --steps {steps} --report "
+        f"Testing/Benchmarks/RESULTS-{name}`\n\n"
+        f"Small networks on pixels of {Screening.pixel_mm:g} mm, {steps} steps from a start that no scored case has "
+        "taught; three folds of the\n`training` split, the middle slices of the cases left out. So the figures compare "
+        "rows; they are not what the checkpoint\nreaches.\n\n"
+    )
+
+
 def run_and_report(
     rows: Sequence[Row],
     comparisons: Sequence[Comparison],

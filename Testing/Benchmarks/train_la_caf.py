@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from complete import TEACHER, complete
+from runs import train_or_resume
 from train_default import write_manifest
 
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
 PIXEL_MM = 1.5
 DATA = DataConfig(
@@ -77,12 +77,7 @@ def train(stage: Stage, dataset: Path, output: Path, bank: Path, start: str | Pa
         start_from=str(start),
         seed=stage.seed,
     )
-    run = RunDirectory(output / stage.name)
-    if run.status().get("state") not in ("stopped", "finished"):
-        resume = run.config_file.exists()
-        report = lambda event: print(event, flush=True)  # noqa: E731
-        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache", report=report))
-    return run
+    return train_or_resume(config, output / stage.name, output / "cache")
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from runs import train_or_resume
 
 from SpineSegAILib.anatomy import structure
 from SpineSegAILib.imaging import Preprocessing, read_image
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
 
 VERTEBRA = structure("vertebra")
 SPLITS = ("training", "training", "training", "validation", "test")
@@ -88,12 +88,7 @@ def train(stage: str, dataset: Path, output: Path, start: Path | None) -> RunDir
         start_from=str(start) if start else None,
         seed=35,
     )
-    run = RunDirectory(output / stage)
-    if run.status().get("state") not in ("stopped", "finished"):
-        resume = run.config_file.exists()
-        report = lambda event: print(event, flush=True)  # noqa: E731
-        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache", report=report))
-    return run
+    return train_or_resume(config, output / stage, output / "cache")
 
 
 def main() -> None:
