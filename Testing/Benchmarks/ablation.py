@@ -25,7 +25,6 @@ import numpy as np
 import torch
 
 from SpineSegAILib.anatomy import STRUCTURES
-from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import surface_distances
 from SpineSegAILib.files import staged
@@ -35,7 +34,7 @@ from SpineSegAILib.inference import Predictor, volume_evidence
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
-from SpineSegAILib.training.validation import ValidationCase, load_validation
+from SpineSegAILib.training.validation import ValidationCase, load_validation, structures_found
 
 FOLDS = 3
 TOLERANCE_MM = 1.0
@@ -279,7 +278,7 @@ def score(
         predictor.method, case.volume, predictor.device, patch=predictor.patch, hints=hints, options=options,
         reference=case.label if "allow_label_leak" in options else None,
     )  # fmt: skip
-    found = resolve_levels(evidence).labels
+    found = structures_found(evidence)
     raw = None
     if evidence.classes is not None:
         raw = np.array([0, *predictor.scheme.ids], np.int16)[evidence.classes.argmax(0)]

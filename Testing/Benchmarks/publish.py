@@ -21,13 +21,12 @@ from typing import Any
 
 from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.checkpoints import CheckpointInfo, load_tensors, read_header, save_checkpoint
-from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import VARIANTS, evaluate_dataset, format_report
 from SpineSegAILib.inference import Predictor, volume_evidence
 from SpineSegAILib.methods.catalog import method_info
 from SpineSegAILib.resources import resources_folder
-from SpineSegAILib.training.validation import load_validation
+from SpineSegAILib.training.validation import load_validation, structures_found
 
 LEAST_GAIN = 3e-4
 """Mean Dice below which the calibration is not refined any further."""
@@ -204,7 +203,7 @@ def calibrate(predictor: Predictor, dataset: Path, split: str, options: Mapping[
     def score(calibration: Calibration) -> float:
         dice = []
         for case, evidence in zip(cases, found, strict=True):
-            labels = resolve_levels(calibration.apply(evidence)).labels
+            labels = structures_found(calibration.apply(evidence))
             for sid in case.annotated:
                 reference, mine = case.label == sid, labels == sid
                 if reference.any():
