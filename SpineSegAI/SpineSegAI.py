@@ -78,7 +78,8 @@ class SpineSegAIParameterNode:
     device - auto, cpu, cuda or mps.
     topLevel, bottomLevel - structure ids of the ends of the visible range; 0 if not given.
     keypoints - centres of structures, named after them; for methods that take key points.
-    samples, steps, preview - of methods that sample: masks drawn, steps of each, or only what they would start from.
+    samples, steps, preview - of methods that sample: masks drawn and steps of each, 0 for as many as the checkpoint was
+        made for; or only what they would start from.
     priorSegmentation - what such a method starts from; its own mask if not set.
     includeUnvalidated - also segment what the checkpoint learnt from generated images alone.
     opacity - of the segments.
@@ -91,8 +92,8 @@ class SpineSegAIParameterNode:
     device: str = "auto"
     topLevel: int = 0
     bottomLevel: int = 0
-    samples: int = 5
-    steps: int = 20
+    samples: int = 0
+    steps: int = 0
     preview: bool = False
     keypoints: vtkMRMLMarkupsFiducialNode
     priorSegmentation: vtkMRMLSegmentationNode

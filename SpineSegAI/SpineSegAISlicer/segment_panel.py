@@ -361,12 +361,25 @@ class SegmentPanel:
     def options(self):
         """The method's run-time options, from the panel."""
         parameters, shown = self.parameterNode, self._sampling()
+        if not shown:
+            return {}
         if "preview" in shown and parameters.preview:
             return {"preview": "on"}
-        return {name: getattr(parameters, name) for name in ("samples", "steps") if name in shown}
+        usual = self._usualSampling()
+        return {name: getattr(parameters, name) or usual[name] for name in ("samples", "steps") if name in shown}
+
+    def _usualSampling(self):
+        """Samples and steps that the checkpoint was made for, or else the method; for methods that sample."""
+        info, fields = self.checkpoint(), self.method().config_class().model_fields
+        said = info.metadata["method"] if info is not None else {}
+        return {name: said.get(name, fields[name].default) for name in ("samples", "steps")}
 
     def _showSampling(self):
         ui, shown = self.ui, self._sampling()
+        if shown:
+            usual = self._usualSampling()
+            ui.samplesSpinBox.specialValueText = _("{count} (default)").format(count=usual["samples"])
+            ui.stepsSpinBox.specialValueText = _("{count} steps (default)").format(count=usual["steps"])
         for name, widgets in (
             ("samples", (ui.samplesLabel, ui.samplesSpinBox)),
             ("steps", (ui.stepsLabel, ui.stepsSpinBox)),

@@ -3,7 +3,8 @@
     python Testing/Benchmarks/refinement.py CHECKPOINT DATASET.json --split validation --report refinement
 
 writes ``refinement.md`` and ``refinement.json``. Every case is segmented by the prior alone and by 1, 3 and 5 samples
-of 5, 10 and 20 steps, and compared with the prior structure by structure; a bootstrap over cases gives the intervals.
+of 1, 2, 5, 10 and 20 steps, and compared with the prior structure by structure; a bootstrap over cases gives the
+intervals.
 
 What is measured is what the network says, on its own grid, so that nothing is resampled; names are those that follow
 by anatomical consistency. Surfaces are those of slices, since the network sees slices and the stacks have gaps.
@@ -59,7 +60,7 @@ SETTINGS = (
     *(
         Setting(f"{samples} × {steps} steps", {"sampler": "ddim", "samples": samples, "steps": steps})
         for samples in (1, 3, 5)
-        for steps in (5, 10, 20)
+        for steps in (1, 2, 5, 10, 20)
     ),
     Setting("5 × 5 steps from 300", {"sampler": "ddim", "samples": 5, "steps": 5, "t_start": 300}),
 )

@@ -143,6 +143,10 @@ FAKES = {
 }
 
 
+ALREADY_TRIED = {"atm-net-spider", "verdiff-net-verse"}
+"""Their networks are those of another comparison: two of them tell whether these data are read and tabulated."""
+
+
 def test_every_shipped_configuration_has_a_fake():
     assert set(shipped_configs()) == set(FAKES)
 
@@ -153,10 +157,13 @@ def test_a_papers_comparison_works_from_end_to_end(name, tmp_path, capsys):
     config = read_comparison(name, dataset=manifest)
     out = tmp_path / "out"
     words = ["compare", name, str(out), "--dataset", str(manifest), "--rehearse", "--device", "cpu", "--quiet"]
+    every = [entry.name for entry in config.entries if entry.shown]
+    shown = [e.name for e in config.entries if e.shown and not e.start_from][:2] if name in ALREADY_TRIED else every
+    words += [word for entry in shown for word in ("--only", entry) if name in ALREADY_TRIED]
     assert main(words) == 0, capsys.readouterr().err
     table = json.loads((out / "table.json").read_text(encoding="utf-8"))
-    shown = [entry.name for entry in config.entries if entry.shown]
-    assert [row["name"] for row in table["variants"]["full"]["rows"]] == shown and table["missing"] == []
+    assert [row["name"] for row in table["variants"]["full"]["rows"]] == shown
+    assert table["missing"] == [entry for entry in every if entry not in shown]
     assert all(row["scored"] > 0 for row in table["variants"]["full"]["rows"])
     # Every row of the paper is there, and every entry stands in one: beside its figures, or alone.
     (beside,) = table["papers"]

@@ -217,5 +217,5 @@ def test_the_command_writes_its_tables(trained, tmp_path, monkeypatch, capsys):
 
 def test_the_rows_are_those_that_were_asked_for():
     drawn = {(s.options["samples"], s.options["steps"], s.options.get("t_start")) for s in SETTINGS}
-    assert drawn == {(n, k, None) for n in (1, 3, 5) for k in (5, 10, 20)} | {(5, 5, 300)}
+    assert drawn == {(n, k, None) for n in (1, 3, 5) for k in (1, 2, 5, 10, 20)} | {(5, 5, 300)}
     assert PRIOR.options == {"preview": "on"}

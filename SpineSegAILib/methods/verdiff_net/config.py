@@ -74,6 +74,8 @@ class VerdiffNetConfig(MethodConfig):
     corruption: float = Field(
         0.0, ge=0, le=1, description="share of training images whose prior is made worse first (our addition)"
     )
+    samples: int = Field(5, ge=1, description="masks that are drawn where the user asks for no number (MedSegDiff's)")
+    steps: int = Field(20, ge=1, description="of DDIM per mask where the user asks for no number")
     rank_weight: float = Field(
         0.0, ge=0, description="weight of a rank head on the prior, in training only (our addition); 0 for none"
     )
@@ -90,6 +92,8 @@ class VerdiffNetConfig(MethodConfig):
             "around_prior": True,
             "msfm_width": 16,
             "corruption": 0.5,
+            "samples": 3,
+            "steps": 2,
             "rank_weight": 0.5,
         },
         "tiny": {

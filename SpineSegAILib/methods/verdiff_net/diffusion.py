@@ -27,10 +27,8 @@ from ...errors import ConfigError
 from ..base import is_on
 
 SAMPLERS: Mapping[str, int] = {"ddim": 20, "dpm++2m": 12, "ddpm": 1000}
-"""Names of the samplers → steps where none are asked for; the first is the default."""
-
-SAMPLES = 5
-"""Samples where no number is asked for (as in MedSegDiff)."""
+"""Names of the samplers → steps where none are asked for; the first is the default, and a configuration may say another
+number for it."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +46,28 @@ class Sampling:
 
     sampler: str = "ddim"
     steps: int = 20
-    samples: int = SAMPLES
+    samples: int = 5
     start: int = 1000
     seed: int = 0
     preview: bool = False
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any], timesteps: int) -> Sampling:
+    def from_options(
+        cls, options: Mapping[str, Any], timesteps: int, samples: int = samples, steps: int = steps
+    ) -> Sampling:
         """Read and check run-time options.
 
         Args:
             options: ``sampler``, ``steps``, ``samples``, ``t_start``, ``seed`` and ``preview``, all optional.
             timesteps: length of the diffusion.
+            samples: where the options say none.
+            steps: of the default sampler, where the options say none.
 
         Raises:
             ConfigError: a value that cannot be.
         """
-        sampler = str(options.get("sampler", next(iter(SAMPLERS))))
+        default = next(iter(SAMPLERS))
+        sampler = str(options.get("sampler", default))
         if sampler not in SAMPLERS:
             raise ConfigError(f"There is no sampler “{sampler}”.", f"Use {', '.join(SAMPLERS)}.")
         start = _whole(options, "t_start", timesteps)
@@ -72,12 +75,13 @@ class Sampling:
             raise ConfigError(
                 f"The diffusion has {timesteps} times: it cannot start at {start}.", f"Choose t_start 1 to {timesteps}."
             )
-        steps = _whole(options, "steps", min(SAMPLERS[sampler], start))
+        usual = steps if sampler == default else SAMPLERS[sampler]
+        steps = _whole(options, "steps", min(usual, start))
         if not 1 <= steps <= start:
             raise ConfigError(
                 f"{steps} steps cannot lead from time {start} to the result.", f"Choose 1 to {start} steps."
             )
-        samples = _whole(options, "samples", SAMPLES)
+        samples = _whole(options, "samples", samples)
         if samples < 1:
             raise ConfigError(f"{samples} samples make no result.", "Choose at least 1 (5 are usual).")
         seed = _whole(options, "seed", 0)

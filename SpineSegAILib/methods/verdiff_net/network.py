@@ -17,7 +17,7 @@ from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
 from .conditional_unet import ConditionalUNet, ResidualConditionalUNet
 from .config import VerdiffNetConfig
 from .corruption import corrupted
-from .diffusion import SAMPLERS, SAMPLES, RecentredDiffusion, Sampling
+from .diffusion import SAMPLERS, RecentredDiffusion, Sampling
 from .diffusion_unet import DiffusionUNet, Guidance
 from .encoding import make_encoding
 from .losses import code_cross_entropy, weighted_square_error
@@ -51,13 +51,15 @@ class VerdiffNet(Method):
 
     options: ClassVar[Mapping[str, str]] = {
         "sampler": f"how masks are drawn: {', '.join(SAMPLERS)} (default {next(iter(SAMPLERS))})",
-        "steps": f"steps per sample (default {', '.join(f'{n} for {s}' for s, n in SAMPLERS.items())})",
-        "samples": f"masks that are drawn and averaged; from two on with an uncertainty map (default {SAMPLES})",
+        "steps": "steps per sample (default: the checkpoint's; with another sampler than its "
+        + ", ".join(f"{n} for {s}" for s, n in list(SAMPLERS.items())[1:])
+        + ")",
+        "samples": "masks that are drawn and averaged; from two on with an uncertainty map (default: the checkpoint's)",
         "t_start": "start at this time, nearer to the prior, so that fewer steps do, e.g. 300 of 1000 (default: all)",
         "seed": "of the noise (default 0)",
         "preview": "on: the prior alone, without diffusion (default off)",
     }
-    validation_options: ClassVar[Mapping[str, Any]] = {"samples": 1, "steps": 5}
+    validation_options: ClassVar[Mapping[str, Any]] = {"samples": 1, "steps": 2}
 
     def __init__(self, config: VerdiffNetConfig) -> None:
         super().__init__(config)
@@ -192,11 +194,16 @@ class VerdiffNet(Method):
     # --- inference -------------------------------------------------------------------------------------------------
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        """Mean class probabilities over the samples, and their standard deviation where there are several.
+        """Mean class probabilities over the samples, and where there are several the standard deviation of a sample.
 
-        The deviation is √(½·Σ_c Var p_c): for two classes that of the probability itself.
+        Of masks drawn without end, a voxel's class would have the variance ½·(1 − Σ_c p_c²), p(1 − p) for two classes.
+        A few masks tell it badly, since each has decided every voxel. What the denoiser expects at the first step, when
+        nothing is decided, tells it better (our choice): p is the mean of that over the samples, so that the variance
+        is what the samples' expectations differ by and what each leaves open (the law of total variance).
         """
-        sampling = Sampling.from_options(context.options, self.diffusion.timesteps)
+        sampling = Sampling.from_options(
+            context.options, self.diffusion.timesteps, self.config.samples, self.config.steps
+        )
         if sampling.preview and self.conditional is None:
             raise ConfigError("This checkpoint has no prior to preview.", "Leave the option preview off.")
         c = self.condition(images, context.coordinates)
@@ -208,27 +215,31 @@ class VerdiffNet(Method):
         center = self.center(prior)
         guidance = self._guidance(c, center, prior).repeated(sampling.samples)
 
+        expected: list[Tensor] = []
+
         def denoise(noisy: Tensor, time: Tensor) -> Tensor:
-            return self.encoding.estimate(self.clean_logits(noisy, time, guidance, many))
+            clean = self.encoding.estimate(self.clean_logits(noisy, time, guidance, many))
+            if not expected:
+                expected.append(clean)
+            return clean
 
         numbers = context.slices or tuple(range(len(images)))
         noise = _Noise(sampling, numbers, center)
         many = center.repeat_interleave(sampling.samples, 0)
         states = self.diffusion.sample(denoise, many, noise, sampling, context.tick)
-        return self._summary(states.unflatten(0, (len(images), sampling.samples)), prior)
-
-    def _summary(self, states: Tensor, prior: Tensor) -> dict[str, Tensor]:
-        """Mean and deviation over the samples of states (B, N, n, H, W), one at a time: K classes need much memory."""
-        mean = squares = torch.zeros_like(prior)
         naming = self.encoding.naming(prior)
-        for number, state in enumerate(states.unbind(1), start=1):
-            found = self.encoding.decode(state, naming)
-            difference = found - mean
-            mean = mean + difference / number
-            squares = squares + difference * (found - mean)
-        if states.shape[1] == 1:
-            return {"classes": mean}
-        return {"classes": mean, "uncertainty": (squares.sum(1) / (2 * states.shape[1])).clamp(min=0).sqrt()}
+        maps = {"classes": self._mean(states, sampling.samples, naming)}
+        if sampling.samples > 1:
+            first = maps["classes"] if sampling.steps == 1 else self._mean(expected[0], sampling.samples, naming)
+            maps["uncertainty"] = ((1 - first.square().sum(1)) / 2).clamp(min=0).sqrt()
+        return maps
+
+    def _mean(self, states: Tensor, samples: int, naming: Tensor) -> Tensor:
+        """(B·N, n, H, W) → (B, K, H, W) class probabilities, decoded sample by sample: K classes need much memory."""
+        total = torch.zeros_like(naming)
+        for state in states.unflatten(0, (-1, samples)).unbind(1):
+            total += self.encoding.decode(state, naming)
+        return total / samples
 
 
 class _Noise:
