@@ -8,6 +8,7 @@ checkpoint: log-odds taken from a kind, and a blend with the neighbouring slices
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,23 +37,32 @@ class Calibration(BaseModel):
         probabilities = getattr(evidence, name)
         if probabilities is None or not (self.neighbour or any(self.offsets.values())):
             return evidence
-        changed = _blend(probabilities, self.neighbour) if self.neighbour else probabilities.copy()
         kinds = range(len(KINDS)) if name == "kinds" else evidence.scheme.kinds
-        for channel, kind in enumerate(kinds):
-            offset = self.offsets.get(KINDS[kind], 0.0)
-            if offset:
-                changed[channel] *= math.exp(-offset)
-        changed /= changed.sum(0)
+        factors = np.array([math.exp(-self.offsets.get(KINDS[kind], 0.0)) for kind in kinds], np.float32)
+        changed = np.empty_like(probabilities)
+        for index, blended in enumerate(_blended(probabilities, self.neighbour)):
+            blended *= factors[:, None, None]
+            blended *= 1 / blended.sum(0)
+            changed[:, index] = blended
         return replace(evidence, **{name: changed})
 
 
-def _blend(probabilities: np.ndarray, weight: float) -> np.ndarray:
-    """Mean of each slice (second axis) and its neighbours; the outermost have one neighbour."""
-    blended = probabilities.copy()
-    blended[:, 1:] += weight * probabilities[:, :-1]
-    blended[:, :-1] += weight * probabilities[:, 1:]
-    total = np.ones(probabilities.shape[1], blended.dtype)
-    total[1:] += weight
-    total[:-1] += weight
-    blended /= total[None, :, None, None]
-    return blended
+def _blended(probabilities: np.ndarray, weight: float) -> Iterator[np.ndarray]:
+    """Weighted sum of each slice (second axis) and its neighbours, in single precision; always the same array.
+
+    Slice by slice, since of many classes the whole is large and may be held in half precision, in which to reckon is
+    slow.
+    """
+    count = probabilities.shape[1]
+    before, here, after, result = np.zeros((4, *probabilities[:, 0].shape), np.float32)
+    here[:] = probabilities[:, 0]
+    for index in range(count):
+        if index + 1 < count:
+            after[:] = probabilities[:, index + 1]
+        else:
+            after[:] = 0
+        np.add(before, after, out=result)
+        result *= weight
+        result += here
+        yield result
+        before, here, after = here, after, before
