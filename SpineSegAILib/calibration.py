@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from .anatomy import KINDS
-from .evidence import Evidence
+from .evidence import Evidence, copy_between_precisions
 
 
 class Calibration(BaseModel):
@@ -43,7 +43,7 @@ class Calibration(BaseModel):
         for index, blended in enumerate(_blended(probabilities, self.neighbour)):
             blended *= factors[:, None, None]
             blended *= 1 / blended.sum(0)
-            changed[:, index] = blended
+            copy_between_precisions(changed[:, index], blended)
         return replace(evidence, **{name: changed})
 
 
@@ -55,10 +55,10 @@ def _blended(probabilities: np.ndarray, weight: float) -> Iterator[np.ndarray]:
     """
     count = probabilities.shape[1]
     before, here, after, result = np.zeros((4, *probabilities[:, 0].shape), np.float32)
-    here[:] = probabilities[:, 0]
+    copy_between_precisions(here, probabilities[:, 0])
     for index in range(count):
         if index + 1 < count:
-            after[:] = probabilities[:, index + 1]
+            copy_between_precisions(after, probabilities[:, index + 1])
         else:
             after[:] = 0
         np.add(before, after, out=result)
