@@ -1,9 +1,9 @@
-"""What the methods that are built on MONAI's networks cost beyond them: ``python Testing/Benchmarks/network_speed.py``.
+"""What methods cost beyond the networks of MONAI they are built on: ``python Testing/Benchmarks/network_speed.py``.
 
-Each is given a volume, on its own grid, as inference gives it: windows, batches, probabilities, whole path from array to
-evidence. Its base is the bare network of MONAI on the same slices and channels, in the same batches. A method may take
-as much longer as it has more arithmetic; what goes beyond that is ours to answer for. Weights are random, width is that
-of the preset ``small``. Times are the shortest of several passes in turn; arithmetic is what torch's counter counts.
+Each is given a volume, on its own grid, as inference gives it: windows, batches, probabilities, whole path from array
+to evidence. Its base is the bare network on the same slices and channels, in the same batches. A method may take as
+much longer as it has more arithmetic; what goes beyond that is ours to answer for. Weights are random, widths those of
+the preset ``small``. Times are the shortest of several passes; arithmetic is what torch's counter counts.
 """
 
 from __future__ import annotations
