@@ -15,6 +15,7 @@ from refinement import PRIOR, SETTINGS, Setting, auroc, edge_band, markdown, mea
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import SCHEMES, structure
+from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.checkpoints import save_checkpoint
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evidence import Evidence
@@ -169,6 +170,18 @@ def test_every_row_is_measured_and_compared_with_the_prior(trained):
     assert strict["2 × 2"]["difference"] == pytest.approx(difference)
     assert {u["row"] for u in found["uncertainty"]} == {"2 × 2", "2 × 8"}  # one sample does not deviate
     assert all(0 <= u[key] <= 1 for u in found["uncertainty"] for key in ("deviation", "prior"))
+
+
+def test_a_calibration_is_measured_beside_what_the_network_says(trained):
+    predictor = Predictor(trained[0], "cpu")
+    case = cases_of(predictor, trained[1])[:1]
+    (plain,) = measure(predictor, case, ())["prior"].values()
+    assert all(s["calibrated_dice"] is None for s in plain["structures"].values())
+    predictor.calibration = Calibration(offsets={"vertebra": 50.0})  # nothing is a vertebra any more
+    (moved,) = measure(predictor, case, ())["prior"].values()
+    for name, scores in moved["structures"].items():
+        assert scores["dice"] == plain["structures"][name]["dice"] > 0
+        assert scores["calibrated_dice"] == 0
 
 
 def test_an_identity_ties(trained, tmp_path):
