@@ -23,10 +23,10 @@ from .hints import Hints
 from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
 from .methods.catalog import method_info
 from .results import Segmentation
-from .volume_passes import Cancel, Progress, stop_if, volume_evidence
+from .volume_passes import Cancel, Progress, slices_per_pass, stop_if, volume_evidence
 
 OPTIONS: Mapping[str, str] = {
-    "batch": "slices per pass of a 2D network (default 8)",
+    "batch": "slices per pass of a 2D network (default 8 on a GPU, 2 on a processor)",
     "overlap": "share of overlap of a network's windows (default 0.5, or as the method wants it)",
     "mirror": "3D: average with the pass over the left-right mirrored volume (default off)",
     "scale": "size of the anatomy over an adult's (by default found in a first pass, where it differs much)",
@@ -262,8 +262,8 @@ class Predictor:
         features: bool = False,
     ) -> Evidence:
         """The network's pass, smaller and then on the CPU where memory runs out, which is said in `notes`."""
-        batch = int(options.get("batch", 8))
         device = self.device
+        batch = slices_per_pass(self.method, device, options)
         while True:
             try:
                 return volume_evidence(

@@ -229,6 +229,10 @@ class Method(nn.Module):
         whole = [F.interpolate(x, images.shape[2:], mode=mode, align_corners=False) for x in found]
         return {**maps, "features": torch.cat(whole, 1)}
 
+    def images_per_slice(self, options: Mapping[str, Any]) -> int:
+        """How many images a 2D method computes at once for a slice; several where it draws samples."""
+        return 1
+
     def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
         """Look at a whole volume after each of its `passes` but the last, and say whether the next one is wanted.
 

@@ -28,6 +28,7 @@ from SpineSegAILib.phantom import PhantomSpec, make_phantom
 from SpineSegAILib.training.config import DataConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.volume_passes import slices_per_pass
 
 
 def noise_of(seed: int, shape: tuple[int, ...]):
@@ -654,6 +655,15 @@ def test_a_checkpoint_says_how_many_samples_and_steps_where_nobody_does():
     assert torch.equal(maps(sampler="dpm++2m"), maps(sampler="dpm++2m", samples=2, steps=12))
     assert Sampling.from_options({}, 1000, 2, 3) == Sampling(samples=2, steps=3)
     assert Sampling.from_options({"t_start": 2}, 1000, 2, 3).steps == 2
+
+
+def test_a_processor_computes_the_samples_of_one_slice_at_a_time():
+    method = tiny(scheme="vertebra", samples=3)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert slices_per_pass(method, cpu, {}) == slices_per_pass(method, cpu, {"samples": 2}) == 1
+    assert slices_per_pass(method, cpu, {"preview": "on"}) == slices_per_pass(method, cpu, {"samples": 1}) == 2
+    assert slices_per_pass(method, gpu, {}) == 8
+    assert slices_per_pass(method, cpu, {"batch": "5"}) == 5
 
 
 # --- from image to segmentation --------------------------------------------------------------------------------------

@@ -201,9 +201,7 @@ class VerdiffNet(Method):
         nothing is decided, tells it better (our choice): p is the mean of that over the samples, so that the variance
         is what the samples' expectations differ by and what each leaves open (the law of total variance).
         """
-        sampling = Sampling.from_options(
-            context.options, self.diffusion.timesteps, self.config.samples, self.config.steps
-        )
+        sampling = self._asked(context.options)
         if sampling.preview and self.conditional is None:
             raise ConfigError("This checkpoint has no prior to preview.", "Leave the option preview off.")
         c = self.condition(images, context.coordinates)
@@ -233,6 +231,13 @@ class VerdiffNet(Method):
             first = maps["classes"] if sampling.steps == 1 else self._mean(expected[0], sampling.samples, naming)
             maps["uncertainty"] = ((1 - first.square().sum(1)) / 2).clamp(min=0).sqrt()
         return maps
+
+    def images_per_slice(self, options: Mapping[str, Any]) -> int:
+        sampling = self._asked(options)
+        return 1 if sampling.preview else sampling.samples
+
+    def _asked(self, options: Mapping[str, Any]) -> Sampling:
+        return Sampling.from_options(options, self.diffusion.timesteps, self.config.samples, self.config.steps)
 
     def _mean(self, states: Tensor, samples: int, naming: Tensor) -> Tensor:
         """(B·N, n, H, W) → (B, K, H, W) class probabilities, decoded sample by sample: K classes need much memory."""
