@@ -92,10 +92,17 @@ def _segment(args: argparse.Namespace) -> None:
             "Leave out --method, or choose another checkpoint.",
         )
     hints = _hints(args, method_info(info.method), info.scheme)
+    if args.uncertainty and "samples" not in method_info(info.method).sampling:
+        takers = _one_of([m.id for m in METHODS.values() if "samples" in m.sampling])
+        raise ConfigError(
+            f"--uncertainty is refused: {method_info(info.method).title} ({info.method}) draws no samples.",
+            f"Leave it out, or use a checkpoint of {takers}.",
+        )
 
     from .imaging import read_image  # from here on it takes time
     from .measurement import measure_all, write_csv
     from .preview import render_preview
+    from .results import write_image
 
     with _progress(args.quiet) as report:
         report(0.0, "reading the image")
@@ -114,6 +121,10 @@ def _segment(args: argparse.Namespace) -> None:
     if not result.present:
         what = "None of the structures asked for" if args.structures else "No spine"
         raise ImageError(f"{what} was found in {args.image}.", " ".join(result.warnings) or _NOTHING_FOUND)
+    if args.uncertainty and result.uncertainty is None:
+        raise ConfigError(
+            "There is no map of uncertainty: one sample, or the prior alone, has none.", "Ask for two samples or more."
+        )
     if not args.unvalidated and not args.structures:
         result = _validated(result, hints)
 
@@ -125,6 +136,8 @@ def _segment(args: argparse.Namespace) -> None:
             render_preview(image, result, place["--preview"])
         if "--measurements" in place:
             write_csv(measure_all(result), place["--measurements"])
+        if "--uncertainty" in place:
+            write_image(result.uncertainty, place["--uncertainty"])
         written += [path for flag, path in outputs.items() if flag != "--output"]
         summary["written"] = [str(path) for path in written]
         if "--json" in place:
@@ -171,11 +184,22 @@ def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
     """
     from .results import SUFFIXES, stem_and_suffix
 
-    named = {"--output": args.output, "--preview": args.preview, "--measurements": args.measurements}
+    named = {
+        "--output": args.output,
+        "--preview": args.preview,
+        "--measurements": args.measurements,
+        "--uncertainty": args.uncertainty,
+    }
     if args.json != STDOUT:
         named["--json"] = args.json
     outputs = {flag: Path(path) for flag, path in named.items() if path}
-    allowed = {"--output": SUFFIXES, "--preview": (".png",), "--measurements": (".csv",), "--json": (".json",)}
+    allowed = {
+        "--output": SUFFIXES,
+        "--preview": (".png",),
+        "--measurements": (".csv",),
+        "--uncertainty": SUFFIXES[1:],
+        "--json": (".json",),
+    }
     for flag, path in outputs.items():
         stem, suffix = stem_and_suffix(path)
         if suffix not in allowed[flag] or not stem:
@@ -890,6 +914,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_option(segment)
     segment.add_argument("--preview", metavar="PNG", help="picture of the result")
     segment.add_argument("--measurements", metavar="CSV", help="volumes, heights, angles …")
+    segment.add_argument("--uncertainty", metavar="FILE", help="map of methods that draw samples: .nii.gz, .nrrd, .mha")
     segment.add_argument("--json", metavar="FILE|-", help="what was found and done, for machines; - is stdout")
     _add_quiet(segment)
 

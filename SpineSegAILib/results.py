@@ -48,7 +48,7 @@ class Segmentation:
         warnings: sentences for the reader, e.g. that the sacrum is not visible and levels are a guess.
         unvalidated: ids of structures that the checkpoint learnt from phantoms alone.
         provenance: JSON-able: method, checkpoint, versions, device, seconds per stage, hints …
-        uncertainty: float image in the input's geometry (standard deviation of the sampled probabilities), or None.
+        uncertainty: float image in the input's geometry (standard deviation of a sampled mask), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
         corrections: what a reader changed; None where nothing was.
     """
@@ -159,7 +159,7 @@ class Segmentation:
             if suffix == ".seg.nrrd":
                 self._write_slicer(*places)
             else:
-                _write_image(self.labels, places[0])
+                write_image(self.labels, places[0])
                 document = json.dumps(self.summary(), indent=2, ensure_ascii=False)
                 places[1].write_text(document + "\n", encoding="utf-8")
         return written
@@ -399,7 +399,7 @@ def _read_image(path: Path) -> sitk.Image:
         return sitk.ReadImage(shutil.copy(path, folder))
 
 
-def _write_image(image: sitk.Image, path: Path) -> None:
+def write_image(image: sitk.Image, path: Path) -> None:
     """Writes and looks whether all of it arrived: some image writers do not notice a full disk."""
     try:
         sitk.WriteImage(image, str(path), useCompression=True)

@@ -15,8 +15,10 @@ import SimpleITK as sitk
 
 from SpineSegAILib import __version__, cli
 from SpineSegAILib.anatomy import scheme, structure
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.hints import Anchor
+from SpineSegAILib.imaging import Geometry
 from SpineSegAILib.methods.catalog import METHODS
 from SpineSegAILib.phantom import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation, read_segmentation
@@ -56,6 +58,7 @@ def predictor(monkeypatch, phantom):
                 ["The levels are a guess."],
                 unvalidated=asked.get("unvalidated", frozenset()),
                 provenance={"seconds": {}},
+                uncertainty=sitk.Cast(image * 0, sitk.sitkFloat32) + asked["doubt"] if "doubt" in asked else None,
             )
             return found.restricted_to(hints.structures) if hints.structures else found
 
@@ -97,6 +100,27 @@ def test_segment_writes_all_that_was_asked_for(case, tiny_checkpoint, predictor,
     out, err = capsys.readouterr()
     assert "L5 vertebra (body)" in out and "0.90" in out and f"wrote {case / 'm.csv'}" in out
     assert "note: The levels are a guess." in err
+
+
+def test_a_map_of_uncertainty_is_a_file_for_methods_that_have_one(
+    case, tiny_checkpoint, predictor, capsys, tmp_path_factory
+):
+    wanted = ["--uncertainty", case / "u.nii.gz"]
+    assert segment(case, tiny_checkpoint, *wanted) == 2
+    assert "draws no samples" in capsys.readouterr().err
+    info = read_header(tiny_checkpoint)
+    method = {**info.metadata["method"], "method": "verdiff-net"}
+    sampling = tmp_path_factory.mktemp("checkpoint") / "sampling.safetensors"
+    save_checkpoint(sampling, load_tensors(info), {**info.metadata, "method": method})
+    assert segment(case, sampling, *wanted) == 2  # the stand-in has drawn none
+    assert "two samples" in capsys.readouterr().err
+    assert files(case) == {"case.nii.gz"}
+    predictor["doubt"] = 0.25
+    assert segment(case, sampling, *wanted) == 0
+    assert f"wrote {case / 'u.nii.gz'}" in capsys.readouterr().out
+    written, image = (sitk.ReadImage(case / name) for name in ("u.nii.gz", "case.nii.gz"))
+    assert Geometry.of(written).matches(Geometry.of(image))
+    assert np.all(sitk.GetArrayViewFromImage(written) == np.float32(0.25))
 
 
 def test_label_images_have_a_side_file(case, tiny_checkpoint, predictor, capsys):
