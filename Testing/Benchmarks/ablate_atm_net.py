@@ -63,7 +63,15 @@ DECIDING = ("raw_dice", "dice", "levels_right")
 def bottom_off(case: ValidationCase) -> ValidationCase:
     """Without the lowest third of the view."""
     rows = case.volume.array.shape[1]
-    kept = slice(0, rows - rows // 3)
+    return _cut(case, slice(0, rows - rows // 3))
+
+
+def top_off(case: ValidationCase) -> ValidationCase:
+    """Without the uppermost third of the view."""
+    return _cut(case, slice(case.volume.array.shape[1] // 3, None))
+
+
+def _cut(case: ValidationCase, kept: slice) -> ValidationCase:
     volume = replace(case.volume, array=np.ascontiguousarray(case.volume.array[:, kept]))
     return replace(case, volume=volume, label=np.ascontiguousarray(case.label[:, kept]))
 

