@@ -812,7 +812,7 @@ class SegmentPanel:
         box.enabled = node is not None
         box.checked = node is not None and self._overlay.shows(node)
         box.toolTip = (
-            _("Lay over the image how much the method's samples differ: yellow a little, red much.")
+            _("Lay over the image how unsure the method is: yellow a little, red much.")
             if node is not None
             else _("These segments have no map of uncertainty: only methods that draw several samples make one.")
         )

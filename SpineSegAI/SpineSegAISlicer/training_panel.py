@@ -82,7 +82,6 @@ class TrainingPanel:
             ui.trainSchemeComboBox.addItem(scheme.title, scheme.name)
         for device, title in DEVICES:
             ui.trainDeviceComboBox.addItem(title, device)
-        self.refreshCheckpoints()
 
         for field in (ui.trainDatasetPathLineEdit, ui.trainAlsoPathLineEdit):
             field.connect("currentPathChanged(QString)", self.updateButtons)
@@ -97,7 +96,8 @@ class TrainingPanel:
         ui.runWatchButton.connect("clicked(bool)", self.onWatch)
         ui.runPlotButton.connect("toggled(bool)", self.onPlot)
         ui.trainCollapsibleButton.connect("contentsCollapsed(bool)", self.onOpened)
-        if not ui.trainCollapsibleButton.collapsed:  # else when it is opened: presets take a while to import
+        if not ui.trainCollapsibleButton.collapsed:  # else when it is opened: all this takes a while
+            self.refreshCheckpoints()
             self._onMethod()
         self._onStartCheckpoint()
         self._showRun()

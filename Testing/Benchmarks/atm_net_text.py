@@ -3,10 +3,10 @@
     python Testing/Benchmarks/atm_net_text.py CHECKPOINT DATASET.json [--split validation] [--report FILE]
 
 Says the weight α of each stage; what the text costs of a pass, by the same network with the attention to text skipped,
-in the same run; and scores the split's cases, as they are and without a third of the view: with prompts from
-each source, with a range that is wrong by one level, and without text. Each as the network's own classes (`raw`), with
-the consistency step but not the auxiliary rank head (`no rank`), and as delivered. The consistency step is never told
-the range, so that what changes is the text's doing. For checkpoints whose prompts are of option 2 or 3.
+in the same run; and scores the split's cases, as they are and without a third of the view: with prompts from each
+source, with a range that is wrong by one level, and without text. Each as the network's own classes (`raw`), with the
+consistency step but not the auxiliary rank head (`no rank`), and as delivered. The consistency step is never told the
+range, so that what changes is the text's doing. For checkpoints whose prompts are of option 2 or 3.
 """
 
 from __future__ import annotations

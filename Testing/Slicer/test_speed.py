@@ -1,7 +1,9 @@
 """What the issue of the panel demands of its speed, measured; the numbers are printed (pytest -s)."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -123,15 +125,19 @@ class OpeningTest(unittest.TestCase):
     def test_opening_is_quick_and_imports_nothing_heavy(self):
         folder = str(Path(__file__).parent)
         best, loaded = 9.0, []
-        for _ in range(3):  # the first one may read files for the first time
-            done = subprocess.run(
-                [sys.executable, "-c", OPENING.format(folder=folder)], capture_output=True, text=True, check=True
-            )
+        compiled = tempfile.TemporaryDirectory()
+        self.addCleanup(compiled.cleanup)
+        # Compiled once and kept, as Slicer's Python does, whatever the environment of the tests says.
+        env = {**os.environ, "PYTHONPYCACHEPREFIX": compiled.name}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        for _ in range(3):  # the first one reads and compiles files
+            command = [sys.executable, "-c", OPENING.format(folder=folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
             seconds, *loaded = done.stdout.split()
             best = min(best, float(seconds))
         print(f"opening the module: {best:.2f} s of processor time")
         self.assertEqual(loaded, [])
-        self.assertLess(best, 0.6)  # 0.2 s on an idle machine; one heavy import alone takes longer than the limit
+        self.assertLess(best, 0.3)
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ class VerdiffNet(Method):
         naming = self.encoding.naming(prior)
         maps = {"classes": self._mean(states, sampling.samples, naming)}
         if sampling.samples > 1:
-            first = maps["classes"] if sampling.steps == 1 else self._mean(expected[0], sampling.samples, naming)
+            first = self._mean(expected[0], sampling.samples, naming)
             maps["uncertainty"] = ((1 - first.square().sum(1)) / 2).clamp(min=0).sqrt()
         return maps
 

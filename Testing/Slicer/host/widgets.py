@@ -519,9 +519,9 @@ class UiLoader:
     def load(self, file: Any, parent: Any = None) -> Any:
         path = unwrap(file).fileName()
         loader = QUiLoader()
-        for kind in CUSTOM_WIDGETS.values():
-            loader.registerCustomWidget(kind)
         tree = ElementTree.parse(path)
+        for name in {used.get("class", "") for used in tree.iter("widget")} & CUSTOM_WIDGETS.keys():
+            loader.registerCustomWidget(CUSTOM_WIDGETS[name])
         connections = tree.find("connections")
         wanted = []
         if connections is not None:
