@@ -108,7 +108,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
         evidence = _shared(evidence, states, min(1.0, s.independent / witnesses))
         if of_discs:
             evidence = np.where(sacrum, -np.inf, evidence)
-        elif column.cropped.kinds is not None and SACRUM_ID in column.scheme.channel_of:
+        elif SACRUM_ID in column.scheme.channel_of:  # what it looks like, not a count: an opinion of its own
             share = float(piece.sacral.mean())
             hit, false = s.sacrum_hit, s.sacrum_false
             yes = share * np.log(hit) + (1 - share) * np.log(1 - hit)

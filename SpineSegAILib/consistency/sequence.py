@@ -251,7 +251,8 @@ class _Graph:
             for j in range(max(0, i - 3), i):  # at most two neighbours in a row may be false
                 gap = max(items[j].arc - items[i].arc, 1.0)
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    misfit = np.minimum(np.abs(np.log(gap / distance)) / s.spacing_scale, 8.0)
+                    strain = np.abs(np.log(gap / distance)) / s.spacing_scale
+                misfit = np.minimum(np.maximum(strain, strain**2 / 2), s.spacing_cap)
                 weight = base - (dropped[i] - dropped[j + 1])
                 self.edges[j, i] = np.where(np.isfinite(base), weight - misfit, -np.inf)
 

@@ -36,9 +36,12 @@ class ConsistencySettings:
         class_floor: probability that a network gives a wrong class with certainty.
         hidden_probability: evidence for a level that the network has no class for.
         independent: how many independent opinions all instances together are worth: a network that counts wrongly is
-            wrong by the same step everywhere, so eight agreeing instances are not eight witnesses.
+            wrong by the same step everywhere, so eight agreeing instances are not eight witnesses. The sacrum is
+            recognised by its looks and counts for itself.
         disc_weight: opinion of a disc, relative to a vertebra's.
         spacing_scale: scale of |log(distance / expected distance)|; the pitch varies by some 15 % beyond its trend.
+            Twice that counts twice, more than that by its square: no spine has a vertebra of double height.
+        spacing_cap: most that one distance costs.
         skip_cost: of a level without an instance between two found ones.
         end_cost: of a level that a reader sees at one end and that has no instance, where the other end is not known:
             a vertebra wholly in view is hardly ever missed, while a count without the sacrum is often wrong. Half of
@@ -53,7 +56,7 @@ class ConsistencySettings:
         log_l6, log_t13: log prior of a sixth lumbar (about 5 % of people), a thirteenth thoracic vertebra (about 2 %).
         unseen_variant: added to these where the evidence is ranks, which count from the sacrum and say nothing of
             names: then only a hint brings L6 or T13.
-        sacrum_hit: share of S1 instances that the sacrum channel marks; low, since it is learnt from phantoms alone.
+        sacrum_hit: share of S1 instances that the sacrum channel marks; low, since some networks see it as a vertebra.
         sacrum_false: share of other vertebrae that it marks.
         close_call: margins below this many nats (9 : 1) are reported.
         doubted: weight of the network's opinion where an anchor or a locked structure proved its count wrong.
@@ -81,9 +84,10 @@ class ConsistencySettings:
     rank_cap: float = 2.5
     class_floor: float = 0.02
     hidden_probability: float = 0.1
-    independent: float = 3.0
+    independent: float = 2.0
     disc_weight: float = 0.5
     spacing_scale: float = 0.18
+    spacing_cap: float = 25.0
     skip_cost: float = 1.5
     end_cost: float = 12.0
     max_skip: int = 3
@@ -97,7 +101,7 @@ class ConsistencySettings:
     log_t13: float = -3.9
     unseen_variant: float = -4.0
     sacrum_hit: float = 0.5
-    sacrum_false: float = 0.05
+    sacrum_false: float = 0.005
     close_call: float = 2.2
     doubted: float = 0.2
     anchor_reach: float = 15.0

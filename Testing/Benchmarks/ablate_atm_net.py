@@ -2,9 +2,11 @@
 
     python Testing/Benchmarks/ablate_atm_net.py DATA OUTPUT --bank BANK.safetensors [--rows NAME …] [--report FILE]
 
-Killed, it goes on where it was. `swin-unetr` is the network without both parts; `hasf`, `ccae` and `both` add them;
-`hasf-none`, `hasf-1` and `hasf-2` are the decoder with no text, the general sentence and the list, `hasf` is the one
-with option 3; `both-table` replaces the language model by a vector per word, learnt with the rest.
+Killed, it goes on where it was. Each trained row first learns from phantoms and from single slices that are never
+scored, once for all folds: a transformer learns nothing in the few steps of a fold. `swin-unetr` is the network without
+both parts; `hasf`, `ccae` and `both` add them; `hasf-none`, `hasf-1` and `hasf-2` are the decoder with no text, the
+general sentence and the list, `hasf` is the one with option 3; `both-table` replaces the language model by a vector per
+word, learnt with the rest.
 
 The rows `both-SOURCE` score the weights of `both` with prompts from elsewhere, on the views as they are and,
 `-bottom-off`, without the lowest third, where the sacrum is gone. `oracle` is told the reference: what the paper's
@@ -18,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ablation import Comparison, Row, Screening, run_and_report, write_folds
+from ablation import Comparison, Row, Screening, run_and_report, screening_head, with_own_starts, write_folds
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind, structure
@@ -57,6 +59,7 @@ AUGMENTATION = {
     "blur_probability": 0.0, "low_resolution_probability": 0.0,
 }  # fmt: skip
 """Milder than a real training's, for the few steps; parts of the view are still cut off."""
+START_STEPS = 300
 DECIDING = ("raw_dice", "dice", "levels_right")
 
 
@@ -123,6 +126,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--bank", type=Path, required=True, help="embedded prompts, of “spinesegai text-bank”")
     parser.add_argument("--steps", type=int, default=Screening.steps)
+    parser.add_argument("--start-steps", type=int, default=START_STEPS, help="of each row, before the folds")
     parser.add_argument("--batch", type=int, default=Screening.batch)
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--report", type=Path, help="also write the tables as this file with .md and .json")
@@ -131,7 +135,9 @@ def main() -> None:
     manifest = write_manifest(arguments.data, arguments.output / "data")
     folds = write_folds(manifest, arguments.output / "data", sources=("chu", "myo", "usp"))
     wanted = [r for r in rows(arguments.bank) if not arguments.rows or r.name in arguments.rows]
-    run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report)
+    wanted = with_own_starts(wanted, manifest, ("mri2d",), arguments.output, screening, arguments.start_steps)
+    head = screening_head(f"ablate_atm_net.py DATA OUTPUT --bank {arguments.bank}", arguments.steps)
+    run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ from SpineSegAILib.training.validation import ValidationCase, load_validation, s
 FOLDS = 3
 TOLERANCE_MM = 1.0
 """Of the surface Dice."""
+START_PHANTOMS = 40
+"""Of `with_own_starts`."""
 
 METRICS = {
     "raw_dice": "Dice, raw classes",
@@ -69,6 +71,7 @@ class Row:
         trained_as: name of the row with the same training, whose weights are scored; itself if not given.
         view: changes a case before it is scored; None leaves it as it is.
         hints: what the method is told about a case when it is scored. The consistency step is not told.
+        start_from: as in `Screening`, for this row alone.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Row:
     trained_as: str = ""
     view: Callable[[ValidationCase], ValidationCase] | None = None
     hints: Callable[[ValidationCase], Hints] | None = None
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,19 +136,27 @@ class Screening:
                 }
             ),
             seed=self.seed,
-            start_from=self.start_from,
+            start_from=row.start_from or self.start_from,
             resources=dict(row.resources),
         )
 
 
 def train_start(
-    row: Row, manifest: Path, sources: Sequence[str], output: Path, screening: Screening, steps: int, phantoms: int
+    row: Row,
+    manifest: Path,
+    sources: Sequence[str],
+    output: Path,
+    screening: Screening,
+    steps: int,
+    phantoms: int,
+    folder: str = "start",
 ) -> Path:
     """A checkpoint for `Screening.start_from` that no case to be scored has taught: from phantoms and other sources.
 
     Args:
         row: whose network it is; the others take what they have in common with it.
         sources: which cases of the manifest's `training` split it may see besides phantoms.
+        folder: of the run, in `output`.
     """
     table = json.loads(manifest.read_text(encoding="utf-8"))
     table["training"] = [entry for entry in table["training"] if entry.get("source") in sources]
@@ -153,10 +165,25 @@ def train_start(
     dataset.write_text(json.dumps(table, indent=1), encoding="utf-8")
     longer = replace(screening, steps=steps, phantoms=phantoms, start_from=None)
     config = longer.training(replace(row, data={**row.data, "phantom_share": 0.8}), dataset)
-    run = RunDirectory(output / "start")
+    run = RunDirectory(output / folder)
     if run.status().get("state") != "finished":
         run_training(TrainingRequest(config, run.folder, run.config_file.exists(), cache=output / "cache"))
     return run.last
+
+
+def with_own_starts(
+    rows: Sequence[Row], manifest: Path, sources: Sequence[str], output: Path, screening: Screening, steps: int
+) -> list[Row]:
+    """Rows that each start from a training of their own (`train_start`), with as many phantoms and steps for all."""
+    started = []
+    for row in rows:
+        name = row.trained_as or row.name
+        trained = next((r.start_from for r in started if name in (r.name, r.trained_as)), None)
+        if trained is None:
+            folder = f"start-{name}-{_digest(screening.training(row, manifest).model_dump(mode='json'), steps)}"
+            trained = str(train_start(row, manifest, sources, output, screening, steps, START_PHANTOMS, folder))
+        started.append(replace(row, start_from=trained))
+    return started
 
 
 def write_folds(

@@ -13,6 +13,7 @@ import ablation
 from ablation import Comparison, Row, Screening, markdown, paired, report, run_rows, write_folds
 from tiny_data import write_tiny_dataset
 
+from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.methods.catalog import make_config
 
@@ -95,6 +96,21 @@ def test_every_method_fits_the_screening():
         _check_patch(config.data.patch, method)
     timed = screening.training(rows(screening, minutes=6)[0], Path("dataset.json"))
     assert timed.optimization.hours == 0.1 and timed.optimization.steps > 10**5
+
+
+def test_rows_may_each_start_from_a_training_of_their_own(manifest, tmp_path, monkeypatch):
+    screening = Screening(steps=2, batch=2, pixel_mm=4.0, patch=(64, 64))
+    tiny = Row("tiny", make_config("unet", "tiny").model_dump(mode="json"))
+    again = ablation.replace(tiny, name="again", trained_as="tiny")
+    monkeypatch.setattr(ablation, "START_PHANTOMS", 1)
+    rows = ablation.with_own_starts([tiny, again], manifest, (), tmp_path, screening, 3)
+    starts = {row.start_from for row in rows}
+    assert len(starts) == 1, "the same weights start from the same training"
+    (start,) = starts
+    assert read_header(start).metadata["training"]["steps"] == 3
+    assert screening.training(rows[0], tmp_path / "fold.json").start_from == start
+    monkeypatch.setattr(ablation, "run_training", lambda request: pytest.fail("trained again"))
+    assert ablation.with_own_starts([tiny], manifest, (), tmp_path, screening, 3)[0].start_from == start
 
 
 def test_seeds_are_averaged_case_by_case(manifest, tmp_path, capsys):
