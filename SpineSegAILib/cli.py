@@ -117,14 +117,15 @@ def _segment(args: argparse.Namespace) -> None:
         from .inference import Predictor
 
         predictor = Predictor(info, device=args.device)
+        if args.uncertainty and predictor.method.images_per_slice(dict(args.option)) < 2:
+            raise ConfigError(
+                "There is no map of uncertainty: one sample, or the prior alone, has none.",
+                "Ask for two samples or more.",
+            )
         result = predictor.segment(image, hints=hints, options=dict(args.option), progress=report)
     if not result.present:
         what = "None of the structures asked for" if args.structures else "No spine"
         raise ImageError(f"{what} was found in {args.image}.", " ".join(result.warnings) or _NOTHING_FOUND)
-    if args.uncertainty and result.uncertainty is None:
-        raise ConfigError(
-            "There is no map of uncertainty: one sample, or the prior alone, has none.", "Ask for two samples or more."
-        )
     if not args.unvalidated and not args.structures:
         result = _validated(result, hints)
 

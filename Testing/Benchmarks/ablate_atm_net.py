@@ -80,25 +80,24 @@ def _cut(case: ValidationCase, kept: slice) -> ValidationCase:
 
 
 def visible(case: ValidationCase) -> Hints:
-    """The range that a reader who sees the case would give: from the uppermost labelled level to the lowest in view.
+    """The range that a reader who sees the case would give: the uppermost and the lowest level wholly in view.
 
     Every case of these sources shows the sacrum, which few have labelled; so where all labelled levels are in view down
     to L5, the range ends at S1.
     """
-    levels = []
+    levels = set()
     for sid in case.annotated:
-        s = STRUCTURES[sid]
-        if s.kind in (Kind.VERTEBRA, Kind.DISC) and (case.label == sid).any():
-            levels.append(sid if s.kind is Kind.VERTEBRA else sid - 100)
-    levels.sort()
-    last = levels[-1]
-    if last == structure("L5").id and not _touches_bottom(case, last):
+        s, rows = STRUCTURES[sid], np.flatnonzero((case.label == sid).any((0, 2)))
+        if not len(rows):
+            continue
+        if s.kind is Kind.DISC:
+            levels.add(sid - 100)  # the vertebra above it
+        elif s.kind is Kind.VERTEBRA and rows[0] > 0 and rows[-1] < case.label.shape[1] - 1:
+            levels.add(sid)
+    last = max(levels)
+    if last == structure("L5").id:
         last = structure("S1").id
-    return Hints(visible=(levels[0], last))
-
-
-def _touches_bottom(case: ValidationCase, sid: int) -> bool:
-    return bool(np.isin(case.label[:, -1], (sid, sid + 100)).any())
+    return Hints(visible=(min(levels), last))
 
 
 def rows(bank: Path) -> list[Row]:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def predictor(monkeypatch, phantom):
     class Knowing:
         def __init__(self, info, device):
             asked.update(checkpoint=info.name, device=device)
+            self.method = SimpleNamespace(images_per_slice=lambda options: int(options.get("samples", 3)))
 
         def segment(self, image, *, hints, options, progress):
             asked.update(hints=hints, options=options)
@@ -112,8 +114,8 @@ def test_a_map_of_uncertainty_is_a_file_for_methods_that_have_one(
     method = {**info.metadata["method"], "method": "verdiff-net"}
     sampling = tmp_path_factory.mktemp("checkpoint") / "sampling.safetensors"
     save_checkpoint(sampling, load_tensors(info), {**info.metadata, "method": method})
-    assert segment(case, sampling, *wanted) == 2  # the stand-in has drawn none
-    assert "two samples" in capsys.readouterr().err
+    assert segment(case, sampling, "--option", "samples=1", *wanted) == 2
+    assert "two samples" in capsys.readouterr().err and "hints" not in predictor, "refused before it takes time"
     assert files(case) == {"case.nii.gz"}
     predictor["doubt"] = 0.25
     assert segment(case, sampling, *wanted) == 0
