@@ -11,7 +11,8 @@ for `train_default.py`; what nobody drew is learnt as the default checkpoint see
 of view is cut off below than by default: where the sacrum is gone, the sentence alone says which level is which. The
 first stage sees coarser pixels, so that it sees more images; the third one sees whole fields of view more often. After
 it the levels hung on the place in the field of view, unless the sentence said them; the fourth one has larger windows,
-of which more are cut off, and sentences that mostly say no levels. The last weights are the result: nothing is chosen.
+of which more are cut off, and sentences that mostly say no levels; the fifth one does so with fine pixels. The last weights
+are the result: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ CUT = EDGES.model_copy(
         "augmentation": MILDER.model_copy(update={"crop_probability": 0.6, "crop_bottom": 0.35}),
     }
 )
+CUT_MORE = EDGES.model_copy(
+    update={
+        "patch": (256, 128),
+        "augmentation": MILDER.model_copy(update={"crop_probability": 0.75, "crop_top": 0.45, "crop_bottom": 0.35}),
+    }
+)
 SAYING_LITTLE = {"3": 0.2, "2": 0.05, "1": 0.55, "range": 0.1, "empty": 0.1}
 """Prompts of the fourth stage: mostly without levels, so that these are learnt from the image, too."""
 
@@ -86,6 +93,7 @@ STAGES = (
     Stage("run2", 2600, 2600, 8e-4, 4, PIXEL_MM, EDGES, 36),
     Stage("run3", 1500, 1500, 6e-4, 4, PIXEL_MM, WHOLE, 37),
     Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, CUT, 38, {"mixture": SAYING_LITTLE}),
+    Stage("run5", 800, 800, 6e-4, 4, PIXEL_MM, CUT_MORE, 39, {"mixture": SAYING_LITTLE}),
 )
 
 
