@@ -59,7 +59,7 @@ AUGMENTATION = {
     "blur_probability": 0.0, "low_resolution_probability": 0.0,
 }  # fmt: skip
 """Milder than a real training's, for the few steps; parts of the view are still cut off."""
-START_STEPS = 300
+STEPS, START_STEPS = 150, 700
 DECIDING = ("raw_dice", "dice", "levels_right")
 
 
@@ -124,13 +124,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--bank", type=Path, required=True, help="embedded prompts, of “spinesegai text-bank”")
-    parser.add_argument("--steps", type=int, default=Screening.steps)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--start-steps", type=int, default=START_STEPS, help="of each row, before the folds")
-    parser.add_argument("--batch", type=int, default=Screening.batch)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--report", type=Path, help="also write the tables as this file with .md and .json")
     arguments = parser.parse_args()
-    screening = Screening(steps=arguments.steps, batch=arguments.batch, patch=(128, 96))
+    screening = Screening(steps=arguments.steps, batch=arguments.batch, patch=(128, 64), learning_rate=1e-3)
     manifest = write_manifest(arguments.data, arguments.output / "data")
     folds = write_folds(manifest, arguments.output / "data", sources=("chu", "myo", "usp"))
     wanted = [r for r in rows(arguments.bank) if not arguments.rows or r.name in arguments.rows]

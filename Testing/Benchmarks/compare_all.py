@@ -1,8 +1,8 @@
 """All methods on the same work: the table in `RESULTS.md`, which says which one to use.
 
     python Testing/Benchmarks/compare_all.py DATA OUTPUT --report Testing/Benchmarks/RESULTS.md
-        [--steps N | --minutes M] [--start-steps N] [--seeds 35 36] [--rows NAME …] [--bank BANK.safetensors]
-        [--clip bank:FILE]
+        [--steps N | --minutes M] [--start-steps N] [--batch N] [--patch ROWS COLUMNS] [--learning-rate RATE]
+        [--seeds 35 36] [--rows NAME …] [--bank BANK.safetensors] [--clip bank:FILE]
 
 Each is trained with the screening preset of `ablation.py` (coarse pixels, the same steps or minutes, batch and learning
 rate for all) once per fold of the `training` split and scored on the cases left out. With `--start-steps` each learns
@@ -111,7 +111,8 @@ def head(
     return (
         f"# All methods on the same work\n\n```sh\n{shlex.join(command)}\n```\n\n"
         f"{FOLDS} folds of the `training` split, by patient; every case is scored once per seed by a network that has "
-        f"not seen it. {budget[:1].upper()}{budget[1:]}; batch {screening.batch}, learning rate "
+        f"not seen it. {budget[:1].upper()}{budget[1:]}; batch {screening.batch}, windows of "
+        f"{' × '.join(map(str, screening.patch))}, learning rate "
         f"{screening.learning_rate:g}, pixels of {screening.pixel_mm:g} mm, preset `small`, seeds "
         f"{', '.join(map(str, seeds))}; {scored} of each case. Dice is level-strict but for “any level”. Intervals: "
         f"bootstrap over cases; they do not say what another seed would do. Differences are from {DEFAULT_METHOD}, "
@@ -135,12 +136,18 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, help="ATM-Net's embedded prompts, of “spinesegai text-bank”")
     parser.add_argument("--clip", default="", help="LA-CAF's text encoder: bank:FILE, open_clip:MODEL:WEIGHTS …")
     parser.add_argument("--batch", type=int, default=Screening.batch)
+    parser.add_argument("--patch", type=int, nargs=2, default=Screening.patch, metavar=("ROWS", "COLUMNS"))
+    parser.add_argument("--learning-rate", type=float, default=Screening.learning_rate)
     parser.add_argument("--sources", nargs="+", default=SOURCES, help="whose cases are scored")
     parser.add_argument("--whole", action="store_true", help="score whole volumes instead of the slices in the middle")
     parser.add_argument("--report", type=Path, help="write the tables as this file with .md and .json")
     arguments = parser.parse_args()
     screening = Screening(
-        steps=arguments.steps, batch=arguments.batch, slices=None if arguments.whole else Screening.slices
+        steps=arguments.steps,
+        batch=arguments.batch,
+        patch=tuple(arguments.patch),
+        learning_rate=arguments.learning_rate,
+        slices=None if arguments.whole else Screening.slices,
     )
     manifest = write_manifest(arguments.data, arguments.output / "data")
     folds = write_folds(manifest, arguments.output / "data", sources=arguments.sources)
