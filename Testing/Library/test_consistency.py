@@ -436,6 +436,14 @@ def test_perfect_classes(spine, name):
     assert_possible(result)
 
 
+def test_a_recognised_sacrum_outweighs_a_count_that_is_wrong_everywhere():
+    """The top is cut off, and the network counts from there; but it knows a sacrum when it sees one."""
+    spine = make_spine(("L2", "L3", "L4", "L5", "S1"))
+    two_up = {"L2": "T12", "L3": "L1", "L4": "L2", "L5": "L3", "L2/L3": "T12/L1", "L3/L4": "L1/L2", "L4/L5": "L2/L3"}
+    result = resolve_levels(spine.classes(labels=spine.swapped(two_up)))
+    assert_all_right(result, spine)
+
+
 def test_classes_with_ranks_beside_them(spine):
     evidence = spine.classes(labels=spine.swapped({n: "L3" for n in ("L1", "L2", "L4", "L5")}))
     evidence.rank = spine.evidence(noise=0.3).rank
