@@ -109,10 +109,9 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
         if of_discs:
             evidence = np.where(sacrum, -np.inf, evidence)
         elif SACRUM_ID in column.scheme.channel_of:  # what it looks like, not a count: an opinion of its own
-            share = float(piece.sacral.mean())
             hit, false = s.sacrum_hit, s.sacrum_false
-            yes = share * np.log(hit) + (1 - share) * np.log(1 - hit)
-            no = share * np.log(false) + (1 - share) * np.log(1 - false)
+            marked = piece.sacral.mean() > 0.5
+            yes, no = np.log((hit, false) if marked else (1 - hit, 1 - false))
             evidence = evidence + np.where(sacrum, yes, no)
         cut = any(column.touches(piece.index)[:2])
         cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
