@@ -2,11 +2,11 @@
 
     python Testing/Benchmarks/ablate_atm_net.py DATA OUTPUT --bank BANK.safetensors [--rows NAME …] [--report FILE]
 
-Killed, it goes on where it was. Each trained row first learns from phantoms and from single slices that are never
-scored, once for all folds: a transformer learns nothing in the few steps of a fold. `swin-unetr` is the network without
-both parts; `hasf`, `ccae` and `both` add them; `hasf-none`, `hasf-1` and `hasf-2` are the decoder with no text, the
-general sentence and the list, `hasf` is the one with option 3; `both-table` replaces the language model by a vector per
-word, learnt with the rest.
+Killed, it goes on where it was. A transformer learns nothing in the few steps of a row. So in every fold the two
+networks that read no text, `swin-unetr` and the one with the other decoder, first learn for `--base-steps`; the rows go
+on from the one that has their decoder. `swin-unetr` is the network without both parts; `hasf`, `ccae` and `both` add
+them; `hasf-none`, `hasf-1` and `hasf-2` are the decoder with no text, the general sentence and the list, `hasf` is the
+one with option 3; `both-table` replaces the language model by a vector per word, learnt with the rest.
 
 The rows `both-SOURCE` score the weights of `both` with prompts from elsewhere, on the views as they are and,
 `-bottom-off`, without the lowest third, where the sacrum is gone. `oracle` is told the reference: what the paper's
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ablation import Comparison, Row, Screening, run_and_report, screening_head, with_own_starts, write_folds
+from ablation import Comparison, Row, Screening, run_and_report, screening_head, write_folds
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind, structure
@@ -30,15 +30,17 @@ from SpineSegAILib.training.validation import ValidationCase
 
 TRAINED = {
     "swin-unetr": {"use_hasf": False, "use_ccae": False},
+    "hasf-none": {"use_ccae": False, "prompt_option": "none"},
     "hasf": {"use_ccae": False},
     "both": {},
-    "hasf-none": {"use_ccae": False, "prompt_option": "none"},
     "hasf-1": {"use_ccae": False, "prompt_option": "1"},
     "ccae": {"use_hasf": False},
     "hasf-2": {"use_ccae": False, "prompt_option": "2"},
     "both-table": {"text_encoder": "learned_table", "text_width": 32},
 }
 """Name → what differs from the preset; in the order of their weight, for a machine that may not finish them."""
+BASES = {True: "hasf-none", False: "swin-unetr"}
+"""Whether the decoder is HASF → whose training the rows with that decoder go on from."""
 LEAK = {"prompt_source": "oracle", "allow_label_leak": "true"}
 SOURCES = {
     "generic": {"prompt_source": "generic"},
@@ -59,7 +61,7 @@ AUGMENTATION = {
     "blur_probability": 0.0, "low_resolution_probability": 0.0,
 }  # fmt: skip
 """Milder than a real training's, for the few steps; parts of the view are still cut off."""
-STEPS, START_STEPS = 150, 700
+STEPS, BASE_STEPS = 200, 1200
 DECIDING = ("raw_dice", "dice", "levels_right")
 
 
@@ -100,15 +102,21 @@ def visible(case: ValidationCase) -> Hints:
     return Hints(visible=(min(levels), last))
 
 
-def rows(bank: Path) -> list[Row]:
+def rows(bank: Path, base_steps: int = BASE_STEPS) -> list[Row]:
     """The trained rows, then those which score `both` otherwise."""
-    resources = {"text_bank": str(bank)}
+    resources, data = {"text_bank": str(bank)}, {"augmentation": AUGMENTATION}
+    configs = {name: make_config("atm-net", "small", **changes) for name, changes in TRAINED.items()}
+    bases = {
+        hasf: Row(
+            f"base of {name}", configs[name].model_dump(mode="json"), data=data, optimization={"steps": base_steps}
+        )
+        for hasf, name in BASES.items()
+    }
     trained = {
         name: Row(
-            name, make_config("atm-net", "small", **changes).model_dump(mode="json"), resources=resources,
-            data={"augmentation": AUGMENTATION},
+            name, config.model_dump(mode="json"), resources=resources, data=data, after=bases[config.use_hasf]
         )
-        for name, changes in TRAINED.items()
+        for name, config in configs.items()
     }  # fmt: skip
     made = list(trained.values())
     for view in (None, bottom_off):
@@ -125,17 +133,18 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--bank", type=Path, required=True, help="embedded prompts, of “spinesegai text-bank”")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--start-steps", type=int, default=START_STEPS, help="of each row, before the folds")
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--base-steps", type=int, default=BASE_STEPS, help="of what the rows go on from")
+    parser.add_argument("--batch", type=int, default=Screening.batch)
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--report", type=Path, help="also write the tables as this file with .md and .json")
     arguments = parser.parse_args()
     screening = Screening(steps=arguments.steps, batch=arguments.batch, patch=(128, 64), learning_rate=1e-3)
     manifest = write_manifest(arguments.data, arguments.output / "data")
     folds = write_folds(manifest, arguments.output / "data", sources=("chu", "myo", "usp"))
-    wanted = [r for r in rows(arguments.bank) if not arguments.rows or r.name in arguments.rows]
-    wanted = with_own_starts(wanted, manifest, ("mri2d",), arguments.output, screening, arguments.start_steps)
-    head = screening_head(f"ablate_atm_net.py DATA OUTPUT --bank {arguments.bank}", arguments.steps)
+    every = rows(arguments.bank, arguments.base_steps)
+    wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
+    base = f" --base-steps {arguments.base_steps}"
+    head = screening_head(f"ablate_atm_net.py DATA OUTPUT --bank {arguments.bank}{base}", arguments.steps)
     run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)
 
 

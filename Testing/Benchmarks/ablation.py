@@ -72,6 +72,7 @@ class Row:
         view: changes a case before it is scored; None leaves it as it is.
         hints: what the method is told about a case when it is scored. The consistency step is not told.
         start_from: as in `Screening`, for this row alone.
+        after: a row whose training in the same fold this one goes on from, where the weights fit.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Row:
     view: Callable[[ValidationCase], ValidationCase] | None = None
     hints: Callable[[ValidationCase], Hints] | None = None
     start_from: str | None = None
+    after: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -250,22 +252,13 @@ def run_fold(
     row: Row, number: int, training: Path, left_out: Path, output: Path, screening: Screening
 ) -> dict[str, Any]:
     """One training and its scores, taken from the file where it is done."""
-    entries = json.loads(training.read_text(encoding="utf-8"))
-    if row.entries is not None:
-        entries["training"] = row.entries(entries["training"])
-    name = row.trained_as or row.name
-    config = screening.training(row, training.with_name(f"{training.stem}-{name}.json"))
-    folder = output / f"{name}-{_digest(config.model_dump(mode='json'), entries['training'])}"
+    config, entries = _plan(row, number, training, output, screening)
+    folder = _folder(config, entries, output)
     scoring = [screening.slices, dict(row.options), *(f.__name__ for f in (row.view, row.hints) if f)]
     done = folder / f"fold{number}-{row.name}-{_digest(scoring)}.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
-    folder.mkdir(parents=True, exist_ok=True)
-    Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    run = RunDirectory(folder / f"run{number}")
-    if run.status().get("state") != "finished":
-        resume = run.config_file.exists()
-        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
+    run = _trained(row, number, training, output, screening)
     trained = run.status()
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
@@ -285,6 +278,42 @@ def run_fold(
     with staged(done) as (part,):
         Path(part).write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
+
+
+def _trained(row: Row, number: int, training: Path, output: Path, screening: Screening) -> RunDirectory:
+    """The finished run of a row in a fold, after the runs that it goes on from."""
+    config, entries = _plan(row, number, training, output, screening)
+    run = _run(config, entries, output, number)
+    if run.status().get("state") != "finished":
+        if row.after:
+            _trained(row.after, number, training, output, screening)
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        resume = run.config_file.exists()
+        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
+    return run
+
+
+def _plan(
+    row: Row, number: int, training: Path, output: Path, screening: Screening
+) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Configuration and manifest of a row's training in a fold."""
+    entries = json.loads(training.read_text(encoding="utf-8"))
+    if row.entries is not None:
+        entries["training"] = row.entries(entries["training"])
+    if row.after:
+        before = _run(*_plan(row.after, number, training, output, screening), output, number)
+        row = replace(row, start_from=str(before.last))
+    name = row.trained_as or row.name
+    return screening.training(row, training.with_name(f"{training.stem}-{name}.json")), entries
+
+
+def _run(config: TrainingConfig, entries: Mapping[str, Any], output: Path, number: int) -> RunDirectory:
+    return RunDirectory(_folder(config, entries, output) / f"run{number}")
+
+
+def _folder(config: TrainingConfig, entries: Mapping[str, Any], output: Path) -> Path:
+    return output / f"{config.name}-{_digest(config.model_dump(mode='json'), entries['training'])}"
 
 
 def _digest(*settings: Any) -> str:

@@ -103,14 +103,37 @@ def test_rows_may_each_start_from_a_training_of_their_own(manifest, tmp_path, mo
     tiny = Row("tiny", make_config("unet", "tiny").model_dump(mode="json"))
     again = ablation.replace(tiny, name="again", trained_as="tiny")
     monkeypatch.setattr(ablation, "START_PHANTOMS", 1)
-    rows = ablation.with_own_starts([tiny, again], manifest, (), tmp_path, screening, 3)
+    rows = ablation.with_own_starts([tiny, again], manifest, ("a",), tmp_path, screening, 3)
     starts = {row.start_from for row in rows}
     assert len(starts) == 1, "the same weights start from the same training"
     (start,) = starts
     assert read_header(start).metadata["training"]["steps"] == 3
     assert screening.training(rows[0], tmp_path / "fold.json").start_from == start
     monkeypatch.setattr(ablation, "run_training", lambda request: pytest.fail("trained again"))
-    assert ablation.with_own_starts([tiny], manifest, (), tmp_path, screening, 3)[0].start_from == start
+    assert ablation.with_own_starts([tiny], manifest, ("a",), tmp_path, screening, 3)[0].start_from == start
+
+
+def test_a_row_goes_on_from_another_one_in_the_same_fold(manifest, tmp_path, monkeypatch):
+    folds = write_folds(manifest, tmp_path / "data", folds=2)
+    screening = Screening(steps=2, batch=2, pixel_mm=4.0, patch=(64, 64))
+    base = Row("base", make_config("unet", "tiny").model_dump(mode="json"), optimization={"steps": 3})
+    row = ablation.replace(base, name="row", optimization={}, after=base)
+    starts = []
+    real = ablation.run_training
+
+    def noting(request):
+        starts.append((request.config.name, request.config.start_from))
+        return real(request)
+
+    monkeypatch.setattr(ablation, "run_training", noting)
+    run_rows([row], folds, tmp_path / "out", screening)
+    assert [name for name, _ in starts] == ["base", "row"] * 2
+    assert [start for name, start in starts if name == "base"] == [None] * 2
+    for number, start in enumerate(start for name, start in starts if name == "row"):
+        assert Path(start).parent.name == f"run{number}" and read_header(start).metadata["training"]["steps"] == 3
+    again = ablation.replace(row, name="again", optimization={"steps": 1})
+    run_rows([again], folds, tmp_path / "out", screening)
+    assert [name for name, _ in starts[4:]] == ["again"] * 2, "the base is trained once"
 
 
 def test_seeds_are_averaged_case_by_case(manifest, tmp_path, capsys):
