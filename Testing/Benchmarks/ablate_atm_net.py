@@ -107,9 +107,7 @@ def rows(bank: Path, base_steps: int = BASE_STEPS) -> list[Row]:
     resources, data = {"text_bank": str(bank)}, {"augmentation": AUGMENTATION}
     configs = {name: make_config("atm-net", "small", **changes) for name, changes in TRAINED.items()}
     bases = {
-        hasf: Row(
-            f"base of {name}", configs[name].model_dump(mode="json"), data=data, optimization={"steps": base_steps}
-        )
+        hasf: Row(f"{name}-base", configs[name].model_dump(mode="json"), data=data, optimization={"steps": base_steps})
         for hasf, name in BASES.items()
     }
     trained = {
