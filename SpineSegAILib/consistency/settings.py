@@ -47,7 +47,7 @@ class ConsistencySettings:
             a vertebra wholly in view is hardly ever missed, while a count without the sacrum is often wrong. Half of
             it for the sacrum, which is missed more often, and counted from.
         max_skip: most levels missing in one place.
-        drop_cost: of leaving out a whole vertebra-sized instance.
+        drop_cost: of leaving out a whole vertebra-sized instance; networks invent none in the middle of a column.
         drop_cost_small: of leaving out one below `small_share` of the median volume.
         drop_cost_below_sacrum: of leaving out what lies below S1 (S2 looks like a vertebra).
         below_sacrum_fit: log odds up to which evidence for another level is compatible with lying below S1.
@@ -91,7 +91,7 @@ class ConsistencySettings:
     skip_cost: float = 1.5
     end_cost: float = 12.0
     max_skip: int = 3
-    drop_cost: float = 6.0
+    drop_cost: float = 10.0
     drop_cost_small: float = 2.0
     drop_cost_below_sacrum: float = 2.0
     below_sacrum_fit: float = 0.5
