@@ -40,7 +40,8 @@ def _opinion(column: Column, piece: Piece, ids: Sequence[int], expected: np.ndar
     """(S,) log evidence of a piece for being each of `ids`, whose ranks are `expected`; zeros where none is given."""
     result = np.zeros(len(ids))
     if column.cropped.rank is not None and piece.rank is not None:
-        result += _laplace(piece.rank, expected, column.settings)
+        weight = 1.0 if column.cropped.classes is None else column.settings.rank_beside_classes
+        result += weight * _laplace(piece.rank, expected, column.settings)
     if column.cropped.classes is not None:
         result += _class_likelihood(column, piece, ids)
     return result

@@ -33,6 +33,8 @@ class ConsistencySettings:
             0.2 to 0.4 between instances of one image.
         rank_scale_slope: added per rank: the farther from the sacrum, the less certain the count.
         rank_cap: a single wild rank counts no more than this.
+        rank_beside_classes: weight of the ranks where classes are given, too: the same network's opinion once more, and
+            where the top of a spine is cut off the more wrong of the two.
         class_floor: probability that a network gives a wrong class with certainty.
         hidden_probability: evidence for a level that the network has no class for.
         independent: how many independent opinions all instances together are worth: a network that counts wrongly is
@@ -82,6 +84,7 @@ class ConsistencySettings:
     rank_scale: float = 0.35
     rank_scale_slope: float = 0.04
     rank_cap: float = 2.5
+    rank_beside_classes: float = 0.1
     class_floor: float = 0.02
     hidden_probability: float = 0.1
     independent: float = 2.0
