@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from ablation import Comparison, Entries, Row, Screening, run_and_report, screening_head, train_start, write_folds
+from runs import clip_text
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES
 from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.methods.catalog import make_config
-from SpineSegAILib.text.bank import TextBank
 
 SCREENING = {"widths": (12, 16, 24, 48, 96), "blocks": (1, 1, 1, 1, 1), "adapter_width": 32, "fusion_width": 48}
 """The preset `slices`, narrower, for pixels of 2.5 mm."""
@@ -61,7 +61,7 @@ def rows(bank: Path, hidden: dict[str, tuple[str, list[str]]]) -> list[Row]:
         bank: of whole sentences.
         hidden: label file's name → file with half of its structures, and their names.
     """
-    text = {"text_encoder": f"bank:{bank}", "text_width": TextBank(bank).width}
+    text = clip_text(f"bank:{bank}")
     made = [
         Row(
             name, make_config("la-caf", "slices", **SCREENING, **text, **changes).model_dump(mode="json"),

@@ -167,10 +167,7 @@ def train_start(
     dataset.write_text(json.dumps(table, indent=1), encoding="utf-8")
     longer = replace(screening, steps=steps, phantoms=phantoms, start_from=None)
     config = longer.training(replace(row, data={**row.data, "phantom_share": 0.8}), dataset)
-    run = RunDirectory(output / folder)
-    if run.status().get("state") != "finished":
-        run_training(TrainingRequest(config, run.folder, run.config_file.exists(), cache=output / "cache"))
-    return run.last
+    return _finish(RunDirectory(output / folder), config, output).last
 
 
 def with_own_starts(
@@ -179,12 +176,10 @@ def with_own_starts(
     """Rows that each start from a training of their own (`train_start`), with as many phantoms and steps for all."""
     started = []
     for row in rows:
-        name = row.trained_as or row.name
-        trained = next((r.start_from for r in started if name in (r.name, r.trained_as)), None)
-        if trained is None:
-            folder = f"start-{name}-{_digest(screening.training(row, manifest).model_dump(mode='json'), steps)}"
-            trained = str(train_start(row, manifest, sources, output, screening, steps, START_PHANTOMS, folder))
-        started.append(replace(row, start_from=trained))
+        config = screening.training(row, manifest)
+        folder = f"start-{config.name}-{_digest(config.model_dump(mode='json'), steps)}"
+        start = train_start(row, manifest, sources, output, screening, steps, START_PHANTOMS, folder)
+        started.append(replace(row, start_from=str(start)))
     return started
 
 
@@ -253,12 +248,12 @@ def run_fold(
 ) -> dict[str, Any]:
     """One training and its scores, taken from the file where it is done."""
     config, entries = _plan(row, number, training, output, screening)
-    folder = _folder(config, entries, output)
+    folder = _place(config, entries, number, output).folder.parent
     scoring = [screening.slices, dict(row.options), *(f.__name__ for f in (row.view, row.hints) if f)]
     done = folder / f"fold{number}-{row.name}-{_digest(scoring)}.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
-    run = _trained(row, number, training, output, screening)
+    run = _run(row, number, training, output, screening)
     trained = run.status()
     predictor = Predictor(run.last)
     torch.manual_seed(screening.seed)
@@ -280,17 +275,20 @@ def run_fold(
     return result
 
 
-def _trained(row: Row, number: int, training: Path, output: Path, screening: Screening) -> RunDirectory:
-    """The finished run of a row in a fold, after the runs that it goes on from."""
+def _run(row: Row, number: int, training: Path, output: Path, screening: Screening) -> RunDirectory:
+    """The finished run of a row in a fold, after the one that it goes on from."""
     config, entries = _plan(row, number, training, output, screening)
-    run = _run(config, entries, output, number)
+    if row.after:
+        _run(row.after, number, training, output, screening)
+    Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    return _finish(_place(config, entries, number, output), config, output)
+
+
+def _finish(run: RunDirectory, config: TrainingConfig, output: Path) -> RunDirectory:
+    """Train, or what is left of it."""
     if run.status().get("state") != "finished":
-        if row.after:
-            _trained(row.after, number, training, output, screening)
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        Path(config.dataset).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        resume = run.config_file.exists()
-        run_training(TrainingRequest(config, run.folder, resume, cache=output / "cache"))
+        run_training(TrainingRequest(config, run.folder, run.config_file.exists(), cache=output / "cache"))
     return run
 
 
@@ -302,18 +300,16 @@ def _plan(
     if row.entries is not None:
         entries["training"] = row.entries(entries["training"])
     if row.after:
-        before = _run(*_plan(row.after, number, training, output, screening), output, number)
+        before = _place(*_plan(row.after, number, training, output, screening), number, output)
         row = replace(row, start_from=str(before.last))
     name = row.trained_as or row.name
     return screening.training(row, training.with_name(f"{training.stem}-{name}.json")), entries
 
 
-def _run(config: TrainingConfig, entries: Mapping[str, Any], output: Path, number: int) -> RunDirectory:
-    return RunDirectory(_folder(config, entries, output) / f"run{number}")
-
-
-def _folder(config: TrainingConfig, entries: Mapping[str, Any], output: Path) -> Path:
-    return output / f"{config.name}-{_digest(config.model_dump(mode='json'), entries['training'])}"
+def _place(config: TrainingConfig, entries: Mapping[str, Any], number: int, output: Path) -> RunDirectory:
+    """Where a fold is trained; other settings are another place."""
+    digest = _digest(config.model_dump(mode="json"), entries["training"])
+    return RunDirectory(output / f"{config.name}-{digest}" / f"run{number}")
 
 
 def _digest(*settings: Any) -> str:

@@ -33,11 +33,11 @@ from ablation import (
     with_own_starts,
     write_folds,
 )
+from runs import clip_text
 from train_default import write_manifest
 
 from SpineSegAILib import __version__
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS, make_config
-from SpineSegAILib.text.bank import TextBank
 
 METHOD_IDS = (
     "resenc-unet", "atm-net", "scar-net", "la-caf", "verdiff-net", "dynunet", "unet", "attention-unet", "segresnet",
@@ -50,7 +50,6 @@ SOURCES = ("chu", "myo", "usp")
 
 DECIDING = ("dice", "vertebra_dice", "disc_dice", "matched_dice", "levels_right")
 VOLUME_PATCH = (8, 160, 96)
-BANK = "bank:"
 OTHERS = ("mri2d",)
 """Besides phantoms, what a start may have seen: never scored."""
 ENDLESS = 1_000_000  # steps of a training that ends by the clock
@@ -75,7 +74,7 @@ def rows(
     """
     own: dict[str, dict[str, Any]] = {
         "atm-net": {} if bank else {"text_encoder": "learned_table", "text_width": 32},
-        "la-caf": _clip_text(clip),
+        "la-caf": clip_text(clip or "hashed"),
         "unetr": {"window": screening.patch},
     }
     resources = {"atm-net": {"text_bank": str(bank)}} if bank else {}
@@ -87,13 +86,6 @@ def rows(
         method = config.model_dump(mode="json")
         made.append(Row(name, method, data=data, optimization=optimization, resources=resources.get(name, {})))
     return made
-
-
-def _clip_text(name: str) -> dict[str, Any]:
-    """LA-CAF's configuration for a text encoder, whose vectors a bank may have in another length than CLIP's."""
-    if not name.startswith(BANK):
-        return {"text_encoder": name or "hashed"}
-    return {"text_encoder": name, "text_width": TextBank(Path(name.removeprefix(BANK))).width}
 
 
 def head(

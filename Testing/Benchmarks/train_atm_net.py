@@ -52,20 +52,19 @@ EDGES = DataConfig(
     augmentation=MILDER,
 )
 WHOLE = EDGES.model_copy(update={"augmentation": MILDER.model_copy(update={"crop_probability": 0.3})})
-CUT = EDGES.model_copy(
-    update={
-        "patch": (224, 128),
-        "augmentation": MILDER.model_copy(update={"crop_probability": 0.6, "crop_bottom": 0.35}),
-    }
-)
-CUT_MORE = EDGES.model_copy(
-    update={
-        "patch": (256, 128),
-        "augmentation": MILDER.model_copy(update={"crop_probability": 0.75, "crop_top": 0.45, "crop_bottom": 0.35}),
-    }
-)
+
+
+def _cut(patch: tuple[int, int], share: float) -> DataConfig:
+    return EDGES.model_copy(
+        update={
+            "patch": patch,
+            "augmentation": MILDER.model_copy(update={"crop_probability": share, "crop_bottom": 0.35}),
+        }
+    )
+
+
 SAYING_LITTLE = {"3": 0.2, "2": 0.05, "1": 0.55, "range": 0.1, "empty": 0.1}
-"""Prompts of the fourth stage: mostly without levels, so that these are learnt from the image, too."""
+"""Prompts of the last two stages: mostly without levels, so that these are learnt from the image, too."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ STAGES = (
     Stage("run", 3600, 2800, 1.5e-3, 8, COARSE_MM, ALL, 35),
     Stage("run2", 2600, 2600, 8e-4, 4, PIXEL_MM, EDGES, 36),
     Stage("run3", 1500, 1500, 6e-4, 4, PIXEL_MM, WHOLE, 37),
-    Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, CUT, 38, {"mixture": SAYING_LITTLE}),
-    Stage("run5", 800, 800, 6e-4, 4, PIXEL_MM, CUT_MORE, 39, {"mixture": SAYING_LITTLE}),
+    Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, _cut((224, 128), 0.6), 38, {"mixture": SAYING_LITTLE}),
+    Stage("run5", 800, 800, 6e-4, 4, PIXEL_MM, _cut((256, 128), 0.75), 39, {"mixture": SAYING_LITTLE}),
 )
 
 
