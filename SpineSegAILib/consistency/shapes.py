@@ -194,12 +194,13 @@ class Sizes:
 def usual_sizes(bones: list[Piece], discs: list[Piece], settings: ConsistencySettings) -> Sizes:
     """Measured where at least two plausible bodies, or three discs one pitch apart, are seen; else the adult's.
 
-    The median of plausible heights only: a pair of touching bodies or a fragment must not set the standard.
+    The median of plausible heights only: a pair of touching bodies or a fragment must not set the standard. A large
+    person's bodies, or those of an image with a wrong pixel size, are plausible up to what a pair would measure.
     """
     s = settings
-    heights = [h for h in (p.height(s.near_axis) for p in bones) if 0.55 * s.usual_height < h < 1.4 * s.usual_height]
+    heights = [h for h in (p.height(s.near_axis) for p in bones) if 0.55 * s.usual_height < h < 1.75 * s.usual_height]
     middles = np.sort([p.middle(s.near_axis) for p in discs])
-    steps = [d for d in np.diff(middles) if 0.6 * s.usual_pitch < d < 1.4 * s.usual_pitch]
+    steps = [d for d in np.diff(middles) if 0.6 * s.usual_pitch < d < 1.75 * s.usual_pitch]
     pitch = float(np.median(steps)) if len(steps) >= 2 else None
     if len(heights) >= 2:
         height = float(np.median(heights))

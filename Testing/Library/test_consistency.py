@@ -214,6 +214,14 @@ def test_noisy_ranks(spine, seed):
     assert_all_right(result, spine)
 
 
+@pytest.mark.parametrize("size", (0.75, 1.4))
+def test_a_small_and_a_large_person_are_named_as_surely(spine, size):
+    usual = resolve_levels(spine.evidence())
+    other = resolve_levels(replace(spine.evidence(), spacing=tuple(size * mm for mm in SPACING)))
+    assert_all_right(other, spine)
+    assert other.margin == pytest.approx(usual.margin, abs=0.1)
+
+
 def test_ranks_shifted_by_less_than_a_half(spine):
     straight, shifted = resolve_levels(spine.evidence()), resolve_levels(spine.evidence(shift=0.3))
     assert_all_right(shifted, spine)
