@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from ablation import Comparison, Entries, Row, Screening, run_and_report, screening_head, train_start, write_folds
-from runs import clip_text
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES
@@ -61,7 +60,7 @@ def rows(bank: Path, hidden: dict[str, tuple[str, list[str]]]) -> list[Row]:
         bank: of whole sentences.
         hidden: label file's name → file with half of its structures, and their names.
     """
-    text = clip_text(f"bank:{bank}")
+    text = {"text_encoder": f"bank:{bank}"}
     made = [
         Row(
             name, make_config("la-caf", "slices", **SCREENING, **text, **changes).model_dump(mode="json"),

@@ -33,7 +33,6 @@ from ablation import (
     with_own_starts,
     write_folds,
 )
-from runs import clip_text
 from train_default import write_manifest
 
 from SpineSegAILib import __version__
@@ -74,7 +73,7 @@ def rows(
     """
     own: dict[str, dict[str, Any]] = {
         "atm-net": {} if bank else {"text_encoder": "learned_table", "text_width": 32},
-        "la-caf": clip_text(clip or "hashed"),
+        "la-caf": {"text_encoder": clip or "hashed"},
         "unetr": {"window": screening.patch},
     }
     resources = {"atm-net": {"text_bank": str(bank)}} if bank else {}

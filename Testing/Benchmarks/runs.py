@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from SpineSegAILib.text.bank import TextBank
 from SpineSegAILib.training.config import TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
@@ -23,10 +21,3 @@ def train_or_resume(config: TrainingConfig, folder: Path, cache: Path) -> RunDir
         report = lambda event: print(event, flush=True)  # noqa: E731
         run_training(TrainingRequest(config, run.folder, resume, cache=cache, report=report))
     return run
-
-
-def clip_text(encoder: str) -> dict[str, Any]:
-    """LA-CAF's settings for a text encoder; a bank's vectors may have another length than CLIP's."""
-    kind, _, bank = encoder.partition(":")
-    width = {"text_width": TextBank(Path(bank)).width} if kind == "bank" else {}
-    return {"text_encoder": encoder, **width}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from complete import TEACHER, complete
-from runs import clip_text, train_or_resume
+from runs import train_or_resume
 from train_default import write_manifest
 
 from SpineSegAILib.imaging import Preprocessing
@@ -56,7 +56,7 @@ STAGES = (
 
 def train(stage: Stage, dataset: Path, output: Path, bank: Path, start: str | Path) -> RunDirectory:
     """Run a stage, or what is left of it."""
-    changes = {**clip_text(f"bank:{bank}"), "positive_weight": stage.positive_weight}
+    changes = {"text_encoder": f"bank:{bank}", "positive_weight": stage.positive_weight}
     config = TrainingConfig(
         name="Lumbar MR (LA-CAF)",
         method=make_config("la-caf", "slices", **changes).model_dump(mode="json"),

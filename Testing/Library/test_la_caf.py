@@ -638,8 +638,9 @@ def test_the_shipped_bank_holds_a_vector_per_sentence(tmp_path):
     pytest.importorskip("transformers")
     bank = tmp_path / "bank.safetensors"
     assert main(["text-bank", "--method", "la-caf", "--encoder", "tiny_offline", "--output", str(bank), "--quiet"]) == 0
-    width = TextBank(bank).width
-    method = tiny(scheme="lumbar-mr", text_encoder=f"bank:{bank}", text_width=width)
+    config = make_config("la-caf", "tiny", scheme="lumbar-mr", text_encoder=f"bank:{bank}").with_resources({})
+    assert config.text_width == TextBank(bank).width != 64
+    method = build_method(config)
     method.prepare_training(None)
     assert len({tuple(row.tolist()) for row in method.embeddings}) == 24
 

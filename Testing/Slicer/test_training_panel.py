@@ -152,7 +152,7 @@ class RunningTest(TrainingCase):
         self.assertFalse(self.train.runResumeButton.enabled)
         self.train.runPlotButton.checked = True
         self.train.runLogCollapsibleButton.collapsed = False
-        self.waitUntil(lambda: self.state() == "finished", 180, self.train.runLogText.plainText)
+        self.waitUntil(lambda: self.state() == "finished", 600, self.train.runLogText.plainText)
         self.assertEqual(self.row()[1:3], ["finished", "100 %"])
         self.assertIn("step 40 of 40", self.train.runStatusLabel.text)
         self.assertIn("steps/s", self.train.runStatusLabel.text)
@@ -182,11 +182,11 @@ class RunningTest(TrainingCase):
     def test_stop_and_resume_and_a_process_that_dies(self):
         self.openTraining()
         self.click(self.train.trainStartButton)
-        self.waitUntil(lambda: self.training.report().loss is not None, 180)
+        self.waitUntil(lambda: self.training.report().loss is not None, 600)
         self.assertEqual(self.state(), "running")
         self.assertIn("left", self.train.runStatusLabel.text)
         self.click(self.train.runStopButton)
-        self.waitUntil(lambda: self.state() == "stopped", 60)
+        self.waitUntil(lambda: self.state() == "stopped", 300)
         self.assertGreaterEqual(self.ui.checkpointComboBox.findData("mine"), 0)
         self.waitUntil(lambda: self.train.runResumeButton.enabled)
         stopped = self.training.report().step

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -51,7 +53,7 @@ class LaCafConfig(MethodConfig):
         description="who turned the classes' sentences into vectors: open_clip:MODEL:WEIGHTS, clip:NAME or FOLDER "
         "(transformers), bank:FILE, or hashed (knows no language)",
     )
-    text_width: int = Field(512, ge=8, description="length of a text vector")
+    text_width: int = Field(512, ge=8, description="length of a text vector; of a bank, as its file says")
     template: str = Field("", description="sentence with {} for the class; by modality where empty")
     center_text: bool = Field(
         True,
@@ -131,6 +133,18 @@ class LaCafConfig(MethodConfig):
     @property
     def whole_sentences(self) -> bool:
         return True
+
+    def with_resources(self, resources: Mapping[str, str]) -> LaCafConfig:
+        """With the length of the vectors of the text bank, if the text comes from one.
+
+        A bank that is gone is no error here: a network that goes on from a checkpoint has its vectors.
+        """
+        kind, _, file = self.text_encoder.partition(":")
+        if kind != "bank" or not Path(file).is_file():
+            return self
+        from ...text.bank import TextBank
+
+        return self.model_copy(update={"text_width": TextBank(file).width})
 
     @property
     def is_sided(self) -> bool:
