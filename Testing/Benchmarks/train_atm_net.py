@@ -11,7 +11,7 @@ for `train_default.py`; what nobody drew is learnt as the default checkpoint see
 of view is cut off below than by default: where the sacrum is gone, the sentence alone says which level is which. The
 first stage sees coarser pixels, so that it sees more images; the third one sees whole fields of view more often. After
 it the levels hung on the place in the field of view, unless the sentence said them; the fourth one has larger windows,
-of which more are cut off, and sentences that mostly say no levels; the last two do so with fine pixels. The last
+of which more are cut off, and sentences that mostly say no levels; the fifth one does so with fine pixels. The last
 weights are the result: nothing is chosen.
 """
 
@@ -64,7 +64,7 @@ def _cut(patch: tuple[int, int], share: float) -> DataConfig:
 
 
 SAYING_LITTLE = {"3": 0.2, "2": 0.05, "1": 0.55, "range": 0.1, "empty": 0.1}
-"""Prompts of the last three stages: mostly without levels, so that these are learnt from the image, too."""
+"""Prompts of the last two stages: mostly without levels, so that these are learnt from the image, too."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ STAGES = (
     Stage("run3", 1500, 1500, 6e-4, 4, PIXEL_MM, WHOLE, 37),
     Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, _cut((224, 128), 0.6), 38, {"mixture": SAYING_LITTLE}),
     Stage("run5", 800, 800, 6e-4, 4, PIXEL_MM, _cut((256, 128), 0.75), 39, {"mixture": SAYING_LITTLE}),
-    Stage("run6", 1200, 1200, 6e-4, 4, PIXEL_MM, _cut((256, 128), 0.5), 40, {"mixture": SAYING_LITTLE}),
 )
 
 
