@@ -36,7 +36,7 @@ def batch_of(data, indices, config=None, patch=(96, 64)):
 
 def test_bone_of_an_unknown_level_is_no_background(cases):
     known = copy(cases[0])
-    known.sets = [frozenset({0}), frozenset({20, 21, VERTEBRA_ID}), frozenset({DISC_ID, 120})]
+    known.sets = [(0,), (20, 21, VERTEBRA_ID), (DISC_ID, 120)]
     allowed, _ = known.tables(SCHEME)
     assert allowed[0].nonzero()[0].tolist() == [0]
     vertebrae = {SCHEME.channel_of[i] for i in SCHEME.of_kind(Kind.VERTEBRA, Kind.SACRUM)}
