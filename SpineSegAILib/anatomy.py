@@ -94,6 +94,8 @@ VERTEBRA_ID, DISC_ID = 90, 91
 """A vertebra or disc whose level is not known: in training data, and in schemes without levels."""
 ARTERY_ID, VEIN_ID = 205, 206
 """A pulmonary vessel whose side is not known: in training data."""
+GENERIC_IDS = frozenset({VERTEBRA_ID, DISC_ID, ARTERY_ID, VEIN_ID})
+"""Of a known kind; not of a known level or side."""
 CUSTOM_IDS = range(300, 400)
 """Ids of structures that a scheme adds by name (`scheme`) and that nothing else knows."""
 _DISC_OFFSET = 100

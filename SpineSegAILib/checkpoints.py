@@ -66,6 +66,12 @@ class CheckpointInfo:
         return self.metadata.get("title") or self.name
 
     @property
+    def trained_on(self) -> frozenset[str]:
+        """Names of the cases that it, or what it started from, has learnt from."""
+        training = self.metadata.get("training", {})
+        return frozenset({*training.get("cases", ()), *training.get("cases_before", ())})
+
+    @property
     def unvalidated(self) -> frozenset[int]:
         """Ids of structures learnt from phantoms alone."""
         from .anatomy import structure

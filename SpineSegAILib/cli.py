@@ -506,6 +506,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": options},
             options=options,
             label_leak=args.allow_label_leak,
+            trained_on=info.trained_on,
             watch=worst,
             progress=report,
         )

@@ -82,3 +82,12 @@ class Cancelled(SpineSegAIError):
 def problems(error: Any) -> str:
     """What pydantic found wrong, in a line."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: numpy says so by a class of its own, torch and ITK by a `RuntimeError`'s words."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in text for words in ("out of memory", "allocate memory", "not enough memory"))
+    )

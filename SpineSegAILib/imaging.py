@@ -9,9 +9,12 @@ way back is only a change of pixel size along each axis. Points are in LPS milli
 from __future__ import annotations
 
 import gzip
+import shutil
 import struct
+import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -33,6 +36,11 @@ SAGITTAL_DIRECTION: tuple[float, ...] = tuple(_PIR.ravel())
 _SPACING_RANGE_MM = (0.02, 25.0)  # finer than a micro-CT of a mouse, or coarser than any localizer: a damaged header
 _ISOTROPIC_RATIO = 1.5  # of the largest spacing to the smallest one, up to which no plane is preferred
 _ISOTROPIC_MM = 1.5  # slices as thin as this serve every plane, whatever the pixel size
+_LEAST_VIEW_MM = 30.0  # a lumbar body is 27 mm high
+_AIR_BELOW_HU, _AIR_SHARE = -900, 0.02  # of an image's values, from which on it is taken for CT
+_MODALITIES = {"MR": "MR", "CT": "CT", "XR": "radiographs"}  # that checkpoints are for
+MODALITY_TAG = "0008|0060"
+"""DICOM's, as an image's metadata."""
 _SAME_SPACING = 1e-3  # relative difference that is rounding, not another pixel size
 
 
@@ -395,11 +403,34 @@ _RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
 _PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
 
 
+@contextmanager
+def this_very_file(path: Path) -> Iterator[Path]:
+    """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
+    ``a.nii`` that lies beside it."""
+    if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copy(path, folder))
+
+
+def read_exactly(path: Path) -> sitk.Image:
+    """An image or label file as it is, unchecked.
+
+    Raises:
+        RuntimeError: ITK cannot read it.
+    """
+    with this_very_file(path) as place:
+        return sitk.ReadImage(str(place))
+
+
 def read_image(path: str | Path) -> sitk.Image:
     """Read and check an image: NIfTI, NRRD, MetaImage, PNG, JPEG, a DICOM file, or a folder with one DICOM series.
 
     A DICOM file of an MR or CT series stands for its whole series, which is how to choose one of several in a folder.
     Pictures and radiographs become one sagittal slice (`check_image`); a picture's pixels count as 1 mm.
+
+    The result knows the modality that DICOM told (its metadata `MODALITY_TAG`), for `doubts`.
 
     Raises:
         ImageError: if it is missing, damaged, of an unknown format, several series, or unusable (`check_image`).
@@ -412,8 +443,45 @@ def read_image(path: str | Path) -> sitk.Image:
     elif path.stat().st_size == 0:
         raise ImageError(f"{path.name} is an empty file.", "Export or copy it again.")
     else:
-        image = _read_file(path)
-    return check_image(image, name=path.name)
+        with this_very_file(path) as place:
+            image = _read_file(place)
+    checked = check_image(image, name=path.name)
+    if image.HasMetaDataKey(MODALITY_TAG):
+        checked.SetMetaData(MODALITY_TAG, image.GetMetaData(MODALITY_TAG).strip())
+    return checked
+
+
+def doubts(image: sitk.Image, trained_on: str) -> list[str]:
+    """Sentences for the reader of a result: why an image may not be what a checkpoint can segment.
+
+    DICOM says of which modality it is (`read_image`). Elsewhere only CT gives itself away, by air at −1000 HU.
+
+    Args:
+        trained_on: `Preprocessing.modality`; nothing is said of modalities where it is none of MR, CT and XR.
+    """
+    result = []
+    told = image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
+    image = _lift(image, "image")
+    source = Geometry.of(image)
+    axes, _ = _canonical_axes(source)
+    _, rows, columns = np.multiply(source.size, source.spacing)[::-1][list(axes)]
+    if min(rows, columns) < _LEAST_VIEW_MM:
+        result.append(
+            f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
+            "whole image; if it is one, correct the voxel spacing in its header."
+        )
+    found = "XR" if told in _RADIOGRAPHS else told if told in _STACKS else ""
+    if not found and trained_on != "CT":
+        some = sitk.GetArrayViewFromImage(image).reshape(-1)
+        some = some[:: max(1, some.size // 1_000_000)]
+        found = "CT" if (some < _AIR_BELOW_HU).mean() > _AIR_SHARE else ""
+    if found and found != trained_on and trained_on in _MODALITIES:
+        name = _MODALITIES.get(found, found)
+        result.append(
+            f"This seems to be {name}, and the checkpoint was trained on {_MODALITIES[trained_on]}: names and outlines "
+            f"may be wrong. Choose a checkpoint for {name}, if there is one."
+        )
+    return result
 
 
 def _read_file(path: Path) -> sitk.Image:
@@ -428,13 +496,16 @@ def _read_file(path: Path) -> sitk.Image:
     try:
         reader.ReadImageInformation()
         if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO":
-            modality = _tag(reader, "0008|0060")
+            modality = _tag(reader, MODALITY_TAG)
             if modality in _STACKS and reader.GetSize()[-1] == 1:
                 series = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.parent), _tag(reader, "0020|000e"))
                 if len(series) > 1:
                     return _read_series(series)
             image = reader.Execute()
-            return _as_sagittal(image) if modality in _RADIOGRAPHS else image
+            if modality in _RADIOGRAPHS:
+                image = _as_sagittal(image)
+                image.SetMetaData(MODALITY_TAG, modality)
+            return image
         image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
@@ -523,7 +594,7 @@ def _describe(file: str) -> str:
         reader.ReadImageInformation()
     except RuntimeError:
         return "unreadable"
-    return _tag(reader, "0008|103e") or _tag(reader, "0008|0060") or "no description"
+    return _tag(reader, "0008|103e") or _tag(reader, MODALITY_TAG) or "no description"
 
 
 def _read_series(files: Sequence[str]) -> sitk.Image:
@@ -531,7 +602,7 @@ def _read_series(files: Sequence[str]) -> sitk.Image:
 
     Raises:
         ImageError: if the slices are not one regular stack: damaged, of several orientations (a localizer), several
-            images at one place (echoes, time points), or with gaps.
+            images at one place (echoes, time points), with gaps, or shifted against each other (gantry tilt).
     """
     reader = sitk.ImageFileReader()
     slices = []
@@ -563,6 +634,14 @@ def _read_series(files: Sequence[str]) -> sitk.Image:
             f"{name} has gaps: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart.",
             "Load the whole series.",
         )
+    normal, first = direction[:, 2], slices[0][1]
+    shifts = [np.linalg.norm((origin - first) - ((origin - first) @ normal) * normal) for _, origin, _, _ in slices]
+    if max(shifts) > max(0.5 * min(reader.GetSpacing()[:2]), 0.3):
+        raise ImageError(
+            f"The slices of {name[0].lower()}{name[1:]} are shifted against each other by up to {max(shifts):.1f} mm "
+            "(a tilted gantry).",
+            _PERPENDICULAR,
+        )
     try:
         image = sitk.ReadImage([file for *_, file in slices])
     except RuntimeError as error:
@@ -570,6 +649,7 @@ def _read_series(files: Sequence[str]) -> sitk.Image:
     image.SetSpacing((*image.GetSpacing()[:2], float(steps.mean())))
     image.SetOrigin(slices[0][1].tolist())
     image.SetDirection(direction.ravel().tolist())
+    image.SetMetaData(MODALITY_TAG, _tag(reader, MODALITY_TAG))
     return image
 
 

@@ -17,10 +17,10 @@ from .anatomy import KINDS, STRUCTURES, Kind, LabelScheme
 from .calibration import Calibration
 from .checkpoints import CheckpointInfo, find_checkpoint, load_method, read_header, versions
 from .consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
-from .errors import ConfigError, DeviceError, HintError
+from .errors import ConfigError, DeviceError, HintError, is_out_of_memory
 from .evidence import Evidence
 from .hints import Hints
-from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many
+from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many, doubts
 from .methods.catalog import method_info
 from .results import Segmentation
 from .volume_passes import Cancel, Progress, slices_per_pass, stop_if, volume_evidence
@@ -64,6 +64,17 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            message = "There is not enough memory for this volume."
+            raise DeviceError(message, "Crop it, or close programs.") from error
+        raise
+
+
 class Predictor:
     """A checkpoint on a device, ready for one image after another.
 
@@ -90,6 +101,7 @@ class Predictor:
         """The checkpoint's label scheme."""
         return self.info.scheme
 
+    @_memory_in_words()
     def segment(
         self,
         image: sitk.Image,
@@ -115,6 +127,7 @@ class Predictor:
             ImageError: the image is not what the checkpoint takes.
             HintError: a hint does not fit, or the method does not take it.
             ConfigError: an option is unknown.
+            DeviceError: there is not enough memory.
             Cancelled: the caller asked for it.
         """
         hints, options = hints or Hints(), dict(options or {})
@@ -154,6 +167,7 @@ class Predictor:
                     f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
                     "this scale. If that is not so, the image's spacing is wrong, and with it every measurement."
                 )
+        notes += doubts(image, self.preprocessing.modality)
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
@@ -187,6 +201,7 @@ class Predictor:
             keypoints=_points_by_level(evidence, levels, volume, hints),
         )
 
+    @_memory_in_words()
     def look(
         self, volume: CanonicalVolume, *, progress: Progress | None = None, name: bool = True
     ) -> tuple[Evidence, LevelResult | None]:
@@ -201,6 +216,7 @@ class Predictor:
         evidence = self.calibration.apply(evidence)
         return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
 
+    @_memory_in_words()
     def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:
         """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.last_layers`).
 
@@ -264,27 +280,27 @@ class Predictor:
         """The network's pass, smaller and then on the CPU where memory runs out, which is said in `notes`."""
         device = self.device
         batch = slices_per_pass(self.method, device, options)
-        while True:
-            try:
-                return volume_evidence(
-                    self.method, volume, device, patch=self.patch, hints=hints, options={**options, "batch": batch},
-                    prior=prior, reference=reference, features=features, progress=report, cancelled=cancelled,
-                )  # fmt: skip
-            except torch.OutOfMemoryError as error:
-                if device.type == "cpu":
-                    raise DeviceError(
-                        "There is not enough memory for this volume.", "Crop it, or close programs."
-                    ) from error
-                torch.cuda.empty_cache()
-                if batch > 1:
-                    batch = batch // 2
-                    continue
-                notes.append(f"The device {device} ran out of memory: this was computed on the CPU.")
-                device = torch.device("cpu")
-                self.method.to(device)
-            finally:
-                if device != self.device:
-                    self.method.to(self.device)
+        try:
+            while True:
+                try:
+                    return volume_evidence(
+                        self.method, volume, device, patch=self.patch, hints=hints,
+                        options={**options, "batch": batch}, prior=prior, reference=reference, features=features,
+                        progress=report, cancelled=cancelled,
+                    )  # fmt: skip
+                except (RuntimeError, MemoryError) as error:
+                    if device.type == "cpu" or not is_out_of_memory(error):
+                        raise
+                    torch.cuda.empty_cache()
+                    if batch > 1:
+                        batch = batch // 2
+                        continue
+                    notes.append(f"The device {device} ran out of memory: this was computed on the CPU.")
+                    device = torch.device("cpu")
+                    self.method.to(device)
+        finally:
+            if device != self.device:
+                self.method.to(self.device)
 
     def _levels(
         self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]

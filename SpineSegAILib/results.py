@@ -9,8 +9,6 @@ Two kinds of file, both with structure ids as voxel values:
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -23,6 +21,7 @@ from . import anatomy, terminology
 from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
 from .errors import CorrectionError, ImageError, OutputError, SchemeError
 from .files import staged
+from .imaging import read_exactly
 from .terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 
 if TYPE_CHECKING:
@@ -243,7 +242,7 @@ def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation
 
 def _read_label_image(path: Path) -> Segmentation:
     try:
-        image = _read_image(path)
+        image = read_exactly(path)
     except RuntimeError as error:
         raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -388,15 +387,6 @@ def _known_scheme(described: Any) -> LabelScheme | None:
         return anatomy.scheme(name) if isinstance(name, str) else None
     except SchemeError:
         return None
-
-
-def _read_image(path: Path) -> sitk.Image:
-    """Reads this very file: asked for ``a.nii.gz``, ITK's NIfTI reader takes an ``a.nii`` that lies beside it."""
-    stem, suffix = stem_and_suffix(path)
-    if suffix != ".nii.gz" or not path.with_name(f"{stem}.nii").exists():
-        return sitk.ReadImage(str(path))
-    with tempfile.TemporaryDirectory() as folder:
-        return sitk.ReadImage(shutil.copy(path, folder))
 
 
 def write_image(image: sitk.Image, path: Path) -> None:

@@ -227,10 +227,10 @@ def _place_points(
 def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     method, volume = work.method, work.volume
     shape = list(volume.array.shape)
-    fitting = tuple(_multiple(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
+    fitting = tuple(_fitting(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
     window = method.window or patch or fitting
     if method.whole_slices:
-        window = (window[0], *(_multiple(n, d) for n, d in zip(shape[1:], method.divisors[1:], strict=True)))
+        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], method.divisors[1:], strict=True)))
     pads, inner = _padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
@@ -367,6 +367,12 @@ def _multiple(n: int, divisor: int) -> int:
     return math.ceil(n / divisor) * divisor
 
 
+def _fitting(size: int, divisor: int) -> int:
+    """The next side that a network takes; at its coarsest two voxels at least, since one has no spread to normalise
+    by."""
+    return _multiple(max(size, 2 * divisor if divisor > 1 else 1), divisor)
+
+
 def _padding(
     shape: Sequence[int], divisors: Sequence[int], window: Sequence[int] = ()
 ) -> tuple[tuple[int, ...], tuple[slice, ...]]:
@@ -375,7 +381,7 @@ def _padding(
     pads: list[int] = []
     inner = []
     for n, divisor, least in zip(shape, divisors, window or (0,) * len(shape), strict=True):
-        extra = _multiple(max(n, least), divisor) - n
+        extra = _fitting(max(n, least), divisor) - n
         pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis
         inner.append(slice(extra // 2, extra // 2 + n))
     return tuple(pads), tuple(inner)

@@ -253,6 +253,7 @@ def _score(part: _Part, config: ComparisonConfig, work: Work, path: Path) -> Non
         about={"checkpoint": part.entry.name, "method": predictor.info.method, "device": str(predictor.device)},
         options=options,
         label_leak=part.entry.allow_label_leak,
+        trained_on=predictor.info.trained_on,
         watch=worst,
         limit=_REHEARSED_CASES if work.rehearse else None,
         progress=lambda fraction, sentence: work.say(f"{part.entry.name}: {sentence}"),
@@ -273,7 +274,6 @@ def _checkpoint(part: _Part, config: ComparisonConfig) -> CheckpointInfo:
 def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str], output: Path) -> dict[str, Any]:
     info = _checkpoint(part, config)
     training = info.metadata.get("training", {})
-    seen = {*training.get("cases", ()), *training.get("cases_before", ())}
     return {
         "name": part.entry.name,
         "paper": part.entry.paper_row,
@@ -284,7 +284,7 @@ def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str
         "taken": part.entry.checkpoint,
         "steps": training.get("steps"),
         "hours": training.get("hours"),
-        "seen": sorted(scored & seen),
+        "seen": sorted(scored & info.trained_on),
         "page": path.with_suffix(".html").relative_to(output).as_posix(),
         "report": json.loads(path.read_text(encoding="utf-8")),
     }

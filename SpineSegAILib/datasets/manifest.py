@@ -183,10 +183,12 @@ def read_label(case: Case) -> sitk.Image:
     import numpy as np
     import SimpleITK as sitk
 
+    from ..imaging import read_exactly
+
     if case.label is None:
         raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")
     try:
-        image = sitk.ReadImage(str(case.label))
+        image = read_exactly(case.label)
     except RuntimeError:
         raise DatasetError(f"The label image {case.label} cannot be read.", "It may be damaged.") from None
     raw = sitk.GetArrayFromImage(image)

@@ -20,6 +20,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
+from ..imaging import read_exactly
 from .manifest import own_structure
 from .segment_names import CUSTOM, IGNORE, place
 from .training_set import Report, TrainingSet
@@ -143,7 +144,7 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        present = np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(label))))
+        present = np.unique(sitk.GetArrayFromImage(read_exactly(label)))
     except RuntimeError:
         raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
     present = [v for v in present.tolist() if v]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import SimpleITK as sitk
 
 from .. import __version__
-from ..anatomy import LabelScheme
+from ..anatomy import Extent, LabelScheme
 from ..datasets.manifest import Case, read_label, read_manifest
 from ..errors import Cancelled, ConfigError, DatasetError, ImageError
 from ..imaging import Geometry, read_image
@@ -62,6 +62,7 @@ def evaluate_dataset(
     about: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     label_leak: bool = False,
+    trained_on: Collection[str] = (),
     watch: Callable[[Seen], None] | None = None,
     limit: int | None = None,
     progress: Callable[[float, str], None] | None = None,
@@ -80,6 +81,7 @@ def evaluate_dataset(
         options: run-time options of the method.
         label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
             report says so.
+        trained_on: names of the cases that the method learnt from; the report says which of them it scored.
         watch: shown each case and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
         progress: called with a fraction and a sentence.
@@ -96,7 +98,8 @@ def evaluate_dataset(
     for variant in variants:
         if variant not in VARIANTS:
             raise ConfigError(f"There is no variant “{variant}”.", f"Known: {', '.join(VARIANTS)}.")
-    cases = [case for case in read_manifest(dataset).cases(split) if case.label is not None]
+    manifest = read_manifest(dataset)
+    cases = [case for case in manifest.cases(split) if case.label is not None]
     if not cases:
         raise DatasetError(f"No “{split}” case of {dataset} has a label.", "Choose a split with labels.")
     left_out = max(len(cases) - limit, 0) if limit is not None else 0
@@ -125,9 +128,35 @@ def evaluate_dataset(
         "library": __version__,
         **(about or {}),
         **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
+        **_cautions(cases, manifest.extent, predictor.scheme.extent, trained_on),
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
         "variants": {variant: summarize(found) for variant, found in reports.items()},
     }
+
+
+def _cautions(
+    cases: Sequence[Case], usual: Extent | None, extent: Extent | None, trained_on: Collection[str]
+) -> dict[str, str]:
+    """What makes scores say less than they seem to.
+
+    Args:
+        usual: of the data set's vertebrae, where a case does not say.
+        extent: of the method's vertebrae.
+    """
+    found = {}
+    if seen := [case.name for case in cases if case.name in trained_on]:
+        found["seen"] = (
+            f"{len(seen)} of {len(cases)} scored cases were in the method's training, and say nothing about new "
+            f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."
+        )
+    drawn = {case.extent or usual for case in cases} - {None, extent}
+    if drawn and extent is not None:
+        words = {Extent.BODY: "vertebral bodies", Extent.WHOLE: "whole vertebrae"}
+        found["extent"] = (
+            f"The method finds {words[extent]}, and there are cases with {words[drawn.pop()]} drawn: overlaps and "
+            "distances of these vertebrae say little."
+        )
+    return found
 
 
 def _evaluate_variant(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files import staged
 from . import plots
-from .report import POLICY
+from .report import CAUTIONS, POLICY
 from .worst import WorstCase
 
 _STYLE = """
@@ -112,7 +112,7 @@ def report_page(report: Mapping[str, Any], worst: Sequence[WorstCase] = ()) -> s
     """The document that `write_page` writes."""
     about = ", ".join(f"{k} {report[k]}" for k in ("checkpoint", "method", "device") if report.get(k))
     notes = [f"Data set {report['dataset']}, split {report['split']}. {about[:1].upper()}{about[1:]}.", POLICY]
-    parts = [note(report[key], alert=True) for key in ("label_leak", "left_out") if key in report]
+    parts = [note(report[key], alert=True) for key in CAUTIONS if key in report]
     for variant, summary in report["variants"].items():
         parts += _variant(variant, summary)
     parts.append(section("Worst cases", *(_worst(case) for case in worst)))

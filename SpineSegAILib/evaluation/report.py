@@ -49,10 +49,14 @@ def write_csv(report: Mapping[str, Any], path: str | Path) -> None:
                 writer.writerow([*(case[c] for c in _CASE_COLUMNS), *(s.get(c) for c in columns)])
 
 
+CAUTIONS = ("label_leak", "seen", "extent", "left_out")
+"""Keys of a report whose sentences come before its numbers."""
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """The report as a table for people."""
     header = f"{'':28}{'n':>4}{'Dice':>8}{'IoU':>8}{'HD95':>8}{'ASD':>8}{'matched':>9}{'levels':>9}{'cases':>8}"
-    lines: list[str] = [report["label_leak"]] if "label_leak" in report else []
+    lines: list[str] = [report[key] for key in CAUTIONS if key in report]
     for variant, summary in report["variants"].items():
         lines += [f"{variant}", header, _row("all", summary["overall"])]
         lines += [_row(group, row) for group, row in summary["groups"].items()]

@@ -23,7 +23,7 @@ import torch
 from scipy import ndimage
 from torch.utils.data import Dataset, Sampler
 
-from ..anatomy import STRUCTURES, Kind, LabelScheme, ranks
+from ..anatomy import GENERIC_IDS, STRUCTURES, Kind, LabelScheme, ranks
 from ..datasets.manifest import Case, read_label
 from ..errors import DatasetError, HintError
 from ..hints import Point
@@ -133,7 +133,7 @@ def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
         return {0}
     channel = scheme.channel_for(structure_id)
     kind = STRUCTURES[structure_id].kind
-    if kind in (Kind.ARTERY, Kind.VEIN) and not channel:  # a side that is not known
+    if structure_id in GENERIC_IDS and not channel:  # a level or side that is not known
         return {scheme.channel_of[i] for i in scheme.members(structure_id)} or {0}
     if channel or kind not in (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC):
         return {channel}

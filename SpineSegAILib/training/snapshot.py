@@ -134,14 +134,14 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     import SimpleITK as sitk
 
     from ..files import staged
-    from ..imaging import read_image
+    from ..imaging import read_exactly, read_image
 
     key = hashlib.sha256(json.dumps(["validation", *snapshot.stamp(case)], default=str).encode()).hexdigest()[:12]
     places = [folder / f"{case.name}-{key}.{part}.nrrd" for part in ("image", "label")]
     if not all(place.exists() for place in places):
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
-        images = read_image(case.image), sitk.ReadImage(str(case.label))
+        images = read_image(case.image), read_exactly(Path(case.label))
         with staged(*places) as parts:
             for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, default_collate
 from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
-from ..errors import ConfigError, DatasetError, OutputError, TrainingError
+from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
 from ..files import staged
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
@@ -360,10 +360,10 @@ class _Trainer:
                     for name, value in losses.items():
                         total[name] = total.get(name, 0.0) + value.detach() * share
                 return total
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
-                message = str(error).splitlines()[0]
+                message = (str(error).splitlines() or ["no more to be had"])[0]
             losses = pieces = piece = None  # they hold what has to be free for the next try
             optimizer.zero_grad(set_to_none=True)
             gc.collect()
@@ -697,14 +697,6 @@ def _pieces(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed: on a GPU a class of its own, on a CPU a message."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-
-
 def _told(error: BaseException, run: RunDirectory, step: int) -> BaseException:
     """A failure in words that a reader can act on; the same object where it has them, or nobody foresaw it."""
     if isinstance(error, OutputError):
@@ -717,21 +709,21 @@ def _told(error: BaseException, run: RunDirectory, step: int) -> BaseException:
             f"The run could not read or write its files at step {step}: {error}.",
             f"Is the disk of {run.folder} full, or gone? Resume when it is not: what was saved last is whole.",
         )
-    if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return TrainingError(
-            f"Out of memory at step {step}: {str(error).splitlines()[0]}",
+            f"Out of memory at step {step}: {(str(error).splitlines() or ['no more to be had'])[0]}",
             "Close other programs and resume, or choose a smaller patch or preset.",
         )
     return error
 
 
 def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:
-    for case in manifest.splits.get("training", ()):
+    for case in (*manifest.splits.get("training", ()), *manifest.splits.get("validation", ())):
         extent = case.extent or manifest.extent
         if wanted is not None and extent is not None and extent is not wanted:
             raise ConfigError(
                 f"{case.name} has masks of vertebral extent “{extent.value}”, the scheme wants “{wanted.value}”.",
-                "Train with a scheme of the same extent; the two are never mixed.",
+                "Train and validate with a scheme of the same extent; the two are never mixed.",
             )
 
 

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial import cKDTree
 
-from SpineSegAILib.anatomy import scheme, structure
+from SpineSegAILib.anatomy import Extent, scheme, structure
 from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, ImageError
 from SpineSegAILib.evaluation import (
     VARIANTS,
@@ -323,6 +323,19 @@ def test_report_of_a_data_set(dataset, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["checkpoint"] == "oracle"
     table = format_report(report)
     assert "top-third-off" in table and "vertebrae" in table and "1.000" in table
+
+
+def test_the_report_says_what_makes_its_scores_worth_less(dataset, tmp_path):
+    document = json.loads(dataset.read_text(encoding="utf-8"))
+    document["validation"][1]["extent"] = "whole"
+    dataset.write_text(json.dumps(document), encoding="utf-8")
+    method = Oracle()
+    report = evaluate_dataset(dataset, "validation", method, trained_on={"a", "elsewhere"})
+    assert "1 of 2 scored cases were in the method's training" in report["seen"] and " a." in report["seen"]
+    assert ("whole vertebrae drawn" in report["extent"]) == (method.scheme.extent is Extent.BODY)
+    assert all(report[key] in format_report(report) for key in ("seen", "extent"))
+    plain = evaluate_dataset(dataset, "validation", method, trained_on={"elsewhere"})
+    assert "seen" not in plain
 
 
 class Blind:

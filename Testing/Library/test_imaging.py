@@ -18,7 +18,9 @@ from SpineSegAILib.imaging import (
     back_to_source,
     back_to_source_many,
     check_image,
+    doubts,
     plane,
+    read_exactly,
     read_image,
 )
 
@@ -385,6 +387,46 @@ def test_a_missing_slice_is_noticed(tmp_path, mr):
     write_series(tmp_path, "5", "T2 sag", mr, skip=(4,))
     with pytest.raises(ImageError, match=r"T2 sag.*gaps"):
         read_image(tmp_path)
+
+
+def test_a_tilted_gantry_is_noticed(tmp_path, mr):
+    image = sitk.Cast(mr, sitk.sitkInt16)
+    for k in range(9):  # every slice a series of one, moved in its own plane
+        moved = image[:, :, k : k + 1]
+        side = np.array(image.GetDirection()).reshape(3, 3)[:, 1]
+        moved.SetOrigin((np.array(moved.GetOrigin()) + 0.6 * k * side).tolist())
+        write_series(tmp_path / str(k), "5", "tilted", moved)
+    together = tmp_path / "all"
+    together.mkdir()
+    for k in range(9):
+        data = (tmp_path / str(k) / "5_00.dcm").read_bytes()
+        (together / f"{k}.dcm").write_bytes(data.replace(b"1.2.3.5.1", f"1.2.3.5.{k + 1}".encode()))
+    with pytest.raises(ImageError, match=r"tilted.* shifted against each other by up to 4.8 mm"):
+        read_image(together)
+
+
+def test_the_file_that_was_asked_for_is_read_whatever_lies_beside_it(tmp_path):
+    one, other = volume(), volume(seed=1)
+    sitk.WriteImage(one, str(tmp_path / "a.nii.gz"))
+    sitk.WriteImage(other, str(tmp_path / "a.nii"))
+    for found in (read_image(tmp_path / "a.nii.gz"), read_exactly(tmp_path / "a.nii.gz")):
+        assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(one))
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / "a.nii")), sitk.GetArrayFromImage(other))
+
+
+def test_doubts_about_the_modality_and_the_view(tmp_path):
+    image = volume(size=(40, 50, 6))
+    assert doubts(image, "MR") == doubts(image, "CT") == doubts(image, "") == []
+    hounsfield = sitk.Cast(image, sitk.sitkInt16) - 1050 * sitk.Cast(image > 110, sitk.sitkInt16)
+    assert "seems to be CT" in doubts(hounsfield, "MR")[0] and doubts(hounsfield, "CT") == []
+    write_series(tmp_path / "ct", "5", "bone", image, modality="CT")
+    write_series(tmp_path / "xr", "6", "lateral", image[:, :, :1], modality="DX")
+    ct, radiograph = read_image(tmp_path / "ct"), read_image(next((tmp_path / "xr").iterdir()))
+    assert "Choose a checkpoint for CT" in doubts(ct, "MR")[0]
+    assert "seems to be radiographs" in doubts(radiograph, "MR")[0] and doubts(radiograph, "XR") == []
+    assert doubts(read_image(tmp_path / "ct"), "any") == []
+    image.SetSpacing((0.1, 0.1, 4.0))
+    assert "shows 5 by 4 mm" in doubts(image, "MR")[0]
 
 
 def test_echoes_in_one_series_are_noticed(tmp_path, mr):

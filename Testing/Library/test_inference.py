@@ -11,7 +11,7 @@ from SpineSegAILib.anatomy import KINDS, structure
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError
 from SpineSegAILib.hints import Anchor, Hints
-from SpineSegAILib.imaging import Geometry, Preprocessing
+from SpineSegAILib.imaging import SAGITTAL_DIRECTION, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device, volume_evidence
 from SpineSegAILib.methods.base import Context, Method, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
@@ -230,16 +230,45 @@ def test_out_of_memory_ends_on_the_cpu_and_says_so(tiny, monkeypatch):
     original, devices = volume_evidence, []
 
     def full(method, volume, device, **kwargs):
-        devices.append(device.type)
+        devices.append((device.type, moved[:]))
         if device.type != "cpu":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(method, volume, device, **kwargs)
 
+    moved: list[str] = []
     monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", full)
-    monkeypatch.setattr(predictor.method, "to", lambda device: predictor.method)
+    monkeypatch.setattr(predictor.method, "to", lambda device: moved.append(device.type))
     result = predictor.segment(plain_image((6, 40, 40)))
-    assert devices == ["meta"] * 4 + ["cpu"]  # 8, 4, 2 and 1 slices, then the CPU
+    # 8, 4, 2 and 1 slices, then the CPU, where the weights have to be, too, until the pass is done.
+    assert devices == [("meta", [])] * 4 + [("cpu", ["cpu"])]
+    assert moved == ["cpu", "meta"]
     assert any("CPU" in w for w in result.warnings)
+
+
+@pytest.mark.parametrize("name", ("lumbar-mr-resenc", "lumbar-mr-la-caf"))
+def test_a_tiny_image_passes_and_is_doubted(name):
+    array = np.random.default_rng(0).normal(100, 20, (3, 18, 20)).astype(np.float32)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.25, 1.25, 4.0))
+    image.SetDirection(SAGITTAL_DIRECTION)
+    result = Predictor(name, "cpu").segment(image)
+    assert result.labels.GetSize() == (20, 18, 3)
+    assert any("too little for a vertebra" in w for w in result.warnings)
+
+
+@pytest.mark.parametrize("error", (RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()))
+def test_no_memory_at_all_is_an_error_with_a_remedy(tiny, monkeypatch, error):
+    predictor = Predictor(tiny, "cpu")
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", full)
+    with pytest.raises(DeviceError, match="not enough memory"):
+        predictor.segment(plain_image((6, 40, 40)))
+    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", lambda *_, **__: [][0])
+    with pytest.raises(IndexError):  # what is not foreseen stays what it is
+        predictor.segment(plain_image((6, 40, 40)))
 
 
 def _on_cpu(original):

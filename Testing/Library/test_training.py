@@ -222,6 +222,13 @@ def test_bad_requests_are_refused(manifest, tmp_path):
     whole = config.model_copy(update={"method": make_config("unet", "tiny", scheme="spider").model_dump(mode="json")})
     with pytest.raises(ConfigError, match="extent"):
         run_here(whole, tmp_path / "whole")
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    del document["extent"]
+    document["validation"][0]["extent"] = "whole"
+    mixed = manifest.with_name("mixed.json")
+    mixed.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ConfigError, match="has masks of vertebral extent “whole”"):
+        run_here(config.model_copy(update={"dataset": str(mixed)}), tmp_path / "mixed")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_batch(manifest, tmp_path, monkeypatch):

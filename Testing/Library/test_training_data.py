@@ -1,10 +1,12 @@
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
 from tiny_data import write_tiny_dataset
 from torch.utils.data import default_collate
 
-from SpineSegAILib.anatomy import scheme, structure
+from SpineSegAILib.anatomy import DISC_ID, VERTEBRA_ID, Kind, scheme, structure
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import DatasetError
 from SpineSegAILib.imaging import Preprocessing
@@ -30,6 +32,16 @@ def dataset(cases, seed=7, **config):
 def batch_of(data, indices, config=None, patch=(96, 64)):
     raw = default_collate([data[i] for i in indices])
     return Augmenter(patch, config, data.seed, PREPROCESSING.padding)(raw, torch.device("cpu"))
+
+
+def test_bone_of_an_unknown_level_is_no_background(cases):
+    known = copy(cases[0])
+    known.sets = [(0,), (20, 21, VERTEBRA_ID), (DISC_ID, 120)]
+    allowed, _ = known.tables(SCHEME)
+    assert allowed[0].nonzero()[0].tolist() == [0]
+    vertebrae = {SCHEME.channel_of[i] for i in SCHEME.of_kind(Kind.VERTEBRA, Kind.SACRUM)}
+    assert set(allowed[1].nonzero()[0].tolist()) == vertebrae
+    assert set(allowed[2].nonzero()[0].tolist()) == {SCHEME.channel_of[i] for i in SCHEME.of_kind(Kind.DISC)}
 
 
 def test_a_sample_depends_on_seed_and_number_alone(cases):
