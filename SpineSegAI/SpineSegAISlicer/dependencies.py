@@ -98,7 +98,7 @@ def ensure(more=()):
         raise NotInstalled(
             _("The packages were not installed, so training cannot start.")
             if more
-            else _("The packages were not installed, so nothing was segmented.")
+            else _("The packages were not installed, so nothing was done.")
         )
     try:
         if TORCH in missing:
@@ -121,6 +121,19 @@ def ensure(more=()):
             + "\n\n"
             + offlineInstructions(still)
         )
+
+
+def ready():
+    """`ensure`, and the reader is told why packages are still missing.
+
+    :returns: whether all are there.
+    """
+    try:
+        ensure()
+    except NotInstalled as error:
+        slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
+        return False
+    return True
 
 
 def _installTorch():

@@ -374,9 +374,13 @@ class SegmentPanel:
         said = info.metadata["method"] if info is not None else {}
         return {name: said.get(name, fields[name].default) for name in ("samples", "steps")}
 
+    def _hasPackages(self):
+        """Whether configs can be read: on a fresh Slicer they cannot."""
+        return self._warm or not dependencies.missingPackages()
+
     def _showSampling(self):
         ui, shown = self.ui, self._sampling()
-        if shown:
+        if shown and self._hasPackages():
             usual = self._usualSampling()
             ui.samplesSpinBox.specialValueText = _("{count} (default)").format(count=usual["samples"])
             ui.stepsSpinBox.specialValueText = _("{count} steps (default)").format(count=usual["steps"])
@@ -401,6 +405,8 @@ class SegmentPanel:
         label.text = ""
         volumeNode, info = self.parameterNode.inputVolume, self.checkpoint()
         if not self._sampling() or info is None or volumeNode is None or volumeNode.GetImageData() is None:
+            return
+        if not self._hasPackages():
             return
         seconds = None
         asked = self.ui.deviceComboBox.currentData
@@ -581,10 +587,7 @@ class SegmentPanel:
         :param outputNode: segmentation to update; only with a single volume.
         :param again: `SegmentAgain`: more hints, and what of the result is taken over.
         """
-        try:
-            dependencies.ensure()
-        except dependencies.NotInstalled as error:
-            slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
+        if not dependencies.ready():
             return
         if not self._warm:
             self._warm = True
@@ -884,6 +887,8 @@ class SegmentPanel:
     def _onMeasure(self):
         from . import nodes
 
+        if not dependencies.ready():
+            return
         node = self._output()
         try:
             self.measure(node, nodes.resultFromSegmentation(node, self._outputVolume()))
@@ -897,7 +902,6 @@ class SegmentPanel:
         """
         nodeId = node.GetID()
         try:
-            dependencies.ensure()
             self.ui.measureButton.enabled = False
             self.client.measure(
                 result,
@@ -906,8 +910,6 @@ class SegmentPanel:
             )
         except SpineSegAIError as error:
             self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
-        except dependencies.NotInstalled as error:
-            slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
 
     def _onMeasured(self, nodeId, columns, rows, onDone=None):
         from . import nodes

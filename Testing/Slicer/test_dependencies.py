@@ -62,7 +62,7 @@ def test_nothing_is_asked_when_everything_is_there(answers):
 def test_one_question_with_names_and_sizes(without, answers):
     without |= {"torch", "monai"}
     answers.yes = False
-    with pytest.raises(dependencies.NotInstalled, match="nothing was segmented"):
+    with pytest.raises(dependencies.NotInstalled, match="nothing was done"):
         dependencies.ensure()
     assert len(answers.texts) == 1
     assert "torch" in answers.texts[0] and "monai" in answers.texts[0] and "MB" in answers.texts[0]
@@ -161,6 +161,12 @@ build_method(make_config("resenc-unet", "tiny"))
 """
     root = str(samples.resources_folder().parent)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_panel_opens_before_anything_is_installed():
+    program = str(Path(__file__).with_name("fresh_slicer.py"))
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

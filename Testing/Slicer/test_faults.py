@@ -283,7 +283,7 @@ class FaultTest(PanelCase):
         self.openPanel()
 
         def declined():
-            raise dependencies.NotInstalled("The packages were not installed, so nothing was segmented.")
+            raise dependencies.NotInstalled("The packages were not installed, so nothing was done.")
 
         self.patch(dependencies, "ensure", declined)
         self.click(self.ui.applyButton)
