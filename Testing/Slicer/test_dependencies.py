@@ -86,6 +86,23 @@ def test_torch_comes_through_its_extension_and_the_rest_through_pip(without, ans
     assert f"numpy=={importlib.metadata.version('numpy')}" in constraints
 
 
+def test_a_package_that_is_too_old_is_updated_and_the_reader_knows(answers, monkeypatch):
+    versions = {"pydantic": "1.10.2"}
+    real = importlib.metadata.version
+    monkeypatch.setattr(dependencies.importlib.metadata, "version", lambda name: versions.get(name) or real(name))
+    constraints = []
+
+    def pip_install(arguments):
+        constraints.append(Path(arguments[1]).read_text(encoding="utf-8"))
+        assert arguments[2:] == ["pydantic>=2"]
+        versions.clear()
+
+    monkeypatch.setattr(slicer.util, "pip_install", pip_install)
+    dependencies.ensure()
+    assert "version 1.10.2 is too old and will be updated" in answers.texts[0]
+    assert "\npydantic==" not in constraints[0] and "\nnumpy==" in constraints[0]
+
+
 def test_newer_slicers_have_a_function_for_it(without, answers, monkeypatch):
     without |= {"einops"}
     called = []
