@@ -92,8 +92,8 @@ class SpineSegAIParameterNode:
     device: str = "auto"
     topLevel: int = 0
     bottomLevel: int = 0
-    samples: int = 0
-    steps: int = 0
+    samples: Annotated[int, WithinRange(0, 50)] = 0
+    steps: Annotated[int, WithinRange(0, 1000)] = 0
     preview: bool = False
     keypoints: vtkMRMLMarkupsFiducialNode
     priorSegmentation: vtkMRMLSegmentationNode
