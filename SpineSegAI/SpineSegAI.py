@@ -281,7 +281,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 if sys.version_info < OLDEST_PYTHON:
 
-    class SpineSegAIWidget(ScriptedLoadableModuleWidget):  # noqa: F811
+    class SpineSegAIWidget(ScriptedLoadableModuleWidget):
         """What an older Slicer shows instead of the panel."""
 
         def setup(self):

@@ -171,7 +171,7 @@ def _installTorch():
 
 
 def _install(requirements):
-    """pip with all other installed versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
+    """pip with all other versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
     constraints = os.path.join(tempfile.mkdtemp(prefix="SpineSegAI-"), "constraints.txt")
     with open(constraints, "w", encoding="utf-8") as file:
         file.write(installedVersions(without=[_name(requirement) for requirement in requirements]))
