@@ -6,6 +6,7 @@ answers into nodes. Whatever can go wrong arrives as a `Failure` and is shown wi
 
 import importlib
 import time
+import traceback
 from html import escape
 from pathlib import Path
 
@@ -470,6 +471,8 @@ class SegmentPanel:
             )
         except SpineSegAIError as error:
             self._onDeviceKnown(asked, None, error.message)
+        except OSError as error:
+            self._onDeviceKnown(asked, None, str(error))
 
     def _onDeviceKnown(self, asked, device, name):
         self._device = (asked, device, name)
@@ -649,15 +652,20 @@ class SegmentPanel:
             return
         except OSError as error:
             self._queueStates[volumeId] = str(error)
-            self._showFailure(
-                Failure("OutputError", _("The volume cannot be handed over: {error}").format(error=error),
-                        _("Free some space on the disk that holds temporary files."))
-            )  # fmt: skip
+            self._showFailure(self._notHandedOver(error))
             return
         self.jobVolumeId = volumeId
         self._queueStates[volumeId] = _("running")
         self.updateButtons()
         self.updateQueueTable()
+
+    @staticmethod
+    def _notHandedOver(error):
+        return Failure(
+            "OutputError",
+            _("The voxels cannot be handed over: {error}").format(error=error),
+            _("Free some space on the disk that holds temporary files."),
+        )
 
     def cancel(self, quietly=False):
         """Stop everything that runs or waits; the scene stays as it is.
@@ -720,6 +728,16 @@ class SegmentPanel:
             uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))
+            return
+        except Exception as error:  # a defect: those that wait go on all the same
+            failure = Failure(
+                "InternalError",
+                f"{type(error).__name__}: {error}",
+                _("This is a defect of SpineSegAI; please report it with the log."),
+                traceback.format_exc(),
+            )
+            self.addLog(failure.log)
+            self._onFailure(volumeId, failure)
             return
         self._history = history
         self._learnTime(volumeNode, result)
@@ -910,6 +928,8 @@ class SegmentPanel:
             )
         except SpineSegAIError as error:
             self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
+        except OSError as error:
+            self._onMeasureFailed(self._notHandedOver(error))
 
     def _onMeasured(self, nodeId, columns, rows, onDone=None):
         from . import nodes
