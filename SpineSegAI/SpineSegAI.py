@@ -25,6 +25,9 @@ except ImportError:  # a source checkout used as additional module path: the lib
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     import SpineSegAILib
 
+OLDEST_PYTHON = (3, 10)
+"""This file alone has to be understood by older ones, to say so."""
+
 WARM_UP_MILLISECONDS = 500
 """After the panel has opened: late enough not to slow the opening down."""
 
@@ -46,6 +49,8 @@ class SpineSegAI(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "SpineSegAI {version}. The methods are published ones; each names its source when the mouse rests on it."
         ).format(version=SpineSegAILib.__version__)
+        if sys.version_info < OLDEST_PYTHON:
+            return
         slicer.app.connect("startupCompleted()", registerSampleData)
         slicer.app.connect("startupCompleted()", registerTerminology)
 
@@ -92,8 +97,8 @@ class SpineSegAIParameterNode:
     device: str = "auto"
     topLevel: int = 0
     bottomLevel: int = 0
-    samples: int = 0
-    steps: int = 0
+    samples: Annotated[int, WithinRange(0, 50)] = 0
+    steps: Annotated[int, WithinRange(0, 1000)] = 0
     preview: bool = False
     keypoints: vtkMRMLMarkupsFiducialNode
     priorSegmentation: vtkMRMLSegmentationNode
@@ -272,6 +277,24 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if name.split(".")[0] in ("SpineSegAISlicer", "SpineSegAILib"):
                 del sys.modules[name]
         super().onReload()
+
+
+if sys.version_info < OLDEST_PYTHON:
+
+    class SpineSegAIWidget(ScriptedLoadableModuleWidget):
+        """What an older Slicer shows instead of the panel."""
+
+        def setup(self):
+            """Called when the module is opened for the first time."""
+            ScriptedLoadableModuleWidget.setup(self)
+            label = qt.QLabel(
+                _("SpineSegAI needs Slicer 5.10 or newer: this one has Python {there}, not {needed} or newer.").format(
+                    there=".".join(map(str, sys.version_info[:2])), needed=".".join(map(str, OLDEST_PYTHON))
+                )
+            )
+            label.wordWrap = True
+            self.layout.addWidget(label)
+            self.layout.addStretch(1)
 
 
 class SpineSegAILogic(ScriptedLoadableModuleLogic):

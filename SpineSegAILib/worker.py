@@ -189,7 +189,7 @@ class Worker:
         if not request.include_unvalidated and result.unvalidated:
             result = result.without(result.unvalidated)
         folder = self._folder / f"job{job}"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
         return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))
 
     def _measure(self, request: MeasureRequest) -> MeasureEvent:

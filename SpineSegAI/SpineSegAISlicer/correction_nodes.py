@@ -4,6 +4,8 @@ Renaming moves what segments hold from one to another: their voxels and surfaces
 nothing and nothing can be lost. Only where voxels change are they written anew. Locked segments are never written.
 """
 
+import json
+
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
@@ -125,6 +127,7 @@ def applyCorrection(segmentationNode, volumeNode, correction, saveState=None):
     from SpineSegAILib.correction_log import entry_of
 
     before = frozenset(nodes.structuresOfSegmentation(segmentationNode))
+    readLog(segmentationNode)  # a damaged one is refused before anything is changed
     if saveState is not None:
         saveState()
     with slicer.util.NodeModify(segmentationNode):
@@ -244,6 +247,14 @@ def readLog(segmentationNode):
     return CorrectionLog.from_json(segmentationNode.GetAttribute(LOG_ATTRIBUTE) or "")
 
 
+def stepsLogged(segmentationNode):
+    """How many steps the log has; 0 if there is none, or a damaged one. Plain JSON: a Slicer may lack pydantic."""
+    try:
+        return len(json.loads(segmentationNode.GetAttribute(LOG_ATTRIBUTE) or "{}").get("entries", ()))
+    except (ValueError, AttributeError, TypeError):
+        return 0
+
+
 def addToLog(segmentationNode, entry):
     """Add a step, and note on the segments how many there are, so that undo takes the step back with them."""
     log = readLog(segmentationNode).added(entry)
@@ -281,7 +292,7 @@ class LogKeeper:
     def beforeStep(self):
         """Call before a state is saved: a log from a file is noted on the segments, and nothing can be redone."""
         self._undone = ()
-        steps = len(readLog(self.segmentationNode).entries)
+        steps = stepsLogged(self.segmentationNode)
         if steps and not stepsNoted(self.segmentationNode):
             noteSteps(self.segmentationNode, steps)
         self.beforeRestore()
@@ -292,11 +303,12 @@ class LogKeeper:
 
     def afterRestore(self):
         """Call after undo or redo: the log ends where the segments do."""
-        log = readLog(self.segmentationNode)
-        entries = (*log.entries, *self._undone)
         count = stepsNoted(self.segmentationNode)
-        self._undone = entries[count:]
-        writeLog(self.segmentationNode, log.model_copy(update={"entries": entries[:count]}))
+        if self._undone or stepsLogged(self.segmentationNode) > count:
+            log = readLog(self.segmentationNode)
+            entries = (*log.entries, *self._undone)
+            self._undone = entries[count:]
+            writeLog(self.segmentationNode, log.model_copy(update={"entries": entries[:count]}))
         if count in self._documents:
             self.segmentationNode.SetAttribute(ATTRIBUTE, self._documents[count])
         nodes.updateSummary(self.segmentationNode)

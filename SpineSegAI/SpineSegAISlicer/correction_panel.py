@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy, correction
 from SpineSegAILib.errors import CorrectionError, HintError, SpineSegAIError
 
-from . import correction_nodes, markup_tools, nodes, structure_preview, volumes
+from . import correction_nodes, dependencies, markup_tools, nodes, structure_preview, volumes
 from .structure_table import StructureTable
 
 SCOPES = (("all", _("All levels")), ("above", _("Selected and above")), ("below", _("Selected and below")))
@@ -248,7 +248,7 @@ class CorrectionPanel:
 
     def refresh(self):
         """Bring the section in line with the segmentation."""
-        if self._drawn:
+        if self._drawn and not dependencies.missingPackages():  # else it is noted once they are there
             self._drawn = False
             self._noteDrawn()
         if self.ui.correctCollapsibleButton.collapsed:
@@ -351,6 +351,8 @@ class CorrectionPanel:
         :param make: function of a `correction.Labelling` that returns a `correction.Correction`.
         :returns: the correction, or None if it could not be made, and the reader was told.
         """
+        if not dependencies.ready():
+            return None
         try:
             labelling = correction_nodes.labellingOf(self.segmentationNode)
             self._refuseWhileRunning()
@@ -607,6 +609,8 @@ class CorrectionPanel:
     def _onAgain(self):
         from .segment_again import SegmentAgain
 
+        if not dependencies.ready():
+            return
         ui = self.ui
         accepted = self.segmentPanel.method().accepted_hints
         only = ()
@@ -682,6 +686,8 @@ class CorrectionPanel:
         """Segment again, and take over what is inside a box of the volume's array (k, j, i)."""
         from .segment_again import SegmentAgain
 
+        if not dependencies.ready():
+            return
         labelling = correction_nodes.labellingOf(self.segmentationNode)
         self._refuseWhileRunning()
         labelling.require_unlocked(())
@@ -691,9 +697,10 @@ class CorrectionPanel:
 
     def _onInterpolate(self):
         """Between the slices that were drawn on since the Segment Editor was used, or else between all that it has."""
-        from SpineSegAILib import editing
 
         def plan(labelling):
+            from SpineSegAILib import editing
+
             chosen = self._selected(1)[0]
             labels = self._labels()
             axis = markup_tools.acquisitionAxis(self._requireVolume())
@@ -714,10 +721,13 @@ class CorrectionPanel:
         return np.flatnonzero(drawn).tolist() or None
 
     def _onSmooth(self):
-        from SpineSegAILib import editing
+        def plan(labelling):
+            from SpineSegAILib import editing
 
-        size = self.ui.smoothSpinBox.value
-        self._do(lambda labelling: editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked))
+            size = self.ui.smoothSpinBox.value
+            return editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked)
+
+        self._do(plan)
 
     # --- Segment Editor ----------------------------------------------------------------------------------------------
 
@@ -781,7 +791,11 @@ class CorrectionPanel:
         if structureId is None or not self._editorNode.GetActiveEffectName():
             return
         entry = painted([structureId], nodes.structuresOfSegmentation(node))
-        entries = correction_nodes.readLog(node).entries
+        try:
+            entries = correction_nodes.readLog(node).entries
+        except CorrectionError as error:  # damaged
+            self.showError(error)
+            return
         if not entries or (entries[-1].tool, entries[-1].structures) != (entry.tool, entry.structures):
             self._ownStep = True
             try:
@@ -821,6 +835,8 @@ class CorrectionPanel:
         return other, carried
 
     def _onCarry(self):
+        if not dependencies.ready():
+            return
         try:
             other, carried = self._carry()
         except SpineSegAIError as error:
@@ -833,6 +849,8 @@ class CorrectionPanel:
     def _onRefine(self):
         from .segment_again import SegmentAgain
 
+        if not dependencies.ready():
+            return
         only = tuple(self.table.selected())
         try:
             other, carried = self._carry()
@@ -870,6 +888,8 @@ class CorrectionPanel:
 
         :param onDone: called with the table node.
         """
+        if not dependencies.ready():
+            return
         try:
             correction_nodes.labellingOf(self.segmentationNode)
             result = nodes.resultFromSegmentation(self.segmentationNode, self._requireVolume())

@@ -129,11 +129,14 @@ class DatasetPanel:
         """Read the manifest again and show its cases. Nothing while the section is folded."""
         if self.ui.datasetCollapsibleButton.collapsed:
             return
-        try:
-            self._rows = self._ordered(self._trainingSet().rows()) if self.path else []
-        except SpineSegAIError as error:
-            self._rows = []
-            self.setStatus(f"{error.message} {error.remedy}")
+        self._rows = []
+        if self.path and dependencies.missingPackages():
+            self.setStatus(_("Cases are shown once the Python packages are installed, as “Add” and “Segment” do."))
+        elif self.path:
+            try:
+                self._rows = self._ordered(self._trainingSet().rows())
+            except SpineSegAIError as error:
+                self.setStatus(f"{error.message} {error.remedy}")
         self._fillCases()
         self.updateButtons()
 
@@ -221,6 +224,8 @@ class DatasetPanel:
 
     def addImages(self, paths):
         """Add images that are still to be annotated."""
+        if not self._ready():
+            return
         with self._showingErrors():
             names = self._trainingSet().add_images(paths)
             self.setStatus(_("Images to annotate added: {count}.").format(count=len(names)))
@@ -456,12 +461,7 @@ class DatasetPanel:
         """Whether a process may be started: packages are there, nothing else runs."""
         if self.isRunning or not self.path:
             return False
-        try:
-            dependencies.ensure()
-        except dependencies.NotInstalled as error:
-            slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
-            return False
-        return True
+        return dependencies.ready()
 
     def _run(self, arguments, onDone, finally_=None):
         def over():

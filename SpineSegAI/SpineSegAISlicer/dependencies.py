@@ -1,8 +1,8 @@
 """Python packages that the segmentation process needs, and how they get into Slicer's Python.
 
 Asked once, at the click that needs them. torch comes through the PyTorch extension, which knows the computer's graphics
-card; the rest through pip, with every installed version pinned, so that nothing that Slicer or another extension relies
-on (numpy, SimpleITK, requests …) can change.
+card; the rest through pip, with every other installed version pinned, so that nothing that Slicer or another extension
+relies on (numpy, SimpleITK, requests …) can change.
 """
 
 import importlib.metadata
@@ -45,12 +45,21 @@ def missingPackages(more=()):
 
 
 def _isMet(requirement):
-    name, minimum = re.fullmatch(r"([\w.-]+)(?:>=([\d.]+))?", requirement).groups()
+    minimum = requirement.partition(">=")[2]
+    installed = _installed(requirement)
+    return installed is not None and (not minimum or _numbers(installed) >= _numbers(minimum))
+
+
+def _installed(requirement):
+    """Version of a requirement's package that is there; None if there is none."""
     try:
-        installed = importlib.metadata.version(name)
+        return importlib.metadata.version(_name(requirement))
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return minimum is None or _numbers(installed) >= _numbers(minimum)
+        return None
+
+
+def _name(requirement):
+    return requirement.partition(">=")[0]
 
 
 def _numbers(version):
@@ -58,14 +67,18 @@ def _numbers(version):
 
 
 def question(missing):
-    """What the reader is asked: names and sizes."""
-    lines = [f"• {requirement}  ({_SIZES[requirement]})" for requirement in missing]
+    """What the reader is asked: names and sizes, and what is there already but too old."""
+    lines = []
+    for requirement in missing:
+        installed = _installed(requirement)
+        update = _("; version {version} is too old and will be updated").format(version=installed) if installed else ""
+        lines.append(f"• {requirement}  ({_SIZES[requirement]}{update})")
     return (
         _("SpineSegAI needs Python packages that this Slicer does not have yet:")
         + "\n\n"
         + "\n".join(lines)
         + "\n\n"
-        + _("They are downloaded once and installed into Slicer. Packages that are there already stay as they are.")
+        + _("They are downloaded once and installed into Slicer. All other packages stay as they are.")
         + "\n"
         + _("Download and install them now?")
     )
@@ -98,7 +111,7 @@ def ensure(more=()):
         raise NotInstalled(
             _("The packages were not installed, so training cannot start.")
             if more
-            else _("The packages were not installed, so nothing was segmented.")
+            else _("The packages were not installed, so nothing was done.")
         )
     try:
         if TORCH in missing:
@@ -123,6 +136,19 @@ def ensure(more=()):
         )
 
 
+def ready():
+    """`ensure`, and the reader is told why packages are still missing.
+
+    :returns: whether all are there.
+    """
+    try:
+        ensure()
+    except NotInstalled as error:
+        slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
+        return False
+    return True
+
+
 def _installTorch():
     try:
         import PyTorchUtils
@@ -145,10 +171,10 @@ def _installTorch():
 
 
 def _install(requirements):
-    """pip with all installed versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
+    """pip with all other versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
     constraints = os.path.join(tempfile.mkdtemp(prefix="SpineSegAI-"), "constraints.txt")
     with open(constraints, "w", encoding="utf-8") as file:
-        file.write(installedVersions())
+        file.write(installedVersions(without=[_name(requirement) for requirement in requirements]))
     try:
         from slicer.packaging import pip_ensure
     except ImportError:
@@ -159,12 +185,15 @@ def _install(requirements):
     )
 
 
-def installedVersions():
-    """One ``name==version`` line per installed package."""
+def installedVersions(without=()):
+    """One ``name==version`` line per installed package.
+
+    :param without: names, in lower case, of packages that may change.
+    """
     versions = {}
     for distribution in importlib.metadata.distributions():
         name, version = distribution.metadata["Name"], distribution.version
         # A local build such as 2.3.0+cu121 is on no index, but as a constraint it keeps what is there.
-        if name and version:
+        if name and version and name.lower() not in without:
             versions.setdefault(name.lower(), f"{name}=={version}")
     return "\n".join(versions[name] for name in sorted(versions)) + "\n"

@@ -46,6 +46,7 @@ class SegmentAgain:
         """
         if self._box is not None:
             return self._placeBox(result, volumeNode, segmentationNode, saveState)
+        correction_nodes.readLog(segmentationNode)  # a damaged one is refused before anything is changed
         nodes.segmentationFromResult(result, volumeNode, segmentationNode, saveState, only=self._only)
         correction_nodes.addToLog(segmentationNode, self._entry(segmentationNode))
         return segmentationNode

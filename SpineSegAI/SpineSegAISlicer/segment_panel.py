@@ -6,6 +6,7 @@ answers into nodes. Whatever can go wrong arrives as a `Failure` and is shown wi
 
 import importlib
 import time
+import traceback
 from html import escape
 from pathlib import Path
 
@@ -374,9 +375,13 @@ class SegmentPanel:
         said = info.metadata["method"] if info is not None else {}
         return {name: said.get(name, fields[name].default) for name in ("samples", "steps")}
 
+    def _hasPackages(self):
+        """Whether configs can be read: on a fresh Slicer they cannot."""
+        return self._warm or not dependencies.missingPackages()
+
     def _showSampling(self):
         ui, shown = self.ui, self._sampling()
-        if shown:
+        if shown and self._hasPackages():
             usual = self._usualSampling()
             ui.samplesSpinBox.specialValueText = _("{count} (default)").format(count=usual["samples"])
             ui.stepsSpinBox.specialValueText = _("{count} steps (default)").format(count=usual["steps"])
@@ -401,6 +406,8 @@ class SegmentPanel:
         label.text = ""
         volumeNode, info = self.parameterNode.inputVolume, self.checkpoint()
         if not self._sampling() or info is None or volumeNode is None or volumeNode.GetImageData() is None:
+            return
+        if not self._hasPackages():
             return
         seconds = None
         asked = self.ui.deviceComboBox.currentData
@@ -464,6 +471,8 @@ class SegmentPanel:
             )
         except SpineSegAIError as error:
             self._onDeviceKnown(asked, None, error.message)
+        except OSError as error:
+            self._onDeviceKnown(asked, None, str(error))
 
     def _onDeviceKnown(self, asked, device, name):
         self._device = (asked, device, name)
@@ -581,10 +590,7 @@ class SegmentPanel:
         :param outputNode: segmentation to update; only with a single volume.
         :param again: `SegmentAgain`: more hints, and what of the result is taken over.
         """
-        try:
-            dependencies.ensure()
-        except dependencies.NotInstalled as error:
-            slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
+        if not dependencies.ready():
             return
         if not self._warm:
             self._warm = True
@@ -646,15 +652,20 @@ class SegmentPanel:
             return
         except OSError as error:
             self._queueStates[volumeId] = str(error)
-            self._showFailure(
-                Failure("OutputError", _("The volume cannot be handed over: {error}").format(error=error),
-                        _("Free some space on the disk that holds temporary files."))
-            )  # fmt: skip
+            self._showFailure(self._notHandedOver(error))
             return
         self.jobVolumeId = volumeId
         self._queueStates[volumeId] = _("running")
         self.updateButtons()
         self.updateQueueTable()
+
+    @staticmethod
+    def _notHandedOver(error):
+        return Failure(
+            "OutputError",
+            _("The voxels cannot be handed over: {error}").format(error=error),
+            _("Free some space on the disk that holds temporary files."),
+        )
 
     def cancel(self, quietly=False):
         """Stop everything that runs or waits; the scene stays as it is.
@@ -717,6 +728,16 @@ class SegmentPanel:
             uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))
+            return
+        except Exception as error:  # a defect: those that wait go on all the same
+            failure = Failure(
+                "InternalError",
+                f"{type(error).__name__}: {error}",
+                _("This is a defect of SpineSegAI; please report it with the log."),
+                traceback.format_exc(),
+            )
+            self.addLog(failure.log)
+            self._onFailure(volumeId, failure)
             return
         self._history = history
         self._learnTime(volumeNode, result)
@@ -884,6 +905,8 @@ class SegmentPanel:
     def _onMeasure(self):
         from . import nodes
 
+        if not dependencies.ready():
+            return
         node = self._output()
         try:
             self.measure(node, nodes.resultFromSegmentation(node, self._outputVolume()))
@@ -897,7 +920,6 @@ class SegmentPanel:
         """
         nodeId = node.GetID()
         try:
-            dependencies.ensure()
             self.ui.measureButton.enabled = False
             self.client.measure(
                 result,
@@ -906,8 +928,8 @@ class SegmentPanel:
             )
         except SpineSegAIError as error:
             self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
-        except dependencies.NotInstalled as error:
-            slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
+        except OSError as error:
+            self._onMeasureFailed(self._notHandedOver(error))
 
     def _onMeasured(self, nodeId, columns, rows, onDone=None):
         from . import nodes

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import traceback
 from pathlib import Path
 
 import qt
@@ -26,13 +27,15 @@ LOG_LINES = 500
 class Job:
     """One request under way.
 
+    :param read: makes the answer, a tuple, of the worker's event.
     :param onDone: called with the answer.
     :param onError: called with a `Failure`.
     :param onProgress: called with a fraction (0…1) and a sentence.
     """
 
-    def __init__(self, number, onDone, onError, onProgress=None):
+    def __init__(self, number, read, onDone, onError, onProgress=None):
         self.number = number
+        self.read = read
         self.onDone = onDone
         self.onError = onError
         self.onProgress = onProgress
@@ -87,7 +90,7 @@ class WorkerClient:
         from SpineSegAILib.worker_protocol import HintsMessage, SegmentRequest, save_image
 
         self._ensureStarted()
-        job = self._newJob(lambda event: onDone(event.result.segmentation()), onError, onProgress)
+        job = self._newJob(lambda event: (event.result.segmentation(),), onDone, onError, onProgress)
         with self._handingOver(job) as folder:
             request = SegmentRequest(
                 job=job.number,
@@ -106,7 +109,7 @@ class WorkerClient:
         from SpineSegAILib.worker_protocol import MeasureRequest, ResultMessage
 
         self._ensureStarted()
-        job = self._newJob(lambda event: onDone(event.columns, event.rows), onError)
+        job = self._newJob(lambda event: (event.columns, event.rows), onDone, onError)
         with self._handingOver(job) as folder:
             request = MeasureRequest(job=job.number, result=ResultMessage.of(result, folder, "result"))
         self._send(request)
@@ -117,7 +120,7 @@ class WorkerClient:
         from SpineSegAILib.worker_protocol import DeviceRequest
 
         self._ensureStarted()
-        job = self._newJob(lambda event: onDone(event.device, event.name), onError)
+        job = self._newJob(lambda event: (event.device, event.name), onDone, onError)
         self._send(DeviceRequest(job=job.number, device=device))
         return job
 
@@ -191,9 +194,9 @@ class WorkerClient:
         self._addLog(_("Starting the segmentation process."))
         process.start(program, [*self._arguments, "--folder", str(self._folder)])
 
-    def _newJob(self, onDone, onError, onProgress=None):
+    def _newJob(self, read, onDone, onError, onProgress=None):
         self._number += 1
-        job = self._jobs[self._number] = Job(self._number, onDone, onError, onProgress)
+        job = self._jobs[self._number] = Job(self._number, read, onDone, onError, onProgress)
         return job
 
     def _send(self, message):
@@ -268,16 +271,33 @@ class WorkerClient:
             elif event.event == "error":
                 job.onError(Failure(event.kind, event.message, event.remedy, event.traceback or self.logTail()))
             else:
-                job.onDone(event)
+                self._deliver(job, event)
         finally:
             self._removeFiles(job)
+
+    @staticmethod
+    def _deliver(job, event):
+        try:
+            answer = job.read(event)
+        except Exception as error:  # whatever is wrong with its files, the job is over
+            job.onError(
+                Failure(
+                    "InternalError",
+                    _("The answer of the segmentation process cannot be read: {error}").format(error=error),
+                    _("Try again; see that the disk that holds temporary files is not full."),
+                    traceback.format_exc(),
+                )
+            )
+            return
+        job.onDone(*answer)
 
     @contextlib.contextmanager
     def _handingOver(self, job):
         """The folder for a job's voxels; the job is forgotten if they cannot be written."""
         folder = self._folder / f"job{job.number}"
         try:
-            folder.mkdir(exist_ok=True)
+            # The folder for all jobs may be gone: systems clean up what is temporary.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             yield folder
         except BaseException:
             del self._jobs[job.number]

@@ -737,6 +737,14 @@ class BadInputTest(CorrectionCase):
             self.refused(lambda button=button: self.press(button), "Every structure is locked")
         self.assertFalse(self.panel.isRunning)
 
+    def test_a_damaged_log_is_no_reason_not_to_open(self):
+        self.open()
+        self.correct.setSegmentationNode(None)
+        self.node.SetAttribute("SpineSegAI.CorrectionLog", "[{")
+        self.correct.setSegmentationNode(self.node)
+        self.assertTrue(self.correct.table.rows)
+        self.refused(lambda: self.press("shiftUpButton"), "The correction log is damaged")
+
     def test_too_few_or_too_many_selected(self):
         self.open()
         self.refused(lambda: self.press("deleteButton"), "No structure is selected")

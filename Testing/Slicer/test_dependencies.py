@@ -62,7 +62,7 @@ def test_nothing_is_asked_when_everything_is_there(answers):
 def test_one_question_with_names_and_sizes(without, answers):
     without |= {"torch", "monai"}
     answers.yes = False
-    with pytest.raises(dependencies.NotInstalled, match="nothing was segmented"):
+    with pytest.raises(dependencies.NotInstalled, match="nothing was done"):
         dependencies.ensure()
     assert len(answers.texts) == 1
     assert "torch" in answers.texts[0] and "monai" in answers.texts[0] and "MB" in answers.texts[0]
@@ -84,6 +84,23 @@ def test_torch_comes_through_its_extension_and_the_rest_through_pip(without, ans
     assert arguments[0] == "--constraint" and set(arguments[2:]) == {"monai>=1.5", "safetensors"}
     constraints = Path(arguments[1]).read_text(encoding="utf-8")
     assert f"numpy=={importlib.metadata.version('numpy')}" in constraints
+
+
+def test_a_package_that_is_too_old_is_updated_and_the_reader_knows(answers, monkeypatch):
+    versions = {"pydantic": "1.10.2"}
+    real = importlib.metadata.version
+    monkeypatch.setattr(dependencies.importlib.metadata, "version", lambda name: versions.get(name) or real(name))
+    constraints = []
+
+    def pip_install(arguments):
+        constraints.append(Path(arguments[1]).read_text(encoding="utf-8"))
+        assert arguments[2:] == ["pydantic>=2"]
+        versions.clear()
+
+    monkeypatch.setattr(slicer.util, "pip_install", pip_install)
+    dependencies.ensure()
+    assert "version 1.10.2 is too old and will be updated" in answers.texts[0]
+    assert "\npydantic==" not in constraints[0] and "\nnumpy==" in constraints[0]
 
 
 def test_newer_slicers_have_a_function_for_it(without, answers, monkeypatch):
@@ -161,6 +178,12 @@ build_method(make_config("resenc-unet", "tiny"))
 """
     root = str(samples.resources_folder().parent)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_panel_opens_before_anything_is_installed():
+    program = str(Path(__file__).with_name("fresh_slicer.py"))
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

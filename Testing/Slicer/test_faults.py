@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import unittest
 
@@ -192,6 +193,73 @@ class FaultTest(PanelCase):
         self.assertReady()
         self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the job is still waited for")
 
+    def test_measuring_with_a_full_disk_is_a_message(self):
+        from SpineSegAILib import worker_protocol
+
+        make_volume()
+        self.openPanel()
+        self.run_to_the_end()
+
+        def full(image, path):
+            raise OSError(28, "No space left on device")
+
+        self.patch(worker_protocol, "save_image", full)
+        self.click(self.ui.measureButton)
+        self.assertIn("No space left on device", self.dialogs[0])
+        self.assertTrue(self.ui.measureButton.enabled)
+
+    def test_no_folder_for_temporary_files_is_a_message(self):
+        make_volume()
+        self.openPanel()
+        self.patch(tempfile, "tempdir", str(self.folder / "gone"))
+        self.click(self.ui.applyButton)
+        self.assertIn("No such file or directory", self.dialogs[0])
+        self.assertReady()
+
+    def test_temporary_files_that_were_cleaned_away_are_made_again(self):
+        self.startRunning(DOUBLE_SECONDS="1")
+        shutil.rmtree(self.panel.client._folder)
+        self.waitUntilDone()
+        self.assertEqual((self.dialogs, len(self.segmentations())), ([], 1))
+        shutil.rmtree(self.panel.client._folder)
+        self.click(self.ui.measureButton)
+        self.waitUntil(lambda: slicer.util.getNodesByClass("vtkMRMLTableNode"), 60)
+        self.assertEqual(self.dialogs, [])
+
+    def failOnce(self, owner, name, error):
+        """Let a function fail the first time."""
+        function, errors = getattr(owner, name), [error]
+
+        def failing(*arguments, **named):
+            if errors:
+                raise errors.pop()
+            return function(*arguments, **named)
+
+        self.patch(owner, name, failing)
+
+    def segmentTwo(self):
+        """Two volumes, of which the first one fails."""
+        self.openPanel()
+        self.panel.start([make_volume("First"), make_volume("Second")])
+        self.waitUntilDone()
+        self.assertEqual([node.GetName() for node in self.segmentations()], ["Second spine"])
+        self.assertReady()
+
+    def test_an_answer_that_cannot_be_read_is_a_message_and_the_next_volume_is_segmented(self):
+        from SpineSegAILib import worker_protocol
+
+        self.failOnce(worker_protocol, "load_image", ValueError("cannot reshape array"))
+        self.segmentTwo()
+        self.assertIn("cannot be read: cannot reshape array", self.ui.logText.plainText)
+
+    def test_a_defect_is_a_message_and_the_next_volume_is_segmented(self):
+        from SpineSegAISlicer import nodes
+
+        self.failOnce(nodes, "segmentationFromResult", RuntimeError("never thought of"))
+        self.segmentTwo()
+        for words in ("RuntimeError: never thought of", "Traceback"):
+            self.assertIn(words, self.ui.logText.plainText)
+
     def test_the_worker_ends_with_the_panel(self):
         self.startRunning()
         pid = self.panel.client.processId
@@ -283,7 +351,7 @@ class FaultTest(PanelCase):
         self.openPanel()
 
         def declined():
-            raise dependencies.NotInstalled("The packages were not installed, so nothing was segmented.")
+            raise dependencies.NotInstalled("The packages were not installed, so nothing was done.")
 
         self.patch(dependencies, "ensure", declined)
         self.click(self.ui.applyButton)

@@ -193,6 +193,7 @@ class Mode(enum.Enum):
 class Parameters:
     text: str = "a"
     number: int = 3
+    bounded: Annotated[int, WithinRange(0, 50)] = 0
     real: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     flag: bool = True
     mode: Mode = Mode.FAST
@@ -253,6 +254,22 @@ def test_widgets_and_parameters_follow_each_other(parameters):
     parameters.disconnectGui(tag)
     box.checked = False
     assert parameters.flag is True
+
+
+def test_a_spin_box_has_the_range_of_its_parameter_and_none_without(parameters):
+    for name, limits in (("bounded", (0, 50)), ("number", (-(2**31), 2**31 - 1))):
+        ui, box = widgets(qt.QSpinBox, name)
+        ui.box = box
+        box.minimum, box.maximum = 0, 1000  # as a .ui may say
+        parameters.connectGui(ui)
+        assert (box.minimum, box.maximum) == limits
+
+
+def test_a_slider_needs_a_range(parameters):
+    ui, slider = widgets(qt.QSlider, "number")
+    ui.slider = slider
+    with pytest.raises(RuntimeError, match="unbounded"):
+        parameters.connectGui(ui)
 
 
 def test_a_combo_box_on_a_string_needs_choices(parameters):

@@ -1,6 +1,7 @@
 """The extension's files: CMake lists, the installed layout, the .ui file, translations."""
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -118,6 +119,21 @@ print(SpineSegAI.__file__, SpineSegAILib.__file__, SpineSegAISlicer.__file__, sa
 def copy(source, target):
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
+
+
+def test_an_older_slicer_is_told_what_is_needed(monkeypatch):
+    from host.pythonqt import wrap
+    from panel_case import open_widget
+
+    path = MODULE / "SpineSegAI.py"
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+    monkeypatch.setattr(sys, "version_info", (3, 9, 10))
+    specification = importlib.util.spec_from_file_location("OldSpineSegAI", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    widget = open_widget(module.SpineSegAIWidget)
+    label = wrap(widget.layout.itemAt(0).widget())
+    assert "needs Slicer 5.10 or newer" in label.text and "Python 3.9" in label.text
 
 
 def test_the_library_knows_nothing_of_slicer():

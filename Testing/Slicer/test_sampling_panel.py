@@ -262,6 +262,8 @@ class TimeTest(SamplingCase):
             self.assertEqual(self.panel.options(), {"samples": samples, "steps": steps})
             self.assertEqual(self.ui.samplesSpinBox.text, f"{samples} (default)")
             self.assertEqual(self.ui.stepsSpinBox.text, f"{steps} steps (default)")
+        for box, most in ((self.ui.samplesSpinBox, 50), (self.ui.stepsSpinBox, 1000)):
+            self.assertEqual((box.minimum, box.maximum), (0, most))  # the least, 0, shows the default
         self.ui.stepsSpinBox.value = 4
         self.assertEqual(self.panel.options(), {"samples": 3, "steps": 4})
 

@@ -155,6 +155,11 @@ class _Connector:
         elif name is QtWidgets.QLineEdit and kind is str:
             self.read, self.write, signal = target.text, target.setText, target.textChanged
         elif name in (QtWidgets.QSpinBox, QtWidgets.QSlider) and kind is int:
+            within = next((a for a in parameter.annotations if isinstance(a, WithinRange)), None)
+            if within is None and name is QtWidgets.QSlider:
+                raise RuntimeError("Cannot have a connection to ctkSliderWidget where the float types is unbounded.")
+            # Without a range the original takes away the one that the .ui gives.
+            target.setRange(*((within.minimum, within.maximum) if within is not None else (-(2**31), 2**31 - 1)))
             self.read, self.write, signal = target.value, target.setValue, target.valueChanged
         elif name in (QtWidgets.QDoubleSpinBox, widgets.ctkSliderWidget) and kind in (float, int):
             within = next((a for a in parameter.annotations if isinstance(a, WithinRange)), None)
