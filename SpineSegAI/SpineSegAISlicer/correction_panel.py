@@ -210,7 +210,6 @@ class CorrectionPanel:
                 (slicer.vtkSegmentation.SourceRepresentationModified, self._onVoxels),
             ):
                 self._observed.append((node, node.AddObserver(event, slot)))
-            self._keeper.beforeStep()
         self._selectEditorNode()
         self.editor.setSegmentationNode(node)
         volumeNode = self.volumeNode()
@@ -251,6 +250,8 @@ class CorrectionPanel:
         if self._drawn:
             self._drawn = False
             self._noteDrawn()
+        if self._keeper is not None:
+            self._keeper.keep()
         if self.ui.correctCollapsibleButton.collapsed:
             return
         self.table.fill(self.segmentationNode)
@@ -274,13 +275,14 @@ class CorrectionPanel:
 
     def saveState(self):
         """Begin an undo step: a state that “Undo” comes back to."""
-        with slicer.util.NodeModify(self.segmentationNode):
-            self._keeper.beforeStep()
+        self._keeper.keep()
         self.editor.saveStateForUndo()
 
     def _beforeReplace(self, segmentationNode):
-        """A result is about to replace segments."""
+        """Segments are about to be replaced."""
         if segmentationNode is self.segmentationNode:
+            self.editor.setActiveEffect(None)  # else the new voxels were a stroke
+            self._beforeDrawing = None
             self.saveState()
 
     def _onUndo(self):
@@ -295,7 +297,7 @@ class CorrectionPanel:
         self._ownStep = True
         try:
             before = self._times()
-            self._keeper.beforeRestore()
+            self._keeper.keep()
             restore()
             changed = self._times() != before
             if changed:

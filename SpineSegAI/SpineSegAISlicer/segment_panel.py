@@ -75,7 +75,7 @@ class SegmentPanel:
         self._overlay = uncertainty_nodes.Overlay()
         self._again = None  # `SegmentAgain` of the Correct section, while it runs
         self.stateCallbacks = []  # called when what can be done may have changed
-        self.beforeReplaceCallbacks = []  # called with a segmentation node before a result replaces its segments
+        self.beforeReplaceCallbacks = []  # called with a segmentation node before its segments are replaced
 
         self._clock = qt.QTimer()
         self._clock.setInterval(250)
@@ -876,6 +876,8 @@ class SegmentPanel:
         self.setStatus(_("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName()))
 
     def _onUndo(self):
+        for callback in self.beforeReplaceCallbacks:  # what was corrected since can be brought back, too
+            callback(self._history.segmentationNode)
         self._history.undo()
         self._history = None
         self.setStatus(_("The segments are as they were before the last result."))

@@ -107,7 +107,7 @@ class CorrectionCase(PanelCase):
             tags = (
                 "TerminologyEntry",
                 nodes.STRUCTURE_TAG,
-                correction_nodes.STEPS_TAG,
+                correction_nodes.STEP_TAG,
                 *correction_nodes.FOLLOWING_TAGS,
             )
             segments.append(
@@ -474,6 +474,37 @@ class EditorTest(CorrectionCase):
         self.press("correctUndoButton")
         self.press("correctUndoButton")
         self.assertEqual(self.snapshot(), shifted)
+
+    def test_undoing_a_replacement_is_a_step_like_others(self):
+        from SpineSegAISlicer import nodes
+
+        self.open()
+        self.press("shiftUpButton")
+        replaced = self.snapshot()
+        self.press("againButton")
+        self.waitUntilDone(180)
+        nodes.updateSummary(self.node)  # as undo leaves it
+        result = self.snapshot()
+        self.select(22)
+        self.press("deleteButton")
+        self.paint(21, np.s_[4, 2:4, 20:30])
+        corrected = self.snapshot()
+        self.assertEqual([entry["tool"] for entry in self.log()], ["shift", "segment-again", "delete", "paint"])
+        self.click(self.ui.undoButton)
+        slicer.app.processEvents()
+        self.assertEqual(self.snapshot(), replaced)
+        self.select(20, 21)
+        self.press("swapButton")
+        swapped = self.snapshot()
+        states = [replaced, corrected, None, result, replaced]
+        for state in states:
+            self.press("correctUndoButton")
+            if state:
+                self.assertEqual(self.snapshot(), state)
+        for state in [*states[-2::-1], swapped]:
+            self.press("correctRedoButton")
+            if state:
+                self.assertEqual(self.snapshot(), state)
 
     def test_slices_between_those_drawn_on_are_interpolated(self):
         self.open()
