@@ -601,6 +601,15 @@ class AgainTest(CorrectionCase):
         self.again()
         self.assertNotIn("prior=None", self.hintsSeen())
 
+    def test_deleted_key_points_leave_the_others_where_they_are(self):
+        self.open(ids=(22, 122, 23, 123, 24))
+        self.cui.keypointsCheckBox.checked = True
+        points = self.correct.keyPoints.node
+        points.SetNthControlPointPositionWorld(2, -5.0, 10.0, 3.0)
+        points.RemoveNthControlPoint(0)
+        points.UnsetNthControlPointPosition(points.GetControlPointIndexByLabel("L5"))
+        self.assertEqual(self.correct.keyPoints.moved(), {23: (-5.0, 10.0, 3.0)})
+
     def test_a_box_is_repaired_and_nothing_outside(self):
         self.open()
         self.assertFalse(self.cui.repairBoxButton.enabled)
