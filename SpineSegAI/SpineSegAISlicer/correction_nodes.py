@@ -256,6 +256,16 @@ def addToLog(segmentationNode, entry):
         nodes.setTag(segmentation.GetNthSegment(0), STEP_TAG, str(step))
 
 
+def logCarried(segmentationNode, volumeNode):
+    """Add the step that replaced what is not locked by the segments of another series."""
+    from SpineSegAILib.correction_log import carried
+
+    segmentation = segmentationNode.GetSegmentation()
+    structures = nodes.structuresOfSegmentation(segmentationNode)
+    replaced = [i for i, segmentId in structures.items() if not nodes.isLocked(segmentation.GetSegment(segmentId))]
+    addToLog(segmentationNode, carried(replaced, structures, volumeNode.GetName()))
+
+
 def writeLog(segmentationNode, log):
     """Store a log; an empty one is no attribute."""
     segmentationNode.SetAttribute(LOG_ATTRIBUTE, log.to_json() if log.entries else None)

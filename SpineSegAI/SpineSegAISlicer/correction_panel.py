@@ -810,38 +810,46 @@ class CorrectionPanel:
         combo.setCurrentIndex(max(0, combo.findData(chosen)) if found else -1)
 
     def _carry(self):
-        """Carry the segments over to the chosen series.
+        """Carry the segments over to the chosen series; where there are some, that is an undo step of theirs.
 
-        :returns: its volume node and its segmentation node.
+        :returns: its volume node, its segmentation node, and whether segments were replaced.
         """
         correction_nodes.labellingOf(self.segmentationNode)
         self._refuseWhileRunning()
         other = slicer.mrmlScene.GetNodeByID(self.ui.otherVolumeComboBox.currentData or "")
         if other is None:
             raise CorrectionError(_("There is no other series."), _("Load one of the same study."))
-        carried = nodes.carryTo(self.segmentationNode, self._requireVolume(), other)
-        return other, carried
+        source, volumeNode = self.segmentationNode, self._requireVolume()
+        before = nodes.carriedTo(source, other)
+
+        def saveState():
+            self._goTo(other, before)
+            self._beforeReplace(before)
+
+        carried = nodes.carryTo(source, volumeNode, other, saveState)
+        if before is not None:
+            correction_nodes.logCarried(carried, volumeNode)
+        self._goTo(other, carried)
+        return other, carried, before is not None
 
     def _onCarry(self):
         try:
-            other, carried = self._carry()
+            other, _carried, replaced = self._carry()
         except SpineSegAIError as error:
             self.showError(error)
             return
-        self._goTo(other, carried)
-        self.showMessage(_("Carried over to “{volume}”: check it, the patient may have moved.").format(
-            volume=other.GetName()))  # fmt: skip
+        words = _("Carried over to “{volume}”: check it, the patient may have moved.").format(volume=other.GetName())
+        self.showMessage(words + (" " + _("“Undo” brings back what was there.") if replaced else ""))
 
     def _onRefine(self):
         from .segment_again import SegmentAgain
 
         only = tuple(self.table.selected())
         try:
-            other, carried = self._carry()
+            other, carried, _replaced = self._carry()
         except SpineSegAIError as error:
             self.showError(error)
             return
-        self._goTo(other, carried)
         try:
             accepted = self.segmentPanel.method().accepted_hints
             labelling = correction_nodes.labellingOf(carried)

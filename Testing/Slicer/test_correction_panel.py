@@ -679,6 +679,40 @@ class OtherSeriesTest(CorrectionCase):
         self.assertIs(self.correct.segmentationNode, carried)
         self.assertTrue(((self.array(self.other, carried) == 22) == kept).all())
 
+    def test_carrying_over_again_can_be_undone(self):
+        self.open()
+        self.press("carryButton")
+        carried = self.correct.segmentationNode
+        first = self.array(self.other, carried)
+        self.select(21, 22)
+        self.press("deleteButton")
+        corrected, log = self.array(self.other, carried), carried.GetAttribute("SpineSegAI.CorrectionLog")
+        self.cui.correctSegmentationSelector.setCurrentNode(self.node)
+        self.press("carryButton")
+        self.assertIs(self.correct.segmentationNode, carried)
+        self.assertTrue((self.array(self.other, carried) == first).all())
+        self.assertIn("“Undo” brings back", self.message())
+        self.press("correctUndoButton")
+        self.assertTrue((self.array(self.other, carried) == corrected).all())
+        self.assertEqual(carried.GetAttribute("SpineSegAI.CorrectionLog"), log)
+        self.press("correctRedoButton")
+        self.assertTrue((self.array(self.other, carried) == first).all())
+
+    def test_what_was_carried_over_is_known_after_loading_into_another_scene(self):
+        from SpineSegAISlicer import nodes
+
+        self.open()
+        self.press("carryButton")
+        self.assertIs(nodes.carriedTo(self.node, self.other), self.correct.segmentationNode)
+        path = str(self.folder / "scene.mrb")
+        self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
+        slicer.mrmlScene.Clear(0)
+        third = make_volume("Third")  # has the id that the first one had
+        self.assertTrue(slicer.mrmlScene.ReadFromMRB(path, False))
+        node, other = slicer.util.getNode("T2 spine"), slicer.util.getNode("T1")
+        self.assertIs(nodes.carriedTo(node, other), slicer.util.getNode("T1 spine"))
+        self.assertIsNone(nodes.carriedTo(node, third))
+
     def test_carried_over_and_refined(self):
         self.open()
         self.tick(22, 3)
