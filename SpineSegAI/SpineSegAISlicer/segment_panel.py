@@ -897,26 +897,24 @@ class SegmentPanel:
 
         :param onDone: called with the table node.
         """
-        nodeId = node.GetID()
         try:
             dependencies.ensure()
             self.ui.measureButton.enabled = False
             self.client.measure(
                 result,
-                onDone=lambda columns, rows: self._onMeasured(nodeId, columns, rows, onDone),
-                onError=self._onMeasureFailed,
+                onDone=lambda columns, rows: self._onMeasured(node, columns, rows, onDone),
+                onError=lambda failure: self._onMeasureFailed(failure, node),
             )
         except SpineSegAIError as error:
             self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
         except dependencies.NotInstalled as error:
             slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
 
-    def _onMeasured(self, nodeId, columns, rows, onDone=None):
+    def _onMeasured(self, node, columns, rows, onDone=None):
         from . import nodes
 
-        self.ui.measureButton.enabled = True
-        node = slicer.mrmlScene.GetNodeByID(nodeId)
-        if node is None:
+        self._updateQueueButtons()
+        if node.GetScene() is None:  # removed; its id may be that of another one since
             return
         tableNode = nodes.tableFromMeasurements(columns, rows, node)
         nodes.showTable(tableNode)
@@ -924,9 +922,10 @@ class SegmentPanel:
         if onDone is not None:
             onDone(tableNode)
 
-    def _onMeasureFailed(self, failure):
-        self.ui.measureButton.enabled = True
-        self._showFailure(failure)
+    def _onMeasureFailed(self, failure, node=None):
+        self._updateQueueButtons()
+        if node is None or node.GetScene() is not None:
+            self._showFailure(failure)
 
     # --- several volumes ---------------------------------------------------------------------------------------------
 
