@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
 from SpineSegAILib.checkpoints import SUFFIX, list_checkpoints, read_header
-from SpineSegAILib.errors import SpineSegAIError
+from SpineSegAILib.errors import HintError, SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
 from . import dependencies, keypoint_nodes, run_times, uncertainty_nodes, volumes
@@ -315,11 +315,13 @@ class SegmentPanel:
         return method is not None and "keypoints" in method.accepted_hints
 
     def _keypoints(self, nodeId):
-        """Those of a list; empty without one, or if the method takes none."""
-        node = slicer.mrmlScene.GetNodeByID(nodeId)
-        if node is None or not self._takesKeypoints():
+        """Those of a list; empty without one, or if the method takes none.
+
+        :raises HintError: it was removed while the volume waited.
+        """
+        if not nodeId or not self._takesKeypoints():
             return {}
-        return keypoint_nodes.keypointsFromNode(node)
+        return keypoint_nodes.keypointsFromNode(self._steeringNode(nodeId))
 
     def _takesPrior(self):
         method = self.method()
@@ -341,15 +343,28 @@ class SegmentPanel:
         )
 
     def _prior(self, nodeId, volumeNode):
-        """The segmentation to start from and what is locked in it, as label images; None without one."""
+        """The segmentation to start from and what is locked in it, as label images; None without one.
+
+        :raises HintError: it was removed while the volume waited.
+        """
         from . import nodes
 
-        node = slicer.mrmlScene.GetNodeByID(nodeId)
-        if node is None or not self._takesPrior():
+        if not nodeId or not self._takesPrior():
             return None, None
         if self._again is not None:  # the Correct section has its own say
             return None, None
+        node = self._steeringNode(nodeId)
         return nodes.labelsFromSegmentation(node, volumeNode), nodes.lockedLabels(node, volumeNode)
+
+    @staticmethod
+    def _steeringNode(nodeId):
+        node = slicer.mrmlScene.GetNodeByID(nodeId)
+        if node is None:
+            raise HintError(
+                _("What this volume was to be segmented with was removed from the scene while it waited."),
+                _("Choose other key points or another segmentation to start from, or none, and segment it again."),
+            )
+        return node
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
