@@ -823,6 +823,7 @@ class CorrectionPanel:
         before = nodes.carriedTo(source, other)
 
         def saveState():
+            correction_nodes.readLog(before)  # a damaged one is refused before anything is changed
             self._goTo(other, before)
             self._beforeReplace(before)
 
