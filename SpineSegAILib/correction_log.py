@@ -139,6 +139,19 @@ def painted(structure_ids: Collection[int], present: Collection[int], when: date
     )
 
 
+def carried(
+    structure_ids: Collection[int], present: Collection[int], source: str, when: datetime | None = None
+) -> CorrectionEntry:
+    """An entry for what was replaced, by position, by the segments of another series."""
+    return CorrectionEntry(
+        tool="carry",
+        words=f"Carried over from {source}",
+        when=when or datetime.now(timezone.utc).replace(microsecond=0),
+        structures=tuple(_name(i, present) for i in structure_ids),
+        redrawn=True,
+    )
+
+
 def _name(structure_id: int, present: Collection[int]) -> str:
     s = structure(structure_id)
     return disc_name(s.id, present) if s.kind is Kind.DISC and s.order is not None else s.name

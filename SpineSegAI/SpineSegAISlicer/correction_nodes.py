@@ -4,7 +4,7 @@ Renaming moves what segments hold from one to another: their voxels and surfaces
 nothing and nothing can be lost. Only where voxels change are they written anew. Locked segments are never written.
 """
 
-import json
+import time
 
 import numpy as np
 import slicer
@@ -16,10 +16,10 @@ from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
 
 from . import nodes, volumes
-from .result_attribute import ATTRIBUTE, LOG_ATTRIBUTE
+from .result_attribute import ATTRIBUTES, LOG_ATTRIBUTE
 
-STEPS_TAG = "SpineSegAI.CorrectionSteps"
-"""Tag of a segment: how many steps the log had when the segments were like this. Undo brings it back with them."""
+STEP_TAG = "SpineSegAI.CorrectionStep"
+"""Tag of a segment: the step that made the segments as they are, as a number. Undo brings it back with them."""
 
 FOLLOWING_TAGS = (
     *(CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG),
@@ -247,19 +247,24 @@ def readLog(segmentationNode):
     return CorrectionLog.from_json(segmentationNode.GetAttribute(LOG_ATTRIBUTE) or "")
 
 
-def stepsLogged(segmentationNode):
-    """How many steps the log has; 0 if there is none, or a damaged one. Plain JSON: a Slicer may lack pydantic."""
-    try:
-        return len(json.loads(segmentationNode.GetAttribute(LOG_ATTRIBUTE) or "{}").get("entries", ()))
-    except (ValueError, AttributeError, TypeError):
-        return 0
-
-
 def addToLog(segmentationNode, entry):
-    """Add a step, and note on the segments how many there are, so that undo takes the step back with them."""
-    log = readLog(segmentationNode).added(entry)
-    writeLog(segmentationNode, log)
-    noteSteps(segmentationNode, len(log.entries))
+    """Add a step, and note it on the segments, so that undo takes the step back with them."""
+    writeLog(segmentationNode, readLog(segmentationNode).added(entry))
+    segmentation = segmentationNode.GetSegmentation()
+    if segmentation.GetNumberOfSegments():
+        # Later steps have larger numbers, and none has that of a step that was taken back.
+        step = max(time.time_ns(), stepNoted(segmentationNode) + 1)
+        nodes.setTag(segmentation.GetNthSegment(0), STEP_TAG, str(step))
+
+
+def logCarried(segmentationNode, volumeNode):
+    """Add the step that replaced what is not locked by the segments of another series."""
+    from SpineSegAILib.correction_log import carried
+
+    segmentation = segmentationNode.GetSegmentation()
+    structures = nodes.structuresOfSegmentation(segmentationNode)
+    replaced = [i for i, segmentId in structures.items() if not nodes.isLocked(segmentation.GetSegment(segmentId))]
+    addToLog(segmentationNode, carried(replaced, structures, volumeNode.GetName()))
 
 
 def writeLog(segmentationNode, log):
@@ -267,18 +272,11 @@ def writeLog(segmentationNode, log):
     segmentationNode.SetAttribute(LOG_ATTRIBUTE, log.to_json() if log.entries else None)
 
 
-def noteSteps(segmentationNode, count):
-    """Write the number of steps on the first segment; what counts is the largest that any segment has."""
+def stepNoted(segmentationNode):
+    """The step that led to the segments as they are: the last one that any has; 0 for none, None without segments."""
     segmentation = segmentationNode.GetSegmentation()
-    if segmentation.GetNumberOfSegments():
-        nodes.setTag(segmentation.GetNthSegment(0), STEPS_TAG, str(count))
-
-
-def stepsNoted(segmentationNode):
-    """How many steps led to the segments as they are; 0 if none is noted."""
-    segmentation = segmentationNode.GetSegmentation()
-    noted = [nodes.tagOf(segmentation.GetSegment(i), STEPS_TAG) for i in segmentation.GetSegmentIDs()]
-    return max((int(text) for text in noted if text.isdigit()), default=0)
+    noted = [nodes.tagOf(segmentation.GetSegment(i), STEP_TAG) for i in segmentation.GetSegmentIDs()]
+    return max(int(text) if text.isdigit() else 0 for text in noted) if noted else None
 
 
 class LogKeeper:
@@ -286,29 +284,16 @@ class LogKeeper:
 
     def __init__(self, segmentationNode):
         self.segmentationNode = segmentationNode
-        self._undone = ()
-        self._documents = {}  # number of steps → the document of the result
+        self._said = {}  # step → what was said after it
+        self.keep()
 
-    def beforeStep(self):
-        """Call before a state is saved: a log from a file is noted on the segments, and nothing can be redone."""
-        self._undone = ()
-        steps = stepsLogged(self.segmentationNode)
-        if steps and not stepsNoted(self.segmentationNode):
-            noteSteps(self.segmentationNode, steps)
-        self.beforeRestore()
-
-    def beforeRestore(self):
-        """Call before undo or redo: the document is kept, to come back to it."""
-        self._documents[stepsNoted(self.segmentationNode)] = self.segmentationNode.GetAttribute(ATTRIBUTE)
+    def keep(self):
+        """Call after every step, and before undo or redo."""
+        said = {name: self.segmentationNode.GetAttribute(name) for name in ATTRIBUTES}
+        self._said[stepNoted(self.segmentationNode)] = said
 
     def afterRestore(self):
-        """Call after undo or redo: the log ends where the segments do."""
-        count = stepsNoted(self.segmentationNode)
-        if self._undone or stepsLogged(self.segmentationNode) > count:
-            log = readLog(self.segmentationNode)
-            entries = (*log.entries, *self._undone)
-            self._undone = entries[count:]
-            writeLog(self.segmentationNode, log.model_copy(update={"entries": entries[:count]}))
-        if count in self._documents:
-            self.segmentationNode.SetAttribute(ATTRIBUTE, self._documents[count])
+        """Call after undo or redo: what is said is what was said of these segments."""
+        for name, text in self._said.get(stepNoted(self.segmentationNode), {}).items():
+            self.segmentationNode.SetAttribute(name, text)
         nodes.updateSummary(self.segmentationNode)

@@ -210,7 +210,6 @@ class CorrectionPanel:
                 (slicer.vtkSegmentation.SourceRepresentationModified, self._onVoxels),
             ):
                 self._observed.append((node, node.AddObserver(event, slot)))
-            self._keeper.beforeStep()
         self._selectEditorNode()
         self.editor.setSegmentationNode(node)
         volumeNode = self.volumeNode()
@@ -251,6 +250,8 @@ class CorrectionPanel:
         if self._drawn and not dependencies.missingPackages():  # else it is noted once they are there
             self._drawn = False
             self._noteDrawn()
+        if self._keeper is not None:
+            self._keeper.keep()
         if self.ui.correctCollapsibleButton.collapsed:
             return
         self.table.fill(self.segmentationNode)
@@ -274,13 +275,14 @@ class CorrectionPanel:
 
     def saveState(self):
         """Begin an undo step: a state that “Undo” comes back to."""
-        with slicer.util.NodeModify(self.segmentationNode):
-            self._keeper.beforeStep()
+        self._keeper.keep()
         self.editor.saveStateForUndo()
 
     def _beforeReplace(self, segmentationNode):
-        """A result is about to replace segments."""
+        """Segments are about to be replaced."""
         if segmentationNode is self.segmentationNode:
+            self.editor.setActiveEffect(None)  # else the new voxels were a stroke
+            self._beforeDrawing = None
             self.saveState()
 
     def _onUndo(self):
@@ -295,7 +297,7 @@ class CorrectionPanel:
         self._ownStep = True
         try:
             before = self._times()
-            self._keeper.beforeRestore()
+            self._keeper.keep()
             restore()
             changed = self._times() != before
             if changed:
@@ -822,29 +824,39 @@ class CorrectionPanel:
         combo.setCurrentIndex(max(0, combo.findData(chosen)) if found else -1)
 
     def _carry(self):
-        """Carry the segments over to the chosen series.
+        """Carry the segments over to the chosen series; where there are some, that is an undo step of theirs.
 
-        :returns: its volume node and its segmentation node.
+        :returns: its volume node, its segmentation node, and whether segments were replaced.
         """
         correction_nodes.labellingOf(self.segmentationNode)
         self._refuseWhileRunning()
         other = slicer.mrmlScene.GetNodeByID(self.ui.otherVolumeComboBox.currentData or "")
         if other is None:
             raise CorrectionError(_("There is no other series."), _("Load one of the same study."))
-        carried = nodes.carryTo(self.segmentationNode, self._requireVolume(), other)
-        return other, carried
+        source, volumeNode = self.segmentationNode, self._requireVolume()
+        before = nodes.carriedTo(source, other)
+
+        def saveState():
+            correction_nodes.readLog(before)  # a damaged one is refused before anything is changed
+            self._goTo(other, before)
+            self._beforeReplace(before)
+
+        carried = nodes.carryTo(source, volumeNode, other, saveState)
+        if before is not None:
+            correction_nodes.logCarried(carried, volumeNode)
+        self._goTo(other, carried)
+        return other, carried, before is not None
 
     def _onCarry(self):
         if not dependencies.ready():
             return
         try:
-            other, carried = self._carry()
+            other, _carried, replaced = self._carry()
         except SpineSegAIError as error:
             self.showError(error)
             return
-        self._goTo(other, carried)
-        self.showMessage(_("Carried over to “{volume}”: check it, the patient may have moved.").format(
-            volume=other.GetName()))  # fmt: skip
+        words = _("Carried over to “{volume}”: check it, the patient may have moved.").format(volume=other.GetName())
+        self.showMessage(words + (" " + _("“Undo” brings back what was there.") if replaced else ""))
 
     def _onRefine(self):
         from .segment_again import SegmentAgain
@@ -853,11 +865,10 @@ class CorrectionPanel:
             return
         only = tuple(self.table.selected())
         try:
-            other, carried = self._carry()
+            other, carried, _replaced = self._carry()
         except SpineSegAIError as error:
             self.showError(error)
             return
-        self._goTo(other, carried)
         try:
             accepted = self.segmentPanel.method().accepted_hints
             labelling = correction_nodes.labellingOf(carried)

@@ -77,7 +77,7 @@ class KeyPoints:
 
     def __init__(self):
         self.node = None
-        self._placed = {}
+        self._placed = []  # (id of the control point, structure id, position in RAS)
 
     def show(self, segmentationNode):
         """A point per structure that has a level: as the method predicted it, or in the middle of the segment."""
@@ -91,23 +91,24 @@ class KeyPoints:
         from SpineSegAILib import anatomy
 
         for structureId, point in points.items():
-            self.node.AddControlPointWorld(*point, anatomy.STRUCTURES[structureId].name)
-        self._placed = points
+            index = self.node.AddControlPointWorld(*point, anatomy.STRUCTURES[structureId].name)
+            self._placed.append((self.node.GetNthControlPointID(index), structureId, point))
 
     def hide(self):
         """Remove the points."""
         if self.node is not None and self.node.GetScene() is not None:
             slicer.mrmlScene.RemoveNode(self.node)
-        self.node, self._placed = None, {}
+        self.node, self._placed = None, []
 
     def moved(self):
-        """Structure id → position (RAS, mm) of the points that the reader has moved."""
+        """Structure id → position (RAS, mm) of the points that the reader has moved; those deleted are left out."""
         if self.node is None or self.node.GetScene() is None:
             return {}
         found = {}
-        for index, (structureId, before) in enumerate(self._placed.items()):
-            if index >= self.node.GetNumberOfControlPoints():
-                break
+        for pointId, structureId, before in self._placed:
+            index = self.node.GetNthControlPointIndexByID(pointId)
+            if index < 0 or self.node.GetNthControlPointPositionStatus(index) != self.node.PositionDefined:
+                continue
             position = [0.0] * 3
             self.node.GetNthControlPointPositionWorld(index, position)
             if np.linalg.norm(np.subtract(position, before)) > MOVED_MM:

@@ -40,7 +40,7 @@ KEYPOINT_TAG = "SpineSegAI.KeyPoint"
 """Tag of a segment with its structure's key point (LPS, mm), as the method predicted it or the reader moved it."""
 
 CARRIED_ROLE = "SpineSegAI.CarriedTo"
-"""Node reference from a segmentation to what was made of it on another volume; the volume's id is added."""
+"""Node references from a segmentation to what was made of it on other volumes."""
 
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
@@ -550,19 +550,29 @@ def applyToOtherSeries(segmentationNode, volumeNode):
     return report
 
 
-def carryTo(segmentationNode, volumeNode, other):
+def carriedTo(segmentationNode, other):
+    """What was carried from a segmentation to another volume before; None if nothing was."""
+    for index in range(segmentationNode.GetNumberOfNodeReferences(CARRIED_ROLE)):
+        node = segmentationNode.GetNthNodeReference(CARRIED_ROLE, index)
+        if node is not None and node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is other:
+            return node
+    return None
+
+
+def carryTo(segmentationNode, volumeNode, other, saveState=None):
     """Carry a segmentation, by position, to another volume.
 
     What was carried there before is replaced, except for its locked structures. Locked structures stay locked.
 
+    :param saveState: called once before that is changed.
     :returns: the other volume's segmentation node.
     :raises ImageError: the other volume cannot be segmented, or shows another part of the body.
     """
     carried = _carried(resultFromSegmentation(segmentationNode, volumeNode), segmentationNode, volumeNode, other)
-    role = f"{CARRIED_ROLE}.{other.GetID()}"
-    before = segmentationNode.GetNodeReference(role)
-    made = segmentationFromResult(carried, other, before)
-    segmentationNode.SetNodeReferenceID(role, made.GetID())
+    before = carriedTo(segmentationNode, other)
+    made = segmentationFromResult(carried, other, before, saveState)
+    if before is None:
+        segmentationNode.AddNodeReferenceID(CARRIED_ROLE, made.GetID())
     source, target = segmentationNode.GetSegmentation(), made.GetSegmentation()
     there = structuresOfSegmentation(made)
     for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():

@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
 from SpineSegAILib.checkpoints import SUFFIX, list_checkpoints, read_header
-from SpineSegAILib.errors import SpineSegAIError
+from SpineSegAILib.errors import HintError, SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
 from . import dependencies, keypoint_nodes, run_times, uncertainty_nodes, volumes
@@ -76,7 +76,7 @@ class SegmentPanel:
         self._overlay = uncertainty_nodes.Overlay()
         self._again = None  # `SegmentAgain` of the Correct section, while it runs
         self.stateCallbacks = []  # called when what can be done may have changed
-        self.beforeReplaceCallbacks = []  # called with a segmentation node before a result replaces its segments
+        self.beforeReplaceCallbacks = []  # called with a segmentation node before its segments are replaced
 
         self._clock = qt.QTimer()
         self._clock.setInterval(250)
@@ -316,11 +316,13 @@ class SegmentPanel:
         return method is not None and "keypoints" in method.accepted_hints
 
     def _keypoints(self, nodeId):
-        """Those of a list; empty without one, or if the method takes none."""
-        node = slicer.mrmlScene.GetNodeByID(nodeId)
-        if node is None or not self._takesKeypoints():
+        """Those of a list; empty without one, or if the method takes none.
+
+        :raises HintError: it was removed while the volume waited.
+        """
+        if not nodeId or not self._takesKeypoints():
             return {}
-        return keypoint_nodes.keypointsFromNode(node)
+        return keypoint_nodes.keypointsFromNode(self._steeringNode(nodeId))
 
     def _takesPrior(self):
         method = self.method()
@@ -342,15 +344,28 @@ class SegmentPanel:
         )
 
     def _prior(self, nodeId, volumeNode):
-        """The segmentation to start from and what is locked in it, as label images; None without one."""
+        """The segmentation to start from and what is locked in it, as label images; None without one.
+
+        :raises HintError: it was removed while the volume waited.
+        """
         from . import nodes
 
-        node = slicer.mrmlScene.GetNodeByID(nodeId)
-        if node is None or not self._takesPrior():
+        if not nodeId or not self._takesPrior():
             return None, None
         if self._again is not None:  # the Correct section has its own say
             return None, None
+        node = self._steeringNode(nodeId)
         return nodes.labelsFromSegmentation(node, volumeNode), nodes.lockedLabels(node, volumeNode)
+
+    @staticmethod
+    def _steeringNode(nodeId):
+        node = slicer.mrmlScene.GetNodeByID(nodeId)
+        if node is None:
+            raise HintError(
+                _("What this volume was to be segmented with was removed from the scene while it waited."),
+                _("Choose other key points or another segmentation to start from, or none, and segment it again."),
+            )
+        return node
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
@@ -897,6 +912,8 @@ class SegmentPanel:
         self.setStatus(_("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName()))
 
     def _onUndo(self):
+        for callback in self.beforeReplaceCallbacks:  # what was corrected since can be brought back, too
+            callback(self._history.segmentationNode)
         self._history.undo()
         self._history = None
         self.setStatus(_("The segments are as they were before the last result."))
@@ -918,25 +935,23 @@ class SegmentPanel:
 
         :param onDone: called with the table node.
         """
-        nodeId = node.GetID()
         try:
             self.ui.measureButton.enabled = False
             self.client.measure(
                 result,
-                onDone=lambda columns, rows: self._onMeasured(nodeId, columns, rows, onDone),
-                onError=self._onMeasureFailed,
+                onDone=lambda columns, rows: self._onMeasured(node, columns, rows, onDone),
+                onError=lambda failure: self._onMeasureFailed(failure, node),
             )
         except SpineSegAIError as error:
             self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
         except OSError as error:
             self._onMeasureFailed(self._notHandedOver(error))
 
-    def _onMeasured(self, nodeId, columns, rows, onDone=None):
+    def _onMeasured(self, node, columns, rows, onDone=None):
         from . import nodes
 
-        self.ui.measureButton.enabled = True
-        node = slicer.mrmlScene.GetNodeByID(nodeId)
-        if node is None:
+        self._updateQueueButtons()
+        if node.GetScene() is None:  # removed; its id may be that of another one since
             return
         tableNode = nodes.tableFromMeasurements(columns, rows, node)
         nodes.showTable(tableNode)
@@ -944,9 +959,10 @@ class SegmentPanel:
         if onDone is not None:
             onDone(tableNode)
 
-    def _onMeasureFailed(self, failure):
-        self.ui.measureButton.enabled = True
-        self._showFailure(failure)
+    def _onMeasureFailed(self, failure, node=None):
+        self._updateQueueButtons()
+        if node is None or node.GetScene() is not None:
+            self._showFailure(failure)
 
     # --- several volumes ---------------------------------------------------------------------------------------------
 

@@ -12,13 +12,13 @@ class CurvePlots:
     """Two charts, loss and Dice over the steps. The nodes are not saved with the scene: the run's folder has it all."""
 
     def __init__(self):
-        self._tableIds = {}
-        self._chartIds = {}
+        self._tables = {}  # nodes, not ids: those begin anew with the next scene
+        self._charts = {}
 
     @property
     def isShown(self):
         """Whether the charts are in the scene."""
-        return bool(self._chartIds) and all(slicer.mrmlScene.GetNodeByID(i) for i in self._chartIds.values())
+        return bool(self._charts) and all(chart.GetScene() is not None for chart in self.charts())
 
     def show(self, name, events):
         """Make the charts for a run, and show one in the layout, where there are views.
@@ -38,8 +38,8 @@ class CurvePlots:
         from SpineSegAILib.training.pictures import loss_curve, score_curve
 
         for key, (steps, values) in (("loss", loss_curve(events)), ("dice", score_curve(events, "level_dice"))):
-            node = slicer.mrmlScene.GetNodeByID(self._tableIds.get(key, ""))
-            if node is None or node.GetTable().GetNumberOfRows() == len(steps):
+            node = self._tables[key]
+            if node.GetScene() is None or node.GetTable().GetNumberOfRows() == len(steps):
                 continue
             table = node.GetTable()
             table.SetNumberOfRows(len(steps))
@@ -51,19 +51,19 @@ class CurvePlots:
 
     def charts(self):
         """The chart nodes: loss, Dice."""
-        return [slicer.mrmlScene.GetNodeByID(i) for i in self._chartIds.values()]
+        return list(self._charts.values())
 
     def remove(self):
         """Take everything out of the scene."""
         for chart in self.charts():
-            if chart is None:
+            if chart.GetScene() is None:
                 continue
             series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
             for node in [*series, *[s.GetTableNode() for s in series if s], chart]:
                 if node is not None:
                     slicer.mrmlScene.RemoveNode(node)
-        self._tableIds.clear()
-        self._chartIds.clear()
+        self._tables.clear()
+        self._charts.clear()
 
     def _addChart(self, key, name, title, color):
         add = slicer.mrmlScene.AddNewNodeByClass
@@ -89,5 +89,5 @@ class CurvePlots:
             chartNode.SetYAxisRange(0.0, 1.0)
         for node in (tableNode, seriesNode, chartNode):
             node.SetSaveWithScene(False)
-        self._tableIds[key] = tableNode.GetID()
-        self._chartIds[key] = chartNode.GetID()
+        self._tables[key] = tableNode
+        self._charts[key] = chartNode

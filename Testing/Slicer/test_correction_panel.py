@@ -107,7 +107,7 @@ class CorrectionCase(PanelCase):
             tags = (
                 "TerminologyEntry",
                 nodes.STRUCTURE_TAG,
-                correction_nodes.STEPS_TAG,
+                correction_nodes.STEP_TAG,
                 *correction_nodes.FOLLOWING_TAGS,
             )
             segments.append(
@@ -475,6 +475,37 @@ class EditorTest(CorrectionCase):
         self.press("correctUndoButton")
         self.assertEqual(self.snapshot(), shifted)
 
+    def test_undoing_a_replacement_is_a_step_like_others(self):
+        from SpineSegAISlicer import nodes
+
+        self.open()
+        self.press("shiftUpButton")
+        replaced = self.snapshot()
+        self.press("againButton")
+        self.waitUntilDone(180)
+        nodes.updateSummary(self.node)  # as undo leaves it
+        result = self.snapshot()
+        self.select(22)
+        self.press("deleteButton")
+        self.paint(21, np.s_[4, 2:4, 20:30])
+        corrected = self.snapshot()
+        self.assertEqual([entry["tool"] for entry in self.log()], ["shift", "segment-again", "delete", "paint"])
+        self.click(self.ui.undoButton)
+        slicer.app.processEvents()
+        self.assertEqual(self.snapshot(), replaced)
+        self.select(20, 21)
+        self.press("swapButton")
+        swapped = self.snapshot()
+        states = [replaced, corrected, None, result, replaced]
+        for state in states:
+            self.press("correctUndoButton")
+            if state:
+                self.assertEqual(self.snapshot(), state)
+        for state in [*states[-2::-1], swapped]:
+            self.press("correctRedoButton")
+            if state:
+                self.assertEqual(self.snapshot(), state)
+
     def test_slices_between_those_drawn_on_are_interpolated(self):
         self.open()
         self.paint(22, np.s_[2, 63:66, 4:8])
@@ -570,6 +601,15 @@ class AgainTest(CorrectionCase):
         self.again()
         self.assertNotIn("prior=None", self.hintsSeen())
 
+    def test_deleted_key_points_leave_the_others_where_they_are(self):
+        self.open(ids=(22, 122, 23, 123, 24))
+        self.cui.keypointsCheckBox.checked = True
+        points = self.correct.keyPoints.node
+        points.SetNthControlPointPositionWorld(2, -5.0, 10.0, 3.0)
+        points.RemoveNthControlPoint(0)
+        points.UnsetNthControlPointPosition(points.GetControlPointIndexByLabel("L5"))
+        self.assertEqual(self.correct.keyPoints.moved(), {23: (-5.0, 10.0, 3.0)})
+
     def test_a_box_is_repaired_and_nothing_outside(self):
         self.open()
         self.assertFalse(self.cui.repairBoxButton.enabled)
@@ -638,6 +678,40 @@ class OtherSeriesTest(CorrectionCase):
         self.press("carryButton")
         self.assertIs(self.correct.segmentationNode, carried)
         self.assertTrue(((self.array(self.other, carried) == 22) == kept).all())
+
+    def test_carrying_over_again_can_be_undone(self):
+        self.open()
+        self.press("carryButton")
+        carried = self.correct.segmentationNode
+        first = self.array(self.other, carried)
+        self.select(21, 22)
+        self.press("deleteButton")
+        corrected, log = self.array(self.other, carried), carried.GetAttribute("SpineSegAI.CorrectionLog")
+        self.cui.correctSegmentationSelector.setCurrentNode(self.node)
+        self.press("carryButton")
+        self.assertIs(self.correct.segmentationNode, carried)
+        self.assertTrue((self.array(self.other, carried) == first).all())
+        self.assertIn("“Undo” brings back", self.message())
+        self.press("correctUndoButton")
+        self.assertTrue((self.array(self.other, carried) == corrected).all())
+        self.assertEqual(carried.GetAttribute("SpineSegAI.CorrectionLog"), log)
+        self.press("correctRedoButton")
+        self.assertTrue((self.array(self.other, carried) == first).all())
+
+    def test_what_was_carried_over_is_known_after_loading_into_another_scene(self):
+        from SpineSegAISlicer import nodes
+
+        self.open()
+        self.press("carryButton")
+        self.assertIs(nodes.carriedTo(self.node, self.other), self.correct.segmentationNode)
+        path = str(self.folder / "scene.mrb")
+        self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
+        slicer.mrmlScene.Clear(0)
+        third = make_volume("Third")  # has the id that the first one had
+        self.assertTrue(slicer.mrmlScene.ReadFromMRB(path, False))
+        node, other = slicer.util.getNode("T2 spine"), slicer.util.getNode("T1")
+        self.assertIs(nodes.carriedTo(node, other), slicer.util.getNode("T1 spine"))
+        self.assertIsNone(nodes.carriedTo(node, third))
 
     def test_carried_over_and_refined(self):
         self.open()

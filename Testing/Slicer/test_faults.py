@@ -298,6 +298,34 @@ class FaultTest(PanelCase):
         self.run_to_the_end()
         self.assertEqual(len(self.segmentations()), 1)
 
+    def test_the_scene_closed_while_measuring(self):
+        from SpineSegAISlicer import nodes
+
+        def measure(volume):
+            self.widget._parameterNode.inputVolume = volume
+            self.widget._parameterNode.outputSegmentation = nodes.segmentationFromResult(result, volume)
+            self.click(self.ui.measureButton)
+            return self.output().GetID()
+
+        first = make_volume("First")
+        self.openPanel()
+        self.run_to_the_end()
+        result = nodes.resultFromSegmentation(self.output(), first)
+        slicer.mrmlScene.Clear(0)
+        nodeId = measure(make_volume("First"))
+        slicer.mrmlScene.Clear(0)
+        second = make_volume("Second")
+        node = nodes.segmentationFromResult(result, second)
+        self.assertEqual(node.GetID(), nodeId)
+        self.assertFalse(self.ui.measureButton.enabled)
+        self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the table was not measured")
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLTableNode"), [])
+        self.assertFalse(self.ui.measureButton.enabled)
+        measure(second)
+        slicer.mrmlScene.Clear(0)
+        self.panel.client._failAll("WorkerError", "It ended.")
+        self.assertEqual(self.dialogs, [])
+
     def test_the_volume_removed_during_a_run(self):
         volume = self.startRunning()
         slicer.mrmlScene.RemoveNode(volume)

@@ -461,6 +461,17 @@ class StartingFromTest(SamplingCase):
         self.assertIsNone(hints["Segmenting “Other”…"].prior)
         self.assertIsNotNone(hints["Segmenting “T2”…"].prior)
 
+    def test_what_was_removed_while_a_volume_waited_is_missed(self):
+        chosen, other = make_volume(), make_volume("Other", seed=1)
+        self.openSampling()
+        self.run_to_the_end()
+        self.ui.priorSelector.setCurrentNode(self.output())
+        self.panel.start([other, chosen])
+        slicer.mrmlScene.RemoveNode(self.output())
+        self.waitUntilDone()
+        self.assertIn("was removed from the scene while it waited", self.dialogs[0])
+        self.assertEqual([node.GetName() for node in self.segmentations()], ["Other spine"])
+
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):
         from SpineSegAISlicer import correction_nodes
 

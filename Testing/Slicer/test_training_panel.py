@@ -207,6 +207,22 @@ class RunningTest(TrainingCase):
         self.assertFalse(self.train.runResumeButton.enabled)
 
 
+class CurvesTest(PanelCase):
+    def test_another_scene_s_charts_are_not_taken_for_ours(self):
+        from SpineSegAISlicer.training_plots import CurvePlots
+
+        plots = CurvePlots()
+        plots.show("mine", [])
+        self.assertTrue(plots.isShown)
+        ids = [chart.GetID() for chart in plots.charts()]
+        slicer.mrmlScene.Clear(0)
+        theirs = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode") for _id in ids]
+        self.assertEqual([chart.GetID() for chart in theirs], ids)
+        self.assertFalse(plots.isShown)
+        plots.remove()
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotChartNode"), theirs)
+
+
 class ElsewhereTest(TrainingCase):
     def elsewhere(self):
         """A run on another machine that shares the folder."""
