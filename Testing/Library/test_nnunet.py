@@ -1,14 +1,20 @@
 """What nnU-Net v2 is given and what is made of its predictions: `Testing/Benchmarks/nnunet.py`."""
 
+import inspect
+import itertools
 import json
+import runpy
 import subprocess
 import sys
+import time
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
 
@@ -151,6 +157,49 @@ def test_the_commands_are_told_where_things_are(tmp_path, monkeypatch):
     assert seconds > 0.5 and peak > 60
     with pytest.raises(SpineSegAIError, match="exit code 3"):
         nnunet.run([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_the_trainer_ends_by_the_clock(monkeypatch, tmp_path):
+    """Over a stand-in that treats its arguments as nnU-Net's own class does: by the names that they have."""
+
+    class Base:
+        def __init__(self, plans, configuration, fold, dataset_json, device=None):
+            given = locals()
+            self.arguments = {name: given[name] for name in inspect.signature(self.__init__).parameters}
+            self.network, self.initial_lr, self.output_folder = torch.nn.Linear(2, 1), 0.01, str(tmp_path)
+            self.optimizer = torch.optim.SGD(self.network.parameters(), self.initial_lr)
+            self.dataloader_train = self.dataloader_val = itertools.repeat(None)
+            self.rates, self.checked, self.ended = [], 0, False
+
+        def train_step(self, batch):
+            self.rates.append(self.optimizer.param_groups[0]["lr"])
+            time.sleep(0.01)
+
+        def validation_step(self, batch):
+            self.checked += 1
+
+        def on_train_end(self):
+            self.ended = True
+
+        def __getattr__(self, name):
+            if not name.startswith("on_"):
+                raise AttributeError(name)
+            return lambda *_: None
+
+    module = types.ModuleType("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
+    module.nnUNetTrainer = Base
+    for name in ("nnunetv2", "nnunetv2.training", "nnunetv2.training.nnUNetTrainer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("SPINESEGAI_SECONDS", "0.3")
+    monkeypatch.setenv("SPINESEGAI_ITERATIONS", "5")
+    made = runpy.run_path(str(Path(nnunet.__file__).parent / "nnunet_trainer/timed_trainer.py"))[nnunet.TRAINER]
+    trainer = made({}, "2d", 0, {}, "cpu")
+    assert trainer.arguments == {"plans": {}, "configuration": "2d", "fold": 0, "dataset_json": {}, "device": "cpu"}
+    trainer.run_training()
+    assert trainer.ended and trainer.checked and 5 < len(trainer.rates) <= 30
+    assert trainer.rates == sorted(trainer.rates, reverse=True) and trainer.rates[-1] < 0.005
+    assert (tmp_path / "parameters.txt").read_text() == "3" and float((tmp_path / "seconds.txt").read_text()) >= 0.3
 
 
 def test_the_whole_way_with_a_stand_in_for_its_commands(manifest, tmp_path, monkeypatch):

@@ -19,8 +19,9 @@ POWER = 0.9  # nnU-Net's
 class SpineSegAITimedTrainer(nnUNetTrainer):
     """Trains for ``SPINESEGAI_SECONDS``, counted over all calls."""
 
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
+    # nnU-Net looks its own arguments up by the names that stand here.
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")) -> None:  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch = int(os.environ.get("SPINESEGAI_ITERATIONS", "50"))
         self.num_val_iterations_per_epoch = max(self.num_iterations_per_epoch // 5, 1)
         self.num_epochs = 10**6
