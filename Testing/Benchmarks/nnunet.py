@@ -234,7 +234,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[f
 
     def look() -> None:
         nonlocal peak
-        while not ended.wait(0.05):
+        while not ended.wait(0.5):  # looking costs time, too
             try:
                 whole = psutil.Process(process.pid)
                 every = [whole, *whole.children(recursive=True)]
