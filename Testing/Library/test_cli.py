@@ -407,6 +407,8 @@ class TestEvaluate:
     @pytest.fixture(autouse=True)
     def knowing(self, monkeypatch, phantom):
         class Knowing:
+            scheme = scheme("lumbar-mr")
+
             def __init__(self, info, device):
                 pass
 
