@@ -63,8 +63,10 @@ def _cut(patch: tuple[int, int], share: float) -> DataConfig:
     )
 
 
-SAYING_LITTLE = {"3": 0.2, "2": 0.05, "1": 0.55, "range": 0.1, "empty": 0.1}
+SAYING_LITTLE = {"mixture": {"3": 0.2, "2": 0.05, "1": 0.55, "range": 0.1, "empty": 0.1}}
 """Prompts of the last two stages: mostly without levels, so that these are learnt from the image, too."""
+GENERAL = {"usual_source": "generic"}
+"""After so many general sentences in training, the general one alone is better than one of a first pass."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ STAGES = (
     Stage("run", 3600, 2800, 1.5e-3, 8, COARSE_MM, ALL, 35),
     Stage("run2", 2600, 2600, 8e-4, 4, PIXEL_MM, EDGES, 36),
     Stage("run3", 1500, 1500, 6e-4, 4, PIXEL_MM, WHOLE, 37),
-    Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, _cut((224, 128), 0.6), 38, {"mixture": SAYING_LITTLE}),
-    Stage("run5", 800, 800, 6e-4, 4, PIXEL_MM, _cut((256, 128), 0.75), 39, {"mixture": SAYING_LITTLE}),
+    Stage("run4", 2400, 2400, 8e-4, 4, COARSE_MM, _cut((224, 128), 0.6), 38, SAYING_LITTLE),
+    Stage("run5", 800, 800, 6e-4, 4, PIXEL_MM, _cut((256, 128), 0.75), 39, {**SAYING_LITTLE, **GENERAL}),
 )
 
 

@@ -513,6 +513,14 @@ def test_a_range_that_makes_no_sense_is_refused(volume):
         run(method_of(prompt_option="1"), volume, prompt_source="self")
 
 
+def test_the_usual_source_counts_where_nobody_says_anything(volume):
+    for usual in ("self", "generic", "presence"):
+        method = method_of(usual_source=usual)
+        assert run(method, volume).about["prompt_source"] == usual
+        assert run(method, volume, Hints(visible=ids("L2", "L5"))).about["prompt_source"] == "range"
+    assert method_of().config.usual_source == "self"
+
+
 def test_self_looks_again_with_what_it_saw(volume):
     method = method_of().eval()
     seen = []

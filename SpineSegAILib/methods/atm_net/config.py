@@ -62,6 +62,11 @@ class AtmNetConfig(MethodConfig):
     mixture: dict[Literal["3", "2", "1", "range", "empty"], float] = Field(
         {"3": 0.4, "2": 0.1, "1": 0.25, "range": 0.2, "empty": 0.05}, description="what training prompts say"
     )
+    usual_source: Literal["self", "presence", "generic"] = Field(
+        "self",
+        description="where the sentence comes from at inference if nobody says: a first pass, the presence "
+        "head, or it is the general one",
+    )
     corruption: float = Field(0.15, ge=0, le=1, description="share of detailed training prompts that are wrong")
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {

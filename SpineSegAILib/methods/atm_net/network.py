@@ -60,7 +60,8 @@ class AtmNet(Method):
     passes = sources.SELF_PASSES
     options: Mapping[str, str] = {
         "prompt_source": "where the sentence comes from: range (the hint), self (a first pass), presence (the "
-        "network's guess), generic, or none (no attention to text); default: range where the hint is given, else self",
+        "network's guess), generic, or none (no attention to text); default: range where the hint is given, else "
+        "what the checkpoint says, mostly self",
         "rank": "off: without the auxiliary rank head",
         "allow_label_leak": "evaluation only: permits prompt_source=oracle, which reads the reference",
     }
@@ -251,7 +252,7 @@ class AtmNet(Method):
 
     def _source(self, hints: Hints, options: Mapping[str, Any]) -> str:
         most = self.config.option if self.config.output == "classes" else min(self.config.option, 1)
-        return sources.choose(most, hints, options)
+        return sources.choose(most, self.config.usual_source, hints, options)
 
     def _prompts(self, source: str, encoded: list[Tensor], context: Context) -> list[Prompt]:
         count = len(encoded[0])

@@ -28,11 +28,12 @@ SELF_PASSES = 3
 """One without detail, then at most two repeats with what was found."""
 
 
-def choose(option: int, hints: Hints, options: Mapping[str, Any]) -> str:
+def choose(option: int, usual: str, hints: Hints, options: Mapping[str, Any]) -> str:
     """The source of a volume's prompts.
 
     Args:
         option: the most that the network's prompts say (0: it reads no text, 1: the kind of image).
+        usual: the source without hints.
         hints: of the reader.
         options: run-time options.
 
@@ -59,7 +60,7 @@ def choose(option: int, hints: Hints, options: Mapping[str, Any]) -> str:
     both_ends = hints.visible is not None and None not in hints.visible
     if asked == "range" and not both_ends:
         raise HintError("The prompt source is range, and no visible range is given.", "Give one, such as T11:S1.")
-    return asked or ("range" if both_ends else "self")
+    return asked or ("range" if both_ends else usual)
 
 
 def range_run(scheme: LabelScheme, hints: Hints) -> tuple[int, ...]:
