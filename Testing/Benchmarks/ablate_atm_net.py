@@ -143,6 +143,9 @@ def main() -> None:
     wanted = [r for r in every if not arguments.rows or r.name in arguments.rows]
     base = f" --base-steps {arguments.base_steps}"
     head = screening_head(f"ablate_atm_net.py DATA OUTPUT --bank {arguments.bank}{base}", arguments.steps)
+    head += (
+        f"The start: {arguments.base_steps} steps of the network without text, with the row's decoder, in its fold.\n\n"
+    )
     run_and_report(wanted, COMPARISONS, DECIDING, folds, arguments.output, screening, arguments.report, head=head)
 
 
