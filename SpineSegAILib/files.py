@@ -1,4 +1,4 @@
-"""Output files are written whole or not at all."""
+"""Output files are written whole or not at all, and the file that was named is the one that is read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import OutputError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 def check_writable(path: str | Path) -> None:
@@ -64,3 +68,26 @@ def _to_disk(path: Path) -> None:
     if path.is_file():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+@contextmanager
+def this_very_file(path: Path) -> Iterator[Path]:
+    """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
+    ``a.nii`` that lies beside it."""
+    if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copy(path, folder))
+
+
+def read_exactly(path: Path) -> sitk.Image:
+    """An image or label file as it is, unchecked.
+
+    Raises:
+        RuntimeError: ITK cannot read it.
+    """
+    import SimpleITK as sitk
+
+    with this_very_file(path) as place:
+        return sitk.ReadImage(str(place))

@@ -9,12 +9,9 @@ way back is only a change of pixel size along each axis. Points are in LPS milli
 from __future__ import annotations
 
 import gzip
-import shutil
 import struct
-import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -25,6 +22,7 @@ import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .errors import ImageError
+from .files import this_very_file
 
 Plane = Literal["sagittal", "axial", "coronal", "isotropic", "single-slice"]
 
@@ -401,27 +399,6 @@ _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 _STACKS = {"MR", "CT", "PT", "NM"}  # DICOM modalities that make one file per slice
 _RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
 _PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
-
-
-@contextmanager
-def this_very_file(path: Path) -> Iterator[Path]:
-    """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
-    ``a.nii`` that lies beside it."""
-    if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(shutil.copy(path, folder))
-
-
-def read_exactly(path: Path) -> sitk.Image:
-    """An image or label file as it is, unchecked.
-
-    Raises:
-        RuntimeError: ITK cannot read it.
-    """
-    with this_very_file(path) as place:
-        return sitk.ReadImage(str(place))
 
 
 def read_image(path: str | Path) -> sitk.Image:

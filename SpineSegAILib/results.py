@@ -20,8 +20,7 @@ import SimpleITK as sitk
 from . import anatomy, terminology
 from .anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids
 from .errors import CorrectionError, ImageError, OutputError, SchemeError
-from .files import staged
-from .imaging import read_exactly
+from .files import read_exactly, staged
 from .terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 
 if TYPE_CHECKING:

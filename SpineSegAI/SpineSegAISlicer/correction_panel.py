@@ -223,12 +223,12 @@ class CorrectionPanel:
     def volumeNode(self):
         """The volume that the segmentation was made on; None if there is none."""
         node = self.segmentationNode
-        return node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) if node is not None else None
+        return volumes.segmentedVolume(node) if node is not None else None
 
     def _onSegmentationChosen(self, node):
         if self._updating or self.parameterNode is None or node is self.segmentationNode:
             return
-        volumeNode = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) if node is not None else None
+        volumeNode = volumes.segmentedVolume(node) if node is not None else None
         with slicer.util.NodeModify(self.parameterNode):
             if volumeNode is not None:  # first, since another volume leaves its output
                 self.parameterNode.inputVolume = volumeNode
@@ -247,7 +247,7 @@ class CorrectionPanel:
 
     def refresh(self):
         """Bring the section in line with the segmentation."""
-        if self._drawn and not dependencies.missingPackages():  # else it is noted once they are there
+        if self._drawn and self.segmentPanel.hasPackages():  # else it is noted once they are there
             self._drawn = False
             self._noteDrawn()
         if self._keeper is not None:

@@ -27,6 +27,7 @@ from .volumes import (
     imageFromVolume,
     otherSeriesOfStudy,
     refusedPlane,
+    segmentedVolume,
     worldTransform,
 )
 
@@ -554,7 +555,7 @@ def carriedTo(segmentationNode, other):
     """What was carried from a segmentation to another volume before; None if nothing was."""
     for index in range(segmentationNode.GetNumberOfNodeReferences(CARRIED_ROLE)):
         node = segmentationNode.GetNthNodeReference(CARRIED_ROLE, index)
-        if node is not None and node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is other:
+        if node is not None and segmentedVolume(node) is other:
             return node
     return None
 

@@ -390,13 +390,13 @@ class SegmentPanel:
         said = info.metadata["method"] if info is not None else {}
         return {name: said.get(name, fields[name].default) for name in ("samples", "steps")}
 
-    def _hasPackages(self):
+    def hasPackages(self):
         """Whether configs can be read: on a fresh Slicer they cannot."""
         return self._warm or not dependencies.missingPackages()
 
     def _showSampling(self):
         ui, shown = self.ui, self._sampling()
-        if shown and self._hasPackages():
+        if shown and self.hasPackages():
             usual = self._usualSampling()
             ui.samplesSpinBox.specialValueText = _("{count} (default)").format(count=usual["samples"])
             ui.stepsSpinBox.specialValueText = _("{count} steps (default)").format(count=usual["steps"])
@@ -422,7 +422,7 @@ class SegmentPanel:
         volumeNode, info = self.parameterNode.inputVolume, self.checkpoint()
         if not self._sampling() or info is None or volumeNode is None or volumeNode.GetImageData() is None:
             return
-        if not self._hasPackages():
+        if not self.hasPackages():
             return
         seconds = None
         asked = self.ui.deviceComboBox.currentData
@@ -823,7 +823,7 @@ class SegmentPanel:
     def _outputVolume(self):
         """The volume that the output segmentation was made on; None without an output, or if the volume is gone."""
         output = self._output()
-        return output.GetNodeReference(output.GetReferenceImageGeometryReferenceRole()) if output is not None else None
+        return volumes.segmentedVolume(output) if output is not None else None
 
     def _showResult(self):
         node = self._output()

@@ -33,6 +33,11 @@ def images():
     ]
 
 
+def segmentedVolume(segmentationNode):
+    """The volume that a segmentation was made on; None if that is not known, or gone."""
+    return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
 def checkVolume(volumeNode):
     """Refuse what is not one scalar volume, cheaply: no voxel is looked at.
 

@@ -183,7 +183,7 @@ def read_label(case: Case) -> sitk.Image:
     import numpy as np
     import SimpleITK as sitk
 
-    from ..imaging import read_exactly
+    from ..files import read_exactly
 
     if case.label is None:
         raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
-from ..imaging import read_exactly
+from ..files import read_exactly
 from .manifest import own_structure
 from .segment_names import CUSTOM, IGNORE, place
 from .training_set import Report, TrainingSet

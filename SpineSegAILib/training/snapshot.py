@@ -133,8 +133,8 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     """
     import SimpleITK as sitk
 
-    from ..files import staged
-    from ..imaging import read_exactly, read_image
+    from ..files import read_exactly, staged
+    from ..imaging import read_image
 
     key = hashlib.sha256(json.dumps(["validation", *snapshot.stamp(case)], default=str).encode()).hexdigest()[:12]
     places = [folder / f"{case.name}-{key}.{part}.nrrd" for part in ("image", "label")]

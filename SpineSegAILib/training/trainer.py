@@ -363,7 +363,7 @@ class _Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                message = (str(error).splitlines() or ["no more to be had"])[0]
+                message = _first_line(error)
             losses = pieces = piece = None  # they hold what has to be free for the next try
             optimizer.zero_grad(set_to_none=True)
             gc.collect()
@@ -697,6 +697,10 @@ def _pieces(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _told(error: BaseException, run: RunDirectory, step: int) -> BaseException:
     """A failure in words that a reader can act on; the same object where it has them, or nobody foresaw it."""
     if isinstance(error, OutputError):
@@ -711,7 +715,7 @@ def _told(error: BaseException, run: RunDirectory, step: int) -> BaseException:
         )
     if is_out_of_memory(error):
         return TrainingError(
-            f"Out of memory at step {step}: {(str(error).splitlines() or ['no more to be had'])[0]}",
+            f"Out of memory at step {step}: {_first_line(error)}",
             "Close other programs and resume, or choose a smaller patch or preset.",
         )
     return error

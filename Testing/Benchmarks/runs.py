@@ -1,4 +1,4 @@
-"""Training runs of the scripts that make shipped checkpoints, and what they share with the comparisons."""
+"""Training runs of the scripts that make shipped checkpoints."""
 
 from __future__ import annotations
 

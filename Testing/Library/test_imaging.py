@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SpineSegAILib.errors import ImageError
+from SpineSegAILib.files import read_exactly
 from SpineSegAILib.imaging import (
     Geometry,
     Preprocessing,
@@ -20,7 +21,6 @@ from SpineSegAILib.imaging import (
     check_image,
     doubts,
     plane,
-    read_exactly,
     read_image,
 )
 
