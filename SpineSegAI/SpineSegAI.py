@@ -195,6 +195,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """Called each time the module is opened."""
+        if self.trainingPanel is None:  # the set-up failed, and said why
+            return
         self._isEntered = True
         self.initializeParameterNode()
         self.segmentPanel.refreshCheckpoints()
@@ -203,7 +205,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self):
         """Called each time another module is opened; a segmentation under way goes on."""
         self._isEntered = False
-        self.correctionPanel.exit()
+        if self.correctionPanel is not None:
+            self.correctionPanel.exit()
 
     def onSceneStartClose(self, caller, event):
         """The scene is about to be emptied."""
@@ -248,11 +251,15 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             )
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+            # Not `connectGui`, whose tag Slicer loses (its issue 7547): then nothing could ever be disconnected.
+            named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+            self._parameterNodeGuiTag = parameterNode.connectParametersToGui(
+                {name: widget for name, widget in named.items() if name}
+            )
             self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-        self.segmentPanel.setParameterNode(parameterNode)
-        self.datasetPanel.setParameterNode(parameterNode)
-        self.correctionPanel.setParameterNode(parameterNode)
+        for panel in (self.segmentPanel, self.datasetPanel, self.correctionPanel):
+            if panel is not None:
+                panel.setParameterNode(parameterNode)
 
     def onParametersModified(self, caller=None, event=None):
         """A choice was changed, in the panel or by a script."""
@@ -344,13 +351,16 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
 
         from SpineSegAILib.hints import Hints
+        from SpineSegAILib.results import refuse_nothing, validated
         from SpineSegAILib.worker import default_predictor
 
+        hints = hints or Hints()
         image = volumes.imageFromVolume(volumeNode)
         predictor = default_predictor(checkpoint, device)
-        result = predictor.segment(image, hints=hints or Hints(), options=options or {}, progress=progress)
+        result = predictor.segment(image, hints=hints, options=options or {}, progress=progress)
+        refuse_nothing(result, f"No spine was found in “{volumeNode.GetName()}”.")
         if not includeUnvalidated:
-            result = result.without(result.unvalidated)
+            result = validated(result, hints.locked, "Say includeUnvalidated=True to see it")
         segmentationNode = nodes.segmentationFromResult(result, volumeNode, segmentationNode)
         uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode

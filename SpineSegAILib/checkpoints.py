@@ -160,11 +160,11 @@ def find_checkpoint(name: str | Path | None = None, method: str | None = None) -
         CheckpointError: there is none.
     """
     if name is not None:
-        if Path(name).suffix or os.sep in str(name):
-            return read_header(name)
         for info in list_checkpoints():
             if info.name == str(name):
                 return info
+        if Path(name).suffix or os.sep in str(name):
+            return read_header(name)
     else:
         for info in list_checkpoints():
             if method in (None, info.method):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__, relabel
 from .anatomy import SCHEMES, LabelScheme, addition, scheme, structure
-from .errors import ConfigError, HintError, ImageError, OutputError, SpineSegAIError, problems
+from .errors import ConfigError, HintError, OutputError, SpineSegAIError, problems
 from .files import check_writable, staged
 from .hints import Anchor, Hints
 from .keypoints import read_keypoints
@@ -78,9 +78,6 @@ _HINT_FLAGS = {
 }
 
 
-_NOTHING_FOUND = "Look whether the image shows a spine, and whether the checkpoint is for such images."
-
-
 def _segment(args: argparse.Namespace) -> None:
     from .checkpoints import find_checkpoint
 
@@ -102,7 +99,7 @@ def _segment(args: argparse.Namespace) -> None:
     from .imaging import read_image  # from here on it takes time
     from .measurement import measure_all, write_csv
     from .preview import render_preview
-    from .results import write_image
+    from .results import refuse_nothing, validated, write_image
 
     with _progress(args.quiet) as report:
         report(0.0, "reading the image")
@@ -123,11 +120,10 @@ def _segment(args: argparse.Namespace) -> None:
                 "Ask for two samples or more.",
             )
         result = predictor.segment(image, hints=hints, options=dict(args.option), progress=report)
-    if not result.present:
-        what = "None of the structures asked for" if args.structures else "No spine"
-        raise ImageError(f"{what} was found in {args.image}.", " ".join(result.warnings) or _NOTHING_FOUND)
+    what = "None of the structures asked for" if args.structures else "No spine"
+    refuse_nothing(result, f"{what} was found in {args.image}.")
     if not args.unvalidated and not args.structures:
-        result = _validated(result, hints)
+        result = validated(result, hints.locked, "Say --unvalidated to see it")
 
     summary = {"image": str(args.image), "checkpoint": info.name, **result.summary()}
     with staged(*outputs.values()) as places:
@@ -154,36 +150,13 @@ def _segment(args: argparse.Namespace) -> None:
             print(f"wrote {path}")
 
 
-def _validated(result: Segmentation, hints: Hints) -> Segmentation:
-    """The result without what the checkpoint learnt from phantoms alone, and a warning that says so.
-
-    What the reader locked stays: it is not the checkpoint's.
-    """
-    import numpy as np
-    import SimpleITK as sitk
-
-    locked = set() if hints.locked is None else set(np.unique(sitk.GetArrayViewFromImage(hints.locked)))
-    doubtful = [sid for sid in result.present if sid in result.unvalidated and sid not in locked]
-    if not doubtful:
-        return result
-    names = ", ".join(structure(sid).name for sid in doubtful)
-    rest = result.without(doubtful)
-    if not rest.present:
-        raise ImageError(
-            f"All that was found is what the checkpoint learnt from phantoms alone: {names}.",
-            "Say --unvalidated to see it, or use another checkpoint.",
-        )
-    rest.warnings.append(f"Left out, since the checkpoint learnt it from phantoms alone: {names}.")
-    return rest
-
-
 def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
     """The files asked for, by flag; checked before the work begins.
 
     Raises:
         OutputError: a suffix is unknown, a folder is missing or protected, or one file has two parts to play.
     """
-    from .results import SUFFIXES, stem_and_suffix
+    from .results import SUFFIXES, refuse_foreign, stem_and_suffix
 
     named = {
         "--output": args.output,
@@ -205,17 +178,23 @@ def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
         stem, suffix = stem_and_suffix(path)
         if suffix not in allowed[flag] or not stem:
             raise OutputError(f"{flag} {path}: the name does not end as it should.", f"Use {_one_of(allowed[flag])}.")
-    parts = [("IMAGE", Path(args.image)), ("--prior", args.prior), ("--lock", args.lock), *outputs.items()]
+    read = {
+        "IMAGE": args.image, "--prior": args.prior, "--lock": args.lock, "--keypoints": args.keypoints,
+        "--levels-from": args.levels_from,
+    }  # fmt: skip
+    parts = [*outputs.items()]
     stem, suffix = stem_and_suffix(args.output)
     if suffix != ".seg.nrrd":
         parts.append(("the side file of --output", outputs["--output"].with_name(f"{stem}.json")))
-    taken: dict[Path, str] = {}
+    taken = {Path(path).resolve(): part for part, path in read.items() if path}
     for part, path in parts:
-        other = taken.setdefault(Path(path).resolve(), part) if path else part
+        other = taken.setdefault(path.resolve(), part)
         if other != part:
             raise OutputError(f"{path} would be both {other} and {part}.", "Choose another name.")
     for path in outputs.values():
         check_writable(path)
+    if suffix != ".seg.nrrd":
+        refuse_foreign(parts[-1][1])
     return outputs
 
 
@@ -277,12 +256,13 @@ def _structure_table(result: Segmentation) -> str:
     import SimpleITK as sitk
 
     voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
-    counts = np.bincount(sitk.GetArrayViewFromImage(result.labels).ravel())
+    ids, counts = np.unique(sitk.GetArrayViewFromImage(result.labels), return_counts=True)
+    voxels, present = dict(zip(ids.tolist(), counts.tolist(), strict=True)), result.present
     rows = [("structure", "volume", "confidence")]
-    for sid in result.present:
+    for sid in present:
         confidence = result.confidence.get(sid)
         shown = "" if confidence is None else f"{confidence:.2f}"
-        rows.append((result.name_of(sid), f"{counts[sid] * voxel_ml:.1f} mL", shown))
+        rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
     return _table(rows)
 
 
@@ -475,6 +455,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from .checkpoints import find_checkpoint
     from .datasets import read_manifest
 
+    written = [path for path in (args.output, args.csv, args.html, args.embedding) if path]
+    if len({Path(path).resolve() for path in (args.dataset, *written)}) < 1 + len(written):
+        raise OutputError("The report would replace the data set or another of its files.", "Choose another name.")
     info = find_checkpoint(args.checkpoint)
     cases = read_manifest(args.dataset).cases(args.split)
     from .evaluation import VARIANTS, evaluate_dataset, format_report, write_csv, write_report

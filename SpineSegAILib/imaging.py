@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .errors import ImageError
+from .errors import ImageError, is_out_of_memory
 from .files import this_very_file
 
 Plane = Literal["sagittal", "axial", "coronal", "isotropic", "single-slice"]
@@ -35,10 +35,14 @@ _SPACING_RANGE_MM = (0.02, 25.0)  # finer than a micro-CT of a mouse, or coarser
 _ISOTROPIC_RATIO = 1.5  # of the largest spacing to the smallest one, up to which no plane is preferred
 _ISOTROPIC_MM = 1.5  # slices as thin as this serve every plane, whatever the pixel size
 _LEAST_VIEW_MM = 30.0  # a lumbar body is 27 mm high
-_AIR_BELOW_HU, _AIR_SHARE = -900, 0.02  # of an image's values, from which on it is taken for CT
+_LARGEST_VIEW_MM = 3000.0  # longer than any patient, and more than memory holds
+_AIR_HU, _AIR_SHARE = (-1200, -900), 0.02  # of an image's values, from which on it is taken for CT
+_PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
 _MODALITIES = {"MR": "MR", "CT": "CT", "XR": "radiographs"}  # that checkpoints are for
 MODALITY_TAG = "0008|0060"
 """DICOM's, as an image's metadata."""
+PICTURE = "picture"
+"""What `MODALITY_TAG` holds where the image came from a PNG or JPEG."""
 _SAME_SPACING = 1e-3  # relative difference that is rounding, not another pixel size
 
 
@@ -75,7 +79,7 @@ class Geometry:
             self.size == other.size
             and np.allclose(self.spacing, other.spacing, rtol=1e-3)
             and np.allclose(self.direction, other.direction, atol=1e-3)
-            and np.allclose(self.origin, other.origin, atol=1e-2 * min(self.spacing))
+            and np.allclose(self.origin, other.origin, atol=0.1 * min(self.spacing))
         )
 
 
@@ -158,18 +162,25 @@ class Preprocessing(BaseModel):
         """
         image = check_image(image)
         found = plane(image)
+        if found == "single-slice" and _told(image) in _STACKS:  # then its direction is not just a picture's
+            found = _facing(Geometry.of(image)) or found
         if found not in self.planes:
+            wanted = "a sagittal series" if "sagittal" in self.planes else f"one that is {self.planes[0]}"
             raise ImageError(
-                f"This is a {found} image; the checkpoint takes {', '.join(self.planes)}.",
-                "Choose a sagittal series, or a checkpoint for this kind of image.",
+                f"The image is {found}; the checkpoint takes what is {' or '.join(self.planes)}.",
+                f"Choose {wanted}, or a checkpoint for this kind of image.",
             )
         source = Geometry.of(image)
         route = self._route(source, scale)
+        _refuse_larger_than_life(source)
         values = sitk.GetArrayViewFromImage(image)
         low, high = self.low, self.high
         if self.intensity == "percentile":
-            some = values.reshape(-1)[:: max(1, values.size // 1_000_000)]
-            low, high = np.percentile(some, (low, high))
+            some = _some(values)
+            kept = _without_padding(some)
+            low, high = np.percentile(kept, (low, high))
+            if kept.size < some.size:  # where it is mixed with its neighbours, it would drown them
+                values = np.clip(values, kept.min(), kept.max())
             if not low < high:  # nearly everything is air: an image with a few bright voxels
                 low, high = float(values.min()), float(values.max())
         array = route.forward(values, order=1)
@@ -189,7 +200,7 @@ class Preprocessing(BaseModel):
         Raises:
             ImageError: if the label image is not scalar, or holds values that are not whole numbers.
         """
-        label = _lift(label, "label image")
+        label = as_volume(label, "label image")
         values = sitk.GetArrayViewFromImage(label)
         if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.rint(values)):
             raise ImageError("The label image holds values that are not whole numbers.", "Choose the label file.")
@@ -241,6 +252,46 @@ def _back(array: np.ndarray, canonical: CanonicalVolume, order: int) -> np.ndarr
     if array.shape != canonical.array.shape:
         raise ValueError(f"array has shape {array.shape}, the canonical grid {canonical.array.shape}")
     return canonical._route.back(array, order)
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """(n,) about a million of the values, evenly taken."""
+    return values.reshape(-1)[:: max(1, values.size // 1_000_000)]
+
+
+def _without_padding(some: np.ndarray) -> np.ndarray:
+    """The values without those that no scanner measured: an extreme one that many voxels have and that lies far beyond
+    all others, such as −32768 around a volume that was turned or stitched."""
+    for extreme in (some.min(), some.max()):
+        rest = some[some != extreme]
+        if not rest.size or some.size - rest.size <= _PADDING_SHARE * some.size:
+            continue
+        low, high = np.percentile(rest, (0.5, 99.5)).astype(float)
+        if low < high and abs(float(extreme) - (low + high) / 2) > (_PADDING_GAP + 0.5) * (high - low):
+            some = rest
+    return some
+
+
+def _view(source: Geometry) -> np.ndarray:
+    """mm along slices, rows and columns that an image shows."""
+    axes, _ = _canonical_axes(source)
+    return np.multiply(source.size, source.spacing)[::-1][list(axes)]
+
+
+def _refuse_larger_than_life(source: Geometry) -> None:
+    view = _view(source)[1:]
+    if view.max() > _LARGEST_VIEW_MM:
+        raise ImageError(
+            f"The image shows {' by '.join(f'{mm:.4g}' for mm in view)} mm, more than any patient is long.",
+            "Correct the voxel spacing in its header; make a picture, whose pixels count as 1 mm, smaller.",
+        )
+
+
+def _facing(source: Geometry) -> Literal["", "axial", "coronal"]:
+    """Where a single slice does not face left or right by its header, what it is instead; else nothing."""
+    single = source.size.index(1)
+    left, front, up = abs(source.matrix[:, single])
+    return "" if left >= 0.5 else "axial" if up > front else "coronal"
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------
@@ -437,21 +488,29 @@ def doubts(image: sitk.Image, trained_on: str) -> list[str]:
         trained_on: `Preprocessing.modality`; nothing is said of modalities where it is none of MR, CT and XR.
     """
     result = []
-    told = image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
-    image = _lift(image, "image")
+    told = _told(image)
+    image = as_volume(image, "image")
     source = Geometry.of(image)
-    axes, _ = _canonical_axes(source)
-    _, rows, columns = np.multiply(source.size, source.spacing)[::-1][list(axes)]
+    _, rows, columns = _view(source)
     if min(rows, columns) < _LEAST_VIEW_MM:
         result.append(
             f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
             "whole image; if it is one, correct the voxel spacing in its header."
         )
+    if told == PICTURE:
+        result.append(
+            "A picture does not tell its scale: a pixel counts as 1 mm here, so lengths and volumes mean nothing."
+        )
+    elif 1 in source.size and trained_on != "XR" and told not in _RADIOGRAPHS and (way := _facing(source)):
+        result.append(
+            f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
+            "means nothing."
+        )
     found = "XR" if told in _RADIOGRAPHS else told if told in _STACKS else ""
     if not found and trained_on != "CT":
-        some = sitk.GetArrayViewFromImage(image).reshape(-1)
-        some = some[:: max(1, some.size // 1_000_000)]
-        found = "CT" if (some < _AIR_BELOW_HU).mean() > _AIR_SHARE else ""
+        some = _some(sitk.GetArrayViewFromImage(image))
+        low, high = _AIR_HU
+        found = "CT" if ((low < some) & (some < high)).mean() > _AIR_SHARE else ""
     if found and found != trained_on and trained_on in _MODALITIES:
         name = _MODALITIES.get(found, found)
         result.append(
@@ -459,6 +518,30 @@ def doubts(image: sitk.Image, trained_on: str) -> list[str]:
             f"may be wrong. Choose a checkpoint for {name}, if there is one."
         )
     return result
+
+
+def _told(image: sitk.Image) -> str:
+    """What is known of an image's modality."""
+    return image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
+
+
+def header_geometry(path: Path) -> Geometry | None:
+    """Where a file's voxels lie, from its header alone; None where that is not all that decides (folders, DICOM,
+    pictures, files that are not three-dimensional or cannot be read)."""
+    if path.is_dir() or is_picture(path):
+        return None
+    reader = sitk.ImageFileReader()
+    try:
+        with this_very_file(path) as place:
+            if sitk.ImageFileReader.GetImageIOFromFileName(str(place)) in ("", "GDCMImageIO"):
+                return None
+            reader.SetFileName(str(place))
+            reader.ReadImageInformation()
+    except (OSError, RuntimeError):
+        return None
+    if reader.GetDimension() != 3:
+        return None
+    return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
 def _read_file(path: Path) -> sitk.Image:
@@ -481,17 +564,32 @@ def _read_file(path: Path) -> sitk.Image:
             image = reader.Execute()
             if modality in _RADIOGRAPHS:
                 image = _as_sagittal(image)
-                image.SetMetaData(MODALITY_TAG, modality)
+            image.SetMetaData(MODALITY_TAG, modality)
             return image
         image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
             raise ImageError(f"The axes of {path.name} are not perpendicular.", _PERPENDICULAR) from error
+        if is_out_of_memory(error):
+            raise ImageError(f"There is not enough memory to read {path.name}.", "Close programs.") from error
         raise damaged from error
-    if path.suffix.lower() in _PICTURES:
-        if image.GetNumberOfComponentsPerPixel() in (3, 4):
-            image = _grey(image)
-        image.SetSpacing([1.0] * image.GetDimension())  # what pictures say about their resolution is the printer's
+    if is_picture(path):
+        image = of_picture(image)
+        image.SetMetaData(MODALITY_TAG, PICTURE)
+    return image
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a PNG, JPEG, BMP or TIFF, by its name."""
+    return path.suffix.lower() in _PICTURES
+
+
+def of_picture(image: sitk.Image) -> sitk.Image:
+    """What was read of a picture, as a grey image with pixels of 1 mm: what pictures say about their resolution is the
+    printer's."""
+    if image.GetNumberOfComponentsPerPixel() in (3, 4):
+        image = _grey(image)
+    image.SetSpacing([1.0] * image.GetDimension())
     return image
 
 
@@ -630,8 +728,12 @@ def _read_series(files: Sequence[str]) -> sitk.Image:
     return image
 
 
-def _lift(image: sitk.Image, name: str) -> sitk.Image:
-    """A scalar 3D image; a picture becomes one sagittal slice."""
+def as_volume(image: sitk.Image, name: str) -> sitk.Image:
+    """A scalar 3D image; what is flat becomes one sagittal slice: rows from superior to inferior, columns as they are.
+
+    Raises:
+        ImageError: for colour, complex numbers and time series.
+    """
     components = image.GetNumberOfComponentsPerPixel()
     if components > 1:
         raise ImageError(
@@ -659,7 +761,7 @@ def _lift(image: sitk.Image, name: str) -> sitk.Image:
 def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
     """The image as a scalar 3D volume, if a spine could be segmented in it.
 
-    A 2D picture becomes one sagittal slice: rows from superior to inferior, columns as in the picture.
+    A 2D picture becomes one sagittal slice (`as_volume`).
 
     Args:
         name: what to call it in messages, e.g. a file or node name.
@@ -667,7 +769,7 @@ def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
     Raises:
         ImageError: for colour, 4D, empty, constant and non-finite images, skewed axes and absurd spacing.
     """
-    image = _lift(image, name)
+    image = as_volume(image, name)
     if min(image.GetSize()) == 0:
         raise ImageError(f"The {name} is empty.", "Choose another image.")
     spacing, direction = np.array(image.GetSpacing()), np.array(image.GetDirection()).reshape(3, 3)

@@ -21,6 +21,7 @@ from .errors import ConfigError, DeviceError, HintError, is_out_of_memory
 from .evidence import Evidence
 from .hints import Hints
 from .imaging import CanonicalVolume, Geometry, Preprocessing, back_to_source, back_to_source_many, doubts
+from .methods.base import is_on
 from .methods.catalog import method_info
 from .results import Segmentation
 from .volume_passes import Cancel, Progress, slices_per_pass, stop_if, volume_evidence
@@ -36,6 +37,10 @@ OPTIONS: Mapping[str, str] = {
 
 USUAL_SIZES = (0.83, 1.15)
 """Vertebrae that are this many times as large as an adult's are segmented as they are: training met such sizes."""
+
+SCALES = (0.4, 2.5)
+"""Vertebrae of such sizes are looked at again, at their scale; what seems smaller or larger was no vertebra."""
+_SMALL = 0.75  # of an adult's: a child's lumbar vertebrae, or not lumbar ones
 
 _VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
 
@@ -158,14 +163,19 @@ class Predictor:
         notes: list[str] = []
         given = _scale(options)
         seen = look(given or 1.0, 0.0, 0.9)
-        if given is None and seen.size is not None and not _usual(seen.size):
-            again = look(seen.size, 0.9, 0.05)
+        if given is None and seen.size is not None and _worth_another_look(seen.size):
+            try:
+                again = look(seen.size, 0.9, 0.05)
+            except HintError:  # they did for the first one
+                again = seen
             # What was taken for a column may not be one: then a second look finds none of the usual size either.
             if again.size is not None and _usual(again.size):
                 seen = again
+                other = "these are no lumbar vertebrae and all names are wrong, or " if seen.scale < _SMALL else ""
                 notes.append(
                     f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
-                    "this scale. If that is not so, the image's spacing is wrong, and with it every measurement."
+                    f"this scale. If that is not so, {other}the image's spacing is wrong, and with it every "
+                    "measurement."
                 )
         notes += doubts(image, self.preprocessing.modality)
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
@@ -305,7 +315,7 @@ class Predictor:
     def _levels(
         self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]
     ) -> LevelResult | None:
-        if str(options.get("consistency", "on")) == "off" or not set(evidence.scheme.kinds) - {0}:
+        if not is_on(options.get("consistency", "on")) or not set(evidence.scheme.kinds) - {0}:
             if evidence.classes is None:
                 raise ConfigError(
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
@@ -488,6 +498,10 @@ class _Look:
 
 def _usual(size: float) -> bool:
     return USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
+
+
+def _worth_another_look(size: float) -> bool:
+    return not _usual(size) and SCALES[0] <= size <= SCALES[1]
 
 
 def _scale(options: Mapping[str, Any]) -> float | None:

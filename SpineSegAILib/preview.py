@@ -85,9 +85,9 @@ def draw_preview(image: sitk.Image, segmentation: Segmentation, *, title: str = 
     if image.GetSize() != segmentation.labels.GetSize():
         raise ValueError(f"Image {image.GetSize()} and labels {segmentation.labels.GetSize()} differ in size")
     oriented = [sitk.DICOMOrient(x, "PIR") for x in (image, segmentation.labels)]
-    volume, labels = (sitk.GetArrayFromImage(x) for x in oriented)
+    volume, labels = (sitk.GetArrayViewFromImage(x) for x in oriented)  # a copy of a large CT is a gigabyte
     spacing = tuple(reversed(oriented[0].GetSpacing()))
-    views = _views(volume.astype(np.float32), labels, spacing, segmentation.scheme.extent)
+    views = _views(volume, labels, spacing, segmentation.scheme.extent)
     low, high = _window(views[0])
     panels = [(views[0], False), *((view, True) for view in views)]
     height = _HEIGHT_INCH
@@ -119,7 +119,8 @@ def _views(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...], e
     index = _mid_sagittal(labels)
     shown = _shown(labels.any(axis=(0, 1)), spacing[2], (_ANTERIOR_MM, _POSTERIOR_MM))
     title = f"Sagittal, slice {index + 1} of {len(volume)}"
-    sagittal = _View(volume[index][:, shown], labels[index][:, shown], spacing[1:], ("A", "P", "S", "I"), title)
+    image, ends = volume[index][:, shown].astype(np.float32), ("A", "P", "S", "I")
+    sagittal = _View(image, labels[index][:, shown], spacing[1:], ends, title)
     depth = _column_depth(labels, extent)
     if depth is None:
         return [sagittal]
@@ -139,10 +140,10 @@ def _single_slice(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, 
     """The slice as it was taken. No letters: a picture file does not say which side is which."""
     none = ("", "", "", "")
     if volume.shape[0] == 1:
-        return _View(volume[0], labels[0], spacing[1:], none, "Single slice")
+        return _View(volume[0].astype(np.float32), labels[0], spacing[1:], none, "Single slice")
     axis, across = (2, spacing[1]) if volume.shape[2] == 1 else (1, spacing[2])
     image, values = (x.take(0, axis).T[:, ::-1] for x in (volume, labels))
-    return _View(image, values, (across, spacing[0]), none, "Single slice")
+    return _View(image.astype(np.float32), values, (across, spacing[0]), none, "Single slice")
 
 
 def _mid_sagittal(labels: np.ndarray) -> int:

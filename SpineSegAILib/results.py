@@ -153,6 +153,8 @@ class Segmentation:
         for file in written:
             if file.exists() and not overwrite:
                 raise OutputError(f"{file} exists already.", "Choose another name, or allow it to be replaced.")
+        for side in written[1:]:
+            refuse_foreign(side)
         with staged(*written) as places:
             if suffix == ".seg.nrrd":
                 self._write_slicer(*places)
@@ -205,6 +207,42 @@ class Segmentation:
         slicerio.write_segmentation(str(path), document, compression_level=4)
 
 
+_NOTHING_FOUND = "Look whether the image shows a spine, and whether the checkpoint is for such images."
+
+
+def refuse_nothing(result: Segmentation, message: str) -> None:
+    """Raises:
+    ImageError: the result has no structures; with this message, and what the result warns of.
+    """
+    if not result.present:
+        raise ImageError(message, " ".join(result.warnings) or _NOTHING_FOUND)
+
+
+def validated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> Segmentation:
+    """The result without what its checkpoint learnt from phantoms alone, and a warning that says so.
+
+    Args:
+        locked: structures that the reader drew or accepted; they stay, since they are not the checkpoint's.
+        remedy: how to see the others.
+
+    Raises:
+        ImageError: nothing is left.
+    """
+    kept = set() if locked is None else set(np.unique(sitk.GetArrayViewFromImage(locked)).tolist())
+    doubtful = [sid for sid in result.present if sid in result.unvalidated and sid not in kept]
+    if not doubtful:
+        return result
+    names = ", ".join(STRUCTURES[sid].name for sid in doubtful)
+    rest = result.without(doubtful)
+    if not rest.present:
+        raise ImageError(
+            f"All that was found is what the checkpoint learnt from phantoms alone: {names}.",
+            f"{remedy}, or use another checkpoint.",
+        )
+    rest.warnings.append(f"Left out, since the checkpoint learnt it from phantoms alone: {names}.")
+    return rest
+
+
 def stem_and_suffix(path: str | Path) -> tuple[str, str]:
     """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``."""
     name = Path(path).name
@@ -213,6 +251,23 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
             return name[: -len(double)], double
     suffix = Path(name).suffix
     return name.removesuffix(suffix), suffix.lower()
+
+
+def refuse_foreign(side: Path) -> None:
+    """Raises:
+    OutputError: where a side file belongs, there is another program's (dcm2niix's, BIDS').
+    """
+    try:
+        document = json.loads(side.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise OutputError(
+            f"{side}, which would go with the result, is there already and is not ours.",
+            "Choose another name, or write a .seg.nrrd, which needs no second file.",
+        )
 
 
 def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation:
@@ -245,7 +300,10 @@ def _read_label_image(path: Path) -> Segmentation:
     except RuntimeError as error:
         raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError(f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.")
+        raise ImageError(
+            f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.",
+            "Give a segmentation of the whole volume.",
+        )
     values = sitk.GetArrayFromImage(image)
     found = np.unique(values)
     side = path.with_name(f"{stem_and_suffix(path)[0]}.json")

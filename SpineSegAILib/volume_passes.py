@@ -97,8 +97,15 @@ def slices_per_pass(method: Method, device: torch.device, options: Mapping[str, 
     much memory anew for every layer took a fifth of the time (a third where there are several images per slice).
     """
     if "batch" in options:
-        return max(1, int(options["batch"]))
+        return max(1, int(_number(options["batch"], "batch")))
     return 8 if device.type != "cpu" else max(1, 2 // method.images_per_slice(options))
+
+
+def _number(given: Any, option: str) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise ConfigError(f"The option {option} is “{given}”, which is no number.", "Give a number.") from None
 
 
 def stop_if(cancelled: Cancel) -> None:
@@ -126,7 +133,7 @@ class _Work:
     @property
     def overlap(self) -> float:
         """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
-        overlap = float(self.options.get("overlap", self.method.overlap))
+        overlap = _number(self.options.get("overlap", self.method.overlap), "overlap")
         if not 0 <= overlap < 1:
             raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
         return overlap

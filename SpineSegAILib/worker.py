@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from . import __version__
 from .errors import Cancelled, MissingPackageError, SpineSegAIError
-from .results import Segmentation
+from .results import Segmentation, refuse_nothing, validated
 from .worker_protocol import (
     PROTOCOL,
     REQUEST,
@@ -186,8 +186,9 @@ class Worker:
         )
         if job in self._cancelled:
             raise Cancelled("Cancelled.")
-        if not request.include_unvalidated and result.unvalidated:
-            result = result.without(result.unvalidated)
+        refuse_nothing(result, "No spine was found in the image.")
+        if not request.include_unvalidated:
+            result = validated(result, hints.locked, "Choose “Include unvalidated structures”")
         folder = self._folder / f"job{job}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
         return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))

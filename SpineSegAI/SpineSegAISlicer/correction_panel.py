@@ -181,6 +181,7 @@ class CorrectionPanel:
         self.keyPoints.hide()
         self._refreshSoon.stop()
         self.setSegmentationNode(None)
+        self._forgetEditorNode()
 
     # --- the segmentation --------------------------------------------------------------------------------------------
 
@@ -529,9 +530,12 @@ class CorrectionPanel:
         self.ui.pickButton.checked = False
 
     def _onPicked(self, position):
-        """The reader clicked into the image."""
+        """The reader clicked into the image, or gave up (None)."""
         self._stopPicking()
-        self.pick(position)
+        if position is not None:
+            self.pick(position)
+        else:
+            self.showMessage("")
 
     def pick(self, position):
         """Select what lies at a position (RAS, mm).
@@ -742,6 +746,8 @@ class CorrectionPanel:
         editor.undoEnabled = False  # hides its buttons; ours also keep the log in line
         self._selectEditorNode()
         editor.setMRMLScene(slicer.mrmlScene)
+        for selector in slicer.util.findChildren(editor, "SegmentationNodeComboBox"):
+            selector.noneEnabled = True  # else it takes the first segmentation that comes, whatever ours is
 
     def _selectEditorNode(self):
         """Our Segment Editor node, made anew after the scene was closed."""
@@ -753,11 +759,17 @@ class CorrectionPanel:
             node = slicer.mrmlScene.AddNode(node)
         if node is self._editorNode:
             return
+        self._forgetEditorNode()
         self._editorNode = node
         self._effect = None
-        node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onEffect)
+        self._editorTag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onEffect)
         self.editor.setMRMLSegmentEditorNode(node)
         self._onEffect(node)
+
+    def _forgetEditorNode(self):
+        if self._editorNode is not None:
+            self._editorNode.RemoveObserver(self._editorTag)
+            self._editorNode = None
 
     def _onEffect(self, node, event=None):
         """Keep what an effect adds off the other segments; a mask that the reader chooses himself stays."""

@@ -14,7 +14,7 @@ import tempfile
 import slicer
 from slicer.i18n import tr as _
 
-TORCH = "torch>=2.2"
+TORCH = "torch>=2.4.1"  # of monai 1.5
 
 PACKAGES = (
     ("monai>=1.5", "4 MB"),
@@ -30,6 +30,9 @@ TRAINING_PACKAGES = (("accelerate>=1", "2 MB"), ("matplotlib", "9 MB"), ("tqdm",
 """The same, for what training needs besides."""
 
 _SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
+
+
+_installing = False  # Slicer goes on handling clicks while pip runs
 
 
 class NotInstalled(Exception):
@@ -104,15 +107,20 @@ def ensure(more=()):
     :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
     :raises NotInstalled: the reader declined, or the installation failed; says how to go on, with the exact list.
     """
+    global _installing
     missing = missingPackages(more)
     if not missing:
         return
+    if _installing:
+        raise NotInstalled(_("The packages are being installed. Wait until that is done, and try again."))
     if not slicer.util.confirmOkCancelDisplay(question(missing), _("SpineSegAI: install packages")):
         raise NotInstalled(
             _("The packages were not installed, so training cannot start.")
             if more
             else _("The packages were not installed, so nothing was done.")
         )
+    _installing = True
+    slicer.util.showStatusMessage(_("Installing Python packages for SpineSegAI…"))
     try:
         if TORCH in missing:
             _installTorch()
@@ -127,6 +135,9 @@ def ensure(more=()):
             + "\n\n"
             + offlineInstructions(missing)
         ) from error
+    finally:
+        _installing = False
+        slicer.util.showStatusMessage("")
     still = missingPackages(more)
     if still:
         raise NotInstalled(

@@ -23,7 +23,7 @@ class PointPicker:
     def __init__(self, onPicked):
         self._onPicked = onPicked
         self._node = None
-        self._tag = None
+        self._observed = ()
 
     def start(self):
         """From now on the next click is the point."""
@@ -33,13 +33,16 @@ class PointPicker:
         node.SetHideFromEditors(True)
         node.CreateDefaultDisplayNodes()
         self._node = node
-        self._tag = node.AddObserver(node.PointPositionDefinedEvent, self._onPoint)
         selection = slicer.app.applicationLogic().GetSelectionNode()
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         selection.SetReferenceActivePlaceNodeClassName("vtkMRMLMarkupsFiducialNode")
         selection.SetActivePlaceNodeID(node.GetID())
         interaction.SetPlaceModePersistence(0)
         interaction.SetCurrentInteractionMode(interaction.Place)
+        self._observed = (
+            (node, node.AddObserver(node.PointPositionDefinedEvent, self._onPoint)),
+            (interaction, interaction.AddObserver(interaction.InteractionModeChangedEvent, self._onMode)),
+        )
 
     @property
     def node(self):
@@ -51,7 +54,9 @@ class PointPicker:
         node, self._node = self._node, None
         if node is None:
             return
-        node.RemoveObserver(self._tag)
+        for caller, tag in self._observed:
+            caller.RemoveObserver(tag)
+        self._observed = ()
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         if interaction.GetCurrentInteractionMode() == interaction.Place:
             interaction.SetCurrentInteractionMode(interaction.ViewTransform)
@@ -64,10 +69,22 @@ class PointPicker:
         # The markup is still at work on this point: it goes away once it has finished.
         import qt
 
-        qt.QTimer.singleShot(0, lambda: self._finish(position))
+        qt.QTimer.singleShot(0, lambda: self._finish(caller, position))
 
-    def _finish(self, position):
-        if self._node is not None:
+    def _onMode(self, caller, event):
+        """The mode ends with the click, too, before or after the point is there."""
+        node = self._node
+        if caller.GetCurrentInteractionMode() != caller.Place:
+            import qt
+
+            qt.QTimer.singleShot(0, lambda: self._giveUp(node, caller))
+
+    def _giveUp(self, node, interaction):
+        if node.GetNumberOfDefinedControlPoints() == 0 and interaction.GetCurrentInteractionMode() != interaction.Place:
+            self._finish(node, None)
+
+    def _finish(self, node, position):
+        if node is self._node:
             self.stop()
             self._onPicked(position)
 

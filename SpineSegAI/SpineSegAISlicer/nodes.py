@@ -630,6 +630,7 @@ def lookAt(position):
         shift = np.subtract(position, camera.GetFocalPoint())
         camera.SetPosition(*np.add(camera.GetPosition(), shift))
         camera.SetFocalPoint(*position)
+        cameraNode.ResetClippingRange()
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
@@ -689,9 +690,11 @@ def _cell(value):
 
 
 def showTable(tableNode):
-    """Show a table in the layout's table view, where there are views."""
-    if slicer.app.layoutManager() is None:
+    """Show a table in the layout's table view, where there are views; in a layout that has one."""
+    layoutManager = slicer.app.layoutManager()
+    if layoutManager is None:
         return
+    layoutManager.setLayout(slicer.modules.tables.logic().GetLayoutWithTable(layoutManager.layout))
     selection = slicer.app.applicationLogic().GetSelectionNode()
     selection.SetActiveTableID(tableNode.GetID())
     slicer.app.applicationLogic().PropagateTableSelection()

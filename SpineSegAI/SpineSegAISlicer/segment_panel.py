@@ -607,6 +607,12 @@ class SegmentPanel:
         """
         if not dependencies.ready():
             return
+        # An installation takes minutes, in which the scene may change.
+        volumeNodes = [node for node in volumeNodes if node is not None and node.GetScene() is not None]
+        if outputNode is not None and outputNode.GetScene() is None:
+            outputNode = None
+        if not volumeNodes or self.isRunning:
+            return
         if not self._warm:
             self._warm = True
             self.askDevice()
@@ -762,11 +768,7 @@ class SegmentPanel:
         self._applyOpacity()
         self._showResult()
         seconds = time.monotonic() - self._startedAt
-        self.setStatus(
-            _("{count} structures in {seconds:.1f} s.").format(count=len(result.present), seconds=seconds)
-            if result.present
-            else _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName())
-        )
+        self.setStatus(_("{count} structures in {seconds:.1f} s.").format(count=len(result.present), seconds=seconds))
         self._next()
 
     def _onFailure(self, volumeId, failure):

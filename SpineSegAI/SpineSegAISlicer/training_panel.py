@@ -85,6 +85,7 @@ class TrainingPanel:
 
         for field in (ui.trainDatasetPathLineEdit, ui.trainAlsoPathLineEdit):
             field.connect("currentPathChanged(QString)", self.updateButtons)
+            field.connect("validInputChanged(bool)", self.updateButtons)  # nothing else is said when it is cleared
         ui.trainStartComboBox.connect("currentIndexChanged(int)", self._onStartCheckpoint)
         ui.trainMethodComboBox.connect("currentIndexChanged(int)", self._onMethod)
         ui.trainNameLineEdit.connect("textChanged(QString)", self.updateButtons)

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, VALUE_MAPS, Extent, custom_structure, sorted_ids, structure
-from ..errors import DatasetError, SpineSegAIError
+from ..errors import DatasetError, ImageError, SpineSegAIError
 from ..hints import Point
 from ..keypoints import parse_keypoints, read_keypoints
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    from ..imaging import Geometry
 
 SPLITS = ("training", "validation", "test")
 """Lists of cases that a manifest may have."""
@@ -38,10 +41,11 @@ class Case:
         label: file with structure ids; None where there are only key points, or nothing.
         annotated: ids of the structures labelled here, in anatomical order; all others are unknown, not absent.
         source: where the case comes from; empty if not said.
-        patient: cases of one patient must share a split; the image's name where not said.
+        patient: cases of one patient must share a split; the case's name where not said.
         extent: whether vertebrae are bodies or whole; None if not said.
         keypoints: structure id → centre (LPS, mm).
         label_values: value in the label file → structure id; None where they are the same.
+        name: the image's file name without its suffixes: ``chu_08_image``; with its folder's, where others are alike.
     """
 
     image: Path
@@ -52,11 +56,11 @@ class Case:
     extent: Extent | None = None
     keypoints: Mapping[int, Point] = field(default_factory=dict)
     label_values: Mapping[int, int] | None = None
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """The image's file name without its suffixes: ``chu_08_image``."""
-        return _stem(self.image)
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", _stem(self.image))
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def read_manifest(path: str | Path, *, must_exist: bool = True) -> Manifest:
             _case(entry, f"{path}, {split} case {number}", path.parent, extent, values, default_annotated, must_exist)
             for number, entry in enumerate(entries, start=1)
         )
+    splits = _told_apart(splits)
     if not any(splits.values()):
         raise DatasetError(f"{path} lists no cases.", f"It needs one of: {', '.join(SPLITS)}.")
     _refuse_leaks(splits, path)
@@ -183,7 +188,27 @@ def read_label(case: Case) -> sitk.Image:
     import numpy as np
     import SimpleITK as sitk
 
+    image = read_drawn(case)
+    raw = sitk.GetArrayViewFromImage(image)
+    present = np.unique(raw)
+    ids = np.array([_translate(value, case) for value in present.tolist()], np.int16)
+    stray = sorted_ids({int(i) for i in ids if i} - set(case.annotated))
+    if stray:
+        names = ", ".join(STRUCTURES[i].name for i in stray)
+        raise DatasetError(f"{case.label} holds {names}, which “annotated” does not list.", "Add it there.")
+    label = sitk.GetImageFromArray(np.stack([ids[np.searchsorted(present, part)] for part in raw]))
+    label.CopyInformation(image)
+    return label
+
+
+def read_drawn(case: Case) -> sitk.Image:
+    """The case's label image with the values that its file has; a picture as one slice, as its image is read.
+
+    Raises:
+        DatasetError: there is none, or it cannot be read.
+    """
     from ..files import read_exactly
+    from ..imaging import as_volume, is_picture, of_picture
 
     if case.label is None:
         raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")
@@ -191,18 +216,35 @@ def read_label(case: Case) -> sitk.Image:
         image = read_exactly(case.label)
     except RuntimeError:
         raise DatasetError(f"The label image {case.label} cannot be read.", "It may be damaged.") from None
-    raw = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise DatasetError(f"{case.label} is a colour image, not a label image.", "Labels are one number per voxel.")
-    present, inverse = np.unique(raw, return_inverse=True)
-    ids = [_translate(value, case) for value in present.tolist()]
-    stray = sorted_ids({i for i in ids if i} - set(case.annotated))
-    if stray:
-        names = ", ".join(STRUCTURES[i].name for i in stray)
-        raise DatasetError(f"{case.label} holds {names}, which “annotated” does not list.", "Add it there.")
-    label = sitk.GetImageFromArray(np.asarray(ids, np.int16)[inverse].reshape(raw.shape))
-    label.CopyInformation(image)
-    return label
+    try:
+        return as_volume(of_picture(image) if is_picture(case.label) else image, case.label.name)
+    except ImageError as error:
+        raise DatasetError(error.message, "Labels are one whole number per voxel, in the space of the image.") from None
+
+
+def read_case(case: Case) -> tuple[sitk.Image, sitk.Image]:
+    """The case's image, and its labels on the same voxels (`read_label`).
+
+    Raises:
+        ImageError: the image cannot be used.
+        DatasetError: the labels cannot, or lie elsewhere.
+    """
+    from ..imaging import Geometry, read_image
+
+    image, label = read_image(case.image), read_label(case)
+    refuse_other_grid(Geometry.of(image), Geometry.of(label), case)
+    return image, label
+
+
+def refuse_other_grid(image: Geometry, label: Geometry, case: Case) -> None:
+    """Raises:
+    DatasetError: labels do not lie where their image does.
+    """
+    if not image.matches(label):
+        raise DatasetError(
+            f"{case.label} does not lie on the grid of {case.image}.",
+            "Resample the label to the image; if its header alone is wrong, copy the image's.",
+        )
 
 
 def _translate(value: float, case: Case) -> int:
@@ -295,7 +337,7 @@ def _case(
         label=label,
         annotated=ids,
         source=str(entry.get("source", "")),
-        patient=str(entry.get("patient") or _stem(image)),
+        patient=str(entry.get("patient") or ""),
         extent=_extent(entry.get("extent"), where) or extent,
         keypoints=_keypoints(entry.get("keypoints"), folder, where),
         label_values=_value_map(entry.get("label_values"), where) or values.default,
@@ -359,6 +401,19 @@ def _stem(path: Path) -> str:
         if suffix and name.endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def _told_apart(splits: Mapping[str, tuple[Case, ...]]) -> dict[str, tuple[Case, ...]]:
+    """The cases, named after their folder, too, where images of several folders have one name (``p1/t2.nii.gz``,
+    ``p2/t2.nii.gz``); and a patient each, where none was said."""
+    images = {case.image: case.name for cases in splits.values() for case in cases}
+    often = Counter(images.values())
+
+    def named(case: Case) -> Case:
+        name = case.name if often[case.name] == 1 else f"{case.image.parent.name}_{case.name}"
+        return replace(case, name=name, patient=case.patient or name)
+
+    return {split: tuple(map(named, cases)) for split, cases in splits.items()}
 
 
 def _refuse_leaks(splits: Mapping[str, tuple[Case, ...]], path: Path) -> None:

@@ -14,9 +14,9 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..anatomy import Extent, LabelScheme
-from ..datasets.manifest import Case, read_label, read_manifest
-from ..errors import Cancelled, ConfigError, DatasetError, ImageError
-from ..imaging import Geometry, read_image
+from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
+from ..errors import Cancelled, ConfigError, DatasetError, DeviceError, ImageError
+from ..imaging import header_geometry
 from ..results import Segmentation
 from .scores import CaseReport, evaluate_case
 from .summary import summarize
@@ -70,7 +70,8 @@ def evaluate_dataset(
 ) -> dict[str, Any]:
     """Segments and scores the labelled cases of a split.
 
-    A case in which no segmentation can be made (`ImageError`) counts as missed, and the report says why.
+    A case in which no segmentation can be made (its image cannot be used, or memory does not do) counts as missed,
+    and the report says why.
 
     Args:
         dataset: a manifest.
@@ -104,18 +105,20 @@ def evaluate_dataset(
         raise DatasetError(f"No “{split}” case of {dataset} has a label.", "Choose a split with labels.")
     left_out = max(len(cases) - limit, 0) if limit is not None else 0
     cases = cases[: len(cases) - left_out]
+    for case in cases:  # before hours of work
+        image_grid, label_grid = header_geometry(case.image), header_geometry(case.label)
+        if image_grid is not None and label_grid is not None:
+            refuse_other_grid(image_grid, label_grid, case)
     reports: dict[str, list[CaseReport]] = {variant: [] for variant in variants}
     for number, case in enumerate(cases):
-        image, label = read_image(case.image), read_label(case)
-        if not Geometry.of(image).matches(Geometry.of(label)):
-            raise DatasetError(f"{case.label} does not lie on the grid of {case.image}.", "Resample the label.")
+        image, label, unusable = _read(case)
         for turn, variant in enumerate(variants):
             if cancelled is not None and cancelled():
                 raise Cancelled("The evaluation was cancelled.")
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
-            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak)
+            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, unusable)
             reports[variant].append(seen.report)
             if watch is not None:
                 watch(seen)
@@ -159,6 +162,21 @@ def _cautions(
     return found
 
 
+def _read(case: Case) -> tuple[sitk.Image, sitk.Image, str]:
+    """A case's image and labels; where the image cannot be used, an empty one and why.
+
+    Raises:
+        DatasetError: the labels cannot be used, or do not fit the image.
+    """
+    try:
+        return (*read_case(case), "")
+    except ImageError as error:
+        label = read_label(case)
+        empty = sitk.Image(label.GetSize(), sitk.sitkInt16)
+        empty.CopyInformation(label)
+        return empty, label, str(error)
+
+
 def _evaluate_variant(
     case: Case,
     image: sitk.Image,
@@ -167,16 +185,18 @@ def _evaluate_variant(
     predictor: Segmenter,
     options: Mapping[str, Any] | None,
     label_leak: bool,
+    unusable: str = "",
 ) -> Seen:
     copy, reference = make_variant(image, label, variant)
     result: Segmentation | None = None
-    failure = ""
+    failure = unusable
     with _Cost() as cost:
         try:
             # Only an evaluation that says so gives the reference away; its report is stamped.
             leak = {"reference": reference} if label_leak else {}
-            result = predictor.segment(copy, options=dict(options or {}), **leak)
-        except ImageError as error:
+            if not unusable:
+                result = predictor.segment(copy, options=dict(options or {}), **leak)
+        except (ImageError, DeviceError) as error:
             failure = str(error)
     prediction = result
     if prediction is None:

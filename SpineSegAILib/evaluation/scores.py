@@ -337,8 +337,9 @@ def _score(
 def _panoptic(truth: np.ndarray, guess: np.ndarray, scored: Sequence[int]) -> dict[str, Panoptic]:
     """Which segments were found, whatever their level; see `Panoptic`."""
     inside = (truth > 0) | (guess > 0)
-    pairs, counts = np.unique(np.stack([truth[inside], guess[inside]]), axis=1, return_counts=True)
-    overlap = {(int(t), int(g)): int(n) for (t, g), n in zip(pairs.T, counts, strict=True)}
+    span = int(guess.max()) + 1  # a pair as one number is counted much faster
+    pairs, counts = np.unique(truth[inside].astype(np.int32) * span + guess[inside], return_counts=True)
+    overlap = {divmod(int(pair), span): int(n) for pair, n in zip(pairs, counts, strict=True)}
     true_size: dict[int, int] = {}
     guess_size: dict[int, int] = {}
     for (t, g), count in overlap.items():

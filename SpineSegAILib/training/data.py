@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch.utils.data import Dataset, Sampler
 
 from ..anatomy import GENERIC_IDS, STRUCTURES, Kind, LabelScheme, ranks
-from ..datasets.manifest import Case, read_label
+from ..datasets.manifest import Case, read_case
 from ..errors import DatasetError, HintError
 from ..hints import Point
 from ..imaging import Preprocessing, read_image
@@ -149,13 +149,15 @@ def cache_case(
         snapshot: what a run knew of its data at the start: the case is as it was then, whatever became of its files.
 
     Raises:
-        DatasetError: a key point lies outside the image; the files are not what they were in the snapshot.
+        DatasetError: a key point lies outside the image; the labels are not on its grid; the files are not what they
+            were in the snapshot.
     """
 
     def load() -> tuple[sitk.Image, sitk.Image | None, Sequence[int]]:
         if snapshot is not None:
             snapshot.verify(case)
-        return read_image(case.image), (read_label(case) if case.label else None), case.annotated
+        image, label = read_case(case) if case.label else (read_image(case.image), None)
+        return image, label, case.annotated
 
     if snapshot is not None:
         stamp = snapshot.stamp(case)

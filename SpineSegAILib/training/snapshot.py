@@ -133,7 +133,8 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     """
     import SimpleITK as sitk
 
-    from ..files import read_exactly, staged
+    from ..datasets.manifest import read_drawn
+    from ..files import staged
     from ..imaging import read_image
 
     key = hashlib.sha256(json.dumps(["validation", *snapshot.stamp(case)], default=str).encode()).hexdigest()[:12]
@@ -141,7 +142,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     if not all(place.exists() for place in places):
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
-        images = read_image(case.image), read_exactly(Path(case.label))
+        images = read_image(case.image), read_drawn(case)
         with staged(*places) as parts:
             for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)

@@ -10,9 +10,9 @@ import torch
 
 from ..anatomy import STRUCTURES, Kind
 from ..consistency import resolve_levels
-from ..datasets.manifest import Case, read_label
+from ..datasets.manifest import Case, read_case
 from ..evidence import Evidence
-from ..imaging import CanonicalVolume, Preprocessing, read_image
+from ..imaging import CanonicalVolume, Preprocessing
 from ..inference import channels_without_kind
 from ..methods.base import Method
 from ..volume_passes import volume_evidence
@@ -39,8 +39,9 @@ def load_validation(cases: Sequence[Case], preprocessing: Preprocessing) -> list
     loaded = []
     for case in cases:
         if case.label is not None:
-            volume = preprocessing.forward(read_image(case.image))
-            label = preprocessing.forward_label(read_label(case), volume)
+            image, drawn = read_case(case)
+            volume = preprocessing.forward(image)
+            label = preprocessing.forward_label(drawn, volume)
             loaded.append(ValidationCase(case.name, volume, label, case.annotated))
     return loaded
 

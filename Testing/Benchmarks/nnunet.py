@@ -2,7 +2,7 @@
 
     pip install nnunetv2
     python Testing/Benchmarks/nnunet.py DATASET.json OUTPUT --hours H [--split validation] [--configuration 2d]
-        [--method resenc-unet --preset small] [--unknown ignore|leave-out]
+        [--memory GB] [--method resenc-unet --preset small] [--unknown ignore|leave-out]
 
 Writes the data set as nnU-Net wants it, runs its own commands, converts what it predicts back, and scores both with
 `SpineSegAILib.evaluation` into OUTPUT/table.{json,csv,md,html}; then segments one volume with each in a new process,
@@ -17,7 +17,9 @@ that are annotated in every training case, and scores those alone. How much is i
 
 **What is the same.** Cases, time (nnU-Net's planning and preprocessing not counted, nor ours), device. nnU-Net ends by
 the clock through `nnunet_trainer/`, its polynomial learning rate over the time; else it is as it comes, with mirroring:
-`--configuration` and `--plans` choose. Ours are the last weights, since the scored cases must choose none.
+`--configuration` and `--plans` choose, and `--memory` how much its plan may take: on a processor, where its batches of
+8 GB come to a step a minute, less gives it more steps. Ours are the last weights, since the scored cases must choose
+none. What came out: RESULTS-nnunet.md.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ DATASET = "Dataset901_SpineSegAI"
 NUMBER = "901"
 TRAINER = "SpineSegAITimedTrainer"
 NAME = "nnU-Net v2"
+OWN_PLANS = "nnUNetPlans"
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,23 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[f
     return time.perf_counter() - started, peak
 
 
+def plan_words(plans: str, planner: str, memory: float | None) -> list[str]:
+    """How nnU-Net is told to make plans of this name, if they are not its own.
+
+    Args:
+        plans: ends in the memory that they are for (`plans_for`), where that is not nnU-Net's.
+        planner: of plans that are not of its usual kind.
+    """
+    words = [] if plans == OWN_PLANS else ["-overwrite_plans_name", plans]
+    words += [] if plans in (OWN_PLANS, plans_for(OWN_PLANS, memory)) else ["-pl", planner]
+    return words + (["-gpu_memory_target", f"{memory:g}"] if memory else [])
+
+
+def plans_for(plans: str, memory: float | None) -> str:
+    """nnU-Net asks for another name where the memory (GB) is not what it usually takes."""
+    return f"{plans}_{memory:g}GB" if memory else plans
+
+
 def train(arguments: argparse.Namespace, env: Mapping[str, str]) -> Path:
     """Plans, preprocesses and trains, as far as that is not done; the folder of the results."""
     preprocessed = arguments.output / "nnUNet_preprocessed" / DATASET
@@ -261,9 +281,8 @@ def train(arguments: argparse.Namespace, env: Mapping[str, str]) -> Path:
     folder = results / f"{TRAINER}__{arguments.plans}__{arguments.configuration}" / "fold_0"
     planned = preprocessed / f"{arguments.plans}_{arguments.configuration}"
     if not (arguments.output / "planned.json").exists():
-        planner = [] if arguments.plans == "nnUNetPlans" else ["-pl", arguments.planner, "-overwrite_plans_name"]
-        planner += [arguments.plans] if planner else []
-        words = ["-d", NUMBER, "-c", arguments.configuration, "--verify_dataset_integrity", "-np", "2", *planner]
+        words = ["-d", NUMBER, "-c", arguments.configuration, "--verify_dataset_integrity", "-np", "2"]
+        words += plan_words(arguments.plans, arguments.planner, arguments.memory)
         seconds, _ = run(["nnUNetv2_plan_and_preprocess", *words], env)
         _write_json({"seconds": seconds, "folder": planned.name}, arguments.output / "planned.json")
     if not (folder / "checkpoint_final.pth").exists():
@@ -300,8 +319,9 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--unknown", choices=("ignore", "leave-out"), default="ignore")
     parser.add_argument("--configuration", default="2d", help="2d, 3d_fullres …")
-    parser.add_argument("--plans", default="nnUNetPlans", help="name of the plans, e.g. nnUNetResEncUNetMPlans")
+    parser.add_argument("--plans", default=OWN_PLANS, help="name of the plans, e.g. nnUNetResEncUNetMPlans")
     parser.add_argument("--planner", default="nnUNetPlannerResEncM", help="makes other plans than nnUNetPlans")
+    parser.add_argument("--memory", type=float, help="GB its plan is made for; its own 8 are batches of 62 slices here")
     parser.add_argument("--iterations", type=int, default=50, help="per epoch; nnU-Net's own 250 is long on a CPU")
     parser.add_argument("--method", default="resenc-unet")
     parser.add_argument("--preset", default="small")
@@ -309,6 +329,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--prepare", action="store_true", help="write nnU-Net's files, and no more")
     arguments = parser.parse_args()
+    arguments.plans = plans_for(arguments.plans, arguments.memory)
     if not arguments.prepare:
         require_nnunet()
         if not arguments.hours:

@@ -131,6 +131,16 @@ def test_label_images_have_a_side_file(case, tiny_checkpoint, predictor, capsys)
     assert f"wrote {case / 'out.json'}" in capsys.readouterr().out
 
 
+def test_another_program_s_side_file_is_not_replaced(case, tiny_checkpoint, predictor, capsys):
+    (case / "out.json").write_text('{"EchoTime": 0.1}')
+    assert segment(case, tiny_checkpoint, output="out.nii.gz") == 2
+    assert "out.json" in capsys.readouterr().err and "hints" not in predictor, "refused before it takes time"
+    assert (case / "out.json").read_text() == '{"EchoTime": 0.1}' and not (case / "out.nii.gz").exists()
+    (case / "out.json").unlink()
+    assert segment(case, tiny_checkpoint, output="out.nii.gz") == 0
+    assert segment(case, tiny_checkpoint, output="out.nii.gz") == 0  # our own is
+
+
 def test_json_on_stdout_is_all_there_is(case, tiny_checkpoint, predictor, capsys):
     assert segment(case, tiny_checkpoint, "--json", "-") == 0
     summary = json.loads(capsys.readouterr().out)
@@ -182,6 +192,7 @@ def test_hints_reach_the_method(case, tiny_checkpoint, predictor, phantom):
         (["--output", "nowhere/out.nii.gz"], "nowhere does not exist"),
         (["--output", "case.nii.gz"], "both IMAGE and --output"),
         (["--output", "r.nii.gz", "--json", "r.json"], "both --json and the side file of --output"),
+        (["--levels-from", "r.nii.gz", "--output", "r.nii.gz"], "both --levels-from and --output"),
     ],
 )
 def test_refusals_name_the_thing_and_write_nothing(case, tiny_checkpoint, predictor, capsys, monkeypatch, words, said):
@@ -323,7 +334,7 @@ def test_quick_commands_need_no_torch(words):
         """
     )
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     elapsed, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     # Processor time, since the machine may be busy with other things; waiting counts only where it is much.

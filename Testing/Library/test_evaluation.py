@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from scipy.spatial import cKDTree
 
 from SpineSegAILib.anatomy import Extent, scheme, structure
-from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, ImageError
+from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, DeviceError, ImageError
 from SpineSegAILib.evaluation import (
     VARIANTS,
     dice,
@@ -356,6 +356,32 @@ def test_failure_counts_as_missed(dataset, tmp_path):
     assert set(report["variants"]["full"]["failures"]) == {"a", "b"}
     write_report(report, tmp_path / "report.json")  # no NaN in JSON
     assert "No spine was found" in format_report(report)
+
+
+def test_an_image_that_cannot_be_used_counts_as_missed_and_the_others_count(dataset, tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"damaged")
+    shown = []
+    report = evaluate_dataset(dataset, "validation", Oracle(), watch=shown.append)["variants"]["full"]
+    assert set(report["failures"]) == {"a"} and "cannot be read" in report["failures"]["a"]
+    vertebrae = report["groups"]["vertebrae"]
+    assert (vertebrae["levels_right"], vertebrae["levels"], len(shown)) == (2, 5, 2)
+
+    class Small(Oracle):
+        def segment(self, image, **_):
+            raise DeviceError("There is not enough memory for this volume.", "Crop it.")
+
+    report = evaluate_dataset(dataset, "validation", Small())["variants"]["full"]
+    assert "not enough memory" in report["failures"]["b"]
+
+
+def test_labels_on_another_grid_are_found_before_the_work_begins(dataset, tmp_path):
+    label = sitk.ReadImage(str(tmp_path / "b_label.nii.gz"))
+    label.SetOrigin((100.0, 0.0, 0.0))
+    sitk.WriteImage(label, str(tmp_path / "b_label.nii.gz"))
+    shown = []
+    with pytest.raises(DatasetError, match="does not lie on the grid"):
+        evaluate_dataset(dataset, "validation", Oracle(), watch=shown.append)
+    assert not shown
 
 
 def test_a_failure_misses_what_the_scheme_offers(dataset):

@@ -453,6 +453,69 @@ def test_a_radiograph_is_one_slice_with_rows_downwards(tmp_path):
     assert canonical.array.shape == (1, 20, 30) and canonical.array[0, 2, 25] == canonical.array.max()
 
 
+def test_a_radiograph_in_which_dense_is_dark_is_turned_round(tmp_path):
+    image = sitk.Cast(volume(size=(30, 20, 1)), sitk.sitkInt16)
+    found = []
+    for name in ("MONOCHROME2", "MONOCHROME1"):
+        write_series(tmp_path / name, "5", "lateral", image, modality="DX")
+        (file,) = (tmp_path / name).iterdir()
+        file.write_bytes(file.read_bytes().replace(b"MONOCHROME2", name.encode()))
+        found.append(sitk.GetArrayFromImage(read_image(file)).astype(int))
+    usual, other = found
+    assert np.ptp(usual + other) == 0 and np.ptp(other) > 100, "ITK does it; our networks rely on it"
+
+
+@pytest.mark.parametrize(("value", "share"), [(-32768, 0.03), (-32768, 0.4), (32767, 0.03)])
+def test_padding_does_not_take_part_in_the_contrast(value, share):
+    image = sitk.Cast(volume(size=(40, 50, 6)), sitk.sitkInt16)
+    array = sitk.GetArrayFromImage(image)
+    wide = int(share * array.shape[2])
+    array[:, :, :wide] = value
+    padded = sitk.GetImageFromArray(array)
+    padded.CopyInformation(image)
+    plain, found = (Preprocessing(pixel_mm=1.0).forward(i).array for i in (image, padded))
+    inside = plain[..., : -wide - 1] if plain[0, 0, 0] == found[0, 0, 0] else plain[..., wide + 1 :]
+    assert abs(inside).max() <= 2.0
+    same = np.isclose(plain, found, atol=0.25)
+    assert same.mean() > 0.95 * (1 - share), "what is not padding looks as it would without"
+    assert doubts(padded, "MR") == []
+
+
+def test_values_that_a_scanner_measured_are_no_padding():
+    rng = np.random.default_rng(0)
+    air = np.where(rng.random((6, 40, 40)) < 0.4, 0, rng.gamma(3, 80, (6, 40, 40))).astype(np.float32)
+    binary = (rng.random((6, 40, 40)) < 0.5).astype(np.float32)
+    for array in (air, binary):
+        found = Preprocessing(pixel_mm=1.0, min_slice_mm=1.0).forward(volume_of(array)).array
+        low, high = np.percentile(array, (0.5, 99.5))
+        wanted = np.clip(4 * (array - low) / (high - low) - 2, -2, 2)
+        assert sorted(found.ravel()) == pytest.approx(sorted(wanted.ravel()), abs=1e-4)
+
+
+def volume_of(array: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetDirection(volume().GetDirection())
+    return image
+
+
+def test_an_image_larger_than_life_is_refused():
+    with pytest.raises(ImageError, match="3150 by 1000 mm, more than any patient") as error:
+        Preprocessing().forward(volume(size=(100, 315, 3), spacing=(10, 10, 10)))
+    assert "spacing" in error.value.remedy
+
+
+def test_a_single_slice_says_what_it_was_taken_for(tmp_path):
+    axial, sagittal = (volume(size=size, code="LPS") for size in ((40, 1, 44), (40, 44, 1)))
+    assert "By its header this single slice is axial" in doubts(axial, "MR")[0]
+    assert doubts(sagittal, "MR") == doubts(axial, "XR") == []
+    assert "single slice is coronal" in doubts(volume(size=(1, 40, 44), code="LPS"), "MR")[0]
+    write_series(tmp_path, "5", "one of a localizer", axial)
+    with pytest.raises(ImageError, match="The image is axial"):
+        Preprocessing().forward(read_image(next(tmp_path.iterdir())))
+    sitk.WriteImage(sitk.Cast(sagittal[0, :, :] * 1, sitk.sitkUInt8), str(tmp_path / "film.png"))
+    assert "does not tell its scale" in doubts(read_image(tmp_path / "film.png"), "XR")[0]
+
+
 def test_real_volumes_keep_their_labels():
     data = Path(__file__).parents[2].parent / "shared/data/lumbar_mr"
     if not data.exists():

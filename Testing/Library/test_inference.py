@@ -163,8 +163,11 @@ def test_windows_cover_what_a_method_cannot_take_at_once(method_id, tmp_path):
     save_checkpoint(tmp_path / "c.safetensors", build_method(config).state_dict(), metadata)
     image = plain_image((6, 90, 80))
     options = {"mirror": "on"} if dims == 3 else {}
-    result = Predictor(tmp_path / "c.safetensors", "cpu").segment(image, options=options)
+    predictor = Predictor(tmp_path / "c.safetensors", "cpu")
+    result = predictor.segment(image, options=options)
     assert result.labels.GetSize() == image.GetSize()
+    with pytest.raises(ConfigError, match="option overlap is “much”"):
+        predictor.segment(image, options={"overlap": "much"})
 
 
 def test_raw_classes_without_consistency(tmp_path):
@@ -306,6 +309,18 @@ def test_vertebrae_of_unusual_size_are_looked_at_once_more(oracle, phantom, fact
     assert Geometry.of(result.labels).matches(Geometry.of(image))
     truth, mine = (sitk.GetArrayViewFromImage(i) for i in (phantom.labels, result.labels))
     assert ((truth == mine) | (truth == 0)).mean() > 0.99
+
+
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+def test_what_is_far_too_small_or_large_is_not_looked_at_again(oracle, phantom, factor):
+    labels = enlarged(phantom.labels, factor)
+    result = oracle.segment(as_picture(labels), reference=labels)
+    assert result.provenance["scale"] == 1.0 and len({shape for shape, _ in oracle.method.grids}) == 1
+
+
+def test_an_option_that_is_no_number_is_named(tiny):
+    with pytest.raises(ConfigError, match="option batch is “much”"):
+        Predictor(tiny, "cpu").segment(plain_image((3, 40, 40)), options={"batch": "much"})
 
 
 def test_the_scale_can_be_given(oracle, phantom):

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import Extent
 from SpineSegAILib.datasets import read_label, read_manifest
+from SpineSegAILib.datasets.manifest import read_case
 from SpineSegAILib.errors import DatasetError
 
 REAL = Path(__file__).parents[2].parent / "shared/data/lumbar_mr/dataset.json"
@@ -112,6 +113,44 @@ def test_labels_must_fit_what_is_annotated(tmp_path):
     manifest = read_manifest(write(tmp_path, training=[entry("a", label_values="mrspineseg")]))
     with pytest.raises(DatasetError, match="value 20, which is no structure"):
         read_label(manifest.cases("training")[0])
+
+
+def test_images_of_one_name_in_several_folders_are_several_cases(tmp_path):
+    for folder in ("p1", "p2"):
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(sitk.Image(2, 2, 2, sitk.sitkUInt8), str(tmp_path / folder / "t2.nii.gz"))
+    path = write(tmp_path, training=[{"image": "p1/t2.nii.gz"}, entry("a")], test=[{"image": "p2/t2.nii.gz"}])
+    manifest = read_manifest(path)
+    assert [(c.name, c.patient) for c in manifest.cases("training")] == [("p1_t2", "p1_t2"), ("a", "a")]
+    assert manifest.cases("test")[0].patient == "p2_t2"
+    named = [{"image": f"p{n}/t2.nii.gz", "patient": "one"} for n in (1, 2)]
+    cases = read_manifest(write(tmp_path, training=named)).cases("training")
+    assert [(c.name, c.patient) for c in cases] == [("p1_t2", "one"), ("p2_t2", "one")]
+
+
+def test_labels_of_pictures_lie_on_their_pictures(tmp_path):
+    label = np.zeros((20, 30), np.uint8)
+    label[4:9, 5:20] = 24
+    picture = sitk.GetImageFromArray(np.arange(600, dtype=np.uint8).reshape(20, 30))
+    sitk.WriteImage(picture, str(tmp_path / "film.png"))
+    sitk.WriteImage(sitk.GetImageFromArray(label), str(tmp_path / "drawn.png"))
+    (case,) = read_manifest(write(tmp_path, test=[entry("film", label="drawn.png", image="film.png")])).cases("test")
+    image, drawn = read_case(case)
+    assert image.GetSize() == drawn.GetSize() == (30, 20, 1)
+    assert np.array_equal(sitk.GetArrayFromImage(drawn)[0], label)
+
+
+def test_labels_that_lie_elsewhere_are_refused(tmp_path):
+    path = write(tmp_path, test=[entry("a", image="there.nii.gz")])
+    image = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    image.SetOrigin((0.04, 0, 0))  # rounding
+    sitk.WriteImage(image, str(tmp_path / "there.nii.gz"))
+    read_case(read_manifest(path).cases("test")[0])
+    image.SetOrigin((40, 0, 0))
+    sitk.WriteImage(image, str(tmp_path / "there.nii.gz"))
+    with pytest.raises(DatasetError, match=r"a\.nii\.gz does not lie on the grid of") as error:
+        read_case(read_manifest(path).cases("test")[0])
+    assert "Resample" in error.value.remedy
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the shared lumbar MR data are not here")

@@ -95,6 +95,16 @@ def test_leaving_out_keeps_what_every_case_has(manifest, tmp_path):
         nnunet.prepare(manifest, "test", tmp_path)
 
 
+def test_plans_are_made_for_a_memory_and_by_a_planner():
+    own, residual = "nnUNetPlans", "nnUNetResEncUNetMPlans"
+    assert nnunet.plan_words(own, "P", None) == []
+    assert nnunet.plan_words(nnunet.plans_for(own, 1), "P", 1) == [
+        "-overwrite_plans_name", "nnUNetPlans_1GB", "-gpu_memory_target", "1",
+    ]  # fmt: skip
+    assert nnunet.plan_words(residual, "P", None) == ["-overwrite_plans_name", residual, "-pl", "P"]
+    assert nnunet.plan_words(nnunet.plans_for(residual, 0.5), "P", 0.5)[2:] == ["-pl", "P", "-gpu_memory_target", "0.5"]
+
+
 def test_a_folder_is_held_to_what_was_chosen_first(manifest, tmp_path):
     nnunet.prepare(manifest, "validation", tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}

@@ -272,6 +272,18 @@ class LevelToolsTest(CorrectionCase):
         self.choose("levelComboBox", 24)
         self.assertIn("L5 vertebra (body)", self.names())
 
+    def test_a_pick_that_the_reader_gives_up_leaves_nothing(self):
+        self.open()
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        self.press("pickButton")
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)  # the arrow in the toolbar
+        self.waitUntil(lambda: not self.cui.pickButton.checked)
+        self.assertIsNone(slicer.mrmlScene.GetFirstNodeByName("Picked point"))
+        self.assertEqual(self.message(), "")
+        self.press("pickButton")  # and once more
+        self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.Place)
+        self.assertIsNotNone(self.correct.picker.node)
+
     def test_swap(self):
         self.open()
         voxels = self.array()

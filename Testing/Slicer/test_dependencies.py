@@ -79,7 +79,7 @@ def test_torch_comes_through_its_extension_and_the_rest_through_pip(without, ans
 
     monkeypatch.setattr(slicer.util, "pip_install", pip_install)
     dependencies.ensure()
-    assert torch_extension == [(False, ">=2.2")]
+    assert torch_extension == [(False, dependencies.TORCH.removeprefix("torch"))]
     (arguments,) = installed
     assert arguments[0] == "--constraint" and set(arguments[2:]) == {"monai>=1.5", "safetensors"}
     constraints = Path(arguments[1]).read_text(encoding="utf-8")
@@ -101,6 +101,24 @@ def test_a_package_that_is_too_old_is_updated_and_the_reader_knows(answers, monk
     dependencies.ensure()
     assert "version 1.10.2 is too old and will be updated" in answers.texts[0]
     assert "\npydantic==" not in constraints[0] and "\nnumpy==" in constraints[0]
+
+
+def test_a_click_while_packages_are_being_installed_starts_no_second_installation(without, answers, monkeypatch):
+    without |= {"einops"}
+    installations = []
+
+    def pip_install(arguments):
+        installations.append(arguments)
+        with pytest.raises(dependencies.NotInstalled, match="are being installed"):  # Slicer handles clicks meanwhile
+            dependencies.ensure()
+        without.clear()
+
+    monkeypatch.setattr(slicer.util, "pip_install", pip_install)
+    dependencies.ensure()
+    assert len(installations) == len(answers.texts) == 1
+    without |= {"einops"}
+    dependencies.ensure()
+    assert len(installations) == 2
 
 
 def test_newer_slicers_have_a_function_for_it(without, answers, monkeypatch):
@@ -150,8 +168,8 @@ def test_what_is_still_missing_afterwards_is_named(without, answers, monkeypatch
 @pytest.mark.parametrize(
     ("installed", "wanted", "met"),
     [
-        ("2.13.0+cpu", "torch>=2.2", True),
-        ("2.1.2", "torch>=2.2", False),
+        ("2.13.0+cpu", "torch>=2.4.1", True),
+        ("2.4.0", "torch>=2.4.1", False),
         ("1.10", "x>=1.9", True),
         ("2.0rc1", "x>=2", True),
     ],

@@ -245,7 +245,7 @@ def widgets(kind, name):
 def test_widgets_and_parameters_follow_each_other(parameters):
     ui, box = widgets(qt.QCheckBox, "flag")
     ui.box = box
-    tag = parameters.connectGui(ui)
+    tag = parameters.connectParametersToGui({"flag": box})
     assert box.checked
     box.checked = False
     assert parameters.flag is False

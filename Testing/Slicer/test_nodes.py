@@ -1,6 +1,8 @@
 """Volumes to images, results to segments and back: geometry, identity, locks, transforms. Also runs inside Slicer."""
 
 import unittest
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from panel_case import (
     axial,
@@ -287,6 +289,20 @@ class SegmentationTest(unittest.TestCase):
         np.testing.assert_array_equal(
             sitk.GetArrayViewFromImage(again.labels), sitk.GetArrayViewFromImage(result.labels)
         )
+
+
+class TableTest(unittest.TestCase):
+    def test_a_table_is_shown_in_a_layout_that_has_one(self):
+        table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode")
+        chosen = []
+        manager = SimpleNamespace(layout=3, setLayout=chosen.append)
+        logic = SimpleNamespace(GetLayoutWithTable=lambda layout: 10 * layout)
+        modules = SimpleNamespace(tables=SimpleNamespace(logic=lambda: logic))
+        app = SimpleNamespace(layoutManager=lambda: manager, applicationLogic=slicer.app.applicationLogic)
+        with patch.object(nodes, "slicer", SimpleNamespace(app=app, modules=modules)):
+            nodes.showTable(table)
+        self.assertEqual(chosen, [30])
+        self.assertEqual(slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID(), table.GetID())
 
 
 if __name__ == "__main__":

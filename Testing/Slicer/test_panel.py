@@ -117,6 +117,27 @@ class ChoosingTest(PanelCase):
         combo.setCurrentIndex(combo.findData("own"))
         self.assertIn("vertebra dice: 0.812", self.ui.checkpointDetailsBrowser.html)
 
+    def test_a_scene_that_was_closed_leaves_no_widget_connected(self):
+        make_volume()
+        self.openPanel()
+        first = self.widget.logic.getParameterNode()
+        for _ in range(2):
+            self.widget.onSceneStartClose(None, None)
+            self.widget.onSceneEndClose(None, None)
+            self.widget.enter()
+        wrapper = self.widget._parameterNode
+        self.widget.setParameterNode(None)
+        before = first.includeUnvalidated
+        self.ui.unvalidatedCheckBox.checked = not before
+        self.assertEqual((first.includeUnvalidated, wrapper.includeUnvalidated), (before, before))
+
+    def test_a_panel_whose_set_up_failed_can_be_left_and_closed(self):
+        self.openPanel()
+        widget = type(self.widget)(self.widget.parent)
+        widget.enter()
+        widget.exit()
+        widget.cleanup()
+
     def test_unvalidated_structures_are_off_until_asked_for(self):
         make_volume()
         make_checkpoint(self.folder, "a", unvalidated=["canal"])

@@ -103,6 +103,11 @@ class ChoosingTest(TrainingCase):
         self.assertIn("cannot be the name of a folder", self.train.trainStartButton.toolTip)
         self.train.trainNameLineEdit.text = ""
         self.assertIn("no name", self.train.trainStartButton.toolTip)
+        self.train.trainNameLineEdit.text = "right"
+        self.train.trainAlsoPathLineEdit.currentPath = str(self.folder / "no.json")
+        self.assertFalse(self.train.trainStartButton.enabled)
+        self.train.trainAlsoPathLineEdit.currentPath = ""
+        self.assertTrue(self.train.trainStartButton.enabled, self.train.trainStartButton.toolTip)
 
     def test_the_training_set_that_was_made_is_proposed(self):
         self.openPanel()

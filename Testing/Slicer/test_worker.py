@@ -114,7 +114,17 @@ def test_it_says_who_it_is_then_answers(start, image):
     assert result.labels.GetSize() == image.GetSize()
     np.testing.assert_allclose(result.labels.GetDirection(), image.GetDirection())
     assert result.present == [20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26]  # the unvalidated canal is left out
-    assert result.warnings and result.scheme.name == "lumbar-mr"
+    assert result.scheme.name == "lumbar-mr"
+    assert result.warnings[1:] == ["Left out, since the checkpoint learnt it from phantoms alone: canal."]
+
+
+def test_nothing_found_is_an_error_that_leaves_everything_as_it_was(start, image):
+    worker = start()
+    empty = sitk.Image(image.GetSize(), sitk.sitkInt16)
+    empty.CopyInformation(image)
+    worker.send(request(worker, empty))
+    error = worker.next("error")
+    assert (error.kind, error.message) == ("ImageError", "No spine was found in the image.") and error.remedy
 
 
 def test_only_events_reach_standard_output_whatever_libraries_print(start, image):

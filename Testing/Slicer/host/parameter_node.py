@@ -235,13 +235,14 @@ def parameterNodeWrapper(classtype: type | None = None) -> Any:
         finally:
             self._updating = False
 
-    def connect_gui(self: Any, gui: Any) -> int:
+    def connect_gui(self: Any, gui: Any) -> None:
+        """Without the tag, as in Slicer up to 5.10 (its issue 7547)."""
         found = {}
         for widget in vars(gui).values():
             name = unwrap(widget).property(PROPERTY)
             if name:
                 found[name] = widget
-        return connect(self, found)
+        connect(self, found)
 
     def disconnect(self: Any, tag: int | None) -> None:
         if tag in self._guis:

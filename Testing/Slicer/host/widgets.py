@@ -197,8 +197,11 @@ class ctkSliderWidget(QWidget):
 
 
 class ctkPathLineEdit(QWidget):
-    SIGNALS = ("currentPathChanged(QString)",)
+    """Says of a new path only if it could be one; of an empty one, that it could not."""
+
+    SIGNALS = ("currentPathChanged(QString)", "validInputChanged(bool)")
     currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -209,9 +212,17 @@ class ctkPathLineEdit(QWidget):
         button.clicked.connect(self.browse)
         layout.addWidget(self._edit)
         layout.addWidget(button)
-        self._edit.textChanged.connect(self.currentPathChanged)
+        self._valid = False
+        self._edit.textChanged.connect(self._changed)
         self._nameFilters: list[str] = []
         self._settingKey = ""
+
+    def _changed(self, text: str) -> None:
+        if bool(text) != self._valid:
+            self._valid = bool(text)
+            self.validInputChanged.emit(self._valid)
+        if text:
+            self.currentPathChanged.emit(text)
 
     def browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "", self._edit.text())
