@@ -358,9 +358,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         image = volumes.imageFromVolume(volumeNode)
         predictor = default_predictor(checkpoint, device)
         result = predictor.segment(image, hints=hints, options=options or {}, progress=progress)
-        refuse_nothing(result, f"No spine was found in “{volumeNode.GetName()}”.")
+        refuse_nothing(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
         if not includeUnvalidated:
-            result = validated(result, hints.locked, "Say includeUnvalidated=True to see it")
+            result = validated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
         segmentationNode = nodes.segmentationFromResult(result, volumeNode, segmentationNode)
         uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode

@@ -123,7 +123,12 @@ def _segment(args: argparse.Namespace) -> None:
     what = "None of the structures asked for" if args.structures else "No spine"
     refuse_nothing(result, f"{what} was found in {args.image}.")
     if not args.unvalidated and not args.structures:
-        result = validated(result, hints.locked, "Say --unvalidated to see it")
+        rest = validated(result, hints.locked, "Say --unvalidated to see it")
+        if rest is not result:
+            kept = rest.present
+            names = ", ".join(structure(sid).name for sid in result.present if sid not in kept)
+            rest.warnings.append(f"Left out, since the checkpoint learnt it from phantoms alone: {names}.")
+        result = rest
 
     summary = {"image": str(args.image), "checkpoint": info.name, **result.summary()}
     with staged(*outputs.values()) as places:

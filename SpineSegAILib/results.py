@@ -219,7 +219,7 @@ def refuse_nothing(result: Segmentation, message: str) -> None:
 
 
 def validated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> Segmentation:
-    """The result without what its checkpoint learnt from phantoms alone, and a warning that says so.
+    """The result without what its checkpoint learnt from phantoms alone.
 
     Args:
         locked: structures that the reader drew or accepted; they stay, since they are not the checkpoint's.
@@ -232,14 +232,13 @@ def validated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> S
     doubtful = [sid for sid in result.present if sid in result.unvalidated and sid not in kept]
     if not doubtful:
         return result
-    names = ", ".join(STRUCTURES[sid].name for sid in doubtful)
     rest = result.without(doubtful)
     if not rest.present:
+        names = ", ".join(STRUCTURES[sid].name for sid in doubtful)
         raise ImageError(
             f"All that was found is what the checkpoint learnt from phantoms alone: {names}.",
             f"{remedy}, or use another checkpoint.",
         )
-    rest.warnings.append(f"Left out, since the checkpoint learnt it from phantoms alone: {names}.")
     return rest
 
 
