@@ -480,7 +480,8 @@ def merge_seeds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, scores in found[0]["cases"].items()
     }
     seconds = {key: sum(f.get(key, 0.0) for f in found) for key in ("seconds", "scoring_seconds")}
-    return {**found[0], "cases": cases, **seconds, "seeds": len(found)}
+    by_seed = [_means(f["cases"]).get("dice") for f in found]
+    return {**found[0], "cases": cases, **seconds, "seeds": len(found), "dice_by_seed": by_seed}
 
 
 def report(
@@ -498,13 +499,15 @@ def markdown(found: Mapping[str, Any]) -> str:
     shown = [m for m in METRICS if any(m in r["means"] for r in found["rows"].values())]
     costs = [c for c in ("parameters", "scoring_seconds") if any(r.get(c) for r in found["rows"].values())]
     titles = {"parameters": "parameters, M", "scoring_seconds": "s per case"}
-    columns = [*(METRICS[m] for m in shown), *(titles[c] for c in costs)]
+    several = any(r.get("seeds", 1) > 1 for r in found["rows"].values())
+    columns = [*(METRICS[m] for m in shown), *(["Dice by seed"] if several else []), *(titles[c] for c in costs)]
     lines = [
         f"| row | cases | {' | '.join(columns)} | steps | training |",
         f"|---|---|{'---|' * len(columns)}---|---|",
     ]
     for name, row in found["rows"].items():
         numbers = [_number(row["means"].get(m), 2 if m.endswith("_mm") else 3) for m in shown]
+        numbers += [", ".join(_number(d, 3) for d in row.get("dice_by_seed", ()))] if several else []
         seeds, scored = row.get("seeds", 1), len(row["cases"])
         by = {"parameters": 1e6, "scoring_seconds": scored * seeds}
         numbers += [_number(row[c] / by[c] if row.get(c) else None, 2) for c in costs]

@@ -151,5 +151,8 @@ def test_seeds_are_averaged_case_by_case(manifest, tmp_path, capsys):
     assert one != two and len(found["cases"]) == 4
     for name, scores in found["cases"].items():
         assert scores["dice"] == pytest.approx((one[name]["dice"] + two[name]["dice"]) / 2)
+    means = [np.mean([scores["dice"] for scores in cases.values()]) for cases in (one, two)]
+    assert found["dice_by_seed"] == pytest.approx(means)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Head") and "| tiny | 4 |" in text and "2 × 2 × 2" in text and "parameters, M" in text
+    assert f"| {means[0]:.3f}, {means[1]:.3f} |" in text
