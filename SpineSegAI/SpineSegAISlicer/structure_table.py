@@ -48,7 +48,7 @@ class StructureTable:
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.moveSection(UNCERTAINTY, SHOWN)  # beside the other figure
         table.setColumnHidden(UNCERTAINTY, True)
-        table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 6)
+        table.verticalHeader().setDefaultSectionSize(qt.QFontMetrics(table.font).height() + 6)
         table.connect("itemSelectionChanged()", self._selectionChanged)
         table.connect("cellChanged(int,int)", self._cellChanged)
 
