@@ -252,9 +252,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = parameterNode
         if parameterNode is not None:
             # Not `connectGui`, whose tag Slicer loses (its issue 7547): then nothing could ever be disconnected.
-            named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
             self._parameterNodeGuiTag = parameterNode.connectParametersToGui(
-                {name: widget for name, widget in named.items() if name}
+                {name: w for w in vars(self.ui).values() if (name := w.property("SlicerParameterName"))}
             )
             self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         for panel in (self.segmentPanel, self.datasetPanel, self.correctionPanel):

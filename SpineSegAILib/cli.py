@@ -161,7 +161,7 @@ def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
     Raises:
         OutputError: a suffix is unknown, a folder is missing or protected, or one file has two parts to play.
     """
-    from .results import SUFFIXES, refuse_foreign, stem_and_suffix
+    from .results import SUFFIXES, refuse_foreign_side_file, side_file, stem_and_suffix
 
     named = {
         "--output": args.output,
@@ -188,9 +188,8 @@ def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
         "--levels-from": args.levels_from,
     }  # fmt: skip
     parts = [*outputs.items()]
-    stem, suffix = stem_and_suffix(args.output)
-    if suffix != ".seg.nrrd":
-        parts.append(("the side file of --output", outputs["--output"].with_name(f"{stem}.json")))
+    if side := side_file(outputs["--output"]):
+        parts.append(("the side file of --output", side))
     taken = {Path(path).resolve(): part for part, path in read.items() if path}
     for part, path in parts:
         other = taken.setdefault(path.resolve(), part)
@@ -198,8 +197,7 @@ def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
             raise OutputError(f"{path} would be both {other} and {part}.", "Choose another name.")
     for path in outputs.values():
         check_writable(path)
-    if suffix != ".seg.nrrd":
-        refuse_foreign(parts[-1][1])
+    refuse_foreign_side_file(outputs["--output"])
     return outputs
 
 

@@ -164,11 +164,9 @@ def run(args: argparse.Namespace) -> None:
     import SimpleITK as sitk
 
     from .correction import Labelling, corrected
-    from .results import read_segmentation, refuse_foreign, stem_and_suffix
+    from .results import read_segmentation, refuse_foreign_side_file
 
-    stem, suffix = stem_and_suffix(outputs[0])
-    if suffix != ".seg.nrrd":
-        refuse_foreign(outputs[0].with_name(f"{stem}.json"))
+    refuse_foreign_side_file(outputs[0])
     result = read_segmentation(args.input, strict=True)
     anchors: list[tuple[Point, int]] = []
     notes: list[str] = []

@@ -149,12 +149,12 @@ class Segmentation:
         stem, suffix = stem_and_suffix(path)
         if suffix not in SUFFIXES or not stem:
             raise OutputError(f"“{path.name}” has no suffix that a segmentation is written to.", f"Use {_listed()}.")
-        written = [path] if suffix == ".seg.nrrd" else [path, path.with_name(f"{stem}.json")]
+        side = side_file(path)
+        written = [path] if side is None else [path, side]
         for file in written:
             if file.exists() and not overwrite:
                 raise OutputError(f"{file} exists already.", "Choose another name, or allow it to be replaced.")
-        for side in written[1:]:
-            refuse_foreign(side)
+        refuse_foreign_side_file(path)
         with staged(*written) as places:
             if suffix == ".seg.nrrd":
                 self._write_slicer(*places)
@@ -252,10 +252,19 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
     return name.removesuffix(suffix), suffix.lower()
 
 
-def refuse_foreign(side: Path) -> None:
+def side_file(path: Path) -> Path | None:
+    """Where a label image's names, confidence and provenance are; None for a ``.seg.nrrd``, which holds them."""
+    stem, suffix = stem_and_suffix(path)
+    return None if suffix == ".seg.nrrd" else path.with_name(f"{stem}.json")
+
+
+def refuse_foreign_side_file(path: Path) -> None:
     """Raises:
-    OutputError: where a side file belongs, there is another program's (dcm2niix's, BIDS').
+    OutputError: where the side file of a result belongs, there is another program's (dcm2niix's, BIDS').
     """
+    side = side_file(path)
+    if side is None:
+        return
     try:
         document = json.loads(side.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -305,7 +314,8 @@ def _read_label_image(path: Path) -> Segmentation:
         )
     values = sitk.GetArrayFromImage(image)
     found = np.unique(values)
-    side = path.with_name(f"{stem_and_suffix(path)[0]}.json")
+    side = side_file(path)
+    assert side is not None  # no .seg.nrrd
     try:
         summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else None
     except ValueError as error:

@@ -20,7 +20,15 @@ from .evidence import Evidence
 from .hints import Hints
 from .imaging import CanonicalVolume
 from .keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from .methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels, is_on
+from .methods.base import (
+    COORDINATE_SCALE_MM,
+    Context,
+    Method,
+    coordinate_channels,
+    is_on,
+    number_option,
+    whole_option,
+)
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -97,15 +105,8 @@ def slices_per_pass(method: Method, device: torch.device, options: Mapping[str, 
     much memory anew for every layer took a fifth of the time (a third where there are several images per slice).
     """
     if "batch" in options:
-        return max(1, int(_number(options["batch"], "batch")))
+        return max(1, whole_option(options, "batch", 1))
     return 8 if device.type != "cpu" else max(1, 2 // method.images_per_slice(options))
-
-
-def _number(given: Any, option: str) -> float:
-    try:
-        return float(given)
-    except (TypeError, ValueError):
-        raise ConfigError(f"The option {option} is “{given}”, which is no number.", "Give a number.") from None
 
 
 def stop_if(cancelled: Cancel) -> None:
@@ -133,7 +134,7 @@ class _Work:
     @property
     def overlap(self) -> float:
         """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
-        overlap = _number(self.options.get("overlap", self.method.overlap), "overlap")
+        overlap = number_option(self.options, "overlap", self.method.overlap)
         if not 0 <= overlap < 1:
             raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
         return overlap

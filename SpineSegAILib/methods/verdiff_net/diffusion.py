@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..base import is_on
+from ..base import is_on, whole_option
 
 SAMPLERS: Mapping[str, int] = {"ddim": 20, "dpm++2m": 12, "ddpm": 1000}
 """Names of the samplers → steps where none are asked for; the first is the default, and a configuration may say another
@@ -70,21 +70,21 @@ class Sampling:
         sampler = str(options.get("sampler", default))
         if sampler not in SAMPLERS:
             raise ConfigError(f"There is no sampler “{sampler}”.", f"Use {', '.join(SAMPLERS)}.")
-        start = _whole(options, "t_start", timesteps)
+        start = whole_option(options, "t_start", timesteps)
         if not 1 <= start <= timesteps:
             raise ConfigError(
                 f"The diffusion has {timesteps} times: it cannot start at {start}.", f"Choose t_start 1 to {timesteps}."
             )
         usual = steps if sampler == default else SAMPLERS[sampler]
-        steps = _whole(options, "steps", min(usual, start))
+        steps = whole_option(options, "steps", min(usual, start))
         if not 1 <= steps <= start:
             raise ConfigError(
                 f"{steps} steps cannot lead from time {start} to the result.", f"Choose 1 to {start} steps."
             )
-        samples = _whole(options, "samples", samples)
+        samples = whole_option(options, "samples", samples)
         if samples < 1:
             raise ConfigError(f"{samples} samples make no result.", "Choose at least 1 (5 are usual).")
-        seed = _whole(options, "seed", 0)
+        seed = whole_option(options, "seed", 0)
         if seed < 0:
             raise ConfigError(f"The seed {seed} is negative.", "Choose 0 or more.")
         preview = is_on(options.get("preview", "off"))
@@ -94,17 +94,6 @@ class Sampling:
     def times(self) -> tuple[int, ...]:
         """Time indices at which the denoiser is asked, from noisy to clean, evenly spaced from the start."""
         return tuple(round(self.start * (self.steps - i) / self.steps) - 1 for i in range(self.steps))
-
-
-def _whole(options: Mapping[str, Any], name: str, default: int) -> int:
-    value = options.get(name, default)
-    try:
-        number = float(value)
-        if not number.is_integer():
-            raise ValueError
-        return int(number)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"“{value}” is not a whole number of {name}.", "Correct it.") from None
 
 
 class RecentredDiffusion(nn.Module):
