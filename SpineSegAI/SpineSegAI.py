@@ -64,8 +64,8 @@ def registerSampleData():
 
 def registerTerminology():
     """Let Slicer's terminology selector know the structures."""
+    from SpineSegAILib.anatomy.terminology import TERMINOLOGY_FILE
     from SpineSegAILib.resources import resources_folder
-    from SpineSegAILib.terminology import TERMINOLOGY_FILE
 
     slicer.modules.terminologies.logic().LoadTerminologyFromFile(
         str(resources_folder() / "Terminology" / TERMINOLOGY_FILE)
@@ -351,7 +351,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
         from SpineSegAILib.hints import Hints
         from SpineSegAILib.results import refuse_nothing, validated
-        from SpineSegAILib.worker import default_predictor
+        from SpineSegAILib.worker.process import default_predictor
 
         hints = hints or Hints()
         image = volumes.imageFromVolume(volumeNode)
@@ -373,7 +373,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         """
         from SpineSegAISlicer import nodes
 
-        from SpineSegAILib.worker import measurement_table
+        from SpineSegAILib.results.measurement_table import measurement_table
 
         columns, rows = measurement_table(nodes.resultFromSegmentation(segmentationNode, volumeNode))
         return nodes.tableFromMeasurements(columns, rows, segmentationNode)

@@ -97,16 +97,16 @@ def _segment(args: argparse.Namespace) -> None:
         )
 
     from .imaging import read_image  # from here on it takes time
-    from .measurement import measure_all, write_csv
-    from .preview import render_preview
     from .results import refuse_nothing, validated, write_image
+    from .results.measurement import measure_all, write_csv
+    from .results.preview import render_preview
 
     with _progress(args.quiet) as report:
         report(0.0, "reading the image")
         image = read_image(args.image)
         if args.levels_from:
+            from .inference.level_transfer import level_anchor
             from .results import read_segmentation
-            from .series import level_anchor
 
             known = level_anchor(read_segmentation(args.levels_from).labels, image)
             hints = replace(hints, anchors=(*hints.anchors, known))
@@ -130,7 +130,7 @@ def _segment(args: argparse.Namespace) -> None:
             rest.warnings.append(f"Left out, since the checkpoint learnt it from phantoms alone: {names}.")
         result = rest
 
-    summary = {"image": str(args.image), "checkpoint": info.name, **result.summary()}
+    summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
     with staged(*outputs.values()) as places:
         place = dict(zip(outputs, places, strict=True))
         written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
@@ -620,8 +620,8 @@ def _text_bank(args: argparse.Namespace) -> None:
     texts = config.text_prompts()
     if not texts:
         raise ConfigError(f"{args.method} needs no text bank.", "Choose another method.")
-    from .text.bank import TextBank, write_bank
-    from .text.encoders import SentenceMeans, make_encoder
+    from .methods.text.bank import TextBank, write_bank
+    from .methods.text.encoders import SentenceMeans, make_encoder
 
     with _progress(args.quiet) as report:
         report(0.0, "loading the text encoder")
@@ -651,8 +651,8 @@ def _phantom(args: argparse.Namespace) -> None:
     import SimpleITK as sitk
     from pydantic import ValidationError
 
-    from .phantom import PhantomSpec, make_phantom, random_spec
-    from .vessel_phantom import VesselSpec, make_vessels, random_vessels
+    from .phantoms.spine import PhantomSpec, make_phantom, random_spec
+    from .phantoms.vessels import VesselSpec, make_vessels, random_vessels
 
     kind, draw, make = (
         (VesselSpec, random_vessels, make_vessels) if args.vessels else (PhantomSpec, random_spec, make_phantom)
@@ -743,7 +743,7 @@ def _import_dataset(args: argparse.Namespace) -> None:
 
 def _rank(args: argparse.Namespace) -> None:
     from .checkpoints import find_checkpoint
-    from .ranking import find_images, rank, write_csv
+    from .inference.ranking import find_images, rank, write_csv
 
     if args.output:
         if Path(args.output).suffix != ".csv":

@@ -56,12 +56,6 @@ def centres_of(label: sitk.Image) -> dict[int, Point]:
     return {i: shapes.GetCentroid(i) for i in ids}
 
 
-def write_keypoints(keypoints: Mapping[int, Point], path: str | Path) -> None:
-    """Write ``{"L4": [x, y, z]}`` in LPS mm, as `read_keypoints` takes it."""
-    table = {STRUCTURES[sid].name: list(point) for sid, point in keypoints.items()}
-    Path(path).write_text(json.dumps(table, indent=1), encoding="utf-8")
-
-
 def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:
     """Key points from ``{"L4": [x, y, z], …}`` (LPS, mm) or from the content of a Slicer markups file.
 

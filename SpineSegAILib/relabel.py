@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> None:
     steps = result.corrections.entries[-len(args.steps) :]
     with staged(*outputs) as places:
         written = [outputs[0].with_name(path.name) for path in result.write(places[0])]
-        summary = {"input": str(args.input), **result.summary(), "written": [str(path) for path in written]}
+        summary = {"input": str(args.input), **result.to_document(), "written": [str(path) for path in written]}
         if len(places) > 1:
             places[1].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.json == "-":

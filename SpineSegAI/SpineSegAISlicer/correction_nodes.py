@@ -11,9 +11,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.correction import Labelling, check_names, check_overlap
+from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
+from SpineSegAILib.correction import Labelling
 from SpineSegAILib.errors import CorrectionError
-from SpineSegAILib.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
+from SpineSegAILib.results import check_names, check_overlap
 
 from . import nodes, volumes
 from .result_attribute import ATTRIBUTES, LOG_ATTRIBUTE
@@ -124,7 +125,6 @@ def applyCorrection(segmentationNode, volumeNode, correction, saveState=None):
         import SimpleITK as sitk
 
         after = correction.apply(sitk.GetArrayViewFromImage(labels))
-    from SpineSegAILib.correction_log import entry_of
 
     before = frozenset(nodes.structuresOfSegmentation(segmentationNode))
     readLog(segmentationNode)  # a damaged one is refused before anything is changed
@@ -138,7 +138,7 @@ def applyCorrection(segmentationNode, volumeNode, correction, saveState=None):
         _describe(segmentationNode, before, correction.mapping)
         nodes.sortSegments(segmentationNode.GetSegmentation())
         nodes.updateSummary(segmentationNode)
-        addToLog(segmentationNode, entry_of(correction, before))
+        addToLog(segmentationNode, correction.log_entry(before))
         segmentationNode.Modified()
 
 
@@ -242,7 +242,7 @@ def readLog(segmentationNode):
 
     :raises CorrectionError: it is damaged.
     """
-    from SpineSegAILib.correction_log import CorrectionLog
+    from SpineSegAILib.results.correction_log import CorrectionLog
 
     return CorrectionLog.from_json(segmentationNode.GetAttribute(LOG_ATTRIBUTE) or "")
 
@@ -259,7 +259,7 @@ def addToLog(segmentationNode, entry):
 
 def logCarried(segmentationNode, volumeNode):
     """Add the step that replaced what is not locked by the segments of another series."""
-    from SpineSegAILib.correction_log import carried
+    from SpineSegAILib.results.correction_log import carried
 
     segmentation = segmentationNode.GetSegmentation()
     structures = nodes.structuresOfSegmentation(segmentationNode)

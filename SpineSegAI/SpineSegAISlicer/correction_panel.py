@@ -705,7 +705,7 @@ class CorrectionPanel:
         """Between the slices that were drawn on since the Segment Editor was used, or else between all that it has."""
 
         def plan(labelling):
-            from SpineSegAILib import editing
+            from SpineSegAILib.correction import voxels as editing
 
             chosen = self._selected(1)[0]
             labels = self._labels()
@@ -728,7 +728,7 @@ class CorrectionPanel:
 
     def _onSmooth(self):
         def plan(labelling):
-            from SpineSegAILib import editing
+            from SpineSegAILib.correction import voxels as editing
 
             size = self.ui.smoothSpinBox.value
             return editing.smooth(self._labels(), self._selected(1)[0], size, locked=labelling.locked)
@@ -796,7 +796,7 @@ class CorrectionPanel:
 
     def _noteDrawn(self):
         """A stroke of the Segment Editor goes into the log, once for several in a row on the same structure."""
-        from SpineSegAILib.correction_log import painted
+        from SpineSegAILib.results.correction_log import painted
 
         node = self.segmentationNode
         segmentId = self.editor.currentSegmentID() if node is not None else None

@@ -6,6 +6,7 @@ made from; the segmentation gets the volume's geometry and the same parent trans
 """
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,11 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from SpineSegAILib import anatomy, terminology
+from SpineSegAILib import anatomy
+from SpineSegAILib.anatomy import terminology
+from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 from SpineSegAILib.errors import HintError, ImageError, SpineSegAIError
 from SpineSegAILib.files import staged
-from SpineSegAILib.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 
 from . import result_attribute
 from .volumes import (
@@ -98,7 +100,7 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
     with slicer.util.NodeModify(segmentationNode):
         _placeWith(segmentationNode, volumeNode)
         _writeStructures(segmentationNode, result, volumeNode, labels, frozenset(only))
-        result_attribute.write(segmentationNode, {k: v for k, v in result.summary().items() if k != "corrections"})
+        result_attribute.write(segmentationNode, {k: v for k, v in result.to_document().items() if k != "corrections"})
         if result.corrections and not segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE):
             segmentationNode.SetAttribute(result_attribute.LOG_ATTRIBUTE, result.corrections.to_json())
         if only:
@@ -443,45 +445,27 @@ def resultFromSegmentation(segmentationNode, volumeNode):
     from SpineSegAILib.results import Segmentation
 
     labels = labelsFromSegmentation(segmentationNode, volumeNode)
-    summary = result_attribute.read(segmentationNode)
+    document = _currentDocument(segmentationNode)
     log = segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE)
-    corrections = None
     if log:
-        from SpineSegAILib.correction_log import CorrectionLog
-
-        corrections = CorrectionLog.from_json(log)
-    segmentation = segmentationNode.GetSegmentation()
-    structures = structuresOfSegmentation(segmentationNode)
-    tagged = {tag: {s: tagOf(segmentation.GetSegment(i), tag) for s, i in structures.items()}
-              for tag in (CONFIDENCE_TAG, UNVALIDATED_TAG, KEYPOINT_TAG)}  # fmt: skip
-    return Segmentation(
-        labels=labels,
-        scheme=schemeOf(segmentationNode),
-        confidence={s: float(text) for s, text in tagged[CONFIDENCE_TAG].items() if text},
-        warnings=list(summary.get("warnings", ())),
-        unvalidated=frozenset(s for s, text in tagged[UNVALIDATED_TAG].items() if text),
-        provenance=dict(summary.get("provenance", {})),
-        keypoints={s: tuple(map(float, text.split())) for s, text in tagged[KEYPOINT_TAG].items() if text},
-        corrections=corrections,
-    )
+        document["corrections"] = json.loads(log)
+    return Segmentation.from_document(labels, document, scheme=schemeOf(segmentationNode))
 
 
 def schemeOf(segmentationNode):
     """The label scheme of the checkpoint that a segmentation was made with; the lumbar one if it is not known."""
     described = result_attribute.read(segmentationNode).get("scheme")
-    if not described:
-        return anatomy.SCHEMES["lumbar-mr"]
-    extent = anatomy.Extent(described["extent"]) if described["extent"] else None
-    return anatomy.LabelScheme(
-        described["name"], described["title"], tuple(described["ids"]), extent, described["modality"]
-    )
+    return anatomy.LabelScheme.from_document(described) if described else anatomy.SCHEMES["lumbar-mr"]
 
 
 def updateSummary(segmentationNode):
     """Bring the stored document in line with the segments, after names or structures have changed."""
-    summary = result_attribute.read(segmentationNode)
-    if not summary:
-        return
+    if result_attribute.read(segmentationNode):
+        result_attribute.write(segmentationNode, _currentDocument(segmentationNode))
+
+
+def _currentDocument(segmentationNode):
+    """The stored document of a result, with the structures that the segmentation has now."""
     segmentation = segmentationNode.GetSegmentation()
     structures, points = [], {}
     for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
@@ -499,8 +483,8 @@ def updateSummary(segmentationNode):
         if point:
             points[str(structureId)] = [float(x) for x in point.split()]
     unvalidated = sorted(s["id"] for s in structures if s["unvalidated"])
-    summary.update(structures=structures, keypoints_lps_mm=points, unvalidated=unvalidated)
-    result_attribute.write(segmentationNode, summary)
+    stored = result_attribute.read(segmentationNode)
+    return {**stored, "structures": structures, "keypoints_lps_mm": points, "unvalidated": unvalidated}
 
 
 def tagOf(segment, tag):

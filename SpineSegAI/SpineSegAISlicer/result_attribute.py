@@ -4,7 +4,7 @@ import json
 
 ATTRIBUTE = "SpineSegAI.Result"
 LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
-"""`SpineSegAILib.correction_log.CorrectionLog` as JSON: what the reader changed."""
+"""`SpineSegAILib.results.correction_log.CorrectionLog` as JSON: what the reader changed."""
 
 ATTRIBUTES = (ATTRIBUTE, LOG_ATTRIBUTE)
 """All that is said of the segments apart from themselves."""
@@ -20,5 +20,5 @@ def read(segmentationNode):
 
 
 def write(segmentationNode, document):
-    """Store `SpineSegAILib.results.Segmentation.summary()`."""
+    """Store `SpineSegAILib.results.Segmentation.to_document()`."""
     segmentationNode.SetAttribute(ATTRIBUTE, json.dumps(document))

@@ -52,7 +52,7 @@ class SegmentAgain:
         return segmentationNode
 
     def _placeBox(self, result, volumeNode, segmentationNode, saveState):
-        from SpineSegAILib import editing
+        from SpineSegAILib.correction import voxels as editing
 
         labelling = correction_nodes.labellingOf(segmentationNode)
         labels = correction_nodes.checkedLabels(segmentationNode, volumeNode)
@@ -63,7 +63,7 @@ class SegmentAgain:
     def _entry(self, segmentationNode):
         from datetime import datetime, timezone
 
-        from SpineSegAILib.correction_log import CorrectionEntry
+        from SpineSegAILib.results.correction_log import CorrectionEntry
 
         present = nodes.structuresOfSegmentation(segmentationNode)
         named = {i: anatomy.STRUCTURES[i].name for i in present}

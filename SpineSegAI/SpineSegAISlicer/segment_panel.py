@@ -469,7 +469,7 @@ class SegmentPanel:
         if self._warm or self.parameterNode is None or dependencies.missingPackages():
             return
         self._warm = True
-        importlib.import_module("SpineSegAILib.worker_protocol")
+        importlib.import_module("SpineSegAILib.worker.protocol")
         self.askDevice()
         self.updateButtons()
 

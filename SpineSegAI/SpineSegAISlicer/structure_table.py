@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import qt
 from slicer.i18n import tr as _
 
-from SpineSegAILib.terminology import CONFIDENCE_TAG
+from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG
 
 from . import nodes
 

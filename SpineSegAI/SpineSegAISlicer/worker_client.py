@@ -87,7 +87,7 @@ class WorkerClient:
         :param includeUnvalidated: also the structures that the checkpoint learnt from phantoms alone.
         :returns: the `Job`.
         """
-        from SpineSegAILib.worker_protocol import HintsMessage, SegmentRequest, save_image
+        from SpineSegAILib.worker.protocol import HintsMessage, SegmentRequest, save_image
 
         self._ensureStarted()
         job = self._newJob(lambda event: (event.result.segmentation(),), onDone, onError, onProgress)
@@ -106,7 +106,7 @@ class WorkerClient:
 
     def measure(self, result, onDone, onError):
         """Measure a `Segmentation`; `onDone` gets columns (`worker_protocol.Column`) and rows."""
-        from SpineSegAILib.worker_protocol import MeasureRequest, ResultMessage
+        from SpineSegAILib.worker.protocol import MeasureRequest, ResultMessage
 
         self._ensureStarted()
         job = self._newJob(lambda event: (event.columns, event.rows), onDone, onError)
@@ -117,7 +117,7 @@ class WorkerClient:
 
     def describeDevice(self, device, onDone, onError):
         """Ask what a device is; `onDone` gets its id (``"cuda:0"``, ``"cpu"``) and its name. Warms the worker up."""
-        from SpineSegAILib.worker_protocol import DeviceRequest
+        from SpineSegAILib.worker.protocol import DeviceRequest
 
         self._ensureStarted()
         job = self._newJob(lambda event: (event.device, event.name), onDone, onError)
@@ -126,7 +126,7 @@ class WorkerClient:
 
     def cancel(self, job):
         """Ask a job to stop; a worker that does not obey is killed (and started again by the next request)."""
-        from SpineSegAILib.worker_protocol import CancelRequest
+        from SpineSegAILib.worker.protocol import CancelRequest
 
         if job.number not in self._jobs or job.cancelled:
             return
@@ -229,7 +229,7 @@ class WorkerClient:
             callback(line)
 
     def _onLine(self, line):
-        from SpineSegAILib.worker_protocol import EVENT, PROTOCOL
+        from SpineSegAILib.worker.protocol import EVENT, PROTOCOL
 
         try:
             event = EVENT.validate_json(line)

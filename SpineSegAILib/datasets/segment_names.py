@@ -14,10 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import terminology
-from ..anatomy import DISC_ID, STRUCTURES, VERTEBRA_ID, Extent, Kind, disc_below, next_below, scheme, structure
+from ..anatomy import (
+    DISC_ID,
+    STRUCTURES,
+    VERTEBRA_ID,
+    Extent,
+    Kind,
+    disc_below,
+    next_below,
+    scheme,
+    structure,
+    terminology,
+)
+from ..anatomy.terminology import SCHEME_TAG, STRUCTURE_TAG
 from ..errors import DatasetError, SchemeError
-from ..results import SCHEME_TAG, STRUCTURE_TAG
 
 IGNORE = "ignore"
 CUSTOM = "custom:"

@@ -24,8 +24,8 @@ from ..anatomy import STRUCTURES
 from ..datasets.manifest import Case
 from ..errors import DatasetError, ImageError, MissingPackageError
 from ..files import staged
-from ..training.validation import ValidationCase, load_validation
 from . import plots
+from .on_grid import ValidationCase, load_validation
 
 if TYPE_CHECKING:
     from ..inference import Predictor

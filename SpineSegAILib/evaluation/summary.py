@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..anatomy import STRUCTURES, sorted_ids, structure
+from ..files import jsonable
 from .scores import CaseReport, Panoptic, StructureScore, group_of
 from .statistics import mean_intervals
 
@@ -46,7 +47,7 @@ def summarize(reports: Sequence[CaseReport]) -> dict[str, Any]:
 
 def _case(report: CaseReport) -> dict[str, Any]:
     derived = {"levels_right": report.levels_right, "identification_rate": report.identification_rate}
-    return _jsonable({**asdict(report), **derived})
+    return jsonable({**asdict(report), **derived})
 
 
 def _by_group(reports: Sequence[CaseReport]) -> dict[str, Any]:
@@ -211,11 +212,3 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Mean of what is defined; None if nothing is."""
     defined = [v for v in values if v is not None and not math.isnan(v)]
     return sum(defined) / len(defined) if defined else None
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _jsonable(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_jsonable(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

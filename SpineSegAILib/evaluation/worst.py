@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 
 from ..anatomy import SCHEMES
-from ..preview import draw_preview
 from ..results import Segmentation
+from ..results.preview import draw_preview
 from .dataset import Seen
 from .summary import mean
 

@@ -29,8 +29,8 @@ from ..errors import DatasetError, HintError
 from ..hints import Point
 from ..imaging import Preprocessing, read_image
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from ..phantom import make_phantom, random_spec
-from ..vessel_phantom import make_vessels, random_vessels
+from ..phantoms.spine import make_phantom, random_spec
+from ..phantoms.vessels import make_vessels, random_vessels
 from .config import DataConfig
 from .regions import code_label
 

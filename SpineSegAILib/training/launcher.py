@@ -306,18 +306,6 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
     )
 
 
-def list_runs(folder: str | Path) -> list[RunReport]:
-    """All runs in a folder, the newest first."""
-    folders = [path for path in Path(folder).glob("*") if path.is_dir()] if Path(folder).is_dir() else []
-    reports = []
-    for path in sorted(folders, key=_begun, reverse=True):
-        try:
-            reports.append(status(path))
-        except TrainingError:
-            continue
-    return reports
-
-
 def log_tail(folder: str | Path, lines: int = 30) -> str:
     """The last lines that a run printed; of a progress bar, only the latest state."""
     try:

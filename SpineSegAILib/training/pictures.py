@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .validation import ValidationCase
+    from ..evaluation.on_grid import ValidationCase
 
 SCORES = {"level_dice": "Dice, levels right", "matched_dice": "Dice, whatever the level"}
 """Validation scores that are drawn."""

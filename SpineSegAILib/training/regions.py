@@ -16,16 +16,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..anatomy import (
-    ARTERY_ID,
-    DISC_ID,
-    STRUCTURES,
-    VEIN_ID,
-    VERTEBRA_ID,
-    Kind,
-    laterality,
-    other_side,
-)
+from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, laterality, other_side
 
 ANTERIOR_MARGIN_MM = 10.0
 """An undrawn vertebral body may stand this far before the extrapolated column (listhesis, osteophytes, curvature)."""

@@ -107,7 +107,7 @@ class RunDirectory:
                 raise taken
             write_json(self.config_file, config.model_dump(mode="json"))
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._not_writable(error) from error
 
     def claim(self) -> None:
         """Make this process the one that writes here, and tidy up after one that died.
@@ -127,10 +127,12 @@ class RunDirectory:
             self._ballast.write_bytes(b"\0" * BALLAST_BYTES)
         except OSError as error:
             self.release()
-            raise TrainingError(
-                f"The run cannot be written to {self.folder}: {error.strerror}.",
-                "Free space, or check its permissions.",
-            ) from error
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error: OSError) -> TrainingError:
+        return TrainingError(
+            f"The run cannot be written to {self.folder}: {error.strerror}.", "Free space, or check its permissions."
+        )
 
     def _lock(self) -> None:
         me = json.dumps(ProcessId.of().as_dict())

@@ -27,6 +27,7 @@ from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
+from ..evaluation.on_grid import ValidationCase, load_validation, validate
 from ..files import staged
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
@@ -37,7 +38,6 @@ from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phan
 from .pictures import draw_curves, draw_result
 from .run import RunDirectory, read_json, write_json
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
-from .validation import ValidationCase, load_validation, validate
 
 _START = "start.json"
 """In a run's state: what the checkpoint it started from had learnt from real cases."""

@@ -24,9 +24,9 @@ from ablation import Comparison, Row, Screening, run_and_report, screening_head,
 from train_default import write_manifest
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind, structure
+from SpineSegAILib.evaluation.on_grid import ValidationCase
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.methods.catalog import make_config
-from SpineSegAILib.training.validation import ValidationCase
 
 TRAINED = {
     "swin-unetr": {"use_hasf": False, "use_ccae": False},

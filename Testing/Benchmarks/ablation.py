@@ -27,14 +27,15 @@ import torch
 from SpineSegAILib.anatomy import STRUCTURES
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import surface_distances
+from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation, structures_found
 from SpineSegAILib.files import staged
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing
-from SpineSegAILib.inference import Predictor, volume_evidence
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
-from SpineSegAILib.training.validation import ValidationCase, load_validation, structures_found
 
 FOLDS = 3
 TOLERANCE_MM = 1.0

@@ -27,11 +27,12 @@ from ablation import dice
 from SpineSegAILib.anatomy import STRUCTURES, Kind
 from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.hints import Hints
-from SpineSegAILib.inference import Predictor, volume_evidence
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.base import Context, coordinate_channels
-from SpineSegAILib.training.validation import ValidationCase, load_validation
 
 VIEWS: dict[str, Callable[[ValidationCase], ValidationCase]] = {
     "full": lambda c: c,

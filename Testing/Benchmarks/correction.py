@@ -27,9 +27,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 
-from SpineSegAILib import correction, editing  # noqa: E402
+from SpineSegAILib import correction  # noqa: E402
 from SpineSegAILib.anatomy import STRUCTURES, structure  # noqa: E402
 from SpineSegAILib.correction import Labelling  # noqa: E402
+from SpineSegAILib.correction import voxels as editing  # noqa: E402
 from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest  # noqa: E402
 from SpineSegAILib.errors import SpineSegAIError  # noqa: E402
 from SpineSegAILib.evaluation import make_variant  # noqa: E402

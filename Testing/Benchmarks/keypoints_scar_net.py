@@ -17,9 +17,10 @@ from ablation import middle_slices
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind
 from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
 from SpineSegAILib.hints import Hints
-from SpineSegAILib.inference import Predictor, volume_evidence
-from SpineSegAILib.training.validation import ValidationCase, load_validation
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import volume_evidence
 
 MOVE_MM, NEAR_MM, FAR_MM = 15.0, 20.0, 50.0
 SLICES = 3

@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from SpineSegAILib.imaging import CanonicalVolume, Preprocessing
-from SpineSegAILib.inference import volume_evidence
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.base import Method
 from SpineSegAILib.methods.catalog import build_method, make_config
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 BASELINES = ("unet", "attention-unet", "segresnet", "dynunet", "unetr", "swin-unetr")
 BATCH = 4

@@ -19,14 +19,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.checkpoints import CheckpointInfo, load_tensors, read_header, save_checkpoint
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import VARIANTS, evaluate_dataset, format_report
-from SpineSegAILib.inference import Predictor, volume_evidence
+from SpineSegAILib.evaluation.on_grid import load_validation, structures_found
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.calibration import Calibration
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.catalog import method_info
 from SpineSegAILib.resources import resources_folder
-from SpineSegAILib.training.validation import load_validation, structures_found
 
 LEAST_GAIN = 3e-4
 """Mean Dice below which the calibration is not refined any further."""

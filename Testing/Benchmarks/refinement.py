@@ -30,13 +30,14 @@ from ablation import dice, interval, middle_slices, surface_scores
 from scipy import ndimage, stats
 
 from SpineSegAILib.anatomy import STRUCTURES, LabelScheme
-from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import SpineSegAIError
+from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation, structures_found
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.files import staged
-from SpineSegAILib.inference import Predictor, volume_evidence
-from SpineSegAILib.training.validation import ValidationCase, load_validation, structures_found
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.calibration import Calibration
+from SpineSegAILib.inference.sliding_window import volume_evidence
 
 BAND_MM = 3.0
 """Around the predicted edges: there masks are wrong, and there a reader looks."""

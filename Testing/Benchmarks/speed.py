@@ -57,7 +57,7 @@ def write_phantom(path: Path) -> str:
     import numpy as np
     import SimpleITK as sitk
 
-    from SpineSegAILib.phantom import PhantomSpec, make_phantom
+    from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
     spec = PhantomSpec(
         top="T10",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from SpineSegAILib import anatomy, terminology
-from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, VALUE_MAPS, Extent, Kind, structure
+from SpineSegAILib import anatomy
+from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, VALUE_MAPS, Extent, Kind, structure, terminology
 from SpineSegAILib.errors import SchemeError
 
 T13, L6 = 28, 25
@@ -231,7 +231,7 @@ def test_committed_files_are_the_generated_ones(tmp_path):
     folder = Path(__file__).parents[2] / "Resources" / "Terminology"
     for path in terminology.write_resources(tmp_path):
         committed = folder / path.name
-        assert committed.read_bytes() == path.read_bytes(), "run python -m SpineSegAILib.terminology"
+        assert committed.read_bytes() == path.read_bytes(), "run python -m SpineSegAILib.anatomy.terminology"
 
 
 def test_terminology_document_is_what_slicer_loads():

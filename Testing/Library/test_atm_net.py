@@ -19,7 +19,8 @@ from SpineSegAILib.cli import main
 from SpineSegAILib.errors import ConfigError, HintError, MissingPackageError, SchemeError
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing, read_image
-from SpineSegAILib.inference import Predictor, volume_evidence
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.atm_net import sources
 from SpineSegAILib.methods.atm_net.config import LEARNED_TABLE
 from SpineSegAILib.methods.atm_net.losses import contrastive_loss, dice_focal_loss, presence_loss
@@ -36,7 +37,7 @@ from SpineSegAILib.methods.atm_net.prompts import (
 )
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
-from SpineSegAILib.text.bank import TextBank, write_bank
+from SpineSegAILib.methods.text.bank import TextBank, write_bank
 
 LUMBAR = scheme("lumbar-mr")
 SMALL = scheme("lumbar11")
@@ -706,7 +707,7 @@ def test_the_control_for_language_needs_no_bank(tmp_path, volume):
 
 def test_a_bert_is_frozen_and_outside_the_network(tmp_path):
     pytest.importorskip("transformers", reason="BERT-like text encoders need transformers")
-    from SpineSegAILib.text.encoders import make_encoder
+    from SpineSegAILib.methods.text.encoders import make_encoder
 
     texts = training_grammar(SMALL)
     encoder = make_encoder("tiny_offline", texts)
@@ -741,7 +742,7 @@ def test_clip_reads_long_prompts_in_parts():
         import open_clip
     except (ImportError, RuntimeError) as error:  # torchvision made for another torch raises the latter
         pytest.skip(f"CLIP needs open_clip: {error}")
-    from SpineSegAILib.text.encoders import ClipEncoder
+    from SpineSegAILib.methods.text.encoders import ClipEncoder
 
     torch.manual_seed(0)
     vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
@@ -759,7 +760,7 @@ def test_clip_reads_long_prompts_in_parts():
 def test_a_missing_package_is_named(monkeypatch):
     import sys
 
-    from SpineSegAILib.text.encoders import make_encoder
+    from SpineSegAILib.methods.text.encoders import make_encoder
 
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.setitem(sys.modules, "open_clip", None)

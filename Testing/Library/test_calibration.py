@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from SpineSegAILib.anatomy import KINDS, scheme
-from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.evidence import Evidence
+from SpineSegAILib.inference.calibration import Calibration
 
 SCHEME = scheme("lumbar-mr")
 

@@ -21,7 +21,7 @@ from SpineSegAILib.errors import HintError
 from SpineSegAILib.hints import Anchor
 from SpineSegAILib.imaging import Geometry
 from SpineSegAILib.methods.catalog import METHODS
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation, read_segmentation
 
 ROOT = Path(__file__).parents[2]
@@ -268,7 +268,7 @@ def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("SpineSegAILib.preview.render_preview", full)
+    monkeypatch.setattr("SpineSegAILib.results.preview.render_preview", full)
     assert segment(case, tiny_checkpoint, "--preview", case / "p.png") == 2
     assert files(case) == {"case.nii.gz", "out.seg.nrrd"}
     assert (case / "out.seg.nrrd").read_text() == "what was there before"

@@ -18,9 +18,9 @@ from SpineSegAILib.comparison.papers import PAPERS, figure
 from SpineSegAILib.comparison.run import Work, describe, run_comparison
 from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
 from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.vessel_phantom import VesselSpec, make_vessels
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 

@@ -25,7 +25,7 @@ from SpineSegAILib.anatomy import (
 from SpineSegAILib.consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.evidence import Evidence
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 ELEVEN = ("T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
 SPACING = (4.0, 1.5, 1.5)

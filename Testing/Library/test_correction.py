@@ -15,8 +15,6 @@ from SpineSegAILib.correction import (
     Correction,
     Labelling,
     Patch,
-    check_names,
-    check_overlap,
     corrected,
     delete,
     insert,
@@ -28,9 +26,9 @@ from SpineSegAILib.correction import (
     swap,
     switch_counting,
 )
-from SpineSegAILib.correction_log import CorrectionLog, entry_of, painted
 from SpineSegAILib.errors import CorrectionError
-from SpineSegAILib.results import Segmentation, read_segmentation
+from SpineSegAILib.results import Segmentation, check_names, check_overlap, read_segmentation
+from SpineSegAILib.results.correction_log import CorrectionLog, painted
 
 SCHEME = SCHEMES["lumbar-mr"]
 
@@ -477,7 +475,7 @@ def test_the_log_is_stored_with_the_file(tmp_path, name):
 
 def test_log_of_what_was_painted_follows_later_names():
     log = CorrectionLog().added(painted(ids("L2/L3"), ids("L2 L2/L3 L3")))
-    log = log.added(entry_of(shift(labelling("L2 L2/L3 L3"), "up"), ids("L2 L2/L3 L3")))
+    log = log.added(shift(labelling("L2 L2/L3 L3"), "up").log_entry(ids("L2 L2/L3 L3")))
     assert "L1/L2" in log.corrected_structures()
     assert CorrectionLog.from_json(log.to_json()) == log
     assert log.without_last().corrected_structures() == {"L2/L3"}

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from SpineSegAILib.anatomy import structure
 from SpineSegAILib.correction import Correction
-from SpineSegAILib.editing import array_axis, box_region, interpolate, replace_inside, slice_region, smooth
+from SpineSegAILib.correction.voxels import array_axis, interpolate, replace_inside, smooth
 from SpineSegAILib.errors import CorrectionError
 
 L3, L4, DISC = (structure(name).id for name in ("L3", "L4", "L3/L4"))
@@ -55,21 +55,16 @@ def test_slicing_directions_of_any_orientation():
         array_axis(image, "oblique")
 
 
-def test_a_box_between_two_corners():
-    image = image_of(np.zeros((5, 6, 7)))
-    corners = [image.TransformIndexToPhysicalPoint(i) for i in ((5, 1, 3), (2, 4, 1))]
-    assert box_region(image, *corners) == (slice(1, 4), slice(1, 5), slice(2, 6))
-    assert box_region(image, (-999,) * 3, (999,) * 3) == (slice(0, 5), slice(0, 6), slice(0, 7))
-    with pytest.raises(CorrectionError, match="holds no voxel"):
-        box_region(image, (500, 500, 500), (501, 501, 501))
-
-
 @pytest.mark.parametrize("where", ["box", "slices"])
 def test_outside_the_region_nothing_changes(where):
     rng = np.random.default_rng(3)
     before, new = (rng.choice([0, L3, L4, DISC], size=(5, 8, 9)) for _ in range(2))
     image = image_of(before)
-    region = (slice(1, 3), slice(2, 6), slice(0, 9)) if where == "box" else slice_region(image, "sagittal", [0, 3])
+    region = (
+        (slice(1, 3), slice(2, 6), slice(0, 9))
+        if where == "box"
+        else np.isin(np.arange(5), [0, 3])[:, None, None] & np.ones(before.shape, bool)
+    )
     inside = np.zeros(before.shape, bool)
     inside[region] = True
     after = applied(replace_inside(image, new, region), image)
@@ -88,10 +83,6 @@ def test_outside_the_region_nothing_changes(where):
 
 def test_regions_that_cannot_be():
     image = image_of(np.full((5, 6, 7), L3))
-    with pytest.raises(CorrectionError, match="no slice 5"):
-        slice_region(image, "sagittal", [5])
-    with pytest.raises(CorrectionError, match="No slice was named"):
-        slice_region(image, "axial", [])
     with pytest.raises(CorrectionError, match="another grid"):
         replace_inside(image, np.zeros((2, 2, 2)), (slice(0, 1),) * 3)
     with pytest.raises(CorrectionError, match="Every structure is locked"):

@@ -23,12 +23,12 @@ from SpineSegAILib.evaluation.embedding import (
     silhouette,
     write_embedding,
 )
+from SpineSegAILib.evaluation.on_grid import load_validation
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.base import Context, Method, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
-from SpineSegAILib.training.validation import load_validation
-from SpineSegAILib.volume_passes import volume_evidence
 
 CPU = torch.device("cpu")
 CASES = [(m.id, d) for m in METHODS.values() for d in m.dims]

@@ -241,7 +241,7 @@ def test_wrong_names_are_refused_before_the_work(dataset, tiny_checkpoint, tmp_p
 def test_the_worst_cases_are_kept():
     from SpineSegAILib.evaluation.dataset import Seen
     from SpineSegAILib.evaluation.worst import WorstCases
-    from SpineSegAILib.phantom import PhantomSpec, make_phantom
+    from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
     phantom = make_phantom(PhantomSpec(top="L3", bottom="S1", slices=5, pixel_mm=3.0), np.random.default_rng(0))
     labels = phantom.labels

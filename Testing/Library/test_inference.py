@@ -12,10 +12,11 @@ from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, Geometry, Preprocessing
-from SpineSegAILib.inference import Predictor, choose_device, volume_evidence
+from SpineSegAILib.inference import Predictor, choose_device
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.base import Context, Method, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,7 @@ def test_out_of_memory_is_retried_smaller(tiny, monkeypatch):
 
     monkeypatch.setattr(predictor.method, "evidence", greedy)
     monkeypatch.setattr(predictor.method, "to", lambda device: predictor.method)
-    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", _on_cpu(volume_evidence))
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", _on_cpu(volume_evidence))
     result = predictor.segment(plain_image((6, 40, 40)))
     assert sizes[0] == 6
     assert max(sizes[-3:]) == 2
@@ -239,7 +240,7 @@ def test_out_of_memory_ends_on_the_cpu_and_says_so(tiny, monkeypatch):
         return original(method, volume, device, **kwargs)
 
     moved: list[str] = []
-    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", full)
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", full)
     monkeypatch.setattr(predictor.method, "to", lambda device: moved.append(device.type))
     result = predictor.segment(plain_image((6, 40, 40)))
     # 8, 4, 2 and 1 slices, then the CPU, where the weights have to be, too, until the pass is done.
@@ -266,10 +267,10 @@ def test_no_memory_at_all_is_an_error_with_a_remedy(tiny, monkeypatch, error):
     def full(*_, **__):
         raise error
 
-    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", full)
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", full)
     with pytest.raises(DeviceError, match="not enough memory"):
         predictor.segment(plain_image((6, 40, 40)))
-    monkeypatch.setattr("SpineSegAILib.inference.volume_evidence", lambda *_, **__: [][0])
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", lambda *_, **__: [][0])
     with pytest.raises(IndexError):  # what is not foreseen stays what it is
         predictor.segment(plain_image((6, 40, 40)))
 
@@ -427,28 +428,22 @@ def test_everything_locked_is_refused(oracle, phantom):
 
 
 def test_a_corrected_result_names_another_series(oracle, phantom):
-    from SpineSegAILib.results import Segmentation
-    from SpineSegAILib.series import level_anchor, segment_other_series
+    from SpineSegAILib.inference.level_transfer import level_anchor
 
     names = {"L1": "T12", "L2": "L1", "L3": "L2", "L4": "L3", "L5": "L4"}
-    corrected = Segmentation(relabelled(phantom.labels, **names), oracle.scheme)
+    corrected = relabelled(phantom.labels, **names)
     other = as_picture(phantom.labels)[8:, 5:, :]  # another field of view of the same patient
-    assert level_anchor(corrected.labels, other).structure_id in {structure(n).id for n in names.values()}
-    result = segment_other_series(oracle, other, corrected)
+    anchor = level_anchor(corrected, other)
+    assert anchor.structure_id in {structure(n).id for n in names.values()}
+    result = oracle.segment(other, Hints(anchors=(anchor,)))
     found, truth = (sitk.GetArrayFromImage(i) for i in (result.labels, phantom.labels[8:, 5:, :]))
     for true, name in names.items():
         assert (found[truth == structure(true).id] == structure(name).id).mean() > 0.9, true
 
-    own = relabelled(phantom.labels, L4="L3")[8:, 5:, :]
-    result = segment_other_series(oracle, other, corrected, carry=[structure("L1").id], locked=own)
-    found = sitk.GetArrayFromImage(result.labels)
-    assert np.array_equal(found == structure("L3").id, sitk.GetArrayFromImage(own) > 0)
-    assert (found[truth == structure("L2").id] == structure("L1").id).mean() == 1
-
     away = sitk.Image(other)
     away.SetOrigin((5000.0, 0.0, 0.0))
     with pytest.raises(HintError, match="no vertebra inside this image"):
-        segment_other_series(oracle, away, corrected)
+        level_anchor(corrected, away)
 
 
 def test_locked_labels_of_another_geometry_are_refused(oracle, phantom):

@@ -9,20 +9,21 @@ import torch
 from torch.nn import functional as F
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy import STRUCTURES, scheme, structure
+from SpineSegAILib.anatomy import STRUCTURES, scheme, structure, structures
 from SpineSegAILib.checkpoints import load_method, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.errors import ConfigError, MissingPackageError, SchemeError
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import Preprocessing
-from SpineSegAILib.inference import Predictor, volume_evidence
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.la_caf import embeddings
 from SpineSegAILib.methods.la_caf.losses import masked_sigmoid_loss
 from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain, sinusoid
+from SpineSegAILib.methods.text.bank import TextBank, write_bank
 from SpineSegAILib.results import Segmentation
-from SpineSegAILib.text.bank import TextBank, write_bank
 from SpineSegAILib.training.config import TrainingConfig
 
 SIZES = (8, 16, 16)
@@ -34,7 +35,7 @@ def no_added_structures_are_left():
     """Structures that a scheme adds are known to the whole process; not so to the next test."""
     yield
     for added in set(STRUCTURES) - anatomy.BUILT_IN:
-        del anatomy._BY_NAME[anatomy._STRUCTURES.pop(added).name.lower()]
+        del structures._BY_NAME[structures._STRUCTURES.pop(added).name.lower()]
 
 
 def tiny(**values):
@@ -122,10 +123,19 @@ def test_the_offline_encoder_is_the_same_everywhere_and_tells_sentences_apart():
     assert np.abs(a).max() < 20
 
 
+class Hashed:
+    """An encoder for banks: one vector per sentence."""
+
+    name, width = "hashed", 64
+
+    def encode(self, texts):
+        return list(torch.from_numpy(embeddings.hashed(64)(texts))[:, None])
+
+
 def test_a_bank_gives_what_was_put_in_and_refuses_the_rest(tmp_path):
     path = tmp_path / "bank.safetensors"
     prompts = list(make_config("la-caf", scheme="pulmonary-av").prompts.values())
-    write_bank(path, prompts, embeddings.SentenceEncoder("hashed", embeddings.hashed(64), 64), "pulmonary-av")
+    write_bank(path, prompts, Hashed(), "pulmonary-av")
     found, exact = embeddings.read_bank(path)(prompts[::-1]), embeddings.hashed(64)(prompts)[::-1]
     assert np.allclose(found, exact, rtol=1e-3, atol=1e-3)  # half precision
     with pytest.raises(ConfigError, match="lacks “the moon”"):

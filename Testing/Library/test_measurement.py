@@ -11,9 +11,9 @@ import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import SCHEMES, Extent, LabelScheme, structure
 from SpineSegAILib.errors import OutputError
-from SpineSegAILib.measurement import COLUMNS, MEASUREMENTS, SPINE_MEASUREMENTS, measure, measure_all, write_csv
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation
+from SpineSegAILib.results.measurement import COLUMNS, MEASUREMENTS, SPINE_MEASUREMENTS, measure, measure_all, write_csv
 
 SCHEME = SCHEMES["lumbar-mr"]
 SPACING = (4.0, 1.0, 1.0)  # slices, rows, columns

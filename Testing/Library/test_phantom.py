@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import CANAL_ID, SACRUM_ID, STRUCTURES, disc_below, level_chain, ranks, structure
 from SpineSegAILib.imaging import Geometry, Preprocessing
-from SpineSegAILib.phantom import PhantomSpec, make_phantom, random_spec, sample_case
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom, random_spec, sample_case
 
 STRAIGHT = {"oblique_deg": (0.0, 0.0, 0.0), "scoliosis_deg": 0.0}
 

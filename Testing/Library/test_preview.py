@@ -13,8 +13,8 @@ from matplotlib.contour import QuadContourSet
 
 from SpineSegAILib.anatomy import SCHEMES, Extent, LabelScheme, structure
 from SpineSegAILib.errors import OutputError
-from SpineSegAILib.preview import draw_preview, render_preview
 from SpineSegAILib.results import Segmentation
+from SpineSegAILib.results.preview import draw_preview, render_preview
 
 SCHEME = SCHEMES["lumbar-mr"]
 SPACING = (4.0, 1.0, 1.5)  # slices, rows, columns

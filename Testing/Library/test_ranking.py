@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SpineSegAILib import ranking
 from SpineSegAILib.cli import main
 from SpineSegAILib.errors import ImageError
-from SpineSegAILib.inference import Predictor
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
-from SpineSegAILib.ranking import Scores, find_images, rank, score
+from SpineSegAILib.inference import Predictor, ranking
+from SpineSegAILib.inference.ranking import Scores, find_images, rank, score
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 
 def phantom(seed):

@@ -15,17 +15,17 @@ from refinement import PRIOR, SETTINGS, Setting, auroc, edge_band, markdown, mea
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import SCHEMES, structure
-from SpineSegAILib.calibration import Calibration
 from SpineSegAILib.checkpoints import save_checkpoint
 from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.calibration import Calibration
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.training.config import DataConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
-from SpineSegAILib.training.validation import ValidationCase, load_validation
 
 SPACING = (4.0, 1.0, 0.5)
 FEW = (

@@ -71,7 +71,7 @@ def assert_same(read: Segmentation, written: Segmentation) -> None:
     assert np.array_equal(sitk.GetArrayFromImage(read.labels), sitk.GetArrayFromImage(written.labels))
     for what in ("scheme", "confidence", "warnings", "unvalidated", "keypoints"):
         assert getattr(read, what) == getattr(written, what), what
-    assert read.provenance == written.summary()["provenance"]
+    assert read.provenance == written.to_document()["provenance"]
 
 
 # --- round trips ------------------------------------------------------------------------------------------------------

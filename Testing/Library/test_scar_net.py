@@ -25,7 +25,7 @@ from SpineSegAILib.methods.scar_net.recognition import (
     peaks,
     weight_map,
 )
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 LUMBAR = scheme("lumbar11")
 ORDERS = [s.order for s in LUMBAR.structures]
@@ -451,7 +451,7 @@ def predictor(tmp_path_factory):
 
 
 def evidence_of(predictor, phantom, hints=None, **options):
-    from SpineSegAILib.inference import volume_evidence
+    from SpineSegAILib.inference.sliding_window import volume_evidence
 
     volume = predictor.preprocessing.forward(phantom.image)
     return volume, volume_evidence(predictor.method, volume, predictor.device, hints=hints, options=options)

@@ -3,9 +3,9 @@
 import pytest
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, display_name
+from SpineSegAILib.anatomy.terminology import terminology_entry
 from SpineSegAILib.datasets.segment_names import parse_table, parse_target, place, read_table, structure_of_name
 from SpineSegAILib.errors import DatasetError
-from SpineSegAILib.terminology import terminology_entry
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.datasets.spinal_disease import import_spinal_disease
 from SpineSegAILib.errors import DatasetError
 from SpineSegAILib.imaging import Preprocessing
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.training.data import cache_case
 
 NAMES = ("L1", "L2", "L3", "L1/L2", "L5/S1")

@@ -16,6 +16,7 @@ from SpineSegAILib.errors import Cancelled, ConfigError, HintError
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing, read_image
 from SpineSegAILib.inference import Predictor
+from SpineSegAILib.inference.sliding_window import slices_per_pass
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.verdiff_net.corruption import corrupted
@@ -24,11 +25,10 @@ from SpineSegAILib.methods.verdiff_net.encoding import gray_codes, make_encoding
 from SpineSegAILib.methods.verdiff_net.losses import code_cross_entropy, weighted_square_error
 from SpineSegAILib.methods.verdiff_net.msfm import MSFM
 from SpineSegAILib.methods.verdiff_net.nsa import NSA
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.training.config import DataConfig, TrainingConfig
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
-from SpineSegAILib.volume_passes import slices_per_pass
 
 
 def noise_of(seed: int, shape: tuple[int, ...]):

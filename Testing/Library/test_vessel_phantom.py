@@ -16,11 +16,11 @@ from SpineSegAILib.evaluation import evaluate_case
 from SpineSegAILib.imaging import Preprocessing, read_image
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import make_config
+from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels, random_vessels
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.data import SampleDataset, cache_case, cache_phantom
 from SpineSegAILib.training.regions import code_label
 from SpineSegAILib.training.trainer import TrainingRequest, run_training
-from SpineSegAILib.vessel_phantom import VesselSpec, make_vessels, random_vessels
 
 AV = scheme("pulmonary-av")
 COARSE = {"voxel_mm": 3.0, "generations": 4}

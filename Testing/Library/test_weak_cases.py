@@ -14,7 +14,7 @@ from SpineSegAILib.anatomy import scheme, structure
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.errors import DatasetError
 from SpineSegAILib.imaging import Preprocessing
-from SpineSegAILib.keypoints import KEYPOINT_REACH_MM, centres_of, read_keypoints, write_keypoints
+from SpineSegAILib.keypoints import KEYPOINT_REACH_MM, centres_of, read_keypoints
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.augmentation import Augmenter
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig
@@ -170,7 +170,8 @@ def test_centres_are_physical(tmp_path):
     label.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
     found = centres_of(label)
     assert found == {23: pytest.approx((10 - 4 * 0.5, -20 - 3 * 2.0, 30 + 1.5 * 4.0))}
-    write_keypoints(found, tmp_path / "points.json")
+    table = {structure(sid).name: point for sid, point in found.items()}
+    (tmp_path / "points.json").write_text(json.dumps(table))
     assert read_keypoints(tmp_path / "points.json") == {23: pytest.approx(found[23])}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import structure
-from SpineSegAILib.phantom import PhantomSpec, make_phantom
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
 

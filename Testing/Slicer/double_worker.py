@@ -13,11 +13,12 @@ import time
 import numpy as np
 import SimpleITK as sitk
 
-from SpineSegAILib import errors, worker
+from SpineSegAILib import errors
 from SpineSegAILib.anatomy import SCHEMES
 from SpineSegAILib.anatomy import STRUCTURES as ANATOMY
 from SpineSegAILib.keypoints import centres_of
 from SpineSegAILib.results import Segmentation
+from SpineSegAILib.worker import process as worker
 
 STRUCTURES = (20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26, 61)
 

@@ -298,7 +298,7 @@ class CasesTest(DatasetCase):
     def test_images_to_annotate_are_ranked_by_a_checkpoint(self):
         import SimpleITK as sitk
 
-        from SpineSegAILib.phantom import PhantomSpec, make_phantom
+        from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
         phantom = make_phantom(
             PhantomSpec(top="L2", bottom="S1", slices=3, slice_mm=12.0, pixel_mm=2.0), np.random.default_rng(0)

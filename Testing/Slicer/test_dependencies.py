@@ -190,7 +190,7 @@ class Block:
         if name.split(".")[0] in {blocked!r}:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
-import SpineSegAILib.worker, SpineSegAILib.inference, SpineSegAILib.measurement
+import SpineSegAILib.worker, SpineSegAILib.inference, SpineSegAILib.results.measurement
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
 build_method(make_config("resenc-unet", "tiny"))
 """

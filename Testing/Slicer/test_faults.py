@@ -136,7 +136,7 @@ class FaultTest(PanelCase):
         (folder / "__init__.py").write_text("raise ImportError('DLL load failed', name='torch')")
         make_volume()
         self.worker = ("-c", f"import sys; sys.path.insert(0, {str(folder.parent)!r}); "
-                       "from SpineSegAILib import worker; sys.exit(worker.main())")  # fmt: skip
+                       "from SpineSegAILib.worker.process import main; sys.exit(main())")  # fmt: skip
         self.openPanel()
         self.click(self.ui.applyButton)
         self.waitUntilDone(60)
@@ -179,7 +179,7 @@ class FaultTest(PanelCase):
         self.assertReady()
 
     def test_a_full_disk_is_a_message(self):
-        from SpineSegAILib import worker_protocol
+        from SpineSegAILib.worker import protocol as worker_protocol
 
         make_volume()
         self.openPanel()
@@ -194,7 +194,7 @@ class FaultTest(PanelCase):
         self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the job is still waited for")
 
     def test_measuring_with_a_full_disk_is_a_message(self):
-        from SpineSegAILib import worker_protocol
+        from SpineSegAILib.worker import protocol as worker_protocol
 
         make_volume()
         self.openPanel()
@@ -246,7 +246,7 @@ class FaultTest(PanelCase):
         self.assertReady()
 
     def test_an_answer_that_cannot_be_read_is_a_message_and_the_next_volume_is_segmented(self):
-        from SpineSegAILib import worker_protocol
+        from SpineSegAILib.worker import protocol as worker_protocol
 
         self.failOnce(worker_protocol, "load_image", ValueError("cannot reshape array"))
         self.segmentTwo()

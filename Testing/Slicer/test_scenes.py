@@ -81,7 +81,7 @@ class ReadingTest(SceneCase):
     def test_nested_transforms_are_where_the_reader_sees_them(self):
         from SpineSegAISlicer import nodes
 
-        from SpineSegAILib.results import STRUCTURE_TAG
+        from SpineSegAILib.anatomy.terminology import STRUCTURE_TAG
 
         volume = make_volume()
         inner, outer = linear_transform(OBLIQUE, "Inner"), linear_transform(np.diag([-1.0, -1, 1, 1]), "Outer")

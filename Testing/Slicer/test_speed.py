@@ -78,7 +78,7 @@ class SpeedTest(PanelCase):
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
-        from SpineSegAILib.worker_protocol import ResultMessage, load_image, save_image
+        from SpineSegAILib.worker.protocol import ResultMessage, load_image, save_image
 
         volume = self.large()
         started = time.perf_counter()

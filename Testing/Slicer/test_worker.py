@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from SpineSegAILib import __version__
 from SpineSegAILib.hints import Anchor, Hints
-from SpineSegAILib.worker_protocol import (
+from SpineSegAILib.worker.protocol import (
     EVENT,
     PROTOCOL,
     CancelRequest,
@@ -164,7 +164,7 @@ def test_paths_may_hold_any_letter(start, image, tmp_path):
     worker.send(SegmentRequest(job=1, image=file, checkpoint=str(folder / "prüfung.safetensors")))
     event = worker.next("segmentation", "error")
     assert event.event == "segmentation", event
-    assert event.result.provenance["checkpoint"].endswith("prüfung.safetensors")
+    assert event.result.document["provenance"]["checkpoint"].endswith("prüfung.safetensors")
 
 
 def test_cancel_stops_within_a_second_and_the_worker_goes_on(start, image):
@@ -289,7 +289,7 @@ def test_a_real_checkpoint_through_a_real_worker(start, image, tiny_checkpoint):
     worker.send(request(worker, image, job=2, checkpoint=str(tiny_checkpoint), device="cpu"))
     event = worker.next("segmentation", "error", seconds=120)
     assert event.event == "segmentation", event
-    assert event.result.provenance["checkpoint"] == "tiny"
+    assert event.result.document["provenance"]["checkpoint"] == "tiny"
     worker.send(request(worker, image, job=3, checkpoint=str(tiny_checkpoint.with_name("gone.safetensors"))))
     event = worker.next("segmentation", "error", seconds=60)
     assert event.kind == "CheckpointError" and "gone.safetensors" in event.message

@@ -148,7 +148,7 @@ class AtmNetConfig(MethodConfig):
                 f"Make one with “spinesegai text-bank --method {self.method} --scheme {self.scheme}” and say "
                 f"--set resources.{TEXT_BANK}=FILE, or do without language: --set method.text_encoder={LEARNED_TABLE}.",
             )
-        from ...text.bank import TextBank
+        from ..text.bank import TextBank
 
         bank = TextBank(resources[TEXT_BANK])
         bank.require(self.scheme, self.text_prompts())

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from ...anatomy import KINDS
 from ...errors import ConfigError
 from ...hints import Hints
-from ...text.bank import TextBank
 from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
+from ..text.bank import TextBank
 from . import sources
 from .config import TEXT_BANK, AtmNetConfig
 from .fusion import FusionStage

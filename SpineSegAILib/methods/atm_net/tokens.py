@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...errors import ConfigError
-from ...text.bank import TextBank
+from ..text.bank import TextBank
 from .config import LEARNED_TABLE, AtmNetConfig
 from .prompts import class_prompt, inference_grammar, training_grammar
 

@@ -142,7 +142,7 @@ class LaCafConfig(MethodConfig):
         kind, _, file = self.text_encoder.partition(":")
         if kind != "bank" or not Path(file).is_file():
             return self
-        from ...text.bank import TextBank
+        from ..text.bank import TextBank
 
         return self.model_copy(update={"text_width": TextBank(file).width})
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...errors import ConfigError, MissingPackageError
-from ...text.bank import TextBank
-from ...text.encoders import load_open_clip
+from ..text.bank import TextBank
+from ..text.encoders import load_open_clip
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Sentences → (K, width) float32."""
@@ -144,19 +143,3 @@ def read_bank(path: str | Path) -> Encode:
         return np.concatenate([bank.features(text).numpy() for text in texts])
 
     return encode
-
-
-class SentenceEncoder:
-    """An `Encode` as what `text.bank.write_bank` takes: each sentence has one vector.
-
-    Args:
-        name: kept in the bank.
-        encode: the encoder.
-        width: of its vectors.
-    """
-
-    def __init__(self, name: str, encode: Encode, width: int) -> None:
-        self.name, self.width, self._encode = name, width, encode
-
-    def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        return list(torch.from_numpy(self._encode(texts))[:, None])

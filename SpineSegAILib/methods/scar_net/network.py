@@ -26,15 +26,7 @@ from .config import ScarNetConfig
 from .encoder import Decoder, Encoder
 from .label_fusion import disagreement, fuse
 from .losses import heatmap_error, supervised
-from .recognition import (
-    STRIDE,
-    AdaptiveTransformer,
-    DynamicKernels,
-    heatmaps,
-    neighbourhood,
-    peaks,
-    weight_map,
-)
+from .recognition import STRIDE, AdaptiveTransformer, DynamicKernels, heatmaps, neighbourhood, peaks, weight_map
 
 NEIGHBOURHOOD_MM = 8.0
 """Slices up to this far to either side vote on a slice's key points: two of the usual 4 mm slices."""

@@ -1,0 +1,43 @@
+"""Structures and levels, label schemes, terminology: the one source of names, ids, codes and colours."""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, addition, scheme
+    from .structures import (
+        ARTERY_ID,
+        BUILT_IN,
+        CANAL_ID,
+        CORD_ID,
+        CUSTOM_IDS,
+        DISC_ID,
+        GENERIC_IDS,
+        KINDS,
+        LATERALITY,
+        SACRUM_ID,
+        SACRUM_RANK,
+        STRUCTURES,
+        VEIN_ID,
+        VERTEBRA_ID,
+        Code,
+        Extent,
+        Kind,
+        Structure,
+        code,
+        custom_structure,
+        disc_below,
+        disc_name,
+        display_name,
+        laterality,
+        level_chain,
+        next_below,
+        other_side,
+        ranks,
+        sorted_ids,
+        structure,
+        vertebra_above,
+    )
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

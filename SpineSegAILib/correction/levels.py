@@ -1,0 +1,351 @@
+"""Corrections of names: shift, “this one is L5”, swap, merge, delete, insert, counting.
+
+A name stands for a level: the disc below a vertebra follows it, the canal and whatever else has no level stays. The
+sacrum is the lowest level; nothing can be moved below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations, pairwise
+from typing import Literal
+
+from ..anatomy import SACRUM_ID, STRUCTURES, Kind, disc_below, level_chain, sorted_ids, structure, vertebra_above
+from ..errors import CorrectionError
+from .step import Correction, Direction, Labelling
+
+L6_ID, T13_ID = 25, 28
+_VARIANTS = (L6_ID, T13_ID)
+COUNTINGS: Mapping[str, str] = {
+    "L6": "six lumbar vertebrae",
+    "L5": "five lumbar vertebrae",
+    "T13": "thirteen thoracic vertebrae",
+    "T12": "twelve thoracic vertebrae",
+}
+"""The ways to count, named by the last lumbar or thoracic vertebra that they have."""
+
+
+def shift(
+    labelling: Labelling, to: Literal["up", "down"], start: int | None = None, direction: Direction = "all"
+) -> Correction:
+    """Every level gets the name of the one above it (up) or below it (down).
+
+    Nothing lies below the sacrum: shifted down it stays, if the others have room above it.
+
+    Args:
+        to: ``"up"``: L4 becomes L3; ``"down"``: L3 becomes L4.
+        start: with `direction` above or below, the chosen one, from which on (itself included) levels move.
+        direction: see `Direction`.
+
+    Raises:
+        CorrectionError: a level would leave the scheme, meet one that stays, or is locked.
+    """
+    step = {"up": -1, "down": 1}.get(to)
+    if step is None:
+        raise CorrectionError(f"“{to}” is no direction to shift in.", "Use up or down.")
+    _with_levels(labelling)
+    moving = _moving(labelling, start, direction)
+    if step == 1 and moving != {SACRUM_ID}:
+        moving = moving - {SACRUM_ID}
+    chain = chain_ids(variants_of(labelling.present))
+    mapping = shifted_names(labelling, chain, chain, step, moving)
+    part = "" if start is None or direction == "all" else f" from {labelling.name(start)} {direction}"
+    details = {"to": to, "direction": direction, **({} if start is None else {"from": start})}
+    return Correction("shift", f"Shift levels {to}{part}", mapping, structures=tuple(mapping), details=details)
+
+
+def set_level(
+    labelling: Labelling, chosen: int, level: int | str, direction: Direction = "all", tool: str = "set"
+) -> Correction:
+    """“This one is L5”: the chosen one gets the level, and the others follow by counting from it.
+
+    T13 and L6 are counted if `level` says so, or if they were. Where the sacrum is labelled and neither chosen nor
+    named, the way of counting that leaves it the sacrum is preferred.
+
+    Args:
+        chosen: id of a labelled vertebra, of the sacrum, or of a disc.
+        level: id or name of what it is; a disc is a disc.
+
+    Raises:
+        CorrectionError: not labelled, no level, another kind, locked, or the others do not fit around it.
+    """
+    target = structure(level)
+    labelling.require(chosen)
+    s = STRUCTURES[chosen]
+    for x in (s, target):
+        if x.order is None:
+            raise CorrectionError(f"“{x.name}” has no level.", "Choose a vertebra or a disc.")
+    if s.is_vertebral != target.is_vertebral:
+        raise CorrectionError(
+            f"{labelling.name(chosen)} cannot be {target.name}: one is a vertebra and the other a disc.",
+            "Name a vertebra by a vertebra, a disc by a disc.",
+        )
+    old_chain = chain_ids(variants_of(labelling.present))
+    moving = _moving(labelling, chosen, direction)
+    wanted = bone_of(target.id)
+    ways: list[tuple[tuple[bool, int, int], dict[int, int], set[int]]] = []
+    refused: CorrectionError | None = None
+    counted = variants_of(labelling.present)
+    for variants in (set(c) for n in range(3) for c in combinations(_VARIANTS, n)):
+        chain = chain_ids(variants)
+        if wanted not in chain:
+            continue
+        try:
+            step = chain.index(wanted) - old_chain.index(bone_of(chosen))
+            mapping = shifted_names(labelling, old_chain, chain, step, moving)
+        except CorrectionError as error:
+            refused = refused or error
+            continue
+        lost = SACRUM_ID in mapping and SACRUM_ID not in (chosen, wanted)
+        ways.append(((lost, len(variants ^ counted), len(variants)), mapping, variants))
+    if not ways:
+        assert refused is not None  # every level is in one of the chains
+        raise refused
+    _, mapping, _ = min(ways, key=lambda way: way[0])
+    notes = tuple(
+        f"{STRUCTURES[v].name} is counted now: please check the numbering."
+        for v in _VARIANTS
+        if v in mapping.values() and v not in counted and v != wanted
+    )
+    words = f"{labelling.name(chosen)} is {target.name}"
+    details = {"chosen": chosen, "level": target.id, "direction": direction}
+    return Correction(tool, words, mapping, structures=(chosen,), notes=notes, details=details)
+
+
+def swap(labelling: Labelling, first: int, second: int) -> Correction:
+    """Two structures of a kind exchange their names; nothing else moves.
+
+    Raises:
+        CorrectionError: not labelled, of different kinds, or locked.
+    """
+    _pair(labelling, first, second, "swapped")
+    words = f"Swap {labelling.name(first)} and {labelling.name(second)}"
+    return Correction("swap", words, {first: second, second: first}, structures=(first, second))
+
+
+def merge(labelling: Labelling, first: int, second: int, direction: Direction | None = "above") -> Correction:
+    """Two pieces of one structure become one.
+
+    Neighbouring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
+    levels above come down by one. With `direction` below it keeps the upper one's name and those below come up; with
+    None no other level moves. Of discs and other structures the second becomes part of the first.
+
+    Raises:
+        CorrectionError: not labelled, of different kinds, not neighbours, or locked.
+    """
+    _pair(labelling, first, second, "merged")
+    words = f"Merge {labelling.name(first)} and {labelling.name(second)}"
+    details = {"direction": direction}
+    if not STRUCTURES[first].is_vertebral or STRUCTURES[first].order is None:
+        return Correction("merge", words, {second: first, first: first}, structures=(first, second), details=details)
+    upper, lower = sorted_ids((first, second))
+    vertebrae = labelling.vertebrae
+    if vertebrae.index(lower) - vertebrae.index(upper) != 1:
+        between = ", ".join(STRUCTURES[i].name for i in vertebrae[vertebrae.index(upper) + 1 : vertebrae.index(lower)])
+        raise CorrectionError(
+            f"{STRUCTURES[upper].name} and {STRUCTURES[lower].name} are no neighbours: {between} lies between them.",
+            "Merge neighbours, one pair after the other.",
+        )
+    kept, given_up = (upper, lower) if direction == "below" else (lower, upper)
+    mapping = {given_up: kept, kept: kept}
+    disc = disc_below(upper)
+    if disc is not None and disc.id in labelling.present:
+        mapping[disc.id] = kept
+    labelling.require_unlocked(mapping)
+    chain = chain_ids(variants_of(labelling.present))
+    if direction and chain.index(lower) - chain.index(upper) == 1:
+        rest = replace(labelling, present=labelling.present - set(mapping) | {kept})
+        kept_side, step = ("below", -1) if direction == "below" else ("above", 1)
+        moving = {i for i in is_levelled(rest) if i != kept and side_of(i, kept_side, kept)}
+        mapping |= shifted_names(rest, chain, chain, step, moving)
+    return Correction("merge", words, mapping, structures=(upper, lower), details=details)
+
+
+def delete(labelling: Labelling, *structure_ids: int) -> Correction:
+    """Structures are removed; the names of the others stay.
+
+    Raises:
+        CorrectionError: not labelled, or locked.
+    """
+    if not structure_ids:
+        raise CorrectionError("Nothing to delete was named.", "Name a structure.")
+    labelling.require(*structure_ids)
+    labelling.require_unlocked(structure_ids)
+    words = f"Delete {', '.join(labelling.name(i) for i in structure_ids)}"
+    return Correction("delete", words, dict.fromkeys(structure_ids, 0), structures=tuple(structure_ids))
+
+
+def insert(labelling: Labelling, level: int | str, direction: Direction = "above") -> Correction:
+    """A vertebra that was overlooked gets its name back: what is called so and all above (or below) it move on by one.
+
+    The name is then free, and `Correction.missing` says what to draw.
+
+    Args:
+        level: id or name of the vertebra that is not segmented.
+        direction: who makes room.
+
+    Raises:
+        CorrectionError: no vertebra, or not in use as a name; the others have no room, or are locked.
+    """
+    s = structure(level)
+    if not s.is_vertebral or s.order is None:
+        raise CorrectionError(f"“{s.name}” is no level of a vertebra.", "Name the missing vertebra, for example L3.")
+    if direction == "all":
+        raise CorrectionError("Either those above or those below make room.", "Say above or below.")
+    _with_levels(labelling)
+    if s.id not in labelling.present:
+        raise CorrectionError(
+            f"No vertebra is called {s.name}: there is a gap already.", f"Draw it, and call it {s.name}."
+        )
+    chain = chain_ids(variants_of(labelling.present))
+    moving = _moving(labelling, s.id, direction)
+    mapping = shifted_names(labelling, chain, chain, 1 if direction == "below" else -1, moving)
+    words, details = f"{s.name} is missing", {"level": s.id, "direction": direction}
+    return Correction("insert", words, mapping, structures=(s.id,), missing=(s.id,), details=details)
+
+
+def switch_counting(labelling: Labelling, to: str, direction: Direction = "above") -> Correction:
+    """Count with or without an L6 or a T13.
+
+    Args:
+        to: one of `COUNTINGS`: ``"L6"`` for six lumbar vertebrae, ``"L5"`` back to five, ``"T13"``, ``"T12"`` likewise.
+        direction: those above the variant are renamed (the sacrum stays what it is), or those below.
+
+    Raises:
+        CorrectionError: unknown, counted so already, or a level would leave the scheme or is locked.
+    """
+    if to not in COUNTINGS:
+        raise CorrectionError(f"“{to}” is no way to count.", f"Known: {', '.join(COUNTINGS)}.")
+    _with_levels(labelling)
+    before = variants_of(labelling.present)
+    variant, wanted = (L6_ID if to in ("L6", "L5") else T13_ID), to in ("L6", "T13")
+    if (variant in before) == wanted:
+        raise CorrectionError(f"The levels are counted with {COUNTINGS[to]} already.")
+    after = before | {variant} if wanted else before - {variant}
+    old, new = chain_ids(before), chain_ids(after)
+    step = 0 if direction == "below" else len(new) - len(old)  # aligned at the top, or at the sacrum
+    mapping = shifted_names(labelling, old, new, step, set(is_levelled(labelling)))
+    if wanted and variant not in mapping.values():
+        raise CorrectionError(
+            f"No level in view becomes {STRUCTURES[variant].name}.", "Say which one it is: “this one is …”."
+        )
+    words, details = f"Count {COUNTINGS[to]}", {"to": to, "direction": direction}
+    return Correction("counting", words, mapping, structures=tuple(mapping), details=details)
+
+
+def chain_ids(variants: Iterable[int]) -> list[int]:
+    """C1 … sacrum with these variants."""
+    return [s.id for s in level_chain(variants)]
+
+
+def variants_of(present: Iterable[int]) -> set[int]:
+    """Which of T13 and L6 are labelled, by themselves or by their disc."""
+    return set(chain_ids(present)) & set(_VARIANTS)
+
+
+def bone_of(structure_id: int) -> int:
+    """The vertebra that a disc follows; a vertebra itself."""
+    return vertebra_above(structure_id).id if STRUCTURES[structure_id].kind is Kind.DISC else structure_id
+
+
+def is_levelled(labelling: Labelling) -> list[int]:
+    return [i for i in labelling.present if STRUCTURES[i].order is not None]
+
+
+def _with_levels(labelling: Labelling) -> None:
+    if not is_levelled(labelling):
+        raise CorrectionError("No vertebra or disc with a level is labelled.", "Segment first.")
+
+
+def side_of(structure_id: int, side: Direction, of: int) -> bool:
+    """Whether a structure lies above or below another; a disc lies below its vertebra."""
+    here, there = STRUCTURES[structure_id].order, STRUCTURES[of].order
+    return here > there if side == "below" else here < there  # type: ignore[operator]
+
+
+def _moving(labelling: Labelling, start: int | None, direction: Direction) -> set[int]:
+    """What moves when all move, or the chosen one with those above (its disc comes along) or below it."""
+    if direction not in ("all", "above", "below"):
+        raise CorrectionError(f"“{direction}” is no direction.", "Use all, above or below.")
+    levelled = is_levelled(labelling)
+    if direction == "all":
+        return set(levelled)
+    if start is None:
+        raise CorrectionError(f"From which level on do those {direction} move?", "Name one that is labelled.")
+    labelling.require(start)
+    if STRUCTURES[start].order is None:
+        raise CorrectionError(f"“{STRUCTURES[start].name}” has no level.", "Choose a vertebra or a disc.")
+    own = disc_below(start) if STRUCTURES[start].is_vertebral else None
+    return {i for i in levelled if i == start or (own and i == own.id) or side_of(i, direction, start)}
+
+
+def shifted_names(
+    labelling: Labelling, old_chain: Sequence[int], new_chain: Sequence[int], step: int, moving: Collection[int]
+) -> dict[int, int]:
+    """Names of what moves by `step` levels, from one way of counting to another; checked against all that stays.
+
+    Raises:
+        CorrectionError: a name does not exist, is not in the scheme, is taken or locked.
+    """
+    mapping: dict[int, int] = {}
+    for sid in sorted_ids(moving):
+        at = old_chain.index(bone_of(sid)) + step
+        bone = new_chain[at] if 0 <= at < len(new_chain) else None
+        disc = disc_below(bone) if bone is not None else None
+        new = (disc.id if disc else None) if STRUCTURES[sid].kind is Kind.DISC else bone
+        if new is None:
+            end = "above C1" if at < 1 else "below the sacrum"
+            raise CorrectionError(
+                f"{labelling.name(sid)} would come to lie {end}, where nothing has a name.",
+                f"Delete {labelling.name(sid)} first, or move only those above or below a level.",
+            )
+        if new != sid:
+            in_scheme(labelling, new, labelling.name(sid))
+            mapping[sid] = new
+    labelling.require_unlocked(mapping)
+    _check_order(labelling, mapping)
+    return mapping
+
+
+def in_scheme(labelling: Labelling, new: int, name: str) -> None:
+    scheme = labelling.scheme
+    if scheme is not None and new not in scheme.ids:
+        raise CorrectionError(
+            f"{name} would become {STRUCTURES[new].name}, which lies beyond the label scheme “{scheme.name}”.",
+            "Delete it first if that is right.",
+        )
+
+
+def _check_order(labelling: Labelling, mapping: Mapping[int, int]) -> None:
+    """What moves may neither take a name that stays in use nor pass by another level."""
+    staying = {i for i in labelling.present if i not in mapping}
+    for old, new in mapping.items():
+        if new in staying:
+            raise CorrectionError(
+                f"{labelling.name(old)} cannot become {STRUCTURES[new].name}, which is labelled and stays.",
+                f"Move {STRUCTURES[new].name} too, delete it, or merge the two.",
+            )
+    for vertebral in (True, False):
+        row = [i for i in sorted_ids(is_levelled(labelling)) if STRUCTURES[i].is_vertebral is vertebral]
+        for upper, lower in pairwise(row):
+            a, b = mapping.get(upper, upper), mapping.get(lower, lower)
+            if STRUCTURES[a].order >= STRUCTURES[b].order:  # type: ignore[operator]
+                raise CorrectionError(
+                    f"{labelling.name(upper)} would become {STRUCTURES[a].name} and lie below {STRUCTURES[b].name}.",
+                    "Move fewer levels, or all of them.",
+                )
+
+
+def _pair(labelling: Labelling, first: int, second: int, done: str) -> None:
+    """Two different labelled structures of a kind, not locked."""
+    labelling.require(first, second)
+    if first == second:
+        raise CorrectionError(f"{labelling.name(first)} cannot be {done} with itself.", "Choose two structures.")
+    a, b = STRUCTURES[first], STRUCTURES[second]
+    if a.is_vertebral != b.is_vertebral or (not a.is_vertebral and a.kind is not b.kind):
+        raise CorrectionError(
+            f"{labelling.name(first)} and {labelling.name(second)} cannot be {done}: they are of different kinds.",
+            "Choose two vertebrae, or two discs.",
+        )
+    labelling.require_unlocked((first, second))

@@ -1,0 +1,267 @@
+"""What a correction is, and what the tools need to know of a segmentation.
+
+A tool takes what is labelled (`Labelling`) and returns a `Correction`: which structure gets which name, and, where
+voxels change, a `Patch`. Nothing is changed until the correction is applied, so that a panel can rename its segments
+and a script its label image from the same description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from ..anatomy import STRUCTURES, Kind, LabelScheme, disc_name, sorted_ids, structure
+from ..errors import CorrectionError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import SimpleITK as sitk
+
+    from ..results import Segmentation
+    from ..results.correction_log import CorrectionEntry
+
+Direction = Literal["all", "above", "below"]
+"""Which levels follow: all, the chosen one with those above it, or the chosen one with those below it."""
+
+Box = tuple[slice, slice, slice]
+"""Part of a label array, along its axes (z, y, x)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """New labels in a box of a label array; all outside it stays.
+
+    Attributes:
+        box: where, along (z, y, x).
+        labels: int16 structure ids in the box.
+    """
+
+    box: Box
+    labels: np.ndarray
+
+    @classmethod
+    def between(cls, before: np.ndarray, after: np.ndarray) -> Patch | None:
+        """What turns one label array into another of the same shape; None where they are equal."""
+        box = box_of(before != after)
+        return None if box is None else cls(box, after[box].astype(np.int16))
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """One step, as small as it can be said: first names change, then the voxels of a box.
+
+    Attributes:
+        tool: which tool made it: ``"shift"``, ``"set"`` …
+        words: a sentence for the reader and the log.
+        mapping: id → new id of what is renamed; 0 is removed; those that get the same id are merged, and the one
+            that had it before is listed too.
+        patch: labels that replace a box after the renaming, or None.
+        structures: ids that it is about, as they were called before.
+        missing: ids that it expects but that have no voxels: where a reader should draw.
+        notes: sentences that the reader should see.
+        details: JSON-able parameters, for the log.
+    """
+
+    tool: str
+    words: str
+    mapping: Mapping[int, int] = field(default_factory=dict)
+    patch: Patch | None = None
+    structures: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def only_names(self) -> bool:
+        """Whether every voxel stays in a structure of its own: nothing merged, removed or redrawn."""
+        kept = [i for i in self.mapping.values() if i]
+        return self.patch is None and len(kept) == len(self.mapping) == len(set(kept))
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """The corrected copy of a label array (z, y, x)."""
+        result = renamed(labels, self.mapping)
+        if self.patch is not None:
+            result[self.patch.box] = self.patch.labels
+        return result
+
+    def undo(self, before: np.ndarray) -> Correction:
+        """What brings `before` back from the labels that `apply` made of it, exactly."""
+        words = f"Undo: {self.words}"
+        if self.only_names:
+            back = {new: old for old, new in self.mapping.items()}
+            return Correction("undo", words, back, structures=tuple(back))
+        return Correction("undo", words, patch=Patch.between(self.apply(before), before), structures=self.structures)
+
+    def log_entry(self, present: Collection[int], when: datetime | None = None) -> CorrectionEntry:
+        """The step as an entry of the log.
+
+        Args:
+            present: ids that were labelled before it; discs are named from their neighbours.
+            when: now, if None.
+        """
+        from ..results.correction_log import CorrectionEntry, Renaming, now, short_name
+
+        after = {self.mapping.get(i, i) for i in present} - {0}
+        return CorrectionEntry(
+            tool=self.tool,
+            words=self.words,
+            when=when or now(),
+            structures=tuple(short_name(i, present) for i in self.structures),
+            renamed=tuple(
+                Renaming(
+                    id_before=old,
+                    before=short_name(old, present),
+                    id_after=new,
+                    after=short_name(new, after) if new else "",
+                )
+                for old, new in self.mapping.items()
+                if old != new
+            ),
+            redrawn=not self.only_names,
+            details=dict(self.details),
+        )
+
+
+def renamed(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
+    """A copy of a label array with other ids, as int16; ids that the mapping lacks stay."""
+    labels = np.asarray(labels)
+    if not mapping:
+        return labels.astype(np.int16)
+    table = np.arange(max(int(labels.max(initial=0)), *mapping) + 1, dtype=np.int16)
+    for old, new in mapping.items():
+        table[old] = new
+    return table[labels]
+
+
+def corrected(segmentation: Segmentation, correction: Correction) -> Segmentation:
+    """The segmentation after a correction: voxels, confidence, key points and what is unvalidated follow the names.
+
+    The correction is added to its log; neither argument is changed.
+    """
+    import SimpleITK as sitk
+
+    from ..imaging.geometry import like
+    from ..results.correction_log import CorrectionLog
+
+    before = sitk.GetArrayViewFromImage(segmentation.labels)
+    labels = like(segmentation.labels, correction.apply(before))
+    mapping = correction.mapping
+    scheme = segmentation.scheme
+    new = sorted_ids(Labelling.of(labels).present - set(scheme.ids))
+    return replace(
+        segmentation,
+        labels=labels,
+        scheme=replace(scheme, ids=(*scheme.ids, *new)) if new else scheme,
+        confidence=_following(segmentation.confidence, mapping),
+        keypoints=_following(segmentation.keypoints, mapping),
+        unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated) - {0},
+        warnings=[*segmentation.warnings, *correction.notes],
+        provenance=dict(segmentation.provenance),
+        corrections=(segmentation.corrections or CorrectionLog()).added(correction.log_entry(segmentation.present)),
+    )
+
+
+_Value = TypeVar("_Value")
+
+
+def _following(values: Mapping[int, _Value], mapping: Mapping[int, int]) -> dict[int, _Value]:
+    """Values by id under the new ids; of several that were merged, the one that had the name already."""
+    moved = {mapping[i]: value for i, value in values.items() if mapping.get(i)}
+    return {**moved, **{i: value for i, value in values.items() if mapping.get(i, i) == i}}
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the tools need to know of a segmentation.
+
+    Attributes:
+        present: ids of the structures that have voxels.
+        scheme: names that may be given; None for all levels from C1 to the sacrum.
+        locked: ids that no tool may change or rename.
+    """
+
+    present: frozenset[int]
+    scheme: LabelScheme | None = None
+    locked: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls, labels: sitk.Image | np.ndarray, scheme: LabelScheme | None = None, locked: Collection[int] = ()
+    ) -> Labelling:
+        """What a label image or array holds."""
+        present = np.flatnonzero(np.bincount(array_of(labels).ravel()))
+        return cls(frozenset(int(i) for i in present if i), scheme, frozenset(locked))
+
+    @property
+    def vertebrae(self) -> list[int]:
+        """Ids of the labelled vertebrae and the sacrum that have a level, top down."""
+        return [i for i in sorted_ids(self.present) if STRUCTURES[i].is_vertebral and STRUCTURES[i].order is not None]
+
+    def name(self, structure_id: int) -> str:
+        """``"L4"``, ``"L5/L6"``: short, with the neighbours that are really there."""
+        s = structure(structure_id)
+        return disc_name(s.id, self.present) if s.kind is Kind.DISC and s.order is not None else s.name
+
+    def require(self, *structure_ids: int) -> None:
+        """Each must be labelled.
+
+        Raises:
+            CorrectionError: one is not.
+        """
+        for sid in structure_ids:
+            if sid not in self.present:
+                there = ", ".join(self.name(i) for i in sorted_ids(self.present)) or "nothing"
+                raise CorrectionError(f"{self.name(sid)} is not labelled.", f"Labelled are: {there}.")
+
+    def require_unlocked(self, structure_ids: Iterable[int]) -> None:
+        """None of these may be locked.
+
+        Raises:
+            CorrectionError: one is, or everything is.
+        """
+        if self.present and self.present <= self.locked:
+            raise CorrectionError("Every structure is locked: nothing can be changed.", "Unlock what is to change.")
+        for sid in structure_ids:
+            if sid in self.locked:
+                raise CorrectionError(f"{self.name(sid)} is locked.", "Unlock it first.")
+
+
+def array_of(labels: sitk.Image | np.ndarray) -> np.ndarray:
+    """Voxels (z, y, x) of a label image; an array as it is."""
+    if isinstance(labels, np.ndarray):
+        return labels
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(labels)
+
+
+def box_of(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box | None:
+    """The smallest box that holds all of a mask, grown by a margin (voxels) within the array; None if it is empty."""
+    box = []
+    for axis, grow in enumerate(margin):
+        others = tuple(a for a in range(3) if a != axis)
+        along = np.flatnonzero(mask.any(axis=others))
+        if not len(along):
+            return None
+        box.append(slice(max(int(along[0]) - grow, 0), min(int(along[-1]) + 1 + grow, mask.shape[axis])))
+    return tuple(box)  # type: ignore[return-value]
+
+
+def structure_at(labels: sitk.Image, point: Sequence[float]) -> int:
+    """Id of the structure at a physical point (LPS, mm).
+
+    Raises:
+        CorrectionError: the point lies outside the image or on background.
+    """
+    at = ", ".join(f"{x:.0f}" for x in point)
+    index = labels.TransformPhysicalPointToIndex([float(x) for x in point])
+    if not all(0 <= i < n for i, n in zip(index, labels.GetSize(), strict=True)):
+        raise CorrectionError(f"The point ({at}) lies outside the image.", "Points are LPS millimetres.")
+    found = int(labels[index])
+    if not found:
+        raise CorrectionError(f"There is only background at ({at}).", "Choose a point inside a vertebra or disc.")
+    return found

@@ -1,0 +1,149 @@
+"""What an image must be, and why it may not be what a checkpoint can segment."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ImageError
+from .geometry import SAGITTAL_DIRECTION, Geometry, facing, view_mm
+
+_SPACING_RANGE_MM = (0.02, 25.0)  # finer than a micro-CT of a mouse, or coarser than any localizer: a damaged header
+_LEAST_VIEW_MM = 30.0  # a lumbar body is 27 mm high
+_LARGEST_VIEW_MM = 3000.0  # longer than any patient, and more than memory holds
+_AIR_HU, _AIR_SHARE = (-1200, -900), 0.02  # of an image's values, from which on it is taken for CT
+_MODALITIES = {"MR": "MR", "CT": "CT", "XR": "radiographs"}  # that checkpoints are for
+MODALITY_TAG = "0008|0060"
+"""DICOM's, as an image's metadata."""
+PICTURE = "picture"
+"""What `MODALITY_TAG` holds where the image came from a PNG or JPEG."""
+
+
+def check_view(source: Geometry) -> None:
+    view = view_mm(source)[1:]
+    if view.max() > _LARGEST_VIEW_MM:
+        raise ImageError(
+            f"The image shows {' by '.join(f'{mm:.4g}' for mm in view)} mm, more than any patient is long.",
+            "Correct the voxel spacing in its header; make a picture, whose pixels count as 1 mm, smaller.",
+        )
+
+
+STACKS = {"MR", "CT", "PT", "NM"}  # DICOM modalities that make one file per slice
+RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
+PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
+
+
+def doubts(image: sitk.Image, trained_on: str) -> list[str]:
+    """Sentences for the reader of a result: why an image may not be what a checkpoint can segment.
+
+    DICOM says of which modality it is (`read_image`). Elsewhere only CT gives itself away, by air at −1000 HU.
+
+    Args:
+        trained_on: `Preprocessing.modality`; nothing is said of modalities where it is none of MR, CT and XR.
+    """
+    result = []
+    told = known_modality(image)
+    image = as_volume(image, "image")
+    source = Geometry.of(image)
+    _, rows, columns = view_mm(source)
+    if min(rows, columns) < _LEAST_VIEW_MM:
+        result.append(
+            f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
+            "whole image; if it is one, correct the voxel spacing in its header."
+        )
+    if told == PICTURE:
+        result.append(
+            "A picture does not tell its scale: a pixel counts as 1 mm here, so lengths and volumes mean nothing."
+        )
+    elif 1 in source.size and trained_on != "XR" and told not in RADIOGRAPHS and (way := facing(source)):
+        result.append(
+            f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
+            "means nothing."
+        )
+    found = "XR" if told in RADIOGRAPHS else told if told in STACKS else ""
+    if not found and trained_on != "CT":
+        some = sampled_values(sitk.GetArrayViewFromImage(image))
+        low, high = _AIR_HU
+        found = "CT" if ((low < some) & (some < high)).mean() > _AIR_SHARE else ""
+    if found and found != trained_on and trained_on in _MODALITIES:
+        name = _MODALITIES.get(found, found)
+        result.append(
+            f"This seems to be {name}, and the checkpoint was trained on {_MODALITIES[trained_on]}: names and outlines "
+            f"may be wrong. Choose a checkpoint for {name}, if there is one."
+        )
+    return result
+
+
+def sampled_values(values: np.ndarray) -> np.ndarray:
+    """(n,) about a million of the values, evenly taken."""
+    return values.reshape(-1)[:: max(1, values.size // 1_000_000)]
+
+
+def known_modality(image: sitk.Image) -> str:
+    """What is known of an image's modality."""
+    return image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
+
+
+def as_volume(image: sitk.Image, name: str) -> sitk.Image:
+    """A scalar 3D image; what is flat becomes one sagittal slice: rows from superior to inferior, columns as they are.
+
+    Raises:
+        ImageError: for colour, complex numbers and time series.
+    """
+    components = image.GetNumberOfComponentsPerPixel()
+    if components > 1:
+        raise ImageError(
+            f"The {name} has {components} values per pixel (a colour picture or a vector image).",
+            "Export it as a single-channel grey-scale image.",
+        )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ImageError(f"The {name} holds complex numbers.", "Export its magnitude.")
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() == 2:
+        spacing, origin = image.GetSpacing(), image.GetOrigin()
+        image = sitk.JoinSeries(image)
+        image.SetSpacing((*spacing, 1.0))
+        image.SetOrigin((0.0, origin[0], -origin[1]))
+        image.SetDirection(SAGITTAL_DIRECTION)
+    if image.GetDimension() != 3:
+        raise ImageError(
+            f"The {name} has {image.GetDimension()} dimensions (a time series or several contrasts in one file).",
+            "Export one 3D volume of it.",
+        )
+    return image
+
+
+def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
+    """The image as a scalar 3D volume, if a spine could be segmented in it.
+
+    A 2D picture becomes one sagittal slice (`as_volume`).
+
+    Args:
+        name: what to call it in messages, e.g. a file or node name.
+
+    Raises:
+        ImageError: for colour, 4D, empty, constant and non-finite images, skewed axes and absurd spacing.
+    """
+    image = as_volume(image, name)
+    if min(image.GetSize()) == 0:
+        raise ImageError(f"The {name} is empty.", "Choose another image.")
+    spacing, direction = np.array(image.GetSpacing()), np.array(image.GetDirection()).reshape(3, 3)
+    low, high = _SPACING_RANGE_MM
+    if not (np.isfinite(spacing).all() and (spacing >= low).all() and (spacing <= high).all()):
+        raise ImageError(
+            f"The {name} has a voxel spacing of {' by '.join(f'{s:g}' for s in spacing)} mm.",
+            f"Correct its header; {low:g} to {high:g} mm is taken.",
+        )
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        raise ImageError(
+            f"The axes of the {name} are not perpendicular (a sheared or gantry-tilted volume).",
+            PERPENDICULAR,
+        )
+    array = sitk.GetArrayViewFromImage(image)
+    least, most = float(array.min()), float(array.max())
+    if not (np.isfinite(least) and np.isfinite(most)):  # NaN propagates through min and max
+        raise ImageError(f"The {name} holds values that are not finite numbers (NaN or infinity).", "Export it again.")
+    if least == most:
+        raise ImageError(f"The {name} is the same everywhere ({least:g}).", "Choose an image that shows a spine.")
+    return image

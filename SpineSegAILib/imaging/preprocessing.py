@@ -1,0 +1,202 @@
+"""How an image becomes a network's input, and a network's output an image in the source's geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..errors import ImageError
+from .checks import STACKS, as_volume, check_image, check_view, known_modality, sampled_values
+from .geometry import Geometry, Plane, canonical_axes, facing, plane
+from .resampling import AxisStep, Route
+
+_PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
+
+
+@dataclass(frozen=True)
+class CanonicalVolume:
+    """An image on the canonical grid, ready for a network.
+
+    Attributes:
+        array: (D, H, W) float32, slices from left to right, rows downwards, columns from anterior to posterior.
+        spacing: mm along (slices, rows, columns), as the network is to see them: divided by the scale of
+            `Preprocessing.forward`.
+        geometry: of the canonical grid, in true mm.
+        source: geometry of the image it came from.
+    """
+
+    array: np.ndarray
+    spacing: tuple[float, float, float]
+    geometry: Geometry
+    source: Geometry
+    _route: Route = field(repr=False)
+
+    @property
+    def image(self) -> sitk.Image:
+        """The array as a SimpleITK image with its geometry."""
+        return self.geometry.image(self.array)
+
+    def index_of(self, point: Sequence[float]) -> tuple[float, float, float]:
+        """Fractional (slice, row, column) of a physical point (LPS, mm); may lie outside the array."""
+        g = self.geometry
+        xyz = np.linalg.solve(g.matrix, np.asarray(point, float) - g.origin) / g.spacing
+        return tuple(float(v) for v in xyz[::-1])  # type: ignore[return-value]
+
+    def point_of(self, index: Sequence[float]) -> tuple[float, float, float]:
+        """Physical point (LPS, mm) of a fractional (slice, row, column)."""
+        g = self.geometry
+        point = g.matrix @ (np.asarray(index, float)[::-1] * g.spacing) + g.origin
+        return tuple(float(v) for v in point)  # type: ignore[return-value]
+
+
+class Preprocessing(BaseModel):
+    """How images become a network's input. Stored in the checkpoint; used by training and inference alike."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pixel_mm: float = Field(1.0, gt=0, le=20, description="In-plane pixel size, along rows and columns (mm).")
+    min_slice_mm: float = Field(2.0, gt=0, le=20, description="Finer stacks are resampled to this slice spacing (mm).")
+    intensity: Literal["percentile", "hu"] = Field(
+        "percentile",
+        description="“percentile”: low and high are percentiles of the volume; “hu”: they are Hounsfield units.",
+    )
+    low: float = Field(0.5, description="Intensity that becomes -2.")
+    high: float = Field(99.5, description="Intensity that becomes +2.")
+    modality: str = Field("MR", description="Modality that the checkpoint was trained on.")
+    planes: tuple[Plane, ...] = Field(
+        ("sagittal", "isotropic", "single-slice"), description="Acquisition planes that are accepted."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Preprocessing:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be less than high ({self.high})")
+        if self.intensity == "percentile" and not 0 <= self.low < self.high <= 100:
+            raise ValueError(f"percentiles must lie in 0…100, not {self.low} and {self.high}")
+        return self
+
+    @property
+    def padding(self) -> float:
+        """Value of air in the network's input, for padding."""
+        return -2.0
+
+    def forward(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
+        """Reorient, resample and normalise an image; intensities end in -2…2.
+
+        Args:
+            scale: how many times its usual size the anatomy has. The pixels grow by it, so that a network meets the
+                sizes it has learnt, and `CanonicalVolume.spacing` is in mm of usual anatomy.
+
+        Raises:
+            ImageError: if the content is unusable (`check_image`) or the plane is not one that is accepted.
+        """
+        image = check_image(image)
+        found = plane(image)
+        if found == "single-slice" and known_modality(image) in STACKS:  # then its direction is not just a picture's
+            found = facing(Geometry.of(image)) or found
+        if found not in self.planes:
+            wanted = "a sagittal series" if "sagittal" in self.planes else f"one that is {self.planes[0]}"
+            raise ImageError(
+                f"The image is {found}; the checkpoint takes what is {' or '.join(self.planes)}.",
+                f"Choose {wanted}, or a checkpoint for this kind of image.",
+            )
+        source = Geometry.of(image)
+        route = self._route(source, scale)
+        check_view(source)
+        values = sitk.GetArrayViewFromImage(image)
+        low, high = self.low, self.high
+        if self.intensity == "percentile":
+            some = sampled_values(values)
+            kept = _without_padding(some)
+            low, high = np.percentile(kept, (low, high))
+            if kept.size < some.size:  # where it is mixed with its neighbours, it would drown them
+                values = np.clip(values, kept.min(), kept.max())
+            if not low < high:  # nearly everything is air: an image with a few bright voxels
+                low, high = float(values.min()), float(values.max())
+        array = route.forward(values, order=1)
+        array -= np.float32(low)
+        array *= np.float32(4.0 / (high - low))
+        array -= np.float32(2.0)
+        np.clip(array, -2.0, 2.0, out=array)
+        geometry = route.geometry(source)
+        z, y, x = (step / scale for step in geometry.spacing[::-1])
+        return CanonicalVolume(array, (z, y, x), geometry, source, route)
+
+    def forward_label(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
+        """Labels on the canonical grid by nearest neighbour: (D, H, W) int16.
+
+        A label image on another grid than the image's is resampled; outside it there is background.
+
+        Raises:
+            ImageError: if the label image is not scalar, or holds values that are not whole numbers.
+        """
+        label = as_volume(label, "label image")
+        values = sitk.GetArrayViewFromImage(label)
+        if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.rint(values)):
+            raise ImageError("The label image holds values that are not whole numbers.", "Choose the label file.")
+        if not Geometry.of(label).matches(canonical.source):
+            label = sitk.Cast(label, sitk.sitkInt16)
+            g = canonical.geometry
+            nearest = sitk.sitkNearestNeighbor
+            label = sitk.Resample(label, g.size, sitk.Transform(), nearest, g.origin, g.spacing, g.direction, 0)
+            return sitk.GetArrayFromImage(label)
+        return canonical._route.forward(values, order=0).astype(np.int16, copy=False)
+
+    def _route(self, source: Geometry, scale: float) -> Route:
+        axes, flips = canonical_axes(source)
+        size, spacing = (np.array(v)[::-1][list(axes)] for v in (source.size, source.spacing))
+        slice_mm = spacing[0] if size[0] == 1 else max(spacing[0], scale * self.min_slice_mm)
+        wanted = (slice_mm, scale * self.pixel_mm, scale * self.pixel_mm)
+        steps = (AxisStep.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True))
+        return Route(axes, flips, tuple(steps))  # type: ignore[arg-type]
+
+
+def back_to_source_many(
+    arrays: np.ndarray, canonical: CanonicalVolume, *, order: int = 1, dtype: type | np.dtype = np.float32
+) -> np.ndarray:
+    """Arrays (C, D, H, W) on the canonical grid → (C, z, y, x) on the source's voxels.
+
+    Args:
+        order: 1 for linear interpolation, 0 for nearest neighbour (labels).
+        dtype: of the result; linear interpolation itself is float32.
+    """
+    result = np.empty((len(arrays), *reversed(canonical.source.size)), dtype)
+    for target, array in zip(result, arrays, strict=True):
+        target[...] = _back(array, canonical, order)
+    return result
+
+
+def back_to_source(
+    array: np.ndarray, canonical: CanonicalVolume, *, order: int = 1, dtype: type | np.dtype = np.float32
+) -> sitk.Image:
+    """An array (D, H, W) on the canonical grid → an image in exactly the source's geometry.
+
+    Args:
+        order: 1 for linear interpolation, 0 for nearest neighbour (labels).
+        dtype: of the image's voxels.
+    """
+    return canonical.source.image(np.ascontiguousarray(_back(array, canonical, order), dtype))
+
+
+def _back(array: np.ndarray, canonical: CanonicalVolume, order: int) -> np.ndarray:
+    if array.shape != canonical.array.shape:
+        raise ValueError(f"array has shape {array.shape}, the canonical grid {canonical.array.shape}")
+    return canonical._route.back(array, order)
+
+
+def _without_padding(some: np.ndarray) -> np.ndarray:
+    """The values without those that no scanner measured: an extreme one that many voxels have and that lies far beyond
+    all others, such as −32768 around a volume that was turned or stitched."""
+    for extreme in (some.min(), some.max()):
+        rest = some[some != extreme]
+        if not rest.size or some.size - rest.size <= _PADDING_SHARE * some.size:
+            continue
+        low, high = np.percentile(rest, (0.5, 99.5)).astype(float)
+        if low < high and abs(float(extreme) - (low + high) / 2) > (_PADDING_GAP + 0.5) * (high - low):
+            some = rest
+    return some

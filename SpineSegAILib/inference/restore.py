@@ -1,0 +1,142 @@
+"""From evidence on the network's grid to labels on the source's voxels, around what is locked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..anatomy import KINDS, STRUCTURES, Kind
+from ..consistency import LevelResult, nearest_level_maps
+from ..errors import HintError
+from ..evidence import Evidence
+from ..imaging import CanonicalVolume, Geometry, back_to_source_many
+
+_VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
+
+
+def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
+    """Structure ids on the input's voxels: probabilities are resampled and compared there, not labels.
+
+    Args:
+        evidence: the network's probabilities on the canonical grid.
+        levels: which instance is which; None takes the arg-max over the classes.
+        volume: the canonical grid and its source.
+    """
+    if levels is None:
+        assert evidence.classes is not None
+        ids = np.array([0, *evidence.scheme.ids], np.int16)
+        return volume.source.image(ids[_winner(iter(evidence.classes), volume)])
+    kinds = evidence.kind_probabilities()
+    # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
+    others = channels_without_kind(evidence)  # the cord, or what a scheme added by name: no level, no shape to find
+    rest = [evidence.classes[channel] for channel in others]  # type: ignore[index]
+    shapes = (kinds[0] - sum(rest), kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL])
+    winner = _winner((*shapes, *rest), volume)
+    maps = nearest_level_maps(levels)
+    result = np.zeros(winner.shape, np.int16)
+    for value, kind in enumerate((Kind.VERTEBRA, Kind.DISC, Kind.CANAL), start=1):
+        ids = maps.get(kind.value)
+        if ids is not None and ids.any():
+            chosen = winner == value
+            result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
+    for value, channel in enumerate(others, start=len(shapes)):
+        result[winner == value] = evidence.scheme.ids[channel - 1]
+    return volume.source.image(result)
+
+
+def channels_without_kind(evidence: Evidence) -> list[int]:
+    """Channels of structures that `KINDS` lacks; their probability is part of the background's there."""
+    if evidence.classes is None or evidence.kinds is not None:
+        return []
+    return [channel for channel, kind in enumerate(evidence.scheme.kinds) if channel and kind == 0]
+
+
+def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.ndarray:
+    """(z, y, x) uint8 index of the largest on the source's voxels; one map at a time, since many are large."""
+    best, winner = None, None
+    for index, probability in enumerate(probabilities):
+        found = back_to_source_many(probability[None], volume)[0]
+        if best is None or winner is None:
+            best, winner = found, np.zeros(found.shape, np.uint8)
+            continue
+        winner[found > best] = index
+        np.maximum(best, found, out=best)
+    assert winner is not None
+    return winner
+
+
+def around_locked(
+    labels: sitk.Image,
+    locked: sitk.Image,
+    evidence: Evidence,
+    levels: LevelResult | None,
+    volume: CanonicalVolume,
+) -> sitk.Image:
+    """Locked voxels as they are; what the network gives a locked structure beyond them goes to what is likeliest
+    there otherwise."""
+    if not Geometry.of(locked).matches(Geometry.of(labels)):
+        raise HintError("The locked segmentation has another geometry than the image.", "Resample it to the image.")
+    new, kept = sitk.GetArrayFromImage(labels), sitk.GetArrayViewFromImage(locked)
+    ids = np.unique(kept[kept > 0])
+    freed = np.isin(new, ids) & (kept == 0)
+    if freed.any():
+        given_up = new[freed]
+        new[freed] = 0
+        new[freed] = _otherwise(given_up, freed, set(ids.tolist()), evidence, levels, volume)
+    new[kept > 0] = kept[kept > 0]
+    result = sitk.GetImageFromArray(new)
+    result.CopyInformation(labels)
+    return result
+
+
+def _otherwise(
+    given_up: np.ndarray,
+    where: np.ndarray,
+    locked: set[int],
+    evidence: Evidence,
+    levels: LevelResult | None,
+    volume: CanonicalVolume,
+) -> np.ndarray:
+    """(n,) ids of the second choice for voxels that may not be what they are taken for.
+
+    A vertebra's voxels may become disc, canal or background, not part of another vertebra: that one has its own.
+
+    Args:
+        given_up: (n,) ids that the voxels had.
+        where: the voxels on the source's grid.
+        locked: ids that may not be given.
+    """
+    candidates: list[tuple[np.ndarray, np.ndarray | int, str]]
+    if levels is None:
+        names = (0, *evidence.scheme.ids)
+        candidates = [(p, sid, "") for p, sid in zip(evidence.classes, names, strict=True) if sid not in locked]  # type: ignore[arg-type]
+    else:
+        kinds, maps = evidence.kind_probabilities(), nearest_level_maps(levels)
+        rest = [(evidence.classes[c], evidence.scheme.ids[c - 1], "") for c in channels_without_kind(evidence)]  # type: ignore[index]
+        shapes = {"vertebra": kinds[_VERTEBRA] + kinds[_SACRUM], "disc": kinds[_DISC], "canal": kinds[_CANAL]}
+        candidates = [(kinds[0] - sum(p for p, _, _ in rest), 0, ""), *rest]
+        candidates += [(p, maps[kind], kind) for kind, p in shapes.items() if kind in maps]
+    groups = {i: "vertebra" if STRUCTURES[i].is_vertebral else STRUCTURES[i].kind.value for i in locked}
+    best = np.full(given_up.shape, -1.0, np.float32)
+    result = np.zeros(given_up.shape, np.int16)
+    for probability, name, kind in candidates:
+        value = back_to_source_many(np.asarray(probability, np.float32)[None], volume)[0][where]
+        if isinstance(name, np.ndarray):
+            ids = back_to_source_many(name[None], volume, order=0, dtype=np.int16)[0][where]
+        else:
+            ids = np.full(given_up.shape, name, np.int16)
+        ids[np.isin(ids, list(locked))] = 0
+        same_kind = np.isin(given_up, [sid for sid, group in groups.items() if group == kind])
+        better = ~same_kind & (value > best)
+        result[better], best[better] = ids[better], value[better]
+    return result
+
+
+def restricted(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
+    array = sitk.GetArrayFromImage(labels)
+    array[~np.isin(array, ids)] = 0
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(labels)
+    return result

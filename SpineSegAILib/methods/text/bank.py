@@ -1,0 +1,130 @@
+"""A bank: sentences with the token features that a text encoder gave them, in one file.
+
+Training reads the features from the file as it needs them; inference needs neither the encoder nor the bank, since a
+checkpoint carries what its network makes of every sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...files import staged
+from .encoders import TextEncoder
+
+_FORMAT = 1
+_KEY = "spinesegai-text-bank"
+
+
+def write_bank(
+    path: str | Path,
+    texts: Sequence[str],
+    encoder: TextEncoder,
+    scheme: str,
+    progress: Callable[[float, str], None] | None = None,
+) -> None:
+    """Embed sentences once and for all.
+
+    Args:
+        path: ends in ``.safetensors``.
+        texts: the sentences; an empty one has no tokens.
+        encoder: gives each its (tokens, width) features, which are stored as float16.
+        scheme: label scheme that the sentences speak of.
+        progress: called with a fraction and a sentence.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    report = progress or (lambda fraction, message: None)
+    spoken = [text for text in dict.fromkeys(texts) if text]
+    features: list[Tensor] = []
+    for start in range(0, len(spoken), 16):
+        report(start / max(len(spoken), 1), f"Prompt {start + 1} of {len(spoken)}")
+        features += [f.to(torch.float16) for f in encoder.encode(spoken[start : start + 16])]
+    document = {
+        "format": _FORMAT,
+        "scheme": scheme,
+        "encoder": encoder.name,
+        "width": encoder.width,
+        "texts": spoken,
+        "lengths": [len(f) for f in features],
+    }
+    every = torch.cat([*features, torch.zeros(0, encoder.width, dtype=torch.float16)])
+    with staged(path) as (part,):
+        save_file({"features": every.contiguous()}, part, {_KEY: json.dumps(document, ensure_ascii=False)})
+
+
+class TextBank:
+    """A bank on disk.
+
+    Attributes:
+        scheme: name of the label scheme.
+        encoder: name of the text encoder.
+        width: of the features.
+        longest: tokens of the longest sentence.
+
+    Raises:
+        ConfigError: the file is missing, or is no text bank.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.path = Path(path)
+        try:
+            self._file = safe_open(self.path, "pt")
+            document = json.loads(self._file.metadata()[_KEY])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            raise ConfigError(
+                f"{self.path} is not a text bank, or is missing.", "Make one with “spinesegai text-bank”."
+            ) from None
+        self.scheme: str = document["scheme"]
+        self.encoder: str = document["encoder"]
+        self.width: int = document["width"]
+        lengths: list[int] = document["lengths"]
+        self.longest = max(lengths, default=0)
+        ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
+        self._place = {t: (a, b) for t, a, b in zip(document["texts"], ends, ends[1:], strict=False)}
+        self._rows = self._file.get_slice("features")
+        self.features = lru_cache(maxsize=512)(self._features)
+
+    def require(self, scheme: str, texts: Sequence[str]) -> None:
+        """Make sure that the bank can serve.
+
+        Raises:
+            ConfigError: it is empty, of another scheme, or lacks one of the sentences.
+        """
+        again = f"Make it again with “spinesegai text-bank --scheme {scheme}”."
+        if not self._place:
+            raise ConfigError(f"The text bank {self.path.name} is empty.", again)
+        if self.scheme != scheme:
+            raise ConfigError(
+                f"The text bank {self.path.name} is for the scheme “{self.scheme}”, not for “{scheme}”.", again
+            )
+        lacking = [text for text in texts if text and text not in self._place]
+        if lacking:
+            raise ConfigError(f"The text bank {self.path.name} lacks “{lacking[0]}”.", again)
+
+    def _features(self, text: str) -> Tensor:
+        """(tokens, width) float32 features of a sentence; no tokens for an empty one.
+
+        Raises:
+            ConfigError: the sentence is not in the bank.
+        """
+        if not text:
+            return torch.zeros(0, self.width)
+        if text not in self._place:
+            raise ConfigError(
+                f"The text bank {self.path.name} lacks “{text}”.",
+                "Make it again with “spinesegai text-bank”, a structure of your own with its --add-structure.",
+            )
+        start, end = self._place[text]
+        return self._rows[start:end].float()

@@ -1,0 +1,1 @@
+"""Synthetic spines and vessels with known labels."""

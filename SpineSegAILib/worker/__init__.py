@@ -1,0 +1,1 @@
+"""A process that segments for the panel: ``python -m SpineSegAILib.worker``."""

@@ -1,0 +1,248 @@
+"""The warm process behind the panel: ``python -m SpineSegAILib.worker --folder DIR``.
+
+It reads requests from standard input and writes events to standard output (`worker_protocol`), keeps the last model on
+the device between requests, and gives the device free after idling. Whatever libraries print goes to standard error,
+which is the log. It ends when its standard input closes, so it never outlives the program that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import queue
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from .. import __version__
+from ..errors import Cancelled, MissingPackageError, SpineSegAIError
+from ..results import refuse_nothing, validated
+from .protocol import (
+    PROTOCOL,
+    REQUEST,
+    CancelRequest,
+    DeviceEvent,
+    DeviceRequest,
+    ErrorEvent,
+    MeasureEvent,
+    MeasureRequest,
+    Message,
+    ProgressEvent,
+    ReadyEvent,
+    ResultMessage,
+    SegmentEvent,
+    SegmentRequest,
+    load_image,
+)
+
+IDLE_SECONDS = 600.0
+"""A model that nobody asked for during ten minutes gives its memory back; loading it again costs seconds."""
+
+MakePredictor = Callable[[str, str], Any]
+"""(checkpoint, device) → object with the `segment` method of `inference.Predictor`."""
+
+
+def default_predictor(checkpoint: str, device: str) -> Any:
+    """`inference.Predictor` for a checkpoint's name or file."""
+    from ..inference import Predictor
+
+    return Predictor(checkpoint, device)
+
+
+class Worker:
+    """Takes requests one after the other; only `cancel` overtakes.
+
+    Args:
+        output: where events go.
+        folder: private folder for voxels; results of job n go into ``job<n>``.
+        make_predictor: loads a checkpoint onto a device.
+        idle_seconds: time without request after which the model is released.
+    """
+
+    def __init__(
+        self,
+        output: TextIO,
+        folder: Path,
+        make_predictor: MakePredictor = default_predictor,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._output = output
+        self._output_lock = threading.Lock()
+        self._folder = folder
+        self._make_predictor = make_predictor
+        self._idle_seconds = idle_seconds
+        self._requests: queue.Queue[Message | None] = queue.Queue()
+        self._cancelled: set[int] = set()
+        self._loaded: tuple[tuple[str, str, float], Any] | None = None
+
+    # --- input (its own thread) ---------------------------------------------------------------------------------------
+
+    def read(self, lines: Any) -> None:
+        """Queue the requests of `lines` until they end."""
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                request = REQUEST.validate_json(line)
+            except ValueError as error:
+                self._send(ErrorEvent(job=None, kind="ProtocolError", message=f"Not a request: {error}"))
+                continue
+            if isinstance(request, CancelRequest):
+                self._cancelled.add(request.job)
+            else:
+                self._requests.put(request)
+        self._requests.put(None)
+
+    # --- work (the main thread) ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Say hello, then answer requests until there are no more."""
+        self._send(ReadyEvent(protocol=PROTOCOL, version=__version__, pid=os.getpid()))
+        while True:
+            try:
+                request = self._requests.get(timeout=self._idle_seconds)
+            except queue.Empty:
+                self._release()
+                continue
+            if request is None:
+                return
+            self._answer(request)
+
+    def _answer(self, request: Any) -> None:
+        job = request.job
+        try:
+            if job in self._cancelled:
+                raise Cancelled("Cancelled.")
+            if isinstance(request, SegmentRequest):
+                self._send(self._segment(request))
+            elif isinstance(request, MeasureRequest):
+                self._send(self._measure(request))
+            elif isinstance(request, DeviceRequest):
+                self._send(self._describe(request))
+        except SpineSegAIError as error:
+            self._send(ErrorEvent(job=job, kind=error.kind, message=error.message, remedy=error.remedy))
+        except ImportError as error:
+            traceback.print_exc(file=sys.stderr)
+            missing = MissingPackageError(
+                f"The Python package {error.name or ''} cannot be loaded: {error}",
+                "Install the packages that SpineSegAI asks for, or repair the installation, and try again.",
+            )
+            self._send(ErrorEvent(job=job, kind=missing.kind, message=missing.message, remedy=missing.remedy))
+        except Exception as error:  # the boundary of the process: a defect becomes a message, and the worker lives on
+            text = traceback.format_exc()
+            print(text, file=sys.stderr, flush=True)
+            self._send(
+                ErrorEvent(
+                    job=job,
+                    kind="InternalError",
+                    message=f"{type(error).__name__}: {error}",
+                    remedy="This is a defect of SpineSegAI; please report it with the log.",
+                    traceback=text,
+                )
+            )
+        finally:
+            self._cancelled.discard(job)
+
+    def _segment(self, request: SegmentRequest) -> SegmentEvent:
+        job = request.job
+        image = load_image(request.image)
+        hints = request.hints.hints()
+        self._progress(job, 0.0, "Loading the checkpoint")
+        predictor = self._predictor(request.checkpoint, request.device)
+        if job in self._cancelled:
+            raise Cancelled("Cancelled.")
+        result = predictor.segment(
+            image,
+            hints=hints,
+            options=request.options,
+            progress=lambda fraction, message: self._progress(job, fraction, message),
+            cancelled=lambda: job in self._cancelled,
+        )
+        if job in self._cancelled:
+            raise Cancelled("Cancelled.")
+        refuse_nothing(result, "No spine was found in the image.")
+        if not request.include_unvalidated:
+            result = validated(result, hints.locked, "Choose “Include unvalidated structures”")
+        folder = self._folder / f"job{job}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
+        return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))
+
+    def _measure(self, request: MeasureRequest) -> MeasureEvent:
+        from ..results.measurement_table import measurement_table
+
+        columns, rows = measurement_table(request.result.segmentation())
+        return MeasureEvent(job=request.job, columns=columns, rows=rows)
+
+    def _describe(self, request: DeviceRequest) -> DeviceEvent:
+        import torch
+
+        from ..inference import choose_device
+
+        device = choose_device(request.device)
+        threads = torch.get_num_threads()
+        names = {"cpu": f"{threads} thread{'s' if threads > 1 else ''}", "mps": "Apple GPU"}
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else names[device.type]
+        return DeviceEvent(job=request.job, device=str(device), name=name)
+
+    def _predictor(self, checkpoint: str, device: str) -> Any:
+        """The predictor of a checkpoint, loaded only if it is another one, or a file that has changed."""
+        path = Path(checkpoint)
+        key = (checkpoint, device, path.stat().st_mtime if path.is_file() else 0.0)
+        if self._loaded is None or self._loaded[0] != key:
+            self._release()
+            self._loaded = (key, self._make_predictor(checkpoint, device))
+        return self._loaded[1]
+
+    def _release(self) -> None:
+        if self._loaded is None:
+            return
+        self._loaded = None
+        gc.collect()
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+            sys.modules["torch"].cuda.empty_cache()
+        print("Model released.", file=sys.stderr, flush=True)
+
+    def _progress(self, job: int, fraction: float, message: str) -> None:
+        self._send(ProgressEvent(job=job, fraction=min(max(float(fraction), 0.0), 1.0), message=message))
+
+    def _send(self, event: Message) -> None:
+        with self._output_lock:
+            self._output.write(event.model_dump_json() + "\n")
+            self._output.flush()
+
+
+def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor = default_predictor) -> int:
+    """Run a worker on this process's standard streams until standard input closes."""
+    parser = argparse.ArgumentParser(prog="python -m SpineSegAILib.worker", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="private folder for voxels; removed at the end")
+    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds until an unused model is released")
+    options = parser.parse_args(arguments)
+
+    # Events get a stream of their own; from here on, print() and C++ libraries write to the log.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = sys.stderr
+    requests = os.fdopen(os.dup(0), encoding="utf-8")  # paths may hold any letter, whatever the system's encoding
+
+    worker = Worker(output, options.folder, make_predictor, options.idle)
+
+    def read() -> None:
+        worker.read(requests)
+        # Whoever started us is gone: a running computation is of no use to anyone.
+        shutil.rmtree(options.folder, ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        worker.run()
+    except BrokenPipeError:
+        pass
+    finally:
+        shutil.rmtree(options.folder, ignore_errors=True)
+    return 0

@@ -1,0 +1,230 @@
+"""What the worker and its client say to each other: JSON lines, one message a line.
+
+Requests go to the worker's standard input, events come from its standard output. Voxels do not travel in the messages;
+they lie in raw ``.npy`` files in a private temporary folder, and a message names the file with its geometry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from ..hints import Anchor, Hints
+from ..results import Segmentation
+from ..results.measurement_table import Column
+
+PROTOCOL = 2
+"""Raised whenever a message changes its meaning; both ends refuse another number."""
+
+Point = tuple[float, float, float]
+
+
+class Message(BaseModel):
+    """Base of all messages; an unknown field is an error, since it means two versions that do not fit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageFile(Message):
+    """A scalar volume in a ``.npy`` file, axes (z, y, x); geometry in LPS millimetres as SimpleITK has it."""
+
+    path: str
+    spacing: Point
+    origin: Point
+    direction: tuple[float, float, float, float, float, float, float, float, float]
+
+
+def save_image(image: sitk.Image, path: Path) -> ImageFile:
+    """Write an image's voxels to `path` (``.npy``) and describe it."""
+    np.save(path, sitk.GetArrayViewFromImage(image))
+    return ImageFile(
+        path=str(path), spacing=image.GetSpacing(), origin=image.GetOrigin(), direction=image.GetDirection()
+    )
+
+
+def load_image(file: ImageFile) -> sitk.Image:
+    """The image that `save_image` wrote."""
+    image = sitk.GetImageFromArray(np.load(file.path, mmap_mode="r", allow_pickle=False))
+    image.SetSpacing(file.spacing)
+    image.SetOrigin(file.origin)
+    image.SetDirection(file.direction)
+    return image
+
+
+class HintsMessage(Message):
+    """`hints.Hints`, with its images in files."""
+
+    visible: tuple[int | None, int | None] | None = None
+    anchors: tuple[tuple[int, Point], ...] = ()
+    keypoints: dict[int, Point] = {}
+    prior: ImageFile | None = None
+    locked: ImageFile | None = None
+    structures: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, hints: Hints, folder: Path) -> HintsMessage:
+        """The message for these hints; their images are written into `folder`."""
+        return cls(
+            visible=hints.visible,
+            anchors=tuple((a.structure_id, a.point) for a in hints.anchors),
+            keypoints=hints.keypoints,
+            prior=save_image(hints.prior, folder / "prior.npy") if hints.prior is not None else None,
+            locked=save_image(hints.locked, folder / "locked.npy") if hints.locked is not None else None,
+            structures=hints.structures,
+        )
+
+    def hints(self) -> Hints:
+        """The hints themselves."""
+        return Hints(
+            visible=self.visible,
+            anchors=tuple(Anchor(structure, point) for structure, point in self.anchors),
+            keypoints=dict(self.keypoints),
+            prior=load_image(self.prior) if self.prior else None,
+            locked=load_image(self.locked) if self.locked else None,
+            structures=self.structures,
+        )
+
+
+class ResultMessage(Message):
+    """`results.Segmentation`: its images in files, the rest as `Segmentation.to_document` has it."""
+
+    labels: ImageFile
+    document: dict[str, Any]
+    uncertainty: ImageFile | None = None
+
+    @classmethod
+    def of(cls, result: Segmentation, folder: Path, name: str) -> ResultMessage:
+        """The message for this result; its images are written into `folder` under `name`."""
+        uncertain = result.uncertainty
+        return cls(
+            labels=save_image(result.labels, folder / f"{name}-labels.npy"),
+            document=result.to_document(),
+            uncertainty=save_image(uncertain, folder / f"{name}-uncertainty.npy") if uncertain is not None else None,
+        )
+
+    def segmentation(self) -> Segmentation:
+        """The result itself."""
+        uncertain = load_image(self.uncertainty) if self.uncertainty else None
+        return Segmentation.from_document(load_image(self.labels), self.document, uncertainty=uncertain)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+class SegmentRequest(Message):
+    """Segment `image` with `checkpoint` (a name or a file).
+
+    Structures that the checkpoint learnt from phantoms alone are left out unless `include_unvalidated`.
+    """
+
+    op: Literal["segment"] = "segment"
+    job: int
+    image: ImageFile
+    checkpoint: str
+    device: str = "auto"
+    hints: HintsMessage = HintsMessage()
+    options: dict[str, Any] = {}
+    include_unvalidated: bool = False
+
+
+class MeasureRequest(Message):
+    """Measure a segmentation, which may have been corrected since it was made."""
+
+    op: Literal["measure"] = "measure"
+    job: int
+    result: ResultMessage
+
+
+class DeviceRequest(Message):
+    """What is `device` really? Loads torch, so that the first segmentation need not."""
+
+    op: Literal["device"] = "device"
+    job: int
+    device: str = "auto"
+
+
+class CancelRequest(Message):
+    """Stop job `job`; it answers with an error of kind ``Cancelled``. Of no effect when the job is over."""
+
+    op: Literal["cancel"] = "cancel"
+    job: int
+
+
+Request = Annotated[SegmentRequest | MeasureRequest | DeviceRequest | CancelRequest, Field(discriminator="op")]
+REQUEST: TypeAdapter[Any] = TypeAdapter(Request)
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+class ReadyEvent(Message):
+    """First line of every worker: who it is."""
+
+    event: Literal["ready"] = "ready"
+    protocol: int
+    version: str
+    pid: int
+
+
+class ProgressEvent(Message):
+    event: Literal["progress"] = "progress"
+    job: int
+    fraction: float
+    message: str
+
+
+class SegmentEvent(Message):
+    """Answer to `SegmentRequest`."""
+
+    event: Literal["segmentation"] = "segmentation"
+    job: int
+    result: ResultMessage
+
+
+class MeasureEvent(Message):
+    """Answer to `MeasureRequest`: a row per structure."""
+
+    event: Literal["measurements"] = "measurements"
+    job: int
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bool | int | float | str | None, ...], ...]
+
+
+class DeviceEvent(Message):
+    """Answer to `DeviceRequest`.
+
+    Attributes:
+        device: ``"cuda:0"``, ``"mps"`` or ``"cpu"``.
+        name: what it is called, e.g. the graphics card's model, or the number of CPU threads.
+    """
+
+    event: Literal["device"] = "device"
+    job: int
+    device: str
+    name: str
+
+
+class ErrorEvent(Message):
+    """A job failed, or (without a job) the worker.
+
+    Attributes:
+        kind: class of the error, e.g. ``"CheckpointError"``, ``"Cancelled"``; ``"InternalError"`` for a defect.
+        traceback: for the log; only of defects.
+    """
+
+    event: Literal["error"] = "error"
+    job: int | None
+    kind: str
+    message: str
+    remedy: str = ""
+    traceback: str = ""
+
+
+Event = Annotated[
+    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | DeviceEvent | ErrorEvent,
+    Field(discriminator="event"),
+]
+EVENT: TypeAdapter[Any] = TypeAdapter(Event)
