@@ -15,12 +15,13 @@ import SimpleITK as sitk
 from .. import __version__
 from ..anatomy import Extent, LabelScheme
 from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
-from ..errors import Cancelled, ConfigError, DatasetError, DeviceError, ImageError
+from ..errors import Cancelled, DatasetError, DeviceError, ImageError
+from ..hints import Hints
 from ..imaging import header_geometry
 from ..results import Segmentation
 from .scores import CaseReport, evaluate_case
 from .summary import summarize
-from .variants import VARIANTS, cut_ids, make_variant
+from .variants import cut_ids, make_variant, require_variant
 
 _SAMPLE_SECONDS = 0.02
 
@@ -62,6 +63,7 @@ def evaluate_dataset(
     about: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     label_leak: bool = False,
+    hints: Callable[[sitk.Image], Hints] | None = None,
     trained_on: Collection[str] = (),
     watch: Callable[[Seen], None] | None = None,
     limit: int | None = None,
@@ -82,6 +84,7 @@ def evaluate_dataset(
         options: run-time options of the method.
         label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
             report says so.
+        hints: what a user would say of a case, made of its reference; the report says so.
         trained_on: names of the cases that the method learnt from; the report says which of them it scored.
         watch: shown each case and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
@@ -97,8 +100,7 @@ def evaluate_dataset(
         Cancelled: when `cancelled` says so.
     """
     for variant in variants:
-        if variant not in VARIANTS:
-            raise ConfigError(f"There is no variant “{variant}”.", f"Known: {', '.join(VARIANTS)}.")
+        require_variant(variant)
     manifest = read_manifest(dataset)
     cases = [case for case in manifest.cases(split) if case.label is not None]
     if not cases:
@@ -118,7 +120,7 @@ def evaluate_dataset(
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
-            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, unusable)
+            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, hints, unusable)
             reports[variant].append(seen.report)
             if watch is not None:
                 watch(seen)
@@ -131,6 +133,7 @@ def evaluate_dataset(
         "library": __version__,
         **(about or {}),
         **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
+        **({"hints": "Each case was given with hints made of its reference."} if hints else {}),
         **_cautions(cases, manifest.extent, predictor.scheme.extent, trained_on),
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
         "variants": {variant: summarize(found) for variant, found in reports.items()},
@@ -185,6 +188,7 @@ def _evaluate_variant(
     predictor: Segmenter,
     options: Mapping[str, Any] | None,
     label_leak: bool,
+    hints: Callable[[sitk.Image], Hints] | None,
     unusable: str = "",
 ) -> Seen:
     copy, reference = make_variant(image, label, variant)
@@ -193,9 +197,11 @@ def _evaluate_variant(
     with _Cost() as cost:
         try:
             # Only an evaluation that says so gives the reference away; its report is stamped.
-            leak = {"reference": reference} if label_leak else {}
+            told: dict[str, Any] = {"reference": reference} if label_leak else {}
+            if hints is not None:
+                told["hints"] = hints(reference)
             if not unusable:
-                result = predictor.segment(copy, options=dict(options or {}), **leak)
+                result = predictor.segment(copy, options=dict(options or {}), **told)
         except (ImageError, DeviceError) as error:
             failure = str(error)
     prediction = result

@@ -45,6 +45,22 @@ def summarize(reports: Sequence[CaseReport]) -> dict[str, Any]:
     }
 
 
+def merge_reports(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of several over different cases, such as the folds of a cross-validation.
+
+    Args:
+        reports: of `evaluate_dataset`, with the same variants; what else they say is taken from the first.
+    """
+    first = reports[0]
+    return {
+        **first,
+        "variants": {
+            variant: summarize([CaseReport.from_document(c) for r in reports for c in r["variants"][variant]["cases"]])
+            for variant in first["variants"]
+        },
+    }
+
+
 def _case(report: CaseReport) -> dict[str, Any]:
     derived = {"levels_right": report.levels_right, "identification_rate": report.identification_rate}
     return jsonable({**asdict(report), **derived})

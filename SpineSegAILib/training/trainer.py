@@ -27,7 +27,7 @@ from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
-from ..evaluation.on_grid import ValidationCase, load_validation, validate
+from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
 from ..files import staged
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
@@ -417,7 +417,7 @@ class _Trainer:
             f"The batch is in {path}; try a lower learning rate.",
         )
 
-    def _cases(self) -> tuple[list[CachedCase], list[ValidationCase]]:
+    def _cases(self) -> tuple[list[CachedCase], list[LabelledVolume]]:
         cache = self.request.cache or self.run.folder / "cache"
         scheme, pre = self.method.scheme, self.config.preprocessing
         training = self.manifest.cases("training")
@@ -432,9 +432,9 @@ class _Trainer:
                     cases.append(cache_phantom(number - len(training), self.config.seed, pre, scheme, cache))
                 self._beat("preparing", done=number + 1, total=total)
             kept = [keep_case(case, self.snapshot, cache) for case in kept]
-        return cases, load_validation(kept, pre)
+        return cases, load_labelled(kept, pre)
 
-    def _validate(self, cases: Sequence[ValidationCase]) -> None:
+    def _validate(self, cases: Sequence[LabelledVolume]) -> None:
         if not cases:
             return
         self._beat("validating", force=True, step=self.step)

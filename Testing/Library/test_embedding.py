@@ -23,7 +23,7 @@ from SpineSegAILib.evaluation.embedding import (
     silhouette,
     write_embedding,
 )
-from SpineSegAILib.evaluation.on_grid import load_validation
+from SpineSegAILib.evaluation.on_grid import load_labelled
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.sliding_window import volume_evidence
@@ -138,7 +138,7 @@ def test_a_vector_is_the_mean_over_the_structure(cases, predictor, dims, local, 
     predictor.method, predictor.patch = Known(dims), patch
     predictor.method.local = local
     vectors = collect_vectors(predictor, cases)
-    (case,) = load_validation(cases, predictor.preprocessing)
+    (case,) = load_labelled(cases, predictor.preprocessing)
     rows = case.volume.array.shape[1]
     vertical = (np.arange(rows) - (rows - 1) / 2) * case.volume.spacing[1] / 128
     expected = {}
