@@ -44,6 +44,16 @@ class Evidence:
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
+    def class_probabilities(self) -> np.ndarray:
+        """(C, D, H, W) `classes`.
+
+        Raises:
+            ValueError: the network said kinds.
+        """
+        if self.classes is None:
+            raise ValueError("Evidence holds no classes")
+        return self.classes
+
     def kind_probabilities(self) -> np.ndarray:
         """(5, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""
         if self.kinds is not None:
