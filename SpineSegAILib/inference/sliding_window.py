@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_chan
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
+Index = tuple[EllipsisType | slice, ...]
 
 AIR = -2.0
 """Preprocessed value outside the image."""
@@ -202,7 +204,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
                 found[start:stop] = points.cpu().numpy()
             for name, value in maps.items():
-                value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
+                value = value[inner].movedim(0, -3)  # slices become the third axis from the end
                 if name not in result:
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start:stop, :, :] = value.float().cpu().numpy()
@@ -257,7 +259,7 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
         turned[:, 1] *= -1  # positions are the mirrored volume's own
         for name, value in _windowed(predict, turned, window, work.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
-    return {name: value[0][(..., *inner)].numpy() for name, value in maps.items()}
+    return {name: value[0][inner].numpy() for name, value in maps.items()}
 
 
 def _windowed(
@@ -287,7 +289,8 @@ def _windowed(
     result: dict[str, Tensor] = {}
     for place in places:
         weight = bump / total[place]
-        for name, value in predict(data[(..., *place)], tuple(side.start for side in place)).items():
+        within: Index = (..., *place)
+        for name, value in predict(data[within], tuple(side.start for side in place)).items():
             value = value.to(data.device)
             if name == "keypoints":
                 result[name] = _strongest(result[name], value) if name in result else value
@@ -301,9 +304,9 @@ def _windowed(
             for sample in range(len(value)):  # image by image, channel by channel: no large temporary
                 if value.ndim == data.ndim:
                     for channel in range(value.shape[1]):
-                        target[(sample, channel, *place)] += (value[sample, channel] * weights).to(target.dtype)
+                        target[sample, channel][place] += (value[sample, channel] * weights).to(target.dtype)
                 else:
-                    target[(sample, *place)] += value[sample] * weights
+                    target[sample][place] += value[sample] * weights
     return result
 
 
@@ -375,11 +378,11 @@ def _fitting(size: int, divisor: int) -> int:
 
 def _padding(
     shape: Sequence[int], divisors: Sequence[int], window: Sequence[int] = ()
-) -> tuple[tuple[int, ...], tuple[slice, ...]]:
-    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the slices that
-    undo it."""
+) -> tuple[tuple[int, ...], Index]:
+    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the index of
+    the last axes that undoes it."""
     pads: list[int] = []
-    inner = []
+    inner: list[EllipsisType | slice] = [...]
     for n, divisor, least in zip(shape, divisors, window or (0,) * len(shape), strict=True):
         extra = _fitting(max(n, least), divisor) - n
         pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis

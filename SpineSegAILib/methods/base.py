@@ -109,10 +109,15 @@ class Batch:
         """(B, C, *spatial) bool: where the presence or absence of each channel may be taught."""
         return ~self.allowed | (self.allowed.sum(1, keepdim=True) == 1)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        changed: dict[str, Any] = {name: change(value) for name, value in tensors.items()}
+        return replace(self, **changed)
+
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
+        """The batch on a device."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass

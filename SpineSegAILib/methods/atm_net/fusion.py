@@ -22,6 +22,8 @@ class FusionStage(nn.Module):
         alpha: first value of the learnable weight; None for a stage without text.
     """
 
+    text_position: Tensor
+
     def __init__(
         self, channels: int, lower: int, tokens: int, heads: int, max_tokens: int | None, alpha: float | None
     ) -> None:

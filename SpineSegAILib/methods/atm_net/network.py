@@ -243,10 +243,9 @@ class AtmNet(Method):
             sources.note(source, prompts, texts, context)
         out = self._decode(encoded, texts)
         probabilities = out.logits.float().softmax(1)
-        if self.config.output == "kind-rank":
-            return {"kinds": probabilities, "rank": out.rank.float()}
-        maps = {"classes": probabilities}
-        if out.rank is not None and str(context.options.get("rank", "on")).lower() not in ("off", "false", "0"):
+        maps = {"kinds" if self.config.output == "kind-rank" else "classes": probabilities}
+        off = str(context.options.get("rank", "on")).lower() in ("off", "false", "0")
+        if out.rank is not None and (self.config.output == "kind-rank" or not off):
             maps["rank"] = out.rank.float()
         return maps
 
@@ -255,12 +254,10 @@ class AtmNet(Method):
         return sources.choose(most, self.config.usual_source, hints, options)
 
     def _prompts(self, source: str, encoded: list[Tensor], context: Context) -> list[Prompt]:
-        count = len(encoded[0])
+        found: list[set[int]] = [set()] * len(encoded[0])
         if source == "presence":
             likely = (self._presence(encoded) > 0).tolist()
             found = [self._ids([False, *row]) for row in likely]
-        else:
-            found = [set()] * count
         pixel = _pixel_mm2(context.coordinates)
         return sources.prompts(source, self.scheme, self.config, context, found, pixel)
 
@@ -270,7 +267,7 @@ class _Trunk(SwinUNETR):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.out = nn.Identity()
+        del self.out
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of the last decoder block (B, feature_size, H, W), and of the deepest stage of the encoder."""

@@ -70,9 +70,9 @@ def range_run(scheme: LabelScheme, hints: Hints) -> tuple[int, ...]:
         HintError: upside down.
         SchemeError: a level is not in the scheme.
     """
-    assert hints.visible is not None
-    assert None not in hints.visible
-    return level_run(scheme, *hints.visible, present=(a.structure_id for a in hints.anchors))
+    top, bottom = hints.visible or (None, None)
+    assert top is not None and bottom is not None  # `choose` has seen to it
+    return level_run(scheme, top, bottom, present=(a.structure_id for a in hints.anchors))
 
 
 def prompts(

@@ -166,6 +166,7 @@ class LaCafMethod(Method):
     paper's rule: the largest sigmoid where any exceeds 0.5, else background.
     """
 
+    text_center: Tensor
     last_layers = ("to_head",)
     options: Mapping[str, str] = {
         "text": "shuffled: each class gets the text of another, half the scheme away; neighbour: of the next one (for "
@@ -178,8 +179,9 @@ class LaCafMethod(Method):
         if not self.scheme.ids:
             raise ConfigError(f"The scheme {self.scheme.name} has no structures.", "LA-CAF needs at least one.")
         self.divisor = config.divisor
+        self.backbone: UNet3D | SlicewiseResEnc | SwinUNETR3D
         if config.backbone == "unet":
-            self.backbone: nn.Module = UNet3D(config.input_channels, config.widths, config.strides)
+            self.backbone = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
             self.overlap = 0.25  # it sees slices one by one; half the work
             self.whole_slices = True
@@ -208,14 +210,19 @@ class LaCafMethod(Method):
         if config.only:
             self.requires_grad_(False)
             for name in config.only:
-                self.classes[str(self.scheme.require(name).id)].requires_grad_(True)
+                self._class(self.scheme.require(name).id).requires_grad_(True)
 
     # --- text ------------------------------------------------------------------------------------------------------
+
+    def _class(self, structure_id: int) -> ClassText:
+        found = self.classes[str(structure_id)]
+        assert isinstance(found, ClassText)
+        return found
 
     @property
     def embeddings(self) -> Tensor:
         """(K, text width) the text vectors, in the scheme's order."""
-        return torch.stack([self.classes[str(i)].embedding for i in self.scheme.ids])
+        return torch.stack([self._class(i).embedding for i in self.scheme.ids])
 
     def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the network of the default method, where the backbone is made like it."""
@@ -236,7 +243,7 @@ class LaCafMethod(Method):
 
     @torch.no_grad()
     def _embed(self, *, keep: bool = False) -> None:
-        missing = [i for i in self.scheme.ids if not (keep and self.classes[str(i)].embedding.any())]
+        missing = [i for i in self.scheme.ids if not (keep and self._class(i).embedding.any())]
         if missing:
             prompts = [self.config.prompts[i] for i in missing]
             width = self.config.text_width
@@ -251,7 +258,7 @@ class LaCafMethod(Method):
     def set_embeddings(self, vectors: Mapping[int, np.ndarray | Tensor]) -> None:
         """Replace the text vectors of these structures."""
         for sid, vector in vectors.items():
-            buffer = self.classes[str(sid)].embedding
+            buffer = self._class(sid).embedding
             buffer.copy_(torch.as_tensor(vector, dtype=buffer.dtype))
 
     def text(self, ids: Sequence[int], source: Mapping[int, int] | None = None) -> Tensor:
@@ -266,13 +273,13 @@ class LaCafMethod(Method):
         """
         rows = []
         for sid in ids:
-            embedding = self.classes[str((source or {}).get(sid, sid))].embedding
+            embedding = self._class((source or {}).get(sid, sid)).embedding
             if not embedding.any():
                 raise ConfigError(
                     f"“{self.config.prompts[sid]}” has no entry in the prompt bank.",
                     f"Train with a text encoder that is there (text_encoder is {self.config.text_encoder}).",
                 )
-            adapter = self.classes[str(sid)].adapter
+            adapter = self._class(sid).adapter
             rows.append(F.relu(self.text_projection(embedding)) if adapter is None else adapter(embedding))
         return torch.stack(rows)
 

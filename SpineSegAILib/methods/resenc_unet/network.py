@@ -5,6 +5,8 @@ MONAI has the plain nnU-Net topology (`DynUNet`) but no residual *encoder* with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,10 +16,11 @@ from ..base import Batch, Context, Method
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
 from .config import ResEncUNetConfig
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+# By the number of dimensions, which the lengths of strides depend on, too.
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_POOL: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 

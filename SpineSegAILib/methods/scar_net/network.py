@@ -149,14 +149,18 @@ class ScarNetMethod(Method):
 
     # --- training --------------------------------------------------------------------------------------------------
 
+    def _network(self, number: int) -> ScarNet:
+        network = self.networks[number]
+        assert isinstance(network, ScarNet)
+        return network
+
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
-        members = zip(self.networks, self.config.heatmap_weights, strict=True)
-        every = [self._losses(network, weight, batch) for network, weight in members]
+        weights = enumerate(self.config.heatmap_weights)
+        every = [self._losses(self._network(number), weight, batch) for number, weight in weights]
         # Networks of an ensemble share nothing: the sum trains each as if it were alone.
         return {name: torch.stack([losses[name] for losses in every]).sum() for name in every[0]}
 
-    def _losses(self, network: nn.Module, heatmap_weight: float, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(network, ScarNet)
+    def _losses(self, network: ScarNet, heatmap_weight: float, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         x = self.network_input(batch.image, batch.coordinates)
         spacing = pixel_spacing(batch.coordinates)
@@ -179,8 +183,8 @@ class ScarNetMethod(Method):
         rows = supervised(allowed).nonzero()[:, 0]
         if not len(rows):
             rows = rows.new_zeros(1)
-        chosen = (None if part is None else part[rows] for part in (recognition.kernels, recognition.gate, weight))
-        logits, rank = network.segment(x[rows], *chosen)
+        gate, weight = (None if part is None else part[rows] for part in (recognition.gate, weight))
+        logits, rank = network.segment(x[rows], recognition.kernels[rows], gate, weight)
         logits, allowed = logits[seen], allowed[rows]
         losses = {"cross_entropy": marginal_cross_entropy(logits, allowed), "heatmaps": error}
         losses["total"] = losses["cross_entropy"] + heatmap_weight * error
@@ -222,7 +226,7 @@ class ScarNetMethod(Method):
         return {}
 
     def _look(self, number: int, x: Tensor) -> dict[str, Any]:
-        recognition = self.networks[number].recognize(x)
+        recognition = self._network(number).recognize(x)
         points, heights = self._found(recognition.maps)
         return {"kernels": recognition.kernels, "gate": recognition.gate, "points": points, "heights": heights}
 
@@ -247,7 +251,7 @@ class ScarNetMethod(Method):
         weight = None
         if self.steered and not _is_off(context.options, "weight_map"):
             weight = self._weight(points, pixel_spacing(context.coordinates), x.shape[2:])
-        logits, rank = self.networks[number].segment(
+        logits, rank = self._network(number).segment(
             x, looked["kernels"], looked["gate"], weight, fused=not _is_off(context.options, "mcca")
         )
         maps = {"classes": logits.float().softmax(1), "points": found, "heights": heights}

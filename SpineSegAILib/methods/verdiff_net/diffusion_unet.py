@@ -139,12 +139,12 @@ class DiffusionUNet(nn.Module):
             added = guidance.levels[level]
             if added is not None:
                 x = x + added
-            for block in stage:
+            for block in stage.children():
                 x = block(x, embedding, guidance.foreground[level])
                 skips.append(x)
         x = self.middle(x, embedding, guidance.foreground[-1])
         for up, stage in zip(self.up, self.decoder, strict=True):
-            for block in stage:
+            for block in stage.children():
                 x = block(torch.cat([x, skips.pop()], 1), embedding, None)
             if not isinstance(up, nn.Identity):
                 x = up(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -209,6 +209,8 @@ class _SelfAttention(nn.Module):
 
 class _Sinusoids(nn.Module):
     """(B,) times → (B, channels) sines and cosines of wavelengths from 2π to 10⁴·2π."""
+
+    frequencies: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

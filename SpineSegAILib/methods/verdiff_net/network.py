@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class VerdiffNet(Method):
     said where it is computed.
     """
 
-    options: ClassVar[Mapping[str, str]] = {
+    options: Mapping[str, str] = {
         "sampler": f"how masks are drawn: {', '.join(SAMPLERS)} (default {next(iter(SAMPLERS))})",
         "steps": "steps per sample (default: the checkpoint's; with another sampler than its "
         + ", ".join(f"{n} for {s}" for s, n in list(SAMPLERS.items())[1:])
@@ -59,7 +59,7 @@ class VerdiffNet(Method):
         "seed": "of the noise (default 0)",
         "preview": "on: the prior alone, without diffusion (default off)",
     }
-    validation_options: ClassVar[Mapping[str, Any]] = {"samples": 1, "steps": 2}
+    validation_options: Mapping[str, Any] = {"samples": 1, "steps": 2}
 
     def __init__(self, config: VerdiffNetConfig) -> None:
         super().__init__(config)
@@ -91,8 +91,8 @@ class VerdiffNet(Method):
         if self.conditional is not None:
             self.feature_options = {"preview": "on"}
         if config.around_prior:  # at first it says nothing of its own
-            nn.init.zeros_(self.denoiser.head[-1].weight)
-            nn.init.zeros_(self.denoiser.head[-1].bias)
+            for parameter in self.denoiser.head[-1].parameters():
+                nn.init.zeros_(parameter)
         depth = len(config.prior_widths) if config.prior else 1
         self.divisor = max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1))
         if config.stage == "prior":
