@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..anatomy import LabelScheme
 from ..errors import ConfigError
 from ..hints import Hints
+from .blocks import resized
 from .config import MethodConfig
 from .losses import decided_channel
 
@@ -263,10 +263,8 @@ class Method(nn.Module):
                 hook.remove()
         if not read:
             return maps
-        mode = "bilinear" if self.config.dims == 2 else "trilinear"
         found = (x.float().unflatten(0, (len(images), -1)).mean(1) for x in read.values())
-        whole = [F.interpolate(x, images.shape[2:], mode=mode, align_corners=False) for x in found]
-        return {**maps, "features": torch.cat(whole, 1)}
+        return {**maps, "features": torch.cat([resized(x, images.shape[2:]) for x in found], 1)}
 
     def images_per_slice(self, options: Mapping[str, Any]) -> int:
         """How many images a 2D method computes at once for a slice; several where it draws samples."""

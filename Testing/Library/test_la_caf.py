@@ -21,7 +21,7 @@ from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.la_caf import embeddings
 from SpineSegAILib.methods.la_caf.losses import masked_sigmoid_loss
-from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain, sinusoid
+from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain
 from SpineSegAILib.methods.text.bank import TextBank, write_bank
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.training.config import TrainingConfig
@@ -275,13 +275,6 @@ def test_a_head_depends_on_the_image_it_is_for():
     _, bottleneck = method.backbone(method.network_input(both, coordinates(2)))
     fused = method.fuse(AV.ids, bottleneck)
     assert (fused[0] - fused[1]).abs().max() > 1e-4
-
-
-def test_positions_of_tokens_are_all_different():
-    encoding = sinusoid((3, 4, 5), 32, torch.device("cpu"))
-    assert encoding.shape == (60, 32)
-    distance = torch.cdist(encoding, encoding) + 10 * torch.eye(60)
-    assert distance.min() > 0.05
 
 
 def test_the_paper_s_backbone_has_its_size():

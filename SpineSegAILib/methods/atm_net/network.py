@@ -21,6 +21,7 @@ from ...anatomy import KINDS
 from ...errors import ConfigError
 from ...hints import Hints
 from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..blocks import rank_map
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
 from ..text.bank import TextBank
 from . import sources
@@ -126,9 +127,8 @@ class AtmNet(Method):
                 features = stage(features, skip, said)
         rank = None
         if self.rank_head is not None:
-            # The level is a coarse fact about the place: read it at a quarter of the resolution, starting at L2.
-            rank = self.rank_head(F.avg_pool2d(features, 4)).float() * 4.0 + 3.0
-            rank = F.interpolate(rank, features.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+            # The level is a coarse fact about the place: read it at a quarter of the resolution.
+            rank = rank_map(self.rank_head(F.avg_pool2d(features, 4)), features.shape[2:])
         return Output(self.head(features), features, self._presence(encoded), rank)
 
     def _presence(self, encoded: list[Tensor]) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from monai.networks.blocks import Convolution, SimpleASPP
 from monai.networks.nets import UNETR, AttentionUnet, DynUNet, ResNet, SegResNet, SwinUNETR, UNet
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..blocks import resized
 from ..class_network import ClassNetwork
 from .config import BaselineConfig
 
@@ -131,8 +131,7 @@ class _Resized(nn.Module):
         self.body, self.head = body, head
 
     def forward(self, x: Tensor) -> Tensor:
-        mode = "bilinear" if x.ndim == 4 else "trilinear"
-        return F.interpolate(self.head(self.body(x)), x.shape[2:], mode=mode, align_corners=False)
+        return resized(self.head(self.body(x)), x.shape[2:])
 
 
 _BUILDERS = {

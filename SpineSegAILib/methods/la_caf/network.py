@@ -20,6 +20,7 @@ from ...anatomy import LabelScheme
 from ...errors import ConfigError
 from ...hints import Hints
 from ..base import Batch, Context, Method
+from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
 from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
 from .config import LaCafConfig
@@ -33,9 +34,9 @@ _CLASSES_AT_ONCE = 4
 """Heads computed together at inference: bounds the memory for their hidden channels."""
 
 
-def group_norm(width: int) -> nn.GroupNorm:
+def _group_norm(width: int) -> nn.GroupNorm:
     """16 groups as in the release, or the most that divide a narrower width."""
-    return nn.GroupNorm(math.gcd(16, width), width)
+    return group_norm(width, 16, least=1)
 
 
 class ClassText(nn.Module):
@@ -68,7 +69,7 @@ class ImageAdapter(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kind: str) -> None:
         super().__init__()
-        self.norm = group_norm(inputs)
+        self.norm = _group_norm(inputs)
         self.axis = nn.Sequential(nn.Linear(_POOLED, 3), nn.GELU(), nn.Linear(3, 1)) if kind == "adapter" else None
         self.project = nn.Linear(inputs, outputs)
 
@@ -80,21 +81,6 @@ class ImageAdapter(nn.Module):
         for _ in range(3):
             x = self.axis(x)[..., 0]
         return self.project(F.relu(x))
-
-
-def sinusoid(shape: Sequence[int], width: int, device: torch.device) -> Tensor:
-    """(N, width) sine and cosine of each token's place along the three axes, `width // 6` frequencies per axis."""
-    count = max(1, width // 6)
-    rates = torch.exp(torch.arange(count, device=device) * (-math.log(1000.0) / count))
-    parts = []
-    for axis, n in enumerate(shape):
-        angle = torch.arange(n, device=device)[:, None] * rates
-        wave = torch.cat([angle.sin(), angle.cos()], 1)
-        view = [1, 1, 1, 2 * count]
-        view[axis] = n
-        parts.append(wave.view(view).expand(*shape, -1))
-    encoding = torch.cat(parts, -1).flatten(0, 2)[:, :width]
-    return F.pad(encoding, (0, width - encoding.shape[1]))
 
 
 def scalar_gain(text: Tensor) -> Tensor:
@@ -124,8 +110,8 @@ class CrossAttention(nn.Module):
     def forward(self, text: Tensor, bottleneck: Tensor, whole: Tensor, visual: Tensor | None) -> Tensor:
         """(B, k, width) from text (k, width), bottleneck (B, C, d, h, w), image vector (B, width), CLIP (B, n, t)."""
         tokens = self.project(bottleneck)
-        place = sinusoid(tokens.shape[2:], tokens.shape[1], tokens.device).to(tokens.dtype)
-        tokens = torch.cat([tokens.flatten(2).mT + place, whole[:, None]], 1)
+        place = position_encoding(tokens.shape[2:], tokens.shape[1], tokens.device, longest=1000.0).to(tokens.dtype)
+        tokens = torch.cat([(tokens + place).flatten(2).mT, whole[:, None]], 1)
         if self.visual is not None and visual is not None:
             tokens = torch.cat([tokens, self.visual(visual)], 1)
         queries = text.expand(len(bottleneck), -1, -1).to(tokens.dtype)
@@ -197,7 +183,7 @@ class LaCafMethod(Method):
         if config.fusion == "xattn":
             self.cross_attention = CrossAttention(config, deep)
         w = config.head_width
-        self.to_head = nn.Sequential(group_norm(full), nn.ReLU(), nn.Conv3d(full, w, 1))
+        self.to_head = nn.Sequential(_group_norm(full), nn.ReLU(), nn.Conv3d(full, w, 1))
         self.controller = nn.Linear((2 if config.concat else 1) * config.fusion_width, sum(head_sizes(w)))
         with torch.no_grad():  # logits start near the prior, or a few voxels would fight all the background's gradient
             self.controller.bias[-1] = math.log(config.foreground_prior / (1 - config.foreground_prior))
@@ -321,7 +307,7 @@ class LaCafMethod(Method):
                 logits[:, part] = dynamic_heads(reduced, parameters[:, part].to(reduced.dtype))
         rank = None
         if self.config.rank_weight and torch.is_grad_enabled():
-            rank = self.rank_head(features)[:, 0].float() * 4.0 + 3.0  # ranks run from −1 to about 9
+            rank = rank_map(self.rank_head(features), features.shape[2:])
         return logits, rank
 
     def _look(self, images: Tensor) -> Tensor | None:

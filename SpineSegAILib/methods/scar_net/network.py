@@ -10,16 +10,17 @@ Unsettled in the paper and decided here: how the key points steer the attention 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..blocks import rank_map
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
 from .attention import MCCA
 from .config import ScarNetConfig
@@ -68,7 +69,7 @@ class ScarNet(nn.Module):
         self.recognition_encoder = Encoder(config)
         self.recognition_decoder = Decoder(config, len(config.point_channels))
         self.kernels = DynamicKernels(channels)
-        self.recognition_rank = RankHead(channels) if config.rank_weight else None
+        self.recognition_rank = _rank_head(channels) if config.rank_weight else None
         self.gate = nn.Conv2d(config.stages[1], 1, 1) if config.gate_low_features else None
         self.encoder = Encoder(config)
         self.adaptive = AdaptiveTransformer(
@@ -76,13 +77,15 @@ class ScarNet(nn.Module):
         )
         self.fusion = MCCA(channels, config.mcca_residual, config.channel_convolutions) if config.use_mcca else None
         self.decoder = Decoder(config, config.label_scheme.channels, config.fine_channels)
-        self.rank_head = RankHead(channels) if config.rank_weight else None
+        self.rank_head = _rank_head(channels) if config.rank_weight else None
 
     def recognize(self, x: Tensor, *, ranked: bool = False) -> Recognition:
         """(B, inputs, H, W) → heatmaps, kernels and gate; while learning also the rank, if there is a head for it."""
         fine, low, high = self.recognition_encoder(x)
         gate = None if self.gate is None else self.gate(low).sigmoid()
-        rank = self.recognition_rank(high, x.shape[2:]) if ranked and self.recognition_rank is not None else None
+        rank = None
+        if ranked and self.recognition_rank is not None:
+            rank = rank_map(self.recognition_rank(high), x.shape[2:])
         return Recognition(self.recognition_decoder(fine, low, high), self.kernels(high), gate, rank)
 
     def segment(
@@ -101,25 +104,12 @@ class ScarNet(nn.Module):
         semantic = self.adaptive(high, kernels, weight)
         mixed = self.fusion(high, semantic) if self.fusion is not None and fused else high + semantic
         logits = self.decoder(fine, low, mixed, gate)
-        return logits, None if self.rank_head is None else self.rank_head(mixed, x.shape[2:])
+        return logits, None if self.rank_head is None else rank_map(self.rank_head(mixed), x.shape[2:])
 
 
-class RankHead(nn.Module):
-    """High-level features → the rank above the sacrum, which teaches them to count (our addition).
-
-    Args:
-        channels: of the features.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(channels, 1, 1)
-
-    def forward(self, features: Tensor, shape: Sequence[int]) -> Tensor:
-        """(B, channels, h, w) → (B, *shape)."""
-        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
-        rank = self.project(features).float() * 4.0 + 3.0
-        return F.interpolate(rank, list(shape), mode="bilinear", align_corners=False)[:, 0]
+def _rank_head(channels: int) -> nn.Module:
+    """Reads the rank off high-level features, which teaches them to count (our addition); see `rank_map`."""
+    return nn.Sequential(OrderedDict(project=nn.Conv2d(channels, 1, 1)))  # `project` is its name in checkpoints
 
 
 class ScarNetMethod(Method):

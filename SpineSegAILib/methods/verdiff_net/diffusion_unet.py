@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import group_norm
+from ..blocks import group_norm, sinusoids
 from .nsa import NSA
 
 
@@ -71,7 +70,7 @@ class DiffusionUNet(nn.Module):
         states *= patch**2
         embedding = 4 * widths[0]
         self.time = nn.Sequential(
-            _Sinusoids(widths[0]), nn.Linear(widths[0], embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+            _TimeEncoding(widths[0]), nn.Linear(widths[0], embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.project = nn.Conv2d(image_channels, widths[0], patch, patch)
         self.merge = nn.ModuleList(
@@ -207,17 +206,12 @@ class _SelfAttention(nn.Module):
         return x + self.out(attended.reshape(x.shape))
 
 
-class _Sinusoids(nn.Module):
-    """(B,) times → (B, channels) sines and cosines of wavelengths from 2π to 10⁴·2π."""
-
-    frequencies: Tensor
+class _TimeEncoding(nn.Module):
+    """(B,) times → (B, channels) their cosines, then sines."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        half = channels // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.count = channels // 2
 
     def forward(self, time: Tensor) -> Tensor:
-        angles = time[:, None].float() * self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], 1)
+        return sinusoids(time, self.count).roll(self.count, 1)
