@@ -21,7 +21,8 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels, is_on, number_option, whole_option
+from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
+from ..methods.options import number_option, switch_option, whole_option
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -239,7 +240,7 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     stacked = torch.cat([image, coordinates], 1)
     if work.prior is not None:
         stacked = torch.cat([stacked, F.pad(work.prior[None, None].to(image), pads)], 1)
-    mirror = is_on(work.options.get("mirror", "off"))
+    mirror = switch_option(work.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
     done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.overlap))

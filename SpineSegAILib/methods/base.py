@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy import LabelScheme
-from ..errors import ConfigError
 from ..hints import Hints
 from .blocks import resized
 from .config import MethodConfig
@@ -21,43 +19,6 @@ from .losses import decided_channel
 
 COORDINATE_SCALE_MM = 128.0
 """Coordinates are distances from the centre of the field of view in units of this."""
-
-
-def is_on(value: Any) -> bool:
-    """Whether a run-time option, which may come from the command line as text, is switched on."""
-    return str(value).lower() in ("on", "true", "yes", "1")
-
-
-def number_option(options: Mapping[str, Any], name: str, default: float) -> float:
-    """A run-time option as a number.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    value = options.get(name, default)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"The option {name} is “{value}”, not a number.", "Correct it.")
-    return number
-
-
-def whole_option(options: Mapping[str, Any], name: str, default: int) -> int:
-    """A run-time option as a whole number.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    value = options.get(name, default)
-    try:
-        number = float(value)
-        if number.is_integer():
-            return int(number)
-    except (TypeError, ValueError):
-        pass
-    raise ConfigError(f"The option {name} is “{value}”, not a whole number of {name}.", "Correct it.")
 
 
 def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: torch.device | None = None) -> Tensor:

@@ -1,10 +1,9 @@
 """Where a structure that nobody drew could be: the geometry behind partial labels (design: “known is a region”).
 
 A case lists the structures that were annotated. Any other structure is *unknown*, but not everywhere: an undrawn
-vertebra
-can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends of drawn
-vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of the column
-is punished.
+vertebra can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends
+of drawn vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of
+the column is punished.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class CodedLabel:
     Attributes:
         codes: (D, H, W) uint8; 0 is background, as far as the column tells.
         sets: for each code the structure ids that its voxels may be (0 = background). A set of one is an ordinary
-        label.
+            label.
     """
 
     codes: np.ndarray

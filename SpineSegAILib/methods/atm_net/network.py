@@ -23,6 +23,7 @@ from ...hints import Hints
 from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
 from ..blocks import rank_map
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
+from ..options import switch_option
 from ..text.bank import TextBank
 from . import sources
 from .config import TEXT_BANK, AtmNetConfig
@@ -234,6 +235,7 @@ class AtmNet(Method):
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         source = self._source(context.hints, context.options)
+        ranked = self.config.output == "kind-rank" or switch_option(context.options, "rank", True)
         context.memory[sources.SOURCE] = source
         encoded = self._encode(images, context.coordinates)
         texts = None
@@ -244,8 +246,7 @@ class AtmNet(Method):
         out = self._decode(encoded, texts)
         probabilities = out.logits.float().softmax(1)
         maps = {"kinds" if self.config.output == "kind-rank" else "classes": probabilities}
-        off = str(context.options.get("rank", "on")).lower() in ("off", "false", "0")
-        if out.rank is not None and (self.config.output == "kind-rank" or not off):
+        if out.rank is not None and ranked:
             maps["rank"] = out.rank.float()
         return maps
 

@@ -16,10 +16,12 @@ from ...anatomy import LabelScheme
 from ...errors import ConfigError, HintError
 from ...hints import Hints
 from ..base import Context
+from ..options import choice_option, switch_option
 from .config import AtmNetConfig
 from .prompts import Prompt, level_range, level_run, likely_run, third_of, tubes
 
-SOURCES = ("range", "self", "presence", "generic", "none", "oracle")
+SOURCES = ("range", "self", "presence", "generic", "none")
+"""Where prompts may come from; and in evaluations from the ``oracle``."""
 SOURCE = "prompt source"
 """Where a volume's memory holds the source in use."""
 RUNS = "runs of levels"
@@ -41,10 +43,8 @@ def choose(option: int, usual: str, hints: Hints, options: Mapping[str, Any]) ->
         ConfigError: the source is unknown, impossible with this network, or forbidden.
         HintError: the range is asked for and not given.
     """
-    asked = str(options.get("prompt_source", "")).lower()
-    if asked and asked not in SOURCES:
-        raise ConfigError(f"There is no prompt source “{asked}”.", f"Use {', '.join(SOURCES[:-1])}.")
-    if asked == "oracle" and str(options.get("allow_label_leak", "")).lower() not in ("true", "on", "yes", "1"):
+    asked = choice_option(options, "prompt_source", SOURCES, "", unlisted=("oracle",))
+    if not switch_option(options, "allow_label_leak", False) and asked == "oracle":
         raise ConfigError(
             "prompt_source=oracle reads the reference segmentation: its result says nothing about new images.",
             "It is for “spinesegai evaluate --allow-label-leak” alone; use range, self or generic.",
@@ -86,7 +86,7 @@ def prompts(
     """A prompt per slice of a batch.
 
     Args:
-        source: one of `SOURCES`, not ``"none"``.
+        source: one of `SOURCES`, not ``"none"``; or ``"oracle"``.
         scheme: of the labels.
         config: of the method.
         context: of the batch.

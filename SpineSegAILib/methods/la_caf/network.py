@@ -22,6 +22,7 @@ from ...hints import Hints
 from ..base import Batch, Context, Method
 from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
+from ..options import choice_option
 from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
 from .config import LaCafConfig
 from .embeddings import encode_prompts, encoder, unit_rms
@@ -345,8 +346,8 @@ class LaCafMethod(Method):
         ids = self.answer(context.hints).ids
         source = None
         everyone = self.scheme.ids
-        away = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}.get(str(context.options.get("text", "")))
-        if away:
+        places = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}
+        if away := places.get(choice_option(context.options, "text", tuple(places), "")):
             source = dict(zip(everyone, (*everyone[away:], *everyone[:away]), strict=True))
         logits, _ = self(images, context.coordinates, ids, source=source)
         logits = logits.float()

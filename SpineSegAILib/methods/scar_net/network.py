@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
 from ..blocks import rank_map
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
+from ..options import switch_option
 from .attention import MCCA
 from .config import ScarNetConfig
 from .encoder import Decoder, Encoder
@@ -204,8 +205,9 @@ class ScarNetMethod(Method):
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         x = self.network_input(images, context.coordinates)
+        on = {name: switch_option(context.options, name, True) for name in _OPTIONS}
         if context.final:
-            parts = [self._member(number, x, context) for number in range(len(self.networks))]
+            parts = [self._member(number, x, context, on) for number in range(len(self.networks))]
             return self._fused(parts, pixel_spacing(context.coordinates))
         for number in range(len(self.networks)):
             looked = self._look(number, x)
@@ -220,7 +222,7 @@ class ScarNetMethod(Method):
         points, heights = self._found(recognition.maps)
         return {"kernels": recognition.kernels, "gate": recognition.gate, "points": points, "heights": heights}
 
-    def _member(self, number: int, x: Tensor, context: Context) -> dict[str, Tensor]:
+    def _member(self, number: int, x: Tensor, context: Context, on: Mapping[str, bool]) -> dict[str, Tensor]:
         kept = context.memory.get(number)
         if kept is None:
             looked = self._look(number, x)
@@ -239,13 +241,11 @@ class ScarNetMethod(Method):
             points, found = torch.where(given, hinted, points), torch.where(given, hinted, found)
             heights = torch.where(given[..., 0], 1.0, heights)
         weight = None
-        if self.steered and not _is_off(context.options, "weight_map"):
+        if self.steered and on["weight_map"]:
             weight = self._weight(points, pixel_spacing(context.coordinates), x.shape[2:])
-        logits, rank = self._network(number).segment(
-            x, looked["kernels"], looked["gate"], weight, fused=not _is_off(context.options, "mcca")
-        )
+        logits, rank = self._network(number).segment(x, looked["kernels"], looked["gate"], weight, fused=on["mcca"])
         maps = {"classes": logits.float().softmax(1), "points": found, "heights": heights}
-        if rank is not None and not _is_off(context.options, "rank"):
+        if rank is not None and on["rank"]:
             maps["rank"] = rank.float()
         return maps
 
@@ -297,10 +297,6 @@ def pixel_spacing(coordinates: Tensor) -> Tensor:
     down = coordinates[:, 0, 1, 0] - coordinates[:, 0, 0, 0]
     across = coordinates[:, 1, 0, 1] - coordinates[:, 1, 0, 0]
     return torch.stack([down, across], 1).float() * COORDINATE_SCALE_MM
-
-
-def _is_off(options: Mapping[str, Any], name: str) -> bool:
-    return str(options.get(name, "on")).lower() in ("off", "false", "no", "0")
 
 
 def build(config: ScarNetConfig) -> ScarNetMethod:
