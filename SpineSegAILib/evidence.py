@@ -29,7 +29,7 @@ class Evidence:
         kinds: (5, D, H, W) probabilities; or None.
         rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
         uncertainty: (D, H, W) standard deviation from sampling; or None.
-        features: (F, D, H, W) what the network's last layers read (`Method.last_layers`), where it was asked for.
+        features: (F, D, H, W) what the network's last layers read (`Method.readout`), where it was asked for.
         keypoints: structure id → (slice, row, column) index, fractional; may be empty.
         about: how the method worked, to be stored with the result; JSON-able.
     """

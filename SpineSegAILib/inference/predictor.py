@@ -193,7 +193,7 @@ class Predictor:
 
     @memory_in_words()
     def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:
-        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.last_layers`).
+        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.readout`).
 
         Args:
             options: as in `segment`.
@@ -201,7 +201,7 @@ class Predictor:
         Raises:
             ConfigError: an option is unknown.
         """
-        options = {**(options or {}), **self.method.feature_options}
+        options = {**(options or {}), **self.method.readout.options}
         self._check(Hints(), options)
         evidence = self._evidence(
             volume, None, None, Hints(), options, lambda *_: None, lambda: False, [], features=True

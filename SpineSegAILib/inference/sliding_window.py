@@ -23,6 +23,7 @@ from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
 from ..methods.options import number_option, switch_option, whole_option
+from .features import evidence_and_features
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -51,7 +52,7 @@ def volume_evidence(
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
     Args:
-        patch: window of a 3D method, and of a 2D one that is `local`; see `Method.whole_slices`.
+        patch: window of a 3D method, and of a 2D one whose `Tiling` is local; see `Tiling.whole_slices`.
         options: see `inference.OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
         reference: (D, H, W) true structure ids, see `inference.Predictor.segment`.
@@ -79,7 +80,7 @@ def volume_evidence(
         maps = _by_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.answer(work.hints),
+        scheme=method.output_scheme(work.hints),
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
@@ -129,7 +130,7 @@ class _Work:
     @property
     def overlap(self) -> float:
         """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
-        overlap = number_option(self.options, "overlap", self.method.overlap)
+        overlap = number_option(self.options, "overlap", self.method.tiling.overlap)
         if not 0 <= overlap < 1:
             raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
         return overlap
@@ -138,20 +139,19 @@ class _Work:
         """The method's evidence for (B, 1 + dims [+ 1], *spatial): image, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
         dims = self.method.config.dims
-        say = self.method.evidence_and_features if self.features else self.method.evidence
-        return say(
-            stacked[:, :1],
-            Context(
-                stacked[:, 1 : 1 + dims],
-                hints=self.hints,
-                options=self.options,
-                memory=self.memory,
-                slice_mm=self.volume.spacing[0],
-                prior=None if self.prior is None else stacked[:, 1 + dims].round().long(),
-                about=self.about,
-                **context,
-            ),
+        full = Context(
+            stacked[:, 1 : 1 + dims],
+            hints=self.hints,
+            options=self.options,
+            memory=self.memory,
+            slice_mm=self.volume.spacing[0],
+            prior=None if self.prior is None else stacked[:, 1 + dims].round().long(),
+            about=self.about,
+            **context,
         )
+        if self.features:
+            return evidence_and_features(self.method, stacked[:, :1], full)
+        return self.method.evidence(stacked[:, :1], full)
 
     def ticker(self, start: float, share: float, message: str) -> Callable[[float], None]:
         """`Context.tick` for the share of all work that begins at `start`."""
@@ -166,21 +166,22 @@ class _Work:
 def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     method, volume, device = work.method, work.volume, work.device
     count, *shape = volume.array.shape
-    window = method.window or (patch if method.local else ())
-    pads, inner = _padding(shape, method.divisors, window)
+    tiling, passes = method.tiling, method.passes
+    window = tiling.window or (patch if tiling.local else ())
+    pads, inner = _padding(shape, tiling.divisors(2), window)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
     size = slices_per_pass(method, device, work.options)
     placed = _placed(work.hints, volume, method.scheme, pads).to(device) if work.hints.keypoints else None
     result: dict[str, np.ndarray] = {}
-    for number in range(method.passes):
-        final = number == method.passes - 1
+    for number in range(passes.count):
+        final = number == passes.count - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
             tick = work.ticker(
-                (number + start / count) / method.passes,
-                (stop - start) / count / method.passes,
+                (number + start / count) / passes.count,
+                (stop - start) / count / passes.count,
                 f"Slice {stop} of {count}",
             )
             stop_if(work.cancelled)
@@ -210,7 +211,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start:stop, :, :] = value.float().cpu().numpy()
             tick(1.0)
-        if not final and not method.between_passes(result, volume.spacing, work.memory):
+        if not final and not passes.between(result, volume.spacing, work.memory):
             break
     return result
 
@@ -230,10 +231,12 @@ def _place_points(
 def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     method, volume = work.method, work.volume
     shape = list(volume.array.shape)
-    fitting = tuple(_fitting(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
-    window = method.window or patch or fitting
-    if method.whole_slices:
-        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], method.divisors[1:], strict=True)))
+    divisors = method.tiling.divisors(3)
+    window = (
+        method.tiling.window or patch or tuple(_fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
+    )
+    if method.tiling.whole_slices:
+        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
     pads, inner = _padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)

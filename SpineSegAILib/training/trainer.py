@@ -624,7 +624,7 @@ def load_matching(method: Method, checkpoint: str) -> int:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: nothing fits.
     """
-    theirs = method.adopted(load_tensors(find_checkpoint(checkpoint)))
+    theirs = method.remap_weights(load_tensors(find_checkpoint(checkpoint)))
     mine = method.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
     if not fitting:
@@ -743,11 +743,12 @@ def _check_patch(patch: Sequence[int], method: Method) -> None:
         raise ConfigError(
             f"The patch {tuple(patch)} is not {method.config.dims}D like the method.", "Correct data.patch."
         )
-    if method.window and tuple(patch) != method.window:
-        raise ConfigError(f"This method takes inputs of {method.window}, not {tuple(patch)}.", "Correct data.patch.")
-    if any(n % d for n, d in zip(patch, method.divisors, strict=True)):
+    window, divisor = method.tiling.window, method.tiling.divisor
+    if window and tuple(patch) != window:
+        raise ConfigError(f"This method takes inputs of {window}, not {tuple(patch)}.", "Correct data.patch.")
+    if any(n % d for n, d in zip(patch, method.tiling.divisors(len(patch)), strict=True)):
         raise ConfigError(
-            f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
+            f"The sides of the patch {tuple(patch)} must be multiples of {divisor}.", "Correct data.patch."
         )
 
 

@@ -7,8 +7,9 @@ from when nobody has drawn anything (`sources.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from ...anatomy import KINDS
 from ...errors import ConfigError
 from ...hints import Hints
-from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout
 from ..blocks import rank_map
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
 from ..options import switch_option
@@ -57,9 +58,7 @@ class Output:
 class AtmNet(Method):
     """The method. Images (B, 1, H, W) with sides that are multiples of 32; see `AtmNetConfig`."""
 
-    divisor = 32
-    last_layers = ("head",)
-    passes = sources.SELF_PASSES
+    readout = Readout(("head",))
     options: Mapping[str, str] = {
         "prompt_source": "where the sentence comes from: range (the hint), self (a first pass), presence (the "
         "network's guess), generic, or none (no attention to text); default: range where the hint is given, else "
@@ -73,6 +72,8 @@ class AtmNet(Method):
         self.config: AtmNetConfig = config
         base = config.feature_size
         self.reads_text = config.option > 0
+        improved = partial(sources.improved, self.scheme, config.smallest_mm2)
+        self.passes = Passes(sources.SELF_PASSES, improved)
         if config.option > 1:
             self.validation_options = {"prompt_source": "generic"}  # one pass; `self` takes two or three
         heads = tuple(config.encoder_heads * 2**i for i in range(4))
@@ -224,14 +225,6 @@ class AtmNet(Method):
         return contrastive_loss(visual, text, taking_part, self.config.temperature)
 
     # --- predicting ----------------------------------------------------------------------------------------------
-
-    def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
-        if memory.get(sources.SOURCE) != "self":
-            return False
-        runs = sources.voted_runs(self.scheme, maps["classes"], spacing[1] * spacing[2], self.config.smallest_mm2)
-        changed = runs != memory.get(sources.RUNS, [()] * len(runs))
-        memory[sources.RUNS] = runs
-        return changed
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         source = self._source(context.hints, context.options)

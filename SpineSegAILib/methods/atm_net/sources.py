@@ -7,7 +7,7 @@ encoder guesses it (`presence`), or nobody does (`generic`). `oracle` reads the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,23 @@ def voted_runs(
     votes, voters = _with_neighbours(seen), _with_neighbours(np.ones((len(seen), 1), bool))
     voted = 2 * votes > voters
     return [likely_run(scheme, {sid for sid, yes in zip(scheme.ids, row, strict=True) if yes}) for row in voted]
+
+
+def improved(
+    scheme: LabelScheme,
+    smallest_mm2: float,
+    maps: Mapping[str, np.ndarray],
+    spacing: Sequence[float],
+    memory: MutableMapping,
+) -> bool:
+    """Whether a pass over the volume found other runs of levels than it was given, which the next one is to be given
+    (`Passes.between` of the source `self`)."""
+    if memory.get(SOURCE) != "self":
+        return False
+    runs = voted_runs(scheme, maps["classes"], spacing[1] * spacing[2], smallest_mm2)
+    changed = runs != memory.get(RUNS, [()] * len(runs))
+    memory[RUNS] = runs
+    return changed
 
 
 def _with_neighbours(seen: np.ndarray) -> np.ndarray:

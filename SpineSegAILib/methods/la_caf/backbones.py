@@ -90,8 +90,8 @@ class SlicewiseResEnc(nn.Module):
     """The default method's residual-encoder U-Net inside slices, and what neighbouring slices say after each level.
 
     Our choice for stacks of few thick slices and few cores: the release starts from weights of another network too
-    (Universal Model's), and the shipped one of the default method fits this one (`LaCafMethod.adopted`). Slices are
-    never pooled. At first the weights across slices are zero, so that it starts as that network.
+    (Universal Model's), and the shipped one of the default method fits this one (`LaCafMethod.remap_weights`). Slices
+    are never pooled. At first the weights across slices are zero, so that it starts as that network.
 
     Args:
         inputs: input channels: image and, where there are coordinates, three of them; the place across slices is left

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ...anatomy import LabelScheme
 from ...errors import ConfigError
 from ...hints import Hints
-from ..base import Batch, Context, Method
+from ..base import Batch, Context, Method, Readout, Tiling
 from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
 from ..options import choice_option
@@ -154,7 +154,7 @@ class LaCafMethod(Method):
     """
 
     text_center: Tensor
-    last_layers = ("to_head",)
+    readout = Readout(("to_head",))
     options: Mapping[str, str] = {
         "text": "shuffled: each class gets the text of another, half the scheme away; neighbour: of the next one (for "
         "research: both must harm, the first ruin the result)",
@@ -165,13 +165,13 @@ class LaCafMethod(Method):
         self.config: LaCafConfig = config
         if not self.scheme.ids:
             raise ConfigError(f"The scheme {self.scheme.name} has no structures.", "LA-CAF needs at least one.")
-        self.divisor = config.divisor
+        self.tiling = Tiling(config.divisor)
         self.backbone: UNet3D | SlicewiseResEnc | SwinUNETR3D
         if config.backbone == "unet":
             self.backbone = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
-            self.overlap = 0.25  # it sees slices one by one; half the work
-            self.whole_slices = True
+            # It sees slices one by one; windows that overlap by less are half the work.
+            self.tiling = Tiling(config.divisor, whole_slices=True, overlap=0.25)
             blocks = config.blocks or (2,) * len(config.widths)
             self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:
@@ -211,7 +211,7 @@ class LaCafMethod(Method):
         """(K, text width) the text vectors, in the scheme's order."""
         return torch.stack([self._class(i).embedding for i in self.scheme.ids])
 
-    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the network of the default method, where the backbone is made like it."""
         return {
             k.replace("network.", "backbone.slices.", 1) if k.startswith("network.") else k: v for k, v in state.items()
@@ -336,14 +336,14 @@ class LaCafMethod(Method):
             losses["total"] = losses["total"] + self.config.rank_weight * losses["rank"]
         return losses
 
-    def answer(self, hints: Hints) -> LabelScheme:
+    def output_scheme(self, hints: Hints) -> LabelScheme:
         """Only the heads that were asked for, unless levels must be counted along the whole column."""
         if not hints.structures or hints.anchors or hints.visible or hints.locked is not None:
             return self.scheme
         return self.scheme.subset(hints.structures)
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        ids = self.answer(context.hints).ids
+        ids = self.output_scheme(context.hints).ids
         source = None
         everyone = self.scheme.ids
         places = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...anatomy import KINDS
-from ..base import Batch, Context, Method
+from ..base import Batch, Context, Method, Readout, Tiling
 from ..blocks import coarse_level, rank_map, resized
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
 from .config import ResEncUNetConfig
@@ -124,13 +124,13 @@ class PlacedFeatures(nn.Module):
 class ResEncUNetMethod(Method):
     """The default method: kinds and ranks, or classes (see `ResEncUNetConfig.output`)."""
 
-    last_layers = ("class_head",)
+    readout = Readout(("class_head",))
 
     def __init__(self, config: ResEncUNetConfig) -> None:
         super().__init__(config)
         self.config: ResEncUNetConfig = config
         self.network = ResEncUNet(config.dims, config.input_channels, config.widths, config.blocks, config.flat_levels)
-        self.divisor = 2 ** (len(config.widths) - 1)
+        self.tiling = Tiling(2 ** (len(config.widths) - 1))
         conv = _CONV[config.dims]
         self.predicts_rank = config.output == "kind-rank"
         self.class_head = conv(config.widths[0], len(KINDS) if self.predicts_rank else self.scheme.channels, 1)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout, Tiling
 from ..blocks import rank_map
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
 from ..options import switch_option
@@ -123,18 +123,17 @@ class ScarNetMethod(Method):
     size does not carry over to larger images, so those are seen in such windows.
     """
 
-    divisor = STRIDE
-    local = True
+    tiling = Tiling(divisor=STRIDE, local=True)
 
     def __init__(self, config: ScarNetConfig) -> None:
         super().__init__(config)
         self.config: ScarNetConfig = config
         self.networks = nn.ModuleList(ScarNet(config) for _ in config.heatmap_weights)
-        self.last_layers = tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks)))
+        self.readout = Readout(tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks))))
         self.channels = list(config.point_channels)
         self.orders = [float(self.scheme.structures[i].order or 0) for i in self.channels]
         self.steered = config.adaptive == "transformer"
-        self.passes = 2 if self.steered else 1
+        self.passes = Passes(2 if self.steered else 1)
         has = {"weight_map": self.steered, "mcca": config.use_mcca, "rank": config.rank_weight > 0}
         self.options = {name: text for name, text in _OPTIONS.items() if has[name]}
 
