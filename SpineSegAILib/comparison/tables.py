@@ -151,7 +151,7 @@ def _beside(table: PaperTable, documents: Sequence[Mapping[str, Any]], variant: 
     for d in documents:
         here.setdefault(d["name"], []).append(d)
     for name, figures in table.rows.items():
-        partners = [n for n, found in here.items() if found[0]["paper"] == name]
+        partners: list[str | None] = [n for n, found in here.items() if found[0]["paper"] == name]
         for partner in partners or [None]:
             rows.append(_paper_row(name, list(figures), partner, here.get(partner or "", []), table, variant))
     for name, found in here.items():

@@ -33,8 +33,10 @@ class Segmenter(Protocol):
     def scheme(self) -> LabelScheme:
         """The structures that it can find; what it does not offer is not missed where it fails."""
 
-    def segment(self, image: sitk.Image, **options: Any) -> Segmentation:
-        """Segments one image."""
+    def segment(
+        self, image: sitk.Image, *, options: Mapping[str, Any] | None = None, reference: sitk.Image | None = None
+    ) -> Segmentation:
+        """Segments one image; `reference` is given only where the method may read it."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def evaluate_dataset(
     left_out = max(len(cases) - limit, 0) if limit is not None else 0
     cases = cases[: len(cases) - left_out]
     for case in cases:  # before hours of work
-        image_grid, label_grid = header_geometry(case.image), header_geometry(case.label)
+        image_grid = header_geometry(case.image)
+        label_grid = header_geometry(case.label) if case.label is not None else None
         if image_grid is not None and label_grid is not None:
             refuse_other_grid(image_grid, label_grid, case)
     reports: dict[str, list[CaseReport]] = {variant: [] for variant in variants}
@@ -155,13 +158,14 @@ def _cautions(
             f"{len(seen)} of {len(cases)} scored cases were in the method's training, and say nothing about new "
             f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."
         )
-    drawn = {case.extent or usual for case in cases} - {None, extent}
-    if drawn and extent is not None:
+    if extent is not None:
+        drawn = [e for case in cases if (e := case.extent or usual) is not None and e is not extent]
         words = {Extent.BODY: "vertebral bodies", Extent.WHOLE: "whole vertebrae"}
-        found["extent"] = (
-            f"The method finds {words[extent]}, and there are cases with {words[drawn.pop()]} drawn: overlaps and "
-            "distances of these vertebrae say little."
-        )
+        if drawn:
+            found["extent"] = (
+                f"The method finds {words[extent]}, and there are cases with {words[drawn[0]]} drawn: overlaps and "
+                "distances of these vertebrae say little."
+            )
     return found
 
 

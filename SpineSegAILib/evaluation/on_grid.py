@@ -57,13 +57,11 @@ def structures_found(evidence: Evidence) -> np.ndarray:
     """(D, H, W) structure ids that follow from the evidence, on its grid; named by anatomy where there are levels."""
     scheme = evidence.scheme
     if not set(scheme.kinds) - {0}:
-        assert evidence.classes is not None
-        return np.array([0, *scheme.ids], np.int16)[evidence.classes.argmax(0)]
+        return np.array([0, *scheme.ids], np.int16)[evidence.class_probabilities().argmax(0)]
     found = resolve_levels(evidence).labels
     others = channels_without_kind(evidence)
     if others:
-        assert evidence.classes is not None
-        best = evidence.classes.argmax(0)
+        best = evidence.class_probabilities().argmax(0)
         found = np.where(np.isin(best, others), np.array([0, *scheme.ids], found.dtype)[best], found)
     return found
 

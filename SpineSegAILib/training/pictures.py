@@ -95,7 +95,9 @@ def draw_result(case: LabelledVolume, found: np.ndarray, title: str, path: Path)
     _write(figure, path)
 
 
-def _overlay(axes: Axes, labels: np.ndarray, spacing: tuple[float, float], extent: tuple[float, ...]) -> None:
+def _overlay(
+    axes: Axes, labels: np.ndarray, spacing: tuple[float, float], extent: tuple[float, float, float, float]
+) -> None:
     colors = np.zeros((*labels.shape, 4))
     for sid in np.unique(labels[labels > 0]):
         mask = labels == sid
