@@ -22,16 +22,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, relabel
-from .anatomy import SCHEMES, LabelScheme, addition, scheme, structure
-from .errors import ConfigError, HintError, OutputError, SpineSegAIError, problems
-from .files import check_writable, staged
-from .hints import Anchor, Hints
-from .keypoints import read_keypoints
-from .methods.catalog import DEFAULT_METHOD, METHODS, MethodInfo, make_config, method_info
+from .. import __version__
+from ..anatomy import SCHEMES, LabelScheme, addition, scheme, structure
+from ..errors import ConfigError, HintError, OutputError, SpineSegAIError, problems
+from ..files import check_writable, staged
+from ..hints import Anchor, Hints
+from ..keypoints import read_keypoints
+from ..methods.catalog import DEFAULT_METHOD, METHODS, MethodInfo, make_config, method_info
+from . import relabel
 
 if TYPE_CHECKING:
-    from .results import Segmentation
+    from ..results import Segmentation
 
 STDOUT = "-"
 """What to give as a file name for JSON on standard output."""
@@ -79,7 +80,7 @@ _HINT_FLAGS = {
 
 
 def _segment(args: argparse.Namespace) -> None:
-    from .checkpoints import find_checkpoint
+    from ..checkpoints import find_checkpoint
 
     outputs = _segment_outputs(args)
     info = find_checkpoint(args.checkpoint, args.method)
@@ -96,22 +97,22 @@ def _segment(args: argparse.Namespace) -> None:
             f"Leave it out, or use a checkpoint of {takers}.",
         )
 
-    from .imaging import read_image  # from here on it takes time
-    from .results import refuse_nothing, validated, write_image
-    from .results.measurement import measure_all, write_csv
-    from .results.preview import render_preview
+    from ..imaging import read_image  # from here on it takes time
+    from ..results import refuse_nothing, validated, write_image
+    from ..results.measurement import measure_all, write_csv
+    from ..results.preview import render_preview
 
     with _progress(args.quiet) as report:
         report(0.0, "reading the image")
         image = read_image(args.image)
         if args.levels_from:
-            from .inference.level_transfer import level_anchor
-            from .results import read_segmentation
+            from ..inference.level_transfer import level_anchor
+            from ..results import read_segmentation
 
             known = level_anchor(read_segmentation(args.levels_from).labels, image)
             hints = replace(hints, anchors=(*hints.anchors, known))
         report(0.0, "loading the checkpoint")
-        from .inference import Predictor
+        from ..inference import Predictor
 
         predictor = Predictor(info, device=args.device)
         if args.uncertainty and predictor.method.images_per_slice(dict(args.option)) < 2:
@@ -161,7 +162,7 @@ def _segment_outputs(args: argparse.Namespace) -> dict[str, Path]:
     Raises:
         OutputError: a suffix is unknown, a folder is missing or protected, or one file has two parts to play.
     """
-    from .results import SUFFIXES, refuse_foreign_side_file, side_file, stem_and_suffix
+    from ..results import SUFFIXES, refuse_foreign_side_file, side_file, stem_and_suffix
 
     named = {
         "--output": args.output,
@@ -223,7 +224,7 @@ def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) ->
         scheme.require(anchor.structure_id)
     prior = locked = None
     if args.prior or args.lock:
-        from .results import read_segmentation
+        from ..results import read_segmentation
 
         prior, locked = (read_segmentation(path).labels if path else None for path in (args.prior, args.lock))
     return Hints(
@@ -288,8 +289,8 @@ def _train(args: argparse.Namespace) -> None:
     else:
         config = _training_config(args)
 
-    from .training.run import RunDirectory
-    from .training.trainer import TrainingRequest, run_training  # torch
+    from ..training.run import RunDirectory
+    from ..training.trainer import TrainingRequest, run_training  # torch
 
     run = RunDirectory(output)
     quiet = args.quiet or os.environ.get("RANK", "0") != "0"  # of several processes, the first one speaks
@@ -306,7 +307,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _training_config(args: argparse.Namespace) -> Any:
     """The configuration of a new run: the method's preset, then the flags, then --set."""
-    from .training.config import configure
+    from ..training.config import configure
 
     changes = [*args.set]
     flags = {
@@ -336,7 +337,7 @@ def _training_config(args: argparse.Namespace) -> Any:
 
 def _with_own_structures(config: Any, args: argparse.Namespace) -> Any:
     """The configuration with the data set's own structures in its scheme, if its network has an output for each."""
-    from .datasets import read_manifest
+    from ..datasets import read_manifest
 
     own = [structure(sid) for sid in read_manifest(args.dataset).custom if sid not in config.label_scheme.ids]
     if own and getattr(config, "output", "classes") != "classes":
@@ -361,7 +362,7 @@ sources, where the levels of an exam were miscounted; with 0.75 it rose by 0.025
 
 def _continues(args: argparse.Namespace) -> bool:
     """Whether a checkpoint is trained further, as it is; else another network takes over what fits of it."""
-    from .checkpoints import find_checkpoint
+    from ..checkpoints import find_checkpoint
 
     if args.add_structure and not args.start_from:
         raise ConfigError("--add-structure adds to a checkpoint.", "Name it with --from.")
@@ -375,7 +376,7 @@ def _continues(args: argparse.Namespace) -> bool:
 
 def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Method, configuration and settings of the checkpoint in --from, its scheme with the structures added."""
-    from .checkpoints import find_checkpoint
+    from ..checkpoints import find_checkpoint
 
     info = find_checkpoint(args.start_from)
     if args.method not in (None, info.method):
@@ -455,19 +456,19 @@ def _evaluate(args: argparse.Namespace) -> None:
             check_writable(path)
     if args.embedding and args.allow_label_leak:
         raise ConfigError("The embedding is made without the reference's help.", "Leave out --allow-label-leak.")
-    from .checkpoints import find_checkpoint
-    from .datasets import read_manifest
+    from ..checkpoints import find_checkpoint
+    from ..datasets import read_manifest
 
     written = [path for path in (args.output, args.csv, args.html, args.embedding) if path]
     if len({Path(path).resolve() for path in (args.dataset, *written)}) < 1 + len(written):
         raise OutputError("The report would replace the data set or another of its files.", "Choose another name.")
     info = find_checkpoint(args.checkpoint)
     cases = read_manifest(args.dataset).cases(args.split)
-    from .evaluation import VARIANTS, evaluate_dataset, format_report, write_csv, write_report
-    from .evaluation.embedding import collect_vectors, require_scikit_learn, write_embedding
-    from .evaluation.page import write_page
-    from .evaluation.worst import WorstCases
-    from .inference import Predictor
+    from ..evaluation import VARIANTS, evaluate_dataset, format_report, write_csv, write_report
+    from ..evaluation.embedding import collect_vectors, require_scikit_learn, write_embedding
+    from ..evaluation.page import write_page
+    from ..evaluation.worst import WorstCases
+    from ..inference import Predictor
 
     if args.embedding:
         require_scikit_learn()
@@ -513,16 +514,16 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from .comparison.config import read_comparison
+    from ..comparison.config import read_comparison
 
     config = read_comparison(args.config, dataset=args.dataset, resources=dict(args.resource))
     output = Path(args.output)
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file.", "Name a folder, new or of an earlier comparison.")
-    from .comparison.run import Work, describe, run_comparison
-    from .comparison.tables import markdown, tabulate, write_tables
-    from .training.run import RunDirectory
-    from .training.trainer import TrainingRequest, run_training
+    from ..comparison.run import Work, describe, run_comparison
+    from ..comparison.tables import markdown, tabulate, write_tables
+    from ..training.run import RunDirectory
+    from ..training.trainer import TrainingRequest, run_training
 
     def train(request: TrainingRequest) -> None:
         run = RunDirectory(request.output)
@@ -585,7 +586,7 @@ def _methods(args: argparse.Namespace) -> None:
 
 
 def _checkpoints(args: argparse.Namespace) -> None:
-    from .checkpoints import checkpoint_folders, list_checkpoints
+    from ..checkpoints import checkpoint_folders, list_checkpoints
 
     found = list_checkpoints()
     if args.json:
@@ -620,8 +621,8 @@ def _text_bank(args: argparse.Namespace) -> None:
     texts = config.text_prompts()
     if not texts:
         raise ConfigError(f"{args.method} needs no text bank.", "Choose another method.")
-    from .methods.text.bank import TextBank, write_bank
-    from .methods.text.encoders import SentenceMeans, make_encoder
+    from ..methods.text.bank import TextBank, write_bank
+    from ..methods.text.encoders import SentenceMeans, make_encoder
 
     with _progress(args.quiet) as report:
         report(0.0, "loading the text encoder")
@@ -651,8 +652,8 @@ def _phantom(args: argparse.Namespace) -> None:
     import SimpleITK as sitk
     from pydantic import ValidationError
 
-    from .phantoms.spine import PhantomSpec, make_phantom, random_spec
-    from .phantoms.vessels import VesselSpec, make_vessels, random_vessels
+    from ..phantoms.spine import PhantomSpec, make_phantom, random_spec
+    from ..phantoms.vessels import VesselSpec, make_vessels, random_vessels
 
     kind, draw, make = (
         (VesselSpec, random_vessels, make_vessels) if args.vessels else (PhantomSpec, random_spec, make_phantom)
@@ -677,11 +678,11 @@ def _phantom(args: argparse.Namespace) -> None:
 
 
 def _import_scenes(args: argparse.Namespace) -> None:
-    from .anatomy import Extent
-    from .datasets.scene_files import find_scenes
-    from .datasets.segment_names import parse_table, read_table
-    from .datasets.slicer_scene import read_scene
-    from .datasets.training_set import SceneSummary, TrainingSet
+    from ..anatomy import Extent
+    from ..datasets.scene_files import find_scenes
+    from ..datasets.segment_names import parse_table, read_table
+    from ..datasets.slicer_scene import read_scene
+    from ..datasets.training_set import SceneSummary, TrainingSet
 
     target = TrainingSet(args.output)
     said = parse_table([*(read_table(args.mapping) if args.mapping else ()), *args.map])
@@ -721,9 +722,9 @@ def _import_scenes(args: argparse.Namespace) -> None:
 
 
 def _import_dataset(args: argparse.Namespace) -> None:
-    from .anatomy import Extent
-    from .datasets.public_sets import import_dataset
-    from .datasets.segment_names import parse_table
+    from ..anatomy import Extent
+    from ..datasets.public_sets import import_dataset
+    from ..datasets.segment_names import parse_table
 
     with _progress(args.quiet, args.progress_lines) as report:
         target = import_dataset(
@@ -742,8 +743,8 @@ def _import_dataset(args: argparse.Namespace) -> None:
 
 
 def _rank(args: argparse.Namespace) -> None:
-    from .checkpoints import find_checkpoint
-    from .inference.ranking import find_images, rank, write_csv
+    from ..checkpoints import find_checkpoint
+    from ..inference.ranking import find_images, rank, write_csv
 
     if args.output:
         if Path(args.output).suffix != ".csv":
@@ -753,7 +754,7 @@ def _rank(args: argparse.Namespace) -> None:
     info = find_checkpoint(args.checkpoint)
     with _progress(args.quiet, args.progress_lines) as report:
         report(0.0, "loading the checkpoint")
-        from .inference import Predictor
+        from ..inference import Predictor
 
         ranking = rank(images, Predictor(info, device=args.device), progress=report)
     if args.output:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .anatomy import structure
-from .errors import ConfigError, CorrectionError, OutputError, SpineSegAIError
-from .files import check_writable, staged
+from ..anatomy import structure
+from ..errors import ConfigError, CorrectionError, OutputError, SpineSegAIError
+from ..files import check_writable, staged
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from .correction import Correction, Labelling
+    from ..correction import Correction, Labelling
 
 Point = tuple[float, float, float]
 
@@ -163,8 +163,8 @@ def run(args: argparse.Namespace) -> None:
 
     import SimpleITK as sitk
 
-    from .correction import Labelling, corrected
-    from .results import read_segmentation, refuse_foreign_side_file
+    from ..correction import Labelling, corrected
+    from ..results import read_segmentation, refuse_foreign_side_file
 
     refuse_foreign_side_file(outputs[0])
     result = read_segmentation(args.input, strict=True)
@@ -209,7 +209,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _correction(step: Step, labelling: Labelling, labels: sitk.Image) -> Correction:
     """What a step comes to with what is labelled now."""
-    from . import correction as tools
+    from .. import correction as tools
 
     structures: Sequence[int] = step.structures
     side: Any = step.direction or "above"
