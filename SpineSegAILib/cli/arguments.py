@@ -140,7 +140,7 @@ def key_value(text: str) -> tuple[str, Any]:
         raise ConfigError(f"“{text}” is not of the form key=value.")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 
