@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, addition, scheme
+    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, extended, scheme
     from .structures import (
         ARTERY_ID,
         BUILT_IN,

@@ -221,7 +221,22 @@ def scheme(name: str) -> LabelScheme:
     return found
 
 
-def addition(name: str, to: LabelScheme) -> str:
+def extended(name: str, structures: Iterable[str]) -> str:
+    """The name of a label scheme with structures added: ``"lumbar-mr+cord"``, or ``"…+left psoas=300"`` for a new one.
+
+    Args:
+        name: of the scheme.
+        structures: names; those that are new are made known.
+
+    Raises:
+        SchemeError: there is no such scheme, or it has one of them already.
+    """
+    for added in structures:
+        name = scheme(f"{name}+{_addition(added, scheme(name))}").name
+    return name
+
+
+def _addition(name: str, to: LabelScheme) -> str:
     """How a scheme's name goes on when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
     try:
         known = structure(name)

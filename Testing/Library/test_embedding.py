@@ -257,7 +257,7 @@ def test_evaluate_writes_picture_and_silhouette(dataset, tiny_checkpoint, tmp_pa
     [
         (["--embedding", "e.jpg"], "Use .png"),
         (["--embedding", "nowhere/e.png"], "does not exist"),
-        (["--embedding", "e.png", "--allow-label-leak"], "Leave out --allow-label-leak"),
+        (["--embedding", "e.png", "--allow-label-leak"], "Omit --allow-label-leak"),
     ],
 )
 def test_evaluate_refuses(dataset, tiny_checkpoint, tmp_path, monkeypatch, capsys, words, said):

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy import STRUCTURES, scheme, structure, structures
+from SpineSegAILib.anatomy import STRUCTURES, extended, scheme, structure, structures
 from SpineSegAILib.checkpoints import load_method, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.errors import ConfigError, MissingPackageError, SchemeError
@@ -779,11 +779,9 @@ def test_slicewise_networks_see_whole_slices_whatever_they_learnt_on():
 
 
 def test_a_bank_can_hold_a_structure_of_ones_own():
-    from SpineSegAILib.cli import _with_structures
-
-    named = _with_structures("lumbar-mr", ["psoas muscle", "aorta"])
+    named = extended("lumbar-mr", ["psoas muscle", "aorta"])
     prompts = make_config("la-caf", "slices", scheme=named).text_prompts()
     assert len(prompts) == 26 and prompts[-1] == "A magnetic resonance imaging of the aorta"
-    assert _with_structures("lumbar-mr", []) == "lumbar-mr"
+    assert extended("lumbar-mr", []) == "lumbar-mr"
     with pytest.raises(SchemeError):
-        _with_structures("lumbar-mr", ["L4"])
+        extended("lumbar-mr", ["L4"])
