@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         laterality,
         level_chain,
         next_below,
+        order_of,
         other_side,
         ranks,
         sorted_ids,

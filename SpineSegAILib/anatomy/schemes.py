@@ -251,7 +251,7 @@ def _range(names: Iterable[str], first: int, step: int = 1) -> dict[int, int]:
 
 
 _UPWARD = ("L5", "L4", "L3", "L2", "L1", *(f"T{i}" for i in range(12, 0, -1)), *(f"C{i}" for i in range(7, 0, -1)))
-_UPWARD_DISCS = tuple(disc_below(structure(n)).name for n in _UPWARD[:-1])  # type: ignore[union-attr]
+_UPWARD_DISCS = tuple(disc.name for n in _UPWARD if (disc := disc_below(structure(n))))  # none below C1
 
 VALUE_MAPS: Mapping[str, Mapping[int, int]] = {
     "verse": {i: i for i in (*range(1, 27), 28)},
