@@ -177,8 +177,10 @@ def _run_recipe(args: argparse.Namespace) -> None:
 
 
 def _check_resume(args: argparse.Namespace) -> None:
-    """Raises:
-    ConfigError: a run that is resumed cannot be configured again.
+    """Checks that a run that is resumed is not configured again.
+
+    Raises:
+        ConfigError: names the flag that does.
     """
     for name, flag in _NEW_RUN_ONLY.items():
         if getattr(args, name) not in (None, []):
