@@ -90,6 +90,8 @@ _VERTEBRAE: tuple[tuple[int, str], ...] = (
     *((19 + i, f"L{i}") for i in range(1, 7)),
 )
 SACRUM_ID, CORD_ID, CANAL_ID = 26, 60, 61
+L6_ID, T13_ID = 25, 28
+"""Levels that few people have."""
 VERTEBRA_ID, DISC_ID = 90, 91
 """A vertebra or disc whose level is not known: in training data, and in schemes without levels."""
 ARTERY_ID, VEIN_ID = 205, 206
@@ -251,8 +253,8 @@ def next_below(vertebra: Structure, present: Iterable[int] = ()) -> Structure | 
 def level_chain(present: Iterable[int] = ()) -> list[Structure]:
     """C1 … sacrum in cranio-caudal order; T13 and L6 (or their discs) only if `present` holds them."""
     present = set(present)
-    has_t13 = bool(present & {28, 128})
-    has_l6 = bool(present & {25, 125})
+    has_t13 = bool(present & {T13_ID, _DISC_OFFSET + T13_ID})
+    has_l6 = bool(present & {L6_ID, _DISC_OFFSET + L6_ID})
     chain = [STRUCTURES[vid] for vid, name in _VERTEBRAE if (name != "T13" or has_t13) and (name != "L6" or has_l6)]
     return [*chain, STRUCTURES[SACRUM_ID]]
 

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..anatomy import CANAL_ID, DISC_ID, KINDS, STRUCTURES, VERTEBRA_ID, Kind, disc_below, level_chain, vertebra_above
+from ..anatomy import (
+    CANAL_ID,
+    DISC_ID,
+    KINDS,
+    L6_ID,
+    STRUCTURES,
+    T13_ID,
+    VERTEBRA_ID,
+    Kind,
+    disc_below,
+    level_chain,
+    vertebra_above,
+)
 from ..errors import HintError
 from ..evidence import Evidence
 from .column import BONE, DISC, Column, canal_parts
 from .likelihoods import check_hints, doubt_contradicted, items_of, limit_range, pin_anchors, pin_locked, range_in_words
 from .messages import in_words, warnings_of
 from .result import Instance, LevelResult
-from .sequence import L6_ID, NEVER, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
+from .sequence import NEVER, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
 from .shapes import Piece, components, coordinates
 

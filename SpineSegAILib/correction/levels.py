@@ -12,8 +12,10 @@ from itertools import combinations, pairwise
 from typing import Literal
 
 from ..anatomy import (
+    L6_ID,
     SACRUM_ID,
     STRUCTURES,
+    T13_ID,
     Kind,
     disc_below,
     level_chain,
@@ -25,7 +27,6 @@ from ..anatomy import (
 from ..errors import CorrectionError
 from .step import Correction, Direction, Labelling
 
-L6_ID, T13_ID = 25, 28
 _VARIANTS = (L6_ID, T13_ID)
 COUNTINGS: Mapping[str, str] = {
     "L6": "six lumbar vertebrae",
