@@ -63,7 +63,8 @@ def fit_calibration(
 
     def improves(place: Place) -> bool:
         nonlocal best, best_place, best_score
-        neighbour, vertebra, disc = place = tuple(round(max(0.0, p), 2) for p in place)  # type: ignore[assignment]
+        neighbour, vertebra, disc = (round(max(0.0, p), 2) for p in place)
+        place = neighbour, vertebra, disc
         if place in tried or neighbour > 1:
             return False
         tried.add(place)
@@ -83,5 +84,6 @@ def fit_calibration(
         for step in _STEPS:
             around = best_place
             for sign in (-1, 1):
-                moved |= improves(tuple(a + sign * s for a, s in zip(around, step, strict=True)))  # type: ignore[arg-type]
+                neighbour, vertebra, disc = (a + sign * s for a, s in zip(around, step, strict=True))
+                moved |= improves((neighbour, vertebra, disc))
     return best
