@@ -12,7 +12,7 @@ from ..datasets.manifest import Case
 from ..errors import DatasetError
 from ..inference import Predictor
 from ..inference.calibration import Calibration
-from ..inference.sliding_window import volume_evidence
+from ..inference.sliding_window import predict_volume
 from .on_grid import load_labelled, score_on_grid, structures_found
 
 LEAST_GAIN = 3e-4
@@ -45,7 +45,7 @@ def fit_calibration(
     if not labelled:
         raise DatasetError("No case has a label.", "A calibration is chosen on labelled cases.")
     found = [
-        volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
+        predict_volume(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
         for case in labelled
     ]
     scheme = predictor.scheme

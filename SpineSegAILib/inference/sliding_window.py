@@ -35,7 +35,7 @@ AIR = -2.0
 _MANY_CHANNELS = 8
 
 
-def volume_evidence(
+def predict_volume(
     method: Method,
     volume: CanonicalVolume,
     device: torch.device,
@@ -61,7 +61,7 @@ def volume_evidence(
     Raises:
         Cancelled: the caller asked for it.
     """
-    work = _Work(
+    request = _Request(
         method,
         volume,
         device,
@@ -73,14 +73,14 @@ def volume_evidence(
         cancelled=cancelled or (lambda: False),
     )
     if reference is not None:
-        work.memory["reference"] = reference
-    for sid in work.hints.keypoints:
+        request.memory["reference"] = reference
+    for sid in request.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _by_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
+        maps = _by_slices(request, patch) if method.config.dims == 2 else _by_windows(request, patch)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.output_scheme(work.hints),
+        scheme=method.output_scheme(request.hints),
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
@@ -88,9 +88,9 @@ def volume_evidence(
         features=maps.get("features"),
         keypoints={
             **_centres(maps.get("keypoints"), method.scheme, volume),
-            **keypoint_indices(work.hints.keypoints, volume),
+            **keypoint_indices(request.hints.keypoints, volume),
         },
-        about=work.about,
+        about=request.about,
     )
 
 
@@ -112,7 +112,7 @@ def stop_if(cancelled: Cancel) -> None:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Request:
     """What there is to do, and what the method's `Context`s have in common."""
 
     method: Method
@@ -163,36 +163,38 @@ class _Work:
         return tick
 
 
-def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    method, volume, device = work.method, work.volume, work.device
+def _by_slices(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    method, volume, device = request.method, request.volume, request.device
     count, *shape = volume.array.shape
     tiling, passes = method.tiling, method.passes
     window = tiling.window or (patch if tiling.local else ())
     pads, inner = _padding(shape, tiling.divisors(2), window)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
-    size = slices_per_pass(method, device, work.options)
-    placed = _placed(work.hints, volume, method.scheme, pads).to(device) if work.hints.keypoints else None
+    size = slices_per_pass(method, device, request.options)
+    placed = (
+        _keypoints_per_slice(request.hints, volume, method.scheme, pads).to(device) if request.hints.keypoints else None
+    )
     result: dict[str, np.ndarray] = {}
     for number in range(passes.count):
         final = number == passes.count - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
-            tick = work.ticker(
+            tick = request.ticker(
                 (number + start / count) / passes.count,
                 (stop - start) / count / passes.count,
                 f"Slice {stop} of {count}",
             )
-            stop_if(work.cancelled)
+            stop_if(request.cancelled)
             chunk = F.pad(images[start:stop, None].to(device), pads, value=AIR)
             stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-            if work.prior is not None:
-                stacked = torch.cat([stacked, F.pad(work.prior[start:stop, None].to(chunk), pads)], 1)
+            if request.prior is not None:
+                stacked = torch.cat([stacked, F.pad(request.prior[start:stop, None].to(chunk), pads)], 1)
             predict = partial(
                 _place_points,
                 partial(
-                    work.evidence,
+                    request.evidence,
                     slices=tuple(range(start, stop)),
                     slice_count=count,
                     final=final,
@@ -200,7 +202,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                 ),
                 None if placed is None else placed[start:stop],
             )
-            maps = _windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
+            maps = _windowed(predict, stacked, window, request.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
                 points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
@@ -211,7 +213,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start:stop, :, :] = value.float().cpu().numpy()
             tick(1.0)
-        if not final and not passes.between(result, volume.spacing, work.memory):
+        if not final and not passes.between(result, volume.spacing, request.memory):
             break
     return result
 
@@ -228,8 +230,8 @@ def _place_points(
     return maps
 
 
-def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    method, volume = work.method, work.volume
+def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    method, volume = request.method, request.volume
     shape = list(volume.array.shape)
     divisors = method.tiling.divisors(3)
     window = (
@@ -241,27 +243,27 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
     stacked = torch.cat([image, coordinates], 1)
-    if work.prior is not None:
-        stacked = torch.cat([stacked, F.pad(work.prior[None, None].to(image), pads)], 1)
-    mirror = switch_option(work.options, "mirror", False)
+    if request.prior is not None:
+        stacked = torch.cat([stacked, F.pad(request.prior[None, None].to(image), pads)], 1)
+    mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
-    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.overlap))
+    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, request.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
-        stop_if(work.cancelled)
-        tick = work.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
-        maps = work.evidence(part.to(work.device), tick=tick)
+        stop_if(request.cancelled)
+        tick = request.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
+        maps = request.evidence(part.to(request.device), tick=tick)
         done += 1
         tick(1.0)
         return maps
 
-    maps = _windowed(predict, stacked, window, work.overlap)
+    maps = _windowed(predict, stacked, window, request.overlap)
     if mirror:
         turned = stacked.flip(2)
         turned[:, 1] *= -1  # positions are the mirrored volume's own
-        for name, value in _windowed(predict, turned, window, work.overlap).items():
+        for name, value in _windowed(predict, turned, window, request.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
     return {name: value[0][inner].numpy() for name, value in maps.items()}
 
@@ -286,13 +288,13 @@ def _windowed(
     """
     size = data.shape[2:]
     places = _window_places(size, window, overlap)
-    bump = _bump(window)
+    importance = _importance_map(window)
     total = torch.zeros(tuple(size))
     for place in places:
-        total[place] += bump
+        total[place] += importance
     result: dict[str, Tensor] = {}
     for place in places:
-        weight = bump / total[place]
+        weight = importance / total[place]
         within: Index = (..., *place)
         for name, value in predict(data[within], tuple(side.start for side in place)).items():
             value = value.to(data.device)
@@ -329,7 +331,7 @@ def _window_places(shape: Sequence[int], window: Sequence[int], overlap: float) 
     return [tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True)) for corner in product(*starts)]
 
 
-def _bump(window: Sequence[int]) -> Tensor:
+def _importance_map(window: Sequence[int]) -> Tensor:
     """Gaussian weight whose standard deviation is an eighth of the window, as nnU-Net's; never quite zero."""
     result = torch.ones(())
     for n in window:
@@ -338,7 +340,7 @@ def _bump(window: Sequence[int]) -> Tensor:
     return result.clamp(min=1e-3)
 
 
-def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
+def _keypoints_per_slice(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
     """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
     result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
     for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
