@@ -20,7 +20,17 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels, is_on, number_option, whole_option
+from ..methods.base import (
+    COORDINATE_SCALE_MM,
+    Context,
+    Method,
+    between_slices,
+    context_offsets,
+    coordinate_channels,
+    is_on,
+    number_option,
+    whole_option,
+)
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -132,19 +142,19 @@ class _Work:
         return overlap
 
     def evidence(self, stacked: Tensor, **context: Any) -> dict[str, Tensor]:
-        """The method's evidence for (B, 1 + dims [+ 1], *spatial): image, coordinates and, where there is one, the
+        """The method's evidence for (B, N + dims [+ 1], *spatial): images, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
-        dims = self.method.config.dims
+        dims, images = self.method.config.dims, 1 + 2 * len(self.method.context_mm)
         say = self.method.evidence_and_features if self.features else self.method.evidence
         return say(
-            stacked[:, :1],
+            stacked[:, :images],
             Context(
-                stacked[:, 1 : 1 + dims],
+                stacked[:, images : images + dims],
                 hints=self.hints,
                 options=self.options,
                 memory=self.memory,
                 slice_mm=self.volume.spacing[0],
-                prior=None if self.prior is None else stacked[:, 1 + dims].round().long(),
+                prior=None if self.prior is None else stacked[:, images + dims].round().long(),
                 about=self.about,
                 **context,
             ),
@@ -166,7 +176,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     window = method.window or (patch if method.local else ())
     pads, inner = _padding(shape, method.divisors, window)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
-    images = torch.from_numpy(volume.array)
+    offsets = context_offsets(method.context_mm) / volume.spacing[0]
     size = slices_per_pass(method, device, work.options)
     placed = _placed(work.hints, volume, method.scheme, pads).to(device) if work.hints.keypoints else None
     result: dict[str, np.ndarray] = {}
@@ -181,7 +191,9 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                 f"Slice {stop} of {count}",
             )
             stop_if(work.cancelled)
-            chunk = F.pad(images[start:stop, None].to(device), pads, value=AIR)
+            seen = between_slices(volume.array, (np.arange(start, stop)[:, None] + offsets).ravel())
+            images = torch.from_numpy(seen).unflatten(0, (stop - start, len(offsets)))
+            chunk = F.pad(images.to(device), pads, value=AIR)
             stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
             if work.prior is not None:
                 stacked = torch.cat([stacked, F.pad(work.prior[start:stop, None].to(chunk), pads)], 1)

@@ -74,12 +74,31 @@ def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: 
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+def context_offsets(distances: Sequence[float]) -> np.ndarray:
+    """(1 + 2n,) mm across slices of a 2D method's image channels: the slice itself, then one to either side at each of
+    n distances (`Method.context_mm`)."""
+    return np.array([0.0, *(sign * mm for mm in distances for sign in (-1.0, 1.0))])
+
+
+def between_slices(volume: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(N, H, W) float32 slices of a (D, H, W) volume at fractional positions, interpolated linearly; beyond the ends
+    the outermost slice goes on."""
+    at = np.clip(at, 0, len(volume) - 1)
+    low = np.floor(at).astype(int)
+    result = volume[low].astype(np.float32)
+    for target, below, share in zip(result, low, at - low, strict=True):
+        if share > 0:
+            target *= 1 - share
+            target += share * volume[below + 1].astype(np.float32)
+    return result
+
+
 @dataclass
 class Batch:
     """What a training step sees.
 
     Attributes:
-        image: (B, 1, *spatial) float.
+        image: (B, 1, *spatial) float; with `Method.context_mm` the slice and its neighbours (`context_offsets`).
         allowed: (B, C, *spatial) bool, the channels of the scheme that each voxel may be (see `losses`).
         rank: (B, *spatial) float, rank above the sacrum, NaN where not known.
         coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
@@ -168,6 +187,8 @@ class Method(nn.Module):
     """3D: windows divide a volume across slices only, where counting levels takes the whole height of an image."""
     overlap: float = 0.5
     """Share of its side by which a window overlaps the next, where the option of this name does not say."""
+    context_mm: tuple[float, ...] = ()
+    """2D: distances (mm) at which the method sees a slice's neighbours, on either side (`context_offsets`)."""
     passes: int = 1
     """How often a 2D method may want to see a volume's slices; see `Context.final` and `between_passes`."""
     options: Mapping[str, str] = {}
@@ -195,7 +216,7 @@ class Method(nn.Module):
         return self.divisor if isinstance(self.divisor, tuple) else (self.divisor,) * self.config.dims
 
     def network_input(self, images: Tensor, coordinates: Tensor) -> Tensor:
-        """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
+        """Images and, if configured, coordinates: (B, N [+ dims], *spatial)."""
         return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
 
     def open_resources(self, resources: Mapping[str, str]) -> None:
@@ -233,7 +254,7 @@ class Method(nn.Module):
         return self.scheme
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
+        """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, K, *spatial)
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
         (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError

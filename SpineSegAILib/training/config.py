@@ -35,6 +35,9 @@ class AugmentationConfig(BaseModel):
     tissue_probability: float = Field(
         0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
     )
+    synthesis_probability: float = Field(
+        0.0, ge=0, le=1, description="every drawn structure, and all around them, given a look of its own at random"
+    )
     gamma_probability: float = 0.4
     contrast_probability: float = Field(0.25, description="random monotone or non-monotone intensity curve")
     invert_probability: float = Field(0.12, description="bright and dark exchanged inside the body")
@@ -53,6 +56,12 @@ class DataConfig(BaseModel):
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
     blend_share: float = Field(
         0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
+    )
+    lone_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="2D, methods that see neighbouring slices: share of samples without any, as in a stack of one",
     )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     focus: Literal["column", "label"] = Field(

@@ -1,10 +1,9 @@
 """Where a structure that nobody drew could be: the geometry behind partial labels (design: “known is a region”).
 
 A case lists the structures that were annotated. Any other structure is *unknown*, but not everywhere: an undrawn
-vertebra
-can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends of drawn
-vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of the column
-is punished.
+vertebra can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends
+of drawn vertebrae, canal and cord only behind them, posterior elements only behind the bodies. Elsewhere background is
+background, and a false canal in front of the column is punished.
 """
 
 from __future__ import annotations
@@ -16,7 +15,18 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, laterality, other_side
+from ..anatomy import (
+    ARTERY_ID,
+    DISC_ID,
+    POSTERIOR_ID,
+    STRUCTURES,
+    VEIN_ID,
+    VERTEBRA_ID,
+    Kind,
+    laterality,
+    other_side,
+    posterior_of,
+)
 
 ANTERIOR_MARGIN_MM = 10.0
 """An undrawn vertebral body may stand this far before the extrapolated column (listhesis, osteophytes, curvature)."""
@@ -28,6 +38,10 @@ CANAL_START_MM = 6.0
 """The canal may begin this far inside the posterior wall, since hand-drawn walls wobble."""
 CANAL_DEPTH_MM = 28.0
 CANAL_HALF_WIDTH_MM = 25.0
+POSTERIOR_DEPTH_MM = 90.0
+"""From the posterior wall to the tip of the longest spinous process, with room to spare."""
+POSTERIOR_HALF_WIDTH_MM = 60.0
+"""Transverse processes reach this far to either side."""
 END_TOLERANCE_MM = 3.0
 """A drawn level's end is blurred by its tilt; an undrawn neighbour may begin this far inside."""
 
@@ -58,13 +72,13 @@ def code_label(
         spacing: mm along the three axes.
 
     A structure of kind `CUSTOM` that is not annotated may be in any background: nothing is known of where it lies.
-    Generic ids in `label` mean “a vertebra / disc of any level” (`VERTEBRA_ID`, `DISC_ID`) or “an artery / vein of
-    either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided structure is annotated, it was drawn up to the
-    midline: beyond that nothing is known of it.
+    Generic ids in `label` mean “a vertebra / disc / posterior elements of any level” (`VERTEBRA_ID`, `DISC_ID`,
+    `POSTERIOR_ID`) or “an artery / vein of either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided
+    structure is annotated, it was drawn up to the midline: beyond that nothing is known of it.
     """
     annotated = set(annotated)
     generic_vessels = {ARTERY_ID: Kind.ARTERY, VEIN_ID: Kind.VEIN}
-    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID, *generic_vessels}
+    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID, POSTERIOR_ID, *generic_vessels}
     for sid, kind in generic_vessels.items():
         if sid in annotated:
             unknown = {i for i in unknown if STRUCTURES[i].kind is not kind}
@@ -79,6 +93,8 @@ def code_label(
             allowed = frozenset(i for i in possible if STRUCTURES[i].is_vertebral) | {VERTEBRA_ID}
         elif sid == DISC_ID:
             allowed = frozenset(i for i in possible if STRUCTURES[i].kind is Kind.DISC) | {DISC_ID}
+        elif sid == POSTERIOR_ID:
+            allowed = frozenset(i for i in possible if STRUCTURES[i].kind is Kind.POSTERIOR) | {POSTERIOR_ID}
         elif sid in generic_vessels:
             allowed = frozenset(i for i in possible if STRUCTURES[i].kind is generic_vessels[sid]) | {sid}
         else:
@@ -90,13 +106,21 @@ def code_label(
     levelled = unknown and _ColumnFrame.build(label, spacing)
     if levelled:
         unknown -= anywhere
-        leveled_unknown = {i for i in unknown if STRUCTURES[i].order is not None}
-        tubes = unknown - leveled_unknown
+        posterior = {i for i in unknown if STRUCTURES[i].kind is Kind.POSTERIOR}
+        leveled_unknown = {i for i in unknown - posterior if STRUCTURES[i].order is not None}
+        tubes = unknown - posterior - leveled_unknown
         for region, ids in levelled.regions(leveled_unknown, tubes, label.shape):
             allowed = frozenset({0, *ids})
             if allowed not in sets:
                 sets.append(allowed)
             codes[background & region] = sets.index(allowed)
+        for region, ids in levelled.posterior_regions(posterior, annotated, label.shape):
+            here = background & region
+            for code in np.unique(codes[here]).tolist():
+                allowed = sets[code] | ids
+                if allowed not in sets:
+                    sets.append(allowed)
+                codes[here & (codes == code)] = sets.index(allowed)
         sets = [allowed | anywhere if 0 in allowed else allowed for allowed in sets]
     elif unknown:
         # Nothing with a level is drawn, so there is no geometry to go by: unknown everywhere.
@@ -161,7 +185,7 @@ class _ColumnFrame:
         found = [
             (STRUCTURES[i].order, i, box)
             for i, box in enumerate(objects, start=1)
-            if box is not None and i in STRUCTURES and STRUCTURES[i].order is not None
+            if box is not None and i in STRUCTURES and STRUCTURES[i].is_counted
         ]
         if not found:
             return None
@@ -202,6 +226,32 @@ class _ColumnFrame:
                 yield corridor & tube, ids | tubes
         if tubes:
             yield tube & ~(claimed[None] & in_width), tubes
+
+    def posterior_regions(self, unknown: set[int], annotated: set[int], shape: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+        """Pairs of a (D, H, W) bool region and the undrawn posterior elements that may lie in it.
+
+        Everywhere behind the bodies where none are annotated; else above and below the run of vertebrae whose are,
+        since spinous processes of the next ones, and the sacrum's crest, show there.
+        """
+        if not unknown:
+            return
+        slices = np.arange(shape[0])[:, None, None] * self.spacing[0]
+        plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + POSTERIOR_DEPTH_MM)
+        behind = plane[None] & (np.abs(slices - self.lateral[None]) <= POSTERIOR_HALF_WIDTH_MM)
+        drawn = [i for i in self.ids if (p := posterior_of(i)) and STRUCTURES[i].is_vertebral and p.id in annotated]
+        if not drawn:
+            yield behind, frozenset(unknown)
+            return
+        top, bottom = STRUCTURES[drawn[0]].order, STRUCTURES[drawn[-1]].order
+        above = frozenset(i for i in unknown if STRUCTURES[i].order < top)
+        below = frozenset(i for i in unknown if STRUCTURES[i].order > bottom)
+        between = frozenset(unknown) - above - below
+        if above:  # a spinous process hangs down beside the next two bodies
+            yield behind & (self.along <= self.spans[drawn[0]][1])[None], above
+        if below:
+            yield behind & (self.along >= self.spans[drawn[-1]][1] - END_TOLERANCE_MM)[None], below
+        if between:
+            yield behind, between
 
 
 def _extend(centers: np.ndarray, spacing: tuple[float, float, float], reach: float) -> tuple[np.ndarray, np.ndarray]:

@@ -243,7 +243,10 @@ class _Trainer:
     def _train(self) -> None:
         o, data = self.config.optimization, self.config.data
         cases, validation = self._cases()
-        dataset = SampleDataset(cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding)
+        dataset = SampleDataset(
+            cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding,
+            context_mm=self.method.context_mm,
+        )  # fmt: skip
         augmentation = data.augmentation
         if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
             augmentation = augmentation.model_copy(update={"mirror_left_right": False})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from SpineSegAILib.anatomy import KINDS, scheme
+from SpineSegAILib.anatomy import scheme
 from SpineSegAILib.errors import ConfigError
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config, method_info
@@ -35,7 +35,7 @@ def test_every_method_trains_a_step_and_predicts(method_id, dims):
     method.eval()
     with torch.inference_mode():
         maps = method.evidence(batch.image, Context(batch.coordinates))
-    name, channels = ("kinds", len(KINDS)) if "kinds" in maps else ("classes", method.scheme.channels)
+    name, channels = ("kinds", method.scheme.head_kinds) if "kinds" in maps else ("classes", method.scheme.channels)
     assert maps[name].shape == (2, channels, *sizes)
     assert torch.allclose(maps[name].sum(1), torch.ones(2, *sizes), atol=1e-4)
 
