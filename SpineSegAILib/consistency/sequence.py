@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, LabelScheme, disc_below, level_chain, ranks
+from ..anatomy import SACRUM_ID, STRUCTURES, LabelScheme, disc_below, level_chain, level_of, ranks
 from .settings import ConsistencySettings
 
 L6_ID, T13_ID = 25, 28
@@ -87,7 +87,7 @@ def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
     Levels without a class are states nevertheless: an image may show more than the scheme can name.
     """
     ids = set(scheme.ids)
-    shown = {i if STRUCTURES[i].is_vertebral else i - 100 for i in ids if STRUCTURES[i].order is not None}
+    shown = {level_of(i) for i in ids if STRUCTURES[i].is_counted}
     result: list[Level] = []
     for l6 in (False, True) if L6_ID in ids else (False,):
         for t13 in (False, True) if T13_ID in ids else (False,):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from complete import TEACHER, complete
+from runs import train_or_resume
 from train_default import write_manifest
 
-from runs import train_or_resume
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-
 from runs import train_or_resume
+
 from SpineSegAILib.anatomy import structure
 from SpineSegAILib.imaging import Preprocessing, read_image
 from SpineSegAILib.methods.catalog import make_config
