@@ -237,12 +237,6 @@ def evaluate_case(
         ARTERY_ID: Kind.ARTERY.value, VEIN_ID: Kind.VEIN.value,
     }  # fmt: skip
     beyond: dict[int, np.ndarray] = {}
-    if POSTERIOR_ID in annotated and len({i for i in annotated if STRUCTURES[i].kind is Kind.POSTERIOR}) > 1:
-        # Beside those of known level some whose level nobody knows: right to draw, neither right nor wrong to name.
-        unknown = truth == POSTERIOR_ID
-        posterior = np.isin(guess, [i for i in STRUCTURES if STRUCTURES[i].kind is Kind.POSTERIOR])
-        truth[unknown], guess[unknown & posterior] = 0, 0
-        annotated.discard(POSTERIOR_ID)
     for generic, group in generics.items():  # no level or side on one of the two: all of the kind together
         if generic in annotated or generic in (offered or ()) or (guess == generic).any():
             members = {sid for sid in STRUCTURES if group_of(sid) == group}

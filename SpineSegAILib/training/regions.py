@@ -238,14 +238,16 @@ class _ColumnFrame:
         slices = np.arange(shape[0])[:, None, None] * self.spacing[0]
         plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + POSTERIOR_DEPTH_MM)
         behind = plane[None] & (np.abs(slices - self.lateral[None]) <= POSTERIOR_HALF_WIDTH_MM)
-        drawn = [i for i in self.ids if (p := posterior_of(i)) and STRUCTURES[i].is_vertebral and p.id in annotated]
+        some = POSTERIOR_ID in annotated  # all are drawn, though not all are named
+        vertebrae = [i for i in self.ids if STRUCTURES[i].is_vertebral and (p := posterior_of(i))]
+        drawn = [i for i in vertebrae if posterior_of(i).id in annotated or (some and i in annotated)]
         if not drawn:
             yield behind, frozenset(unknown)
             return
         top, bottom = STRUCTURES[drawn[0]].order, STRUCTURES[drawn[-1]].order
         above = frozenset(i for i in unknown if STRUCTURES[i].order < top)
         below = frozenset(i for i in unknown if STRUCTURES[i].order > bottom)
-        between = frozenset(unknown) - above - below
+        between = frozenset() if some else frozenset(unknown) - above - below
         if above:  # a spinous process hangs down beside the next two bodies
             yield behind & (self.along <= self.spans[drawn[0]][1])[None], above
         if below:
