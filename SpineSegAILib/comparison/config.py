@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigError, MissingPackageError, problems
+from ..errors import ConfigError, problems
 from ..evaluation.variants import VARIANTS
+from ..files import read_table
 from ..resources import resources_folder
 from .papers import PAPERS, known_rows
 
@@ -139,7 +139,10 @@ def read_comparison(
         MissingPackageError: TOML needs Python 3.11.
     """
     path = shipped_configs().get(str(path), Path(path))
-    table = _load(path)
+    if not path.exists():
+        shipped = ", ".join(shipped_configs())
+        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {shipped}.")
+    table = read_table(path, ConfigError)
     try:
         config = ComparisonConfig.model_validate(table)
     except ValidationError as error:
@@ -151,36 +154,3 @@ def read_comparison(
     found |= {name: str(Path(file).resolve()) for name, file in (resources or {}).items()}
     manifest = Path(dataset).resolve() if dataset else here / config.dataset
     return config.model_copy(update={"dataset": str(manifest), "resources": found})
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix.lower() == ".json" else _toml(text)
-    except FileNotFoundError:
-        shipped = ", ".join(shipped_configs())
-        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {shipped}.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}.", "It must be TOML, or JSON with the suffix .json."
-        ) from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path} is not a configuration.", "It must hold a table with “entries”.")
-    return table
-
-
-def _toml(text: str) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:
-        raise MissingPackageError("TOML needs Python 3.11.", "Use it, or write the configuration as JSON.") from None
-    return tomllib.loads(text)
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as dotted names: ``{"data": {"patch": …}}`` → ``data.patch``."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -22,10 +22,10 @@ from ..evaluation.page import write_page
 from ..evaluation.worst import WorstCases
 from ..inference import Predictor
 from ..methods.catalog import make_config
-from ..training.config import TrainingConfig, configure
+from ..training.config import TrainingConfig, configure, flatten
 from ..training.run import RunDirectory
 from ..training.trainer import TrainingRequest, run_training
-from .config import ENTRY_PREFIX, ComparisonConfig, Entry, flat
+from .config import ENTRY_PREFIX, ComparisonConfig, Entry
 
 Say = Callable[[str], None]
 _ENDLESS = 10_000_000  # steps of a run that ends by its hours
@@ -184,7 +184,7 @@ def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
 
 def _training(entry: Entry, seed: int, config: ComparisonConfig, rehearse: bool) -> TrainingConfig:
     """The run of an entry, at its share of the budget."""
-    changes = {**dict(flat(config.set)), **dict(flat(entry.set))}
+    changes = {**dict(flatten(config.set)), **dict(flatten(entry.set))}
     if config.budget.steps:
         changes["optimization.steps"] = max(round(config.budget.steps * entry.share), 1)
     if config.budget.hours:

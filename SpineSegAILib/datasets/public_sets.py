@@ -8,7 +8,6 @@ based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), nnU-Net v2
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
-from ..files import read_exactly
+from ..files import read_exactly, read_json
 from .manifest import own_structure
 from .segment_names import CUSTOM, IGNORE, place
 from .training_set import Report, TrainingSet
@@ -249,13 +248,13 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
 def _nnunet(folder: Path) -> _Found:
     """``dataset.json``, ``imagesTr/case_0000.nii.gz``, ``labelsTr/case.nii.gz``: the first channel is taken."""
     try:
-        table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        table = read_json(folder / "dataset.json", DatasetError)
         labels, ending = table["labels"], table.get("file_ending", ".nii.gz")
         channels = table.get("channel_names") or table.get("modality") or {}
         named = [(name, value) if not str(name).isdigit() else (value, name) for name, value in labels.items()]
-    except FileNotFoundError:
-        raise DatasetError(f"There is no dataset.json in {folder}.", _LAYOUTS["nnunet"]) from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except DatasetError as error:
+        raise DatasetError(error.message, _LAYOUTS["nnunet"]) from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DatasetError(f"{folder / 'dataset.json'} is not nnU-Net's: {error!r}.", _LAYOUTS["nnunet"]) from None
     values: dict[int, str] = {}
     for name, value in named:

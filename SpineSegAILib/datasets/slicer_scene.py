@@ -7,7 +7,6 @@ applied, so that a case lies where the reader saw it; segments are resampled to 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import Extent, structure
 from ..errors import DatasetError, ImageError, SpineSegAIError
+from ..files import parse_json
 from ..hints import Point
 from ..imaging import Geometry, check_image, read_image
 from ..keypoints import read_control_points
@@ -529,8 +529,8 @@ def _corrections(segmentation: Node, segments: list[_Described], case: SceneCase
     texts = [segmentation.attributes.get(CORRECTION_LOG), *(s.tags.get(CORRECTION_LOG) for s in segments)]
     for text in filter(None, texts):
         try:
-            return json.loads(text)
-        except ValueError:
+            return parse_json(text, "the log", DatasetError)
+        except DatasetError:
             case.notes.append(f"The correction log of “{segmentation.name}” cannot be read and is left out.")
     return None
 

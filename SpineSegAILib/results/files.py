@@ -18,7 +18,7 @@ from .. import anatomy
 from ..anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids, terminology
 from ..anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 from ..errors import CorrectionError, ImageError, OutputError, SchemeError
-from ..files import read_exactly, staged
+from ..files import parse_json, read_exactly, read_json, staged
 from ..imaging.geometry import RAS_FROM_LPS, index_to_lps, set_index_to_lps
 from .segmentation import FORMAT, Segmentation
 
@@ -51,11 +51,11 @@ def refuse_foreign_side_file(path: Path) -> None:
     side = side_file(path)
     if side is None:
         return
-    try:
-        document = json.loads(side.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not side.exists():
         return
-    except (OSError, ValueError):
+    try:
+        document = read_json(side, OutputError)
+    except OutputError:
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise OutputError(
@@ -181,9 +181,9 @@ def _read_label_image(path: Path) -> Segmentation:
     side = side_file(path)
     assert side is not None  # no .seg.nrrd
     try:
-        summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else None
-    except ValueError as error:
-        raise ImageError(f"“{side.name}” is damaged.", "Remove it to read the label image alone.") from error
+        summary = read_json(side, ImageError) if side.is_file() else None
+    except ImageError as error:
+        raise ImageError(error.message, "Remove it to read the label image alone.") from None
     if not isinstance(summary, dict) or summary.get("format") != FORMAT:  # none, or somebody else's JSON
         summary = {}
     _known_scheme(summary.get("scheme"))
@@ -209,7 +209,7 @@ def _read_slicer(path: Path, strict: bool) -> Segmentation:
         extents: set[Extent] = set()
         named: list[tuple[int, str]] = []
         masks: dict[int, np.ndarray] = {}
-        summary = json.loads(document.get(_HEADER_KEY, "{}"))
+        summary = parse_json(document.get(_HEADER_KEY, "{}"), path.name, ImageError)
         _known_scheme(summary.get("scheme"))
         for segment in document["segments"]:
             _known_scheme({"name": segment.get("tags", {}).get(SCHEME_TAG)})

@@ -36,7 +36,7 @@ from .clock import WorkClock
 from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
 from .pictures import draw_curves, draw_result
-from .run import RunDirectory, read_json, write_json
+from .run import RunDirectory, read_saved, write_json
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 
 _START = "start.json"
@@ -276,7 +276,7 @@ class _Trainer:
         counted = 0
         with self.run.quiet():
             batches = iter(loader)  # copies the process
-        for raw in self._loaded(batches, cases):
+        for raw in self._loaded(batches, cases) if not _is_done(o, self.step, self.elapsed) else ():
             rate = _learning_rate(o, self.step, self.elapsed)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -300,7 +300,7 @@ class _Trainer:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
             counted += 1
-            done = self.step >= o.steps or (o.hours is not None and self.elapsed >= 3600 * o.hours)
+            done = _is_done(o, self.step, self.elapsed)
             if counted >= o.report_every or done or stopping:
                 speed = (self.step - first_step) / max(self.elapsed - before, 1e-6)
                 self._event(
@@ -316,7 +316,7 @@ class _Trainer:
                 self._save()
             if done or stopping:
                 break
-        finished = "stopped" if self.step < o.steps and self.run.stop_requested else "finished"
+        finished = "finished" if _is_done(o, self.step, self.elapsed) else "stopped"
         self._event(finished, step=self.step, elapsed=round(self.elapsed, 1))
         self._draw_curves()
         self._beat(finished, force=True, step=self.step)
@@ -502,7 +502,7 @@ class _Trainer:
         annotated = {i for case in self.manifest.cases("training") for i in case.annotated}
         scheme = self.method.scheme
         seen = {scheme.channel_for(i) for i in annotated}
-        start = read_json(self.run.state / _START)
+        start = read_saved(self.run.state / _START)
         seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in start.get("validated", ())}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         return {
@@ -564,7 +564,7 @@ class _Trainer:
         self.step = int(document["step"])
         self.elapsed = float(document["elapsed"])
         self.best = float(document["best"])
-        self.parts = max(int(document.get("parts", 1)), int(read_json(self.run.state / _PARTS).get("parts", 1)))
+        self.parts = max(int(document.get("parts", 1)), int(read_saved(self.run.state / _PARTS).get("parts", 1)))
         self.method.load_state_dict(_below(tensors, "model."))
         if self.ema:
             self.ema.values = _below(tensors, "ema.")
@@ -652,6 +652,12 @@ def _progress(o: OptimizationConfig, step: int, elapsed: float) -> float:
     if o.hours is not None:
         progress = max(progress, elapsed / (3600 * o.hours))
     return min(progress, 1.0)
+
+
+def _is_done(o: OptimizationConfig, step: int, elapsed: float) -> bool:
+    steps = min(o.steps, o.stop_steps or o.steps)
+    hours = min(o.hours or math.inf, o.stop_hours or math.inf)
+    return step >= steps or elapsed >= 3600 * hours
 
 
 def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:

@@ -1,9 +1,9 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and read or refused in words."""
 
 import pytest
 
-from SpineSegAILib.errors import OutputError
-from SpineSegAILib.files import check_writable, staged
+from SpineSegAILib.errors import ConfigError, DatasetError, OutputError
+from SpineSegAILib.files import check_writable, read_json, read_table, staged
 
 
 def names(folder) -> set[str]:
@@ -48,3 +48,34 @@ def test_what_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be written to"):
         check_writable(tmp_path / "a.txt")
     assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff{}", "not text in UTF-8"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_a_message_of_the_callers_kind(tmp_path, content, words):
+    path = tmp_path / "table.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=words):
+        read_json(path, DatasetError)
+    with pytest.raises(DatasetError, match="is a folder"):
+        read_json(tmp_path, DatasetError)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    (tmp_path / "a.toml").write_text("a = 1", encoding="utf-8-sig")
+    assert read_table(tmp_path / "a.json", ConfigError) == read_table(tmp_path / "a.toml", ConfigError) == {"a": 1}
+    (tmp_path / "b.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="does not hold a table"):
+        read_table(tmp_path / "b.json", ConfigError)
+    (tmp_path / "b.toml").write_text("a =")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_table(tmp_path / "b.toml", ConfigError)
