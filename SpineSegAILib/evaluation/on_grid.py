@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..anatomy import STRUCTURES, Kind
+from ..anatomy import POSTERIOR_ID, STRUCTURES, Kind
 from ..consistency import resolve_levels
 from ..datasets.manifest import Case, read_case
 from ..evidence import Evidence
@@ -76,9 +76,11 @@ def validate(
         if sid not in method.scheme.channel_of:  # a scheme without levels: everything of the kind together
             channel = method.scheme.channel_for(sid)
             if channel == 0:
-                members = () if levels else method.scheme.members(sid)
-                if members:  # a vessel whose side is not known
-                    strict.setdefault(kind, []).append(_dice(reference, np.isin(found, members)))
+                # A vessel whose side is not known, posterior elements of which some have a level and some have none.
+                members = method.scheme.members(sid) if not levels or sid == POSTERIOR_ID else ()
+                if members:
+                    together = np.isin(case.label, (sid, *members)) if levels else reference
+                    strict.setdefault(kind, []).append(_dice(together, np.isin(found, members)))
                 continue
             target = method.scheme.ids[channel - 1]
             reference = np.isin(case.label, [i for i in case.annotated if STRUCTURES[i].kind is kind])

@@ -174,8 +174,8 @@ def cache_case(
     else:
         stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated]
         stamp += [sorted(case.keypoints.items()), case.label_values]
-        if case.label:
-            stamp += [str(case.label.resolve()), case.label.stat().st_mtime_ns]
+        for path in (case.label, case.label_whole):
+            stamp += [str(path.resolve()), path.stat().st_mtime_ns] if path else []
     return _cached(case.name, case.source or "data", stamp, load, preprocessing, scheme, folder, case.keypoints)
 
 

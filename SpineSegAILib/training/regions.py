@@ -239,8 +239,8 @@ class _ColumnFrame:
         plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + POSTERIOR_DEPTH_MM)
         behind = plane[None] & (np.abs(slices - self.lateral[None]) <= POSTERIOR_HALF_WIDTH_MM)
         some = POSTERIOR_ID in annotated  # all are drawn, though not all are named
-        vertebrae = [i for i in self.ids if STRUCTURES[i].is_vertebral and (p := posterior_of(i))]
-        drawn = [i for i in vertebrae if posterior_of(i).id in annotated or (some and i in annotated)]
+        parts = {i: p.id for i in self.ids if STRUCTURES[i].is_vertebral and (p := posterior_of(i))}
+        drawn = [i for i, part in parts.items() if part in annotated or (some and i in annotated)]
         if not drawn:
             yield behind, frozenset(unknown)
             return

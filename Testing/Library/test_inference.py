@@ -14,7 +14,7 @@ from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device
 from SpineSegAILib.inference.sliding_window import volume_evidence
-from SpineSegAILib.methods.base import Context, Method, coordinate_channels
+from SpineSegAILib.methods.base import Context, Method, between_slices, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
@@ -505,3 +505,28 @@ def test_a_method_that_looks_at_the_whole_input_sees_windows_of_the_size_it_lear
     assert np.argwhere(told.classes[1] > 0.5).tolist() == [[0, 20, 60], [1, 20, 60]]
     volume_evidence(method, volume, torch.device("cpu"))  # nothing is said of a size
     assert method.shapes == {(64, 48), (96, 80)}
+
+
+class Mirror(Method):
+    """Gives back the slices that it is shown."""
+
+    context_mm = (4.0,)
+
+    def __init__(self) -> None:
+        super().__init__(make_config("resenc-unet", "tiny"))
+
+    def evidence(self, images, context):
+        assert context.coordinates.shape[1] == 2
+        return {"classes": images}
+
+
+@pytest.mark.parametrize(("slices", "slice_mm"), [(7, 2.0), (7, 4.0), (5, 10.0), (2, 4.4), (1, 4.0)])
+def test_a_network_sees_the_slices_beside_each(slices, slice_mm):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).uniform(0, 1, (slices, 32, 40)).astype(np.float32))
+    image.SetSpacing((2.0, 2.0, slice_mm))
+    image.SetDirection(SAGITTAL_DIRECTION)
+    volume = Preprocessing(pixel_mm=2.0).forward(image)
+    shown = volume_evidence(Mirror().eval(), volume, torch.device("cpu"), options={"batch": 3}).classes
+    at = np.arange(slices)[:, None] + np.array([0.0, -4.0, 4.0]) / slice_mm
+    for channel in range(3):
+        assert np.allclose(shown[channel], between_slices(volume.array, at[:, channel]), atol=1e-6)
