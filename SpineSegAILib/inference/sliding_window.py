@@ -38,6 +38,12 @@ Cancel = Callable[[], bool]
 AIR = -2.0
 """Preprocessed value outside the image."""
 
+GLANCE_MM = 16.0
+"""Distance between the slices of a first glance (`Method.around_column`): two or three of them meet the column."""
+_GLANCE_SHARE = 0.2  # of the work, for the progress
+_COLUMN_MARGIN_MM = 30.0  # before and behind what the glance found
+_LEAST_FOUND_MM2 = 300.0  # in a slice of the glance; a vertebral body alone has 900
+
 _MANY_CHANNELS = 8
 
 
@@ -83,7 +89,7 @@ def volume_evidence(
     for sid in work.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _by_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
+        maps = _of_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.answer(work.hints),
@@ -170,47 +176,102 @@ class _Work:
         return tick
 
 
-def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class _View:
+    """What of a volume is looked at, and which part of all work that is."""
+
+    slices: range
+    columns: slice
+    begin: float = 0.0
+    share: float = 1.0
+
+
+def _of_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A 2D method's maps of the whole volume."""
+    count, _, width = work.volume.array.shape
+    everything = _View(range(count), slice(0, width))
+    if not (work.method.around_column and patch and width > patch[1]):
+        return _by_slices(work, patch, everything)
+    step = max(1, round(GLANCE_MM / work.volume.spacing[0]))
+    few = range((count - 1) % step // 2, count, step)
+    columns = _columns_of_spine(_by_slices(work, patch, _View(few, slice(0, width), 0.0, _GLANCE_SHARE)), work, patch)
+    part = _by_slices(work, patch, _View(range(count), columns, _GLANCE_SHARE, 1 - _GLANCE_SHARE))
+    maps = {}
+    for name, value in part.items():
+        maps[name] = np.zeros((*value.shape[:-1], width), value.dtype)
+        maps[name][..., columns] = value
+        if name in ("kinds", "classes"):
+            maps[name][0, ..., : columns.start] = maps[name][0, ..., columns.stop :] = 1.0
+    return maps
+
+
+def _columns_of_spine(maps: Mapping[str, np.ndarray], work: _Work, patch: tuple[int, ...]) -> slice:
+    """From before the column to behind it, as far as a first glance tells; all columns where it saw none.
+
+    A multiple of what the network takes, so that nothing has to be padded, and no less than it saw in training.
+    """
+    width = work.volume.array.shape[2]
+    background = maps["kinds" if "kinds" in maps else "classes"][0]
+    found = (background < 0.5).sum(1)  # (slices, columns)
+    pixel = math.prod(work.volume.spacing[1:])
+    found[found.sum(1) * pixel < _LEAST_FOUND_MM2] = 0
+    if not found.any():
+        return slice(0, width)
+    share = np.cumsum(found.sum(0)) / found.sum()  # without the few pixels that lie elsewhere
+    margin = _COLUMN_MARGIN_MM / work.volume.spacing[2]
+    low, high = np.searchsorted(share, 0.01) - margin, np.searchsorted(share, 0.99) + 1 + margin
+    size = min(width, _multiple(max(math.ceil(high - low), patch[1]), work.method.divisors[1]))
+    start = min(max(round((low + high - size) / 2), 0), width - size)
+    return slice(start, start + size)
+
+
+def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
     method, volume, device = work.method, work.volume, work.device
-    count, *shape = volume.array.shape
+    whole = volume.array.shape[1:]
+    array, count = volume.array[:, :, view.columns], len(view.slices)
+    shape = array.shape[1:]
+    prior = None if work.prior is None else work.prior[:, :, view.columns]
     window = method.window or (patch if method.local else ())
     pads, inner = _padding(shape, method.divisors, window)
-    coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
+    aside = (0.0, view.columns.start - (whole[1] - shape[1]) / 2)
+    coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device, aside)
     offsets = context_offsets(method.context_mm) / volume.spacing[0]
     size = slices_per_pass(method, device, work.options)
-    placed = _placed(work.hints, volume, method.scheme, pads).to(device) if work.hints.keypoints else None
+    corner = torch.tensor((pads[2], pads[0] - view.columns.start), device=device)
+    placed = _placed(work.hints, volume, method.scheme).to(device) + corner if work.hints.keypoints else None
     result: dict[str, np.ndarray] = {}
     for number in range(method.passes):
         final = number == method.passes - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
+            slices = list(view.slices[start:stop])
             tick = work.ticker(
-                (number + start / count) / method.passes,
-                (stop - start) / count / method.passes,
-                f"Slice {stop} of {count}",
+                view.begin + view.share * (number + start / count) / method.passes,
+                view.share * (stop - start) / count / method.passes,
+                f"Slice {slices[-1] + 1} of {len(array)}",
             )
             stop_if(work.cancelled)
-            seen = between_slices(volume.array, (np.arange(start, stop)[:, None] + offsets).ravel())
+            seen = between_slices(array, (np.array(slices)[:, None] + offsets).ravel())
             images = torch.from_numpy(seen).unflatten(0, (stop - start, len(offsets)))
             chunk = F.pad(images.to(device), pads, value=AIR)
             stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-            if work.prior is not None:
-                stacked = torch.cat([stacked, F.pad(work.prior[start:stop, None].to(chunk), pads)], 1)
+            if prior is not None:
+                stacked = torch.cat([stacked, F.pad(prior[slices, None].to(chunk), pads)], 1)
             predict = partial(
                 _place_points,
                 partial(
                     work.evidence,
-                    slices=tuple(range(start, stop)),
-                    slice_count=count,
+                    slices=tuple(slices),
+                    slice_count=len(array),
                     final=final,
                     tick=tick,
                 ),
-                None if placed is None else placed[start:stop],
+                None if placed is None else placed[slices],
             )
             maps = _windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
-                points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
+                points[..., :2] -= corner.to(points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
                 found[start:stop] = points.cpu().numpy()
             for name, value in maps.items():
@@ -343,12 +404,12 @@ def _bump(window: Sequence[int]) -> Tensor:
     return result.clamp(min=1e-3)
 
 
-def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
-    """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
+def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme) -> Tensor:
+    """(D, C − 1, 2) the reader's key points in the slices near them, NaN elsewhere."""
     result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
     for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
         near = abs(np.arange(len(result)) - at) * volume.spacing[0] <= KEYPOINT_REACH_MM
-        result[near, scheme.channel_of[sid] - 1] = (row + pads[2], column + pads[0])
+        result[near, scheme.channel_of[sid] - 1] = (row, column)
     return torch.from_numpy(result)
 
 
@@ -400,15 +461,26 @@ def _padding(
 
 
 def _padded_coordinates(
-    shape: list[int], spacing: tuple[float, ...], pads: tuple[int, ...], device: torch.device
+    shape: Sequence[int],
+    spacing: tuple[float, ...],
+    pads: tuple[int, ...],
+    device: torch.device,
+    aside: Sequence[float] | None = None,
 ) -> Tensor:
-    """(1, dims, *padded) coordinates whose zero stays at the centre of the image."""
+    """(1, dims, *padded) coordinates whose zero stays at the centre of the image.
+
+    Args:
+        aside: how far the centre of what is padded lies from that of the image, voxels along each axis.
+    """
     low = pads[0::2][::-1]
     high = pads[1::2][::-1]
     full = [n + a + b for n, a, b in zip(shape, low, high, strict=True)]
     channels = coordinate_channels(full, spacing, device)
     # The padded array's centre lies (high − low) / 2 voxels behind the image's.
     shift = [(b - a) / 2 * mm / COORDINATE_SCALE_MM for a, b, mm in zip(low, high, spacing, strict=True)]
+    shift = [
+        s + a * mm / COORDINATE_SCALE_MM for s, a, mm in zip(shift, aside or [0.0] * len(shift), spacing, strict=True)
+    ]
     offset = torch.tensor(shift, dtype=torch.float32, device=device)
     return (channels + offset.view(-1, *[1] * len(full)))[None]
 

@@ -187,6 +187,9 @@ class Method(nn.Module):
     """3D: windows divide a volume across slices only, where counting levels takes the whole height of an image."""
     overlap: float = 0.5
     """Share of its side by which a window overlaps the next, where the option of this name does not say."""
+    around_column: bool = False
+    """2D: of a slice the method is shown what lies around the column alone, as in training; where that is, a first
+    glance at a few whole slices tells."""
     context_mm: tuple[float, ...] = ()
     """2D: distances (mm) at which the method sees a slice's neighbours, on either side (`context_offsets`)."""
     passes: int = 1

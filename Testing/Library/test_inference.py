@@ -11,7 +11,7 @@ from SpineSegAILib.anatomy import KINDS, structure
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError
 from SpineSegAILib.hints import Anchor, Hints
-from SpineSegAILib.imaging import SAGITTAL_DIRECTION, Geometry, Preprocessing
+from SpineSegAILib.imaging import SAGITTAL_DIRECTION, CanonicalVolume, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device
 from SpineSegAILib.inference.sliding_window import volume_evidence
 from SpineSegAILib.methods.base import Context, Method, between_slices, coordinate_channels
@@ -530,3 +530,51 @@ def test_a_network_sees_the_slices_beside_each(slices, slice_mm):
     at = np.arange(slices)[:, None] + np.array([0.0, -4.0, 4.0]) / slice_mm
     for channel in range(3):
         assert np.allclose(shown[channel], between_slices(volume.array, at[:, channel]), atol=1e-6)
+
+
+class Glance(Method):
+    """Says vertebra where the image is bright, and gives back where it was told to be."""
+
+    around_column = True
+
+    def __init__(self) -> None:
+        super().__init__(make_config("resenc-unet", "tiny"))
+        self.divisor = 8
+        self.seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def evidence(self, images, context):
+        self.seen.append((len(images), tuple(images.shape[2:])))
+        bone = (images[:, :1] > 0).float()
+        return {"kinds": torch.cat([1 - bone, bone], 1), "rank": context.coordinates[:, 1]}
+
+
+def bright_column(low: int, high: int) -> CanonicalVolume:
+    array = np.full((12, 64, 200), -2.0, np.float32)
+    array[3:9, 4:60, low:high] = 2.0
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.0, 1.0, 4.0))
+    image.SetDirection(SAGITTAL_DIRECTION)
+    return Preprocessing(pixel_mm=1.0, low=0.0, high=100.0).forward(image)
+
+
+@pytest.mark.parametrize(("low", "high"), [(80, 110), (0, 30), (175, 200)])
+def test_a_network_is_shown_the_column_and_knows_where_it_is(low, high):
+    volume, method = bright_column(low, high), Glance().eval()
+    found = volume_evidence(method, volume, torch.device("cpu"), patch=(64, 64), options={"batch": 12})
+    glance, look = method.seen
+    assert glance == (3, (64, 200)) and look[0] == 12 and look[1][0] == 64 and look[1][1] in (64, 88, 96)
+    assert np.array_equal(found.kinds[1] > 0.5, volume.array > 0)
+    assert np.allclose(found.kinds.sum(0), 1)
+    shown = np.flatnonzero(found.rank[0, 0])
+    expected = (np.arange(200) - 99.5) / 128  # millimetres from the middle of the whole image
+    assert np.allclose(found.rank[5, 20, shown], expected[shown], atol=1e-6)
+
+
+def test_where_a_glance_finds_nothing_all_is_looked_at():
+    volume, method = bright_column(100, 102), Glance().eval()  # too little to be a column
+    found = volume_evidence(method, volume, torch.device("cpu"), patch=(64, 64), options={"batch": 12})
+    assert [size for _, size in method.seen] == [(64, 200), (64, 200)]
+    assert np.array_equal(found.kinds[1] > 0.5, volume.array > 0)
+    narrow = Glance().eval()
+    volume_evidence(narrow, bright_column(80, 110), torch.device("cpu"), patch=(64, 256), options={"batch": 12})
+    assert narrow.seen == [(12, (64, 200))]

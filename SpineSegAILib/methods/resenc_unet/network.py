@@ -130,7 +130,7 @@ class ResEncUNetMethod(Method):
         self.config: ResEncUNetConfig = config
         self.network = ResEncUNet(config.dims, config.input_channels, config.widths, config.blocks, config.flat_levels)
         self.divisor = 2 ** (len(config.widths) - 1)
-        self.context_mm = config.context_mm
+        self.context_mm, self.around_column = config.context_mm, config.around_column
         conv = _CONV[config.dims]
         self.predicts_rank = config.output == "kind-rank"
         self.class_head = conv(config.widths[0], config.kinds if self.predicts_rank else self.scheme.channels, 1)
