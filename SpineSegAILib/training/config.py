@@ -92,8 +92,10 @@ class OptimizationConfig(BaseModel):
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
-    schedule: Literal["cosine", "poly", "thirds"] = Field(
-        "cosine", description="thirds: a fifth of the learning rate after each third"
+    schedule: Literal["cosine", "poly", "thirds", "constant"] = Field(
+        "cosine",
+        description="thirds: a fifth of the learning rate after each third; constant: for a stage that may end at any"
+        " time, since another one follows in which the rate falls",
     )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)

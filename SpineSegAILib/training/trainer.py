@@ -667,6 +667,8 @@ def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
         shape = 0.5 * (1 + math.cos(math.pi * progress))
     elif o.schedule == "poly":
         shape = (1 - progress) ** 0.9
+    elif o.schedule == "constant":
+        shape = 1.0
     else:
         shape = 0.2 ** int(3 * progress)
     rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape
