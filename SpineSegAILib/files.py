@@ -7,15 +7,43 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingPackageError, OutputError, SpineSegAIError
+from .errors import MissingPackageError, OutputError, SpineSegAIError, one_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""File types that an image can be written to."""
+
+SEGMENTATION_SUFFIXES = (".seg.nrrd", *IMAGE_SUFFIXES)
+"""File types that a segmentation can be written to and read from."""
+
+
+def stem_and_suffix(path: str | Path) -> tuple[str, str]:
+    """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``."""
+    name = Path(path).name
+    for double in (".nii.gz", ".seg.nrrd"):
+        if name.lower().endswith(double):
+            return name[: -len(double)], double
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix), suffix.lower()
+
+
+def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
+    """Checks that a file's name says one of these types; upper and lower case alike.
+
+    Raises:
+        OutputError: the name ends otherwise, or is nothing but the suffix.
+    """
+    stem, suffix = stem_and_suffix(path)
+    if suffix not in suffixes or not stem:
+        raise OutputError(f"Unsupported file extension: {path}.", f"Use {one_of(suffixes)}.")
 
 
 def check_writable(path: str | Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, addition, scheme
+    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, extended, scheme
     from .structures import (
         ARTERY_ID,
         BASIC_KINDS,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         level_chain,
         level_of,
         next_below,
+        order_of,
         other_side,
         posterior_of,
         ranks,

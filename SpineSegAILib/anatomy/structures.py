@@ -80,7 +80,8 @@ class Structure:
     @property
     def color_255(self) -> tuple[int, int, int]:
         """Colour as bytes."""
-        return tuple(round(255 * channel) for channel in self.color)  # type: ignore[return-value]
+        red, green, blue = self.color
+        return round(255 * red), round(255 * green), round(255 * blue)
 
     @property
     def is_vertebral(self) -> bool:
@@ -112,15 +113,19 @@ _DISC_OFFSET, _POSTERIOR_OFFSET = 100, 130
 _POSTERIOR_WORDS = "posterior elements"
 
 
-def _vertebra_color(index: int) -> tuple[float, float, float]:
+def _color(index: int, first_hue: float, saturation: float, value: float) -> tuple[float, float, float]:
     # Steps of 0.38 of the colour circle keep neighbours (and neighbours' neighbours) apart.
-    hue = (0.08 + 0.38 * index) % 1.0
-    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.55, 0.95))  # type: ignore[return-value]
+    hue = (first_hue + 0.38 * index) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red, 3), round(green, 3), round(blue, 3)
+
+
+def _vertebra_color(index: int) -> tuple[float, float, float]:
+    return _color(index, 0.08, 0.55, 0.95)
 
 
 def _disc_color(index: int) -> tuple[float, float, float]:
-    hue = (0.55 + 0.38 * index) % 1.0
-    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.85, 0.75))  # type: ignore[return-value]
+    return _color(index, 0.55, 0.85, 0.75)
 
 
 def _posterior_color(index: int) -> tuple[float, float, float]:
@@ -231,11 +236,22 @@ def custom_structure(name: str, structure_id: int) -> Structure:
             f"“{name}={structure_id}” cannot be added.",
             f"Use a name without + = , and a number from {CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}.",
         )
-    hue = (0.38 * (structure_id - CUSTOM_IDS[0]) + 0.45) % 1.0
-    color = tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.45, 0.85))
-    made = Structure(structure_id, name, Kind.CUSTOM, None, color)  # type: ignore[arg-type]
+    color = _color(structure_id - CUSTOM_IDS[0], 0.45, 0.45, 0.85)
+    made = Structure(structure_id, name, Kind.CUSTOM, None, color)
     _STRUCTURES[structure_id] = _BY_NAME[name.lower()] = made
     return made
+
+
+def order_of(structure_id: int) -> float:
+    """`Structure.order` of a structure that has a level.
+
+    Raises:
+        ValueError: it has none.
+    """
+    order = STRUCTURES[structure_id].order
+    if order is None:
+        raise ValueError(f"{STRUCTURES[structure_id].name} has no level")
+    return order
 
 
 def disc_below(vertebra: Structure | int) -> Structure | None:

@@ -84,7 +84,7 @@ def _generic(column: Column) -> LevelResult:
         (POSTERIOR, POSTERIOR_ID, column.minimum(s.min_posterior_area, s.min_disc_depth)),
     )
     for value, sid, least in sizes:
-        if sid not in column.scheme.channel_of or column.box is None:
+        if sid not in column.scheme.channel_of:
             continue
         kind = STRUCTURES[sid].kind.value
         channel = column.probability[KINDS.index(kind)].ravel()
@@ -98,7 +98,7 @@ def _generic(column: Column) -> LevelResult:
 
 
 def _canal_instances(column: Column) -> list[tuple[Instance, np.ndarray]]:
-    if column.box is None or CANAL_ID not in column.scheme.channel_of:
+    if CANAL_ID not in column.scheme.channel_of:
         return []
     kept, rest = canal_parts(column)
     found = []
@@ -141,12 +141,10 @@ def _without_spine(evidence: Evidence, settings: ConsistencySettings) -> LevelRe
         labels.ravel()[index] = s.id
         pieces.ravel()[index] = len(instances) + 1
         mean = float(classes[channel].ravel()[index].mean())
-        centroid = coordinates(index, best.shape, evidence.spacing).mean(axis=0)
+        z, y, x = coordinates(index, best.shape, evidence.spacing).mean(axis=0).tolist()
         confidence[s.id] = mean
-        instances.append(
-            Instance(s.kind.value, s.id, tuple(map(float, centroid)), voxel * len(index), None, mean, None, False)  # type: ignore[arg-type]
-        )
-    return LevelResult(labels, instances, evidence.spacing, confidence=confidence, pieces=pieces)
+        instances.append(Instance(s.kind.value, s.id, (z, y, x), voxel * len(index), None, mean, None, False))
+    return LevelResult(labels, instances, evidence.spacing, pieces, confidence=confidence)
 
 
 # --- naming ----------------------------------------------------------------------------------------------------------
@@ -159,11 +157,11 @@ def _name_column(
     if not column.bones and not column.discs:
         if anchors:
             raise HintError("There is nothing to anchor: no vertebra or disc was found.", "Leave the anchors out.")
-        found = _leftovers(column) if column.box is not None else []
-        return column.result(_canal_instances(column) + found, warnings=["No vertebra was found."])
+        found = _canal_instances(column) + _leftovers(column)
+        return column.result(found, warnings=["No vertebra was found."])
     states = states_of(column.scheme)
     items = items_of(column, states)
-    believed = [item.unary.argmax() for item in items]
+    believed = [int(item.unary.argmax()) for item in items]
     held = pin_locked(column, items, states)
     pinned = pin_anchors(column, items, states, anchors)
     doubt_contradicted(items, believed, s)
@@ -191,12 +189,10 @@ def _name_column(
             ids[level.id] = ids.get(level.id, 0.0) + float(p)
         probability.append(ids)
 
-    found: list[tuple[Instance, np.ndarray]] = []
     if column.bones:
-        found += _bone_instances(column, levels, probability)
-        found += _disc_instances(column, levels, probability)
+        found = _bone_instances(column, levels, probability) + _disc_instances(column, levels, probability)
     else:
-        found += _lone_discs(column, levels, probability)
+        found = _lone_discs(column, levels, probability)
     named = [(piece, level) for piece, level in zip(column.bones, levels, strict=False) if level]  # none of lone discs
     found += posterior_instances(column, named, {i.structure_id: i for i, _ in found if i.structure_id})
     found += _canal_instances(column) + _leftovers(column)

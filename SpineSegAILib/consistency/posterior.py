@@ -77,7 +77,7 @@ def _owners(
     owners: list[int] = []
     parts: list[np.ndarray] = []
     for index in pieces:
-        arc, radial = column.axis.project(column.points(index))  # type: ignore[union-attr]
+        arc, radial = column.axis.project(column.points(index))
         away = np.abs(arc[:, None] - at) / pitch
         seen = column.voxel_ranks(index, (Kind.POSTERIOR,))
         cost = away if seen is None else np.abs(seen[:, None] - rank) + 0.5 * away

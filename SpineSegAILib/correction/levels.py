@@ -19,6 +19,7 @@ from ..anatomy import (
     disc_below,
     level_chain,
     level_of,
+    order_of,
     posterior_of,
     sorted_ids,
     structure,
@@ -174,9 +175,9 @@ def merge(labelling: Labelling, first: int, second: int, direction: Direction | 
     chain = chain_ids(variants_of(labelling.present))
     if direction and chain.index(lower) - chain.index(upper) == 1:
         rest = replace(labelling, present=labelling.present - set(mapping) | {kept})
-        kept_side, step = ("below", -1) if direction == "below" else ("above", 1)
-        moving = {i for i in is_levelled(rest) if i != kept and side_of(i, kept_side, kept)}
-        mapping |= shifted_names(rest, chain, chain, step, moving)
+        side: Direction = "below" if direction == "below" else "above"
+        moving = {i for i in is_levelled(rest) if i != kept and side_of(i, side, kept)}
+        mapping |= shifted_names(rest, chain, chain, -1 if side == "below" else 1, moving)
     return Correction("merge", words, mapping, structures=(upper, lower), details=details)
 
 
@@ -273,8 +274,8 @@ def _with_levels(labelling: Labelling) -> None:
 
 def side_of(structure_id: int, side: Direction, of: int) -> bool:
     """Whether a structure lies above or below another; a disc lies below its vertebra, posterior elements beside it."""
-    here, there = STRUCTURES[structure_id].order, STRUCTURES[of].order
-    return here > there if side == "below" else here < there  # type: ignore[operator]
+    here, there = order_of(structure_id), order_of(of)
+    return here > there if side == "below" else here < there
 
 
 def _moving(labelling: Labelling, start: int | None, direction: Direction) -> set[int]:
@@ -343,7 +344,7 @@ def _check_order(labelling: Labelling, mapping: Mapping[int, int]) -> None:
     for row in rows.values():
         for upper, lower in pairwise(row):
             a, b = mapping.get(upper, upper), mapping.get(lower, lower)
-            if STRUCTURES[a].order >= STRUCTURES[b].order:  # type: ignore[operator]
+            if order_of(a) >= order_of(b):
                 raise CorrectionError(
                     f"{labelling.name(upper)} would become {STRUCTURES[a].name} and lie below {STRUCTURES[b].name}.",
                     "Move fewer levels, or all of them.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..anatomy import STRUCTURES, counterpart, disc_below, level_of, sorted_ids
+from ..anatomy import STRUCTURES, counterpart, disc_below, level_of, order_of, sorted_ids
 from ..errors import CorrectionError
 from .levels import chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
 from .step import Correction, Direction, Labelling, Patch, array_of, box_of, renamed
@@ -112,11 +112,11 @@ def _axis(
     labels: sitk.Image, values: np.ndarray, labelling: Labelling, chosen: int, positions: np.ndarray
 ) -> np.ndarray:
     """Unit vector downwards along the spine at a structure: from its neighbours, else from its own shape."""
-    order = STRUCTURES[chosen].order
+    order = order_of(chosen)
     levelled = sorted_ids(is_levelled(labelling))
     line = [i for i in levelled if STRUCTURES[i].is_vertebral] or [i for i in levelled if STRUCTURES[i].is_counted]
-    above = [i for i in line if STRUCTURES[i].order < order and i != chosen]  # type: ignore[operator]
-    below = [i for i in line if STRUCTURES[i].order > order and i != chosen]  # type: ignore[operator]
+    above = [i for i in line if order_of(i) < order]
+    below = [i for i in line if order_of(i) > order]
     ends = [
         _physical(labels, np.argwhere(values == i)).mean(axis=0) if i else positions.mean(axis=0)
         for i in (above[-1] if above else 0, below[0] if below else 0)

@@ -241,14 +241,14 @@ def array_of(labels: sitk.Image | np.ndarray) -> np.ndarray:
 
 def box_of(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box | None:
     """The smallest box that holds all of a mask, grown by a margin (voxels) within the array; None if it is empty."""
-    box = []
-    for axis, grow in enumerate(margin):
-        others = tuple(a for a in range(3) if a != axis)
-        along = np.flatnonzero(mask.any(axis=others))
-        if not len(along):
-            return None
-        box.append(slice(max(int(along[0]) - grow, 0), min(int(along[-1]) + 1 + grow, mask.shape[axis])))
-    return tuple(box)  # type: ignore[return-value]
+    if not mask.any():
+        return None
+
+    def along(axis: int) -> slice:
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        return slice(max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis]))
+
+    return along(0), along(1), along(2)
 
 
 def structure_at(labels: sitk.Image, point: Sequence[float]) -> int:

@@ -143,10 +143,10 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        present = np.unique(sitk.GetArrayFromImage(read_exactly(label)))
+        found = np.unique(sitk.GetArrayFromImage(read_exactly(label)))
     except RuntimeError:
         raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
-    present = [v for v in present.tolist() if v]
+    present = [v for v in found.tolist() if v]
     stray = [v for v in present if v not in values]
     if stray:
         listed = ", ".join(f"{v:g}" for v in stray[:5])
@@ -197,7 +197,8 @@ def _mrspineseg(folder: Path) -> _Found:
 def _verse(folder: Path) -> _Found:
     """``…training/rawdata/sub-verse004/sub-verse004_ct.nii.gz``, ``…/derivatives/sub-verse004/…_seg-vert_msk.nii.gz``;
     the folder is one split, or holds the splits."""
-    pairs, splits = [], {}
+    pairs: list[tuple[Path, Path, str]] = []
+    splits: dict[str, str] = {}
     for raw in [folder / "rawdata", *sorted(folder.glob("*/rawdata"))]:
         name = raw.parent.name.lower()
         split = "validation" if "validation" in name else "training" if "training" in name else ""

@@ -238,8 +238,8 @@ def _joined_levels(text: str) -> list[str]:
         if word == "s" and re.fullmatch(r"l[56]", last):
             found.append("s1")
         elif word.isdigit() and re.fullmatch(_LEVEL, last):  # L4-5; a number that does not follow is a copy's
-            letter, number = re.fullmatch(r"([a-z]+)(\d+)", last).groups()  # type: ignore[union-attr]
-            found.append(f"{letter}{word}" if int(word) == int(number) + 1 else "?")
+            letter = last.rstrip("0123456789")
+            found.append(f"{letter}{word}" if int(word) == int(last.removeprefix(letter)) + 1 else "?")
         elif word.isdigit() and region and re.fullmatch(_LEVEL, f"{region}{word}"):
             found.append(f"{region}{word}")
         else:

@@ -44,14 +44,14 @@ class CanonicalVolume:
     def index_of(self, point: Sequence[float]) -> tuple[float, float, float]:
         """Fractional (slice, row, column) of a physical point (LPS, mm); may lie outside the array."""
         g = self.geometry
-        xyz = np.linalg.solve(g.matrix, np.asarray(point, float) - g.origin) / g.spacing
-        return tuple(float(v) for v in xyz[::-1])  # type: ignore[return-value]
+        x, y, z = (np.linalg.solve(g.matrix, np.asarray(point, float) - g.origin) / g.spacing).tolist()
+        return z, y, x
 
     def point_of(self, index: Sequence[float]) -> tuple[float, float, float]:
         """Physical point (LPS, mm) of a fractional (slice, row, column)."""
         g = self.geometry
-        point = g.matrix @ (np.asarray(index, float)[::-1] * g.spacing) + g.origin
-        return tuple(float(v) for v in point)  # type: ignore[return-value]
+        x, y, z = (g.matrix @ (np.asarray(index, float)[::-1] * g.spacing) + g.origin).tolist()
+        return x, y, z
 
 
 class Preprocessing(BaseModel):
@@ -152,8 +152,10 @@ class Preprocessing(BaseModel):
         size, spacing = (np.array(v)[::-1][list(axes)] for v in (source.size, source.spacing))
         slice_mm = spacing[0] if size[0] == 1 else max(spacing[0], scale * self.min_slice_mm)
         wanted = (slice_mm, scale * self.pixel_mm, scale * self.pixel_mm)
-        steps = (AxisStep.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True))
-        return Route(axes, flips, tuple(steps))  # type: ignore[arg-type]
+        slices, rows, columns = (
+            AxisStep.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True)
+        )
+        return Route(axes, flips, (slices, rows, columns))
 
 
 def back_to_source_many(

@@ -20,8 +20,8 @@ from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume, Preprocessing, back_to_source, doubts
-from ..methods.base import is_on
 from ..methods.catalog import method_info
+from ..methods.options import number_option, switch_option
 from ..results import Segmentation
 from .calibration import Calibration
 from .device import choose_device, device_name, memory_in_words
@@ -193,7 +193,7 @@ class Predictor:
 
     @memory_in_words()
     def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:
-        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.last_layers`).
+        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.readout`).
 
         Args:
             options: as in `segment`.
@@ -201,7 +201,7 @@ class Predictor:
         Raises:
             ConfigError: an option is unknown.
         """
-        options = {**(options or {}), **self.method.feature_options}
+        options = {**(options or {}), **self.method.readout.options}
         self._check(Hints(), options)
         evidence = self._evidence(
             volume, None, None, Hints(), options, lambda *_: None, lambda: False, [], features=True
@@ -225,6 +225,7 @@ class Predictor:
             raise ConfigError(
                 f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
             )
+        switch_option(options, "consistency", True)  # read after the network's minutes: what is wrong is said before
 
     def _prior(self, prior: sitk.Image, volume: CanonicalVolume) -> np.ndarray:
         """Channels of the scheme (D, H, W) of a segmentation to start from, whatever its grid."""
@@ -280,7 +281,7 @@ class Predictor:
     def _levels(
         self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]
     ) -> LevelResult | None:
-        if not is_on(options.get("consistency", "on")) or not set(evidence.scheme.kinds) - {0}:
+        if not switch_option(options, "consistency", True) or not set(evidence.scheme.kinds) - {0}:
             if evidence.classes is None:
                 raise ConfigError(
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
@@ -353,15 +354,12 @@ def _worth_another_look(size: float) -> bool:
 
 def _scale(options: Mapping[str, Any]) -> float | None:
     """The option's value; None where it is to be found."""
-    given = options.get("scale", "auto")
-    if given == "auto":
+    if options.get("scale", "auto") == "auto":
         return None
-    try:
-        scale = float(given)
-    except (TypeError, ValueError):
-        scale = 0.0
+    remedy = "Give auto, or a number from 0.2 to 5: 1 is an adult."
+    scale = number_option(options, "scale", 1.0, remedy)
     if not 0.2 <= scale <= 5:
-        raise ConfigError(f"The scale {given} is not valid.", "Give auto, or a number from 0.2 to 5: 1 is an adult.")
+        raise ConfigError(f"The scale {scale:g} is not valid.", remedy)
     return scale
 
 

@@ -73,8 +73,11 @@ class Scores:
 
     def figures(self) -> tuple[str, str, str, str]:
         """Uncertainty, margin, entropy and disagreement for a table."""
-        values = (self.uncertainty, self.margin, self.entropy, self.disagreement)
-        return tuple("" if v is None else f"{v:.2f}" for v in values)  # type: ignore[return-value]
+
+        def shown(value: float | None) -> str:
+            return "" if value is None else f"{value:.2f}"
+
+        return shown(self.uncertainty), shown(self.margin), shown(self.entropy), shown(self.disagreement)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""

@@ -25,13 +25,12 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         volume: the canonical grid and its source.
     """
     if levels is None:
-        assert evidence.classes is not None
-        ids = np.array([0, *evidence.scheme.ids], np.int16)
-        return volume.source.image(ids[_winner(iter(evidence.classes), volume)])
+        names = np.array([0, *evidence.scheme.ids], np.int16)
+        return volume.source.image(names[_winner(evidence.class_probabilities(), volume)])
     kinds = evidence.kind_probabilities()
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
     others = channels_without_kind(evidence)  # the cord, or what a scheme added by name: no level, no shape to find
-    rest = [evidence.classes[channel] for channel in others]  # type: ignore[index]
+    rest = [evidence.class_probabilities()[channel] for channel in others]
     shapes = _shapes(kinds)
     winner = _winner((kinds[0] - sum(rest), *shapes.values(), *rest), volume)
     maps = nearest_level_maps(levels)
@@ -119,10 +118,12 @@ def _otherwise(
     candidates: list[tuple[np.ndarray, np.ndarray | int, str]]
     if levels is None:
         names = (0, *evidence.scheme.ids)
-        candidates = [(p, sid, "") for p, sid in zip(evidence.classes, names, strict=True) if sid not in locked]  # type: ignore[arg-type]
+        classes = zip(evidence.class_probabilities(), names, strict=True)
+        candidates = [(p, sid, "") for p, sid in classes if sid not in locked]
     else:
         kinds, maps = evidence.kind_probabilities(), nearest_level_maps(levels)
-        rest = [(evidence.classes[c], evidence.scheme.ids[c - 1], "") for c in channels_without_kind(evidence)]  # type: ignore[index]
+        others = channels_without_kind(evidence)
+        rest = [(evidence.class_probabilities()[c], evidence.scheme.ids[c - 1], "") for c in others]
         candidates = [(kinds[0] - sum(p for p, _, _ in rest), 0, ""), *rest]
         candidates += [(p, maps[kind], kind) for kind, p in _shapes(kinds).items() if kind in maps]
     groups = {i: "vertebra" if STRUCTURES[i].is_vertebral else STRUCTURES[i].kind.value for i in locked}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,19 @@ from ..methods.base import (
     between_slices,
     context_offsets,
     coordinate_channels,
-    is_on,
-    number_option,
-    whole_option,
 )
+from ..methods.options import number_option, switch_option, whole_option
+from .features import evidence_and_features
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
+Index = tuple[EllipsisType | slice, ...]
 
 AIR = -2.0
 """Preprocessed value outside the image."""
 
 GLANCE_MM = 16.0
-"""Distance between the slices of a first glance (`Method.around_column`): two or three of them meet the column."""
+"""Distance between the slices of a first glance (`Tiling.around_column`): two or three of them meet the column."""
 _GLANCE_SHARE = 0.2  # of the work, for the progress
 _COLUMN_MARGIN_MM = 30.0  # before and behind what the glance found
 _LEAST_FOUND_MM2 = 300.0  # in a slice of the glance; a vertebral body alone has 900
@@ -64,7 +65,7 @@ def volume_evidence(
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
     Args:
-        patch: window of a 3D method, and of a 2D one that is `local`; see `Method.whole_slices`.
+        patch: window of a 3D method, and of a 2D one whose `Tiling` is local; see `Tiling.whole_slices`.
         options: see `inference.OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
         reference: (D, H, W) true structure ids, see `inference.Predictor.segment`.
@@ -92,7 +93,7 @@ def volume_evidence(
         maps = _of_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.answer(work.hints),
+        scheme=method.output_scheme(work.hints),
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
@@ -142,7 +143,7 @@ class _Work:
     @property
     def overlap(self) -> float:
         """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
-        overlap = number_option(self.options, "overlap", self.method.overlap)
+        overlap = number_option(self.options, "overlap", self.method.tiling.overlap)
         if not 0 <= overlap < 1:
             raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
         return overlap
@@ -150,21 +151,20 @@ class _Work:
     def evidence(self, stacked: Tensor, **context: Any) -> dict[str, Tensor]:
         """The method's evidence for (B, N + dims [+ 1], *spatial): images, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
-        dims, images = self.method.config.dims, 1 + 2 * len(self.method.context_mm)
-        say = self.method.evidence_and_features if self.features else self.method.evidence
-        return say(
-            stacked[:, :images],
-            Context(
-                stacked[:, images : images + dims],
-                hints=self.hints,
-                options=self.options,
-                memory=self.memory,
-                slice_mm=self.volume.spacing[0],
-                prior=None if self.prior is None else stacked[:, images + dims].round().long(),
-                about=self.about,
-                **context,
-            ),
+        dims, images = self.method.config.dims, 1 + 2 * len(self.method.tiling.context_mm)
+        full = Context(
+            stacked[:, images : images + dims],
+            hints=self.hints,
+            options=self.options,
+            memory=self.memory,
+            slice_mm=self.volume.spacing[0],
+            prior=None if self.prior is None else stacked[:, images + dims].round().long(),
+            about=self.about,
+            **context,
         )
+        if self.features:
+            return evidence_and_features(self.method, stacked[:, :1], full)
+        return self.method.evidence(stacked[:, :1], full)
 
     def ticker(self, start: float, share: float, message: str) -> Callable[[float], None]:
         """`Context.tick` for the share of all work that begins at `start`."""
@@ -190,7 +190,7 @@ def _of_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     """A 2D method's maps of the whole volume."""
     count, _, width = work.volume.array.shape
     everything = _View(range(count), slice(0, width))
-    if not (work.method.around_column and patch and width > patch[1]):
+    if not (work.method.tiling.around_column and patch and width > patch[1]):
         return _by_slices(work, patch, everything)
     step = max(1, round(GLANCE_MM / work.volume.spacing[0]))
     few = range((count - 1) % step // 2, count, step)
@@ -220,35 +220,36 @@ def _columns_of_spine(maps: Mapping[str, np.ndarray], work: _Work, patch: tuple[
     share = np.cumsum(found.sum(0)) / found.sum()  # without the few pixels that lie elsewhere
     margin = _COLUMN_MARGIN_MM / work.volume.spacing[2]
     low, high = np.searchsorted(share, 0.01) - margin, np.searchsorted(share, 0.99) + 1 + margin
-    size = min(width, _multiple(max(math.ceil(high - low), patch[1]), work.method.divisors[1]))
+    size = min(width, _multiple(max(math.ceil(high - low), patch[1]), work.method.tiling.divisors(2)[1]))
     start = min(max(round((low + high - size) / 2), 0), width - size)
     return slice(start, start + size)
 
 
 def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
     method, volume, device = work.method, work.volume, work.device
+    tiling, passes = method.tiling, method.passes
     whole = volume.array.shape[1:]
     array, count = volume.array[:, :, view.columns], len(view.slices)
     shape = array.shape[1:]
     prior = None if work.prior is None else work.prior[:, :, view.columns]
-    window = method.window or (patch if method.local else ())
-    pads, inner = _padding(shape, method.divisors, window)
+    window = tiling.window or (patch if tiling.local else ())
+    pads, inner = _padding(shape, tiling.divisors(2), window)
     aside = (0.0, view.columns.start - (whole[1] - shape[1]) / 2)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device, aside)
-    offsets = context_offsets(method.context_mm) / volume.spacing[0]
+    offsets = context_offsets(tiling.context_mm) / volume.spacing[0]
     size = slices_per_pass(method, device, work.options)
     corner = torch.tensor((pads[2], pads[0] - view.columns.start), device=device)
     placed = _placed(work.hints, volume, method.scheme).to(device) + corner if work.hints.keypoints else None
     result: dict[str, np.ndarray] = {}
-    for number in range(method.passes):
-        final = number == method.passes - 1
+    for number in range(passes.count):
+        final = number == passes.count - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
             slices = list(view.slices[start:stop])
             tick = work.ticker(
-                view.begin + view.share * (number + start / count) / method.passes,
-                view.share * (stop - start) / count / method.passes,
+                view.begin + view.share * (number + start / count) / passes.count,
+                view.share * (stop - start) / count / passes.count,
                 f"Slice {slices[-1] + 1} of {len(array)}",
             )
             stop_if(work.cancelled)
@@ -275,12 +276,12 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
                 found[start:stop] = points.cpu().numpy()
             for name, value in maps.items():
-                value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
+                value = value[inner].movedim(0, -3)  # slices become the third axis from the end
                 if name not in result:
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start:stop, :, :] = value.float().cpu().numpy()
             tick(1.0)
-        if not final and not method.between_passes(result, volume.spacing, work.memory):
+        if not final and not passes.between(result, volume.spacing, work.memory):
             break
     return result
 
@@ -300,17 +301,19 @@ def _place_points(
 def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     method, volume = work.method, work.volume
     shape = list(volume.array.shape)
-    fitting = tuple(_fitting(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
-    window = method.window or patch or fitting
-    if method.whole_slices:
-        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], method.divisors[1:], strict=True)))
+    divisors = method.tiling.divisors(3)
+    window = (
+        method.tiling.window or patch or tuple(_fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
+    )
+    if method.tiling.whole_slices:
+        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
     pads, inner = _padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
     stacked = torch.cat([image, coordinates], 1)
     if work.prior is not None:
         stacked = torch.cat([stacked, F.pad(work.prior[None, None].to(image), pads)], 1)
-    mirror = is_on(work.options.get("mirror", "off"))
+    mirror = switch_option(work.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
     done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.overlap))
@@ -330,7 +333,7 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
         turned[:, 1] *= -1  # positions are the mirrored volume's own
         for name, value in _windowed(predict, turned, window, work.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
-    return {name: value[0][(..., *inner)].numpy() for name, value in maps.items()}
+    return {name: value[0][inner].numpy() for name, value in maps.items()}
 
 
 def _windowed(
@@ -360,7 +363,8 @@ def _windowed(
     result: dict[str, Tensor] = {}
     for place in places:
         weight = bump / total[place]
-        for name, value in predict(data[(..., *place)], tuple(side.start for side in place)).items():
+        within: Index = (..., *place)
+        for name, value in predict(data[within], tuple(side.start for side in place)).items():
             value = value.to(data.device)
             if name == "keypoints":
                 result[name] = _strongest(result[name], value) if name in result else value
@@ -374,9 +378,9 @@ def _windowed(
             for sample in range(len(value)):  # image by image, channel by channel: no large temporary
                 if value.ndim == data.ndim:
                     for channel in range(value.shape[1]):
-                        target[(sample, channel, *place)] += (value[sample, channel] * weights).to(target.dtype)
+                        target[sample, channel][place] += (value[sample, channel] * weights).to(target.dtype)
                 else:
-                    target[(sample, *place)] += value[sample] * weights
+                    target[sample][place] += value[sample] * weights
     return result
 
 
@@ -448,11 +452,11 @@ def _fitting(size: int, divisor: int) -> int:
 
 def _padding(
     shape: Sequence[int], divisors: Sequence[int], window: Sequence[int] = ()
-) -> tuple[tuple[int, ...], tuple[slice, ...]]:
-    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the slices that
-    undo it."""
+) -> tuple[tuple[int, ...], Index]:
+    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the index of
+    the last axes that undoes it."""
     pads: list[int] = []
-    inner = []
+    inner: list[EllipsisType | slice] = [...]
     for n, divisor, least in zip(shape, divisors, window or (0,) * len(shape), strict=True):
         extra = _fitting(max(n, least), divisor) - n
         pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis

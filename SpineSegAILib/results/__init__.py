@@ -6,7 +6,7 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .checks import check_names, check_overlap
-    from .files import SUFFIXES, read_segmentation, refuse_foreign_side_file, side_file, stem_and_suffix, write_image
+    from .files import read_segmentation, refuse_foreign_side_file, side_file, write_image
     from .segmentation import Segmentation, refuse_nothing, validated
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -17,25 +17,21 @@ import SimpleITK as sitk
 from .. import anatomy
 from ..anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids, terminology
 from ..anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
-from ..errors import CorrectionError, ImageError, OutputError, SchemeError
-from ..files import parse_json, read_exactly, read_json, staged
+from ..errors import CorrectionError, ImageError, OutputError, SchemeError, one_of
+from ..files import (
+    SEGMENTATION_SUFFIXES,
+    check_suffix,
+    parse_json,
+    read_exactly,
+    read_json,
+    staged,
+    stem_and_suffix,
+)
 from ..imaging.geometry import RAS_FROM_LPS, index_to_lps, set_index_to_lps
 from .segmentation import FORMAT, Segmentation
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
-"""File types that a segmentation can be written to and read from."""
 _REFERENCE = "Reference image geometry"  # Slicer's conversion parameter; without it Slicer saves cropped segments
 _HEADER_KEY = "SpineSegAI_Result"  # of a .seg.nrrd: the same document as in the other formats' side file
-
-
-def stem_and_suffix(path: str | Path) -> tuple[str, str]:
-    """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``."""
-    name = Path(path).name
-    for double in (".nii.gz", ".seg.nrrd"):
-        if name.lower().endswith(double):
-            return name[: -len(double)], double
-    suffix = Path(name).suffix
-    return name.removesuffix(suffix), suffix.lower()
 
 
 def side_file(path: Path) -> Path | None:
@@ -70,7 +66,7 @@ def write_segmentation(result: Segmentation, path: str | Path, *, overwrite: boo
     The uncertainty map is an image of its own and not part of the file.
 
     Args:
-        path: ends with one of `SUFFIXES`.
+        path: ends with one of `SEGMENTATION_SUFFIXES`.
         overwrite: whether existing files may be replaced.
 
     Returns:
@@ -80,9 +76,8 @@ def write_segmentation(result: Segmentation, path: str | Path, *, overwrite: boo
         OutputError: unknown suffix, no permission, disk full …; nothing is left behind.
     """
     path = Path(path)
-    stem, suffix = stem_and_suffix(path)
-    if suffix not in SUFFIXES or not stem:
-        raise OutputError(f"“{path.name}” has no suffix that a segmentation is written to.", f"Use {_listed()}.")
+    check_suffix(path, SEGMENTATION_SUFFIXES)
+    _, suffix = stem_and_suffix(path)
     side = side_file(path)
     written = [path] if side is None else [path, side]
     for file in written:
@@ -161,8 +156,8 @@ def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation
     _, suffix = stem_and_suffix(path)
     if not path.is_file():
         raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
-    if suffix not in SUFFIXES:
-        raise ImageError(f"“{path.name}” is no segmentation file.", f"Known are {_listed()}.")
+    if suffix not in SEGMENTATION_SUFFIXES:
+        raise ImageError(f"“{path.name}” is no segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
     return _read_slicer(path, strict) if suffix == ".seg.nrrd" else _read_label_image(path)
 
 
@@ -329,7 +324,3 @@ def _uncropped(labels: sitk.Image, parameters: Iterable[dict[str, str]]) -> sitk
     if not same_grid:  # drawn on a finer grid: left as drawn
         return labels
     return sitk.Resample(labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor)
-
-
-def _listed() -> str:
-    return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

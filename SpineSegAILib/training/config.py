@@ -186,3 +186,14 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def fill_in(settings: Mapping[str, Any], resources: Mapping[str, str]) -> dict[str, Any]:
+    """Settings in which ``{name}`` stands for the file that is given for a resource."""
+    filled = dict(settings)
+    for key, value in settings.items():
+        if isinstance(value, str):
+            for name, file in resources.items():
+                value = value.replace(f"{{{name}}}", file)
+            filled[key] = value
+    return filled

@@ -272,7 +272,7 @@ def _centres(label: np.ndarray, annotated: set[int]) -> list[tuple[int, int, flo
 class SampleDataset(Dataset[dict[str, Any]]):
     """Windows around the spine, a pure function of (seed, index).
 
-    Each item holds ``image`` (N, *window) float32: the slice and, for a method with `Method.context_mm`, those beside
+    Each item holds ``image`` (N, *window) float32: the slice and, for a method with `Tiling.context_mm`, those beside
     it, ``codes`` (N, *window) uint8, the first of them the target, ``allowed`` (MAX_CODES, C) bool, ``rank``
     (MAX_CODES,) float32, ``kinds`` (MAX_CODES,) uint8 (`CachedCase.kinds`), ``box`` (dims, 2) float32: the image's
     extent inside the window (voxels), ``keypoints`` (C − 1, dims) float32: positions in the window, NaN where not
@@ -289,7 +289,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         seed: of the run.
         padding: value of air.
         margin: window size over patch size.
-        context_mm: 2D: distances of the neighbouring slices that the method sees (`Method.context_mm`).
+        context_mm: 2D: distances of the neighbouring slices that the method sees (`Tiling.context_mm`).
     """
 
     def __init__(
@@ -356,8 +356,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         for low, size, full in zip(start, self.window, shape, strict=True):
             source_box.append(slice(max(low, 0), min(low + size, full)))
             target_box.append(slice(max(-low, 0), max(-low, 0) + source_box[-1].stop - source_box[-1].start))
-        window_image[(..., *target_box)] = image[(..., *source_box)]
-        window_codes[(..., *target_box)] = codes[(..., *source_box)]
+        window_image[(slice(None), *target_box)] = image[(slice(None), *source_box)]
+        window_codes[(slice(None), *target_box)] = codes[(slice(None), *source_box)]
         allowed, rank, kinds = self.tables[which]
         # The extent of the *whole* image in window coordinates: positions are relative to it even if it sticks out.
         box = [(-low, -low + full) for low, full in zip(start, shape, strict=True)]
@@ -401,8 +401,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
         drawn = [code for code, ids in enumerate(case.sets) if 0 not in ids]
         at = np.argwhere(np.isin(case.codes[slice_index], drawn)) if slice_index in case.labelled_slices else ()
         if len(at):
-            return (slice_index, *at[rng.integers(len(at))]), 0.25
-        return (slice_index, *(rng.uniform(0, n) for n in case.image.shape[1:])), 0.0
+            row, column = at[rng.integers(len(at))].tolist()
+            return (slice_index, row, column), 0.25
+        row, column = (rng.uniform(0, n) for n in case.image.shape[1:])
+        return (slice_index, row, column), 0.0
 
 
 class _Mixture:

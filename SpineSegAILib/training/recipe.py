@@ -17,7 +17,7 @@ from ..errors import ConfigError, problems
 from ..files import read_table
 from ..methods.catalog import make_config
 from ..resources import resources_folder
-from .config import TrainingConfig, configure, flatten
+from .config import TrainingConfig, configure, fill_in, flatten
 from .run import RunDirectory
 from .trainer import TrainingRequest, run_training
 
@@ -190,11 +190,7 @@ def stage_config(
     Raises:
         ConfigError: a setting is not valid.
     """
-    changes = {**dict(flatten(recipe.set)), **dict(flatten(stage.set))}
-    for key, value in changes.items():
-        if isinstance(value, str):
-            for name, file in resources.items():
-                changes[key] = value = value.replace(f"{{{name}}}", file)
+    changes = fill_in({**dict(flatten(recipe.set)), **dict(flatten(stage.set))}, resources)
     own = {key.removeprefix("method."): value for key, value in changes.items() if key.startswith("method.")}
     method = make_config(recipe.method, recipe.preset, **own)
     last = stage is recipe.stages[-1]

@@ -8,8 +8,9 @@ background, and a false canal in front of the column is punished.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +25,7 @@ from ..anatomy import (
     VERTEBRA_ID,
     Kind,
     laterality,
+    order_of,
     other_side,
     posterior_of,
 )
@@ -53,7 +55,7 @@ class CodedLabel:
     Attributes:
         codes: (D, H, W) uint8; 0 is background, as far as the column tells.
         sets: for each code the structure ids that its voxels may be (0 = background). A set of one is an ordinary
-        label.
+            label.
     """
 
     codes: np.ndarray
@@ -114,10 +116,10 @@ def code_label(
             if allowed not in sets:
                 sets.append(allowed)
             codes[background & region] = sets.index(allowed)
-        for region, ids in levelled.posterior_regions(posterior, annotated, label.shape):
+        for region, possible_there in levelled.posterior_regions(posterior, annotated, label.shape):
             here = background & region
             for code in np.unique(codes[here]).tolist():
-                allowed = sets[code] | ids
+                allowed = sets[code] | possible_there
                 if allowed not in sets:
                     sets.append(allowed)
                 codes[here & (codes == code)] = sets.index(allowed)
@@ -148,7 +150,14 @@ def _beyond_midline(
 class _ColumnFrame:
     """Arc length along the drawn column and signed distance from it, for every pixel of the sagittal plane."""
 
-    def __init__(self, label, spacing, ids, centers, objects) -> None:  # type: ignore[no-untyped-def]
+    def __init__(
+        self,
+        label: np.ndarray,
+        spacing: tuple[float, float, float],
+        ids: list[int],
+        centers: np.ndarray,
+        objects: list[tuple[slice, ...]],
+    ) -> None:
         self.spacing = spacing
         self.ids = ids  # top down
         rows, cols = label.shape[1:]
@@ -182,21 +191,19 @@ class _ColumnFrame:
     @classmethod
     def build(cls, label: np.ndarray, spacing: tuple[float, float, float]) -> _ColumnFrame | None:
         objects = ndimage.find_objects(label.astype(np.int32), max_label=int(label.max(initial=0)))
-        found = [
-            (STRUCTURES[i].order, i, box)
-            for i, box in enumerate(objects, start=1)
-            if box is not None and i in STRUCTURES and STRUCTURES[i].is_counted
-        ]
-        if not found:
+        boxes = {i: box for i, box in enumerate(objects, start=1) if box is not None and i in STRUCTURES}
+        ids = sorted((i for i in boxes if STRUCTURES[i].is_counted), key=order_of)
+        if not ids:
             return None
-        found.sort(key=lambda f: f[0])
         centers = []
-        for _, sid, box in found:
-            index = np.argwhere(label[box] == sid).mean(0) + [b.start for b in box]
+        for sid in ids:
+            index = np.argwhere(label[boxes[sid]] == sid).mean(0) + [b.start for b in boxes[sid]]
             centers.append(index * np.asarray(spacing))
-        return cls(label, spacing, [f[1] for f in found], np.array(centers), [f[2] for f in found])
+        return cls(label, spacing, ids, np.array(centers), [boxes[sid] for sid in ids])
 
-    def regions(self, leveled: set[int], tubes: set[int], shape: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+    def regions(
+        self, leveled: set[int], tubes: set[int], shape: tuple[int, ...]
+    ) -> Iterator[tuple[np.ndarray, set[int]]]:
         """Pairs of a (D, H, W) bool region and the unknown structures that may lie in it."""
         slices = np.arange(shape[0])[:, None, None] * self.spacing[0]
         aside = np.abs(slices - self.lateral[None])
@@ -204,14 +211,10 @@ class _ColumnFrame:
         tube_plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + CANAL_DEPTH_MM)
         tube = tube_plane[None] & (aside <= CANAL_HALF_WIDTH_MM) if tubes else np.zeros((1, 1, 1), bool)
         claimed = np.zeros(shape[1:], bool)
-        bounds = [(-np.inf, self.spans[self.ids[0]][0], None, self.ids[0])]
-        for upper, lower in zip(self.ids, self.ids[1:], strict=False):
-            bounds.append((self.spans[upper][1], self.spans[lower][0], upper, lower))
-        bounds.append((self.spans[self.ids[-1]][1], np.inf, self.ids[-1], None))
-        for start, end, upper, lower in bounds:
-            low = STRUCTURES[upper].order if upper is not None else -np.inf
-            high = STRUCTURES[lower].order if lower is not None else np.inf
-            ids = {i for i in leveled if low < STRUCTURES[i].order < high}
+        for upper, lower in pairwise([None, *self.ids, None]):
+            start, low = (-np.inf, -np.inf) if upper is None else (self.spans[upper][1], order_of(upper))
+            end, high = (np.inf, np.inf) if lower is None else (self.spans[lower][0], order_of(lower))
+            ids = {i for i in leveled if low < order_of(i) < high}
             if not ids:
                 continue
             plane = (self.along >= start - END_TOLERANCE_MM) & (self.along <= end + END_TOLERANCE_MM)
@@ -227,7 +230,9 @@ class _ColumnFrame:
         if tubes:
             yield tube & ~(claimed[None] & in_width), tubes
 
-    def posterior_regions(self, unknown: set[int], annotated: set[int], shape: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+    def posterior_regions(
+        self, unknown: set[int], annotated: set[int], shape: tuple[int, ...]
+    ) -> Iterator[tuple[np.ndarray, frozenset[int]]]:
         """Pairs of a (D, H, W) bool region and the undrawn posterior elements that may lie in it.
 
         Everywhere behind the bodies where none are annotated; else above and below the run of vertebrae whose are,
@@ -244,9 +249,8 @@ class _ColumnFrame:
         if not drawn:
             yield behind, frozenset(unknown)
             return
-        top, bottom = STRUCTURES[drawn[0]].order, STRUCTURES[drawn[-1]].order
-        above = frozenset(i for i in unknown if STRUCTURES[i].order < top)
-        below = frozenset(i for i in unknown if STRUCTURES[i].order > bottom)
+        above = frozenset(i for i in unknown if order_of(i) < order_of(drawn[0]))
+        below = frozenset(i for i in unknown if order_of(i) > order_of(drawn[-1]))
         between = frozenset() if some else frozenset(unknown) - above - below
         if above:  # a spinous process hangs down beside the next two bodies
             yield behind & (self.along <= self.spans[drawn[0]][1])[None], above

@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
-from ..evaluation.on_grid import ValidationCase, load_validation, validate
+from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
 from ..files import staged
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
@@ -245,7 +246,7 @@ class _Trainer:
         cases, validation = self._cases()
         dataset = SampleDataset(
             cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding,
-            context_mm=self.method.context_mm,
+            context_mm=self.method.tiling.context_mm,
         )  # fmt: skip
         augmentation = data.augmentation
         if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
@@ -272,7 +273,7 @@ class _Trainer:
             self._save()  # from now on a resume needs neither the starting checkpoint nor luck
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         counted = 0
         with self.run.quiet():
             batches = iter(loader)  # copies the process
@@ -298,7 +299,7 @@ class _Trainer:
             if self.ema:
                 self.ema.update(self.method, self.step)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
+                sums[name] = value.detach() + sums.get(name, 0.0)
             counted += 1
             done = _is_done(o, self.step, self.elapsed)
             if counted >= o.report_every or done or stopping:
@@ -352,22 +353,11 @@ class _Trainer:
         while True:
             set_seed(self.config.seed * 1_000_003 + self.step)  # dropout and the like: the same after a resume
             try:
-                pieces = _pieces(batch, self.parts)
-                total: dict[str, Tensor] = {}
-                for number, piece in enumerate(pieces, start=1):
-                    last = number == len(pieces)
-                    with nullcontext() if last else self.accelerator.no_sync(model):
-                        losses = model(piece)
-                        share = len(piece.image) / size
-                        self.accelerator.backward(losses["total"] * share if self.parts > 1 else losses["total"])
-                    for name, value in losses.items():
-                        total[name] = total.get(name, 0.0) + value.detach() * share
-                return total
+                return self._accumulated(model, batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 message = _first_line(error)
-            losses = pieces = piece = None  # they hold what has to be free for the next try
             optimizer.zero_grad(set_to_none=True)
             gc.collect()
             if torch.cuda.is_available():
@@ -387,6 +377,20 @@ class _Trainer:
                 step=self.step,
                 message=f"{said}: the same gradient but for losses and layers that look at the whole batch.",
             )
+
+    def _accumulated(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`_gradients` in `self.parts` parts. A function of its own: where memory does not do, all it held is free."""
+        pieces = _pieces(batch, self.parts)
+        total: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces, start=1):
+            last = number == len(pieces)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses = model(piece)
+                share = len(piece.image) / len(batch.image)
+                self.accelerator.backward(losses["total"] * share if self.parts > 1 else losses["total"])
+            for name, value in losses.items():
+                total[name] = value.detach() * share + total.get(name, 0.0)
+        return total
 
     def _agree(self, bad: bool, stop: bool, elapsed: float) -> tuple[bool, bool, float]:
         """The same answer in every process, or some would wait for the others for ever.
@@ -420,7 +424,7 @@ class _Trainer:
             f"The batch is in {path}; try a lower learning rate.",
         )
 
-    def _cases(self) -> tuple[list[CachedCase], list[ValidationCase]]:
+    def _cases(self) -> tuple[list[CachedCase], list[LabelledVolume]]:
         cache = self.request.cache or self.run.folder / "cache"
         scheme, pre = self.method.scheme, self.config.preprocessing
         training = self.manifest.cases("training")
@@ -435,9 +439,9 @@ class _Trainer:
                     cases.append(cache_phantom(number - len(training), self.config.seed, pre, scheme, cache))
                 self._beat("preparing", done=number + 1, total=total)
             kept = [keep_case(case, self.snapshot, cache) for case in kept]
-        return cases, load_validation(kept, pre)
+        return cases, load_labelled(kept, pre)
 
-    def _validate(self, cases: Sequence[ValidationCase]) -> None:
+    def _validate(self, cases: Sequence[LabelledVolume]) -> None:
         if not cases:
             return
         self._beat("validating", force=True, step=self.step)
@@ -465,9 +469,9 @@ class _Trainer:
             scores={k: round(v, 4) for k, v in means.items()},
             elapsed=round(self.elapsed, 1),
         )
-        score = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
-        if score > self.best:
-            self.best = score
+        level_dice = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
+        if level_dice > self.best:
+            self.best = level_dice
             self._write_checkpoint(self.run.best, means)
         self._draw_curves()
 
@@ -623,7 +627,7 @@ def load_matching(method: Method, checkpoint: str) -> int:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: nothing fits.
     """
-    theirs = method.adopted(load_tensors(find_checkpoint(checkpoint)))
+    theirs = method.remap_weights(load_tensors(find_checkpoint(checkpoint)))
     mine = method.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
     if not fitting:
@@ -702,10 +706,7 @@ def _pieces(batch: Batch, parts: int) -> list[Batch]:
         return [batch]
     size = len(batch.image)
     cuts = np.linspace(0, size, min(parts, size) + 1).round().astype(int).tolist()
-    tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
-    return [
-        replace(batch, **{name: value[low:high] for name, value in tensors.items()}) for low, high in pairwise(cuts)
-    ]
+    return [batch.each(itemgetter(slice(low, high))) for low, high in pairwise(cuts)]
 
 
 def _first_line(error: BaseException) -> str:
@@ -747,11 +748,12 @@ def _check_patch(patch: Sequence[int], method: Method) -> None:
         raise ConfigError(
             f"The patch {tuple(patch)} is not {method.config.dims}D like the method.", "Correct data.patch."
         )
-    if method.window and tuple(patch) != method.window:
-        raise ConfigError(f"This method takes inputs of {method.window}, not {tuple(patch)}.", "Correct data.patch.")
-    if any(n % d for n, d in zip(patch, method.divisors, strict=True)):
+    window, divisor = method.tiling.window, method.tiling.divisor
+    if window and tuple(patch) != window:
+        raise ConfigError(f"This method takes inputs of {window}, not {tuple(patch)}.", "Correct data.patch.")
+    if any(n % d for n, d in zip(patch, method.tiling.divisors(len(patch)), strict=True)):
         raise ConfigError(
-            f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
+            f"The sides of the patch {tuple(patch)} must be multiples of {divisor}.", "Correct data.patch."
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
 import queue
 import shutil
@@ -226,7 +227,8 @@ def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor =
     # Events get a stream of their own; from here on, print() and C++ libraries write to the log.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
-    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.stdout = sys.stderr
     requests = os.fdopen(os.dup(0), encoding="utf-8")  # paths may hold any letter, whatever the system's encoding
 

@@ -13,11 +13,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ablation import middle_slices
+from measures import middle_slices
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind
 from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
+from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.sliding_window import volume_evidence
@@ -27,7 +27,7 @@ SLICES = 3
 MOVES = {"down": (0, 1, 0), "backward": (0, 0, 1)}
 
 
-def errors(predictor: Predictor, case: ValidationCase) -> dict[int, tuple[float, float]]:
+def errors(predictor: Predictor, case: LabelledVolume) -> dict[int, tuple[float, float]]:
     """Structure id → distance (mm) of its key point from the mask's centroid, in the volume and in the slice's plane.
 
     A structure that was not found is infinitely far.
@@ -44,7 +44,7 @@ def errors(predictor: Predictor, case: ValidationCase) -> dict[int, tuple[float,
     return found
 
 
-def moved(predictor: Predictor, case: ValidationCase) -> list[dict[str, float | str]]:
+def moved(predictor: Predictor, case: LabelledVolume) -> list[dict[str, float | str]]:
     """For each vertebra and direction: the share of voxels that become something else, near it and far from it."""
     volume = case.volume
 
@@ -76,7 +76,7 @@ def moved(predictor: Predictor, case: ValidationCase) -> list[dict[str, float | 
     return result
 
 
-def report(predictor: Predictor, cases: list[ValidationCase]) -> str:
+def report(predictor: Predictor, cases: list[LabelledVolume]) -> str:
     """Two tables as Markdown."""
     table = [
         "| case | structures | median, mm | largest, mm | in the plane: median | largest |",
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     predictor = Predictor(arguments.checkpoint)
-    cases = load_validation(read_manifest(arguments.dataset).cases(arguments.split), predictor.preprocessing)
+    cases = load_labelled(read_manifest(arguments.dataset).cases(arguments.split), predictor.preprocessing)
     text = report(predictor, cases)
     print(text)
     if arguments.output:

@@ -99,13 +99,15 @@ def main() -> None:
         method.eval()
         network.eval()
         first = next(m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
-        window = method.window
+        window = method.tiling.window
 
         def ours(method: Method = method, options: dict[str, str] = options) -> object:
             return volume_evidence(method, data, torch.device("cpu"), options={**options, "batch": BATCH})
 
         size = shape if window is None or len(window) != 2 else (shape[0], *window)
-        theirs = bare_pass(network, first.in_channels, method.config.dims, size, max(method.divisors))
+        theirs = bare_pass(
+            network, first.in_channels, method.config.dims, size, max(method.tiling.divisors(method.config.dims))
+        )
         (mine, work), (base, least) = measure(ours, arguments.repeats), measure(theirs, arguments.repeats)
         cells = [1000 * mine / shape[0], 1000 * base / shape[0], work / shape[0], least / shape[0]]
         print(f"| {title} | " + " | ".join(f"{c:.1f}" for c in cells) + f" | {mine / base:.2f} | {work / least:.2f} |")

@@ -19,7 +19,7 @@ that are annotated in every training case, and scores those alone. How much is i
 the clock through `nnunet_trainer/`, its polynomial learning rate over the time; else it is as it comes, with mirroring:
 `--configuration` and `--plans` choose, and `--memory` how much its plan may take: on a processor, where its batches of
 8 GB come to a step a minute, less gives it more steps. Ours are the last weights, since the scored cases must choose
-none. What came out: RESULTS-nnunet.md.
+none. What came out: Resources/Documentation/results/nnunet.md.
 """
 
 from __future__ import annotations
@@ -380,12 +380,12 @@ def side_by_side(arguments: argparse.Namespace, prepared: Prepared) -> None:
     work = Work(arguments.output / "ours", arguments.device, say=print)
     documents = run_comparison(config, work)
     for document in documents:
-        document["page"] = f"ours/{document['page']}"
+        document["pages"] = [f"ours/{page}" for page in document["pages"]]
         if arguments.unknown == "leave-out":
             document["report"]["variants"]["full"] = _only(document["report"]["variants"]["full"], prepared.ids)
     theirs = {
         "name": NAME, "paper": "", "seed": arguments.seed, "method": "nnU-Net", "preset": arguments.configuration,
-        "taken": "", "steps": None, "hours": arguments.hours, "seen": [], "page": "nnunet-report.html",
+        "taken": "", "steps": None, "hours": arguments.hours, "seen": [], "pages": ["nnunet-report.html"],
         "report": report,
     }  # fmt: skip
     found = tabulate(config, describe(config, work), [*documents, theirs])

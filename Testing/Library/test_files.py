@@ -3,7 +3,7 @@
 import pytest
 
 from SpineSegAILib.errors import ConfigError, DatasetError, OutputError
-from SpineSegAILib.files import check_writable, read_json, read_table, staged
+from SpineSegAILib.files import check_suffix, check_writable, read_json, read_table, staged, stem_and_suffix
 
 
 def names(folder) -> set[str]:
@@ -48,6 +48,20 @@ def test_what_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be written to"):
         check_writable(tmp_path / "a.txt")
     assert names(tmp_path) == set()
+
+
+def test_stems_and_suffixes():
+    assert stem_and_suffix("a/b.c.nii.gz") == ("b.c", ".nii.gz")
+    assert stem_and_suffix("Case.SEG.NRRD") == ("Case", ".seg.nrrd")
+    assert stem_and_suffix("x.nrrd") == ("x", ".nrrd")
+    assert stem_and_suffix("x") == ("x", "")
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.seg.nrrd", ".csv", "csv", "a.csv.gz", ""])
+def test_other_file_types_are_named(name):
+    check_suffix("folder/A.CSV", [".csv"])
+    with pytest.raises(OutputError, match=r"Unsupported file extension: .*Use \.nii\.gz or \.csv"):
+        check_suffix(name, [".nii.gz", ".csv"])
 
 
 @pytest.mark.parametrize(

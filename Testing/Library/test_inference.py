@@ -14,7 +14,7 @@ from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, CanonicalVolume, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device
 from SpineSegAILib.inference.sliding_window import volume_evidence
-from SpineSegAILib.methods.base import Context, Method, between_slices, coordinate_channels
+from SpineSegAILib.methods.base import Context, Method, Tiling, between_slices, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
@@ -131,8 +131,6 @@ def test_coordinates_do_not_depend_on_padding():
     """A voxel's position is relative to the image, however the sides are padded to fit the network."""
 
     class Echo(Method):
-        divisor = 32
-
         def evidence(self, images: torch.Tensor, context: Context):
             return {"rank": context.coordinates[:, 0] * 128, "uncertainty": context.coordinates[:, 1] * 128}
 
@@ -470,7 +468,7 @@ def test_an_axial_stack_is_refused(tiny):
 class Lookout(Method):
     """Finds the brightest pixel, and sees class 1 at the reader's key point alone. Looks at the whole input."""
 
-    divisor, local = 16, True
+    tiling = Tiling(16, local=True)
 
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny", scheme="lumbar11"))
@@ -510,7 +508,7 @@ def test_a_method_that_looks_at_the_whole_input_sees_windows_of_the_size_it_lear
 class Mirror(Method):
     """Gives back the slices that it is shown."""
 
-    context_mm = (4.0,)
+    tiling = Tiling(context_mm=(4.0,))
 
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny"))
@@ -535,11 +533,10 @@ def test_a_network_sees_the_slices_beside_each(slices, slice_mm):
 class Glance(Method):
     """Says vertebra where the image is bright, and gives back where it was told to be."""
 
-    around_column = True
+    tiling = Tiling(8, around_column=True)
 
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny"))
-        self.divisor = 8
         self.seen: list[tuple[int, tuple[int, ...]]] = []
 
     def evidence(self, images, context):

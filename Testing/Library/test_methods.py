@@ -133,7 +133,7 @@ def test_a_network_that_is_grown_says_what_it_said():
     torch.manual_seed(0)
     old = build_method(make_config("resenc-unet", "tiny")).eval()
     new = build_method(make_config("resenc-unet", "tiny", scheme="lumbar-mr-posterior", context_mm=(4.0, 8.0))).eval()
-    new.load_state_dict(new.adopted(old.state_dict()))
+    new.load_state_dict(new.remap_weights(old.state_dict()))
     image, coordinates = torch.randn(1, 5, 64, 64), coordinate_channels((64, 64), (1.0, 1.0))[None]
     with torch.inference_mode():
         before = old.evidence(image[:, :1], Context(coordinates))
@@ -141,4 +141,4 @@ def test_a_network_that_is_grown_says_what_it_said():
     assert torch.allclose(before["rank"], after["rank"], atol=1e-5)
     assert after["kinds"].shape[1] == len(KINDS) and after["kinds"][:, -1].max() < 0.05
     assert torch.equal(before["kinds"].argmax(1), after["kinds"].argmax(1))
-    assert new.adopted(new.state_dict()).keys() == new.state_dict().keys()
+    assert new.remap_weights(new.state_dict()).keys() == new.state_dict().keys()
