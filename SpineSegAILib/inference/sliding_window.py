@@ -163,8 +163,8 @@ class _Work:
             **context,
         )
         if self.features:
-            return evidence_and_features(self.method, stacked[:, :1], full)
-        return self.method.evidence(stacked[:, :1], full)
+            return evidence_and_features(self.method, stacked[:, :images], full)
+        return self.method.evidence(stacked[:, :images], full)
 
     def ticker(self, start: float, share: float, message: str) -> Callable[[float], None]:
         """`Context.tick` for the share of all work that begins at `start`."""
