@@ -377,12 +377,14 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def _slices(self, case: CachedCase, slice_index: int, rng: np.random.Generator) -> np.ndarray:
         """Where in the stack the slices of a sample lie, the drawn one first; fractional.
 
-        The distance to the neighbours varies a little, as slices do, and now and then there are none: then the slice
-        stands for them, as inference lets it in a stack of one.
+        The neighbours to the left may be those to the right: a spine looks like its mirror image. Their distance varies
+        a little, as that of slices does, and now and then there are none: then the slice stands for them, as inference
+        lets it in a stack of one.
         """
         offsets = context_offsets(self.context_mm) / case.spacing[0]
         if len(offsets) > 1:
-            offsets = offsets * rng.uniform(0.75, 1.25) * (rng.random() >= self.config.lone_share)
+            lone = rng.random() < self.config.lone_share
+            offsets = offsets * (0.0 if lone else rng.uniform(0.75, 1.25) * rng.choice((-1.0, 1.0)))
         return np.clip(slice_index + offsets, 0, len(case.image) - 1)
 
     def _drawn(self, image: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
