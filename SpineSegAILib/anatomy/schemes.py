@@ -169,6 +169,12 @@ SCHEMES: Mapping[str, LabelScheme] = {
             _LUMBAR_MR + tuple(found.id for found in map(posterior_of, _LUMBAR_MR) if found),
         ),
         LabelScheme(
+            "lumbar-mr-whole",
+            "Lumbar MR: whole vertebrae T9–L6, S1, discs, canal",
+            _LUMBAR_MR,
+            extent=Extent.WHOLE,
+        ),
+        LabelScheme(
             "mrspineseg",
             "MRSpineSeg challenge: sacrum, L5–T9 and their discs",
             _ids("S1", "L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9") + _ids(*reversed(_DISCS_T9_L5)),
