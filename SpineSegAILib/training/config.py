@@ -46,7 +46,9 @@ class AugmentationConfig(BaseModel):
     noise_probability: float = 0.35
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
-    mirror_left_right: bool = Field(True, description="3D only; never where structures have sides")
+    mirror_left_right: bool = Field(
+        True, description="3D, and neighbouring slices in 2D; never where structures have sides"
+    )
 
 
 class DataConfig(BaseModel):

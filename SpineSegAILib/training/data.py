@@ -23,7 +23,7 @@ import torch
 from scipy import ndimage
 from torch.utils.data import Dataset, Sampler
 
-from ..anatomy import GENERIC_IDS, KINDS, STRUCTURES, Kind, LabelScheme, ranks
+from ..anatomy import GENERIC_IDS, KINDS, STRUCTURES, Kind, LabelScheme, laterality, ranks
 from ..datasets.manifest import Case, read_case
 from ..errors import DatasetError, HintError
 from ..hints import Point
@@ -309,6 +309,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.padding = padding
         self.context_mm = tuple(context_mm)
+        self.mirror = config.augmentation.mirror_left_right and not any(map(laterality, scheme.ids))
         self.dims = len(config.patch)
         in_plane = tuple(math.ceil(s * margin) for s in config.patch[-2:])
         self.window = in_plane if self.dims == 2 else (config.patch[0], *in_plane)
@@ -383,8 +384,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         """
         offsets = context_offsets(self.context_mm) / case.spacing[0]
         if len(offsets) > 1:
-            lone = rng.random() < self.config.lone_share
-            offsets = offsets * (0.0 if lone else rng.uniform(0.75, 1.25) * rng.choice((-1.0, 1.0)))
+            side = rng.choice((-1.0, 1.0)) if self.mirror else 1.0
+            offsets = offsets * (0.0 if rng.random() < self.config.lone_share else rng.uniform(0.75, 1.25) * side)
         return np.clip(slice_index + offsets, 0, len(case.image) - 1)
 
     def _drawn(self, image: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
