@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -22,19 +20,17 @@ from ..hints import Hints
 from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from ..methods.base import (
-    COORDINATE_SCALE_MM,
     Context,
     Method,
     between_slices,
     context_offsets,
-    coordinate_channels,
 )
 from ..methods.options import number_option, switch_option, whole_option
 from .features import evidence_and_features
+from .windows import fitting, multiple, padded_coordinates, padding, window_places, windowed
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
-Index = tuple[EllipsisType | slice, ...]
 
 AIR = -2.0
 """Preprocessed value outside the image."""
@@ -44,8 +40,6 @@ GLANCE_MM = 16.0
 _GLANCE_SHARE = 0.2  # of the work, for the progress
 _COLUMN_MARGIN_MM = 30.0  # before and behind what the glance found
 _LEAST_FOUND_MM2 = 300.0  # in a slice of the glance; a vertebral body alone has 900
-
-_MANY_CHANNELS = 8
 
 
 def volume_evidence(
@@ -220,7 +214,7 @@ def _columns_of_spine(maps: Mapping[str, np.ndarray], work: _Work, patch: tuple[
     share = np.cumsum(found.sum(0)) / found.sum()  # without the few pixels that lie elsewhere
     margin = _COLUMN_MARGIN_MM / work.volume.spacing[2]
     low, high = np.searchsorted(share, 0.01) - margin, np.searchsorted(share, 0.99) + 1 + margin
-    size = min(width, _multiple(max(math.ceil(high - low), patch[1]), work.method.tiling.divisors(2)[1]))
+    size = min(width, multiple(max(math.ceil(high - low), patch[1]), work.method.tiling.divisors(2)[1]))
     start = min(max(round((low + high - size) / 2), 0), width - size)
     return slice(start, start + size)
 
@@ -233,9 +227,9 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
     shape = array.shape[1:]
     prior = None if work.prior is None else work.prior[:, :, view.columns]
     window = tiling.window or (patch if tiling.local else ())
-    pads, inner = _padding(shape, tiling.divisors(2), window)
+    pads, inner = padding(shape, tiling.divisors(2), window)
     aside = (0.0, view.columns.start - (whole[1] - shape[1]) / 2)
-    coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device, aside)
+    coordinates = padded_coordinates(shape, volume.spacing[1:], pads, device, aside)
     offsets = context_offsets(tiling.context_mm) / volume.spacing[0]
     size = slices_per_pass(method, device, work.options)
     corner = torch.tensor((pads[2], pads[0] - view.columns.start), device=device)
@@ -270,7 +264,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
                 ),
                 None if placed is None else placed[slices],
             )
-            maps = _windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
+            maps = windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
                 points[..., :2] -= corner.to(points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
@@ -303,20 +297,20 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     shape = list(volume.array.shape)
     divisors = method.tiling.divisors(3)
     window = (
-        method.tiling.window or patch or tuple(_fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
+        method.tiling.window or patch or tuple(fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
     )
     if method.tiling.whole_slices:
-        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
-    pads, inner = _padding(shape, (1, 1, 1), window)
+        window = (window[0], *(fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
+    pads, inner = padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
-    coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
+    coordinates = padded_coordinates(shape, volume.spacing, pads, image.device)
     stacked = torch.cat([image, coordinates], 1)
     if work.prior is not None:
         stacked = torch.cat([stacked, F.pad(work.prior[None, None].to(image), pads)], 1)
     mirror = switch_option(work.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
-    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.overlap))
+    done, total = 0, (1 + mirror) * len(window_places(stacked.shape[2:], window, work.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
@@ -327,85 +321,13 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
         tick(1.0)
         return maps
 
-    maps = _windowed(predict, stacked, window, work.overlap)
+    maps = windowed(predict, stacked, window, work.overlap)
     if mirror:
         turned = stacked.flip(2)
         turned[:, 1] *= -1  # positions are the mirrored volume's own
-        for name, value in _windowed(predict, turned, window, work.overlap).items():
+        for name, value in windowed(predict, turned, window, work.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
     return {name: value[0][inner].numpy() for name, value in maps.items()}
-
-
-def _windowed(
-    predict: Callable[[Tensor, tuple[int, ...]], dict[str, Tensor]],
-    data: Tensor,
-    window: tuple[int, ...],
-    overlap: float,
-) -> dict[str, Tensor]:
-    """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape.
-
-    Of ``keypoints``, which are no map, the strongest of all windows counts.
-
-    The sum of weights is known beforehand, so windows add up to the result itself: no second copy of it. Maps of many
-    channels are kept in half precision; probabilities lose 0.001 at most, and a volume of 24 classes half its memory.
-
-    Args:
-        predict: of a window and where it begins.
-        data: (B, C, *spatial), no smaller than the window.
-        overlap: of neighbouring windows, as a share of their side.
-    """
-    size = data.shape[2:]
-    places = _window_places(size, window, overlap)
-    bump = _bump(window)
-    total = torch.zeros(tuple(size))
-    for place in places:
-        total[place] += bump
-    result: dict[str, Tensor] = {}
-    for place in places:
-        weight = bump / total[place]
-        within: Index = (..., *place)
-        for name, value in predict(data[within], tuple(side.start for side in place)).items():
-            value = value.to(data.device)
-            if name == "keypoints":
-                result[name] = _strongest(result[name], value) if name in result else value
-                continue
-            if name not in result:
-                many = value.ndim == data.ndim and value.shape[1] > _MANY_CHANNELS
-                shape = (*value.shape[: value.ndim - len(window)], *size)
-                result[name] = torch.zeros(shape, dtype=torch.float16 if many else torch.float32, device=data.device)
-            target = result[name]
-            weights = weight.to(data.device)
-            for sample in range(len(value)):  # image by image, channel by channel: no large temporary
-                if value.ndim == data.ndim:
-                    for channel in range(value.shape[1]):
-                        target[sample, channel][place] += (value[sample, channel] * weights).to(target.dtype)
-                else:
-                    target[sample][place] += value[sample] * weights
-    return result
-
-
-def _strongest(one: Tensor, other: Tensor) -> Tensor:
-    """Of two sets of key points (B, K, dims + 1), whichever is higher; NaN is not found."""
-    heights = [torch.where(points[..., :1].isnan(), -torch.inf, points[..., -1:]) for points in (one, other)]
-    return torch.where(heights[1] > heights[0], other, one)
-
-
-def _window_places(shape: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[slice, ...]]:
-    """Where windows lie: evenly spread, the first and last at the edges, no farther apart than the overlap allows."""
-    starts = []
-    for full, side in zip(shape, window, strict=True):
-        steps = math.ceil((full - side) / max(1, side * (1 - overlap)))
-        starts.append([round(i * (full - side) / max(steps, 1)) for i in range(steps + 1)])
-    return [tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True)) for corner in product(*starts)]
-
-
-def _bump(window: Sequence[int]) -> Tensor:
-    """Gaussian weight whose standard deviation is an eighth of the window, as nnU-Net's; never quite zero."""
-    result = torch.ones(())
-    for n in window:
-        at = (torch.arange(n) - (n - 1) / 2) / (n / 8)
-        result = result[..., None] * torch.exp(-0.5 * at**2)
-    return result.clamp(min=1e-3)
 
 
 def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme) -> Tensor:
@@ -438,55 +360,6 @@ def _centres(
             if 0 <= row <= height - 1 and 0 <= column <= width - 1:
                 result[sid] = (float(np.median(clear)), float(row), float(column))
     return result
-
-
-def _multiple(n: int, divisor: int) -> int:
-    return math.ceil(n / divisor) * divisor
-
-
-def _fitting(size: int, divisor: int) -> int:
-    """The next side that a network takes; at its coarsest two voxels at least, since one has no spread to normalise
-    by."""
-    return _multiple(max(size, 2 * divisor if divisor > 1 else 1), divisor)
-
-
-def _padding(
-    shape: Sequence[int], divisors: Sequence[int], window: Sequence[int] = ()
-) -> tuple[tuple[int, ...], Index]:
-    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the index of
-    the last axes that undoes it."""
-    pads: list[int] = []
-    inner: list[EllipsisType | slice] = [...]
-    for n, divisor, least in zip(shape, divisors, window or (0,) * len(shape), strict=True):
-        extra = _fitting(max(n, least), divisor) - n
-        pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis
-        inner.append(slice(extra // 2, extra // 2 + n))
-    return tuple(pads), tuple(inner)
-
-
-def _padded_coordinates(
-    shape: Sequence[int],
-    spacing: tuple[float, ...],
-    pads: tuple[int, ...],
-    device: torch.device,
-    aside: Sequence[float] | None = None,
-) -> Tensor:
-    """(1, dims, *padded) coordinates whose zero stays at the centre of the image.
-
-    Args:
-        aside: how far the centre of what is padded lies from that of the image, voxels along each axis.
-    """
-    low = pads[0::2][::-1]
-    high = pads[1::2][::-1]
-    full = [n + a + b for n, a, b in zip(shape, low, high, strict=True)]
-    channels = coordinate_channels(full, spacing, device)
-    # The padded array's centre lies (high − low) / 2 voxels behind the image's.
-    shift = [(b - a) / 2 * mm / COORDINATE_SCALE_MM for a, b, mm in zip(low, high, spacing, strict=True)]
-    shift = [
-        s + a * mm / COORDINATE_SCALE_MM for s, a, mm in zip(shift, aside or [0.0] * len(shift), spacing, strict=True)
-    ]
-    offset = torch.tensor(shift, dtype=torch.float32, device=device)
-    return (channels + offset.view(-1, *[1] * len(full)))[None]
 
 
 def _autocast(device: torch.device) -> torch.autocast:
