@@ -101,6 +101,8 @@ _VERTEBRAE: tuple[tuple[int, str], ...] = (
     *((19 + i, f"L{i}") for i in range(1, 7)),
 )
 SACRUM_ID, CORD_ID, CANAL_ID = 26, 60, 61
+L6_ID, T13_ID = 25, 28
+"""Levels that few people have."""
 VERTEBRA_ID, DISC_ID, POSTERIOR_ID = 90, 91, 92
 """A vertebra, a disc or posterior elements of unknown level: in training data, and in schemes without levels."""
 ARTERY_ID, VEIN_ID = 205, 206
@@ -300,8 +302,7 @@ def next_below(vertebra: Structure, present: Iterable[int] = ()) -> Structure | 
 def level_chain(present: Iterable[int] = ()) -> list[Structure]:
     """C1 … sacrum in cranio-caudal order; T13 and L6 only if `present` holds them or parts of theirs."""
     present = set(present)
-    has_t13 = bool(present & {28, 128, 158})
-    has_l6 = bool(present & {25, 125, 155})
+    has_t13, has_l6 = (bool(present & {vid, _DISC_OFFSET + vid, _POSTERIOR_OFFSET + vid}) for vid in (T13_ID, L6_ID))
     chain = [STRUCTURES[vid] for vid, name in _VERTEBRAE if (name != "T13" or has_t13) and (name != "L6" or has_l6)]
     return [*chain, STRUCTURES[SACRUM_ID]]
 

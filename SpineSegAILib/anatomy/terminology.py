@@ -23,6 +23,9 @@ UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
 SCHEME_TAG = "SpineSegAI.Scheme"
 """Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
 
+LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
+"""Attribute of a segmentation node in Slicer (or tag of one of its segments): the correction log as JSON."""
+
 CONTEXT = "Segmentation category and type - SpineSegAI"
 ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
 CATEGORY = Code("123037004", "Anatomical Structure")

@@ -18,13 +18,16 @@ from typing import Protocol
 from .. import __version__
 from ..errors import SpineSegAIError
 from . import (
+    calibrate,
     checkpoints,
     compare,
+    complete,
     evaluate,
     import_dataset,
     import_scenes,
     methods,
     phantom,
+    publish,
     rank,
     relabel,
     segment,
@@ -54,6 +57,9 @@ COMMANDS: Mapping[str, Command] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "complete": complete,
+    "calibrate": calibrate,
+    "publish": publish,
     "import-scenes": import_scenes,
     "import-dataset": import_dataset,
     "rank": rank,

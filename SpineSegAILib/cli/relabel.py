@@ -234,8 +234,10 @@ def _corrected(args: argparse.Namespace, steps: Sequence[Step]) -> Segmentation:
 
 
 def _check_anchors(anchors: Iterable[Anchor], labels: sitk.Image) -> None:
-    """Raises:
-    CorrectionError: a level that was set at a point is another one after all steps.
+    """Checks that the levels set at points are there after all steps.
+
+    Raises:
+        CorrectionError: a later step changed one.
     """
     for anchor in anchors:
         found = int(labels[labels.TransformPhysicalPointToIndex(anchor.point)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +43,26 @@ sources, where the levels of an exam were miscounted; with 0.75 it rose by 0.025
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("dataset", nargs="?", metavar="DATASET.json", help="manifest; not needed with --resume")
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        metavar="DATASET.json",
+        help="manifest; not needed with --resume; with --recipe the folder that holds the recipe's datasets",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="RUN_DIR", help="folder of the run")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="train as a shipped checkpoint was: its name, or a TOML file; run the same command again to resume",
+    )
+    parser.add_argument(
+        "--resource",
+        type=arguments.name_target,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="file that the recipe needs, e.g. text_bank=FILE; may be repeated",
+    )
     parser.add_argument(
         "--method", type=arguments.method, metavar="NAME", help=f"method to train; default: {DEFAULT_METHOD}"
     )
@@ -96,6 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, and on the first Ctrl-C saves and stops."""
+    if args.recipe:
+        _run_recipe(args)
+        return
+    if args.resource:
+        raise ConfigError("--resource is for recipes.", "Use --recipe, or --set resources.NAME=FILE.")
     if args.resume:
         _check_resume(args)
     config = None if args.resume else training_config(args)
@@ -112,9 +137,50 @@ def run(args: argparse.Namespace) -> None:
         print_written(path for path in (run.best, run.last) if path.exists())
 
 
+def _run_recipe(args: argparse.Namespace) -> None:
+    """Does what is not done yet of a recipe.
+
+    Raises:
+        ConfigError: a flag does not go with --recipe.
+    """
+    for name, flag in _NEW_RUN_ONLY.items():
+        if getattr(args, name) not in (None, []):
+            raise ConfigError(
+                f"A recipe has its own settings; {flag} cannot be given.", "Omit it, or change the recipe."
+            )
+    if args.dataset is None or not Path(args.dataset).is_dir():
+        raise ConfigError(
+            f"{args.dataset or 'Nothing'} is not a folder with datasets.",
+            "Give the folder that holds those of the recipe.",
+        )
+    from ..training.recipe import RecipeRequest, read_recipe, run_recipe
+    from ..training.run import RunDirectory
+    from ..training.trainer import TrainingRequest, run_training  # torch
+
+    quiet = args.quiet or os.environ.get("RANK", "0") != "0"
+
+    def train(request: TrainingRequest) -> None:
+        resume = "run the same command again to resume"
+        with stop_on_interrupt(RunDirectory(request.output), resume), training_progress(quiet) as report:
+            run_training(replace(request, report=report))
+
+    def say(event: dict[str, Any]) -> None:
+        if not quiet:
+            print(event["message"], file=sys.stderr, flush=True)
+
+    request = RecipeRequest(
+        read_recipe(args.recipe), Path(args.dataset), args.output, dict(args.resource), args.device, say, train
+    )
+    path = run_recipe(request)
+    if not quiet:
+        print_written([path])
+
+
 def _check_resume(args: argparse.Namespace) -> None:
-    """Raises:
-    ConfigError: a run that is resumed cannot be configured again.
+    """Checks that a run that is resumed is not configured again.
+
+    Raises:
+        ConfigError: names the flag that does.
     """
     for name, flag in _NEW_RUN_ONLY.items():
         if getattr(args, name) not in (None, []):

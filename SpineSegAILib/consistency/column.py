@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy import CANAL_ID, KINDS, STRUCTURES, Extent, Kind, ranks
+from ..anatomy import CANAL_ID, KINDS, L6_ID, STRUCTURES, T13_ID, Extent, Kind, ranks
 from ..evidence import Evidence
 from .result import Instance, LevelResult
-from .sequence import L6_ID, T13_ID
 from .settings import ConsistencySettings
 from .shapes import (
     Piece,

@@ -10,8 +10,10 @@ from ..anatomy import (
     CANAL_ID,
     DISC_ID,
     KINDS,
+    L6_ID,
     POSTERIOR_ID,
     STRUCTURES,
+    T13_ID,
     VERTEBRA_ID,
     Kind,
     disc_below,
@@ -25,7 +27,7 @@ from .likelihoods import check_hints, doubt_contradicted, items_of, limit_range,
 from .messages import in_words, warnings_of
 from .posterior import posterior_instances
 from .result import Instance, LevelResult
-from .sequence import L6_ID, NEVER, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
+from .sequence import NEVER, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
 from .shapes import Piece, components, coordinates
 

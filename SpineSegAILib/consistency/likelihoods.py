@@ -7,10 +7,21 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, Kind, LabelScheme, order_of, ranks, structure, vertebra_above
+from ..anatomy import (
+    L6_ID,
+    SACRUM_ID,
+    STRUCTURES,
+    T13_ID,
+    Kind,
+    LabelScheme,
+    order_of,
+    ranks,
+    structure,
+    vertebra_above,
+)
 from ..errors import HintError, SchemeError
 from .column import Column
-from .sequence import L6_ID, NEVER, T13_ID, Item, Level, disc_of
+from .sequence import NEVER, Item, Level, disc_of
 from .settings import ConsistencySettings
 from .shapes import Piece
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, disc_below, level_chain
+from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, disc_below, level_chain
 from .column import Column
-from .sequence import L6_ID, T13_ID, Level, Naming, disc_of
+from .sequence import Level, Naming, disc_of
 
 
 def _between(upper: Level, lower: Level) -> list[int]:

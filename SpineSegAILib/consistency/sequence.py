@@ -14,10 +14,20 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, LabelScheme, disc_below, level_chain, level_of, order_of, ranks
+from ..anatomy import (
+    L6_ID,
+    SACRUM_ID,
+    STRUCTURES,
+    T13_ID,
+    LabelScheme,
+    disc_below,
+    level_chain,
+    level_of,
+    order_of,
+    ranks,
+)
 from .settings import ConsistencySettings
 
-L6_ID, T13_ID = 25, 28
 NEVER = 1e5
 """A cost that no path pays if there is another; finite, so that sums stay numbers."""
 _HIDDEN_LEVELS = 4  # above the scheme's highest that an image may show: 10 cm, ample

@@ -12,8 +12,10 @@ from itertools import combinations, pairwise
 from typing import Literal
 
 from ..anatomy import (
+    L6_ID,
     SACRUM_ID,
     STRUCTURES,
+    T13_ID,
     Kind,
     counterpart,
     disc_below,
@@ -27,7 +29,6 @@ from ..anatomy import (
 from ..errors import CorrectionError
 from .step import Correction, Direction, Labelling
 
-L6_ID, T13_ID = 25, 28
 _VARIANTS = (L6_ID, T13_ID)
 _KIND = {
     Kind.VERTEBRA: "a vertebra", Kind.SACRUM: "a vertebra", Kind.DISC: "a disc", Kind.POSTERIOR: "posterior elements",

@@ -3,7 +3,7 @@
 A softmax over levels learns slowly from masks that stop at L5: nothing says where S1 lies, nor what the vertebra above
 the last one drawn is. A checkpoint that was trained on the same cases knows (self-training). It is given the levels
 that were drawn; its results are taken only where nothing was drawn, and only for structures that it learned from more
-than synthetic images. What was drawn stays as it was drawn.
+than synthetic images. What was drawn stays as it was drawn; so does a case in which the two do not fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
-from ..errors import DatasetError
+from ..errors import DatasetError, HintError
 from ..files import read_json, staged
 from ..hints import Anchor, Hints
 from ..imaging import read_image
@@ -60,7 +60,11 @@ def complete_dataset(
         path = output / f"{case.name}_completed.nii.gz"
         added = sorted(known - set(case.annotated))
         if not path.exists():
-            labels = complete_case(case, predictor, added)
+            try:
+                labels = complete_case(case, predictor, added)
+            except HintError as error:  # what it finds does not fit the levels that were drawn
+                report(number / len(cases), f"{case.name} stays as it was drawn: {error.message}")
+                continue
             with staged(path) as (place,):
                 sitk.WriteImage(labels, str(place), useCompression=True)
         entry["label"] = path.name

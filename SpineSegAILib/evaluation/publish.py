@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def publish(
         options = {**what.options, **row.options}
         again = evaluate_dataset(
             what.dataset, what.split, predictor, options=options,
-            progress=lambda share, sentence, row=row: report(share, f"{row.title}: {sentence}"),
+            progress=partial(_report_row, report, row.title),
         )  # fmt: skip
         mechanisms.append({"title": row.title, "flags": row.flags, "summary": again["variants"]["full"]})
     metadata = {
@@ -117,6 +118,10 @@ def publish(
         published = replace(read_header(weights), path=paths[0])
         card.write_text(model_card(published, document, what, mechanisms), encoding="utf-8")
     return paths
+
+
+def _report_row(report: Callable[[float, str], None], title: str, share: float, sentence: str) -> None:
+    report(share, f"{title}: {sentence}")
 
 
 def model_card(

@@ -9,6 +9,7 @@ from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header
+from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import pictures
 from SpineSegAILib.datasets.completion import complete_dataset
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
@@ -164,3 +165,44 @@ def test_a_missing_recipe_or_resource_is_named(data, tmp_path):
     request = RecipeRequest(tiny_recipe(resources=["text_bank"]), data, tmp_path)
     with pytest.raises(ConfigError, match="needs the file “text_bank”"):
         run_recipe(request)
+
+
+def test_the_shell_trains_a_recipe_completes_calibrates_and_publishes(data, tmp_path, capsys):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(tiny_recipe().model_dump_json())
+    run = str(tmp_path / "run")
+    assert main(["train", "--recipe", str(recipe), str(data), "--output", run, "--device", "cpu", "--quiet"]) == 0
+    checkpoint = str(tmp_path / "run/two/last.safetensors")
+    dataset = str(data / "tiny/dataset.json")
+    assert main(["complete", dataset, "--output", str(tmp_path / "c"), "--checkpoint", checkpoint, "--quiet"]) == 0
+    completed = json.loads((tmp_path / "c/dataset.json").read_text())  # by a network that knows nothing: as drawn
+    assert completed["training"][0]["annotated"] == ["T12", "L1", "L2", "L3", "L4", "L5"]
+    assert (tmp_path / "c" / completed["training"][0]["label"]).resolve() == data / "tiny/case0_label.nii.gz"
+    calibrated = str(tmp_path / "calibrated.safetensors")
+    words = ["calibrate", checkpoint, dataset, "--output", calibrated, "--device", "cpu"]
+    assert main(words) == 0 and "without calibration" in capsys.readouterr().err
+    assert "calibration" in read_header(calibrated).metadata
+    notes = tmp_path / "notes.md"
+    notes.write_text("## What it is for\n")
+    words = ["publish", calibrated, dataset, "--output", str(tmp_path / "p"), "--name", "mine", "--notes", str(notes)]
+    assert main([*words, "--row", "mirrored: batch=1", "--recipe", "the command", "--quiet"]) == 0
+    card = (tmp_path / "p/mine.md").read_text()
+    assert "## What it is for" in card and "the command" in card and "mirrored" in card
+
+
+def test_the_shell_says_what_does_not_go_with_a_recipe(data, tmp_path, capsys):
+    def refused(*words):
+        assert main(["train", *words, "--output", str(tmp_path / "run")]) == 2
+        return capsys.readouterr().err
+
+    recipe = ("--recipe", "lumbar-mr-resenc")
+    assert "--steps cannot be given" in refused(str(data), *recipe, "--steps", "3")
+    assert "is not a folder with datasets" in refused(str(data / "nowhere"), *recipe)
+    assert "needs the file “text_bank”" in refused(str(data), "--recipe", "lumbar-mr-la-caf")
+    assert "--resource is for recipes" in refused(str(data / "tiny/dataset.json"), "--resource", "a=b")
+    assert main(["calibrate", "lumbar-mr-resenc", str(data / "tiny/dataset.json"), "--output", "a.txt"]) == 2
+    words = ["publish", "lumbar-mr-resenc", str(data / "tiny/dataset.json"), "--name", "a", "--output", str(tmp_path)]
+    capsys.readouterr()
+    assert main([*words, "--row", "nothing"]) == 2 and "cannot be read" in capsys.readouterr().err
+    assert main([*words, "--notes", str(tmp_path / "no.md")]) == 2
+    assert not (tmp_path / "run").exists()
