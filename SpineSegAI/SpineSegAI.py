@@ -350,16 +350,16 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
 
         from SpineSegAILib.hints import Hints
-        from SpineSegAILib.results import refuse_nothing, validated
+        from SpineSegAILib.results import drop_unvalidated, require_structures
         from SpineSegAILib.worker.process import default_predictor
 
         hints = hints or Hints()
         image = volumes.imageFromVolume(volumeNode)
         predictor = default_predictor(checkpoint, device)
         result = predictor.segment(image, hints=hints, options=options or {}, progress=progress)
-        refuse_nothing(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
+        require_structures(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
         if not includeUnvalidated:
-            result = validated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
+            result = drop_unvalidated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
         segmentationNode = nodes.segmentationFromResult(result, volumeNode, segmentationNode)
         uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .anatomy import LabelScheme, scheme
 from .errors import CheckpointError, ConfigError, SpineSegAIError
-from .files import staged
+from .files import atomic_write
 from .resources import resources_folder
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def save_checkpoint(
         for name, t in tensors.items()
     }
     document = json.dumps({**metadata, "format": FORMAT}, ensure_ascii=False)
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         save_file(stored, part, {KEY: document})
 
 

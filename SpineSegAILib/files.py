@@ -65,7 +65,7 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextmanager
-def staged(*paths: str | Path) -> Iterator[list[Path]]:
+def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
     """Places to write to; what is there takes the real names only if the block ends without an error.
 
     Each file is written into a private folder beside its destination, under its own name; companions that its writer
@@ -101,7 +101,7 @@ def _to_disk(path: Path) -> None:
 
 
 @contextmanager
-def this_very_file(path: Path) -> Iterator[Path]:
+def itk_path(path: Path) -> Iterator[Path]:
     """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
     ``a.nii`` that lies beside it."""
     if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
@@ -111,7 +111,7 @@ def this_very_file(path: Path) -> Iterator[Path]:
         yield Path(shutil.copy(path, folder))
 
 
-def read_exactly(path: Path) -> sitk.Image:
+def read_itk_image(path: Path) -> sitk.Image:
     """An image or label file as it is, unchecked.
 
     Raises:
@@ -119,7 +119,7 @@ def read_exactly(path: Path) -> sitk.Image:
     """
     import SimpleITK as sitk
 
-    with this_very_file(path) as place:
+    with itk_path(path) as place:
         return sitk.ReadImage(str(place))
 
 

@@ -351,7 +351,7 @@ class CorrectionPanel:
     def _do(self, make):
         """One click: plan a correction, carry it out as one undo step, say what was done.
 
-        :param make: function of a `correction.Labelling` that returns a `correction.Correction`.
+        :param make: function of a `correction.LabeledStructures` that returns a `correction.Correction`.
         :returns: the correction, or None if it could not be made, and the reader was told.
         """
         if not dependencies.ready():
@@ -791,7 +791,7 @@ class CorrectionPanel:
     def _rememberBeforeDrawing(self, step=None):
         """Keep the structures as they are, to tell later what was drawn by hand; after a change of names, rename."""
         if step is not None and step.only_names:
-            self._beforeDrawing = correction.renamed(self._beforeDrawing, step.mapping)
+            self._beforeDrawing = correction.remap_labels(self._beforeDrawing, step.mapping)
         elif self.volumeNode() is not None:
             structures = nodes.structuresOfSegmentation(self.segmentationNode)
             held = {segmentId: structureId for structureId, segmentId in structures.items()}

@@ -19,7 +19,7 @@ from SpineSegAILib import anatomy
 from SpineSegAILib.anatomy import terminology
 from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 from SpineSegAILib.errors import HintError, ImageError, SpineSegAIError
-from SpineSegAILib.files import staged
+from SpineSegAILib.files import atomic_write
 
 from . import result_attribute
 from .volumes import (
@@ -659,7 +659,7 @@ def writeTable(tableNode, path):
     """
     table = tableNode.GetTable()
     columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
-    with staged(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column.GetName() for column in columns])
         for row in range(table.GetNumberOfRows()):

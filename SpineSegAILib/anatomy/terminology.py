@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import anatomy
-from ..files import staged
+from ..files import atomic_write
 from .structures import BUILT_IN, STRUCTURES, Code, Extent, Kind
 
 STRUCTURE_TAG = "SpineSegAI.StructureId"
@@ -132,7 +132,7 @@ def write_resources(folder: str | Path) -> list[Path]:
     """
     paths = [Path(folder) / TERMINOLOGY_FILE, Path(folder) / COLORS_FILE]
     contents = [json.dumps(terminology_document(), indent=2, ensure_ascii=False) + "\n", color_table()]
-    with staged(*paths) as places:
+    with atomic_write(*paths) as places:
         for path, content in zip(places, contents, strict=True):
             path.write_text(content, encoding="utf-8", newline="\n")
     return paths

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, problems
-from ..files import IMAGE_SUFFIXES, staged
+from ..files import IMAGE_SUFFIXES, atomic_write
 from . import arguments
 from .terminal import print_written
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
     phantom = _generated(args)
     paths = [path for path in outputs.values() if path]
-    with staged(*paths) as places:
+    with atomic_write(*paths) as places:
         for image, place in zip((phantom.image, phantom.labels), places, strict=False):
             sitk.WriteImage(image, str(place), useCompression=True)
     if not args.quiet:

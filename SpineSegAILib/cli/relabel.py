@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import structure
 from ..errors import ConfigError, CorrectionError
-from ..files import SEGMENTATION_SUFFIXES, staged
+from ..files import SEGMENTATION_SUFFIXES, atomic_write
 from ..hints import Anchor, Point
 from . import arguments
 from .arguments import STDOUT, structure_id, structure_ids, two_structure_ids
@@ -19,7 +19,7 @@ from .terminal import print_json, print_written, write_json
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from ..correction import Correction, Direction, Labelling
+    from ..correction import Correction, Direction, LabeledStructures
     from ..results import Segmentation
 
 HELP = "Correct the labels of a segmentation."
@@ -199,14 +199,14 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
     Raises:
         OutputError: a folder is missing or protected, or one file would be used twice.
     """
-    from ..results import refuse_foreign_side_file, side_file
+    from ..results import check_sidecar, side_file
 
     summary = None if args.json == STDOUT else args.json
     arguments.check_outputs(
         {"--output": args.output, "the side file of --output": side_file(args.output), "--json": summary},
         {"INPUT": args.input},
     )
-    refuse_foreign_side_file(args.output)
+    check_sidecar(args.output)
     return [args.output] if summary is None else [args.output, summary]
 
 
@@ -219,14 +219,14 @@ def _corrected(args: argparse.Namespace, steps: Sequence[Step]) -> Segmentation:
     """
     import SimpleITK as sitk
 
-    from ..correction import Labelling, corrected
+    from ..correction import LabeledStructures, apply_correction
     from ..results import read_segmentation
 
     result = read_segmentation(args.input, strict=True)
     for step in steps:
         scheme = None if result.scheme.name == "file" else result.scheme
-        labelling = Labelling.of(result.labels, scheme, args.lock)
-        result = corrected(result, _correction(step, labelling, result.labels))
+        labelling = LabeledStructures.of(result.labels, scheme, args.lock)
+        result = apply_correction(result, _correction(step, labelling, result.labels))
     _check_anchors([Anchor(s.level, s.point) for s in steps if s.tool == "set" and s.level and s.point], result.labels)
     if not sitk.GetArrayViewFromImage(result.labels).any():
         raise CorrectionError("Nothing would remain.", "Keep at least one structure.")
@@ -251,7 +251,7 @@ def _check_anchors(anchors: Iterable[Anchor], labels: sitk.Image) -> None:
             )
 
 
-def _correction(step: Step, labelling: Labelling, labels: sitk.Image) -> Correction:
+def _correction(step: Step, labelling: LabeledStructures, labels: sitk.Image) -> Correction:
     """What a step comes to with what is labeled now."""
     from .. import correction as tools
 
@@ -281,7 +281,7 @@ def _correction(step: Step, labelling: Labelling, labels: sitk.Image) -> Correct
 
 def _write(args: argparse.Namespace, outputs: Sequence[Path], result: Segmentation) -> dict[str, Any]:
     """Writes all files or none, and returns the summary."""
-    with staged(*outputs) as places:
+    with atomic_write(*outputs) as places:
         written = [args.output.with_name(path.name) for path in result.write(places[0])]
         summary = {"input": str(args.input), **result.to_document(), "written": [str(path) for path in written]}
         if len(places) > 1:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
-from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, staged
+from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write
 from ..hints import Anchor, Hints
 from ..keypoints import read_keypoints
 from ..methods.catalog import METHODS, MethodInfo, method_info
@@ -137,7 +137,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     Raises:
         OutputError: a folder is missing or protected, or one file would be used twice.
     """
-    from ..results import refuse_foreign_side_file, side_file
+    from ..results import check_sidecar, side_file
 
     named = {
         "--output": args.output,
@@ -155,7 +155,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
         "--levels-from": args.levels_from,
     }
     arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, read)
-    refuse_foreign_side_file(args.output)
+    check_sidecar(args.output)
     return outputs
 
 
@@ -246,7 +246,7 @@ def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> 
         ConfigError: an uncertainty map is asked for and only one sample.
     """
     from ..imaging import read_image
-    from ..results import refuse_nothing
+    from ..results import require_structures
 
     with progress_bar(args.quiet) as report:
         report(0.0, "reading the image")
@@ -264,7 +264,7 @@ def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> 
             )
         result = predictor.segment(image, hints=hints, options=dict(args.option), progress=report)
     what = "None of the requested structures" if args.structures else "No spine"
-    refuse_nothing(result, f"{what} was found in {args.image}.")
+    require_structures(result, f"{what} was found in {args.image}.")
     return image, result
 
 
@@ -280,10 +280,10 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
     """The result without structures that were trained on synthetic images only, unless they are asked for."""
     if args.unvalidated or args.structures:
         return result
-    from ..results import validated
+    from ..results import drop_unvalidated
 
     remedy = "Use --unvalidated to include them"
-    rest = validated(result, hints.locked, remedy)
+    rest = drop_unvalidated(result, hints.locked, remedy)
     if rest is not result:
         kept = rest.present
         omitted = ", ".join(structure(sid).name for sid in result.present if sid not in kept)
@@ -299,7 +299,7 @@ def _write(
     from ..results.measurement import measure_all, write_csv
     from ..results.preview import render_preview
 
-    with staged(*outputs.values()) as places:
+    with atomic_write(*outputs.values()) as places:
         place = dict(zip(outputs, places, strict=True))
         written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
         if "--preview" in place:

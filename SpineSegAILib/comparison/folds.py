@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from ..anatomy import STRUCTURES
 from ..datasets.manifest import SPLITS, Case, read_label, read_manifest
 from ..errors import ConfigError, DatasetError
-from ..files import read_json, staged
+from ..files import atomic_write, read_json
 from ..imaging.geometry import like
 from ..keypoints import centres_of
 
@@ -108,7 +108,7 @@ def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> 
             points = {STRUCTURES[i].name: list(p) for i, p in centres_of(read_label(case)).items()}
             entries.append({**bare, "keypoints": points})
     path = output / f"{manifest.stem}-{supervision}.json"
-    with staged(path) as (place,):
+    with atomic_write(path) as (place,):
         place.write_text(json.dumps({**table, "training": entries}, indent=1), encoding="utf-8")
     return path
 
@@ -124,7 +124,7 @@ def _write_part(manifest: Path, split: str, kept: Sequence[bool], as_split: str,
     chosen = [entry for entry, keep in zip(table[split], kept, strict=True) if keep]
     text = json.dumps({**table, **{s: [] for s in SPLITS}, as_split: chosen}, indent=1)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with staged(path) as (place,):
+        with atomic_write(path) as (place,):
             place.write_text(text, encoding="utf-8")
     return path
 
@@ -149,7 +149,7 @@ def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[
     if not path.exists():
         label = read_label(case)
         array = sitk.GetArrayFromImage(label)
-        with staged(path) as (place,):
+        with atomic_write(path) as (place,):
             sitk.WriteImage(like(label, np.where(np.isin(array, shown), array, 0).astype(np.int16)), str(place))
     kept = {k: v for k, v in entry.items() if k != "label_values"}
     return {**kept, "label": path.name, "annotated": [STRUCTURES[i].name for i in shown]}

@@ -16,7 +16,7 @@ from ..evaluation import page, plots
 from ..evaluation.report import POLICY
 from ..evaluation.statistics import DECISIVE_PAIRS, holm, mean_intervals, paired
 from ..evaluation.summary import DISTANCES, mean, paired_values
-from ..files import staged
+from ..files import atomic_write
 from .config import ComparisonConfig
 from .papers import PAPERS, PaperTable, figure, is_share
 
@@ -186,7 +186,7 @@ def write_tables(found: Mapping[str, Any], folder: Path) -> list[Path]:
         OutputError: they cannot be written.
     """
     paths = [folder / f"table.{suffix}" for suffix in ("json", "csv", "md", "html")]
-    with staged(*paths) as (document, sheet, text, html):
+    with atomic_write(*paths) as (document, sheet, text, html):
         document.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         with sheet.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(_sheet(found))

@@ -27,7 +27,7 @@ from ..anatomy import (
     structure,
 )
 from ..errors import CorrectionError
-from .step import Correction, Direction, Labelling
+from .step import Correction, Direction, LabeledStructures
 
 _VARIANTS = (L6_ID, T13_ID)
 _KIND = {
@@ -43,7 +43,7 @@ COUNTINGS: Mapping[str, str] = {
 
 
 def shift(
-    labelling: Labelling, to: Literal["up", "down"], start: int | None = None, direction: Direction = "all"
+    labelling: LabeledStructures, to: Literal["up", "down"], start: int | None = None, direction: Direction = "all"
 ) -> Correction:
     """Every level gets the name of the one above it (up) or below it (down).
 
@@ -72,7 +72,7 @@ def shift(
 
 
 def set_level(
-    labelling: Labelling, chosen: int, level: int | str, direction: Direction = "all", tool: str = "set"
+    labelling: LabeledStructures, chosen: int, level: int | str, direction: Direction = "all", tool: str = "set"
 ) -> Correction:
     """“This one is L5”: the chosen one gets the level, and the others follow by counting from it.
 
@@ -130,7 +130,7 @@ def set_level(
     return Correction(tool, words, mapping, structures=(chosen,), notes=notes, details=details)
 
 
-def swap(labelling: Labelling, first: int, second: int) -> Correction:
+def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
     """Two structures of a kind exchange their names; nothing else moves.
 
     Raises:
@@ -141,7 +141,7 @@ def swap(labelling: Labelling, first: int, second: int) -> Correction:
     return Correction("swap", words, {first: second, second: first}, structures=(first, second))
 
 
-def merge(labelling: Labelling, first: int, second: int, direction: Direction | None = "above") -> Correction:
+def merge(labelling: LabeledStructures, first: int, second: int, direction: Direction | None = "above") -> Correction:
     """Two pieces of one structure become one.
 
     Neighbouring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
@@ -182,7 +182,7 @@ def merge(labelling: Labelling, first: int, second: int, direction: Direction | 
     return Correction("merge", words, mapping, structures=(upper, lower), details=details)
 
 
-def delete(labelling: Labelling, *structure_ids: int) -> Correction:
+def delete(labelling: LabeledStructures, *structure_ids: int) -> Correction:
     """Structures are removed; the names of the others stay.
 
     Raises:
@@ -196,7 +196,7 @@ def delete(labelling: Labelling, *structure_ids: int) -> Correction:
     return Correction("delete", words, dict.fromkeys(structure_ids, 0), structures=tuple(structure_ids))
 
 
-def insert(labelling: Labelling, level: int | str, direction: Direction = "above") -> Correction:
+def insert(labelling: LabeledStructures, level: int | str, direction: Direction = "above") -> Correction:
     """A vertebra that was overlooked gets its name back: what is called so and all above (or below) it move on by one.
 
     The name is then free, and `Correction.missing` says what to draw.
@@ -225,7 +225,7 @@ def insert(labelling: Labelling, level: int | str, direction: Direction = "above
     return Correction("insert", words, mapping, structures=(s.id,), missing=(s.id,), details=details)
 
 
-def switch_counting(labelling: Labelling, to: str, direction: Direction = "above") -> Correction:
+def switch_counting(labelling: LabeledStructures, to: str, direction: Direction = "above") -> Correction:
     """Count with or without an L6 or a T13.
 
     Args:
@@ -264,11 +264,11 @@ def variants_of(present: Iterable[int]) -> set[int]:
     return set(chain_ids(present)) & set(_VARIANTS)
 
 
-def is_levelled(labelling: Labelling) -> list[int]:
+def is_levelled(labelling: LabeledStructures) -> list[int]:
     return [i for i in labelling.present if STRUCTURES[i].order is not None]
 
 
-def _with_levels(labelling: Labelling) -> None:
+def _with_levels(labelling: LabeledStructures) -> None:
     if not is_levelled(labelling):
         raise CorrectionError("No vertebra or disc with a level is labelled.", "Segment first.")
 
@@ -279,7 +279,7 @@ def side_of(structure_id: int, side: Direction, of: int) -> bool:
     return here > there if side == "below" else here < there
 
 
-def _moving(labelling: Labelling, start: int | None, direction: Direction) -> set[int]:
+def _moving(labelling: LabeledStructures, start: int | None, direction: Direction) -> set[int]:
     """What moves when all move, or the chosen one with those above (what belongs to it comes along) or below it."""
     if direction not in ("all", "above", "below"):
         raise CorrectionError(f"“{direction}” is no direction.", "Use all, above or below.")
@@ -296,7 +296,7 @@ def _moving(labelling: Labelling, start: int | None, direction: Direction) -> se
 
 
 def shifted_names(
-    labelling: Labelling, old_chain: Sequence[int], new_chain: Sequence[int], step: int, moving: Collection[int]
+    labelling: LabeledStructures, old_chain: Sequence[int], new_chain: Sequence[int], step: int, moving: Collection[int]
 ) -> dict[int, int]:
     """Names of what moves by `step` levels, from one way of counting to another; checked against all that stays.
 
@@ -321,7 +321,7 @@ def shifted_names(
     return mapping
 
 
-def in_scheme(labelling: Labelling, new: int, name: str) -> None:
+def in_scheme(labelling: LabeledStructures, new: int, name: str) -> None:
     scheme = labelling.scheme
     if scheme is not None and new not in scheme.ids:
         raise CorrectionError(
@@ -330,7 +330,7 @@ def in_scheme(labelling: Labelling, new: int, name: str) -> None:
         )
 
 
-def _check_order(labelling: Labelling, mapping: Mapping[int, int]) -> None:
+def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> None:
     """What moves may neither take a name that stays in use nor pass by another level."""
     staying = {i for i in labelling.present if i not in mapping}
     for old, new in mapping.items():
@@ -352,7 +352,7 @@ def _check_order(labelling: Labelling, mapping: Mapping[int, int]) -> None:
                 )
 
 
-def _pair(labelling: Labelling, first: int, second: int, done: str) -> None:
+def _pair(labelling: LabeledStructures, first: int, second: int, done: str) -> None:
     """Two different labelled structures of a kind, not locked."""
     labelling.require(first, second)
     if first == second:

@@ -10,14 +10,14 @@ import numpy as np
 from ..anatomy import STRUCTURES, counterpart, disc_below, level_of, order_of, sorted_ids
 from ..errors import CorrectionError
 from .levels import chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
-from .step import Correction, Direction, Labelling, Patch, array_of, box_of, renamed
+from .step import Correction, Direction, LabeledStructures, Patch, array_of, box_of, remap_labels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
 def split(
-    labelling: Labelling,
+    labelling: LabeledStructures,
     labels: sitk.Image,
     chosen: int,
     *,
@@ -64,7 +64,7 @@ def split(
         raise CorrectionError(f"The plane does not cut {name}.", "Choose a point inside it.")
 
     mapping, part = _room_beside(labelling, chosen, direction)
-    patch_labels = renamed(values[box], mapping)
+    patch_labels = remap_labels(values[box], mapping)
     moved = index[above if direction == "above" else ~above]
     patch_labels[tuple(moved.T)] = part
     details = {
@@ -75,7 +75,7 @@ def split(
     return Correction("split", f"Split {name}", mapping, Patch(box, patch_labels), (chosen,), details=details)
 
 
-def _room_beside(labelling: Labelling, chosen: int, direction: Direction) -> tuple[dict[int, int], int]:
+def _room_beside(labelling: LabeledStructures, chosen: int, direction: Direction) -> tuple[dict[int, int], int]:
     """What is renamed so that the level beside the chosen one is free, and its id."""
     chain = chain_ids(variants_of(labelling.present))
     step = 1 if direction == "below" else -1
@@ -109,7 +109,7 @@ def _physical(labels: sitk.Image, index: np.ndarray) -> np.ndarray:
 
 
 def _axis(
-    labels: sitk.Image, values: np.ndarray, labelling: Labelling, chosen: int, positions: np.ndarray
+    labels: sitk.Image, values: np.ndarray, labelling: LabeledStructures, chosen: int, positions: np.ndarray
 ) -> np.ndarray:
     """Unit vector downwards along the spine at a structure: from its neighbours, else from its own shape."""
     order = order_of(chosen)

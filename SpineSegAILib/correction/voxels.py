@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from ..anatomy import STRUCTURES
 from ..errors import CorrectionError
-from .step import Box, Correction, Labelling, Patch, array_of, box_of
+from .step import Box, Correction, LabeledStructures, Patch, array_of, box_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -82,7 +82,7 @@ def replace_inside(
     before, after = array_of(labels), array_of(new)
     if before.shape != after.shape:
         raise CorrectionError("The new result has another grid.", "Segment the same image.")
-    Labelling.of(before, None, locked).require_unlocked(())
+    LabeledStructures.of(before, None, locked).require_unlocked(())
     box = box_of(region) if isinstance(region, np.ndarray) else region
     if box is None:
         raise CorrectionError("The region is empty.", "Choose a box or slices.")

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
 from ..errors import DatasetError, HintError
-from ..files import read_json, staged
+from ..files import atomic_write, read_json
 from ..hints import Anchor, Hints
 from ..imaging import read_image
 from ..imaging.geometry import like
@@ -65,7 +65,7 @@ def complete_dataset(
             except HintError as error:  # what it finds does not fit the levels that were drawn
                 report(number / len(cases), f"{case.name} stays as it was drawn: {error.message}")
                 continue
-            with staged(path) as (place,):
+            with atomic_write(path) as (place,):
                 sitk.WriteImage(labels, str(place), useCompression=True)
         entry["label"] = path.name
         entry["annotated"] = [STRUCTURES[i].name for i in (*case.annotated, *added)]
@@ -74,7 +74,7 @@ def complete_dataset(
     table["labels"] = {"background": 0, **{STRUCTURES[i].name: i for i in sorted(known)}, **table.get("labels", {})}
     table["name"] = f"{table.get('name', dataset.parent.name)}; completed by {predictor.info.name}"
     target = output / "dataset.json"
-    with staged(target) as (place,):
+    with atomic_write(target) as (place,):
         place.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return target
 

@@ -251,17 +251,17 @@ def read_drawn(case: Case) -> sitk.Image:
     Raises:
         DatasetError: there is none, or it cannot be read.
     """
-    from ..files import read_exactly
-    from ..imaging import as_volume, is_picture, of_picture
+    from ..files import read_itk_image
+    from ..imaging import as_volume, gray_picture, is_picture
 
     if case.label is None:
         raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")
     try:
-        image = read_exactly(case.label)
+        image = read_itk_image(case.label)
     except RuntimeError:
         raise DatasetError(f"The label image {case.label} cannot be read.", "It may be damaged.") from None
     try:
-        return as_volume(of_picture(image) if is_picture(case.label) else image, case.label.name)
+        return as_volume(gray_picture(image) if is_picture(case.label) else image, case.label.name)
     except ImageError as error:
         raise DatasetError(error.message, "Labels are one whole number per voxel, in the space of the image.") from None
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..anatomy import disc_below, level_chain, structure
 from ..errors import DatasetError
-from ..files import staged
+from ..files import atomic_write
 from ..imaging import read_image
 from ..imaging.geometry import like
 
@@ -130,7 +130,7 @@ def _write(
     """Write a case's volumes; its manifest entry."""
     output.mkdir(parents=True, exist_ok=True)
     names = [f"{source}_{case}_{kind}.nii.gz" for kind in ("image", "label")]
-    with staged(*(output / name for name in names)) as places:
+    with atomic_write(*(output / name for name in names)) as places:
         for place, volume in zip(places, (image, like(image, label.reshape(1, *label.shape))), strict=True):
             sitk.WriteImage(volume, str(place))
     return {"image": names[0], "label": names[1], "annotated": list(annotated), "source": source}
@@ -138,6 +138,6 @@ def _write(
 
 def _write_manifest(table: dict[str, Any], output: Path) -> Path:
     path = output / "dataset.json"
-    with staged(path) as (place,):
+    with atomic_write(path) as (place,):
         place.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return path

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
-from ..files import read_exactly, read_json
+from ..files import read_itk_image, read_json
 from .manifest import own_structure
 from .segment_names import CUSTOM, IGNORE, place
 from .training_set import Report, TrainingSet
@@ -143,7 +143,7 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        found = np.unique(sitk.GetArrayFromImage(read_exactly(label)))
+        found = np.unique(sitk.GetArrayFromImage(read_itk_image(label)))
     except RuntimeError:
         raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
     present = [v for v in found.tolist() if v]

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import read_json, staged
+from ..files import atomic_write, read_json
 from ..hints import Point
 
 SOURCE = "spinal-disease"
@@ -60,7 +60,7 @@ def import_spinal_disease(annotation: str | Path, images: str | Path, output: st
             }
         )
     table = {"name": "Spinal Disease Dataset", "modality": {"0": "MR"}, "training": cases}
-    with staged(output) as (part,):
+    with atomic_write(output) as (part,):
         part.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return output
 

@@ -23,7 +23,7 @@ import SimpleITK as sitk
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, Kind, sorted_ids, structure
 from ..errors import DatasetError, OutputError, SpineSegAIError
-from ..files import read_json, staged
+from ..files import atomic_write, read_json
 from .manifest import SPLITS, own_structure
 from .segment_names import CUSTOM, parse_target
 
@@ -289,7 +289,7 @@ class TrainingSet:
             OutputError: it cannot be written.
         """
         self.table = _ordered(self.table)
-        with staged(self.path) as (part,):
+        with atomic_write(self.path) as (part,):
             part.write_text(json.dumps(self.table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     # --- adding ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ..datasets.manifest import Case
 from ..errors import DatasetError
 from ..inference import Predictor
 from ..inference.calibration import Calibration
-from ..inference.sliding_window import volume_evidence
+from ..inference.sliding_window import predict_volume
 from .on_grid import load_labelled, score_on_grid, structures_found
 
 LEAST_GAIN = 3e-4
@@ -45,7 +45,7 @@ def fit_calibration(
     if not labelled:
         raise DatasetError("No case has a label.", "A calibration is chosen on labelled cases.")
     found = [
-        volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
+        predict_volume(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
         for case in labelled
     ]
     scheme = predictor.scheme
@@ -63,7 +63,8 @@ def fit_calibration(
 
     def improves(place: Place) -> bool:
         nonlocal best, best_place, best_score
-        neighbour, vertebra, disc = place = tuple(round(max(0.0, p), 2) for p in place)  # type: ignore[assignment]
+        neighbour, vertebra, disc = (round(max(0.0, p), 2) for p in place)
+        place = neighbour, vertebra, disc
         if place in tried or neighbour > 1:
             return False
         tried.add(place)
@@ -83,5 +84,6 @@ def fit_calibration(
         for step in _STEPS:
             around = best_place
             for sign in (-1, 1):
-                moved |= improves(tuple(a + sign * s for a, s in zip(around, step, strict=True)))  # type: ignore[arg-type]
+                neighbour, vertebra, disc = (a + sign * s for a, s in zip(around, step, strict=True))
+                moved |= improves((neighbour, vertebra, disc))
     return best

@@ -17,7 +17,7 @@ from ..anatomy import Extent, LabelScheme
 from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
 from ..errors import Cancelled, DatasetError, DeviceError, ImageError
 from ..hints import Hints
-from ..imaging import header_geometry
+from ..imaging import read_geometry
 from ..results import Segmentation
 from .scores import CaseReport, evaluate_case
 from .summary import summarize
@@ -110,8 +110,8 @@ def evaluate_dataset(
     left_out = max(len(cases) - limit, 0) if limit is not None else 0
     cases = cases[: len(cases) - left_out]
     for case in cases:  # before hours of work
-        image_grid = header_geometry(case.image)
-        label_grid = header_geometry(case.label) if case.label is not None else None
+        image_grid = read_geometry(case.image)
+        label_grid = read_geometry(case.label) if case.label is not None else None
         if image_grid is not None and label_grid is not None:
             refuse_other_grid(image_grid, label_grid, case)
     reports: dict[str, list[CaseReport]] = {variant: [] for variant in variants}

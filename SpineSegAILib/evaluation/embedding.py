@@ -23,7 +23,7 @@ import numpy as np
 from ..anatomy import STRUCTURES
 from ..datasets.manifest import Case
 from ..errors import DatasetError, ImageError, MissingPackageError
-from ..files import staged
+from ..files import atomic_write
 from . import plots
 from .on_grid import LabelledVolume, load_labelled
 
@@ -176,6 +176,6 @@ def write_embedding(vectors: StructureVectors, path: str | Path, *, title: str =
     if said:
         lines.append(f"Silhouette {said}")
     figure = plots.scatter(place(vectors), vectors.ids, "\n".join(lines))
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         FigureCanvasAgg(figure).print_png(str(part), metadata={"Software": "SpineSegAI"})
     return {"vectors": len(vectors), "silhouette": found}

@@ -18,7 +18,7 @@ from ..datasets.manifest import Case, read_case
 from ..evidence import Evidence
 from ..imaging import CanonicalVolume, Preprocessing
 from ..inference import channels_without_kind
-from ..inference.sliding_window import volume_evidence
+from ..inference.sliding_window import predict_volume
 from ..methods.base import Method
 from ..results import Segmentation
 from .scores import CaseReport, evaluate_case
@@ -47,8 +47,8 @@ def load_labelled(cases: Sequence[Case], preprocessing: Preprocessing) -> list[L
     for case in cases:
         if case.label is not None:
             image, drawn = read_case(case)
-            volume = preprocessing.forward(image)
-            label = preprocessing.forward_label(drawn, volume)
+            volume = preprocessing.apply(image)
+            label = preprocessing.apply_to_labels(drawn, volume)
             loaded.append(LabelledVolume(case.name, volume, label, case.annotated))
     return loaded
 
@@ -80,14 +80,14 @@ def validate(
     """Scores of one case, and the structure ids that were found (D, H, W).
 
     Args:
-        patch: window, see `sliding_window.volume_evidence`.
+        patch: window, see `sliding_window.predict_volume`.
 
     ``level_dice``: mean level-strict Dice of the annotated structures; ``vertebra_dice``, ``disc_dice`` …: per kind;
     ``matched_dice``: ignoring the level; ``levels_right``: share of the structures whose best-overlapping instance has
     the right name; ``keypoint_mm``: median distance of the method's keypoints, under its own names, from the centroids
     of the structures.
     """
-    evidence = volume_evidence(method, case.volume, device, patch=patch, options=method.validation_options)
+    evidence = predict_volume(method, case.volume, device, patch=patch, options=method.validation_options)
     found = structures_found(evidence)
     structures = score_on_grid(case, found, method.scheme).structures
     groups: dict[str, list[float]] = {}

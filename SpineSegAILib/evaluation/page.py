@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import staged
+from ..files import atomic_write
 from . import plots
 from .report import CAUTIONS, POLICY
 from .templates import render
@@ -84,7 +84,7 @@ def write_page(report: Mapping[str, Any], path: str | Path, worst: Sequence[Wors
     Raises:
         OutputError: it cannot be written.
     """
-    with staged(path) as (temporary,):
+    with atomic_write(path) as (temporary,):
         temporary.write_text(report_page(report, worst), encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
 from ..errors import ConfigError
-from ..files import staged
+from ..files import atomic_write
 from ..inference import Predictor
 from ..inference.calibration import Calibration
 from ..methods.catalog import method_info
@@ -113,7 +113,7 @@ def publish(
         metadata["mechanisms"] = {row["title"]: main_results(row["summary"]) for row in mechanisms}
     paths = [folder / f"{what.name}{SUFFIX}", folder / f"{what.name}.md"]
     folder.mkdir(parents=True, exist_ok=True)
-    with staged(*paths) as (weights, card):
+    with atomic_write(*paths) as (weights, card):
         save_checkpoint(weights, load_tensors(checkpoint), metadata)
         published = replace(read_header(weights), path=paths[0])
         card.write_text(model_card(published, document, what, mechanisms), encoding="utf-8")

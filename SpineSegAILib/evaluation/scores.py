@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +16,9 @@ from ..errors import DatasetError
 from ..imaging import Geometry
 from ..results import Segmentation
 from .masks import NAN, pixel_distances, surface_measures
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MATCH_IOU = 0.5
 """Panoptic quality: above this, one predicted and one true segment can only be each other's (Kirillov et al., Panoptic
@@ -200,12 +203,12 @@ class CaseReport:
         return self.source, self.patient or self.case
 
 
-_Made = TypeVar("_Made")
+_Made = TypeVar("_Made", bound="DataclassInstance")
 
 
 def _restored(kind: type[_Made], values: Mapping[str, Any]) -> _Made:
     """An object of a dataclass; null is NaN where a number belongs."""
-    numbers = {f.name for f in fields(kind) if f.type == "float"}  # type: ignore[arg-type]  # any of the dataclasses here
+    numbers = {f.name for f in fields(kind) if f.type == "float"}
     return kind(**{k: NAN if v is None and k in numbers else v for k, v in values.items()})
 
 

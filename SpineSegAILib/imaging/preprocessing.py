@@ -25,7 +25,7 @@ class CanonicalVolume:
     Attributes:
         array: (D, H, W) float32, slices from left to right, rows downwards, columns from anterior to posterior.
         spacing: mm along (slices, rows, columns), as the network is to see them: divided by the scale of
-            `Preprocessing.forward`.
+            `Preprocessing.apply`.
         geometry: of the canonical grid, in true mm.
         source: geometry of the image it came from.
     """
@@ -85,7 +85,7 @@ class Preprocessing(BaseModel):
         """Value of air in the network's input, for padding."""
         return -2.0
 
-    def forward(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
+    def apply(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
         """Reorient, resample and normalise an image; intensities end in -2…2.
 
         Args:
@@ -127,7 +127,7 @@ class Preprocessing(BaseModel):
         z, y, x = (step / scale for step in geometry.spacing[::-1])
         return CanonicalVolume(array, (z, y, x), geometry, source, route)
 
-    def forward_label(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
+    def apply_to_labels(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
         """Labels on the canonical grid by nearest neighbour: (D, H, W) int16.
 
         A label image on another grid than the image's is resampled; outside it there is background.
@@ -158,7 +158,7 @@ class Preprocessing(BaseModel):
         return Route(axes, flips, (slices, rows, columns))
 
 
-def back_to_source_many(
+def resample_to_source(
     arrays: np.ndarray, canonical: CanonicalVolume, *, order: int = 1, dtype: type | np.dtype = np.float32
 ) -> np.ndarray:
     """Arrays (C, D, H, W) on the canonical grid → (C, z, y, x) on the source's voxels.

@@ -11,7 +11,7 @@ from ..anatomy import KINDS, STRUCTURES, Kind
 from ..consistency import LevelResult, nearest_level_maps
 from ..errors import HintError
 from ..evidence import Evidence
-from ..imaging import CanonicalVolume, Geometry, back_to_source_many
+from ..imaging import CanonicalVolume, Geometry, resample_to_source
 
 _VERTEBRA, _SACRUM = KINDS.index(Kind.VERTEBRA.value), KINDS.index(Kind.SACRUM.value)
 
@@ -39,7 +39,7 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         ids = maps.get(kind)
         if ids is not None and ids.any():
             chosen = winner == value
-            result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
+            result[chosen] = resample_to_source(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
     for value, channel in enumerate(others, start=1 + len(shapes)):
         result[winner == value] = evidence.scheme.ids[channel - 1]
     return volume.source.image(result)
@@ -64,7 +64,7 @@ def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.
     """(z, y, x) uint8 index of the largest on the source's voxels; one map at a time, since many are large."""
     best, winner = None, None
     for index, probability in enumerate(probabilities):
-        found = back_to_source_many(probability[None], volume)[0]
+        found = resample_to_source(probability[None], volume)[0]
         if best is None or winner is None:
             best, winner = found, np.zeros(found.shape, np.uint8)
             continue
@@ -130,9 +130,9 @@ def _otherwise(
     best = np.full(given_up.shape, -1.0, np.float32)
     result = np.zeros(given_up.shape, np.int16)
     for probability, name, kind in candidates:
-        value = back_to_source_many(np.asarray(probability, np.float32)[None], volume)[0][where]
+        value = resample_to_source(np.asarray(probability, np.float32)[None], volume)[0][where]
         if isinstance(name, np.ndarray):
-            ids = back_to_source_many(name[None], volume, order=0, dtype=np.int16)[0][where]
+            ids = resample_to_source(name[None], volume, order=0, dtype=np.int16)[0][where]
         else:
             ids = np.full(given_up.shape, name, np.int16)
         ids[np.isin(ids, list(locked))] = 0

@@ -37,12 +37,12 @@ AIR = -2.0
 
 GLANCE_MM = 16.0
 """Distance between the slices of a first glance (`Tiling.around_column`): two or three of them meet the column."""
-_GLANCE_SHARE = 0.2  # of the work, for the progress
+_GLANCE_SHARE = 0.2  # of the request, for the progress
 _COLUMN_MARGIN_MM = 30.0  # before and behind what the glance found
 _LEAST_FOUND_MM2 = 300.0  # in a slice of the glance; a vertebral body alone has 900
 
 
-def volume_evidence(
+def predict_volume(
     method: Method,
     volume: CanonicalVolume,
     device: torch.device,
@@ -68,7 +68,7 @@ def volume_evidence(
     Raises:
         Cancelled: the caller asked for it.
     """
-    work = _Work(
+    request = _Request(
         method,
         volume,
         device,
@@ -80,14 +80,14 @@ def volume_evidence(
         cancelled=cancelled or (lambda: False),
     )
     if reference is not None:
-        work.memory["reference"] = reference
-    for sid in work.hints.keypoints:
+        request.memory["reference"] = reference
+    for sid in request.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _of_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
+        maps = _of_slices(request, patch) if method.config.dims == 2 else _by_windows(request, patch)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.output_scheme(work.hints),
+        scheme=method.output_scheme(request.hints),
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
@@ -95,9 +95,9 @@ def volume_evidence(
         features=maps.get("features"),
         keypoints={
             **_centres(maps.get("keypoints"), method.scheme, volume),
-            **keypoint_indices(work.hints.keypoints, volume),
+            **keypoint_indices(request.hints.keypoints, volume),
         },
-        about=work.about,
+        about=request.about,
     )
 
 
@@ -119,7 +119,7 @@ def stop_if(cancelled: Cancel) -> None:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Request:
     """What there is to do, and what the method's `Context`s have in common."""
 
     method: Method
@@ -180,16 +180,18 @@ class _View:
     share: float = 1.0
 
 
-def _of_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _of_slices(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     """A 2D method's maps of the whole volume."""
-    count, _, width = work.volume.array.shape
+    count, _, width = request.volume.array.shape
     everything = _View(range(count), slice(0, width))
-    if not (work.method.tiling.around_column and patch and width > patch[1]):
-        return _by_slices(work, patch, everything)
-    step = max(1, round(GLANCE_MM / work.volume.spacing[0]))
+    if not (request.method.tiling.around_column and patch and width > patch[1]):
+        return _by_slices(request, patch, everything)
+    step = max(1, round(GLANCE_MM / request.volume.spacing[0]))
     few = range((count - 1) % step // 2, count, step)
-    columns = _columns_of_spine(_by_slices(work, patch, _View(few, slice(0, width), 0.0, _GLANCE_SHARE)), work, patch)
-    part = _by_slices(work, patch, _View(range(count), columns, _GLANCE_SHARE, 1 - _GLANCE_SHARE))
+    columns = _columns_of_spine(
+        _by_slices(request, patch, _View(few, slice(0, width), 0.0, _GLANCE_SHARE)), request, patch
+    )
+    part = _by_slices(request, patch, _View(range(count), columns, _GLANCE_SHARE, 1 - _GLANCE_SHARE))
     maps = {}
     for name, value in part.items():
         maps[name] = np.zeros((*value.shape[:-1], width), value.dtype)
@@ -199,41 +201,45 @@ def _of_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     return maps
 
 
-def _columns_of_spine(maps: Mapping[str, np.ndarray], work: _Work, patch: tuple[int, ...]) -> slice:
+def _columns_of_spine(maps: Mapping[str, np.ndarray], request: _Request, patch: tuple[int, ...]) -> slice:
     """From before the column to behind it, as far as a first glance tells; all columns where it saw none.
 
     A multiple of what the network takes, so that nothing has to be padded, and no less than it saw in training.
     """
-    width = work.volume.array.shape[2]
+    width = request.volume.array.shape[2]
     background = maps["kinds" if "kinds" in maps else "classes"][0]
     found = (background < 0.5).sum(1)  # (slices, columns)
-    pixel = math.prod(work.volume.spacing[1:])
+    pixel = math.prod(request.volume.spacing[1:])
     found[found.sum(1) * pixel < _LEAST_FOUND_MM2] = 0
     if not found.any():
         return slice(0, width)
     share = np.cumsum(found.sum(0)) / found.sum()  # without the few pixels that lie elsewhere
-    margin = _COLUMN_MARGIN_MM / work.volume.spacing[2]
+    margin = _COLUMN_MARGIN_MM / request.volume.spacing[2]
     low, high = np.searchsorted(share, 0.01) - margin, np.searchsorted(share, 0.99) + 1 + margin
-    size = min(width, multiple(max(math.ceil(high - low), patch[1]), work.method.tiling.divisors(2)[1]))
+    size = min(width, multiple(max(math.ceil(high - low), patch[1]), request.method.tiling.divisors(2)[1]))
     start = min(max(round((low + high - size) / 2), 0), width - size)
     return slice(start, start + size)
 
 
-def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
-    method, volume, device = work.method, work.volume, work.device
+def _by_slices(request: _Request, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
+    method, volume, device = request.method, request.volume, request.device
     tiling, passes = method.tiling, method.passes
     whole = volume.array.shape[1:]
     array, count = volume.array[:, :, view.columns], len(view.slices)
     shape = array.shape[1:]
-    prior = None if work.prior is None else work.prior[:, :, view.columns]
+    prior = None if request.prior is None else request.prior[:, :, view.columns]
     window = tiling.window or (patch if tiling.local else ())
     pads, inner = padding(shape, tiling.divisors(2), window)
     aside = (0.0, view.columns.start - (whole[1] - shape[1]) / 2)
     coordinates = padded_coordinates(shape, volume.spacing[1:], pads, device, aside)
     offsets = context_offsets(tiling.context_mm) / volume.spacing[0]
-    size = slices_per_pass(method, device, work.options)
+    size = slices_per_pass(method, device, request.options)
     corner = torch.tensor((pads[2], pads[0] - view.columns.start), device=device)
-    placed = _placed(work.hints, volume, method.scheme).to(device) + corner if work.hints.keypoints else None
+    placed = (
+        _keypoints_per_slice(request.hints, volume, method.scheme).to(device) + corner
+        if request.hints.keypoints
+        else None
+    )
     result: dict[str, np.ndarray] = {}
     for number in range(passes.count):
         final = number == passes.count - 1
@@ -241,12 +247,12 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
         for start in range(0, count, size):
             stop = min(start + size, count)
             slices = list(view.slices[start:stop])
-            tick = work.ticker(
+            tick = request.ticker(
                 view.begin + view.share * (number + start / count) / passes.count,
                 view.share * (stop - start) / count / passes.count,
                 f"Slice {slices[-1] + 1} of {len(array)}",
             )
-            stop_if(work.cancelled)
+            stop_if(request.cancelled)
             seen = between_slices(array, (np.array(slices)[:, None] + offsets).ravel())
             images = torch.from_numpy(seen).unflatten(0, (stop - start, len(offsets)))
             chunk = F.pad(images.to(device), pads, value=AIR)
@@ -256,7 +262,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
             predict = partial(
                 _place_points,
                 partial(
-                    work.evidence,
+                    request.evidence,
                     slices=tuple(slices),
                     slice_count=len(array),
                     final=final,
@@ -264,7 +270,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
                 ),
                 None if placed is None else placed[slices],
             )
-            maps = windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
+            maps = windowed(predict, stacked, window, request.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
                 points[..., :2] -= corner.to(points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
@@ -275,7 +281,7 @@ def _by_slices(work: _Work, patch: tuple[int, ...], view: _View) -> dict[str, np
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start:stop, :, :] = value.float().cpu().numpy()
             tick(1.0)
-        if not final and not passes.between(result, volume.spacing, work.memory):
+        if not final and not passes.between(result, volume.spacing, request.memory):
             break
     return result
 
@@ -292,8 +298,8 @@ def _place_points(
     return maps
 
 
-def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    method, volume = work.method, work.volume
+def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    method, volume = request.method, request.volume
     shape = list(volume.array.shape)
     divisors = method.tiling.divisors(3)
     window = (
@@ -305,32 +311,32 @@ def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = padded_coordinates(shape, volume.spacing, pads, image.device)
     stacked = torch.cat([image, coordinates], 1)
-    if work.prior is not None:
-        stacked = torch.cat([stacked, F.pad(work.prior[None, None].to(image), pads)], 1)
-    mirror = switch_option(work.options, "mirror", False)
+    if request.prior is not None:
+        stacked = torch.cat([stacked, F.pad(request.prior[None, None].to(image), pads)], 1)
+    mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
-    done, total = 0, (1 + mirror) * len(window_places(stacked.shape[2:], window, work.overlap))
+    done, total = 0, (1 + mirror) * len(window_places(stacked.shape[2:], window, request.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
-        stop_if(work.cancelled)
-        tick = work.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
-        maps = work.evidence(part.to(work.device), tick=tick)
+        stop_if(request.cancelled)
+        tick = request.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
+        maps = request.evidence(part.to(request.device), tick=tick)
         done += 1
         tick(1.0)
         return maps
 
-    maps = windowed(predict, stacked, window, work.overlap)
+    maps = windowed(predict, stacked, window, request.overlap)
     if mirror:
         turned = stacked.flip(2)
         turned[:, 1] *= -1  # positions are the mirrored volume's own
-        for name, value in windowed(predict, turned, window, work.overlap).items():
+        for name, value in windowed(predict, turned, window, request.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
     return {name: value[0][inner].numpy() for name, value in maps.items()}
 
 
-def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme) -> Tensor:
+def _keypoints_per_slice(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme) -> Tensor:
     """(D, C − 1, 2) the reader's key points in the slices near them, NaN elsewhere."""
     result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
     for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():

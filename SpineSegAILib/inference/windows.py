@@ -38,13 +38,13 @@ def windowed(
     """
     size = data.shape[2:]
     places = window_places(size, window, overlap)
-    bump = _bump(window)
+    importance = _importance_map(window)
     total = torch.zeros(tuple(size))
     for place in places:
-        total[place] += bump
+        total[place] += importance
     result: dict[str, Tensor] = {}
     for place in places:
-        weight = bump / total[place]
+        weight = importance / total[place]
         within: Index = (..., *place)
         for name, value in predict(data[within], tuple(side.start for side in place)).items():
             value = value.to(data.device)
@@ -81,7 +81,7 @@ def window_places(shape: Sequence[int], window: Sequence[int], overlap: float) -
     return [tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True)) for corner in product(*starts)]
 
 
-def _bump(window: Sequence[int]) -> Tensor:
+def _importance_map(window: Sequence[int]) -> Tensor:
     """Gaussian weight whose standard deviation is an eighth of the window, as nnU-Net's; never quite zero."""
     result = torch.ones(())
     for n in window:

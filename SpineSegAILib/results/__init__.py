@@ -6,8 +6,8 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .checks import check_names, check_overlap
-    from .files import read_segmentation, refuse_foreign_side_file, side_file, write_image
-    from .segmentation import Segmentation, refuse_nothing, validated
+    from .files import check_sidecar, read_segmentation, side_file, write_image
+    from .segmentation import Segmentation, drop_unvalidated, require_structures
     from .whole import whole_vertebrae
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

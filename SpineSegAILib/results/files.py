@@ -20,11 +20,11 @@ from ..anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNV
 from ..errors import CorrectionError, ImageError, OutputError, SchemeError, one_of
 from ..files import (
     SEGMENTATION_SUFFIXES,
+    atomic_write,
     check_suffix,
     parse_json,
-    read_exactly,
+    read_itk_image,
     read_json,
-    staged,
     stem_and_suffix,
 )
 from ..imaging.geometry import RAS_FROM_LPS, index_to_lps, set_index_to_lps
@@ -40,7 +40,7 @@ def side_file(path: Path) -> Path | None:
     return None if suffix == ".seg.nrrd" else path.with_name(f"{stem}.json")
 
 
-def refuse_foreign_side_file(path: Path) -> None:
+def check_sidecar(path: Path) -> None:
     """Raises:
     OutputError: where the side file of a result belongs, there is another program's (dcm2niix's, BIDS').
     """
@@ -83,8 +83,8 @@ def write_segmentation(result: Segmentation, path: str | Path, *, overwrite: boo
     for file in written:
         if file.exists() and not overwrite:
             raise OutputError(f"{file} exists already.", "Choose another name, or allow it to be replaced.")
-    refuse_foreign_side_file(path)
-    with staged(*written) as places:
+    check_sidecar(path)
+    with atomic_write(*written) as places:
         if suffix == ".seg.nrrd":
             _write_slicer(result, *places)
         else:
@@ -163,7 +163,7 @@ def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation
 
 def _read_label_image(path: Path) -> Segmentation:
     try:
-        image = read_exactly(path)
+        image = read_itk_image(path)
     except RuntimeError as error:
         raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:

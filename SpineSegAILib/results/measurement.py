@@ -25,7 +25,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..anatomy import CANAL_ID, STRUCTURES, Extent, Kind, disc_below, next_below, order_of, structure
-from ..files import staged
+from ..files import atomic_write
 from .segmentation import Segmentation
 
 Row = dict[str, Any]
@@ -192,7 +192,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
         OutputError: if the file cannot be written; nothing is left behind.
     """
     path = Path(path)
-    with staged(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in rows:

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..anatomy import STRUCTURES, Extent, Kind, disc_name
-from ..files import staged
+from ..files import atomic_write
 from .segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def render_preview(image: sitk.Image, segmentation: Segmentation, path: str | Pa
 
     figure = draw_preview(image, segmentation, title=title)
     path = Path(path)
-    with staged(path) as (place,):
+    with atomic_write(path) as (place,):
         FigureCanvasAgg(figure).print_png(str(place), metadata={"Software": "SpineSegAI"})
     return path
 

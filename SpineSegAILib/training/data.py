@@ -213,9 +213,9 @@ def _cached(
     if (target / "case.json").exists():
         return CachedCase(target, source)
     image, label_image, annotated = load()
-    volume = preprocessing.forward(image)
+    volume = preprocessing.apply(image)
     if label_image is not None:
-        label = preprocessing.forward_label(label_image, volume)
+        label = preprocessing.apply_to_labels(label_image, volume)
     else:
         label = np.zeros(volume.array.shape, np.int16)
     coded = code_label(label, annotated, scheme.ids, volume.spacing)

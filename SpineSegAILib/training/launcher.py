@@ -20,7 +20,7 @@ from typing import Any
 
 from ..checkpoints import SUFFIX, user_checkpoints_folder
 from ..errors import OutputError, SpineSegAIError, TrainingError
-from ..files import staged
+from ..files import atomic_write
 from .processes import ProcessId
 from .run import STALE_SECONDS, RunDirectory, read_saved, write_json
 
@@ -344,7 +344,7 @@ def offer(folder: str | Path) -> Path | None:
         target = target.with_name(f"{report.folder.name}-{number}{SUFFIX}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged(target) as (part,):
+        with atomic_write(target) as (part,):
             shutil.copyfile(report.checkpoint, part)
         write_json(note, {"made": made, "file": str(target)})
     except OSError as error:

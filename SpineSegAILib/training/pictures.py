@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..anatomy import STRUCTURES
-from ..files import staged
+from ..files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,5 +110,5 @@ def _overlay(
 def _write(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         FigureCanvasAgg(figure).print_png(str(part), metadata={"Software": "SpineSegAI"})

@@ -137,7 +137,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     import SimpleITK as sitk
 
     from ..datasets.manifest import read_drawn, read_label
-    from ..files import staged
+    from ..files import atomic_write
     from ..imaging import read_image
 
     key = hashlib.sha256(json.dumps(["validation", *snapshot.stamp(case)], default=str).encode()).hexdigest()[:12]
@@ -146,7 +146,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
         images = read_image(case.image), read_drawn(case) if case.label_whole is None else read_label(case)
-        with staged(*places) as parts:
+        with atomic_write(*places) as parts:
             for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)
     values = case.label_values if case.label_whole is None else None  # a label that was put together has ids

@@ -29,7 +29,7 @@ from ..checkpoints import find_checkpoint, load_tensors, read_header, save_check
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
 from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
-from ..files import staged
+from ..files import atomic_write
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
 from .augmentation import Augmenter
@@ -417,7 +417,7 @@ class _Trainer:
         path = self.run.state / f"bad_batch{f'_{rank}' if rank else ''}.safetensors"
         tensors = {k: v.detach().cpu().contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
         first = self.step * self.config.optimization.batch + rank * len(batch.image)
-        with staged(path) as (part,):
+        with atomic_write(path) as (part,):
             save_file(tensors, part, {"step": str(self.step), "first_sample": str(first)})
         raise TrainingError(
             f"The loss is not a number at step {self.step}.",
@@ -547,7 +547,7 @@ class _Trainer:
                 "parts": str(self.parts),
                 "scale": str(scaler.get_scale()) if scaler else "",
             }
-            with staged(self.run.state_file) as (part,):
+            with atomic_write(self.run.state_file) as (part,):
                 save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, document)
             self._write_checkpoint(self.run.last, {})
         self.accelerator.wait_for_everyone()

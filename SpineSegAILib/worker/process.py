@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import Cancelled, MissingPackageError, SpineSegAIError
-from ..results import refuse_nothing, validated
+from ..results import drop_unvalidated, require_structures
 from .protocol import (
     PROTOCOL,
     REQUEST,
@@ -166,9 +166,9 @@ class Worker:
         )
         if job in self._cancelled:
             raise Cancelled("Cancelled.")
-        refuse_nothing(result, "No spine was found in the image.")
+        require_structures(result, "No spine was found in the image.")
         if not request.include_unvalidated:
-            result = validated(result, hints.locked, "Choose “Include unvalidated structures”")
+            result = drop_unvalidated(result, hints.locked, "Choose “Include unvalidated structures”")
         folder = self._folder / f"job{job}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
         return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))

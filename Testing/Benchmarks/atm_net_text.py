@@ -31,7 +31,7 @@ from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Context, coordinate_channels
 
 VIEWS: dict[str, Callable[[LabelledVolume], LabelledVolume]] = {
@@ -107,7 +107,7 @@ def scores(predictor: Predictor, cases: Sequence[LabelledVolume]) -> dict[str, A
                 hints = visible(case) if name.startswith("range") else None
                 if hints and "too high" in name:
                     hints = shifted(hints, predictor)
-                evidence = volume_evidence(
+                evidence = predict_volume(
                     predictor.method, case.volume, predictor.device, hints=hints, options=options,
                     reference=case.label if options is LEAK else None,
                 )  # fmt: skip

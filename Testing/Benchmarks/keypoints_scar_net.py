@@ -20,7 +20,7 @@ from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 
 MOVE_MM, NEAR_MM, FAR_MM = 15.0, 20.0, 50.0
 SLICES = 3
@@ -32,7 +32,7 @@ def errors(predictor: Predictor, case: LabelledVolume) -> dict[int, tuple[float,
 
     A structure that was not found is infinitely far.
     """
-    evidence = volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch)
+    evidence = predict_volume(predictor.method, case.volume, predictor.device, patch=predictor.patch)
     found = {}
     for sid in case.annotated:
         if not (case.label == sid).any():
@@ -50,10 +50,10 @@ def moved(predictor: Predictor, case: LabelledVolume) -> list[dict[str, float | 
 
     def segment(points: dict[int, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
         hints = Hints(keypoints={i: volume.point_of(p) for i, p in points.items()})
-        found = volume_evidence(predictor.method, volume, predictor.device, patch=predictor.patch, hints=hints)
+        found = predict_volume(predictor.method, volume, predictor.device, patch=predictor.patch, hints=hints)
         return found.classes.astype(np.float32), found.classes.argmax(0)
 
-    points = volume_evidence(predictor.method, volume, predictor.device, patch=predictor.patch).keypoints
+    points = predict_volume(predictor.method, volume, predictor.device, patch=predictor.patch).keypoints
     before, first = segment(points)
     result: list[dict[str, float | str]] = []
     for sid in case.annotated:

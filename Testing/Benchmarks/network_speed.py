@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from SpineSegAILib.imaging import CanonicalVolume, Preprocessing
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Method
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -49,7 +49,7 @@ def cases() -> list[tuple[str, Method, nn.Module, dict[str, str]]]:
 def volume(slices: int, pixel_mm: float) -> CanonicalVolume:
     """A phantom's examination on the grid of the networks."""
     spec = PhantomSpec(top="T12", bottom="S1", slices=slices, slice_mm=4.0, pixel_mm=pixel_mm, contrast="t2")
-    return Preprocessing(pixel_mm=pixel_mm).forward(make_phantom(spec, np.random.default_rng(0)).image)
+    return Preprocessing(pixel_mm=pixel_mm).apply(make_phantom(spec, np.random.default_rng(0)).image)
 
 
 def bare_pass(network: nn.Module, channels: int, dims: int, shape: tuple[int, ...], divisor: int) -> Callable[[], None]:
@@ -102,7 +102,7 @@ def main() -> None:
         window = method.tiling.window
 
         def ours(method: Method = method, options: dict[str, str] = options) -> object:
-            return volume_evidence(method, data, torch.device("cpu"), options={**options, "batch": BATCH})
+            return predict_volume(method, data, torch.device("cpu"), options={**options, "batch": BATCH})
 
         size = shape if window is None or len(window) != 2 else (shape[0], *window)
         theirs = bare_pass(

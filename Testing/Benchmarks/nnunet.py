@@ -52,7 +52,7 @@ from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError,
 from SpineSegAILib.evaluation.page import write_page
 from SpineSegAILib.evaluation.scores import CaseReport, Panoptic, StructureScore, UnscoredVolume, evaluate_case
 from SpineSegAILib.evaluation.summary import summarize
-from SpineSegAILib.files import staged
+from SpineSegAILib.files import atomic_write
 from SpineSegAILib.imaging import read_image
 from SpineSegAILib.training.regions import code_label
 
@@ -451,7 +451,7 @@ def _upright(image: sitk.Image) -> sitk.Image:
 def _write(image: sitk.Image, path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with staged(path) as (part,):
+        with atomic_write(path) as (part,):
             sitk.WriteImage(image, str(part))
 
 
@@ -460,7 +460,7 @@ def _write_json(value: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent} cannot be made: {error.strerror}.", "Choose another folder.") from None
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -35,10 +35,10 @@ from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.evaluation import dice
 from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled, structures_found
 from SpineSegAILib.evidence import Evidence
-from SpineSegAILib.files import staged
+from SpineSegAILib.files import atomic_write
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.calibration import Calibration
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 
 BAND_MM = 3.0
 """Around the predicted edges: there masks are wrong, and there a reader looks."""
@@ -100,7 +100,7 @@ def measure(
 
 def _evidence(predictor: Predictor, case: LabelledVolume, setting: Setting) -> tuple[Evidence, float]:
     started = time.perf_counter()
-    evidence = volume_evidence(
+    evidence = predict_volume(
         predictor.method, case.volume, predictor.device, patch=predictor.patch, options=setting.options
     )
     return evidence, time.perf_counter() - started
@@ -355,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = markdown(found)
     print(tables)
     args.report.parent.mkdir(parents=True, exist_ok=True)
-    with staged(args.report.with_suffix(".md"), args.report.with_suffix(".json")) as (text, data):
+    with atomic_write(args.report.with_suffix(".md"), args.report.with_suffix(".json")) as (text, data):
         Path(text).write_text(tables, encoding="utf-8")
         Path(data).write_text(json.dumps(found, indent=1), encoding="utf-8")
 

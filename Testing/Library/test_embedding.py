@@ -27,7 +27,7 @@ from SpineSegAILib.evaluation.on_grid import load_labelled
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.features import evidence_and_features
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Context, Method, Readout, Tiling, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
 
@@ -84,9 +84,9 @@ def test_every_method_has_features_on_the_volume_s_grid(method_id, dims):
     method = build_method(make_config(method_id, "tiny", dims=dims, scheme="lumbar11", **extra)).eval()
     array = np.random.default_rng(0).normal(size=(3, 42, 38)).astype(np.float32)
     image = sitk.DICOMOrient(sitk.GetImageFromArray(array), "PIR")
-    volume = Preprocessing(pixel_mm=1.0).forward(image)
+    volume = Preprocessing(pixel_mm=1.0).apply(image)
     few = {name: 2 for name in ("samples", "steps") if name in method.options}
-    evidence = volume_evidence(method, volume, CPU, options={**few, **method.readout.options}, features=True)
+    evidence = predict_volume(method, volume, CPU, options={**few, **method.readout.options}, features=True)
     assert evidence.features is not None and evidence.features.shape[1:] == volume.array.shape
     spread = evidence.features.astype(np.float32).std((2, 3)).max(1)
     assert np.isfinite(evidence.features).all() and (spread > 0).mean() > 0.5, "hardly a feature depends on the place"

@@ -139,8 +139,8 @@ def test_on_the_networks_grid_the_same_is_measured():
     truth = column(L3=(5, 20), L4=(22, 38), L5=(40, 55))
     image, reference = image_of(np.random.default_rng(0).normal(0, 100, truth.shape)), image_of(truth)
     preprocessing = Preprocessing(pixel_mm=1.0, planes=("sagittal", "isotropic", "axial", "coronal", "single-slice"))
-    volume = preprocessing.forward(image)
-    label = preprocessing.forward_label(reference, volume)
+    volume = preprocessing.apply(image)
+    label = preprocessing.apply_to_labels(reference, volume)
     ids = [structure(n).id for n in ("L3", "L4", "L5")]
     case = LabelledVolume("a", volume, label, tuple(ids))
     found = np.where(label == ids[2], 0, np.roll(label, 2, axis=1))

@@ -3,7 +3,7 @@
 import pytest
 
 from SpineSegAILib.errors import ConfigError, DatasetError, OutputError
-from SpineSegAILib.files import check_suffix, check_writable, read_json, read_table, staged, stem_and_suffix
+from SpineSegAILib.files import atomic_write, check_suffix, check_writable, read_json, read_table, stem_and_suffix
 
 
 def names(folder) -> set[str]:
@@ -12,7 +12,7 @@ def names(folder) -> set[str]:
 
 def test_all_files_appear_at_the_end(tmp_path):
     (tmp_path / "a.txt").write_text("before")
-    with staged(tmp_path / "a.txt", tmp_path / "b.txt") as (a, b):
+    with atomic_write(tmp_path / "a.txt", tmp_path / "b.txt") as (a, b):
         a.write_text("new")
         b.write_text("other")
         a.with_name("a.side").write_text("companion")
@@ -24,14 +24,14 @@ def test_all_files_appear_at_the_end(tmp_path):
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_things_as_they_were(tmp_path, failure):
     (tmp_path / "a.txt").write_text("before")
-    with pytest.raises(failure), staged(tmp_path / "a.txt", tmp_path / "b.txt") as (a, _):
+    with pytest.raises(failure), atomic_write(tmp_path / "a.txt", tmp_path / "b.txt") as (a, _):
         a.write_text("half")
         raise failure
     assert names(tmp_path) == {"a.txt"} and (tmp_path / "a.txt").read_text() == "before"
 
 
 def test_a_full_disk_is_named(tmp_path):
-    with pytest.raises(OutputError, match="No space left"), staged(tmp_path / "a.txt"):
+    with pytest.raises(OutputError, match="No space left"), atomic_write(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == set()
 
@@ -41,7 +41,7 @@ def test_what_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
         check_writable(tmp_path)
     with pytest.raises(OutputError, match="nowhere does not exist"):
         check_writable(tmp_path / "nowhere/a.txt")
-    with pytest.raises(OutputError, match="nowhere does not exist"), staged(tmp_path / "nowhere/a.txt"):
+    with pytest.raises(OutputError, match="nowhere does not exist"), atomic_write(tmp_path / "nowhere/a.txt"):
         pytest.fail("the block must not run")
     check_writable(tmp_path / "a.txt")
     monkeypatch.setattr("SpineSegAILib.files.os.access", lambda path, mode: False)

@@ -16,7 +16,7 @@ from SpineSegAILib.errors import ConfigError, MissingPackageError, SchemeError
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.la_caf import embeddings
@@ -520,8 +520,8 @@ def test_shuffled_texts_change_the_result(checkpoint):
 
 def test_many_classes_of_a_volume_are_held_in_half_precision(checkpoint):
     method = load_method(read_header(checkpoint))
-    volume = Preprocessing(pixel_mm=1.5).forward(picture((10, 50, 44)))
-    evidence = volume_evidence(method, volume, torch.device("cpu"), patch=(8, 32, 32))
+    volume = Preprocessing(pixel_mm=1.5).apply(picture((10, 50, 44)))
+    evidence = predict_volume(method, volume, torch.device("cpu"), patch=(8, 32, 32))
     assert evidence.classes.dtype == np.float16
     assert evidence.classes.shape == (25, *volume.array.shape)
     assert np.abs(evidence.classes.astype(np.float32).sum(0) - 1).max() < 0.01
@@ -529,9 +529,9 @@ def test_many_classes_of_a_volume_are_held_in_half_precision(checkpoint):
 
 def test_sided_structures_are_never_mirrored():
     method = tiny().eval()
-    volume = Preprocessing(pixel_mm=1.5).forward(picture((8, 32, 32)))
+    volume = Preprocessing(pixel_mm=1.5).apply(picture((8, 32, 32)))
     with pytest.raises(ConfigError, match="left or right"):
-        volume_evidence(method, volume, torch.device("cpu"), patch=SIZES, options={"mirror": "on"})
+        predict_volume(method, volume, torch.device("cpu"), patch=SIZES, options={"mirror": "on"})
 
 
 def test_one_class_alone():
@@ -771,8 +771,8 @@ def test_slicewise_networks_see_whole_slices_whatever_they_learnt_on():
     image = sitk.GetImageFromArray(np.random.default_rng(0).standard_normal((5, 37, 22)).astype(np.float32))
     image.SetSpacing((1.5, 1.5, 4.0))
     image.SetDirection((0, 0, 1, 1, 0, 0, 0, -1, 0))
-    volume = Preprocessing(pixel_mm=1.5).forward(image)
-    evidence = volume_evidence(method, volume, torch.device("cpu"), patch=(2, 16, 16))
+    volume = Preprocessing(pixel_mm=1.5).apply(image)
+    evidence = predict_volume(method, volume, torch.device("cpu"), patch=(2, 16, 16))
     depth, *size = volume.array.shape
     assert set(seen) == {(2, *(-(-n // 4) * 4 for n in size))}
     assert evidence.classes.shape == (method.scheme.channels, depth, *size)

@@ -80,7 +80,7 @@ def test_the_calibration_finds_the_edges_that_readers_drew(manifest, tmp_path, m
         return Evidence(volume.spacing, scheme("lumbar-mr"), kinds=kinds, rank=ranks)
 
     preprocessed = {case.volume.array.shape: case for case in calibrate.load_labelled(cases, predictor.preprocessing)}
-    monkeypatch.setattr(calibrate, "volume_evidence", too_large)
+    monkeypatch.setattr(calibrate, "predict_volume", too_large)
     lines = []
     found = fit_calibration(predictor, cases, report=lines.append)
     assert found.offsets["vertebra"] > np.log(0.6 / 0.4)

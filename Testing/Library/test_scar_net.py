@@ -451,10 +451,10 @@ def predictor(tmp_path_factory):
 
 
 def evidence_of(predictor, phantom, hints=None, **options):
-    from SpineSegAILib.inference.sliding_window import volume_evidence
+    from SpineSegAILib.inference.sliding_window import predict_volume
 
-    volume = predictor.preprocessing.forward(phantom.image)
-    return volume, volume_evidence(predictor.method, volume, predictor.device, hints=hints, options=options)
+    volume = predictor.preprocessing.apply(phantom.image)
+    return volume, predict_volume(predictor.method, volume, predictor.device, hints=hints, options=options)
 
 
 def test_the_result_does_not_depend_on_the_batch(predictor, phantom):

@@ -769,7 +769,7 @@ def test_a_radiograph_keeps_its_shape_at_the_shell(tmp_path, pixel_mm):
     mask.CopyInformation(image)
     sitk.WriteImage(mask, str(drawing))
     path = checkpoint(tmp_path, pixel_mm=pixel_mm, scheme="vertebra")
-    seen = Predictor(path, "cpu").preprocessing.forward(image).array
+    seen = Predictor(path, "cpu").preprocessing.apply(image).array
     assert seen.shape == (1, 150 / pixel_mm, 70 / pixel_mm)
 
     words = ["segment", png, "--output", output, "--checkpoint", path, "--device", "cpu", "--prior", drawing]
