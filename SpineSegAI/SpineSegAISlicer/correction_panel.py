@@ -502,13 +502,14 @@ class CorrectionPanel:
         self._fillLevels(selected[0] if len(selected) == 1 else None)
 
     def _fillLevels(self, structureId):
-        """Names that the selected structure may get: vertebrae for a vertebra, discs for a disc."""
+        """Names that the selected structure may get: vertebrae for a vertebra, discs for a disc …"""
         combo = self.ui.levelComboBox
         names = []
         if structureId is not None and anatomy.STRUCTURES[structureId].order is not None:
-            isVertebral = anatomy.STRUCTURES[structureId].is_vertebral
+            selected = anatomy.STRUCTURES[structureId]
             known = [anatomy.STRUCTURES[i] for i in anatomy.sorted_ids(nodes.schemeOf(self.segmentationNode).ids)]
-            names = [(s.name, s.id) for s in known if s.order is not None and s.is_vertebral == isVertebral]
+            alike = [s for s in known if s.kind is selected.kind or (s.is_vertebral and selected.is_vertebral)]
+            names = [(s.name, s.id) for s in alike if s.order is not None]
         entries = [(_("choose…"), 0), *names]
         self._updating = True
         if entries != [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)]:
@@ -561,9 +562,11 @@ class CorrectionPanel:
     def _onAddAnchors(self):
         try:
             for structureId in self._selected():
-                if anatomy.STRUCTURES[structureId].order is None:
+                if not anatomy.STRUCTURES[structureId].is_counted:
                     raise HintError(
-                        _("“{name}” has no level.").format(name=anatomy.STRUCTURES[structureId].name),
+                        _("“{name}” has no level, or is not counted.").format(
+                            name=anatomy.STRUCTURES[structureId].name
+                        ),
                         _("Select a vertebra or a disc."),
                     )
                 picked = self.picked if self.picked is not None and self.picked[0] == structureId else None

@@ -140,7 +140,7 @@ def keyPointsOf(segmentationNode):
     found = {}
     segmentation = segmentationNode.GetSegmentation()
     for structureId, segmentId in nodes.structuresOfSegmentation(segmentationNode).items():
-        if anatomy.STRUCTURES[structureId].order is None:
+        if not anatomy.STRUCTURES[structureId].is_counted:
             continue
         text = nodes.tagOf(segmentation.GetSegment(segmentId), nodes.KEYPOINT_TAG)
         point = lps(map(float, text.split())) if text else correction_nodes.centreOf(segmentationNode, structureId)
