@@ -57,7 +57,7 @@ class SpineSegAI(ScriptedLoadableModule):
 
 def registerSampleData():
     """Add the lumbar phantom to the module “Sample Data”."""
-    from SpineSegAISlicer import samples
+    from SpineSegAISlicer.scene import samples
 
     samples.register()
 
@@ -124,7 +124,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         """Called when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
-        from SpineSegAISlicer.segment_panel import SegmentPanel
+        from SpineSegAISlicer.panels.segment import SegmentPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAI.ui"))
         self.layout.addWidget(uiWidget)
@@ -147,7 +147,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setupCorrection(self, layout):
         """The Correct section, above the queue."""
-        from SpineSegAISlicer.correction_panel import CorrectionPanel
+        from SpineSegAISlicer.panels.correct import CorrectionPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAICorrect.ui"))
         layout.insertWidget(layout.indexOf(self.ui.queueCollapsibleButton), uiWidget)
@@ -156,7 +156,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setupDataset(self, layout):
         """The Training set section, above the log."""
-        from SpineSegAISlicer.dataset_panel import DatasetPanel
+        from SpineSegAISlicer.panels.dataset import DatasetPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAIDataset.ui"))
         layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
@@ -169,7 +169,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setupTraining(self, layout):
         """The Train section, above the log."""
-        from SpineSegAISlicer.training_panel import TrainingPanel
+        from SpineSegAISlicer.panels.train import TrainingPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAITrain.ui"))
         layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
@@ -268,7 +268,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onTry(self, link=None):
         """Load the sample and segment it."""
-        from SpineSegAISlicer import samples
+        from SpineSegAISlicer.scene import samples
 
         if self.segmentPanel.isRunning:
             return
@@ -313,7 +313,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def firstVolume():
         """The first image of the scene, or None: neither a colour picture nor a label map."""
-        from SpineSegAISlicer import volumes
+        from SpineSegAISlicer.scene import volumes
 
         return next(iter(volumes.images()), None)
 
@@ -347,7 +347,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :returns: the segmentation node.
         :raises SpineSegAILib.errors.SpineSegAIError: with a message and a remedy, for every foreseeable failure.
         """
-        from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
+        from SpineSegAISlicer.scene import nodes, uncertainty, volumes
 
         from SpineSegAILib.hints import Hints
         from SpineSegAILib.results import refuse_nothing, validated
@@ -361,7 +361,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         if not includeUnvalidated:
             result = validated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
         segmentationNode = nodes.segmentationFromResult(result, volumeNode, segmentationNode)
-        uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
+        uncertainty.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode
 
     @staticmethod
@@ -371,7 +371,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :param volumeNode: the volume that it belongs to.
         :returns: a table node, one row per structure.
         """
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         from SpineSegAILib.results.measurement_table import measurement_table
 
@@ -381,7 +381,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def warningsOf(segmentationNode):
         """Sentences that the reader should see, e.g. that the sacrum is not visible and levels are a guess."""
-        from SpineSegAISlicer import result_attribute
+        from SpineSegAISlicer.scene import result_attribute
 
         return result_attribute.read(segmentationNode).get("warnings", [])
 
@@ -391,7 +391,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
         :returns: for each other series its volume node, the new segmentation node (or None), and a sentence.
         """
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         return nodes.applyToOtherSeries(segmentationNode, volumeNode)
 
@@ -410,7 +410,7 @@ class SpineSegAITest(ScriptedLoadableModuleTest):
         """A made-up result becomes named segments at the right place, and can be read back."""
         import numpy as np
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, volumes
+        from SpineSegAISlicer.scene import nodes, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation

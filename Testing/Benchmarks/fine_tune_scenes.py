@@ -80,7 +80,7 @@ def save_scenes(table: dict[str, Any], args: argparse.Namespace, folder: Path) -
     host.start()
     import SimpleITK as sitk
     import slicer
-    from SpineSegAISlicer import nodes
+    from SpineSegAISlicer.scene import nodes
 
     from SpineSegAILib.anatomy import SCHEMES
     from SpineSegAILib.results import Segmentation

@@ -31,7 +31,7 @@ from panel_case import PanelCase, make_checkpoint, make_volume, np, slicer  # no
 class FreshSlicerTest(PanelCase):
     def setUp(self):
         from host.pythonqt import ERRORS
-        from SpineSegAISlicer import dependencies
+        from SpineSegAISlicer.processes import dependencies
 
         ensure = dependencies.ensure
         super().setUp()
@@ -48,7 +48,7 @@ class FreshSlicerTest(PanelCase):
 
     def segmentation(self):
         """Two vertebrae, as if loaded from a file: never segmented here."""
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         volume = make_volume()
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Loaded")

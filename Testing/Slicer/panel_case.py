@@ -88,7 +88,8 @@ class PanelCase(unittest.TestCase):
     checkpoints = ("double",)
 
     def setUp(self):
-        from SpineSegAISlicer import dependencies, run_times, segment_panel
+        from SpineSegAISlicer.panels import segment
+        from SpineSegAISlicer.processes import dependencies, run_times
 
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -99,10 +100,10 @@ class PanelCase(unittest.TestCase):
         for kind in ("errorDisplay", "infoDisplay", "warningDisplay"):
             self.patch(slicer.util, kind, lambda text, **named: self.dialogs.append(text))
         self.patch(dependencies, "ensure", lambda more=(): None)
-        self.patch(segment_panel, "DOUBLE_CLICK_SECONDS", 0.0)
+        self.patch(segment, "DOUBLE_CLICK_SECONDS", 0.0)
         settings = qt.QSettings(str(self.folder / "settings.ini"), qt.QSettings.IniFormat)
         self.patch(run_times, "settings", lambda: settings)
-        self.patch(segment_panel, "list_checkpoints", self.listCheckpoints)
+        self.patch(segment, "list_checkpoints", self.listCheckpoints)
         slicer.mrmlScene.Clear(0)
         self.widget = None
 
@@ -131,13 +132,13 @@ class PanelCase(unittest.TestCase):
 
     def openPanel(self, **environment):
         """The module's widget, as Slicer opens it. Environment variables are for the double."""
-        from SpineSegAISlicer import segment_panel
-        from SpineSegAISlicer.worker_client import WorkerClient
+        from SpineSegAISlicer.panels import segment
+        from SpineSegAISlicer.processes.worker_client import WorkerClient
 
         from SpineSegAI import SpineSegAIWidget
 
         variables = {**self.environment, **environment}
-        self.patch(segment_panel, "WorkerClient", lambda: WorkerClient(self.worker, variables))
+        self.patch(segment, "WorkerClient", lambda: WorkerClient(self.worker, variables))
         self.widget = open_widget(SpineSegAIWidget)
         return self.widget
 
@@ -179,7 +180,7 @@ class PanelCase(unittest.TestCase):
 def centroid(segmentationNode, structureId, volumeNode):
     """Mean position of a structure's voxels in the world (RAS, mm), read back on a volume's grid."""
     import SimpleITK as sitk
-    from SpineSegAISlicer import nodes
+    from SpineSegAISlicer.scene import nodes
 
     image = nodes.labelsFromSegmentation(segmentationNode, volumeNode)
     return image_centroid(image, structureId) if (sitk.GetArrayViewFromImage(image) == structureId).any() else None

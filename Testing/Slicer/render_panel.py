@@ -21,7 +21,7 @@ def render(path: str, state: str = "after", image: str = "") -> None:
     import slicer
     from host.pythonqt import unwrap
     from panel_case import open_widget
-    from SpineSegAISlicer import samples
+    from SpineSegAISlicer.scene import samples
 
     from SpineSegAI import SpineSegAIWidget
 

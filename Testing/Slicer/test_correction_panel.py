@@ -23,7 +23,7 @@ class CorrectionCase(PanelCase):
 
     def open(self, ids=LUMBAR, confidence=None, keypoints=None, **environment):
         """The panel with a result of these structures, from top to bottom."""
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         if self.widget is None:
             self.openPanel(**environment)
@@ -35,7 +35,7 @@ class CorrectionCase(PanelCase):
 
     def result(self, ids, volume, confidence=None, keypoints=None):
         import SimpleITK as sitk
-        from SpineSegAISlicer import volumes
+        from SpineSegAISlicer.scene import volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
@@ -92,13 +92,13 @@ class CorrectionCase(PanelCase):
 
     def array(self, volume=None, node=None):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         return sitk.GetArrayFromImage(nodes.labelsFromSegmentation(node or self.node, volume or self.volume))
 
     def snapshot(self):
         """Everything that undo has to bring back, voxels segment by segment."""
-        from SpineSegAISlicer import correction_nodes, nodes, result_attribute
+        from SpineSegAISlicer.scene import corrections, nodes, result_attribute
 
         segmentation = self.node.GetSegmentation()
         segments = []
@@ -107,8 +107,8 @@ class CorrectionCase(PanelCase):
             tags = (
                 "TerminologyEntry",
                 nodes.STRUCTURE_TAG,
-                correction_nodes.STEP_TAG,
-                *correction_nodes.FOLLOWING_TAGS,
+                corrections.STEP_TAG,
+                *corrections.FOLLOWING_TAGS,
             )
             segments.append(
                 (segmentId, segment.GetName(), segment.GetColor(), *(nodes.tagOf(segment, tag) for tag in tags))
@@ -155,7 +155,7 @@ class TableTest(CorrectionCase):
         self.assertAlmostEqual(table.item(4, 0).data(qt.Qt.DecorationRole).redF(), color[0], places=2)
 
     def test_visibility_and_lock_are_ticked_in_the_table(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.open()
         self.tick(20, 2, on=False)
@@ -171,14 +171,14 @@ class TableTest(CorrectionCase):
         self.waitUntil(lambda: self.cui.structuresTable.item(8, 0).text() == "third")
 
     def test_selecting_moves_the_slice_views_and_shows_a_preview(self):
-        from SpineSegAISlicer import correction_nodes
+        from SpineSegAISlicer.scene import corrections
 
         view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
         camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
         view.SetLayoutName("Yellow")
         self.open()
         self.select(22)
-        centre = correction_nodes.centreOf(self.node, 22)
+        centre = corrections.centreOf(self.node, 22)
         toRas = view.GetSliceToRAS()
         self.assertTrue(np.allclose([toRas.GetElement(i, 3) for i in range(3)], centre, atol=1e-3))
         self.assertTrue(np.allclose(camera.GetFocalPoint(), centre, atol=1e-3))
@@ -186,7 +186,7 @@ class TableTest(CorrectionCase):
         self.assertEqual(self.correct.editor.currentSegmentID(), "L3")
 
     def test_the_preview_shows_the_structure_in_its_colour_in_the_middle(self):
-        from SpineSegAISlicer import structure_preview
+        from SpineSegAISlicer.panels import structure_preview
 
         self.open()
         picture = structure_preview.previewArray(self.volume, self.node, 22).astype(int)
@@ -256,10 +256,10 @@ class LevelToolsTest(CorrectionCase):
         self.assertIn("L4 is L5", self.message())
 
     def test_picked_in_the_image_it_is_the_same(self):
-        from SpineSegAISlicer import correction_nodes
+        from SpineSegAISlicer.scene import corrections
 
         self.open(ids=(17, 117, 18, 118, 19, 119, 20, 120, 21, 121, 22, 122, 23))
-        position = correction_nodes.centreOf(self.node, 23)
+        position = corrections.centreOf(self.node, 23)
         self.press("pickButton")
         node = self.correct.picker.node
         interaction = slicer.app.applicationLogic().GetInteractionNode()
@@ -299,10 +299,10 @@ class LevelToolsTest(CorrectionCase):
 
     def test_split_at_the_picked_point(self):
         self.open(ids=(20, 120, 21, 121, 22, 122, 23))
-        from SpineSegAISlicer import correction_nodes
+        from SpineSegAISlicer.scene import corrections
 
         voxels = self.array()
-        x, y, z = correction_nodes.centreOf(self.node, 22)
+        x, y, z = corrections.centreOf(self.node, 22)
 
         def act():
             self.correct.pick((x, y, z + 4))
@@ -346,7 +346,7 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual(self.names(), names)
 
     def test_codes_and_confidence_follow_the_names(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.open(confidence={22: 0.42}, keypoints={22: (1.0, 2.0, 3.0)})
         self.press("shiftUpButton")
@@ -398,7 +398,7 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual([entry["tool"] for entry in self.log()], ["shift", "swap", "merge", "delete"])
 
     def test_the_log_survives_saving_the_scene(self):
-        from SpineSegAISlicer import correction_nodes
+        from SpineSegAISlicer.scene import corrections
 
         self.open()
         self.press("shiftUpButton")
@@ -409,7 +409,7 @@ class LevelToolsTest(CorrectionCase):
         slicer.mrmlScene.Commit(path)
         text = Path(path).read_text(encoding="utf-8")
         self.assertIn("SpineSegAI.CorrectionLog", text)
-        self.assertEqual(len(correction_nodes.readLog(self.node).entries), 2)
+        self.assertEqual(len(corrections.readLog(self.node).entries), 2)
 
 
 class ReviewTest(CorrectionCase):
@@ -488,7 +488,7 @@ class EditorTest(CorrectionCase):
         self.assertEqual(self.snapshot(), shifted)
 
     def test_undoing_a_replacement_is_a_step_like_others(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.open()
         self.press("shiftUpButton")
@@ -629,9 +629,9 @@ class AgainTest(CorrectionCase):
         self.press("boxButton")
         before, state = self.array(), self.snapshot()
         inside = np.zeros(before.shape, bool)
-        from SpineSegAISlicer import markup_tools
+        from SpineSegAISlicer.scene import markups
 
-        inside[markup_tools.boxOnGrid(self.correct.boxNode, self.volume)] = True
+        inside[markups.boxOnGrid(self.correct.boxNode, self.volume)] = True
         self.assertTrue(inside[before == 22].all())
         self.assertFalse(inside.all())
         self.again("repairBoxButton")
@@ -669,7 +669,7 @@ class OtherSeriesTest(CorrectionCase):
         self.correct.refresh()
 
     def test_segments_are_carried_over_and_locked_ones_there_stay(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.open()
         self.assertIn("T1", self.cui.otherVolumeComboBox.currentText)
@@ -711,7 +711,7 @@ class OtherSeriesTest(CorrectionCase):
         self.assertTrue((self.array(self.other, carried) == first).all())
 
     def test_what_was_carried_over_is_known_after_loading_into_another_scene(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.open()
         self.press("carryButton")
@@ -732,7 +732,7 @@ class OtherSeriesTest(CorrectionCase):
         self.waitUntilDone(180)
         carried = self.correct.segmentationNode
         self.assertEqual(self.dialogs, [])
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.assertTrue(nodes.isLocked(carried.GetSegmentation().GetSegment("L3")))
         hints = json.loads(carried.GetAttribute("SpineSegAI.Result"))["provenance"]["hints"]

@@ -168,7 +168,7 @@ class AddingTest(DatasetCase):
         self.assertTrue(self.data.addScenesButton.enabled)
 
     def test_the_current_case_is_added(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         volume = make_volume("Case 7")
         self.openPanel()
@@ -218,7 +218,7 @@ class AddingTest(DatasetCase):
 
 class CommandTest(DatasetCase):
     def run_command(self, *arguments):
-        from SpineSegAISlicer.command_process import CommandProcess
+        from SpineSegAISlicer.processes.command_process import CommandProcess
 
         answers = []
         process = CommandProcess(arguments, answers.append, answers.append)

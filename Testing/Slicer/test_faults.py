@@ -69,7 +69,7 @@ class FaultTest(PanelCase):
         self.assertIn("a single slice", self.ui.applyButton.toolTip)
 
     def test_oblique_volumes_under_a_transform_are_overlaid(self):
-        from SpineSegAISlicer import nodes, volumes
+        from SpineSegAISlicer.scene import nodes, volumes
 
         turn = np.eye(4)
         turn[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
@@ -253,7 +253,7 @@ class FaultTest(PanelCase):
         self.assertIn("cannot be read: cannot reshape array", self.ui.logText.plainText)
 
     def test_a_defect_is_a_message_and_the_next_volume_is_segmented(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.failOnce(nodes, "segmentationFromResult", RuntimeError("never thought of"))
         self.segmentTwo()
@@ -299,7 +299,7 @@ class FaultTest(PanelCase):
         self.assertEqual(len(self.segmentations()), 1)
 
     def test_the_scene_closed_while_measuring(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         def measure(volume):
             self.widget._parameterNode.inputVolume = volume
@@ -353,9 +353,9 @@ class FaultTest(PanelCase):
         self.assertEqual(self.segmentations(), [])
 
     def test_two_clicks_in_a_row_start_one_run(self):
-        from SpineSegAISlicer import segment_panel
+        from SpineSegAISlicer.panels import segment
 
-        self.patch(segment_panel, "DOUBLE_CLICK_SECONDS", 0.5)
+        self.patch(segment, "DOUBLE_CLICK_SECONDS", 0.5)
         make_volume()
         self.openPanel(DOUBLE_SECONDS="0.8")
         self.click(self.ui.applyButton)
@@ -373,7 +373,7 @@ class FaultTest(PanelCase):
         self.assertReady()
 
     def test_declining_the_packages_changes_nothing(self):
-        from SpineSegAISlicer import dependencies
+        from SpineSegAISlicer.processes import dependencies
 
         make_volume()
         self.openPanel()

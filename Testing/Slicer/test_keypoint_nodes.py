@@ -26,7 +26,7 @@ class KeypointsTest(PanelCase):
 
     def hints(self):
         """What the worker was told."""
-        from SpineSegAISlicer import result_attribute
+        from SpineSegAISlicer.scene import result_attribute
 
         return result_attribute.read(self.output())["provenance"]["hints"]
 
@@ -114,7 +114,7 @@ class KeypointsTest(PanelCase):
         self.assertIn("two key points called “L2”", self.dialogs[-1])
 
     def test_a_point_not_placed_yet_is_left_out(self):
-        from SpineSegAISlicer.keypoint_nodes import keypointsFromNode
+        from SpineSegAISlicer.scene.keypoints import keypointsFromNode
 
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "List")
         node.AddControlPointWorld([1.0, 2.0, 3.0], "L4")

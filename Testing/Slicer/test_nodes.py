@@ -14,7 +14,7 @@ from panel_case import (
     slicer,
     vtk,
 )
-from SpineSegAISlicer import nodes, volumes
+from SpineSegAISlicer.scene import nodes, volumes
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES
 from SpineSegAILib.errors import HintError, ImageError

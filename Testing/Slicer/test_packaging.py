@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "SpineSegAI"
 UI_FILES = sorted((MODULE / "Resources/UI").glob("*.ui"))
-SLICER_SIDE = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").glob("*.py"))]
+SLICER_SIDE = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").rglob("*.py"))]
 
 
 def listed(path, variable):
@@ -105,7 +105,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import host
 host.start(module_folder={str(flat)!r}, library_folder={str(flat)!r})
 import SpineSegAI, SpineSegAILib, SpineSegAISlicer
-from SpineSegAISlicer import samples
+from SpineSegAISlicer.scene import samples
 from panel_case import open_widget
 widget = open_widget(SpineSegAI.SpineSegAIWidget)
 widget.cleanup()

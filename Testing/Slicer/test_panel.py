@@ -156,7 +156,7 @@ class ChoosingTest(PanelCase):
         for combo, name in ((self.ui.topLevelComboBox, "L1"), (self.ui.bottomLevelComboBox, "S1")):
             combo.setCurrentIndex(combo.findText(name))
         self.run_to_the_end()
-        from SpineSegAISlicer import result_attribute
+        from SpineSegAISlicer.scene import result_attribute
 
         self.assertIn("visible=(20, 26)", result_attribute.read(self.output())["provenance"]["hints"])
 
@@ -291,7 +291,7 @@ class SegmentingTest(PanelCase):
         sliceNode.SetLayoutName("Test")
         sliceNode.SetOrientationToSagittal()
         self.click(self.ui.centreButton)
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         self.assertAlmostEqual(
             sliceNode.GetSliceToRAS().GetElement(0, 3), nodes.centreOfSpine(self.output())[0], places=3

@@ -65,7 +65,7 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertIn("#c62828", self.ui.deviceLabel.styleSheet)
 
     def test_the_same_by_a_script(self):
-        from SpineSegAISlicer import samples
+        from SpineSegAISlicer.scene import samples
 
         from SpineSegAI import SpineSegAILogic
 
@@ -99,7 +99,7 @@ class DefaultCheckpointTest(RealWorkerCase):
 
     def test_the_sample_gets_its_levels_right(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, samples
+        from SpineSegAISlicer.scene import nodes, samples
 
         volume = samples.load()
         self.segment(volume)
@@ -111,7 +111,7 @@ class DefaultCheckpointTest(RealWorkerCase):
 
     def test_a_real_case_survives_saving_as_a_bundle(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         if not REAL_CASE.exists():
             self.skipTest("the shared lumbar MR data are not here")
@@ -132,7 +132,7 @@ class DefaultCheckpointTest(RealWorkerCase):
     def describe(node):
         """Segment id → name, colour, terminology, structure."""
         import vtk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         segmentation, described = node.GetSegmentation(), {}
         for segmentId in segmentation.GetSegmentIDs():

@@ -24,12 +24,12 @@ class SamplingCase(PanelCase):
 
     def provenance(self):
         """What the worker was told, and said."""
-        from SpineSegAISlicer import result_attribute
+        from SpineSegAISlicer.scene import result_attribute
 
         return result_attribute.read(self.output())["provenance"]
 
     def maps(self):
-        from SpineSegAISlicer.volumes import isUncertaintyMap
+        from SpineSegAISlicer.scene.volumes import isUncertaintyMap
 
         return [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if isUncertaintyMap(n)]
 
@@ -56,7 +56,7 @@ class UncertaintyTest(SamplingCase):
         self.assertEqual(node.GetName(), "T2 uncertainty")
         self.assertIs(node.GetParentTransformNode(), volume.GetParentTransformNode())
         self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)), study)
-        from SpineSegAISlicer.volumes import ijkToWorldMatrix
+        from SpineSegAISlicer.scene.volumes import ijkToWorldMatrix
 
         np.testing.assert_allclose(ijkToWorldMatrix(node), ijkToWorldMatrix(volume))
         values = slicer.util.arrayFromVolume(node)
@@ -201,7 +201,7 @@ class UncertaintyTest(SamplingCase):
 
     def test_a_map_that_a_script_makes_is_not_listed_as_a_volume_either(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
+        from SpineSegAISlicer.scene import nodes, uncertainty, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
@@ -216,13 +216,13 @@ class UncertaintyTest(SamplingCase):
             uncertainty=sitk.Cast(image > 150, sitk.sitkFloat32),
             provenance={"uncertainty": {"L4": 0.5}},
         )
-        made = uncertainty_nodes.mapFromResult(result, volume, nodes.segmentationFromResult(result, volume))
+        made = uncertainty.mapFromResult(result, volume, nodes.segmentationFromResult(result, volume))
         self.assertEqual(self.maps(), [made])
         table = self.ui.queueTable
         self.assertEqual([table.item(row, 0).text() for row in range(table.rowCount)], ["T2"])
 
     def test_the_table_of_structures_tells_the_means_and_they_follow_their_segments(self):
-        from SpineSegAISlicer.structure_table import UNCERTAINTY
+        from SpineSegAISlicer.panels.structure_table import UNCERTAINTY
 
         make_volume()
         self.openPanel()
@@ -354,7 +354,8 @@ class RadiographTest(SamplingCase):
         self.run_to_the_end()
         self.waitUntil(lambda: "About" in self.ui.estimateLabel.text, 30)
         self.assertEqual(slicer.util.arrayFromVolume(self.maps()[0]).shape, (1, 150, 70))
-        from SpineSegAISlicer import nodes, run_times
+        from SpineSegAISlicer.processes import run_times
+        from SpineSegAISlicer.scene import nodes
 
         back = nodes.labelsFromSegmentation(self.output(), volume)
         self.assertEqual(back.GetSize(), (70, 150, 1))
@@ -398,7 +399,7 @@ class StartingFromTest(SamplingCase):
 
     def test_the_prior_is_what_the_reader_drew_and_locked_segments_go_with_it(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         volume = make_volume()
         self.openPanel()
@@ -418,7 +419,7 @@ class StartingFromTest(SamplingCase):
 
     def test_what_is_locked_in_either_is_kept(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         volume = make_volume()
         self.openPanel()
@@ -473,14 +474,14 @@ class StartingFromTest(SamplingCase):
         self.assertEqual([node.GetName() for node in self.segmentations()], ["Other spine"])
 
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):
-        from SpineSegAISlicer import correction_nodes
+        from SpineSegAISlicer.scene import corrections
 
         make_volume()
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
         self.run_to_the_end()
-        self.assertIs(correction_nodes.readLog(self.output()).entries[-1].details["prior"], True)
+        self.assertIs(corrections.readLog(self.output()).entries[-1].details["prior"], True)
 
     def test_no_more_is_promised_than_is_accepted(self):
         make_volume()

@@ -79,7 +79,7 @@ class ReadingTest(SceneCase):
         self.assertIn("“nothing” is empty and is left out.", found["T2"].notes)
 
     def test_nested_transforms_are_where_the_reader_sees_them(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         from SpineSegAILib.anatomy.terminology import STRUCTURE_TAG
 
@@ -131,7 +131,7 @@ class ReadingTest(SceneCase):
         self.assertIn("“Warp”, which is no linear transform", self.read(self.save("warp.mrb")).problems[0])
 
     def test_what_we_made_is_known_by_its_tags_after_renaming(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import nodes
 
         volume = make_volume()
         node = nodes.segmentationFromResult(a_result(volume), volume)
@@ -177,7 +177,7 @@ class ReadingTest(SceneCase):
 
 class CurrentCaseTest(SceneCase):
     def test_the_open_case_is_written_without_touching_the_scene(self):
-        from SpineSegAISlicer import current_case, nodes
+        from SpineSegAISlicer.scene import current_case, nodes
 
         volume = make_volume("T2 <sag> & ä")
         volume.SetAndObserveTransformNodeID(linear_transform(OBLIQUE).GetID())
@@ -197,7 +197,7 @@ class CurrentCaseTest(SceneCase):
         self.assertLess(np.linalg.norm(image_centroid(image, 23) - image_centroid(seen, 23)), 1e-3)
 
     def test_an_empty_segmentation_is_refused(self):
-        from SpineSegAISlicer import current_case
+        from SpineSegAISlicer.scene import current_case
 
         from SpineSegAILib.errors import DatasetError, ImageError
 
@@ -219,7 +219,7 @@ class CurrentCaseTest(SceneCase):
 def a_result(volume):
     """L4, its disc and L5 as the library would return them."""
     import SimpleITK as sitk
-    from SpineSegAISlicer import volumes
+    from SpineSegAISlicer.scene import volumes
 
     from SpineSegAILib.anatomy import SCHEMES
     from SpineSegAILib.results import Segmentation

@@ -74,7 +74,7 @@ class SpeedTest(PanelCase):
 
     def test_handing_over_and_taking_in_take_less_than_a_second(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, volumes
+        from SpineSegAISlicer.scene import nodes, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation

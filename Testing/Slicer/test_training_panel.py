@@ -16,7 +16,7 @@ class TrainingCase(PanelCase):
 
     def setUp(self):
         super().setUp()
-        from SpineSegAISlicer import segment_panel, training_panel
+        from SpineSegAISlicer.panels import segment, train
         from tiny_data import write_tiny_dataset
 
         from SpineSegAILib.checkpoints import list_checkpoints
@@ -25,8 +25,8 @@ class TrainingCase(PanelCase):
             self.set(os.environ, name, str(self.folder))
         self.set(os.environ, "SPINESEGAI_CHECKPOINTS", "")
         self.set(os.environ, "OMP_NUM_THREADS", "1")
-        self.patch(segment_panel, "list_checkpoints", list_checkpoints)
-        self.patch(training_panel, "POLL_MILLISECONDS", 200)
+        self.patch(segment, "list_checkpoints", list_checkpoints)
+        self.patch(train, "POLL_MILLISECONDS", 200)
         data = self.folder / "data"
         data.mkdir()
         self.dataset = write_tiny_dataset(data, training=2)
@@ -214,7 +214,7 @@ class RunningTest(TrainingCase):
 
 class CurvesTest(PanelCase):
     def test_another_scene_s_charts_are_not_taken_for_ours(self):
-        from SpineSegAISlicer.training_plots import CurvePlots
+        from SpineSegAISlicer.panels.training_plots import CurvePlots
 
         plots = CurvePlots()
         plots.show("mine", [])

@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.errors import CorrectionError
 
-from . import correction_nodes, nodes, volumes
+from . import corrections, nodes, volumes
 
 BOX_MARGIN_MM = 8.0
 """Around the structures that a box is placed for: room to drag, and to see the neighbours' edges."""
@@ -143,7 +143,7 @@ def keyPointsOf(segmentationNode):
         if anatomy.STRUCTURES[structureId].order is None:
             continue
         text = nodes.tagOf(segmentation.GetSegment(segmentId), nodes.KEYPOINT_TAG)
-        point = lps(map(float, text.split())) if text else correction_nodes.centreOf(segmentationNode, structureId)
+        point = lps(map(float, text.split())) if text else corrections.centreOf(segmentationNode, structureId)
         if point is not None:
             found[structureId] = tuple(point)
     return found

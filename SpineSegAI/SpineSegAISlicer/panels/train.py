@@ -19,7 +19,7 @@ from SpineSegAILib.checkpoints import list_checkpoints
 from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
-from . import dependencies
+from ..processes import dependencies
 from .training_plots import CurvePlots
 
 POLL_MILLISECONDS = 2000

@@ -19,9 +19,10 @@ from SpineSegAILib.checkpoints import SUFFIX, list_checkpoints, read_header
 from SpineSegAILib.errors import HintError, SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
-from . import dependencies, keypoint_nodes, run_times, uncertainty_nodes, volumes
+from ..processes import dependencies, run_times
+from ..processes.worker_client import Failure, WorkerClient
+from ..scene import keypoints, uncertainty, volumes
 from .checkpoint_details import detailsHtml
-from .worker_client import Failure, WorkerClient
 
 DOUBLE_CLICK_SECONDS = 0.5
 """The second click of a double click must not cancel what the first one started."""
@@ -73,7 +74,7 @@ class SegmentPanel:
         self._queueStates = {}
         self._inputVolumeId = None
         self._choices = None
-        self._overlay = uncertainty_nodes.Overlay()
+        self._overlay = uncertainty.Overlay()
         self._again = None  # `SegmentAgain` of the Correct section, while it runs
         self.stateCallbacks = []  # called when what can be done may have changed
         self.beforeReplaceCallbacks = []  # called with a segmentation node before its segments are replaced
@@ -282,7 +283,7 @@ class SegmentPanel:
 
         from SpineSegAILib.hints import Hints
 
-        from . import nodes
+        from ..scene import nodes
 
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
@@ -322,7 +323,7 @@ class SegmentPanel:
         """
         if not nodeId or not self._takesKeypoints():
             return {}
-        return keypoint_nodes.keypointsFromNode(self._steeringNode(nodeId))
+        return keypoints.keypointsFromNode(self._steeringNode(nodeId))
 
     def _takesPrior(self):
         method = self.method()
@@ -348,7 +349,7 @@ class SegmentPanel:
 
         :raises HintError: it was removed while the volume waited.
         """
-        from . import nodes
+        from ..scene import nodes
 
         if not nodeId or not self._takesPrior():
             return None, None
@@ -724,8 +725,8 @@ class SegmentPanel:
             self.setStatus(message)
 
     def _onResult(self, volumeId, result):
-        from . import nodes
-        from .segment_again import SegmentAgain
+        from ..scene import nodes
+        from ..scene.segment_again import SegmentAgain
 
         outputNode = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
         self._jobOver()
@@ -746,7 +747,7 @@ class SegmentPanel:
                 again = SegmentAgain(prior=self._jobHints.prior)
             place = again.place if again is not None else nodes.segmentationFromResult
             segmentationNode = place(result, volumeNode, outputNode, saveState)
-            uncertainty_nodes.mapFromResult(result, volumeNode, segmentationNode)
+            uncertainty.mapFromResult(result, volumeNode, segmentationNode)
         except SpineSegAIError as error:
             self._onFailure(volumeId, Failure(error.kind, error.message, error.remedy))
             return
@@ -792,7 +793,7 @@ class SegmentPanel:
         """Everything in the scene goes away: drop what runs."""
         self.cancel(quietly=True)
         self._history = None
-        self._overlay = uncertainty_nodes.Overlay()
+        self._overlay = uncertainty.Overlay()
         self._queueStates.clear()
         self.setStatus("")
 
@@ -831,7 +832,7 @@ class SegmentPanel:
         node = self._output()
         self.ui.resultCollapsibleButton.visible = node is not None
         self.ui.show3DButton.setSegmentationNode(node)
-        self.ui.keypointsButton.visible = bool(node is not None and keypoint_nodes.keypointsOfResult(node))
+        self.ui.keypointsButton.visible = bool(node is not None and keypoints.keypointsOfResult(node))
         warnings = self.logic.warningsOf(node) if node is not None else []
         self.ui.warningLabel.visible = bool(warnings)
         self.ui.warningLabel.text = "\n".join("⚠ " + warning for warning in warnings)
@@ -844,7 +845,7 @@ class SegmentPanel:
 
     def _showUncertainty(self):
         """The tick is there for what has a map; a map of anything else is not left in the views."""
-        node, box = uncertainty_nodes.mapOf(self._output(), self._outputVolume()), self.ui.uncertaintyCheckBox
+        node, box = uncertainty.mapOf(self._output(), self._outputVolume()), self.ui.uncertaintyCheckBox
         if self._overlay.isOn and (node is None or not self._overlay.shows(node)):
             self._overlay.hide()
         box.enabled = node is not None
@@ -857,7 +858,7 @@ class SegmentPanel:
 
     def _onUncertainty(self, shown):
         if shown:
-            self._overlay.show(uncertainty_nodes.mapOf(self._output(), self._outputVolume()))
+            self._overlay.show(uncertainty.mapOf(self._output(), self._outputVolume()))
         else:
             self._overlay.hide()
         self._showUncertainty()
@@ -903,12 +904,12 @@ class SegmentPanel:
                 displayNode.SetOpacity(self.parameterNode.opacity)
 
     def _onCentre(self):
-        from . import nodes
+        from ..scene import nodes
 
         nodes.centreViews(self._outputVolume(), self._output())
 
     def _onKeypoints(self):
-        node = keypoint_nodes.keypointsNode(self._output(), self._outputVolume())
+        node = keypoints.keypointsNode(self._output(), self._outputVolume())
         if self._takesKeypoints():
             self._write(keypoints=node)
         self.setStatus(_("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName()))
@@ -922,7 +923,7 @@ class SegmentPanel:
         self._showResult()
 
     def _onMeasure(self):
-        from . import nodes
+        from ..scene import nodes
 
         if not dependencies.ready():
             return
@@ -950,7 +951,7 @@ class SegmentPanel:
             self._onMeasureFailed(self._notHandedOver(error))
 
     def _onMeasured(self, node, columns, rows, onDone=None):
-        from . import nodes
+        from ..scene import nodes
 
         self._updateQueueButtons()
         if node.GetScene() is None:  # removed; its id may be that of another one since

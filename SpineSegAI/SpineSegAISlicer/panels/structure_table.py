@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG
 
-from . import nodes
+from ..scene import nodes
 
 NAME, CONFIDENCE, SHOWN, LOCKED, UNCERTAINTY = range(5)
 UNSURE = 0.5

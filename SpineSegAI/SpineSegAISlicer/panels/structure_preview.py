@@ -4,7 +4,7 @@ import numpy as np
 import qt
 import slicer
 
-from . import correction_nodes, nodes, volumes
+from ..scene import corrections, nodes, volumes
 
 PIXELS = 140
 PIXEL_MM = 0.5  # 70 mm: a vertebra with both neighbours
@@ -23,7 +23,7 @@ def previewPixmap(volumeNode, segmentationNode, structureId):
 
 def previewArray(volumeNode, segmentationNode, structureId):
     """The picture as (rows, columns, 3) uint8 array."""
-    centre = correction_nodes.centreOf(segmentationNode, structureId)
+    centre = corrections.centreOf(segmentationNode, structureId)
     if centre is None or volumeNode is None or volumeNode.GetImageData() is None:
         return None
     # Samples in the world's sagittal plane, looked up in image and segment: right for oblique volumes too.

@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from .volumes import VolumeGeometry
+from ..scene.volumes import VolumeGeometry
 
 KEY = "SpineSegAI/RunTimes"
 

@@ -16,9 +16,9 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy
 from SpineSegAILib.errors import SpineSegAIError
 
-from . import dependencies
-from .command_process import CommandProcess
-from .worker_client import Failure
+from ..processes import dependencies
+from ..processes.command_process import CommandProcess
+from ..processes.worker_client import Failure
 
 SETTING = "SpineSegAI/TrainingSet"
 """Slicer remembers the last folder under this name."""
@@ -233,7 +233,7 @@ class DatasetPanel:
 
     def addCurrentCase(self, *_checked):
         """Add the input volume with its output segmentation."""
-        from . import current_case
+        from ..scene import current_case
 
         parameters = self.parameterNode
         self._forgetTemporary()

@@ -1,7 +1,7 @@
 """The Correct section: structures, level tools, Slicer's Segment Editor, and segmenting again with what is known.
 
 Every tool is one click and one undo step. What a tool does to names and voxels is decided in the library
-(`correction.py`, `editing.py`); `correction_nodes` carries it out on segments. Undo is the Segment Editor's, so strokes
+(`SpineSegAILib.correction`); `scene.corrections` carries it out on segments. Undo is the Segment Editor's, so strokes
 and tools are taken back in the order in which they were made.
 """
 
@@ -14,7 +14,9 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy, correction
 from SpineSegAILib.errors import CorrectionError, HintError, SpineSegAIError
 
-from . import correction_nodes, dependencies, markup_tools, nodes, structure_preview, volumes
+from ..processes import dependencies
+from ..scene import corrections, markups, nodes, volumes
+from . import structure_preview
 from .structure_table import StructureTable
 
 SCOPES = (("all", _("All levels")), ("above", _("Selected and above")), ("below", _("Selected and below")))
@@ -58,7 +60,7 @@ class CorrectionPanel:
         self.segmentationNode = None
         self.picked = None  # (structure id, position in RAS) of the last click into the image
         self.anchors = {}  # structure id → position (RAS) of levels that are known to be right
-        self.keyPoints = markup_tools.KeyPoints()
+        self.keyPoints = markups.KeyPoints()
         self.boxNode = None
         self._keeper = None
         self._observed = []
@@ -72,7 +74,7 @@ class CorrectionPanel:
         ui = self.ui
         self.editor = ui.segmentEditorWidget
         self.table = StructureTable(ui.structuresTable, self._onSelected, self.saveState)
-        self.picker = markup_tools.PointPicker(self._onPicked)
+        self.picker = markups.PointPicker(self._onPicked)
         for key, title in SCOPES:
             ui.scopeComboBox.addItem(title, key)
         ui.countingComboBox.addItem(_("as it is"), "")
@@ -200,7 +202,7 @@ class CorrectionPanel:
         self.ui.keypointsCheckBox.checked = False
         self.showMessage("")
         if node is not None:
-            self._keeper = correction_nodes.LogKeeper(node)
+            self._keeper = corrections.LogKeeper(node)
             for event, slot in (
                 (vtk.vtkCommand.ModifiedEvent, self._onModified),
                 (slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent, self._onModified),
@@ -319,7 +321,7 @@ class CorrectionPanel:
 
     def _labels(self):
         """Label image of the segmentation on its volume."""
-        return correction_nodes.checkedLabels(self.segmentationNode, self._requireVolume())
+        return corrections.checkedLabels(self.segmentationNode, self._requireVolume())
 
     def _requireVolume(self):
         volumeNode = self.volumeNode()
@@ -357,13 +359,13 @@ class CorrectionPanel:
         if not dependencies.ready():
             return None
         try:
-            labelling = correction_nodes.labellingOf(self.segmentationNode)
+            labelling = corrections.labellingOf(self.segmentationNode)
             self._refuseWhileRunning()
             step = make(labelling)
             volumeNode = None if step.only_names else self._requireVolume()
             selected = [step.mapping.get(i, i) for i in self.table.selected()]
             self._ownStep = True
-            correction_nodes.applyCorrection(self.segmentationNode, volumeNode, step, self.saveState)
+            corrections.applyCorrection(self.segmentationNode, volumeNode, step, self.saveState)
         except SpineSegAIError as error:
             self.showError(error)
             return None
@@ -433,7 +435,7 @@ class CorrectionPanel:
             chosen = self._selected(1)[0]
             point = None
             if self.picked is not None and self.picked[0] == chosen:
-                point = markup_tools.lps(self.picked[1])
+                point = markups.lps(self.picked[1])
             return correction.split(labelling, self._labels(), chosen, point=point, direction=self._side())
 
         self._do(plan)
@@ -452,7 +454,7 @@ class CorrectionPanel:
         self._ownStep = True
         try:
             with slicer.util.NodeModify(self.segmentationNode):
-                correction_nodes.addEmpty(self.segmentationNode, structureIds)
+                corrections.addEmpty(self.segmentationNode, structureIds)
         finally:
             self._ownStep = False
         self.ui.editorGroupBox.collapsed = False
@@ -483,7 +485,7 @@ class CorrectionPanel:
         if segments:
             self.editor.setCurrentSegmentID(segments[0])
         if selected:
-            centre = correction_nodes.centreOf(self.segmentationNode, selected[0])
+            centre = corrections.centreOf(self.segmentationNode, selected[0])
             if centre is not None:
                 nodes.lookAt(self.picked[1] if self.picked is not None else centre)
         self._showSelection()
@@ -543,9 +545,9 @@ class CorrectionPanel:
         A click on background says so and changes nothing.
         """
         try:
-            correction_nodes.labellingOf(self.segmentationNode)
+            corrections.labellingOf(self.segmentationNode)
             labels = nodes.labelsFromSegmentation(self.segmentationNode, self._requireVolume())
-            found = correction.structure_at(labels, markup_tools.lps(position))
+            found = correction.structure_at(labels, markups.lps(position))
         except SpineSegAIError as error:
             self.showError(error)
             return
@@ -556,7 +558,7 @@ class CorrectionPanel:
     # --- segment again -----------------------------------------------------------------------------------------------
 
     def _pointIn(self, structureId, picked=None):
-        return picked[1] if picked is not None else correction_nodes.centreOf(self.segmentationNode, structureId)
+        return picked[1] if picked is not None else corrections.centreOf(self.segmentationNode, structureId)
 
     def _onAddAnchors(self):
         try:
@@ -579,7 +581,7 @@ class CorrectionPanel:
     def _onKeyPoints(self, on):
         try:
             if on:
-                correction_nodes.labellingOf(self.segmentationNode)
+                corrections.labellingOf(self.segmentationNode)
                 self.keyPoints.show(self.segmentationNode)
             else:
                 self.keyPoints.hide()
@@ -613,7 +615,7 @@ class CorrectionPanel:
         ui.clearAnchorsButton.enabled = bool(self.anchors)
 
     def _onAgain(self):
-        from .segment_again import SegmentAgain
+        from ..scene.segment_again import SegmentAgain
 
         if not dependencies.ready():
             return
@@ -621,7 +623,7 @@ class CorrectionPanel:
         accepted = self.segmentPanel.method().accepted_hints
         only = ()
         try:
-            labelling = correction_nodes.labellingOf(self.segmentationNode)
+            labelling = corrections.labellingOf(self.segmentationNode)
             self._refuseWhileRunning()
             labelling.require_unlocked(())
             self._refuseContradiction()
@@ -666,22 +668,22 @@ class CorrectionPanel:
 
     def _onBox(self):
         try:
-            correction_nodes.labellingOf(self.segmentationNode)
-            self.boxNode = markup_tools.placeBox(self.segmentationNode, self._selected(), self.boxNode)
+            corrections.labellingOf(self.segmentationNode)
+            self.boxNode = markups.placeBox(self.segmentationNode, self._selected(), self.boxNode)
         except SpineSegAIError as error:
             self.showError(error)
         self.updateButtons()
 
     def _onRepairBox(self):
         try:
-            self._repair(markup_tools.boxOnGrid(self.boxNode, self._requireVolume()))
+            self._repair(markups.boxOnGrid(self.boxNode, self._requireVolume()))
         except SpineSegAIError as error:
             self.showError(error)
 
     def _onRepairSlice(self):
         try:
-            correction_nodes.labellingOf(self.segmentationNode)
-            axis, index = markup_tools.shownSlice(self._requireVolume())
+            corrections.labellingOf(self.segmentationNode)
+            axis, index = markups.shownSlice(self._requireVolume())
             box = [slice(None)] * 3
             box[axis] = slice(index, index + 1)
             self._repair(tuple(box))
@@ -690,11 +692,11 @@ class CorrectionPanel:
 
     def _repair(self, box):
         """Segment again, and take over what is inside a box of the volume's array (k, j, i)."""
-        from .segment_again import SegmentAgain
+        from ..scene.segment_again import SegmentAgain
 
         if not dependencies.ready():
             return
-        labelling = correction_nodes.labellingOf(self.segmentationNode)
+        labelling = corrections.labellingOf(self.segmentationNode)
         self._refuseWhileRunning()
         labelling.require_unlocked(())
         # Levels outside stay, so the new result has to count like them.
@@ -709,7 +711,7 @@ class CorrectionPanel:
 
             chosen = self._selected(1)[0]
             labels = self._labels()
-            axis = markup_tools.acquisitionAxis(self._requireVolume())
+            axis = markups.acquisitionAxis(self._requireVolume())
             slicing = next(name for name in editing.AXES if editing.array_axis(labels, name) == axis)
             return editing.interpolate(
                 labels, chosen, slicing, self._slicesDrawnOn(chosen, labels, axis), locked=labelling.locked
@@ -806,14 +808,14 @@ class CorrectionPanel:
             return
         entry = painted([structureId], nodes.structuresOfSegmentation(node))
         try:
-            entries = correction_nodes.readLog(node).entries
+            entries = corrections.readLog(node).entries
         except CorrectionError as error:  # damaged
             self.showError(error)
             return
         if not entries or (entries[-1].tool, entries[-1].structures) != (entry.tool, entry.structures):
             self._ownStep = True
             try:
-                correction_nodes.addToLog(node, entry)
+                corrections.addToLog(node, entry)
             finally:
                 self._ownStep = False
 
@@ -840,7 +842,7 @@ class CorrectionPanel:
 
         :returns: its volume node, its segmentation node, and whether segments were replaced.
         """
-        correction_nodes.labellingOf(self.segmentationNode)
+        corrections.labellingOf(self.segmentationNode)
         self._refuseWhileRunning()
         other = slicer.mrmlScene.GetNodeByID(self.ui.otherVolumeComboBox.currentData or "")
         if other is None:
@@ -849,13 +851,13 @@ class CorrectionPanel:
         before = nodes.carriedTo(source, other)
 
         def saveState():
-            correction_nodes.readLog(before)  # a damaged one is refused before anything is changed
+            corrections.readLog(before)  # a damaged one is refused before anything is changed
             self._goTo(other, before)
             self._beforeReplace(before)
 
         carried = nodes.carryTo(source, volumeNode, other, saveState)
         if before is not None:
-            correction_nodes.logCarried(carried, volumeNode)
+            corrections.logCarried(carried, volumeNode)
         self._goTo(other, carried)
         return other, carried, before is not None
 
@@ -871,7 +873,7 @@ class CorrectionPanel:
         self.showMessage(words + (" " + _("“Undo” brings back what was there.") if replaced else ""))
 
     def _onRefine(self):
-        from .segment_again import SegmentAgain
+        from ..scene.segment_again import SegmentAgain
 
         if not dependencies.ready():
             return
@@ -883,7 +885,7 @@ class CorrectionPanel:
             return
         try:
             accepted = self.segmentPanel.method().accepted_hints
-            labelling = correction_nodes.labellingOf(carried)
+            labelling = corrections.labellingOf(carried)
             labelling.require_unlocked(())
             again = SegmentAgain(
                 anchors={i: self._pointIn(i) for i in labelling.vertebrae} if "anchors" in accepted else {},
@@ -914,9 +916,9 @@ class CorrectionPanel:
         if not dependencies.ready():
             return
         try:
-            correction_nodes.labellingOf(self.segmentationNode)
+            corrections.labellingOf(self.segmentationNode)
             result = nodes.resultFromSegmentation(self.segmentationNode, self._requireVolume())
-            correction_nodes.refuseOverlap(self.segmentationNode, self._requireVolume())
+            corrections.refuseOverlap(self.segmentationNode, self._requireVolume())
         except SpineSegAIError as error:
             self.showError(error)
             return

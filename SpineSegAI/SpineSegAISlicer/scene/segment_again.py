@@ -6,8 +6,8 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
 
-from . import correction_nodes, nodes
-from .markup_tools import lps
+from . import corrections, nodes
+from .markups import lps
 
 
 class SegmentAgain:
@@ -46,18 +46,18 @@ class SegmentAgain:
         """
         if self._box is not None:
             return self._placeBox(result, volumeNode, segmentationNode, saveState)
-        correction_nodes.readLog(segmentationNode)  # a damaged one is refused before anything is changed
+        corrections.readLog(segmentationNode)  # a damaged one is refused before anything is changed
         nodes.segmentationFromResult(result, volumeNode, segmentationNode, saveState, only=self._only)
-        correction_nodes.addToLog(segmentationNode, self._entry(segmentationNode))
+        corrections.addToLog(segmentationNode, self._entry(segmentationNode))
         return segmentationNode
 
     def _placeBox(self, result, volumeNode, segmentationNode, saveState):
         from SpineSegAILib.correction import voxels as editing
 
-        labelling = correction_nodes.labellingOf(segmentationNode)
-        labels = correction_nodes.checkedLabels(segmentationNode, volumeNode)
+        labelling = corrections.labellingOf(segmentationNode)
+        labels = corrections.checkedLabels(segmentationNode, volumeNode)
         step = editing.replace_inside(labels, result.labels, self._box, locked=labelling.locked)
-        correction_nodes.applyCorrection(segmentationNode, volumeNode, step, saveState)
+        corrections.applyCorrection(segmentationNode, volumeNode, step, saveState)
         return segmentationNode
 
     def _entry(self, segmentationNode):
