@@ -347,7 +347,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :returns: the segmentation node.
         :raises SpineSegAILib.errors.SpineSegAIError: with a message and a remedy, for every foreseeable failure.
         """
-        from SpineSegAISlicer.scene import nodes, uncertainty, volumes
+        from SpineSegAISlicer.scene import results, uncertainty, volumes
 
         from SpineSegAILib.hints import Hints
         from SpineSegAILib.results import refuse_nothing, validated
@@ -360,7 +360,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         refuse_nothing(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
         if not includeUnvalidated:
             result = validated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
-        segmentationNode = nodes.segmentationFromResult(result, volumeNode, segmentationNode)
+        segmentationNode = results.segmentationFromResult(result, volumeNode, segmentationNode)
         uncertainty.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode
 
@@ -371,12 +371,12 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :param volumeNode: the volume that it belongs to.
         :returns: a table node, one row per structure.
         """
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results, tables
 
         from SpineSegAILib.results.measurement_table import measurement_table
 
-        columns, rows = measurement_table(nodes.resultFromSegmentation(segmentationNode, volumeNode))
-        return nodes.tableFromMeasurements(columns, rows, segmentationNode)
+        columns, rows = measurement_table(results.resultFromSegmentation(segmentationNode, volumeNode))
+        return tables.tableFromMeasurements(columns, rows, segmentationNode)
 
     @staticmethod
     def warningsOf(segmentationNode):
@@ -391,9 +391,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
         :returns: for each other series its volume node, the new segmentation node (or None), and a sentence.
         """
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import other_series
 
-        return nodes.applyToOtherSeries(segmentationNode, volumeNode)
+        return other_series.applyToOtherSeries(segmentationNode, volumeNode)
 
 
 class SpineSegAITest(ScriptedLoadableModuleTest):
@@ -410,7 +410,7 @@ class SpineSegAITest(ScriptedLoadableModuleTest):
         """A made-up result becomes named segments at the right place, and can be read back."""
         import numpy as np
         import SimpleITK as sitk
-        from SpineSegAISlicer.scene import nodes, volumes
+        from SpineSegAISlicer.scene import labelmaps, results, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
@@ -422,8 +422,8 @@ class SpineSegAITest(ScriptedLoadableModuleTest):
         labels[2:6, 8:12, 2:8] = 24
         image = sitk.GetImageFromArray(labels)
         image.CopyInformation(volumes.imageFromVolume(volumeNode))
-        node = nodes.segmentationFromResult(Segmentation(labels=image, scheme=SCHEMES["lumbar-mr"]), volumeNode)
+        node = results.segmentationFromResult(Segmentation(labels=image, scheme=SCHEMES["lumbar-mr"]), volumeNode)
         self.assertEqual(list(node.GetSegmentation().GetSegmentIDs()), ["L4", "L5"])
-        back = sitk.GetArrayFromImage(nodes.labelsFromSegmentation(node, volumeNode))
+        back = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(node, volumeNode))
         self.assertTrue((back == labels).all())
         self.delayDisplay("Test passed")

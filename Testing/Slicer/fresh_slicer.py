@@ -48,7 +48,8 @@ class FreshSlicerTest(PanelCase):
 
     def segmentation(self):
         """Two vertebrae, as if loaded from a file: never segmented here."""
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import labelmaps
+        from SpineSegAISlicer.scene.segments import nameSegment, structuresOfSegmentation
 
         volume = make_volume()
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Loaded")
@@ -57,9 +58,9 @@ class FreshSlicerTest(PanelCase):
         labels = np.zeros((10, 60, 50), np.int16)
         labels[3:6, 10:20, 10:20], labels[3:6, 25:35, 10:20] = 23, 24
         segmentation = node.GetSegmentation()
-        nodes.writeVoxels(segmentation, labels, [23, 24], volume)
-        for structureId, segmentId in nodes.structuresOfSegmentation(node).items():
-            nodes.nameSegment(segmentation.GetSegment(segmentId), structureId, (23, 24), None, False)
+        labelmaps.writeVoxels(segmentation, labels, [23, 24], volume)
+        for structureId, segmentId in structuresOfSegmentation(node).items():
+            nameSegment(segmentation.GetSegment(segmentId), structureId, (23, 24), None, False)
         return node
 
     def test_methods_that_sample_can_be_chosen(self):

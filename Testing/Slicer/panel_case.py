@@ -180,9 +180,9 @@ class PanelCase(unittest.TestCase):
 def centroid(segmentationNode, structureId, volumeNode):
     """Mean position of a structure's voxels in the world (RAS, mm), read back on a volume's grid."""
     import SimpleITK as sitk
-    from SpineSegAISlicer.scene import nodes
+    from SpineSegAISlicer.scene import labelmaps
 
-    image = nodes.labelsFromSegmentation(segmentationNode, volumeNode)
+    image = labelmaps.labelsFromSegmentation(segmentationNode, volumeNode)
     return image_centroid(image, structureId) if (sitk.GetArrayViewFromImage(image) == structureId).any() else None
 
 

@@ -23,11 +23,11 @@ class CorrectionCase(PanelCase):
 
     def open(self, ids=LUMBAR, confidence=None, keypoints=None, **environment):
         """The panel with a result of these structures, from top to bottom."""
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results
 
         if self.widget is None:
             self.openPanel(**environment)
-        self.node = nodes.segmentationFromResult(self.result(ids, self.volume, confidence, keypoints), self.volume)
+        self.node = results.segmentationFromResult(self.result(ids, self.volume, confidence, keypoints), self.volume)
         self.parameters = self.widget._parameterNode
         self.parameters.inputVolume = self.volume
         self.parameters.outputSegmentation = self.node
@@ -92,13 +92,14 @@ class CorrectionCase(PanelCase):
 
     def array(self, volume=None, node=None):
         import SimpleITK as sitk
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import labelmaps
 
-        return sitk.GetArrayFromImage(nodes.labelsFromSegmentation(node or self.node, volume or self.volume))
+        return sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(node or self.node, volume or self.volume))
 
     def snapshot(self):
         """Everything that undo has to bring back, voxels segment by segment."""
-        from SpineSegAISlicer.scene import corrections, nodes, result_attribute
+        from SpineSegAISlicer.scene import correction_log, corrections, labelmaps, result_attribute
+        from SpineSegAISlicer.scene.segments import STRUCTURE_TAG, tagOf
 
         segmentation = self.node.GetSegmentation()
         segments = []
@@ -106,15 +107,13 @@ class CorrectionCase(PanelCase):
             segment = segmentation.GetSegment(segmentId)
             tags = (
                 "TerminologyEntry",
-                nodes.STRUCTURE_TAG,
-                corrections.STEP_TAG,
+                STRUCTURE_TAG,
+                correction_log.STEP_TAG,
                 *corrections.FOLLOWING_TAGS,
             )
-            segments.append(
-                (segmentId, segment.GetName(), segment.GetColor(), *(nodes.tagOf(segment, tag) for tag in tags))
-            )
+            segments.append((segmentId, segment.GetName(), segment.GetColor(), *(tagOf(segment, tag) for tag in tags)))
         held = tuple(
-            hashlib.sha1(nodes.mergedArray(self.node, {i: 1}, self.volume).tobytes()).hexdigest()
+            hashlib.sha1(labelmaps.mergedArray(self.node, {i: 1}, self.volume).tobytes()).hexdigest()
             for i in segmentation.GetSegmentIDs()
         )
         return segments, held, *(self.node.GetAttribute(name) for name in result_attribute.ATTRIBUTES)
@@ -155,15 +154,15 @@ class TableTest(CorrectionCase):
         self.assertAlmostEqual(table.item(4, 0).data(qt.Qt.DecorationRole).redF(), color[0], places=2)
 
     def test_visibility_and_lock_are_ticked_in_the_table(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene.segments import isLocked
 
         self.open()
         self.tick(20, 2, on=False)
         self.assertFalse(self.node.GetDisplayNode().GetSegmentVisibility("L1"))
         self.tick(21, 3)
-        self.assertTrue(nodes.isLocked(self.node.GetSegmentation().GetSegment("L2")))
+        self.assertTrue(isLocked(self.node.GetSegmentation().GetSegment("L2")))
         self.tick(21, 3, on=False)
-        self.assertFalse(nodes.isLocked(self.node.GetSegmentation().GetSegment("L2")))
+        self.assertFalse(isLocked(self.node.GetSegmentation().GetSegment("L2")))
 
     def test_a_change_from_elsewhere_is_shown(self):
         self.open()
@@ -171,14 +170,14 @@ class TableTest(CorrectionCase):
         self.waitUntil(lambda: self.cui.structuresTable.item(8, 0).text() == "third")
 
     def test_selecting_moves_the_slice_views_and_shows_a_preview(self):
-        from SpineSegAISlicer.scene import corrections
+        from SpineSegAISlicer.scene import labelmaps
 
         view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
         camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
         view.SetLayoutName("Yellow")
         self.open()
         self.select(22)
-        centre = corrections.centreOf(self.node, 22)
+        centre = labelmaps.centreOf(self.node, 22)
         toRas = view.GetSliceToRAS()
         self.assertTrue(np.allclose([toRas.GetElement(i, 3) for i in range(3)], centre, atol=1e-3))
         self.assertTrue(np.allclose(camera.GetFocalPoint(), centre, atol=1e-3))
@@ -256,10 +255,10 @@ class LevelToolsTest(CorrectionCase):
         self.assertIn("L4 is L5", self.message())
 
     def test_picked_in_the_image_it_is_the_same(self):
-        from SpineSegAISlicer.scene import corrections
+        from SpineSegAISlicer.scene import labelmaps
 
         self.open(ids=(17, 117, 18, 118, 19, 119, 20, 120, 21, 121, 22, 122, 23))
-        position = corrections.centreOf(self.node, 23)
+        position = labelmaps.centreOf(self.node, 23)
         self.press("pickButton")
         node = self.correct.picker.node
         interaction = slicer.app.applicationLogic().GetInteractionNode()
@@ -299,10 +298,10 @@ class LevelToolsTest(CorrectionCase):
 
     def test_split_at_the_picked_point(self):
         self.open(ids=(20, 120, 21, 121, 22, 122, 23))
-        from SpineSegAISlicer.scene import corrections
+        from SpineSegAISlicer.scene import labelmaps
 
         voxels = self.array()
-        x, y, z = corrections.centreOf(self.node, 22)
+        x, y, z = labelmaps.centreOf(self.node, 22)
 
         def act():
             self.correct.pick((x, y, z + 4))
@@ -346,14 +345,15 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual(self.names(), names)
 
     def test_codes_and_confidence_follow_the_names(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results
+        from SpineSegAISlicer.scene.segments import tagOf
 
         self.open(confidence={22: 0.42}, keypoints={22: (1.0, 2.0, 3.0)})
         self.press("shiftUpButton")
         segment = self.node.GetSegmentation().GetSegment("L2")
-        self.assertEqual(nodes.tagOf(segment, "SpineSegAI.Confidence"), "0.4200")
-        self.assertIn("L2", nodes.tagOf(segment, "TerminologyEntry"))
-        result = nodes.resultFromSegmentation(self.node, self.volume)
+        self.assertEqual(tagOf(segment, "SpineSegAI.Confidence"), "0.4200")
+        self.assertIn("L2", tagOf(segment, "TerminologyEntry"))
+        result = results.resultFromSegmentation(self.node, self.volume)
         self.assertEqual((result.confidence, result.keypoints), ({21: 0.42}, {21: (1.0, 2.0, 3.0)}))
         summary = json.loads(self.node.GetAttribute("SpineSegAI.Result"))
         self.assertEqual(summary["keypoints_lps_mm"], {"21": [1.0, 2.0, 3.0]})
@@ -398,7 +398,7 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual([entry["tool"] for entry in self.log()], ["shift", "swap", "merge", "delete"])
 
     def test_the_log_survives_saving_the_scene(self):
-        from SpineSegAISlicer.scene import corrections
+        from SpineSegAISlicer.scene import correction_log
 
         self.open()
         self.press("shiftUpButton")
@@ -409,7 +409,7 @@ class LevelToolsTest(CorrectionCase):
         slicer.mrmlScene.Commit(path)
         text = Path(path).read_text(encoding="utf-8")
         self.assertIn("SpineSegAI.CorrectionLog", text)
-        self.assertEqual(len(corrections.readLog(self.node).entries), 2)
+        self.assertEqual(len(correction_log.readLog(self.node).entries), 2)
 
 
 class ReviewTest(CorrectionCase):
@@ -488,14 +488,14 @@ class EditorTest(CorrectionCase):
         self.assertEqual(self.snapshot(), shifted)
 
     def test_undoing_a_replacement_is_a_step_like_others(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results
 
         self.open()
         self.press("shiftUpButton")
         replaced = self.snapshot()
         self.press("againButton")
         self.waitUntilDone(180)
-        nodes.updateSummary(self.node)  # as undo leaves it
+        results.updateSummary(self.node)  # as undo leaves it
         result = self.snapshot()
         self.select(22)
         self.press("deleteButton")
@@ -596,12 +596,14 @@ class AgainTest(CorrectionCase):
         self.assertEqual(len(self.names()), len(LUMBAR))
 
     def test_moved_key_points_and_the_corrected_segments_are_hints(self):
+        from SpineSegAISlicer.scene import keypoints
+
         make_checkpoint(self.folder, "points", method="scar-net")
         make_checkpoint(self.folder, "diffusion", method="verdiff-net")
         self.open(keypoints={22: (5.0, -10.0, 0.0)})
         self.widget._parameterNode.method = "scar-net"
         self.cui.keypointsCheckBox.checked = True
-        points = self.correct.keyPoints.node
+        points = keypoints.listOf(self.node)
         self.assertEqual(points.GetNumberOfControlPoints(), len(LUMBAR))
         index = [points.GetNthControlPointLabel(i) for i in range(len(LUMBAR))].index("L3")
         self.assertTrue(np.allclose(points.GetNthControlPointPositionWorld(index), (-5, 10, 0)))
@@ -613,14 +615,50 @@ class AgainTest(CorrectionCase):
         self.again()
         self.assertNotIn("prior=None", self.hintsSeen())
 
+    def test_the_button_and_the_box_show_the_same_points(self):
+        make_checkpoint(self.folder, "points", method="scar-net")
+        self.open(keypoints={22: (5.0, -10.0, 0.0)})
+        self.widget._parameterNode.method = "scar-net"
+        self.click(self.ui.keypointsButton)
+        points = self.widget._parameterNode.keypoints
+        self.assertEqual(points.GetNumberOfControlPoints(), len(LUMBAR))
+        index = points.GetControlPointIndexByLabel("L3")
+        points.SetNthControlPointPositionWorld(index, -5.0, 10.0, 3.0)
+        self.cui.keypointsCheckBox.checked = True
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode"), [points])
+        self.assertTrue(np.allclose(points.GetNthControlPointPositionWorld(index), (-5, 10, 3)), "the drag is lost")
+        self.assertTrue(points.GetDisplayVisibility())
+        self.cui.keypointsCheckBox.checked = False
+        self.assertFalse(points.GetDisplayVisibility())
+
+    def test_key_points_follow_their_structures_and_go_where_these_have_changed(self):
+        from SpineSegAISlicer.scene import keypoints
+
+        self.open(ids=(22, 122, 23, 123, 24), keypoints={22: (5.0, -10.0, 0.0)})
+        self.cui.keypointsCheckBox.checked = True
+        points = keypoints.listOf(self.node)
+        points.SetNthControlPointPositionWorld(0, -5.0, 10.0, 3.0)
+        self.press("shiftUpButton")
+        labels = [points.GetNthControlPointLabel(i) for i in range(points.GetNumberOfControlPoints())]
+        self.assertEqual(labels, ["L2", "L2/L3", "L3", "L3/L4", "L4"])
+        self.assertEqual(keypoints.movedKeypoints(self.node), {21: (5.0, -10.0, 3.0)})
+        self.assertTrue(self.cui.keypointsCheckBox.checked)
+        self.press("correctUndoButton")
+        self.assertFalse(self.cui.keypointsCheckBox.checked)
+        self.cui.keypointsCheckBox.checked = True
+        self.assertEqual(points.GetNthControlPointLabel(0), "L3")
+        self.assertEqual(keypoints.movedKeypoints(self.node), {})
+
     def test_deleted_key_points_leave_the_others_where_they_are(self):
+        from SpineSegAISlicer.scene import keypoints
+
         self.open(ids=(22, 122, 23, 123, 24))
         self.cui.keypointsCheckBox.checked = True
-        points = self.correct.keyPoints.node
+        points = keypoints.listOf(self.node)
         points.SetNthControlPointPositionWorld(2, -5.0, 10.0, 3.0)
         points.RemoveNthControlPoint(0)
         points.UnsetNthControlPointPosition(points.GetControlPointIndexByLabel("L5"))
-        self.assertEqual(self.correct.keyPoints.moved(), {23: (-5.0, 10.0, 3.0)})
+        self.assertEqual(keypoints.movedKeypoints(self.node), {23: (5.0, -10.0, 3.0)})
 
     def test_a_box_is_repaired_and_nothing_outside(self):
         self.open()
@@ -669,7 +707,7 @@ class OtherSeriesTest(CorrectionCase):
         self.correct.refresh()
 
     def test_segments_are_carried_over_and_locked_ones_there_stay(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene.segments import setLocked
 
         self.open()
         self.assertIn("T1", self.cui.otherVolumeComboBox.currentText)
@@ -681,7 +719,7 @@ class OtherSeriesTest(CorrectionCase):
         names = [carried.GetSegmentation().GetSegment(i).GetName() for i in carried.GetSegmentation().GetSegmentIDs()]
         self.assertEqual(names, self.names())
         segment = carried.GetSegmentation().GetSegment("L3")
-        nodes.setLocked(segment, True)
+        setLocked(segment, True)
         kept = self.array(self.other, carried) == 22
         self.cui.correctSegmentationSelector.setCurrentNode(self.node)
         self.assertIs(self.correct.segmentationNode, self.node)
@@ -711,19 +749,19 @@ class OtherSeriesTest(CorrectionCase):
         self.assertTrue((self.array(self.other, carried) == first).all())
 
     def test_what_was_carried_over_is_known_after_loading_into_another_scene(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import other_series
 
         self.open()
         self.press("carryButton")
-        self.assertIs(nodes.carriedTo(self.node, self.other), self.correct.segmentationNode)
+        self.assertIs(other_series.carriedTo(self.node, self.other), self.correct.segmentationNode)
         path = str(self.folder / "scene.mrb")
         self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
         slicer.mrmlScene.Clear(0)
         third = make_volume("Third")  # has the id that the first one had
         self.assertTrue(slicer.mrmlScene.ReadFromMRB(path, False))
         node, other = slicer.util.getNode("T2 spine"), slicer.util.getNode("T1")
-        self.assertIs(nodes.carriedTo(node, other), slicer.util.getNode("T1 spine"))
-        self.assertIsNone(nodes.carriedTo(node, third))
+        self.assertIs(other_series.carriedTo(node, other), slicer.util.getNode("T1 spine"))
+        self.assertIsNone(other_series.carriedTo(node, third))
 
     def test_carried_over_and_refined(self):
         self.open()
@@ -732,9 +770,9 @@ class OtherSeriesTest(CorrectionCase):
         self.waitUntilDone(180)
         carried = self.correct.segmentationNode
         self.assertEqual(self.dialogs, [])
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene.segments import isLocked
 
-        self.assertTrue(nodes.isLocked(carried.GetSegmentation().GetSegment("L3")))
+        self.assertTrue(isLocked(carried.GetSegmentation().GetSegment("L3")))
         hints = json.loads(carried.GetAttribute("SpineSegAI.Result"))["provenance"]["hints"]
         self.assertIn("Anchor(structure_id=24", hints)
 

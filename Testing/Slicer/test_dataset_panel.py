@@ -168,11 +168,11 @@ class AddingTest(DatasetCase):
         self.assertTrue(self.data.addScenesButton.enabled)
 
     def test_the_current_case_is_added(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results
 
         volume = make_volume("Case 7")
         self.openPanel()
-        node = nodes.segmentationFromResult(a_result(volume), volume)
+        node = results.segmentationFromResult(a_result(volume), volume)
         node.SetAttribute("SpineSegAI.CorrectionLog", '[{"tool": "shift"}]')
         self.widget._parameterNode.inputVolume = volume
         self.widget._parameterNode.outputSegmentation = node

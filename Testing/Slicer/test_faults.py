@@ -69,7 +69,7 @@ class FaultTest(PanelCase):
         self.assertIn("a single slice", self.ui.applyButton.toolTip)
 
     def test_oblique_volumes_under_a_transform_are_overlaid(self):
-        from SpineSegAISlicer.scene import nodes, volumes
+        from SpineSegAISlicer.scene import labelmaps, volumes
 
         turn = np.eye(4)
         turn[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
@@ -80,7 +80,7 @@ class FaultTest(PanelCase):
         import SimpleITK as sitk
 
         image = volumes.imageFromVolume(volume)
-        back = nodes.labelsFromSegmentation(self.output(), volume)
+        back = labelmaps.labelsFromSegmentation(self.output(), volume)
         labels, voxels = sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(image)
         np.testing.assert_array_equal(labels[:, :50] > 0, voxels[:, :50] > voxels.min())
         self.assertIs(self.output().GetParentTransformNode(), volume.GetParentTransformNode())
@@ -253,9 +253,9 @@ class FaultTest(PanelCase):
         self.assertIn("cannot be read: cannot reshape array", self.ui.logText.plainText)
 
     def test_a_defect_is_a_message_and_the_next_volume_is_segmented(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results
 
-        self.failOnce(nodes, "segmentationFromResult", RuntimeError("never thought of"))
+        self.failOnce(results, "segmentationFromResult", RuntimeError("never thought of"))
         self.segmentTwo()
         for words in ("RuntimeError: never thought of", "Traceback"):
             self.assertIn(words, self.ui.logText.plainText)
@@ -299,23 +299,23 @@ class FaultTest(PanelCase):
         self.assertEqual(len(self.segmentations()), 1)
 
     def test_the_scene_closed_while_measuring(self):
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import results
 
         def measure(volume):
             self.widget._parameterNode.inputVolume = volume
-            self.widget._parameterNode.outputSegmentation = nodes.segmentationFromResult(result, volume)
+            self.widget._parameterNode.outputSegmentation = results.segmentationFromResult(result, volume)
             self.click(self.ui.measureButton)
             return self.output().GetID()
 
         first = make_volume("First")
         self.openPanel()
         self.run_to_the_end()
-        result = nodes.resultFromSegmentation(self.output(), first)
+        result = results.resultFromSegmentation(self.output(), first)
         slicer.mrmlScene.Clear(0)
         nodeId = measure(make_volume("First"))
         slicer.mrmlScene.Clear(0)
         second = make_volume("Second")
-        node = nodes.segmentationFromResult(result, second)
+        node = results.segmentationFromResult(result, second)
         self.assertEqual(node.GetID(), nodeId)
         self.assertFalse(self.ui.measureButton.enabled)
         self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the table was not measured")

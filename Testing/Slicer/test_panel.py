@@ -291,10 +291,10 @@ class SegmentingTest(PanelCase):
         sliceNode.SetLayoutName("Test")
         sliceNode.SetOrientationToSagittal()
         self.click(self.ui.centreButton)
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import views
 
         self.assertAlmostEqual(
-            sliceNode.GetSliceToRAS().GetElement(0, 3), nodes.centreOfSpine(self.output())[0], places=3
+            sliceNode.GetSliceToRAS().GetElement(0, 3), views.centreOfSpine(self.output())[0], places=3
         )
 
     def test_measurements_become_a_table(self):

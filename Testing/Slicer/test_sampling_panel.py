@@ -201,7 +201,7 @@ class UncertaintyTest(SamplingCase):
 
     def test_a_map_that_a_script_makes_is_not_listed_as_a_volume_either(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer.scene import nodes, uncertainty, volumes
+        from SpineSegAISlicer.scene import results, uncertainty, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
@@ -216,7 +216,7 @@ class UncertaintyTest(SamplingCase):
             uncertainty=sitk.Cast(image > 150, sitk.sitkFloat32),
             provenance={"uncertainty": {"L4": 0.5}},
         )
-        made = uncertainty.mapFromResult(result, volume, nodes.segmentationFromResult(result, volume))
+        made = uncertainty.mapFromResult(result, volume, results.segmentationFromResult(result, volume))
         self.assertEqual(self.maps(), [made])
         table = self.ui.queueTable
         self.assertEqual([table.item(row, 0).text() for row in range(table.rowCount)], ["T2"])
@@ -354,12 +354,11 @@ class RadiographTest(SamplingCase):
         self.run_to_the_end()
         self.waitUntil(lambda: "About" in self.ui.estimateLabel.text, 30)
         self.assertEqual(slicer.util.arrayFromVolume(self.maps()[0]).shape, (1, 150, 70))
-        from SpineSegAISlicer.processes import run_times
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import labelmaps, volumes
 
-        back = nodes.labelsFromSegmentation(self.output(), volume)
+        back = labelmaps.labelsFromSegmentation(self.output(), volume)
         self.assertEqual(back.GetSize(), (70, 150, 1))
-        self.assertAlmostEqual(run_times.workOf(volume, 2.0), 150 * 70)
+        self.assertAlmostEqual(volumes.sliceArea(volume, 2.0), 150 * 70)
 
     def test_a_checkpoint_for_stacks_says_that_it_takes_none(self):
         make_checkpoint(
@@ -399,7 +398,8 @@ class StartingFromTest(SamplingCase):
 
     def test_the_prior_is_what_the_reader_drew_and_locked_segments_go_with_it(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene import labelmaps
+        from SpineSegAISlicer.scene.segments import setLocked
 
         volume = make_volume()
         self.openPanel()
@@ -407,19 +407,19 @@ class StartingFromTest(SamplingCase):
         drawn = self.output()
         segmentation = drawn.GetSegmentation()
         segmentation.RemoveSegment("L1")
-        nodes.setLocked(segmentation.GetSegment("L3"), True)
+        setLocked(segmentation.GetSegment("L3"), True)
         self.choose("verdiff-net")
         self.ui.priorSelector.setCurrentNode(drawn)
         self.ui.outputSegmentationSelector.setCurrentNode(None)
         hints = self.panel.hints(volume)
-        expected = sitk.GetArrayFromImage(nodes.labelsFromSegmentation(drawn, volume))
+        expected = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(drawn, volume))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(hints.prior), expected)
         self.assertNotIn(20, expected)
         self.assertEqual(set(np.unique(sitk.GetArrayFromImage(hints.locked))), {0, 22})
 
     def test_what_is_locked_in_either_is_kept(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer.scene import nodes
+        from SpineSegAISlicer.scene.segments import setLocked
 
         volume = make_volume()
         self.openPanel()
@@ -428,8 +428,8 @@ class StartingFromTest(SamplingCase):
         self.ui.outputSegmentationSelector.setCurrentNode(None)
         self.run_to_the_end()
         second = self.output()
-        nodes.setLocked(first.GetSegmentation().GetSegment("L3"), True)
-        nodes.setLocked(second.GetSegmentation().GetSegment("L5"), True)
+        setLocked(first.GetSegmentation().GetSegment("L3"), True)
+        setLocked(second.GetSegmentation().GetSegment("L5"), True)
         self.choose("verdiff-net")
         self.ui.priorSelector.setCurrentNode(first)
         self.panel.jobOutputId = second.GetID()
@@ -474,14 +474,14 @@ class StartingFromTest(SamplingCase):
         self.assertEqual([node.GetName() for node in self.segmentations()], ["Other spine"])
 
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):
-        from SpineSegAISlicer.scene import corrections
+        from SpineSegAISlicer.scene import correction_log
 
         make_volume()
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
         self.run_to_the_end()
-        self.assertIs(corrections.readLog(self.output()).entries[-1].details["prior"], True)
+        self.assertIs(correction_log.readLog(self.output()).entries[-1].details["prior"], True)
 
     def test_no_more_is_promised_than_is_accepted(self):
         make_volume()

@@ -15,7 +15,19 @@ from SpineSegAILib import anatomy, correction
 from SpineSegAILib.errors import CorrectionError, HintError, SpineSegAIError
 
 from ..processes import dependencies
-from ..scene import corrections, markups, nodes, volumes
+from ..scene import (
+    correction_log,
+    corrections,
+    keypoints,
+    labelmaps,
+    markups,
+    other_series,
+    results,
+    tables,
+    views,
+    volumes,
+)
+from ..scene.segments import structureOfSegment, structuresOfSegmentation
 from . import structure_preview
 from .structure_table import StructureTable
 
@@ -60,7 +72,6 @@ class CorrectionPanel:
         self.segmentationNode = None
         self.picked = None  # (structure id, position in RAS) of the last click into the image
         self.anchors = {}  # structure id → position (RAS) of levels that are known to be right
-        self.keyPoints = markups.KeyPoints()
         self.boxNode = None
         self._keeper = None
         self._observed = []
@@ -165,7 +176,6 @@ class CorrectionPanel:
     def onSceneClose(self):
         """Everything in the scene goes away."""
         self._stopPicking()
-        self.keyPoints.hide()
         self.boxNode = None
         self.setSegmentationNode(None)
         self.editor.removeViewObservations()
@@ -180,7 +190,6 @@ class CorrectionPanel:
     def cleanup(self):
         """The panel goes away."""
         self.exit()
-        self.keyPoints.hide()
         self._refreshSoon.stop()
         self.setSegmentationNode(None)
         self._forgetEditorNode()
@@ -194,15 +203,14 @@ class CorrectionPanel:
         for caller, tag in self._observed:
             caller.RemoveObserver(tag)
         self._observed = []
+        self.ui.keypointsCheckBox.checked = False
         self.segmentationNode = node
         self._keeper = None
         self.picked, self.anchors = None, {}
         self._beforeDrawing = None
-        self.keyPoints.hide()
-        self.ui.keypointsCheckBox.checked = False
         self.showMessage("")
         if node is not None:
-            self._keeper = corrections.LogKeeper(node)
+            self._keeper = correction_log.LogKeeper(node)
             for event, slot in (
                 (vtk.vtkCommand.ModifiedEvent, self._onModified),
                 (slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent, self._onModified),
@@ -309,6 +317,7 @@ class CorrectionPanel:
         finally:
             self._ownStep = False
         self.anchors = {}
+        self._hideStaleKeypoints()
         self.showMessage(words if changed else _("There is nothing more to take back or to do again."))
         self.refresh()
 
@@ -321,7 +330,7 @@ class CorrectionPanel:
 
     def _labels(self):
         """Label image of the segmentation on its volume."""
-        return corrections.checkedLabels(self.segmentationNode, self._requireVolume())
+        return labelmaps.checkedLabels(self.segmentationNode, self._requireVolume())
 
     def _requireVolume(self):
         volumeNode = self.volumeNode()
@@ -373,6 +382,9 @@ class CorrectionPanel:
             self._ownStep = False
         self.anchors = {step.mapping.get(i, i): point for i, point in self.anchors.items() if step.mapping.get(i, i)}
         self.picked = None
+        if step.only_names:
+            keypoints.renameInList(self.segmentationNode, step.mapping)
+        self._hideStaleKeypoints()
         if self._beforeDrawing is not None:
             self._rememberBeforeDrawing(step)
         self.table.fill(self.segmentationNode)
@@ -435,7 +447,7 @@ class CorrectionPanel:
             chosen = self._selected(1)[0]
             point = None
             if self.picked is not None and self.picked[0] == chosen:
-                point = markups.lps(self.picked[1])
+                point = volumes.lps(self.picked[1])
             return correction.split(labelling, self._labels(), chosen, point=point, direction=self._side())
 
         self._do(plan)
@@ -485,9 +497,9 @@ class CorrectionPanel:
         if segments:
             self.editor.setCurrentSegmentID(segments[0])
         if selected:
-            centre = corrections.centreOf(self.segmentationNode, selected[0])
+            centre = labelmaps.centreOf(self.segmentationNode, selected[0])
             if centre is not None:
-                nodes.lookAt(self.picked[1] if self.picked is not None else centre)
+                views.lookAt(self.picked[1] if self.picked is not None else centre)
         self._showSelection()
         self.updateButtons()
 
@@ -509,7 +521,7 @@ class CorrectionPanel:
         names = []
         if structureId is not None and anatomy.STRUCTURES[structureId].order is not None:
             isVertebral = anatomy.STRUCTURES[structureId].is_vertebral
-            known = [anatomy.STRUCTURES[i] for i in anatomy.sorted_ids(nodes.schemeOf(self.segmentationNode).ids)]
+            known = [anatomy.STRUCTURES[i] for i in anatomy.sorted_ids(results.schemeOf(self.segmentationNode).ids)]
             names = [(s.name, s.id) for s in known if s.order is not None and s.is_vertebral == isVertebral]
         entries = [(_("choose…"), 0), *names]
         self._updating = True
@@ -546,8 +558,8 @@ class CorrectionPanel:
         """
         try:
             corrections.labellingOf(self.segmentationNode)
-            labels = nodes.labelsFromSegmentation(self.segmentationNode, self._requireVolume())
-            found = correction.structure_at(labels, markups.lps(position))
+            labels = labelmaps.labelsFromSegmentation(self.segmentationNode, self._requireVolume())
+            found = correction.structure_at(labels, volumes.lps(position))
         except SpineSegAIError as error:
             self.showError(error)
             return
@@ -558,7 +570,7 @@ class CorrectionPanel:
     # --- segment again -----------------------------------------------------------------------------------------------
 
     def _pointIn(self, structureId, picked=None):
-        return picked[1] if picked is not None else corrections.centreOf(self.segmentationNode, structureId)
+        return picked[1] if picked is not None else labelmaps.centreOf(self.segmentationNode, structureId)
 
     def _onAddAnchors(self):
         try:
@@ -582,12 +594,20 @@ class CorrectionPanel:
         try:
             if on:
                 corrections.labellingOf(self.segmentationNode)
-                self.keyPoints.show(self.segmentationNode)
-            else:
-                self.keyPoints.hide()
+                keypoints.showList(self.segmentationNode, self.volumeNode())
+            elif self.segmentationNode is not None:
+                keypoints.hideList(self.segmentationNode)
         except SpineSegAIError as error:
             self.ui.keypointsCheckBox.checked = False
             self.showError(error)
+
+    def _movedKeypoints(self):
+        return keypoints.movedKeypoints(self.segmentationNode) if self.ui.keypointsCheckBox.checked else {}
+
+    def _hideStaleKeypoints(self):
+        """Points of segments that have changed since are shown anew when they are asked for again."""
+        if self.ui.keypointsCheckBox.checked and keypoints.isStale(self.segmentationNode):
+            self.ui.keypointsCheckBox.checked = False
 
     def _showHints(self):
         """What the chosen method accepts is shown; the rest would be refused."""
@@ -632,7 +652,7 @@ class CorrectionPanel:
                 labelling.require_unlocked(only)
             again = SegmentAgain(
                 anchors=self.anchors if "anchors" in accepted else {},
-                keypoints=self.keyPoints.moved() if "keypoints" in accepted else {},
+                keypoints=self._movedKeypoints() if "keypoints" in accepted else {},
                 prior=self._labels() if "prior" in accepted and ui.priorCheckBox.checked else None,
                 only=only,
             )
@@ -683,7 +703,7 @@ class CorrectionPanel:
     def _onRepairSlice(self):
         try:
             corrections.labellingOf(self.segmentationNode)
-            axis, index = markups.shownSlice(self._requireVolume())
+            axis, index = views.shownSlice(self._requireVolume())
             box = [slice(None)] * 3
             box[axis] = slice(index, index + 1)
             self._repair(tuple(box))
@@ -711,7 +731,7 @@ class CorrectionPanel:
 
             chosen = self._selected(1)[0]
             labels = self._labels()
-            axis = markups.acquisitionAxis(self._requireVolume())
+            axis = volumes.acquisitionAxis(self._requireVolume())
             slicing = next(name for name in editing.AXES if editing.array_axis(labels, name) == axis)
             return editing.interpolate(
                 labels, chosen, slicing, self._slicesDrawnOn(chosen, labels, axis), locked=labelling.locked
@@ -792,9 +812,9 @@ class CorrectionPanel:
         if step is not None and step.only_names:
             self._beforeDrawing = correction.renamed(self._beforeDrawing, step.mapping)
         elif self.volumeNode() is not None:
-            structures = nodes.structuresOfSegmentation(self.segmentationNode)
+            structures = structuresOfSegmentation(self.segmentationNode)
             held = {segmentId: structureId for structureId, segmentId in structures.items()}
-            self._beforeDrawing = nodes.mergedArray(self.segmentationNode, held, self.volumeNode())
+            self._beforeDrawing = labelmaps.mergedArray(self.segmentationNode, held, self.volumeNode())
 
     def _noteDrawn(self):
         """A stroke of the Segment Editor goes into the log, once for several in a row on the same structure."""
@@ -803,19 +823,19 @@ class CorrectionPanel:
         node = self.segmentationNode
         segmentId = self.editor.currentSegmentID() if node is not None else None
         segment = node.GetSegmentation().GetSegment(segmentId) if segmentId else None
-        structureId = nodes.structureOfSegment(segment) if segment is not None else None
+        structureId = structureOfSegment(segment) if segment is not None else None
         if structureId is None or not self._editorNode.GetActiveEffectName():
             return
-        entry = painted([structureId], nodes.structuresOfSegmentation(node))
+        entry = painted([structureId], structuresOfSegmentation(node))
         try:
-            entries = corrections.readLog(node).entries
+            entries = correction_log.readLog(node).entries
         except CorrectionError as error:  # damaged
             self.showError(error)
             return
         if not entries or (entries[-1].tool, entries[-1].structures) != (entry.tool, entry.structures):
             self._ownStep = True
             try:
-                corrections.addToLog(node, entry)
+                correction_log.addToLog(node, entry)
             finally:
                 self._ownStep = False
 
@@ -848,16 +868,16 @@ class CorrectionPanel:
         if other is None:
             raise CorrectionError(_("There is no other series."), _("Load one of the same study."))
         source, volumeNode = self.segmentationNode, self._requireVolume()
-        before = nodes.carriedTo(source, other)
+        before = other_series.carriedTo(source, other)
 
         def saveState():
-            corrections.readLog(before)  # a damaged one is refused before anything is changed
+            correction_log.readLog(before)  # a damaged one is refused before anything is changed
             self._goTo(other, before)
             self._beforeReplace(before)
 
-        carried = nodes.carryTo(source, volumeNode, other, saveState)
+        carried = other_series.carryTo(source, volumeNode, other, saveState)
         if before is not None:
-            corrections.logCarried(carried, volumeNode)
+            correction_log.logCarried(carried, volumeNode)
         self._goTo(other, carried)
         return other, carried, before is not None
 
@@ -901,7 +921,7 @@ class CorrectionPanel:
             self.parameterNode.inputVolume = volumeNode
         self.parameterNode.outputSegmentation = segmentationNode
         self.setSegmentationNode(segmentationNode)
-        nodes.centreViews(volumeNode, segmentationNode)
+        views.centreViews(volumeNode, segmentationNode)
 
     # --- measure -----------------------------------------------------------------------------------------------------
 
@@ -917,8 +937,8 @@ class CorrectionPanel:
             return
         try:
             corrections.labellingOf(self.segmentationNode)
-            result = nodes.resultFromSegmentation(self.segmentationNode, self._requireVolume())
-            corrections.refuseOverlap(self.segmentationNode, self._requireVolume())
+            result = results.resultFromSegmentation(self.segmentationNode, self._requireVolume())
+            labelmaps.refuseOverlap(self.segmentationNode, self._requireVolume())
         except SpineSegAIError as error:
             self.showError(error)
             return
@@ -936,7 +956,7 @@ class CorrectionPanel:
 
         def write(tableNode):
             try:
-                nodes.writeTable(tableNode, path)
+                tables.writeTable(tableNode, path)
             except SpineSegAIError as error:
                 self.showError(error)
             else:

@@ -283,7 +283,7 @@ class SegmentPanel:
 
         from SpineSegAILib.hints import Hints
 
-        from ..scene import nodes
+        from ..scene import labelmaps
 
         top, bottom = self.ui.topLevelComboBox.currentData, self.ui.bottomLevelComboBox.currentData
         output = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
@@ -291,7 +291,7 @@ class SegmentPanel:
         if volumeNode is None or volumeNode.GetID() != volumeId:  # others that wait in line get none of another volume
             keypointsId = priorId = ""
         prior, lockedInPrior = self._prior(priorId, volumeNode)
-        locked = nodes.lockedLabels(output, volumeNode) if output is not None else None
+        locked = labelmaps.lockedLabels(output, volumeNode) if output is not None else None
         if lockedInPrior is not None:
             free = None if locked is None else sitk.Cast(locked == 0, locked.GetPixelID())
             locked = lockedInPrior if locked is None else locked + lockedInPrior * free
@@ -349,14 +349,14 @@ class SegmentPanel:
 
         :raises HintError: it was removed while the volume waited.
         """
-        from ..scene import nodes
+        from ..scene import labelmaps
 
         if not nodeId or not self._takesPrior():
             return None, None
         if self._again is not None:  # the Correct section has its own say
             return None, None
         node = self._steeringNode(nodeId)
-        return nodes.labelsFromSegmentation(node, volumeNode), nodes.lockedLabels(node, volumeNode)
+        return labelmaps.labelsFromSegmentation(node, volumeNode), labelmaps.lockedLabels(node, volumeNode)
 
     @staticmethod
     def _steeringNode(nodeId):
@@ -450,7 +450,7 @@ class SegmentPanel:
         from SpineSegAILib.imaging import Preprocessing
 
         preprocessing = Preprocessing.model_validate(info.metadata.get("preprocessing", {}))
-        return run_times.workOf(volumeNode, preprocessing.min_slice_mm)
+        return volumes.sliceArea(volumeNode, preprocessing.min_slice_mm)
 
     def _learnTime(self, volumeNode, result):
         info, seconds = self.checkpoint(), result.provenance.get("seconds", {})
@@ -725,7 +725,7 @@ class SegmentPanel:
             self.setStatus(message)
 
     def _onResult(self, volumeId, result):
-        from ..scene import nodes
+        from ..scene import results
         from ..scene.segment_again import SegmentAgain
 
         outputNode = slicer.mrmlScene.GetNodeByID(self.jobOutputId) if self.jobOutputId else None
@@ -735,7 +735,7 @@ class SegmentPanel:
             self._onRemoved(volumeId)
             return
         try:
-            history = nodes.UndoHistory(outputNode) if outputNode is not None else None
+            history = results.UndoHistory(outputNode) if outputNode is not None else None
 
             def saveState():
                 history.saveState()
@@ -745,7 +745,7 @@ class SegmentPanel:
             again = self._again
             if again is None and outputNode is not None:
                 again = SegmentAgain(prior=self._jobHints.prior)
-            place = again.place if again is not None else nodes.segmentationFromResult
+            place = again.place if again is not None else results.segmentationFromResult
             segmentationNode = place(result, volumeNode, outputNode, saveState)
             uncertainty.mapFromResult(result, volumeNode, segmentationNode)
         except SpineSegAIError as error:
@@ -832,7 +832,7 @@ class SegmentPanel:
         node = self._output()
         self.ui.resultCollapsibleButton.visible = node is not None
         self.ui.show3DButton.setSegmentationNode(node)
-        self.ui.keypointsButton.visible = bool(node is not None and keypoints.keypointsOfResult(node))
+        self.ui.keypointsButton.visible = bool(node is not None and keypoints.predictedKeypoints(node))
         warnings = self.logic.warningsOf(node) if node is not None else []
         self.ui.warningLabel.visible = bool(warnings)
         self.ui.warningLabel.text = "\n".join("⚠ " + warning for warning in warnings)
@@ -904,12 +904,12 @@ class SegmentPanel:
                 displayNode.SetOpacity(self.parameterNode.opacity)
 
     def _onCentre(self):
-        from ..scene import nodes
+        from ..scene import views
 
-        nodes.centreViews(self._outputVolume(), self._output())
+        views.centreViews(self._outputVolume(), self._output())
 
     def _onKeypoints(self):
-        node = keypoints.keypointsNode(self._output(), self._outputVolume())
+        node = keypoints.showList(self._output(), self._outputVolume())
         if self._takesKeypoints():
             self._write(keypoints=node)
         self.setStatus(_("Key points are in “{list}”: drag any, then segment again.").format(list=node.GetName()))
@@ -923,13 +923,13 @@ class SegmentPanel:
         self._showResult()
 
     def _onMeasure(self):
-        from ..scene import nodes
+        from ..scene import results
 
         if not dependencies.ready():
             return
         node = self._output()
         try:
-            self.measure(node, nodes.resultFromSegmentation(node, self._outputVolume()))
+            self.measure(node, results.resultFromSegmentation(node, self._outputVolume()))
         except SpineSegAIError as error:
             self._onMeasureFailed(Failure(error.kind, error.message, error.remedy))
 
@@ -951,13 +951,13 @@ class SegmentPanel:
             self._onMeasureFailed(self._notHandedOver(error))
 
     def _onMeasured(self, node, columns, rows, onDone=None):
-        from ..scene import nodes
+        from ..scene import tables, views
 
         self._updateQueueButtons()
         if node.GetScene() is None:  # removed; its id may be that of another one since
             return
-        tableNode = nodes.tableFromMeasurements(columns, rows, node)
-        nodes.showTable(tableNode)
+        tableNode = tables.tableFromMeasurements(columns, rows, node)
+        views.showTable(tableNode)
         self.setStatus(_("Measured into the table “{table}”.").format(table=tableNode.GetName()))
         if onDone is not None:
             onDone(tableNode)

@@ -4,7 +4,8 @@ import numpy as np
 import qt
 import slicer
 
-from ..scene import corrections, nodes, volumes
+from ..scene import labelmaps, volumes
+from ..scene.segments import structuresOfSegmentation
 
 PIXELS = 140
 PIXEL_MM = 0.5  # 70 mm: a vertebra with both neighbours
@@ -23,7 +24,7 @@ def previewPixmap(volumeNode, segmentationNode, structureId):
 
 def previewArray(volumeNode, segmentationNode, structureId):
     """The picture as (rows, columns, 3) uint8 array."""
-    centre = corrections.centreOf(segmentationNode, structureId)
+    centre = labelmaps.centreOf(segmentationNode, structureId)
     if centre is None or volumeNode is None or volumeNode.GetImageData() is None:
         return None
     # Samples in the world's sagittal plane, looked up in image and segment: right for oblique volumes too.
@@ -36,10 +37,10 @@ def previewArray(volumeNode, segmentationNode, structureId):
     low, high = np.percentile(grey, (1, 99))
     grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
     segmentation = segmentationNode.GetSegmentation()
-    segment = segmentation.GetSegment(nodes.structuresOfSegmentation(segmentationNode)[structureId])
-    held = segment.GetRepresentation(nodes.LABELMAP)
-    matrix = volumes.worldTransform(segmentationNode) @ nodes.imageToWorld(held)
-    mask = _sampled(nodes.arrayOfImage(held), matrix, held.GetExtent()[::2], points) == segment.GetLabelValue()
+    segment = segmentation.GetSegment(structuresOfSegmentation(segmentationNode)[structureId])
+    held = segment.GetRepresentation(labelmaps.LABELMAP)
+    matrix = volumes.worldTransform(segmentationNode) @ labelmaps.imageToWorld(held)
+    mask = _sampled(labelmaps.arrayOfImage(held), matrix, held.GetExtent()[::2], points) == segment.GetLabelValue()
     inner = mask.copy()
     for axis in (0, 1):
         for shift in (-1, 1):

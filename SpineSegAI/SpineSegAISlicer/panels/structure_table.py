@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG
 
-from ..scene import nodes
+from ..scene.segments import UNCERTAINTY_TAG, isLocked, setLocked, structureOfSegment, tagOf
 
 NAME, CONFIDENCE, SHOWN, LOCKED, UNCERTAINTY = range(5)
 UNSURE = 0.5
@@ -164,7 +164,7 @@ class StructureTable:
             self._segmentationNode.GetDisplayNode().SetSegmentVisibility(segmentId, on)
         else:
             self._beforeLock()
-            nodes.setLocked(self._segmentationNode.GetSegmentation().GetSegment(segmentId), on)
+            setLocked(self._segmentationNode.GetSegmentation().GetSegment(segmentId), on)
         self.fill(self._segmentationNode)
 
 
@@ -183,17 +183,17 @@ def rowsOf(segmentationNode):
     rows = []
     for segmentId in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segmentId)
-        confidence, uncertainty = (nodes.tagOf(segment, tag) for tag in (CONFIDENCE_TAG, nodes.UNCERTAINTY_TAG))
+        confidence, uncertainty = (tagOf(segment, tag) for tag in (CONFIDENCE_TAG, UNCERTAINTY_TAG))
         rows.append(
             Row(
                 segmentId=segmentId,
-                structureId=nodes.structureOfSegment(segment),
+                structureId=structureOfSegment(segment),
                 name=segment.GetName() or _("(without a name)"),
                 color=tuple(segment.GetColor()),
                 confidence=float(confidence) if confidence else None,
                 uncertainty=float(uncertainty) if uncertainty else None,
                 shown=displayNode is None or bool(displayNode.GetSegmentVisibility(segmentId)),
-                locked=nodes.isLocked(segment),
+                locked=isLocked(segment),
             )
         )
     return rows

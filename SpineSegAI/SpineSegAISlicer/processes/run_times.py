@@ -8,11 +8,8 @@ Running the prior alone is timed for itself: it is another network.
 import json
 import math
 
-import numpy as np
 import slicer
 from slicer.i18n import tr as _
-
-from ..scene.volumes import VolumeGeometry
 
 KEY = "SpineSegAI/RunTimes"
 
@@ -27,7 +24,7 @@ def learn(device, checkpoint, work, evaluations, seconds):
 
     :param device: what it ran on, as results name it.
     :param checkpoint: its file.
-    :param work: `workOf` the volume.
+    :param work: area (mm²) of the volume's slices, `scene.volumes.sliceArea`.
     :param evaluations: of the sampled network per slice: steps × samples; 0 if the prior alone was asked for.
     :param seconds: stage → seconds, as results have them.
     """
@@ -44,19 +41,6 @@ def estimate(device, checkpoint, work, evaluations):
     """Seconds that a run will take, see `learn`; None before the first one."""
     found = _known().get(_name(device, checkpoint, evaluations))
     return None if found is None else work * (found["rest"] + found["evaluation"] * max(evaluations, 1))
-
-
-def workOf(volumeNode, finest):
-    """Area (mm²) of all slices that the network will see.
-
-    :param finest: slice spacing (mm) to which finer stacks are resampled.
-    """
-    geometry = VolumeGeometry(volumeNode)
-    size, spacing = np.array(geometry.GetSize()), np.array(geometry.GetSpacing())
-    leftRight = abs(np.reshape(geometry.GetDirection(), (3, 3))[0])
-    axis = int(np.argmin(size)) if size.min() == 1 else int(np.argmax(leftRight))
-    slices = 1.0 if size[axis] == 1 else size[axis] * spacing[axis] / max(spacing[axis], finest)
-    return float(slices * np.prod(np.delete(size * spacing, axis)))
 
 
 def words(seconds):

@@ -1,1 +1,1 @@
-"""Nodes of the scene: results, corrections, volumes, points and tables as MRML has them. Nothing here knows a widget."""
+"""Nodes of the scene: results, corrections, volumes, points, tables. Nothing here knows a widget."""

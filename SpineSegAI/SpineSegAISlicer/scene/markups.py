@@ -1,4 +1,4 @@
-"""Points and boxes that the reader places in the views: a picked point, key points, a box around structures."""
+"""Points and boxes that the reader places in the views: a picked point, a box around structures."""
 
 import numpy as np
 import slicer
@@ -6,12 +6,10 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.errors import CorrectionError
 
-from . import corrections, nodes, volumes
+from . import labelmaps, volumes
 
 BOX_MARGIN_MM = 8.0
 """Around the structures that a box is placed for: room to drag, and to see the neighbours' edges."""
-MOVED_MM = 0.5
-"""A key point that was moved by less was not moved on purpose."""
 
 
 class PointPicker:
@@ -89,88 +87,19 @@ class PointPicker:
             self._onPicked(position)
 
 
-class KeyPoints:
-    """The structures' key points as a point list, to be dragged."""
-
-    def __init__(self):
-        self.node = None
-        self._placed = []  # (id of the control point, structure id, position in RAS)
-
-    def show(self, segmentationNode):
-        """A point per structure that has a level: as the method predicted it, or in the middle of the segment."""
-        self.hide()
-        points = keyPointsOf(segmentationNode)
-        if not points:
-            raise CorrectionError(_("There is no structure whose key point could be moved."), _("Segment first."))
-        self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", _("Key points"))
-        self.node.SetSaveWithScene(False)
-        self.node.CreateDefaultDisplayNodes()
-        from SpineSegAILib import anatomy
-
-        for structureId, point in points.items():
-            index = self.node.AddControlPointWorld(*point, anatomy.STRUCTURES[structureId].name)
-            self._placed.append((self.node.GetNthControlPointID(index), structureId, point))
-
-    def hide(self):
-        """Remove the points."""
-        if self.node is not None and self.node.GetScene() is not None:
-            slicer.mrmlScene.RemoveNode(self.node)
-        self.node, self._placed = None, []
-
-    def moved(self):
-        """Structure id → position (RAS, mm) of the points that the reader has moved; those deleted are left out."""
-        if self.node is None or self.node.GetScene() is None:
-            return {}
-        found = {}
-        for pointId, structureId, before in self._placed:
-            index = self.node.GetNthControlPointIndexByID(pointId)
-            if index < 0 or self.node.GetNthControlPointPositionStatus(index) != self.node.PositionDefined:
-                continue
-            position = [0.0] * 3
-            self.node.GetNthControlPointPositionWorld(index, position)
-            if np.linalg.norm(np.subtract(position, before)) > MOVED_MM:
-                found[structureId] = tuple(position)
-        return found
-
-
-def keyPointsOf(segmentationNode):
-    """Structure id → key point (RAS, mm) of the vertebrae and discs, top down."""
-    from SpineSegAILib import anatomy
-
-    found = {}
-    segmentation = segmentationNode.GetSegmentation()
-    for structureId, segmentId in nodes.structuresOfSegmentation(segmentationNode).items():
-        if anatomy.STRUCTURES[structureId].order is None:
-            continue
-        text = nodes.tagOf(segmentation.GetSegment(segmentId), nodes.KEYPOINT_TAG)
-        point = lps(map(float, text.split())) if text else corrections.centreOf(segmentationNode, structureId)
-        if point is not None:
-            found[structureId] = tuple(point)
-    return found
-
-
 def placeBox(segmentationNode, structureIds, boxNode=None):
     """A box (`vtkMRMLMarkupsROINode`) around structures; the one that there is already is moved.
 
     :raises CorrectionError: the structures have no voxels.
     """
     bounds = []
-    segmentation = segmentationNode.GetSegmentation()
-    structures = nodes.structuresOfSegmentation(segmentationNode)
-    transform = volumes.worldTransform(segmentationNode)
     for structureId in structureIds:
-        image = segmentation.GetSegment(structures[structureId]).GetRepresentation(nodes.LABELMAP)
-        if image is None:
-            continue
-        held = np.argwhere(
-            nodes.arrayOfImage(image) == segmentation.GetSegment(structures[structureId]).GetLabelValue()
-        )
-        if len(held):
-            matrix = transform @ nodes.imageToWorld(image)
-            first = np.array(image.GetExtent()[::2])
-            low, high = held.min(axis=0)[::-1] + first - 0.5, held.max(axis=0)[::-1] + first + 0.5
+        found = labelmaps.voxelsOf(segmentationNode, structureId)
+        if found is not None:
+            index, toWorld = found
+            low, high = index.min(axis=0) - 0.5, index.max(axis=0) + 0.5
             corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
-            bounds.append((matrix @ np.vstack([corners, np.ones(8)]))[:3])
+            bounds.append((toWorld @ np.vstack([corners, np.ones(8)]))[:3])
     if not bounds:
         raise CorrectionError(_("Select the structures that the box is for."))
     corners = np.hstack(bounds)
@@ -208,36 +137,3 @@ def boxOnGrid(boxNode, volumeNode):
             )
         parts.append(slice(int(first), int(last)))
     return tuple(parts[::-1])
-
-
-def acquisitionAxis(volumeNode):
-    """Axis of a volume's array (k, j, i) across the slices that were acquired: the one with the largest spacing."""
-    return 2 - int(np.argmax(np.linalg.norm(volumes.ijkToWorldMatrix(volumeNode)[:3, :3], axis=0)))
-
-
-def shownSlice(volumeNode):
-    """Axis of a volume's array (k, j, i) along which it was acquired, and the index of the slice that a view shows.
-
-    :raises CorrectionError: no slice view is parallel to the slices of the volume.
-    """
-    matrix = volumes.ijkToWorldMatrix(volumeNode)
-    axis = 2 - acquisitionAxis(volumeNode)
-    normal = matrix[:3, axis] / np.linalg.norm(matrix[:3, axis])
-    for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
-        across = toRas[:3, 2] / np.linalg.norm(toRas[:3, 2])
-        if abs(across @ normal) < 0.9:  # 25 degrees
-            continue
-        index = int(np.rint((np.linalg.inv(matrix) @ toRas[:, 3])[axis]))
-        if 0 <= index < volumeNode.GetImageData().GetDimensions()[axis]:
-            return 2 - axis, index
-    raise CorrectionError(
-        _("No slice view shows a slice of “{volume}” as it was acquired.").format(volume=volumeNode.GetName()),
-        _("Choose a layout with a view along the slices (mostly the sagittal, yellow one) and go to the slice."),
-    )
-
-
-def lps(point):
-    """RAS to LPS, or back."""
-    x, y, z = point
-    return (-x, -y, z)

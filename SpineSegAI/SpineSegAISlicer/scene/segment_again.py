@@ -6,15 +6,16 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
 
-from . import corrections, nodes
-from .markups import lps
+from . import correction_log, corrections, labelmaps, results
+from .segments import structuresOfSegmentation
+from .volumes import lps
 
 
 class SegmentAgain:
     """One request, handed to `SegmentPanel.start`.
 
     :param anchors: structure id → position (RAS, mm) of levels that are known.
-    :param keypoints: structure id → position (RAS, mm) of key points that the reader moved.
+    :param keypoints: structure id → point (LPS, mm) of key points that the reader moved.
     :param prior: label image to start from, or None.
     :param only: structures to replace; empty for all.
     :param box: part of the volume's array (k, j, i) to replace; None for all.
@@ -34,7 +35,7 @@ class SegmentAgain:
         return replace(
             base,
             anchors=(*base.anchors, *(Anchor(i, lps(point)) for i, point in self._anchors.items())),
-            keypoints={**base.keypoints, **{i: lps(point) for i, point in self._keypoints.items()}},
+            keypoints={**base.keypoints, **self._keypoints},
             prior=self._prior,
             structures=self._only,
         )
@@ -46,16 +47,16 @@ class SegmentAgain:
         """
         if self._box is not None:
             return self._placeBox(result, volumeNode, segmentationNode, saveState)
-        corrections.readLog(segmentationNode)  # a damaged one is refused before anything is changed
-        nodes.segmentationFromResult(result, volumeNode, segmentationNode, saveState, only=self._only)
-        corrections.addToLog(segmentationNode, self._entry(segmentationNode))
+        correction_log.readLog(segmentationNode)  # a damaged one is refused before anything is changed
+        results.segmentationFromResult(result, volumeNode, segmentationNode, saveState, only=self._only)
+        correction_log.addToLog(segmentationNode, self._entry(segmentationNode))
         return segmentationNode
 
     def _placeBox(self, result, volumeNode, segmentationNode, saveState):
         from SpineSegAILib.correction import voxels as editing
 
         labelling = corrections.labellingOf(segmentationNode)
-        labels = corrections.checkedLabels(segmentationNode, volumeNode)
+        labels = labelmaps.checkedLabels(segmentationNode, volumeNode)
         step = editing.replace_inside(labels, result.labels, self._box, locked=labelling.locked)
         corrections.applyCorrection(segmentationNode, volumeNode, step, saveState)
         return segmentationNode
@@ -65,7 +66,7 @@ class SegmentAgain:
 
         from SpineSegAILib.results.correction_log import CorrectionEntry
 
-        present = nodes.structuresOfSegmentation(segmentationNode)
+        present = structuresOfSegmentation(segmentationNode)
         named = {i: anatomy.STRUCTURES[i].name for i in present}
         details = {
             "anchors": [anatomy.STRUCTURES[i].name for i in self._anchors],

@@ -11,7 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from . import result_attribute
-from .nodes import placeInStudyOf
+from .results import placeInStudyOf
 from .volumes import UNCERTAINTY_ATTRIBUTE, isUncertaintyMap
 
 ROLE = "SpineSegAI.Uncertainty"

@@ -10,7 +10,6 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.errors import ImageError
 
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNCERTAINTY_ATTRIBUTE = "SpineSegAI.UncertaintyMeans"
 """Of a map of uncertainty that SpineSegAI made: the means of the structures, as JSON."""
 
@@ -109,7 +108,9 @@ def imageFromMatrix(array, ijkToRas, name):
     """Image of an array (k, j, i) whose voxels lie where a (4, 4) matrix to RAS says."""
     import SimpleITK as sitk
 
-    ijkToLps = _RAS_TO_LPS @ ijkToRas
+    from SpineSegAILib.imaging.geometry import set_index_to_lps
+
+    ijkToLps = _toLps(ijkToRas)
     spacing = np.linalg.norm(ijkToLps[:3, :3], axis=0)
     if not np.all(spacing > 0):
         raise ImageError(_("The geometry of “{name}” is damaged: an axis has no length.").format(name=name))
@@ -122,17 +123,27 @@ def imageFromMatrix(array, ijkToRas, name):
             _("Resample it first, with the module “Resample Scalar/Vector/DWI Volume”."),
         )
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(ijkToLps[:3, 3].tolist())
-    image.SetDirection(direction.ravel().tolist())
+    set_index_to_lps(image, ijkToLps)
     return image
+
+
+def lps(point):
+    """A point (x, y, z) of Slicer's (RAS, mm) in the library's coordinates (LPS, mm), or back."""
+    return tuple(_toLps([*point, 1.0])[:3].tolist())
+
+
+def _toLps(matrix):
+    """A (4, 4) matrix to RAS, or a homogeneous point, to LPS instead; or back."""
+    from SpineSegAILib.imaging.geometry import RAS_FROM_LPS  # its own inverse
+
+    return RAS_FROM_LPS @ matrix
 
 
 class VolumeGeometry:
     """Geometry of a volume node as a SimpleITK image would tell it, without its voxels: enough for `imaging.plane`."""
 
     def __init__(self, volumeNode):
-        self._matrix = _RAS_TO_LPS @ ijkToWorldMatrix(volumeNode)
+        self._matrix = _toLps(ijkToWorldMatrix(volumeNode))
         self._size = volumeNode.GetImageData().GetDimensions()
 
     def GetSize(self):
@@ -148,6 +159,11 @@ class VolumeGeometry:
         return tuple((self._matrix[:3, :3] / np.linalg.norm(self._matrix[:3, :3], axis=0)).ravel().tolist())
 
 
+def acquisitionAxis(volumeNode):
+    """Axis of a volume's array (k, j, i) across the slices that were acquired: the one with the largest spacing."""
+    return 2 - int(np.argmax(np.linalg.norm(ijkToWorldMatrix(volumeNode)[:3, :3], axis=0)))
+
+
 def refusedPlane(volumeNode, accepted):
     """Name of the volume's acquisition plane if it is none of those that a checkpoint accepts, else None.
 
@@ -157,6 +173,19 @@ def refusedPlane(volumeNode, accepted):
 
     plane = imaging.plane(VolumeGeometry(volumeNode))
     return None if plane in accepted else plane
+
+
+def sliceArea(volumeNode, finest):
+    """Area (mm²) of all slices that a network will see.
+
+    :param finest: slice spacing (mm) to which finer stacks are resampled.
+    """
+    geometry = VolumeGeometry(volumeNode)
+    size, spacing = np.array(geometry.GetSize()), np.array(geometry.GetSpacing())
+    leftRight = abs(np.reshape(geometry.GetDirection(), (3, 3))[0])
+    axis = int(np.argmin(size)) if size.min() == 1 else int(np.argmax(leftRight))
+    slices = 1.0 if size[axis] == 1 else size[axis] * spacing[axis] / max(spacing[axis], finest)
+    return float(slices * np.prod(np.delete(size * spacing, axis)))
 
 
 def otherSeriesOfStudy(volumeNode):
