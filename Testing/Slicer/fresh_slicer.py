@@ -77,11 +77,11 @@ class FreshSlicerTest(PanelCase):
         self.openPanel()
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
-        self.assertIs(correct.editor.segmentationNode(), node)
-        self.assertEqual([row.structureId for row in correct.table.rows], [23, 24])
+        self.assertIs(correct.editor.widget.segmentationNode(), node)
+        self.assertEqual([row.structureId for row in correct.review.table.rows], [23, 24])
         self.widget.cleanup()
         self.openPanel()  # with the choice in the scene
-        self.assertEqual(len(self.widget.correctionPanel.table.rows), 2)
+        self.assertEqual(len(self.widget.correctionPanel.review.table.rows), 2)
         self.assertEqual(self.asked, [])
 
     def test_drawing_and_taking_back_need_nothing(self):
@@ -91,9 +91,9 @@ class FreshSlicerTest(PanelCase):
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
         correct.ui.structuresTable.selectRow(0)
-        correct.editor.setActiveEffectByName("Paint")
-        correct.editor.saveStateForUndo()
-        segmentId, volume = correct.editor.currentSegmentID(), correct.volumeNode()
+        correct.editor.widget.setActiveEffectByName("Paint")
+        correct.editor.widget.saveStateForUndo()
+        segmentId, volume = correct.editor.widget.currentSegmentID(), correct.volumeNode()
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, volume)
         slicer.util.updateSegmentBinaryLabelmapFromArray(np.roll(mask, 2), node, segmentId, volume)
         correct.refresh()

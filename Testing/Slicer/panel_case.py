@@ -88,8 +88,9 @@ class PanelCase(unittest.TestCase):
     checkpoints = ("double",)
 
     def setUp(self):
-        from SpineSegAISlicer.panels import segment
+        from SpineSegAISlicer.panels import choices, segment
         from SpineSegAISlicer.processes import dependencies, run_times
+        from SpineSegAISlicer.processes.worker_client import WorkerClient
 
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -103,8 +104,9 @@ class PanelCase(unittest.TestCase):
         self.patch(segment, "DOUBLE_CLICK_SECONDS", 0.0)
         settings = qt.QSettings(str(self.folder / "settings.ini"), qt.QSettings.IniFormat)
         self.patch(run_times, "settings", lambda: settings)
-        self.patch(segment, "list_checkpoints", self.listCheckpoints)
+        self.patch(choices, "list_checkpoints", self.listCheckpoints)
         slicer.mrmlScene.Clear(0)
+        self.makeClient = WorkerClient
         self.widget = None
 
     def tearDown(self):
@@ -132,13 +134,12 @@ class PanelCase(unittest.TestCase):
 
     def openPanel(self, **environment):
         """The module's widget, as Slicer opens it. Environment variables are for the double."""
-        from SpineSegAISlicer.panels import segment
-        from SpineSegAISlicer.processes.worker_client import WorkerClient
+        from SpineSegAISlicer.processes import worker_client
 
         from SpineSegAI import SpineSegAIWidget
 
         variables = {**self.environment, **environment}
-        self.patch(segment, "WorkerClient", lambda: WorkerClient(self.worker, variables))
+        self.patch(worker_client, "WorkerClient", lambda: self.makeClient(self.worker, variables))
         self.widget = open_widget(SpineSegAIWidget)
         return self.widget
 
@@ -158,7 +159,7 @@ class PanelCase(unittest.TestCase):
         self.assertTrue(host.wait_until(condition, seconds), message)
 
     def waitUntilDone(self, seconds=60.0):
-        self.waitUntil(lambda: not self.panel.isRunning, seconds, "the segmentation did not end")
+        self.waitUntil(lambda: not self.widget.segmenting.isRunning, seconds, "the segmentation did not end")
 
     def run_to_the_end(self):
         """Click the big button and wait."""

@@ -77,12 +77,12 @@ class CorrectionCase(PanelCase):
         """Click rows of the table, with Ctrl held for all but the first."""
         table = self.cui.structuresTable
         table.clearSelection()
-        for index, row in enumerate(self.correct.table.rows):
+        for index, row in enumerate(self.correct.review.table.rows):
             if row.structureId in ids:
                 table.item(index, 0).setSelected(True)
 
     def tick(self, structureId, column, on=True):
-        for index, row in enumerate(self.correct.table.rows):
+        for index, row in enumerate(self.correct.review.table.rows):
             if row.structureId == structureId:
                 self.cui.structuresTable.item(index, column).setCheckState(qt.Qt.Checked if on else qt.Qt.Unchecked)
 
@@ -144,7 +144,7 @@ class CorrectionCase(PanelCase):
 class TableTest(CorrectionCase):
     def test_structures_are_listed_in_anatomical_order_with_colour_and_confidence(self):
         self.open(confidence={20: 0.93, 21: 0.31})
-        table, rows = self.cui.structuresTable, self.correct.table.rows
+        table, rows = self.cui.structuresTable, self.correct.review.table.rows
         self.assertEqual([row.structureId for row in rows], list(LUMBAR))
         self.assertEqual(table.rowCount, len(LUMBAR))
         self.assertEqual(table.item(4, 0).text(), "L1 vertebra")
@@ -182,7 +182,7 @@ class TableTest(CorrectionCase):
         self.assertTrue(np.allclose([toRas.GetElement(i, 3) for i in range(3)], centre, atol=1e-3))
         self.assertTrue(np.allclose(camera.GetFocalPoint(), centre, atol=1e-3))
         self.assertFalse(self.cui.structurePreviewLabel.pixmap.isNull())
-        self.assertEqual(self.correct.editor.currentSegmentID(), "L3")
+        self.assertEqual(self.correct.editor.widget.currentSegmentID(), "L3")
 
     def test_the_preview_shows_the_structure_in_its_colour_in_the_middle(self):
         from SpineSegAISlicer.panels import structure_preview
@@ -200,13 +200,13 @@ class TableTest(CorrectionCase):
         ids = sorted_ids([*SCHEMES["lumbar-mr"].ids[:-1], *range(10, 16)])
         self.open(ids)
         self.assertGreaterEqual(self.cui.structuresTable.rowCount, 29)
-        self.correct.table.rows = []
+        self.correct.review.table.rows = []
         started = time.process_time()
-        self.correct.table.fill(self.node)
+        self.correct.review.table.fill(self.node)
         whole = time.process_time() - started
         self.node.GetSegmentation().GetSegment("L3").SetName("third")
         started = time.process_time()
-        self.correct.table.fill(self.node)
+        self.correct.review.table.fill(self.node)
         one = time.process_time() - started
         print(f"table of {len(ids)} rows: {1000 * whole:.0f} ms; one row anew: {1000 * one:.1f} ms")
         self.assertLess(whole, 0.1)
@@ -251,7 +251,7 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual(
             self.names()[::2], [f"{n} vertebra (body)" for n in ("T11", "T12", "L1", "L2", "L3", "L4", "L5")]
         )
-        self.assertEqual(self.correct.table.selected(), [24])
+        self.assertEqual(self.correct.review.table.selected(), [24])
         self.assertIn("L4 is L5", self.message())
 
     def test_picked_in_the_image_it_is_the_same(self):
@@ -260,11 +260,11 @@ class LevelToolsTest(CorrectionCase):
         self.open(ids=(17, 117, 18, 118, 19, 119, 20, 120, 21, 121, 22, 122, 23))
         position = labelmaps.centreOf(self.node, 23)
         self.press("pickButton")
-        node = self.correct.picker.node
+        node = self.correct.review.picker.node
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.Place)
         node.AddControlPointWorld(*position)
-        self.waitUntil(lambda: self.correct.table.selected() == [23])
+        self.waitUntil(lambda: self.correct.review.table.selected() == [23])
         self.assertFalse(self.cui.pickButton.checked)
         self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.ViewTransform)
         self.assertIsNone(slicer.mrmlScene.GetFirstNodeByName("Picked point"))
@@ -281,7 +281,7 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual(self.message(), "")
         self.press("pickButton")  # and once more
         self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.Place)
-        self.assertIsNotNone(self.correct.picker.node)
+        self.assertIsNotNone(self.correct.review.picker.node)
 
     def test_swap(self):
         self.open()
@@ -304,7 +304,7 @@ class LevelToolsTest(CorrectionCase):
         x, y, z = labelmaps.centreOf(self.node, 22)
 
         def act():
-            self.correct.pick((x, y, z + 4))
+            self.correct.review.pick((x, y, z + 4))
             self.press("splitButton")
 
         self.assertUndoIsExact(act)
@@ -326,7 +326,7 @@ class LevelToolsTest(CorrectionCase):
         self.press("insertBelowButton")
         self.assertIn("L3 vertebra (body)", self.names())
         self.assertEqual((self.array() == 22).sum(), 0)
-        self.assertEqual(self.correct.editor.currentSegmentID(), "L3")
+        self.assertEqual(self.correct.editor.widget.currentSegmentID(), "L3")
         self.assertFalse(self.cui.editorGroupBox.collapsed)
         self.assertIn("draw L3", self.message())
         names = self.names()
@@ -418,12 +418,12 @@ class ReviewTest(CorrectionCase):
         keys = [s.key.toString() for s in self.correct.shortcuts]
         self.assertEqual(keys, ["Alt+Up", "Alt+Down", "Alt+End", "Ctrl+Z", "Ctrl+Y"])
         self.press("nextStructureButton")
-        self.assertEqual(self.correct.table.selected(), [18])
+        self.assertEqual(self.correct.review.table.selected(), [18])
         self.press("nextStructureButton")
-        self.assertEqual(self.correct.table.selected(), [118])
+        self.assertEqual(self.correct.review.table.selected(), [118])
         self.press("previousStructureButton")
         self.press("previousStructureButton")
-        self.assertEqual(self.correct.table.selected(), [26])
+        self.assertEqual(self.correct.review.table.selected(), [26])
 
     def test_shortcuts_are_there_only_while_the_module_is_open(self):
         self.open()
@@ -438,7 +438,7 @@ class ReviewTest(CorrectionCase):
         seen = []
         for _ in range(4):
             self.press("leastCertainButton")
-            seen += self.correct.table.selected()
+            seen += self.correct.review.table.selected()
         self.assertEqual(seen, [21, 23, 18, 21])
 
     def test_a_lock_can_be_taken_back(self):
@@ -450,7 +450,7 @@ class EditorTest(CorrectionCase):
     def paint(self, structureId, where, value=1, effect="Paint"):
         """What a stroke of the Segment Editor does."""
         self.select(structureId)
-        editor = self.correct.editor
+        editor = self.correct.editor.widget
         editor.setActiveEffectByName(effect)
         editor.saveStateForUndo()
         segmentId = editor.currentSegmentID()
@@ -462,7 +462,7 @@ class EditorTest(CorrectionCase):
     def test_the_editor_has_the_case_and_keeps_off_other_segments(self):
         kinds = slicer.vtkMRMLSegmentationNode
         self.open()
-        editor = self.correct.editor
+        editor = self.correct.editor.widget
         node = editor.mrmlSegmentEditorNode()
         self.assertIs(node.GetSegmentationNode(), self.node)
         self.assertIs(node.GetSourceVolumeNode(), self.volume)
@@ -543,7 +543,7 @@ class EditorTest(CorrectionCase):
         self.volume = make_volume("Next", self.size)
         self.open()
         self.press("shiftUpButton")
-        self.assertIs(self.correct.editor.mrmlSegmentEditorNode().GetScene(), slicer.mrmlScene)
+        self.assertIs(self.correct.editor.widget.mrmlSegmentEditorNode().GetScene(), slicer.mrmlScene)
 
 
 class AgainTest(CorrectionCase):
@@ -552,7 +552,7 @@ class AgainTest(CorrectionCase):
 
     def again(self, button="againButton"):
         self.press(button)
-        self.assertTrue(self.panel.isRunning, self.message())
+        self.assertTrue(self.widget.segmenting.isRunning, self.message())
         self.waitUntilDone(180)
         self.assertEqual(self.dialogs, [])
 
@@ -669,7 +669,7 @@ class AgainTest(CorrectionCase):
         inside = np.zeros(before.shape, bool)
         from SpineSegAISlicer.scene import markups
 
-        inside[markups.boxOnGrid(self.correct.boxNode, self.volume)] = True
+        inside[markups.boxOnGrid(self.correct.repair.boxNode, self.volume)] = True
         self.assertTrue(inside[before == 22].all())
         self.assertFalse(inside.all())
         self.again("repairBoxButton")
@@ -782,7 +782,7 @@ class MeasureTest(CorrectionCase):
         self.open(ids=(22, 122, 23, 123, 24))
         self.press("shiftUpButton")
         path = self.folder / "table.csv"
-        self.correct.saveTable(str(path))
+        self.correct.measures.saveTable(str(path))
         self.waitUntil(lambda: path.exists() or self.dialogs, 60)
         self.assertEqual(self.dialogs, [])
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
@@ -823,16 +823,16 @@ class BadInputTest(CorrectionCase):
 
     def test_a_pick_on_background(self):
         self.open()
-        self.refused(lambda: self.correct.pick((-10.0, 28.0, 38.0)), "only background")
-        self.refused(lambda: self.correct.pick((500.0, 0.0, 0.0)), "outside the image")
+        self.refused(lambda: self.correct.review.pick((-10.0, 28.0, 38.0)), "only background")
+        self.refused(lambda: self.correct.review.pick((500.0, 0.0, 0.0)), "outside the image")
 
     def test_hints_that_contradict_each_other(self):
         self.open()
         self.widget._parameterNode.topLevel, self.widget._parameterNode.bottomLevel = 20, 24
-        self.correct.anchors = {26: (0.0, 0.0, 0.0)}
+        self.correct.hints.anchors = {26: (0.0, 0.0, 0.0)}
         self.refused(lambda: self.press("againButton"), "S1", "L1 to L5")
-        self.assertFalse(self.panel.isRunning)
-        self.correct.anchors = {}
+        self.assertFalse(self.widget.segmenting.isRunning)
+        self.correct.hints.anchors = {}
         self.widget._parameterNode.topLevel, self.widget._parameterNode.bottomLevel = 24, 20
         self.refused(lambda: self.press("againButton"), "upside down")
 
@@ -859,14 +859,14 @@ class BadInputTest(CorrectionCase):
             self.tick(structureId, 3)
         for button in ("shiftUpButton", "againButton", "repairSliceButton"):
             self.refused(lambda button=button: self.press(button), "Every structure is locked")
-        self.assertFalse(self.panel.isRunning)
+        self.assertFalse(self.widget.segmenting.isRunning)
 
     def test_a_damaged_log_is_no_reason_not_to_open(self):
         self.open()
         self.correct.setSegmentationNode(None)
         self.node.SetAttribute("SpineSegAI.CorrectionLog", "[{")
         self.correct.setSegmentationNode(self.node)
-        self.assertTrue(self.correct.table.rows)
+        self.assertTrue(self.correct.review.table.rows)
         self.refused(lambda: self.press("shiftUpButton"), "The correction log is damaged")
 
     def test_too_few_or_too_many_selected(self):

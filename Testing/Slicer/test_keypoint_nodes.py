@@ -137,7 +137,7 @@ class KeypointsTest(PanelCase):
         self.openSteered()
         self.run_to_the_end()
         self.shown()
-        self.panel.start([first, second])
+        self.widget.segmenting.start([first, second])
         self.waitUntilDone()
         self.assertIn("keypoints={}", self.hints())
 
@@ -148,7 +148,7 @@ class KeypointsTest(PanelCase):
         self.run_to_the_end()
         node = self.shown()
         node.SetNthControlPointPositionWorld(node.GetControlPointIndexByLabel("L3"), -1.5, 12.0, 7.25)
-        self.panel.start([other, chosen])
+        self.widget.segmenting.start([other, chosen])
         self.waitUntilDone()
         self.assertIn("22: (1.5, -12.0, 7.25)", self.hints())
 

@@ -80,7 +80,7 @@ class ChoosingTest(PanelCase):
         elsewhere.mkdir()
         path = make_checkpoint(elsewhere, "mine", method="attention-unet")
         self.openPanel()
-        self.panel.useCheckpointFile(str(path))
+        self.panel.choices.useCheckpointFile(str(path))
         self.assertEqual(self.ui.methodComboBox.currentData, "attention-unet")
         self.assertEqual(self.ui.checkpointComboBox.currentData, str(path))
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
@@ -89,7 +89,7 @@ class ChoosingTest(PanelCase):
         self.openPanel()
         path = self.folder / "model.pt"
         path.write_bytes(b"pickle")
-        self.panel.useCheckpointFile(str(path))
+        self.panel.choices.useCheckpointFile(str(path))
         self.assertIn("pickled file", self.dialogs[0])
         self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
 
@@ -166,7 +166,7 @@ class ChoosingTest(PanelCase):
         top, bottom = self.ui.topLevelComboBox, self.ui.bottomLevelComboBox
         top.setCurrentIndex(top.findText("L3"))
         self.assertTrue(self.ui.applyButton.enabled)  # one end may be all that is known
-        self.assertEqual(self.panel.hints(None).visible, (22, None))
+        self.assertEqual(self.panel.steering.hints(None).visible, (22, None))
         bottom.setCurrentIndex(bottom.findText("L1"))
         self.assertIn("upside down", self.ui.applyButton.toolTip)
         self.assertFalse(self.ui.applyButton.enabled)

@@ -54,7 +54,7 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertFalse(self.dialogs, self.dialogs)
         self.assertEqual(len(self.segmentations()), 1)
         self.assertIn(" s.", self.ui.statusLabel.text + " s.")
-        self.waitUntil(lambda: self.ui.deviceLabel.text != "" or self.panel._device is None)
+        self.waitUntil(lambda: self.ui.deviceLabel.text != "" or self.panel.device.answer is None)
 
     def test_the_device_is_named_and_red_on_a_cpu(self):
         self.openPanel()

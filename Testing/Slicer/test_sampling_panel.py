@@ -86,8 +86,8 @@ class UncertaintyTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         before, values = self.nodeIds(), slicer.util.arrayFromVolume(self.maps()[0]).copy()
-        self.panel.client.stop()
-        self.panel.client._environment["DOUBLE_SECONDS"] = "30"
+        self.widget.client.stop()
+        self.widget.client._environment["DOUBLE_SECONDS"] = "30"
         self.ui.stepsSpinBox.value = 7
         self.click(self.ui.applyButton)
         self.waitUntil(lambda: self.ui.progressBar.value > 0)
@@ -226,7 +226,7 @@ class UncertaintyTest(SamplingCase):
 
         make_volume()
         self.openPanel()
-        table = self.widget.correctionPanel.table
+        table = self.widget.correctionPanel.review.table
         self.run_to_the_end()
         self.waitUntil(lambda: table.rows)
         self.assertTrue(table.table.isColumnHidden(UNCERTAINTY))
@@ -251,7 +251,7 @@ class TimeTest(SamplingCase):
     def openWarm(self, method="verdiff-net"):
         self.openSampling(method)
         self.panel.warmUp()
-        self.waitUntil(lambda: self.panel._device is not None, 60)
+        self.waitUntil(lambda: self.panel.device.answer is not None, 60)
 
     def test_defaults_are_the_checkpoint_s(self):
         make_checkpoint(self.folder, "quick", method="verdiff-net", config={"samples": 3, "steps": 2})
@@ -259,13 +259,13 @@ class TimeTest(SamplingCase):
         checkpoints = self.ui.checkpointComboBox
         for name, samples, steps in (("sampled", 5, 20), ("quick", 3, 2)):
             checkpoints.setCurrentIndex(checkpoints.findData(name))
-            self.assertEqual(self.panel.options(), {"samples": samples, "steps": steps})
+            self.assertEqual(self.panel.sampling.options(), {"samples": samples, "steps": steps})
             self.assertEqual(self.ui.samplesSpinBox.text, f"{samples} (default)")
             self.assertEqual(self.ui.stepsSpinBox.text, f"{steps} steps (default)")
         for box, most in ((self.ui.samplesSpinBox, 50), (self.ui.stepsSpinBox, 1000)):
             self.assertEqual((box.minimum, box.maximum), (0, most))  # the least, 0, shows the default
         self.ui.stepsSpinBox.value = 4
-        self.assertEqual(self.panel.options(), {"samples": 3, "steps": 4})
+        self.assertEqual(self.panel.sampling.options(), {"samples": 3, "steps": 4})
 
     def test_only_methods_that_sample_ask_how(self):
         make_volume()
@@ -291,7 +291,7 @@ class TimeTest(SamplingCase):
         self.assertEqual(self.provenance()["options"], {"preview": "on"})
         self.choose("ddpm")
         self.assertTrue(self.ui.stepsSpinBox.enabled)
-        self.assertEqual(self.panel.options(), {"samples": 3, "steps": 8})
+        self.assertEqual(self.panel.sampling.options(), {"samples": 3, "steps": 8})
         self.assertEqual(self.widget._parameterNode.steps, 8)
 
     def test_the_time_is_that_of_the_last_run_and_follows_the_settings(self):
@@ -326,7 +326,7 @@ class TimeTest(SamplingCase):
     def test_the_device_may_be_told_after_the_scene_was_closed_in_another_module(self):
         self.openSampling()
         answers = []
-        self.patch(self.panel.client, "describeDevice", lambda asked, onDone, onError: answers.append(onDone))
+        self.patch(self.widget.client, "describeDevice", lambda asked, onDone, onError: answers.append(onDone))
         self.panel.warmUp()
         self.widget.exit()
         slicer.mrmlScene.Clear(0)
@@ -411,7 +411,7 @@ class StartingFromTest(SamplingCase):
         self.choose("verdiff-net")
         self.ui.priorSelector.setCurrentNode(drawn)
         self.ui.outputSegmentationSelector.setCurrentNode(None)
-        hints = self.panel.hints(volume)
+        hints = self.panel.steering.hints(volume)
         expected = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(drawn, volume))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(hints.prior), expected)
         self.assertNotIn(20, expected)
@@ -432,8 +432,7 @@ class StartingFromTest(SamplingCase):
         setLocked(second.GetSegmentation().GetSegment("L5"), True)
         self.choose("verdiff-net")
         self.ui.priorSelector.setCurrentNode(first)
-        self.panel.jobOutputId = second.GetID()
-        locked = sitk.GetArrayFromImage(self.panel.hints(volume).locked)
+        locked = sitk.GetArrayFromImage(self.panel.steering.hints(volume, second).locked)
         self.assertEqual(set(np.unique(locked)), {0, 22, 24})
 
     def test_another_volume_starts_from_the_image_again(self):
@@ -450,14 +449,14 @@ class StartingFromTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
-        hints, segment = {}, self.panel.client.segment
+        hints, segment = {}, self.widget.client.segment
 
-        def listen(image, checkpoint, device, given, *more, **callbacks):
-            hints[self.ui.statusLabel.text] = given
-            return segment(image, checkpoint, device, given, *more, **callbacks)
+        def listen(request, **callbacks):
+            hints[self.ui.statusLabel.text] = request.hints
+            return segment(request, **callbacks)
 
-        self.patch(self.panel.client, "segment", listen)
-        self.panel.start([other, chosen])
+        self.patch(self.widget.client, "segment", listen)
+        self.widget.segmenting.start([other, chosen])
         self.waitUntilDone()
         self.assertIsNone(hints["Segmenting “Other”…"].prior)
         self.assertIsNotNone(hints["Segmenting “T2”…"].prior)
@@ -467,7 +466,7 @@ class StartingFromTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
-        self.panel.start([other, chosen])
+        self.widget.segmenting.start([other, chosen])
         slicer.mrmlScene.RemoveNode(self.output())
         self.waitUntilDone()
         self.assertIn("was removed from the scene while it waited", self.dialogs[0])

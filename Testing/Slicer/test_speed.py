@@ -62,7 +62,7 @@ class SpeedTest(PanelCase):
         self.large()
         self.openPanel(DOUBLE_SECONDS="1.5")
         self.panel.warmUp()
-        self.waitUntil(lambda: self.panel._device is not None, 60)
+        self.waitUntil(lambda: self.panel.device.answer is not None, 60)
         heartbeat = Heartbeat()
         self.click(self.ui.applyButton)
         heartbeat.start()

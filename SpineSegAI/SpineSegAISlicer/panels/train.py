@@ -1,17 +1,9 @@
-"""The Train section: choose, start, and watch training runs.
-
-A run is a process of its own that writes to a folder; the panel looks into that folder now and then and knows nothing
-else of it. So runs go on when Slicer is closed, and those that were started elsewhere can be watched as well.
-"""
+"""The Train section: what to train on, from where, for how long; and the start."""
 
 import re
-import shutil
-import time
-from html import escape
 from pathlib import Path
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib.anatomy import SCHEMES
@@ -19,38 +11,16 @@ from SpineSegAILib.checkpoints import list_checkpoints
 from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
-from ..processes import dependencies
-from .training_plots import CurvePlots
+from ..processes.training import interpreter, launcher, modified, runsFolder
+from .runs import RunList, attempt
+from .segment import listed
 
-POLL_MILLISECONDS = 2000
 DEVICES = (
     ("auto", _("Automatic")),
     ("cpu", "CPU"),
     ("cuda", _("NVIDIA GPU (CUDA)")),
     ("cuda:all", _("All NVIDIA GPUs")),
 )
-STATES = {
-    "starting": _("starting"),
-    "preparing": _("reading data"),
-    "running": _("running"),
-    "validating": _("validating"),
-    "stopping": _("stopping"),
-    "stalled": _("stalled"),
-    "finished": _("finished"),
-    "stopped": _("stopped"),
-    "failed": _("failed"),
-    "died": _("died"),
-}
-"""What is shown for each state of a run."""
-TROUBLE = ("stalled", "failed", "died")
-TROUBLE_COLOR = "#c62828"
-PICTURE_WIDTH = 640
-"""Pictures are shown no wider than this (pixels)."""
-
-
-def runsFolder():
-    """Where runs that are started here write to."""
-    return Path.home() / "SpineSegAI" / "Runs"
 
 
 class TrainingPanel:
@@ -64,15 +34,7 @@ class TrainingPanel:
     def __init__(self, ui, dataset=lambda: "", onCheckpoint=lambda: None):
         self.ui = ui
         self.dataset = dataset
-        self.onCheckpoint = onCheckpoint
-        self.plots = CurvePlots()
-        self.watched = []  # folders of runs elsewhere
-        self._reports = {}  # folder → (when its files were changed last, report)
-        self._order = []  # folders as in the table
-        self._selected = None
-        self._reader = None
-        self._pictures = {}
-        self._launcher = None
+        self._onCheckpoint = onCheckpoint
         self._updating = False
         self._suggested = ""
         self._problems = {}  # path of a manifest → (when it was changed last, what is wrong with it)
@@ -90,27 +52,16 @@ class TrainingPanel:
         ui.trainMethodComboBox.connect("currentIndexChanged(int)", self._onMethod)
         ui.trainNameLineEdit.connect("textChanged(QString)", self.updateButtons)
         ui.trainStartButton.connect("clicked(bool)", self.onStart)
-        ui.runsTable.connect("itemSelectionChanged()", self._onSelected)
-        ui.runStopButton.connect("clicked(bool)", self.onStop)
-        ui.runResumeButton.connect("clicked(bool)", self.onResume)
-        ui.runFolderButton.connect("clicked(bool)", self.onOpenFolder)
-        ui.runWatchButton.connect("clicked(bool)", self.onWatch)
-        ui.runPlotButton.connect("toggled(bool)", self.onPlot)
         ui.trainCollapsibleButton.connect("contentsCollapsed(bool)", self.onOpened)
+        self.runs = RunList(ui, self.devices, self._onNewCheckpoint, self.updateButtons)
         if not ui.trainCollapsibleButton.collapsed:  # else when it is opened: all this takes a while
             self.refreshCheckpoints()
             self._onMethod()
         self._onStartCheckpoint()
-        self._showRun()
-
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MILLISECONDS)
-        self._timer.connect("timeout()", self.poll)
-        self._timer.start()
 
     def cleanup(self):
         """The panel goes away; runs go on."""
-        self._timer.stop()
+        self.runs.cleanup()
 
     # --- choices -----------------------------------------------------------------------------------------------------
 
@@ -153,7 +104,7 @@ class TrainingPanel:
         """The presets of the method, if what they are made of is installed."""
         combo = self.ui.trainPresetComboBox
         combo.clear()
-        if self.launcher() is not None:
+        if launcher() is not None:
             method = METHODS[self.ui.trainMethodComboBox.currentData]
             for name in method.config_class().presets(method.id):
                 combo.addItem(name, name)
@@ -217,7 +168,7 @@ class TrainingPanel:
         """What is wrong with a manifest; looked at again when the file has changed."""
         from SpineSegAILib.datasets.manifest import read_manifest
 
-        changed = _modified(Path(path))
+        changed = modified(Path(path))
         if self._problems.get(path, (None,))[0] != changed:
             try:
                 read_manifest(path).cases("training")
@@ -229,104 +180,22 @@ class TrainingPanel:
     def devices(self):
         """What to compute on."""
         kind, _colon, every = self.ui.trainDeviceComboBox.currentData.partition(":")
-        return self.launcher().Devices(kind, every=bool(every))
+        return launcher().Devices(kind, every=bool(every))
 
     def updateButtons(self):
         """Enable what can be done now; a disabled button says in its tooltip why."""
         button, reasons = self.ui.trainStartButton, self.reasonsAgainst()
         button.enabled = not reasons
         button.toolTip = (
-            "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in reasons) + "</ul>"
-            if reasons
-            else _("Train in a process of its own, which goes on when Slicer is closed.")
+            listed(reasons) if reasons else _("Train in a process of its own, which goes on when Slicer is closed.")
         )
-        report = self.report()
-        self.ui.runStopButton.enabled = report is not None and report.state.is_active
-        self.ui.runResumeButton.enabled = report is not None and report.can_resume
-        self.ui.runResumeButton.toolTip = (
-            report.obstacle if report is not None and report.obstacle else _("Go on where the run was saved last.")
-        )
-        self.ui.runFolderButton.enabled = self.ui.runPlotButton.enabled = report is not None
-
-    # --- what the buttons do -----------------------------------------------------------------------------------------
-
-    def launcher(self):
-        """The library's launcher; None while the packages that it needs are not installed."""
-        if self._launcher is None and not dependencies.missingPackages():
-            from SpineSegAILib.training import launcher
-
-            self._launcher = launcher
-        return self._launcher
 
     def onStart(self):
         """Start a run with these choices."""
         folder = runsFolder() / self.ui.trainNameLineEdit.text.strip()
-        if self._try(lambda: self.launcher().start(folder, self.arguments(), devices=self.devices(), **self._python())):
-            self._select(folder)
+        if attempt(lambda: launcher().start(folder, self.arguments(), devices=self.devices(), **interpreter())):
+            self.runs.select(folder)
             self._suggestName()
-
-    def onResume(self):
-        """Go on with the selected run."""
-        folder = self._selected
-        if self._try(lambda: self.launcher().resume(folder, devices=self.devices(), **self._python())):
-            self.poll()
-
-    def onStop(self):
-        """Ask the selected run to save and end."""
-        if self._try(lambda: self.launcher().stop(self._selected), packages=()):
-            self.poll()
-
-    def onOpenFolder(self):
-        """Show the files of the selected run."""
-        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._selected)))
-
-    def onWatch(self):
-        """Choose a run that was started elsewhere."""
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of the run"), "")
-        if folder:
-            self.watch(folder)
-
-    def watch(self, folder):
-        """Add a run that was started elsewhere to the list."""
-        folder = Path(folder)
-        if self._try(lambda: self.launcher().status(folder), packages=()):
-            if folder not in self.watched and folder.parent != runsFolder():
-                self.watched.append(folder)
-            self._select(folder)
-
-    def onPlot(self, shown):
-        """Show the curves of the selected run in Slicer's plot views, or take them away."""
-        if shown and self._reader is not None:
-            self.plots.show(self.report().name, self._reader.events())
-        else:
-            self.plots.remove()
-
-    def _try(self, action, packages=dependencies.TRAINING_PACKAGES):
-        """Do what needs packages; False if it failed, which the reader has been told."""
-        try:
-            dependencies.ensure(packages)
-            action()
-        except (SpineSegAIError, dependencies.NotInstalled) as error:
-            slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
-            return False
-        return True
-
-    @staticmethod
-    def _python():
-        """Slicer's Python, and what it must not take over from Slicer."""
-        program = shutil.which("PythonSlicer")
-        if program is None:
-            raise SpineSegAIError(
-                _("Slicer's Python (PythonSlicer) is not found."), _("Reinstall Slicer, or start it by its launcher.")
-            )
-        return {"python": program, "environment": {"ITK_AUTOLOAD_PATH": ""}}
-
-    # --- watching ----------------------------------------------------------------------------------------------------
-
-    def report(self):
-        """How the selected run is doing; None if none is selected."""
-        held = self._reports.get(self._selected)
-        return held[1] if held else None
 
     def onOpened(self, collapsed=False):
         """The section was folded or unfolded."""
@@ -336,183 +205,8 @@ class TrainingPanel:
                 self.ui.trainDatasetPathLineEdit.currentPath = str(manifest)
             self.refreshCheckpoints()
             self._onMethod()
-            self.poll()
+            self.runs.poll()
 
-    def poll(self):
-        """Look at the runs. Costs next to nothing when nothing runs and nobody looks."""
-        folded = self.ui.trainCollapsibleButton.collapsed
-        if self.launcher() is None or (folded and not self._active()):
-            return
-        ended = self._readReports()
-        if ended:
-            self._offerCheckpoints(ended)
-        if not folded:
-            self._fillTable()
-            self._showRun()
-
-    def _active(self):
-        return [folder for folder, (_stamp, report) in self._reports.items() if report.state.is_active]
-
-    def _readReports(self):
-        """Read what may have changed; returns the runs that have ended and may have left a checkpoint."""
-        root = runsFolder()
-        found = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-        reports, ended = {}, []
-        for folder in [*found, *self.watched]:
-            stamp = _lastChange(folder)
-            held = self._reports.get(folder)
-            if held is not None and held[0] == stamp and not held[1].state.is_active:
-                reports[folder] = held
-                continue
-            try:
-                events = self._reader.events() if folder == self._selected and self._reader else None
-                report = self.launcher().status(folder, events)
-            except SpineSegAIError:
-                continue  # not a run, or not any more
-            reports[folder] = (stamp, report)
-            if not report.state.is_active:
-                ended.append(folder)
-        self._reports = reports
-        self._order = sorted(reports, key=_begun, reverse=True)
-        if self._selected not in reports:
-            self._choose(self._order[0] if self._order else None)
-        return ended
-
-    def _offerCheckpoints(self, folders):
-        """New checkpoints appear in the Segment section at once."""
-        made = []
-        for folder in folders:
-            try:
-                made.append(self.launcher().offer(folder))
-            except SpineSegAIError as error:
-                slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
-        if any(made):
-            self.refreshCheckpoints()
-            self.onCheckpoint()
-
-    def _fillTable(self):
-        table = self.ui.runsTable
-        self._updating = True
-        table.setRowCount(len(self._order))
-        for row, folder in enumerate(self._order):
-            report = self._reports[folder][1]
-            progress = f"{100 * report.progress:.0f} %"
-            dice = report.scores.get("level_dice")
-            texts = (report.name, STATES[report.state.value], progress, "" if dice is None else f"{dice:.3f}")
-            for column, text in enumerate(texts):
-                item = table.item(row, column)
-                if item is None:
-                    item = qt.QTableWidgetItem()
-                    table.setItem(row, column, item)
-                if item.text() != text:
-                    item.setText(text)
-            table.item(row, 0).setToolTip(str(folder))
-            if folder == self._selected and table.currentRow() != row:
-                table.selectRow(row)
-        for column in range(3):
-            table.resizeColumnToContents(column)
-        self._updating = False
-
-    def _select(self, folder):
-        self._choose(folder)
-        self.poll()
-
-    def _choose(self, folder):
-        if folder == self._selected:
-            return
-        self._selected = folder
-        self._reader = None
-        self._pictures.clear()
-        if folder is not None:
-            from SpineSegAILib.training.run import RunDirectory
-
-            self._reader = self.launcher().EventReader(RunDirectory(folder))
-        if self.ui.runPlotButton.checked:
-            self.ui.runPlotButton.checked = False
-
-    def _onSelected(self):
-        row = self.ui.runsTable.currentRow()
-        if not self._updating and 0 <= row < len(self._order):
-            self._choose(self._order[row])
-            self._showRun()
-
-    def _showRun(self):
-        """The selected run: a line or two, pictures, the end of its log."""
-        ui, report = self.ui, self.report()
-        for widget in (ui.runStatusLabel, ui.runLogCollapsibleButton):
-            widget.visible = report is not None
-        for widget in (ui.runsTable, ui.runStopButton, ui.runResumeButton, ui.runFolderButton, ui.runPlotButton):
-            widget.visible = bool(self._order)
-        self._showPicture(ui.runCurvesLabel, "curves.png")
-        self._showPicture(ui.runPreviewLabel, "preview.png")
-        self.updateButtons()
-        if report is None:
-            return
-        ui.runStatusLabel.text = _describe(report)
-        ui.runStatusLabel.setStyleSheet(f"color: {TROUBLE_COLOR};" if report.state.value in TROUBLE else "")
-        if not ui.runLogCollapsibleButton.collapsed:
-            tail = self.launcher().log_tail(report.folder)
-            if ui.runLogText.plainText != tail:
-                ui.runLogText.setPlainText(tail)
-                ui.runLogText.verticalScrollBar().setValue(ui.runLogText.verticalScrollBar().maximum)
-        if self.plots.isShown:
-            self.plots.update(self._reader.events())
-
-    def _showPicture(self, label, name):
-        path = self._selected / name if self._selected is not None else None
-        label.visible = path is not None and path.is_file()
-        if not label.visible and (path is None or not path.is_file()):
-            return
-        width = min(max(self.ui.trainCollapsibleButton.width - 24, 200), PICTURE_WIDTH)
-        stamp = (path, path.stat().st_mtime_ns, width)
-        if self._pictures.get(name) == stamp:
-            return
-        pixmap = qt.QPixmap(str(path))
-        if not pixmap.isNull():
-            label.setPixmap(pixmap.scaledToWidth(width, qt.Qt.SmoothTransformation))
-            self._pictures[name] = stamp
-
-
-def _lastChange(folder):
-    """When something that decides on the state of a run was written last."""
-    names = ("status.json", "launch.json", "lock.json", "config.json", "best.safetensors", "last.safetensors")
-    return tuple(_modified(folder / name) for name in names)
-
-
-def _begun(folder):
-    return max(_modified(folder / "launch.json"), _modified(folder / "config.json"))
-
-
-def _modified(path):
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _describe(report):
-    """State, progress and speed in a line; the reason of trouble in the next."""
-    parts = [STATES[report.state.value]]
-    if report.steps:
-        parts.append(_("step {step:,} of {steps:,}").format(step=report.step, steps=report.steps))
-    if report.steps_per_second:
-        parts.append(_("{speed:.2f} steps/s").format(speed=report.steps_per_second))
-    if report.seconds_left is not None:
-        parts.append(_("{time} left").format(time=_duration(report.seconds_left)))
-    if report.loss is not None:
-        parts.append(_("loss {loss:.3f}").format(loss=report.loss))
-    if "level_dice" in report.scores:
-        parts.append(_("Dice {dice:.3f}").format(dice=report.scores["level_dice"]))
-    line = " · ".join(parts)
-    lines = [line[:1].upper() + line[1:], report.message]
-    if report.obstacle and report.state.value in TROUBLE:
-        lines.append(_("It cannot be resumed: {reason}").format(reason=report.obstacle))
-    return "\n".join(line for line in lines if line)
-
-
-def _duration(seconds):
-    if seconds < 90:
-        return _("{seconds:.0f} s").format(seconds=seconds)
-    if seconds < 5400:
-        return _("{minutes:.0f} min").format(minutes=seconds / 60)
-    return time.strftime("%H:%M h", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} d"
+    def _onNewCheckpoint(self):
+        self.refreshCheckpoints()
+        self._onCheckpoint()

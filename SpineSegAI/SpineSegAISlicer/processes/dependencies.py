@@ -32,6 +32,7 @@ TRAINING_PACKAGES = (("accelerate>=1", "2 MB"), ("matplotlib", "9 MB"), ("tqdm",
 _SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
 
 
+_installed_all = False
 _installing = False  # Slicer goes on handling clicks while pip runs
 
 
@@ -45,6 +46,13 @@ def missingPackages(more=()):
     :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
     """
     return [requirement for requirement in (TORCH, *(r for r, _size in (*PACKAGES, *more))) if not _isMet(requirement)]
+
+
+def areInstalled():
+    """Whether nothing is missing for segmentation. Asked at every stroke, so a yes is remembered."""
+    global _installed_all
+    _installed_all = _installed_all or not missingPackages()
+    return _installed_all
 
 
 def _isMet(requirement):

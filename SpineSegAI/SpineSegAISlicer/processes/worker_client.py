@@ -1,27 +1,54 @@
 """The panel's end of the worker: starts the process, talks to it without blocking, cancels, restarts.
 
-Nothing here computes. Requests are lines into a `QProcess`, events are lines out of it, and callbacks run on the main
+Nothing here computes. Requests are lines into a process, events are lines out of it, and callbacks run on the main
 thread from Qt's event loop, so Slicer stays usable throughout.
 """
 
 import collections
 import contextlib
-import logging
-import os
 import shutil
 import tempfile
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
 from SpineSegAILib import __version__
+from SpineSegAILib.errors import OutputError
+
+from .failure import Failure
+from .python import PythonProcess
 
 CANCEL_SECONDS = 0.7
 """How long the worker may take to stop by itself; then it is killed, so that Cancel acts within a second."""
 
+STOP_MILLISECONDS = 300
+"""How long the worker may take to end when its input closes, as it does at once unless it computes."""
+
 LOG_LINES = 500
+
+
+@dataclass(frozen=True)
+class SegmentationRequest:
+    """What is asked of the worker for one volume.
+
+    :param image: SimpleITK image.
+    :param checkpoint: name or path.
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
+    :param hints: `SpineSegAILib.hints.Hints`.
+    :param options: run-time options of the method, name → value.
+    :param includeUnvalidated: also the structures that the checkpoint learnt from phantoms alone.
+    """
+
+    image: Any
+    checkpoint: str
+    device: str
+    hints: Any
+    options: dict
+    includeUnvalidated: bool
 
 
 class Job:
@@ -41,19 +68,10 @@ class Job:
         self.onProgress = onProgress
         self.cancelled = False
 
-
-class Failure:
-    """Why a job has no result: kind (the error's class), message, remedy, and the end of the log."""
-
-    def __init__(self, kind, message, remedy="", log=""):
-        self.kind = kind
-        self.message = message
-        self.remedy = remedy
-        self.log = log
-
-    @property
-    def isCancelled(self):
-        return self.kind == "Cancelled"
+    def silence(self):
+        """Nobody wants to hear of it any more."""
+        self.onDone = self.onError = lambda *_answer: None
+        self.onProgress = None
 
 
 class WorkerClient:
@@ -70,7 +88,6 @@ class WorkerClient:
         self._process = None
         self._ready = None
         self._folder = None
-        self._output = b""
         self._log = collections.deque(maxlen=LOG_LINES)
         self._jobs = {}
         self._waiting = []  # lines that wait for the handshake
@@ -78,41 +95,42 @@ class WorkerClient:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def segment(self, image, checkpoint, device, hints, options, includeUnvalidated, onDone, onError, onProgress):
-        """Segment a SimpleITK image; `onDone` gets a `SpineSegAILib.results.Segmentation`.
+    def segment(self, request, onDone, onError, onProgress):
+        """Segment what a `SegmentationRequest` says; `onDone` gets a `SpineSegAILib.results.Segmentation`.
 
-        :param checkpoint: name or path.
-        :param hints: `SpineSegAILib.hints.Hints`.
-        :param options: run-time options of the method, name → value.
-        :param includeUnvalidated: also the structures that the checkpoint learnt from phantoms alone.
         :returns: the `Job`.
+        :raises OutputError: the voxels cannot be handed over.
         """
         from SpineSegAILib.worker.protocol import HintsMessage, SegmentRequest, save_image
 
         self._ensureStarted()
         job = self._newJob(lambda event: (event.result.segmentation(),), onDone, onError, onProgress)
         with self._handingOver(job) as folder:
-            request = SegmentRequest(
+            message = SegmentRequest(
                 job=job.number,
-                image=save_image(image, folder / "image.npy"),
-                checkpoint=str(checkpoint),
-                device=device,
-                hints=HintsMessage.of(hints, folder),
-                options=options,
-                include_unvalidated=includeUnvalidated,
+                image=save_image(request.image, folder / "image.npy"),
+                checkpoint=str(request.checkpoint),
+                device=request.device,
+                hints=HintsMessage.of(request.hints, folder),
+                options=request.options,
+                include_unvalidated=request.includeUnvalidated,
             )
-        self._send(request)
+        self._send(message)
         return job
 
     def measure(self, result, onDone, onError):
-        """Measure a `Segmentation`; `onDone` gets columns (`worker_protocol.Column`) and rows."""
+        """Measure a `Segmentation`; `onDone` gets columns (`results.measurement_table.Column`) and rows.
+
+        :returns: the `Job`.
+        :raises OutputError: the voxels cannot be handed over.
+        """
         from SpineSegAILib.worker.protocol import MeasureRequest, ResultMessage
 
         self._ensureStarted()
         job = self._newJob(lambda event: (event.columns, event.rows), onDone, onError)
         with self._handingOver(job) as folder:
-            request = MeasureRequest(job=job.number, result=ResultMessage.of(result, folder, "result"))
-        self._send(request)
+            message = MeasureRequest(job=job.number, result=ResultMessage.of(result, folder, "result"))
+        self._send(message)
         return job
 
     def describeDevice(self, device, onDone, onError):
@@ -128,21 +146,22 @@ class WorkerClient:
         """Ask a job to stop; a worker that does not obey is killed (and started again by the next request)."""
         from SpineSegAILib.worker.protocol import CancelRequest
 
-        if job.number not in self._jobs or job.cancelled:
+        if not self.isAtWorkOn(job) or job.cancelled:
             return
         job.cancelled = True
         self._send(CancelRequest(job=job.number))
         qt.QTimer.singleShot(int(CANCEL_SECONDS * 1000), lambda: self._killIfStubborn(job))
+
+    def isAtWorkOn(self, job):
+        """Whether a job's answer is still to come."""
+        return job is not None and self._jobs.get(job.number) is job
 
     def stop(self):
         """End the worker; jobs under way are dropped without a callback."""
         self._jobs.clear()
         self._waiting.clear()
         if self._process is not None:
-            self._process.closeWriteChannel()
-            if not self._process.waitForFinished(300):
-                self._kill()
-                self._process.waitForFinished(1000)
+            self._process.stop(STOP_MILLISECONDS)
         self._forgetProcess()
 
     @property
@@ -164,35 +183,16 @@ class WorkerClient:
     def _ensureStarted(self):
         if self._process is not None:
             return
-        program = shutil.which("PythonSlicer")
-        if program is None:
-            from SpineSegAILib.errors import MissingPackageError
-
-            raise MissingPackageError(
-                _("Slicer's Python (PythonSlicer) is not found."), _("Reinstall Slicer, or start it by its launcher.")
-            )
-        self._folder = Path(tempfile.mkdtemp(prefix="SpineSegAI-"))
-        environment = qt.QProcessEnvironment.systemEnvironment()
-        import SpineSegAILib
-
-        paths = [str(Path(SpineSegAILib.__file__).resolve().parents[1]), environment.value("PYTHONPATH", "")]
-        environment.insert("PYTHONPATH", os.pathsep.join(p for p in paths if p))
-        environment.insert("PYTHONUNBUFFERED", "1")
-        # Slicer's own ITK readers do not fit the SimpleITK that the process loads.
-        environment.insert("ITK_AUTOLOAD_PATH", "")
-        for name, value in self._environment.items():
-            environment.insert(name, value)
-        process = qt.QProcess()
-        process.setProcessEnvironment(environment)
-        # A process that was killed may still say something after the next one has been started: each says who it is.
-        process.connect("readyReadStandardOutput()", lambda: self._readOutput(process))
-        process.connect("readyReadStandardError()", lambda: self._readLog(process))
-        process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: self._onFinished(process, code))
-        process.connect("errorOccurred(QProcess::ProcessError)", lambda error: self._onProcessError(process, error))
-        self._process = process
-        self._output = b""
+        process = PythonProcess(self._onLine, self._addLog, self._onEnded)
+        with _writing():
+            folder = Path(tempfile.mkdtemp(prefix="SpineSegAI-"))
+        try:
+            process.start([*self._arguments, "--folder", str(folder)], self._environment)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._process, self._folder = process, folder
         self._addLog(_("Starting the segmentation process."))
-        process.start(program, [*self._arguments, "--folder", str(self._folder)])
 
     def _newJob(self, read, onDone, onError, onProgress=None):
         self._number += 1
@@ -206,68 +206,121 @@ class WorkerClient:
         elif self._process is not None:
             self._process.write(line)
 
-    def _readOutput(self, process):
-        if process is not self._process:
-            return
-        # The pipe gives bytes as they come: half a line, or three.
-        *lines, self._output = (self._output + process.readAllStandardOutput().data()).split(b"\n")
-        for line in lines:
-            if line.strip():
-                self._onLine(line)
-
-    def _readLog(self, process):
-        if process is not self._process:
-            return
-        text = process.readAllStandardError().data().decode("utf-8", "replace")
-        for line in text.splitlines():
-            if line.strip():
-                self._addLog(line.rstrip())
-
     def _addLog(self, line):
         self._log.append(line)
         for callback in self.logCallbacks:
             callback(line)
 
-    def _onLine(self, line):
-        from SpineSegAILib.worker.protocol import EVENT, PROTOCOL
+    @contextlib.contextmanager
+    def _handingOver(self, job):
+        """The folder for a job's voxels; the job is forgotten if they cannot be written."""
+        folder = self._folder / f"job{job.number}"
+        try:
+            with _writing():
+                # The folder for all jobs may be gone: systems clean up what is temporary.
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                yield folder
+        except BaseException:
+            del self._jobs[job.number]
+            self._removeFiles(job)
+            raise
 
+    def _removeFiles(self, job):
+        if self._folder is not None:
+            shutil.rmtree(self._folder / f"job{job.number}", ignore_errors=True)
+
+    def _killIfStubborn(self, job):
+        if not self.isAtWorkOn(job):
+            return
+        self._addLog(_("The segmentation process did not stop in time and was ended."))
+        # Do not wait for the operating system: the reader does not.
+        self._kill()
+        self._failAll(Failure("WorkerError", _("Another computation was ended with it."), log=self.logTail()))
+
+    def _kill(self):
+        self._process.kill()
+        self._forgetProcess()
+
+    def _forgetProcess(self):
+        process, self._process = self._process, None
+        self._ready = None
+        if process is not None:
+            process.forget()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _onEnded(self, exitCode):
+        self._forgetProcess()
+        if exitCode is None:
+            message = _("The segmentation process could not be started.")
+            remedy = _("Reinstall the extension, or look into the log.")
+        else:
+            self._addLog(_("The segmentation process ended (exit code {code}).").format(code=exitCode))
+            message = _("The segmentation process ended unexpectedly (exit code {code}).").format(code=exitCode)
+            remedy = _(
+                "Try again. If it happens again, the computer may be short of memory: close other programs,"
+                " or choose “CPU”."
+            )
+        self._failAll(Failure("WorkerError", message, remedy, self.logTail()))
+
+    def _failAll(self, failure):
+        jobs, self._jobs = self._jobs, {}
+        self._waiting.clear()
+        for job in jobs.values():
+            job.onError(Failure.cancelled() if job.cancelled else failure)
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _onLine(self, line):
+        from SpineSegAILib.worker.protocol import EVENT
+
+        if not line.strip():
+            return
         try:
             event = EVENT.validate_json(line)
         except ValueError as error:
             self._addLog(f"Unexpected output of the segmentation process: {line[:200]!r} ({error})")
-            self._failAll("ProtocolError", _("The segmentation process and the panel do not understand each other."))
-            self._kill()
+            self._refuse(_("The segmentation process and the panel do not understand each other."))
             return
         if event.event == "ready":
-            if (event.protocol, event.version) != (PROTOCOL, __version__):
-                self._failAll(
-                    "ProtocolError",
-                    _("The segmentation process is version {worker}, the panel is version {panel}.").format(
-                        worker=event.version, panel=__version__
-                    ),
-                    _("Restart Slicer, so that both use the version that is installed now."),
-                )
-                self._kill()
-                return
-            self._ready = event
-            waiting, self._waiting = self._waiting, []
-            for pending in waiting:
-                self._process.write(pending)
-            return
-        if event.event == "error" and event.job is None:
+            self._onReady(event)
+        elif event.event == "error" and event.job is None:
             self._addLog(event.message)
+        elif event.job in self._jobs:  # else dropped meanwhile
+            self._onAnswer(self._jobs[event.job], event)
+
+    def _onReady(self, event):
+        from SpineSegAILib.worker.protocol import PROTOCOL
+
+        if (event.protocol, event.version) != (PROTOCOL, __version__):
+            self._refuse(
+                _("The segmentation process is version {worker}, the panel is version {panel}.").format(
+                    worker=event.version, panel=__version__
+                ),
+                _("Restart Slicer, so that both use the version that is installed now."),
+            )
             return
-        job = self._jobs.get(event.job)
-        if job is None:
-            return  # dropped meanwhile
+        self._ready = event
+        waiting, self._waiting = self._waiting, []
+        for pending in waiting:
+            self._process.write(pending)
+
+    def _refuse(self, message, remedy=""):
+        """A worker that cannot be talked to is ended."""
+        log = self.logTail()
+        self._kill()
+        self._failAll(Failure("ProtocolError", message, remedy, log))
+
+    def _onAnswer(self, job, event):
         if event.event == "progress":
             if job.onProgress is not None and not job.cancelled:
                 job.onProgress(event.fraction, event.message)
             return
-        del self._jobs[event.job]
+        del self._jobs[job.number]
         try:
             if job.cancelled:
-                job.onError(Failure("Cancelled", _("Cancelled.")))
+                job.onError(Failure.cancelled())
             elif event.event == "error":
                 job.onError(Failure(event.kind, event.message, event.remedy, event.traceback or self.logTail()))
             else:
@@ -291,105 +344,14 @@ class WorkerClient:
             return
         job.onDone(*answer)
 
-    @contextlib.contextmanager
-    def _handingOver(self, job):
-        """The folder for a job's voxels; the job is forgotten if they cannot be written."""
-        folder = self._folder / f"job{job.number}"
-        try:
-            # The folder for all jobs may be gone: systems clean up what is temporary.
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            yield folder
-        except BaseException:
-            del self._jobs[job.number]
-            self._removeFiles(job)
-            raise
 
-    def _removeFiles(self, job):
-        if self._folder is not None:
-            shutil.rmtree(self._folder / f"job{job.number}", ignore_errors=True)
-
-    def _onFinished(self, process, exitCode):
-        if process is not self._process:
-            return
-        self._readOutput(process)
-        self._readLog(process)
-        if process is not self._process:  # its last words were the end of it
-            return
-        self._addLog(_("The segmentation process ended (exit code {code}).").format(code=exitCode))
-        self._forgetProcess()
-        self._failAll(
-            "WorkerError",
-            _("The segmentation process ended unexpectedly (exit code {code}).").format(code=exitCode),
-            _(
-                "Try again. If it happens again, the computer may be short of memory: close other programs,"
-                " or choose “CPU”."
-            ),
-        )
-
-    def _onProcessError(self, process, error):
-        if process is not self._process or error != qt.QProcess.FailedToStart:
-            return  # "finished" follows
-        self._forgetProcess()
-        self._failAll(
-            "WorkerError",
-            _("The segmentation process could not be started."),
-            _("Reinstall the extension, or look into the log."),
-        )
-
-    def _failAll(self, kind, message, remedy=""):
-        jobs, self._jobs = self._jobs, {}
-        self._waiting.clear()
-        log = self.logTail()
-        for job in jobs.values():
-            if job.cancelled:
-                job.onError(Failure("Cancelled", _("Cancelled.")))
-            else:
-                job.onError(Failure(kind, message, remedy, log))
-
-    def _killIfStubborn(self, job):
-        if self._jobs.get(job.number) is not job:
-            return
-        self._addLog(_("The segmentation process did not stop in time and was ended."))
-        self._kill()
-        # Do not wait for the operating system: the reader does not.
-        self._forgetProcess()
-        self._failAll("WorkerError", _("Another computation was ended with it."))
-
-    def _kill(self):
-        """End the process with its children: on Windows and Linux, PythonSlicer is a launcher that has one."""
-        if self._process is None:
-            return
-        try:
-            import psutil
-
-            for child in psutil.Process(self._process.processId()).children(recursive=True):
-                child.kill()
-        except Exception as error:  # already gone, or psutil absent: the launcher's end closes the worker's input
-            logging.debug(f"SpineSegAI: children of the worker: {error}")
-        self._process.kill()
-
-    def _forgetProcess(self):
-        process, self._process = self._process, None
-        self._ready = None
-        self._output = b""
-        if process is not None:
-            _keepUntilItEnds(process)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-
-_kept = []
-
-
-def _keepUntilItEnds(process):
-    """Hold a QProcess that nobody needs: it must outlive what it runs, and must not vanish in its own signal."""
-    _kept.append(process)
-
-    def letGo(*_arguments):
-        qt.QTimer.singleShot(0, lambda: _kept.remove(process) if process in _kept else None)
-
-    if process.state() == qt.QProcess.NotRunning:
-        letGo()
-    else:
-        process.connect("finished(int,QProcess::ExitStatus)", letGo)
+@contextlib.contextmanager
+def _writing():
+    """What the system says against writing files, as an error that the reader can act on."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            _("The voxels cannot be handed over: {error}").format(error=error),
+            _("Free some space on the disk that holds temporary files."),
+        ) from error

@@ -22,3 +22,8 @@ def read(segmentationNode):
 def write(segmentationNode, document):
     """Store `SpineSegAILib.results.Segmentation.to_document()`."""
     segmentationNode.SetAttribute(ATTRIBUTE, json.dumps(document))
+
+
+def warningsOf(segmentationNode):
+    """Sentences that the reader should see, e.g. that the sacrum is not visible and levels are a guess."""
+    return read(segmentationNode).get("warnings", [])
