@@ -803,8 +803,8 @@ class BadInputTest(CorrectionCase):
 
     def test_no_segmentation_chosen(self):
         self.openPanel()
-        self.correct.refresh()
         self.assertIn("No segmentation is chosen", self.message())
+        self.assertFalse(self.cui.nextStructureButton.enabled)
         self.assertFalse(self.cui.shiftUpButton.enabled)
 
     def test_a_segmentation_of_somebody_else(self):

@@ -68,6 +68,7 @@ class AddingTest(DatasetCase):
     def test_without_a_folder_nothing_can_be_added(self):
         self.openPanel()
         self.assertTrue(self.data.addScenesButton.enabled)
+        self.assertTrue(self.data.mappingGroupBox.isHidden())  # nothing is asked yet
         self.data.datasetFolderLineEdit.text = ""
         for button in (self.data.addScenesButton, self.data.addCaseButton, self.data.addImagesButton):
             self.assertFalse(button.enabled)

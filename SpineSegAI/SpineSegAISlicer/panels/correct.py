@@ -92,6 +92,7 @@ class CorrectionPanel:
         """The output segmentation is what is corrected."""
         self.setSegmentationNode(self.parameters.outputSegmentation)
         self.hints.show()
+        self.updateButtons()
 
     def enter(self):
         """The module is opened."""

@@ -86,6 +86,7 @@ class DatasetPanel:
         ui.rankButton.enabled = ready and bool(self.cases.waiting) and bool(self._checkpoint())
         ui.datasetFolderLineEdit.enabled = ui.datasetFolderButton.enabled = free
         ui.datasetProgressBar.visible = ui.datasetCancelButton.visible = self.isRunning
+        ui.mappingGroupBox.visible = self.mapping.isAsking
 
     def refresh(self, *_collapsed):
         """Read the manifest again and show its cases. Nothing while the section is folded."""

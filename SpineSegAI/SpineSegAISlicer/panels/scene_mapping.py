@@ -36,7 +36,6 @@ class SceneMapping:
             ui.extentComboBox.addItem(title, extent)
         ui.mappingTable.wordWrap = False
         ui.mappingTable.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        ui.mappingGroupBox.visible = False
 
     @property
     def isAsking(self):
@@ -52,13 +51,11 @@ class SceneMapping:
         self._document, self._customs = document, list(customs)
         self._fill()
         self._update()
-        self.ui.mappingGroupBox.visible = True
 
     def forget(self):
         """Nothing is asked any more."""
         self._document, self._choices = None, []
         self.ui.mappingTable.setRowCount(0)
-        self.ui.mappingGroupBox.visible = False
 
     def answers(self):
         """Segment name → target, where the reader chose another one than was found."""
