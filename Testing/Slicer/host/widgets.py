@@ -60,9 +60,9 @@ class ctkCollapsibleButton(QAbstractButton):
         self.setCheckable(True)
         self.setChecked(True)
         self.setContentsMargins(0, self.HEADER, 0, 0)
-        self.toggled.connect(lambda on: self.setCollapsed(not on))
+        self.toggled.connect(lambda on: self._setCollapsed(not on))
 
-    def setCollapsed(self, collapsed: bool) -> None:
+    def _setCollapsed(self, collapsed: bool) -> None:
         if collapsed == self._collapsed:
             return
         self._collapsed = collapsed
@@ -72,7 +72,7 @@ class ctkCollapsibleButton(QAbstractButton):
         self.setMaximumHeight(self.HEADER if collapsed else 16777215)
         self.contentsCollapsed.emit(collapsed)
 
-    collapsed = Property(bool, lambda self: self._collapsed, setCollapsed)
+    collapsed = Property(bool, lambda self: self._collapsed, _setCollapsed)
     contentsFrameShape = _property(int, "frame")
     _frame = 0
 
@@ -244,9 +244,6 @@ class qMRMLWidget(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._scene = None
-        self._isEntered = True
-
-    isEntered = _property(bool, "isEntered")
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
@@ -412,9 +409,6 @@ class qMRMLSegmentationShow3DButton(ctkMenuButton):
         self.toggled.connect(self._toggled)
 
     locked = _property(bool, "locked")
-
-    def setMRMLScene(self, scene: Any) -> None:
-        pass
 
     def setSegmentationNode(self, node: Any) -> None:
         self._node = node if node and node.IsA("vtkMRMLSegmentationNode") else None
