@@ -6,7 +6,7 @@ Slicer reads this file when it starts: what a function needs is imported when it
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from .parameter_node import SpineSegAIParameterNode
+from .parameter_node import typedParameterNode
 
 
 class SpineSegAILogic(ScriptedLoadableModuleLogic):
@@ -14,7 +14,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         """The scene's `SpineSegAIParameterNode`."""
-        return SpineSegAIParameterNode(super().getParameterNode())
+        return typedParameterNode(super().getParameterNode())
 
     @staticmethod
     def firstVolume():

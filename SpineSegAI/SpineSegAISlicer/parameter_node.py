@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import slicer
 from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
@@ -38,3 +39,15 @@ class SpineSegAIParameterNode:
     priorSegmentation: vtkMRMLSegmentationNode
     includeUnvalidated: bool = False
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
+
+
+def typedParameterNode(node):
+    """A `SpineSegAIParameterNode` of a parameter node. It is kept as long as the node is in the scene.
+
+    A wrapper leaves observers on its node, which end Slicer once garbage collection has cleared them. So wrappers are
+    kept, in a place that outlives a reload of this package.
+    """
+    kept = vars(slicer).setdefault("spineSegAIParameterNodes", [])
+    kept[:] = [wrapper for wrapper in kept if wrapper.parameterNode.GetScene() is not None]
+    kept.append(SpineSegAIParameterNode(node))
+    return kept[-1]

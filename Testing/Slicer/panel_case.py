@@ -70,6 +70,16 @@ def axial():
     return np.array([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 5, 0], [0, 0, 0, 1]], float)
 
 
+def make_view(name="Test"):
+    """The node of a sagittal slice view, which must not enter the scene before it has a layout name."""
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSliceNode")
+    node.UnRegister(None)
+    node.SetLayoutName(name)
+    node = slicer.mrmlScene.AddNode(node)
+    node.SetOrientationToSagittal() if hasattr(node, "SetOrientationToSagittal") else node.SetOrientation("Sagittal")
+    return node
+
+
 def open_widget(kind):
     """A module's widget in a frame of its own, set up, as Slicer makes it when the module is opened."""
     frame = slicer.qMRMLWidget()
@@ -210,6 +220,7 @@ __all__ = [
     "image_centroid",
     "linear_transform",
     "make_checkpoint",
+    "make_view",
     "make_volume",
     "np",
     "open_widget",

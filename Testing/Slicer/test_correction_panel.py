@@ -6,7 +6,7 @@ import time
 import unittest
 from pathlib import Path
 
-from panel_case import PanelCase, make_checkpoint, make_volume, np, qt, sagittal, slicer
+from panel_case import PanelCase, make_checkpoint, make_view, make_volume, np, qt, sagittal, slicer
 
 LUMBAR = (18, 118, 19, 119, 20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26)
 """T11 to S1 with the discs between them."""
@@ -172,9 +172,8 @@ class TableTest(CorrectionCase):
     def test_selecting_moves_the_slice_views_and_shows_a_preview(self):
         from SpineSegAISlicer.scene import labelmaps
 
-        view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
+        view = make_view()
         camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
-        view.SetLayoutName("Yellow")
         self.open()
         self.select(22)
         centre = labelmaps.centreOf(self.node, 22)
@@ -681,11 +680,7 @@ class AgainTest(CorrectionCase):
 
     def test_the_shown_slice_is_repaired_alone(self):
         self.open()
-        view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
-        view.SetLayoutName("Yellow")
-        view.SetOrientationToSagittal() if hasattr(view, "SetOrientationToSagittal") else view.SetOrientation(
-            "Sagittal"
-        )
+        make_view()
         self.select(22)
         before = self.array()
         self.again("repairSliceButton")

@@ -164,7 +164,8 @@ class UncertaintyTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         self.click(self.ui.uncertaintyCheckBox)
-        view.SetForegroundVolumeID(None)
+        for other in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):  # Slicer has some of its own
+            other.SetForegroundVolumeID(None)
         self.ui.samplesSpinBox.value += 1  # the panel looks at the views again
         self.assertFalse(self.ui.uncertaintyCheckBox.checked)
         self.assertIsNone(view.GetForegroundVolumeID())

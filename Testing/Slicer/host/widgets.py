@@ -26,6 +26,10 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QPushButton,
     QSlider,
+    QStyle,
+    QStyleOption,
+    QStyleOptionGroupBox,
+    QStylePainter,
     QTextBrowser,
     QToolButton,
     QVBoxLayout,
@@ -129,6 +133,21 @@ class ctkCollapsibleGroupBox(QGroupBox):
     def childEvent(self, event: QEvent) -> None:
         if event.added() and not self.isChecked() and isinstance(event.child(), QWidget):
             event.child().hide()
+
+    def initStyleOption(self, option: QStyleOptionGroupBox) -> None:
+        super().initStyleOption(option)
+        option.subControls &= ~QStyle.SubControl.SC_GroupBoxCheckBox
+        option.text = f"      {self.title()}"
+
+    def paintEvent(self, _: QEvent) -> None:
+        painter, option = QStylePainter(self), QStyleOptionGroupBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_GroupBox, option)
+        arrow = QStyleOption()
+        arrow.initFrom(self)
+        arrow.rect = QRect(4, self.fontMetrics().height() // 2 - 5, 10, 10)
+        kind = QStyle.PrimitiveElement
+        painter.drawPrimitive(kind.PE_IndicatorArrowDown if self.isChecked() else kind.PE_IndicatorArrowRight, arrow)
 
     collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, v: self.setChecked(not v))
 
@@ -409,6 +428,9 @@ class qMRMLSegmentationShow3DButton(ctkMenuButton):
         self.toggled.connect(self._toggled)
 
     locked = _property(bool, "locked")
+
+    def click(self) -> None:
+        raise AssertionError("Its menu would open, and block: show 3D by setChecked(True)")
 
     def setSegmentationNode(self, node: Any) -> None:
         self._node = node if node and node.IsA("vtkMRMLSegmentationNode") else None
