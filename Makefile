@@ -1,5 +1,6 @@
 # make demo   segments the shipped sample and says which files it wrote
 # make test   lints and runs all tests
+# make lint   checks style, types and the arrows between rooms
 # Both work in .venv (or VENV=…), made with PYTHON; nothing outside this folder is changed.
 
 PYTHON ?= python3
@@ -21,6 +22,9 @@ test: $(VENV)/.installed-for-tests lint
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -37,4 +41,4 @@ $(VENV)/.installed-for-tests: pyproject.toml constraints.txt | $(VENV)/bin/pytho
 	@touch $(VENV)/.installed $@
 
 clean:
-	rm -rf $(VENV) $(OUTPUT) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OUTPUT) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

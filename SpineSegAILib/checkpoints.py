@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .anatomy import LabelScheme, scheme
-from .errors import CheckpointError, SpineSegAIError
-from .files import staged
+from .errors import CheckpointError, ConfigError, SpineSegAIError
+from .files import atomic_write
 from .resources import resources_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .methods.base import Method
+
+Trained = tuple[Mapping[str, Any], Mapping[str, "Tensor"]]
+"""A method's configuration, as in the header, and its weights."""
 
 FORMAT = 1
 KEY = "spinesegai"
@@ -194,7 +197,7 @@ def save_checkpoint(
         for name, t in tensors.items()
     }
     document = json.dumps({**metadata, "format": FORMAT}, ensure_ascii=False)
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         save_file(stored, part, {KEY: document})
 
 
@@ -230,6 +233,38 @@ def load_method(info: CheckpointInfo) -> Method:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"The weights in {info.path.name} do not fit its description: {reason}") from None
     return method.eval()
+
+
+def join_checkpoints(
+    checkpoints: Sequence[str | Path],
+    output: str | Path,
+    join: Callable[[Mapping[str, Trained]], Trained],
+    title: str = "",
+) -> Path:
+    """One checkpoint of an ensemble, out of one for each of its members.
+
+    Args:
+        checkpoints: names or paths.
+        output: file to write.
+        join: makes one configuration and state of theirs, as `scar_net.label_fusion.join_networks` does.
+        title: what users see; default: the first one's.
+
+    Raises:
+        ConfigError: they do not go together.
+        CheckpointError: one cannot be read.
+    """
+    found = {str(c): find_checkpoint(c) for c in checkpoints}
+    method, tensors = join({name: (info.metadata["method"], load_tensors(info)) for name, info in found.items()})
+    first, *others = found.values()
+    for info in others:
+        if info.metadata["preprocessing"] != first.metadata["preprocessing"]:
+            raise ConfigError(
+                f"{first.name} and {info.name} are not of one kind.", "Fuse checkpoints of the same preprocessing."
+            )
+    names = [info.name for info in found.values()]
+    metadata = {**first.metadata, "title": title or f"{first.title} (fused)", "method": method, "fused": names}
+    save_checkpoint(output, tensors, metadata)
+    return Path(output)
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ The command line prints both and exits with 2; the panel shows them in a dialog.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -82,6 +83,12 @@ class Cancelled(SpineSegAIError):
 def problems(error: Any) -> str:
     """What pydantic found wrong, in a line."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
+
+
+def one_of(words: Iterable[str]) -> str:
+    """The alternatives in a sentence: ``".nii, .nrrd or .mha"``."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def is_out_of_memory(error: BaseException) -> bool:

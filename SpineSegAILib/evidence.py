@@ -29,7 +29,7 @@ class Evidence:
         kinds: (5, D, H, W) probabilities; or None.
         rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
         uncertainty: (D, H, W) standard deviation from sampling; or None.
-        features: (F, D, H, W) what the network's last layers read (`Method.last_layers`), where it was asked for.
+        features: (F, D, H, W) what the network's last layers read (`Method.readout`), where it was asked for.
         keypoints: structure id → (slice, row, column) index, fractional; may be empty.
         about: how the method worked, to be stored with the result; JSON-able.
     """
@@ -43,6 +43,16 @@ class Evidence:
     features: np.ndarray | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+
+    def class_probabilities(self) -> np.ndarray:
+        """(C, D, H, W) `classes`.
+
+        Raises:
+            ValueError: the network said kinds.
+        """
+        if self.classes is None:
+            raise ValueError("Evidence holds no classes")
+        return self.classes
 
     def kind_probabilities(self) -> np.ndarray:
         """(5, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""

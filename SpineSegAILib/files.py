@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from .errors import OutputError
+from .errors import MissingPackageError, OutputError, SpineSegAIError, one_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""File types that an image can be written to."""
+
+SEGMENTATION_SUFFIXES = (".seg.nrrd", *IMAGE_SUFFIXES)
+"""File types that a segmentation can be written to and read from."""
+
+
+def stem_and_suffix(path: str | Path) -> tuple[str, str]:
+    """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``."""
+    name = Path(path).name
+    for double in (".nii.gz", ".seg.nrrd"):
+        if name.lower().endswith(double):
+            return name[: -len(double)], double
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix), suffix.lower()
+
+
+def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
+    """Checks that a file's name says one of these types; upper and lower case alike.
+
+    Raises:
+        OutputError: the name ends otherwise, or is nothing but the suffix.
+    """
+    stem, suffix = stem_and_suffix(path)
+    if suffix not in suffixes or not stem:
+        raise OutputError(f"Unsupported file extension: {path}.", f"Use {one_of(suffixes)}.")
 
 
 def check_writable(path: str | Path) -> None:
@@ -36,7 +65,7 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextmanager
-def staged(*paths: str | Path) -> Iterator[list[Path]]:
+def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
     """Places to write to; what is there takes the real names only if the block ends without an error.
 
     Each file is written into a private folder beside its destination, under its own name; companions that its writer
@@ -72,7 +101,7 @@ def _to_disk(path: Path) -> None:
 
 
 @contextmanager
-def this_very_file(path: Path) -> Iterator[Path]:
+def itk_path(path: Path) -> Iterator[Path]:
     """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
     ``a.nii`` that lies beside it."""
     if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
@@ -82,7 +111,7 @@ def this_very_file(path: Path) -> Iterator[Path]:
         yield Path(shutil.copy(path, folder))
 
 
-def read_exactly(path: Path) -> sitk.Image:
+def read_itk_image(path: Path) -> sitk.Image:
     """An image or label file as it is, unchecked.
 
     Raises:
@@ -90,7 +119,7 @@ def read_exactly(path: Path) -> sitk.Image:
     """
     import SimpleITK as sitk
 
-    with this_very_file(path) as place:
+    with itk_path(path) as place:
         return sitk.ReadImage(str(place))
 
 
@@ -109,3 +138,83 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, PurePath):
         return value.as_posix()
     return str(value)
+
+
+LARGEST_TEXT_BYTES = 64 * 2**20
+"""Of a JSON or TOML file: the largest real ones are reports of some megabytes."""
+
+
+def read_json(path: str | Path, failure: type[SpineSegAIError]) -> Any:
+    """What a JSON file holds; a byte-order mark is no part of it.
+
+    Args:
+        failure: class of the error.
+
+    Raises:
+        failure: the file is missing, too large, not UTF-8, not JSON, or nested too deeply.
+    """
+    return parse_json(_text(Path(path), failure), str(path), failure)
+
+
+def parse_json(text: str, name: str, failure: type[SpineSegAIError]) -> Any:
+    """What JSON text holds.
+
+    Args:
+        name: what to call it in an error.
+        failure: class of the error.
+
+    Raises:
+        failure: see `read_json`.
+    """
+    try:
+        return json.loads(text.removeprefix("\ufeff"))
+    except RecursionError:
+        raise failure(f"{name} cannot be read: it is nested too deeply.", "Create the file again.") from None
+    except ValueError as error:
+        raise failure(
+            f"{name} cannot be read: it is not valid JSON ({error}).", "Correct it, or create it again."
+        ) from None
+
+
+def read_table(path: str | Path, failure: type[SpineSegAIError]) -> dict[str, Any]:
+    """The table in a TOML file, or in a JSON file if its name ends so.
+
+    Raises:
+        failure: see `read_json`; or it holds something else than a table.
+        MissingPackageError: TOML needs Python 3.11.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        table = read_json(path, failure)
+    else:
+        try:
+            import tomllib
+        except ImportError:
+            raise MissingPackageError(
+                "TOML needs Python 3.11.", "Use it, or write the configuration as JSON."
+            ) from None
+        try:
+            table = tomllib.loads(_text(path, failure).removeprefix("\ufeff"))
+        except RecursionError:
+            raise failure(f"{path} cannot be read: it is nested too deeply.", "Create the file again.") from None
+        except ValueError as error:
+            raise failure(
+                f"{path} cannot be read: it is not valid TOML ({error}).", "Correct it; JSON needs the suffix .json."
+            ) from None
+    if not isinstance(table, dict):
+        raise failure(f"{path} does not hold a table.", "Write names and values.")
+    return table
+
+
+def _text(path: Path, failure: type[SpineSegAIError]) -> str:
+    try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
+            raise failure(f"{path} {what}.", "Check the path.")
+        if path.stat().st_size > LARGEST_TEXT_BYTES:
+            raise failure(f"{path} is too large ({path.stat().st_size / 1e6:.0f} MB).", "Check the path.")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise failure(f"{path} cannot be read: it is not text in UTF-8.", "Save it as UTF-8.") from None
+    except OSError as error:
+        raise failure(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .anatomy import STRUCTURES, structure
 from .errors import HintError, SpineSegAIError
+from .files import read_json
 from .hints import Point
 
 if TYPE_CHECKING:
@@ -99,12 +99,7 @@ def read_control_points(path: str | Path) -> list[tuple[str, Point]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HintError(f"The key point file {path} does not exist.", "Check the path.") from None
-    except (OSError, ValueError) as error:
-        raise HintError(f"{path} cannot be read as key points: {error}.", "It must be a JSON file.") from None
+    table = read_json(path, HintError)
     if not isinstance(table, dict):
         raise HintError(f"{path} holds no table of key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
     return table

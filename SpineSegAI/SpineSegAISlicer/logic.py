@@ -54,7 +54,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :raises SpineSegAILib.errors.SpineSegAIError: with a message and a remedy, for every foreseeable failure.
         """
         from SpineSegAILib.hints import Hints
-        from SpineSegAILib.results import refuse_nothing, validated
+        from SpineSegAILib.results import drop_unvalidated, require_structures
         from SpineSegAILib.worker.process import default_predictor
 
         from .scene import results, uncertainty, volumes
@@ -63,9 +63,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         image = volumes.imageFromVolume(volumeNode)
         predictor = default_predictor(checkpoint, device)
         result = predictor.segment(image, hints=hints, options=options or {}, progress=progress)
-        refuse_nothing(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
+        require_structures(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
         if not includeUnvalidated:
-            result = validated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
+            result = drop_unvalidated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
         segmentationNode = results.segmentationFromResult(result, volumeNode, segmentationNode)
         uncertainty.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, addition, scheme
+    from .schemes import SCHEMES, VALUE_MAPS, LabelScheme, extended, scheme
     from .structures import (
         ARTERY_ID,
         BUILT_IN,
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         DISC_ID,
         GENERIC_IDS,
         KINDS,
+        L6_ID,
         LATERALITY,
         SACRUM_ID,
         SACRUM_RANK,
         STRUCTURES,
+        T13_ID,
         VEIN_ID,
         VERTEBRA_ID,
         Code,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         laterality,
         level_chain,
         next_below,
+        order_of,
         other_side,
         ranks,
         sorted_ids,

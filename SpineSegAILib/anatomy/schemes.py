@@ -221,7 +221,22 @@ def scheme(name: str) -> LabelScheme:
     return found
 
 
-def addition(name: str, to: LabelScheme) -> str:
+def extended(name: str, structures: Iterable[str]) -> str:
+    """The name of a label scheme with structures added: ``"lumbar-mr+cord"``, or ``"…+left psoas=300"`` for a new one.
+
+    Args:
+        name: of the scheme.
+        structures: names; those that are new are made known.
+
+    Raises:
+        SchemeError: there is no such scheme, or it has one of them already.
+    """
+    for added in structures:
+        name = scheme(f"{name}+{_addition(added, scheme(name))}").name
+    return name
+
+
+def _addition(name: str, to: LabelScheme) -> str:
     """How a scheme's name goes on when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
     try:
         known = structure(name)
@@ -236,7 +251,7 @@ def _range(names: Iterable[str], first: int, step: int = 1) -> dict[int, int]:
 
 
 _UPWARD = ("L5", "L4", "L3", "L2", "L1", *(f"T{i}" for i in range(12, 0, -1)), *(f"C{i}" for i in range(7, 0, -1)))
-_UPWARD_DISCS = tuple(disc_below(structure(n)).name for n in _UPWARD[:-1])  # type: ignore[union-attr]
+_UPWARD_DISCS = tuple(disc.name for n in _UPWARD if (disc := disc_below(structure(n))))  # none below C1
 
 VALUE_MAPS: Mapping[str, Mapping[int, int]] = {
     "verse": {i: i for i in (*range(1, 27), 28)},

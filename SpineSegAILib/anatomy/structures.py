@@ -74,7 +74,8 @@ class Structure:
     @property
     def color_255(self) -> tuple[int, int, int]:
         """Colour as bytes."""
-        return tuple(round(255 * channel) for channel in self.color)  # type: ignore[return-value]
+        red, green, blue = self.color
+        return round(255 * red), round(255 * green), round(255 * blue)
 
     @property
     def is_vertebral(self) -> bool:
@@ -89,6 +90,8 @@ _VERTEBRAE: tuple[tuple[int, str], ...] = (
     *((19 + i, f"L{i}") for i in range(1, 7)),
 )
 SACRUM_ID, CORD_ID, CANAL_ID = 26, 60, 61
+L6_ID, T13_ID = 25, 28
+"""Levels that few people have."""
 VERTEBRA_ID, DISC_ID = 90, 91
 """A vertebra or disc whose level is not known: in training data, and in schemes without levels."""
 ARTERY_ID, VEIN_ID = 205, 206
@@ -100,15 +103,19 @@ CUSTOM_IDS = range(300, 400)
 _DISC_OFFSET = 100
 
 
-def _vertebra_color(index: int) -> tuple[float, float, float]:
+def _color(index: int, first_hue: float, saturation: float, value: float) -> tuple[float, float, float]:
     # Steps of 0.38 of the colour circle keep neighbours (and neighbours' neighbours) apart.
-    hue = (0.08 + 0.38 * index) % 1.0
-    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.55, 0.95))  # type: ignore[return-value]
+    hue = (first_hue + 0.38 * index) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red, 3), round(green, 3), round(blue, 3)
+
+
+def _vertebra_color(index: int) -> tuple[float, float, float]:
+    return _color(index, 0.08, 0.55, 0.95)
 
 
 def _disc_color(index: int) -> tuple[float, float, float]:
-    hue = (0.55 + 0.38 * index) % 1.0
-    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.85, 0.75))  # type: ignore[return-value]
+    return _color(index, 0.55, 0.85, 0.75)
 
 
 def _build() -> dict[int, Structure]:
@@ -202,11 +209,22 @@ def custom_structure(name: str, structure_id: int) -> Structure:
             f"“{name}={structure_id}” cannot be added.",
             f"Use a name without + = , and a number from {CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}.",
         )
-    hue = (0.38 * (structure_id - CUSTOM_IDS[0]) + 0.45) % 1.0
-    color = tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.45, 0.85))
-    made = Structure(structure_id, name, Kind.CUSTOM, None, color)  # type: ignore[arg-type]
+    color = _color(structure_id - CUSTOM_IDS[0], 0.45, 0.45, 0.85)
+    made = Structure(structure_id, name, Kind.CUSTOM, None, color)
     _STRUCTURES[structure_id] = _BY_NAME[name.lower()] = made
     return made
+
+
+def order_of(structure_id: int) -> float:
+    """`Structure.order` of a structure that has a level.
+
+    Raises:
+        ValueError: it has none.
+    """
+    order = STRUCTURES[structure_id].order
+    if order is None:
+        raise ValueError(f"{STRUCTURES[structure_id].name} has no level")
+    return order
 
 
 def disc_below(vertebra: Structure | int) -> Structure | None:
@@ -235,8 +253,8 @@ def next_below(vertebra: Structure, present: Iterable[int] = ()) -> Structure | 
 def level_chain(present: Iterable[int] = ()) -> list[Structure]:
     """C1 … sacrum in cranio-caudal order; T13 and L6 (or their discs) only if `present` holds them."""
     present = set(present)
-    has_t13 = bool(present & {28, 128})
-    has_l6 = bool(present & {25, 125})
+    has_t13 = bool(present & {T13_ID, _DISC_OFFSET + T13_ID})
+    has_l6 = bool(present & {L6_ID, _DISC_OFFSET + L6_ID})
     chain = [STRUCTURES[vid] for vid, name in _VERTEBRAE if (name != "T13" or has_t13) and (name != "L6" or has_l6)]
     return [*chain, STRUCTURES[SACRUM_ID]]
 

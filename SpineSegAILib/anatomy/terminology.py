@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import anatomy
-from ..files import staged
+from ..files import atomic_write
 from .structures import BUILT_IN, STRUCTURES, Code, Extent, Kind
 
 STRUCTURE_TAG = "SpineSegAI.StructureId"
@@ -22,6 +22,9 @@ CONFIDENCE_TAG = "SpineSegAI.Confidence"
 UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
 SCHEME_TAG = "SpineSegAI.Scheme"
 """Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
+
+LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
+"""Attribute of a segmentation node in Slicer (or tag of one of its segments): the correction log as JSON."""
 
 CONTEXT = "Segmentation category and type - SpineSegAI"
 ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
@@ -127,7 +130,7 @@ def write_resources(folder: str | Path) -> list[Path]:
     """
     paths = [Path(folder) / TERMINOLOGY_FILE, Path(folder) / COLORS_FILE]
     contents = [json.dumps(terminology_document(), indent=2, ensure_ascii=False) + "\n", color_table()]
-    with staged(*paths) as places:
+    with atomic_write(*paths) as places:
         for path, content in zip(places, contents, strict=True):
             path.write_text(content, encoding="utf-8", newline="\n")
     return paths

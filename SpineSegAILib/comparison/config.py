@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigError, MissingPackageError, problems
-from ..evaluation.variants import VARIANTS
+from ..errors import ConfigError, problems
+from ..evaluation.variants import ALL_VARIANTS
+from ..files import read_table
 from ..resources import resources_folder
+from .folds import Supervision
 from .papers import PAPERS, known_rows
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
@@ -43,13 +44,21 @@ class Entry(BaseModel):
     shown: bool = Field(True, description="off for a row that others only start from")
     paper: str = Field("", description="its row in the papers' tables; by default that of the same name")
     allow_label_leak: bool = Field(False, description="let the method read the reference; the row is marked")
+    hints: Literal["", "visible"] = Field("", description="what the method is given of each case when it is scored")
+    supervision: Supervision = Field("full", description="what of the training cases is labelled, see `folds`")
+    once: bool = Field(
+        False, description="with folds: trained once for all of them, on the cases that are never scored; not shown"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Entry:
         if bool(self.checkpoint) == bool(self.method):
             raise ValueError(f"{self.name}: name either a checkpoint or a method")
-        if self.checkpoint and (self.set or self.preset or self.start_from):
+        trained = self.set or self.preset or self.start_from or self.once or self.supervision != "full"
+        if self.checkpoint and trained:
             raise ValueError(f"{self.name}: a checkpoint that is taken is not trained")
+        if self.once and self.shown:
+            raise ValueError(f"{self.name}: what is trained once for all folds is not scored (shown = false)")
         return self
 
     @property
@@ -67,6 +76,12 @@ class ComparisonConfig(BaseModel):
     about: str = Field("", description="what a reader should know: where the data come from, what differs from a paper")
     dataset: str = Field(description="manifest; relative to this file")
     split: str = Field("test", description="which cases are scored")
+    folds: int | None = Field(
+        None, ge=2, description="cross-validation: every case of the split is scored by networks that have not seen it"
+    )
+    scored_sources: tuple[str, ...] = Field(
+        (), description="with folds: cases of other sources are always trained on and never scored"
+    )
     papers: tuple[str, ...] = Field((), description="published tables to put beside it")
     budget: Budget = Budget()
     seeds: tuple[int, ...] = Field((35,), min_length=1)
@@ -78,6 +93,27 @@ class ComparisonConfig(BaseModel):
     set: dict[str, Any] = Field(default_factory=dict, description="settings of every training")
     resources: dict[str, str] = Field(default_factory=dict, description="files to learn from, such as text_bank")
     entries: tuple[Entry, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_starts(cls, values: Any) -> Any:
+        """A table ``start`` becomes an entry before each one that is trained from scratch: the same method, trained
+        once for all folds on the cases that are never scored, with the settings of the table on top."""
+        if not isinstance(values, dict) or "start" not in values:
+            return values
+        values = dict(values)
+        start = values.pop("start")
+        entries: list[Any] = []
+        for entry in values.get("entries", ()):
+            trained = isinstance(entry, dict) and entry.get("method") and not entry.get("start_from")
+            if trained and isinstance(start, dict):
+                name = f"{entry.get('name')}, start"
+                own = {"set": {**entry.get("set", {}), **start.get("set", {})}, "share": start.get("share", 1.0)}
+                taken = {k: v for k, v in entry.items() if k in ("method", "preset")}
+                entries.append({**taken, **own, "name": name, "once": True, "shown": False})
+                entry = {**entry, "start_from": f"{ENTRY_PREFIX}{name}"}
+            entries.append(entry)
+        return {**values, "entries": entries}
 
     @model_validator(mode="after")
     def _consistent(self) -> ComparisonConfig:
@@ -99,9 +135,15 @@ class ComparisonConfig(BaseModel):
                 raise ValueError(f"{entry.name}: none of the tables has a row “{entry.paper}”")
         if self.weights == "best" and self.split == "validation":
             raise ValueError("weights: the best ones are chosen on “validation”, so that they cannot be scored on it")
+        if any(entry.once for entry in self.entries) and not self.folds:
+            raise ValueError("an entry is trained once for all folds, and there are no folds")
+        if self.folds and any(entry.checkpoint and entry.shown for entry in self.entries):
+            raise ValueError("a checkpoint that is taken may have seen the cases of every fold: train it instead")
+        if self.folds and self.weights == "best":
+            raise ValueError("weights: with folds nothing but the scored cases could choose the best ones")
         for variant in self.variants:
-            if variant not in VARIANTS:
-                raise ValueError(f"variants: there is none “{variant}”; known: {', '.join(VARIANTS)}")
+            if variant not in ALL_VARIANTS:
+                raise ValueError(f"variants: there is none “{variant}”; available: {', '.join(ALL_VARIANTS)}")
         return self
 
     @property
@@ -116,7 +158,7 @@ class ComparisonConfig(BaseModel):
     @property
     def taken_weights(self) -> str:
         """Which weights of a run are scored: never those that the scored cases have chosen."""
-        return self.weights or ("last" if self.split == "validation" else "best")
+        return self.weights or ("last" if self.folds or self.split == "validation" else "best")
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -139,7 +181,10 @@ def read_comparison(
         MissingPackageError: TOML needs Python 3.11.
     """
     path = shipped_configs().get(str(path), Path(path))
-    table = _load(path)
+    if not path.exists():
+        shipped = ", ".join(shipped_configs())
+        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {shipped}.")
+    table = read_table(path, ConfigError)
     try:
         config = ComparisonConfig.model_validate(table)
     except ValidationError as error:
@@ -151,36 +196,3 @@ def read_comparison(
     found |= {name: str(Path(file).resolve()) for name, file in (resources or {}).items()}
     manifest = Path(dataset).resolve() if dataset else here / config.dataset
     return config.model_copy(update={"dataset": str(manifest), "resources": found})
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix.lower() == ".json" else _toml(text)
-    except FileNotFoundError:
-        shipped = ", ".join(shipped_configs())
-        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {shipped}.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}.", "It must be TOML, or JSON with the suffix .json."
-        ) from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path} is not a configuration.", "It must hold a table with “entries”.")
-    return table
-
-
-def _toml(text: str) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:
-        raise MissingPackageError("TOML needs Python 3.11.", "Use it, or write the configuration as JSON.") from None
-    return tomllib.loads(text)
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as dotted names: ``{"data": {"patch": …}}`` → ``data.patch``."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

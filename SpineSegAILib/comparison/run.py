@@ -19,13 +19,17 @@ from ..datasets.manifest import read_manifest
 from ..errors import ConfigError, OutputError
 from ..evaluation import evaluate_dataset, write_report
 from ..evaluation.page import write_page
+from ..evaluation.summary import merge_reports
 from ..evaluation.worst import WorstCases
+from ..files import read_json
 from ..inference import Predictor
 from ..methods.catalog import make_config
-from ..training.config import TrainingConfig, configure
+from ..training.config import TrainingConfig, configure, fill_in, flatten
 from ..training.run import RunDirectory
 from ..training.trainer import TrainingRequest, run_training
-from .config import ENTRY_PREFIX, ComparisonConfig, Entry, flat
+from .config import ENTRY_PREFIX, ComparisonConfig, Entry
+from .folds import Fold, with_supervision, write_folds, write_never_scored
+from .hints import visible_levels
 
 Say = Callable[[str], None]
 _ENDLESS = 10_000_000  # steps of a run that ends by its hours
@@ -62,6 +66,7 @@ class _Part:
     Attributes:
         entry: the row.
         seed: of the training; None for a checkpoint that is taken.
+        fold: of a cross-validation; None without one, and for what is trained once for all folds.
         folder: of its files.
         config: of the training; None for a checkpoint that is taken.
         info: the checkpoint that is taken.
@@ -70,6 +75,7 @@ class _Part:
     entry: Entry
     seed: int | None
     folder: Path
+    fold: Fold | None = None
     config: TrainingConfig | None = None
     info: CheckpointInfo | None = None
 
@@ -82,6 +88,14 @@ class _Part:
     def experiment(self) -> str:
         """What was trained, whatever the seed, or taken."""
         return (self.folder if self.seed is None else self.folder.parent).name
+
+    @property
+    def label(self) -> str:
+        """What to call it while it is done."""
+        words = [self.entry.name]
+        words += [] if self.seed is None else [f"seed {self.seed}"]
+        words += [] if self.fold is None else [f"fold {self.fold.number + 1}"]
+        return ", ".join(words)
 
     @property
     def weights(self) -> Path:
@@ -108,29 +122,30 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
     if unknown:
         names = ", ".join(entry.name for entry in config.entries)
         raise ConfigError(f"There is no entry “{sorted(unknown)[0]}”.", f"There are: {names}.")
-    parts = _parts(config, work)
-    wanted = _with_starts(config, work.only)
-    scored = {case.name for case in cases}
-    found = []
     try:
         work.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {work.output} cannot be made: {error.strerror}.", "Choose another.") from None
+    parts = _parts(config, work)
+    wanted = _with_starts(config, work.only)
+    scored = {case.name for case in cases}
+    done: dict[tuple[str, int | None], list[tuple[_Part, Path]]] = {}
     for number, part in enumerate(parts, start=1):
-        label = part.entry.name + (f", seed {part.seed}" if part.seed is not None else "")
         report_file = part.folder / f"report-{_digest(*_scoring(part, config, work))}.json"
-        done = report_file if part.entry.shown else part.run.last
+        result = report_file if part.entry.shown else part.run.last
         finished = part.config is None or part.run.status().get("state") == "finished"
-        if not (done.exists() and finished):
+        if not (result.exists() and finished):
             if part.entry.name not in wanted:
                 continue
-            work.say(f"{number} of {len(parts)}: {label}")
+            work.say(f"{number} of {len(parts)}: {part.label}")
             part.folder.mkdir(parents=True, exist_ok=True)
             _train(part, work)
             if part.entry.shown:
                 _score(part, config, work, report_file)
         if part.entry.shown:
-            found.append(_document(part, config, report_file, scored, work.output))
+            done.setdefault((part.entry.name, part.seed), []).append((part, report_file))
+    folds = config.folds if config.folds and not work.rehearse else 1
+    found = [_document(of, config, scored, work) for of in done.values() if len(of) == folds]
     order = [entry.name for entry in config.entries]
     return sorted(found, key=lambda document: order.index(document["name"]))
 
@@ -143,6 +158,7 @@ def describe(config: ComparisonConfig, work: Work) -> dict[str, Any]:
         "about": config.about,
         "dataset": read_manifest(config.dataset).name,
         "split": config.split,
+        "folds": config.folds,
         "budget": config.budget.model_dump(),
         "seeds": list(config.seeds),
         "weights": config.taken_weights,
@@ -156,9 +172,15 @@ def describe(config: ComparisonConfig, work: Work) -> dict[str, Any]:
 
 
 def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
-    """Every entry with every seed; all entries of a seed before the next seed, so that a table is there early."""
+    """Every entry with every seed in every fold; all entries of a seed before the next seed, so that a table is there
+    early."""
     made: list[_Part] = []
-    folders: dict[tuple[str, int], Path] = {}  # two rows of the same training, scored otherwise, share it
+    folders: dict[tuple[str, int, int], Path] = {}  # two rows of the same training, scored otherwise, share it
+    data = work.output / "data"
+    folds: list[Fold | None] = [None]
+    if config.folds:
+        folds = list(write_folds(Path(config.dataset), config.split, config.folds, config.scored_sources, data))
+        folds = folds[:1] if work.rehearse else folds
     for seed in config.seeds[:1] if work.rehearse else config.seeds:
         for entry in config.entries:
             if entry.checkpoint:
@@ -167,24 +189,35 @@ def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
                     name = f"{_slug(entry.name)}-{_file_digest(info.path)}"
                     made.append(_Part(entry, None, work.output / name, info=info))
                 continue
-            training = _training(entry, seed, config, work.rehearse)
-            earlier = {f"{ENTRY_PREFIX}{p.entry.name}": p for p in made if p.seed in (seed, None)}
-            start, origin = earlier.get(entry.start_from), ""
-            if entry.start_from:
-                path = find_checkpoint(entry.start_from).path if start is None else start.weights
-                origin = _file_digest(path) if start is None else start.experiment
-                training = training.model_copy(update={"start_from": str(path.resolve())})
-            told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
-            digest = _digest(told, _content(config, training), origin)
-            own = work.output / f"{_slug(entry.name)}-{digest}" / f"seed{seed}"
-            folder = folders.setdefault((digest, seed), own)
-            made.append(_Part(entry, seed, folder, config=training))
+            for fold in folds if not entry.once else [None]:
+                manifest = Path(config.dataset)
+                if fold is not None:
+                    manifest = with_supervision(fold.training, entry.supervision, data)
+                elif config.folds:
+                    manifest = write_never_scored(manifest, config.split, config.scored_sources, data)
+                elif entry.supervision != "full":
+                    manifest = with_supervision(manifest, entry.supervision, data)
+                training = _training(entry, seed, config, manifest, work.rehearse)
+                mine = (p for p in made if p.seed in (seed, None) and (p.fold is None or p.fold == fold))
+                start, origin = {f"{ENTRY_PREFIX}{p.entry.name}": p for p in mine}.get(entry.start_from), ""
+                if entry.start_from:
+                    path = find_checkpoint(entry.start_from).path if start is None else start.weights
+                    origin = _file_digest(path) if start is None else start.experiment
+                    training = training.model_copy(update={"start_from": str(path.resolve())})
+                told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
+                digest = _digest(told, _content(training), origin)
+                number = -1 if fold is None else fold.number
+                own = work.output / f"{_slug(entry.name)}-{digest}" / f"seed{seed}"
+                if fold is not None:
+                    own = own.with_name(f"seed{seed}-fold{number}")
+                folder = folders.setdefault((digest, seed, number), own)
+                made.append(_Part(entry, seed, folder, fold, config=training))
     return made
 
 
-def _training(entry: Entry, seed: int, config: ComparisonConfig, rehearse: bool) -> TrainingConfig:
+def _training(entry: Entry, seed: int, config: ComparisonConfig, manifest: Path, rehearse: bool) -> TrainingConfig:
     """The run of an entry, at its share of the budget."""
-    changes = {**dict(flat(config.set)), **dict(flat(entry.set))}
+    changes = fill_in({**dict(flatten(config.set)), **dict(flatten(entry.set))}, config.resources)
     if config.budget.steps:
         changes["optimization.steps"] = max(round(config.budget.steps * entry.share), 1)
     if config.budget.hours:
@@ -206,7 +239,7 @@ def _training(entry: Entry, seed: int, config: ComparisonConfig, rehearse: bool)
             "data.patch": patch, "preprocessing.pixel_mm": 4.0,
         }  # fmt: skip
     made = make_config(entry.method, preset, **method)
-    training = configure(made, config.dataset, name=_slug(entry.name), changes=changes.items())
+    training = configure(made, str(manifest), name=_slug(entry.name), changes=changes.items())
     return training.model_copy(update={"seed": seed, "resources": {**training.resources, **config.resources}})
 
 
@@ -246,17 +279,18 @@ def _score(part: _Part, config: ComparisonConfig, work: Work, path: Path) -> Non
         options["allow_label_leak"] = True
     worst = WorstCases(1 if work.rehearse else work.worst, config.variants[0])
     report = evaluate_dataset(
-        config.dataset,
-        config.split,
+        config.dataset if part.fold is None else part.fold.left_out,
+        config.split if part.fold is None else "validation",
         predictor,
         variants=config.variants,
         about={"checkpoint": part.entry.name, "method": predictor.info.method, "device": str(predictor.device)},
         options=options,
         label_leak=part.entry.allow_label_leak,
+        hints=visible_levels if part.entry.hints == "visible" else None,
         trained_on=predictor.info.trained_on,
         watch=worst,
         limit=_REHEARSED_CASES if work.rehearse else None,
-        progress=lambda fraction, sentence: work.say(f"{part.entry.name}: {sentence}"),
+        progress=lambda fraction, sentence: work.say(f"{part.label}: {sentence}"),
     )
     report["weights"] = "" if part.info else predictor.info.name  # a run that was not validated has no best ones
     report["parameters"] = sum(p.numel() for p in predictor.method.parameters())
@@ -271,23 +305,36 @@ def _checkpoint(part: _Part, config: ComparisonConfig) -> CheckpointInfo:
     return read_header(run.best if config.taken_weights == "best" and run.best.exists() else run.last)
 
 
-def _document(part: _Part, config: ComparisonConfig, path: Path, scored: set[str], output: Path) -> dict[str, Any]:
-    info = _checkpoint(part, config)
-    training = info.metadata.get("training", {})
+def _document(
+    done: Sequence[tuple[_Part, Path]], config: ComparisonConfig, scored: set[str], work: Work
+) -> dict[str, Any]:
+    """What a row shows of an entry with one seed; the folds of a cross-validation together."""
+    part, _ = done[0]
+    infos = [_checkpoint(p, config) for p, _ in done]
+    trainings = [info.metadata.get("training", {}) for info in infos]
+    reports = [read_json(path, OutputError) for _, path in done]
+    seen = {name for (p, _), info in zip(done, infos, strict=True) for name in _left_out(p, scored) & info.trained_on}
     return {
         "name": part.entry.name,
         "paper": part.entry.paper_row,
         "seed": part.seed,
-        "checkpoint": str(info.path),
-        "method": info.method,
+        "checkpoint": str(infos[0].path),
+        "method": infos[0].method,
         "preset": part.entry.preset,
         "taken": part.entry.checkpoint,
-        "steps": training.get("steps"),
-        "hours": training.get("hours"),
-        "seen": sorted(scored & info.trained_on),
-        "page": path.with_suffix(".html").relative_to(output).as_posix(),
-        "report": json.loads(path.read_text(encoding="utf-8")),
+        "steps": trainings[0].get("steps"),
+        "hours": sum(t.get("hours") or 0.0 for t in trainings) if trainings[0] else None,
+        "seen": sorted(seen),
+        "pages": [path.with_suffix(".html").relative_to(work.output).as_posix() for _, path in done],
+        "report": merge_reports(reports) if len(reports) > 1 else reports[0],
     }
+
+
+def _left_out(part: _Part, scored: set[str]) -> set[str]:
+    """Names of the cases that a part scores."""
+    if part.fold is None:
+        return scored
+    return {case.name for case in read_manifest(part.fold.left_out).cases("validation")}
 
 
 # --- what makes an experiment the same -------------------------------------------------------------------------------
@@ -297,13 +344,14 @@ def _scoring(part: _Part, config: ComparisonConfig, work: Work) -> tuple[Any, ..
     """What the scores depend on, besides the weights."""
     entry = part.entry
     weights = config.taken_weights if part.config else ""
-    leak = entry.allow_label_leak
-    return config.split, config.variants, entry.options, leak, weights, work.rehearse, _listed(config.dataset)
+    told = entry.allow_label_leak, entry.hints
+    cases = _listed(config.dataset if part.fold is None else str(part.fold.left_out))
+    return config.split, config.variants, entry.options, *told, weights, work.rehearse, cases
 
 
-def _content(config: ComparisonConfig, training: TrainingConfig) -> list[str]:
+def _content(training: TrainingConfig) -> list[str]:
     """The data set's list of cases, and the files to learn from."""
-    return [_listed(config.dataset), *(_file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
+    return [_listed(training.dataset), *(_file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
 
 
 def _listed(dataset: str) -> str:

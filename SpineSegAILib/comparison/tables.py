@@ -7,7 +7,6 @@ import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..evaluation import page, plots
 from ..evaluation.report import POLICY
 from ..evaluation.statistics import DECISIVE_PAIRS, holm, mean_intervals, paired
 from ..evaluation.summary import DISTANCES, mean, paired_values
-from ..files import staged
+from ..files import atomic_write
 from .config import ComparisonConfig
 from .papers import PAPERS, PaperTable, figure, is_share
 
@@ -88,7 +87,7 @@ def _entry(documents: Sequence[Mapping[str, Any]], name: str, variant: str) -> d
         "seconds": mean([s["seconds"] for s in summaries]),
         "peak_mb": max((s["peak_mb"] for s in summaries if s["peak_mb"] is not None), default=None),
         "device_peak_mb": max((s["device_peak_mb"] for s in summaries if s["device_peak_mb"]), default=None),
-        "pages": [d["page"] for d in mine],
+        "pages": [page for d in mine for page in d["pages"]],
     }
 
 
@@ -152,7 +151,7 @@ def _beside(table: PaperTable, documents: Sequence[Mapping[str, Any]], variant: 
     for d in documents:
         here.setdefault(d["name"], []).append(d)
     for name, figures in table.rows.items():
-        partners = [n for n, found in here.items() if found[0]["paper"] == name]
+        partners: list[str | None] = [n for n, found in here.items() if found[0]["paper"] == name]
         for partner in partners or [None]:
             rows.append(_paper_row(name, list(figures), partner, here.get(partner or "", []), table, variant))
     for name, found in here.items():
@@ -187,7 +186,7 @@ def write_tables(found: Mapping[str, Any], folder: Path) -> list[Path]:
         OutputError: they cannot be written.
     """
     paths = [folder / f"table.{suffix}" for suffix in ("json", "csv", "md", "html")]
-    with staged(*paths) as (document, sheet, text, html):
+    with atomic_write(*paths) as (document, sheet, text, html):
         document.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         with sheet.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(_sheet(found))
@@ -235,7 +234,7 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def document_page(found: Mapping[str, Any]) -> str:
     """The tables as one HTML file, with plots."""
-    parts = []
+    parts: list[page.Block | None] = []
     if found["rehearsal"]:
         parts.append(page.note("A rehearsal: tiny networks after two steps. These figures mean nothing.", alert=True))
     plotted = next(iter(found["variants"].values()))["rows"]
@@ -243,9 +242,9 @@ def document_page(found: Mapping[str, Any]) -> str:
     if bars:
         parts.append(page.figure(plots.by_method(bars, "Dice in %, with 95 % intervals")))
     for title, header, rows, note in tables(found):
-        parts.append(page.section(title, page.table(header, rows), page.note(note) if note else ""))
-    links = [f'<li><a href="{escape(link)}">{escape(row["name"])}</a></li>' for row in plotted for link in row["pages"]]
-    parts.append(page.section("Each entry's own report", f"<ul>{''.join(links)}</ul>"))
+        parts.append(page.section(title, page.table(header, rows), page.note(note) if note else None))
+    links = [(row["name"], link) for row in plotted for link in row["pages"]]
+    parts.append(page.section("Each entry's own report", page.links(links)))
     return page.page(found["title"], parts, sentences(found))
 
 
@@ -261,9 +260,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, found["seeds"]))
     told = [
         found["about"],
-        f"Data set {found['dataset']}, split {found['split']}. Each method was trained for {each}, with the seeds "
-        f"{seeds}; the {found['weights']} weights of each run are scored. {found['machine']}; SpineSegAI "
-        f"{found['library']}.",
+        f"Data set {found['dataset']}, split {found['split']}{_folds(found['folds'])}. Each method was trained for "
+        f"{each}, with the seeds {seeds}; the {found['weights']} weights of each run are scored. {found['machine']}; "
+        f"SpineSegAI {found['library']}.",
         POLICY,
     ]
     if found["rehearsal"]:
@@ -281,6 +280,10 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         if row["label_leak"]:
             told.append(f"{row['name']} was told the reference: not a result on new images.")
     return [sentence for sentence in told if sentence]
+
+
+def _folds(count: int | None) -> str:
+    return f", {count} folds by patient: every case is scored by networks that have not seen it" if count else ""
 
 
 def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]], str]]:

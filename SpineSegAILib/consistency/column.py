@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ..anatomy import CANAL_ID, KINDS, STRUCTURES, Extent, Kind, ranks
+from ..anatomy import CANAL_ID, KINDS, L6_ID, STRUCTURES, T13_ID, Extent, Kind, ranks
 from ..evidence import Evidence
 from .result import Instance, LevelResult
-from .sequence import L6_ID, T13_ID
 from .settings import ConsistencySettings
 from .shapes import (
     Piece,
@@ -43,31 +43,26 @@ class Column:
         candidates = source[0] <= 0.5
         if locked is not None:
             candidates |= locked > 0
-        self.box = bounding_box(candidates) if candidates.any() else None
-        self.axis: SpineAxis | None = None
+        self.box = bounding_box(candidates)
+        self.axis: SpineAxis  # through the pieces, once there are any
         self.bones: list[Piece] = []
         self.discs: list[Piece] = []
         self.rejected: list[tuple[str, np.ndarray]] = []
         self.residue: dict[int, list[np.ndarray]] = {}  # what the network gives a locked structure beyond its voxels
         self.sizes = Sizes(settings.usual_height, settings.usual_pitch)
-        self.cropped = evidence
-        self.kind = np.zeros((0, 0, 0), np.uint8)
-        self.sacral = np.zeros((0, 0, 0), bool)
-        self.locked = np.zeros((0, 0, 0), np.int16)
-        if self.box is not None:
-            within = (slice(None), *self.box)
-            self.cropped = Evidence(
-                evidence.spacing,
-                evidence.scheme,
-                classes=None if evidence.classes is None else evidence.classes[within],
-                kinds=None if evidence.kinds is None else evidence.kinds[within],
-                rank=None if evidence.rank is None else np.ascontiguousarray(evidence.rank[self.box]),
-            )
-            self.probability = self.cropped.kind_probabilities()
-            self.kind = _kind_map(self.probability)
-            self.locked = np.zeros(self.kind.shape, np.int16) if locked is None else locked[self.box].astype(np.int16)
-            self._impose_locked()
-            self.sacral = self.probability[KINDS.index("sacrum")] > self.probability[KINDS.index("vertebra")]
+        within = (slice(None), *self.box)
+        self.cropped = Evidence(
+            evidence.spacing,
+            evidence.scheme,
+            classes=None if evidence.classes is None else evidence.classes[within],
+            kinds=None if evidence.kinds is None else evidence.kinds[within],
+            rank=None if evidence.rank is None else np.ascontiguousarray(evidence.rank[self.box]),
+        )
+        self.probability = self.cropped.kind_probabilities()
+        self.kind = _kind_map(self.probability)
+        self.locked = np.zeros(self.kind.shape, np.int16) if locked is None else locked[self.box].astype(np.int16)
+        self._impose_locked()
+        self.sacral = self.probability[KINDS.index("sacrum")] > self.probability[KINDS.index("vertebra")]
 
     @classmethod
     def of(cls, evidence: Evidence, settings: ConsistencySettings, locked: np.ndarray | None = None) -> Column:
@@ -77,7 +72,7 @@ class Column:
             locked: (D, H, W) structure ids of what the reader has drawn and named; 0 elsewhere.
         """
         column = cls(evidence, settings, locked)
-        if column.box is not None and any(s.order is not None for s in evidence.scheme.structures):
+        if any(s.order is not None for s in evidence.scheme.structures):
             column._find()
         return column
 
@@ -146,7 +141,7 @@ class Column:
 
     def _piece(self, index: np.ndarray, sid: int) -> Piece:
         kinds = (Kind.VERTEBRA, Kind.SACRUM) if STRUCTURES[sid].is_vertebral else (Kind.DISC,)
-        arc, radial = self.axis.project(self.points(index))  # type: ignore[union-attr]
+        arc, radial = self.axis.project(self.points(index))
         return Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index], sid)
 
     def _beyond(self, found: list[np.ndarray], fixed: list[Piece]) -> list[np.ndarray]:
@@ -158,7 +153,7 @@ class Column:
         if not found or not fixed:
             return found
         index = np.concatenate(found)
-        arc, radial = self.axis.project(self.points(index))  # type: ignore[union-attr]
+        arc, radial = self.axis.project(self.points(index))
         rest = np.ones(len(index), bool)
         for piece in fixed:
             low, high = piece.span(near)
@@ -211,11 +206,11 @@ class Column:
         result, beside = [], []
         for index in found:
             points = self.points(index)
-            _, off = self.axis.project(points.mean(axis=0, keepdims=True))  # type: ignore[union-attr]
+            _, off = self.axis.project(points.mean(axis=0, keepdims=True))
             if off[0] > limit:
                 beside.append(index)
                 continue
-            arc, radial = self.axis.project(points)  # type: ignore[union-attr]
+            arc, radial = self.axis.project(points)
             result.append(Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index]))
         if beside:
             self.rejected.append((f"{kinds[0].value} islands", np.concatenate(beside)))
@@ -238,12 +233,13 @@ class Column:
     def class_probabilities(self, index: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         """(len(ids), N) probabilities of these structures' channels at these voxels."""
         at = np.unravel_index(index, self.kind.shape)  # the crop is a view: to flatten it would copy every class
-        return np.stack([self.cropped.classes[self.scheme.channel_of[i]][at] for i in ids]).astype(np.float32)  # type: ignore[index]
+        classes = self.cropped.class_probabilities()
+        return np.stack([classes[self.scheme.channel_of[i]][at] for i in ids]).astype(np.float32)
 
     def touches(self, index: np.ndarray) -> tuple[bool, bool, bool]:
         """Whether voxels reach the grid's (first row, last row, first or last column)."""
         _, rows, columns = np.unravel_index(index, self.kind.shape)
-        rows, columns = rows + self.box[1].start, columns + self.box[2].start  # type: ignore[index]
+        rows, columns = rows + self.box[1].start, columns + self.box[2].start
         last_row, last_column = self.shape[1] - 1, self.shape[2] - 1
         return (
             bool(rows.min() == 0),
@@ -253,37 +249,38 @@ class Column:
 
     def room_below(self, piece: Piece) -> float:
         """Distance from a piece's lowest voxel to the last row, mm."""
-        rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start  # type: ignore[index]
+        rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start
         return float((self.shape[1] - 1 - rows.max()) * self.spacing[1])
 
     def output_id(self, sid: int) -> int:
         """The id if the scheme has it, else 0."""
         return sid if sid in self.scheme.channel_of else 0
 
-    def instance(self, kind: str, index: np.ndarray, structure_id: int, **known) -> Instance:
+    def instance(
+        self,
+        kind: str,
+        index: np.ndarray,
+        structure_id: int,
+        *,
+        rank: float | None = None,
+        confidence: float = 0.0,
+        runner_up: int | None = None,
+    ) -> Instance:
         """An `Instance` of these voxels."""
-        offset = np.array([b.start for b in self.box]) * self.spacing  # type: ignore[union-attr]
-        centroid = self.points(index).mean(axis=0) + offset
-        fields = {"rank": None, "confidence": 0.0, "runner_up": None, **known}
-        return Instance(
-            kind,
-            structure_id,
-            tuple(float(c) for c in centroid),  # type: ignore[arg-type]
-            self.volume(index),
-            touches_border=any(self.touches(index)),
-            **fields,
-        )
+        offset = np.array([b.start for b in self.box]) * self.spacing
+        z, y, x = (self.points(index).mean(axis=0) + offset).tolist()
+        at_edge = any(self.touches(index))
+        return Instance(kind, structure_id, (z, y, x), self.volume(index), rank, confidence, runner_up, at_edge)
 
-    def result(self, found: list[tuple[Instance, np.ndarray]], **known) -> LevelResult:
-        """Instances and their voxels as label arrays on the whole grid."""
+    def result(self, found: list[tuple[Instance, np.ndarray]], **known: Any) -> LevelResult:
+        """Instances and their voxels as label arrays on the whole grid; `known` is what else a `LevelResult` says."""
         labels, pieces = np.zeros(self.shape, np.int16), np.zeros(self.shape, np.int16)
-        if self.box is not None:
-            label_crop, piece_crop = np.zeros(self.kind.shape, np.int16), np.zeros(self.kind.shape, np.int16)
-            for number, (instance, index) in enumerate(found, start=1):
-                label_crop.ravel()[index] = instance.structure_id
-                piece_crop.ravel()[index] = number
-            labels[self.box], pieces[self.box] = label_crop, piece_crop
-        return LevelResult(labels, [i for i, _ in found], self.spacing, pieces=pieces, **known)
+        label_crop, piece_crop = np.zeros(self.kind.shape, np.int16), np.zeros(self.kind.shape, np.int16)
+        for number, (instance, index) in enumerate(found, start=1):
+            label_crop.ravel()[index] = instance.structure_id
+            piece_crop.ravel()[index] = number
+        labels[self.box], pieces[self.box] = label_crop, piece_crop
+        return LevelResult(labels, [i for i, _ in found], self.spacing, pieces, **known)
 
 
 def _kind_map(probability: np.ndarray) -> np.ndarray:
@@ -313,10 +310,11 @@ def canal_parts(column: Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
         return [], []
     least = column.minimum(s.min_canal_area, s.min_disc_depth)
     main = column.points(found[0])
-    kept, rest = [], []
     if column.volume(found[0]) < least:
         return [], found
     line = fit_axis(main)
+    kept: list[np.ndarray] = []
+    rest: list[np.ndarray] = []
     for index in found:
         _, off = line.project(column.points(index).mean(axis=0, keepdims=True))
         # 15 mm is the canal's width: farther off is something else. A fragment may be a quarter of the least size.

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..anatomy import CANAL_ID, DISC_ID, KINDS, STRUCTURES, VERTEBRA_ID, Kind, disc_below, level_chain, vertebra_above
+from ..anatomy import (
+    CANAL_ID,
+    DISC_ID,
+    KINDS,
+    L6_ID,
+    STRUCTURES,
+    T13_ID,
+    VERTEBRA_ID,
+    Kind,
+    disc_below,
+    level_chain,
+    vertebra_above,
+)
 from ..errors import HintError
 from ..evidence import Evidence
 from .column import BONE, DISC, Column, canal_parts
 from .likelihoods import check_hints, doubt_contradicted, items_of, limit_range, pin_anchors, pin_locked, range_in_words
 from .messages import in_words, warnings_of
 from .result import Instance, LevelResult
-from .sequence import L6_ID, NEVER, T13_ID, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
+from .sequence import NEVER, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
 from .shapes import Piece, components, coordinates
 
@@ -71,7 +83,7 @@ def _generic(column: Column) -> LevelResult:
         (DISC, DISC_ID, column.minimum(s.min_disc_area, s.min_disc_depth)),
     )
     for value, sid, least in sizes:
-        if sid not in column.scheme.channel_of or column.box is None:
+        if sid not in column.scheme.channel_of:
             continue
         kind = STRUCTURES[sid].kind.value
         channel = column.probability[KINDS.index(kind)].ravel()
@@ -85,7 +97,7 @@ def _generic(column: Column) -> LevelResult:
 
 
 def _canal_instances(column: Column) -> list[tuple[Instance, np.ndarray]]:
-    if column.box is None or CANAL_ID not in column.scheme.channel_of:
+    if CANAL_ID not in column.scheme.channel_of:
         return []
     kept, rest = canal_parts(column)
     found = []
@@ -128,12 +140,10 @@ def _without_spine(evidence: Evidence, settings: ConsistencySettings) -> LevelRe
         labels.ravel()[index] = s.id
         pieces.ravel()[index] = len(instances) + 1
         mean = float(classes[channel].ravel()[index].mean())
-        centroid = coordinates(index, best.shape, evidence.spacing).mean(axis=0)
+        z, y, x = coordinates(index, best.shape, evidence.spacing).mean(axis=0).tolist()
         confidence[s.id] = mean
-        instances.append(
-            Instance(s.kind.value, s.id, tuple(map(float, centroid)), voxel * len(index), None, mean, None, False)  # type: ignore[arg-type]
-        )
-    return LevelResult(labels, instances, evidence.spacing, confidence=confidence, pieces=pieces)
+        instances.append(Instance(s.kind.value, s.id, (z, y, x), voxel * len(index), None, mean, None, False))
+    return LevelResult(labels, instances, evidence.spacing, pieces, confidence=confidence)
 
 
 # --- naming ----------------------------------------------------------------------------------------------------------
@@ -146,11 +156,11 @@ def _name_column(
     if not column.bones and not column.discs:
         if anchors:
             raise HintError("There is nothing to anchor: no vertebra or disc was found.", "Leave the anchors out.")
-        found = _leftovers(column) if column.box is not None else []
-        return column.result(_canal_instances(column) + found, warnings=["No vertebra was found."])
+        found = _canal_instances(column) + _leftovers(column)
+        return column.result(found, warnings=["No vertebra was found."])
     states = states_of(column.scheme)
     items = items_of(column, states)
-    believed = [item.unary.argmax() for item in items]
+    believed = [int(item.unary.argmax()) for item in items]
     held = pin_locked(column, items, states)
     pinned = pin_anchors(column, items, states, anchors)
     doubt_contradicted(items, believed, s)
@@ -178,12 +188,10 @@ def _name_column(
             ids[level.id] = ids.get(level.id, 0.0) + float(p)
         probability.append(ids)
 
-    found: list[tuple[Instance, np.ndarray]] = []
     if column.bones:
-        found += _bone_instances(column, levels, probability)
-        found += _disc_instances(column, levels, probability)
+        found = _bone_instances(column, levels, probability) + _disc_instances(column, levels, probability)
     else:
-        found += _lone_discs(column, levels, probability)
+        found = _lone_discs(column, levels, probability)
     found += _canal_instances(column) + _leftovers(column)
     confidence = {i.structure_id: i.confidence for i, _ in found if i.structure_id}
     return column.result(

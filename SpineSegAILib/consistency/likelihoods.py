@@ -7,10 +7,21 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, Kind, LabelScheme, ranks, structure, vertebra_above
+from ..anatomy import (
+    L6_ID,
+    SACRUM_ID,
+    STRUCTURES,
+    T13_ID,
+    Kind,
+    LabelScheme,
+    order_of,
+    ranks,
+    structure,
+    vertebra_above,
+)
 from ..errors import HintError, SchemeError
 from .column import Column
-from .sequence import L6_ID, NEVER, T13_ID, Item, Level, disc_of
+from .sequence import NEVER, Item, Level, disc_of
 from .settings import ConsistencySettings
 from .shapes import Piece
 
@@ -104,7 +115,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
     volumes = np.array([column.volume(p) for p in subjects])
     small = s.small_share * np.median(volumes)
     sacrum = np.array([level.id == SACRUM_ID for level in states])
-    items = []
+    items: list[Item] = []
     for piece, evidence, volume in zip(subjects, unary, volumes, strict=True):
         evidence = _shared(evidence, states, min(1.0, s.independent / witnesses))
         if of_discs:
@@ -237,10 +248,10 @@ def limit_range(
 ) -> None:
     """Forbid levels beyond the visible range, and charge for levels at its ends that nothing shows."""
     s = column.settings
-    top, bottom = (STRUCTURES[i].order if i else end for i, end in zip(visible, (-np.inf, np.inf), strict=True))
-    order = np.array([STRUCTURES[level.id].order for level in states], float)
+    top, bottom = (order_of(i) if i else end for i, end in zip(visible, (-np.inf, np.inf), strict=True))
+    order = np.array([order_of(level.id) for level in states])
     subjects = column.bones or column.discs
-    if not ((order >= top) & (order <= bottom)).any():  # type: ignore[operator]
+    if not ((order >= top) & (order <= bottom)).any():
         raise HintError(
             f"The visible range {range_in_words(visible)} has no level of the label scheme “{column.scheme.name}”.",
             "Correct the range or take another checkpoint.",
@@ -297,7 +308,7 @@ def check_hints(
         result.append((sid, np.asarray(point, float)))
     by_height = sorted(result, key=lambda a: a[1][1])
     for (upper, p), (lower, q) in pairwise(by_height):
-        if STRUCTURES[upper].order > STRUCTURES[lower].order and q[1] - p[1] > 3:  # type: ignore[operator]
+        if order_of(upper) > order_of(lower) and q[1] - p[1] > 3:
             raise HintError(
                 f"The anchors are out of order: {STRUCTURES[upper].name} was put above {STRUCTURES[lower].name}.",
                 "Correct or remove one of them.",
@@ -306,7 +317,7 @@ def check_hints(
         ends = [structure(i) for i in visible if i]
         if not ends or any(not s.is_vertebral or s.order is None for s in ends):
             raise HintError("The visible range must be named by vertebrae.", "For example T11 to S1.")
-        if ends[0].order > ends[-1].order:  # type: ignore[operator]
+        if order_of(ends[0].id) > order_of(ends[-1].id):
             raise HintError(
                 f"The visible range {ends[0].name} to {ends[-1].name} is upside down.",
                 "Name the topmost vertebra first.",
@@ -316,7 +327,7 @@ def check_hints(
 
 def _hit(column: Column, point: np.ndarray, pieces: list[Piece], name: str) -> int:
     """Which piece an index point means."""
-    offset = np.array([b.start for b in column.box])  # type: ignore[union-attr]
+    offset = np.array([b.start for b in column.box])
     at = (point - offset) * column.spacing
     distance = [float(np.min(np.sum((column.points(p.index) - at) ** 2, axis=1))) ** 0.5 for p in pieces]
     best = int(np.argmin(distance))

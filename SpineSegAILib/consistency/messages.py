@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, disc_below, level_chain
+from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, disc_below, level_chain
 from .column import Column
-from .sequence import L6_ID, T13_ID, Level, Naming, disc_of
+from .sequence import Level, Naming, disc_of
 
 
 def _between(upper: Level, lower: Level) -> list[int]:
@@ -99,11 +99,9 @@ def _sacrum_seen(column: Column, levels: list[Level | None]) -> bool:
     S1 itself; or a last lumbar vertebra that the network takes for one, with 20 mm of image below it: it has seen
     what is there although it did not mark it.
     """
-    at = max(i for i, level in enumerate(levels) if level)
-    level = levels[at]
-    if level.id == SACRUM_ID:  # type: ignore[union-attr]
+    piece, level = [(p, x) for p, x in zip(column.bones or column.discs, levels, strict=True) if x][-1]
+    if level.id == SACRUM_ID:
         return True
-    piece = (column.bones or column.discs)[at]
-    expected = level.rank - (0.0 if column.bones else 0.5)  # type: ignore[union-attr]
+    expected = level.rank - (0.0 if column.bones else 0.5)
     believed = piece.median_rank is not None and abs(piece.median_rank - expected) < 0.6
-    return level.rank == 0 and believed and column.room_below(piece) > 20  # type: ignore[union-attr]
+    return level.rank == 0 and believed and column.room_below(piece) > 20

@@ -44,23 +44,23 @@ class LevelResult:
         labels: (D, H, W) int16 structure ids, 0 background.
         instances: top down, vertebrae first, then discs, then the rest; those left out have `structure_id` 0.
         spacing: mm along (slices, rows, columns).
+        pieces: (D, H, W) int16; voxel value i + 1 belongs to `instances[i]`, left out or not.
         sequence: for a reader, e.g. ``"T11 T12 L1 (L2) L3"``, a missing level in brackets.
         confidence: structure id → 0…1.
         margin: log odds of the sequence to the second-best one, at most 20.
         alternatives: other sequences with their probability, best first.
         warnings: sentences for the reader.
-        pieces: (D, H, W) int16; voxel value i + 1 belongs to `instances[i]`, left out or not.
     """
 
     labels: np.ndarray
     instances: list[Instance]
     spacing: tuple[float, float, float]
+    pieces: np.ndarray
     sequence: str = ""
     confidence: dict[int, float] = field(default_factory=dict)
     margin: float = 20.0
     alternatives: list[tuple[str, float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    pieces: np.ndarray | None = None
 
 
 def nearest_level_maps(result: LevelResult, reach: float = ConsistencySettings.reach) -> dict[str, np.ndarray]:
@@ -86,8 +86,8 @@ def nearest_level_maps(result: LevelResult, reach: float = ConsistencySettings.r
 
 def _nearest(result: LevelResult, numbers: list[int], reach: float) -> np.ndarray:
     pieces, spacing = result.pieces, result.spacing
-    level = np.zeros(pieces.shape, np.int16)  # type: ignore[union-attr]
-    distance = np.full(pieces.shape, np.inf, np.float32)  # type: ignore[union-attr]
+    level = np.zeros(pieces.shape, np.int16)
+    distance = np.full(pieces.shape, np.inf, np.float32)
     margin = [max(int(np.ceil(reach / step)), 1) for step in spacing]
     boxes = ndimage.find_objects(pieces)
     for number in numbers:
@@ -95,10 +95,9 @@ def _nearest(result: LevelResult, numbers: list[int], reach: float) -> np.ndarra
         if box is None:
             continue
         grown = tuple(
-            slice(max(b.start - m, 0), min(b.stop + m, n))
-            for b, m, n in zip(box, margin, pieces.shape, strict=True)  # type: ignore[union-attr]
+            slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margin, pieces.shape, strict=True)
         )
-        mine = pieces[grown] == number  # type: ignore[index]
+        mine = pieces[grown] == number
         if instance.structure_id == 0 and instance.kind.endswith("islands"):
             # Scattered specks: their own voxels and the next ones only, else one box would span the volume.
             own = ndimage.binary_dilation(mine) & (distance[grown] > 0)

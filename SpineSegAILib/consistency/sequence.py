@@ -8,16 +8,15 @@ probability of each level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
-from ..anatomy import SACRUM_ID, STRUCTURES, LabelScheme, disc_below, level_chain, ranks
+from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, LabelScheme, disc_below, level_chain, order_of, ranks
 from .settings import ConsistencySettings
 
-L6_ID, T13_ID = 25, 28
 NEVER = 1e5
 """A cost that no path pays if there is another; finite, so that sums stay numbers."""
 _HIDDEN_LEVELS = 4  # above the scheme's highest that an image may show: 10 cm, ample
@@ -135,7 +134,7 @@ def _transitions(states: Sequence[Level], variants: dict[int, float], settings: 
             # A variant is met at its own level and remembered above it; nothing else changes it.
             if upper.l6 != (lower.l6 or upper.id == L6_ID) or upper.t13 != (lower.t13 or upper.id == T13_ID):
                 continue
-            if STRUCTURES[upper.id].order >= STRUCTURES[lower.id].order:  # type: ignore[operator]
+            if order_of(upper.id) >= order_of(lower.id):
                 continue
             result[a, b] = variants.get(upper.id, 0.0) - s.skip_cost * skipped
     return result
@@ -184,8 +183,8 @@ def name_levels(
     best = float(np.max(forward + graph.ends))
     if not np.isfinite(best):
         return Naming([None] * len(items), np.zeros((len(items), len(states))), possible=False)
-    i, s = np.unravel_index(int(np.argmax(forward + graph.ends)), forward.shape)
-    levels = graph.trace(forward, backward, int(i), int(s))
+    last, state = np.unravel_index(int(np.argmax(forward + graph.ends)), forward.shape)
+    levels = graph.trace(forward, backward, int(last), int(state))
 
     total_forward, total_backward = graph.tables(_sum)
     log_z = float(_sum((total_forward + graph.ends).ravel()))
@@ -199,8 +198,8 @@ def name_levels(
             continue
         rivals += [
             (float(through[i, s]), i, s)
-            for s, state in enumerate(states)
-            if state.id != level.id and np.isfinite(through[i, s])
+            for s, rival in enumerate(states)
+            if rival.id != level.id and np.isfinite(through[i, s])
         ]
     rivals.sort(reverse=True)
     margin = min(best - rivals[0][0], 20.0) if rivals else 20.0
@@ -256,7 +255,7 @@ class _Graph:
                 weight = base - (dropped[i] - dropped[j + 1])
                 self.edges[j, i] = np.where(np.isfinite(base), weight - misfit, -np.inf)
 
-    def tables(self, combine) -> tuple[np.ndarray, np.ndarray]:
+    def tables(self, combine: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Forward (up to and with a node) and backward (from after a node) weights; combine is max or log-sum-exp."""
         count = len(self.items)
         forward, backward = np.empty_like(self.unary), np.empty_like(self.unary)

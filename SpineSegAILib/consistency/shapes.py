@@ -42,13 +42,15 @@ def components(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def bounding_box(mask: np.ndarray, margin: tuple[int, int, int] = (0, 0, 0)) -> tuple[slice, slice, slice]:
-    """Smallest box around a non-empty mask, grown by a margin in voxels and cut at the array's edge."""
-    box = []
-    for axis in range(3):
+    """Smallest box around a mask, grown by a margin in voxels and cut at the array's edge; of an empty one nothing."""
+
+    def along(axis: int) -> slice:
         line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        start, stop = max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis])
-        box.append(slice(start, stop))
-    return tuple(box)  # type: ignore[return-value]
+        if not line.size:
+            return slice(0, 0)
+        return slice(max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis]))
+
+    return along(0), along(1), along(2)
 
 
 # --- the axis --------------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ def _cuts(
     reference = np.percentile(area, 80) + 1e-6
     score = (1 - area / reference) + np.minimum(disc / reference, 1.0)
     if piece.rank is not None:
-        score += _rank_fall(piece, edges)
+        score += _rank_fall(piece.arc, piece.rank, edges)
     part = bins / count
     best = np.full((count, bins), -np.inf)
     came = np.zeros((count, bins), int)
@@ -302,11 +304,11 @@ def _cuts(
     return (edges[:-1] + edges[1:])[sorted(chosen)] / 2
 
 
-def _rank_fall(piece: Piece, edges: np.ndarray) -> np.ndarray:
+def _rank_fall(arc: np.ndarray, rank: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """How much the median rank of the 8 mm above each bin exceeds that of the 8 mm below it, 0…1."""
-    step = max(1, len(piece.arc) // 50_000)  # enough for medians
-    order = np.argsort(piece.arc[::step])
-    arc, rank = piece.arc[::step][order], piece.rank[::step][order]
+    step = max(1, len(arc) // 50_000)  # enough for medians
+    order = np.argsort(arc[::step])
+    arc, rank = arc[::step][order], rank[::step][order]
     fall = np.zeros(len(edges) - 1)
     for i, centre in enumerate((edges[:-1] + edges[1:]) / 2):
         a, m, b = np.searchsorted(arc, (centre - 8, centre, centre + 8))
@@ -339,7 +341,8 @@ def merge_fragments(
 
 
 def _same_rank(a: Piece, b: Piece) -> bool:
-    return a.rank is None or b.rank is None or abs(a.median_rank - b.median_rank) <= 0.5
+    first, second = a.median_rank, b.median_rank
+    return first is None or second is None or abs(first - second) <= 0.5
 
 
 def _side_by_side(a: Piece, b: Piece, s: ConsistencySettings, whole: bool) -> bool:
@@ -357,4 +360,4 @@ def _stacked(a: Piece, b: Piece, sizes: Sizes, disc_arc: np.ndarray, s: Consiste
     if not _same_rank(a, b):
         return False
     gap = (disc_arc > (a0 + a1) / 2) & (disc_arc < (b0 + b1) / 2)
-    return np.count_nonzero(gap) < 0.15 * min(len(a.index), len(b.index))
+    return bool(np.count_nonzero(gap) < 0.15 * min(len(a.index), len(b.index)))

@@ -7,7 +7,18 @@ from ..lazy import lazy_exports
 if TYPE_CHECKING:
     from .levels import COUNTINGS, L6_ID, T13_ID, delete, insert, merge, set_level, shift, swap, switch_counting
     from .splitting import split
-    from .step import Box, Correction, Direction, Labelling, Patch, array_of, box_of, corrected, renamed, structure_at
+    from .step import (
+        Box,
+        Correction,
+        Direction,
+        LabeledStructures,
+        Patch,
+        apply_correction,
+        array_of,
+        box_of,
+        remap_labels,
+        structure_at,
+    )
     from .voxels import (
         AXES,
         LARGEST_SMOOTHING_MM,

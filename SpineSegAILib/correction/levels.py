@@ -11,11 +11,22 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Literal
 
-from ..anatomy import SACRUM_ID, STRUCTURES, Kind, disc_below, level_chain, sorted_ids, structure, vertebra_above
+from ..anatomy import (
+    L6_ID,
+    SACRUM_ID,
+    STRUCTURES,
+    T13_ID,
+    Kind,
+    disc_below,
+    level_chain,
+    order_of,
+    sorted_ids,
+    structure,
+    vertebra_above,
+)
 from ..errors import CorrectionError
-from .step import Correction, Direction, Labelling
+from .step import Correction, Direction, LabeledStructures
 
-L6_ID, T13_ID = 25, 28
 _VARIANTS = (L6_ID, T13_ID)
 COUNTINGS: Mapping[str, str] = {
     "L6": "six lumbar vertebrae",
@@ -27,7 +38,7 @@ COUNTINGS: Mapping[str, str] = {
 
 
 def shift(
-    labelling: Labelling, to: Literal["up", "down"], start: int | None = None, direction: Direction = "all"
+    labelling: LabeledStructures, to: Literal["up", "down"], start: int | None = None, direction: Direction = "all"
 ) -> Correction:
     """Every level gets the name of the one above it (up) or below it (down).
 
@@ -56,7 +67,7 @@ def shift(
 
 
 def set_level(
-    labelling: Labelling, chosen: int, level: int | str, direction: Direction = "all", tool: str = "set"
+    labelling: LabeledStructures, chosen: int, level: int | str, direction: Direction = "all", tool: str = "set"
 ) -> Correction:
     """“This one is L5”: the chosen one gets the level, and the others follow by counting from it.
 
@@ -113,7 +124,7 @@ def set_level(
     return Correction(tool, words, mapping, structures=(chosen,), notes=notes, details=details)
 
 
-def swap(labelling: Labelling, first: int, second: int) -> Correction:
+def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
     """Two structures of a kind exchange their names; nothing else moves.
 
     Raises:
@@ -124,7 +135,7 @@ def swap(labelling: Labelling, first: int, second: int) -> Correction:
     return Correction("swap", words, {first: second, second: first}, structures=(first, second))
 
 
-def merge(labelling: Labelling, first: int, second: int, direction: Direction | None = "above") -> Correction:
+def merge(labelling: LabeledStructures, first: int, second: int, direction: Direction | None = "above") -> Correction:
     """Two pieces of one structure become one.
 
     Neighbouring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
@@ -156,13 +167,13 @@ def merge(labelling: Labelling, first: int, second: int, direction: Direction | 
     chain = chain_ids(variants_of(labelling.present))
     if direction and chain.index(lower) - chain.index(upper) == 1:
         rest = replace(labelling, present=labelling.present - set(mapping) | {kept})
-        kept_side, step = ("below", -1) if direction == "below" else ("above", 1)
-        moving = {i for i in is_levelled(rest) if i != kept and side_of(i, kept_side, kept)}
-        mapping |= shifted_names(rest, chain, chain, step, moving)
+        side: Direction = "below" if direction == "below" else "above"
+        moving = {i for i in is_levelled(rest) if i != kept and side_of(i, side, kept)}
+        mapping |= shifted_names(rest, chain, chain, -1 if side == "below" else 1, moving)
     return Correction("merge", words, mapping, structures=(upper, lower), details=details)
 
 
-def delete(labelling: Labelling, *structure_ids: int) -> Correction:
+def delete(labelling: LabeledStructures, *structure_ids: int) -> Correction:
     """Structures are removed; the names of the others stay.
 
     Raises:
@@ -176,7 +187,7 @@ def delete(labelling: Labelling, *structure_ids: int) -> Correction:
     return Correction("delete", words, dict.fromkeys(structure_ids, 0), structures=tuple(structure_ids))
 
 
-def insert(labelling: Labelling, level: int | str, direction: Direction = "above") -> Correction:
+def insert(labelling: LabeledStructures, level: int | str, direction: Direction = "above") -> Correction:
     """A vertebra that was overlooked gets its name back: what is called so and all above (or below) it move on by one.
 
     The name is then free, and `Correction.missing` says what to draw.
@@ -205,7 +216,7 @@ def insert(labelling: Labelling, level: int | str, direction: Direction = "above
     return Correction("insert", words, mapping, structures=(s.id,), missing=(s.id,), details=details)
 
 
-def switch_counting(labelling: Labelling, to: str, direction: Direction = "above") -> Correction:
+def switch_counting(labelling: LabeledStructures, to: str, direction: Direction = "above") -> Correction:
     """Count with or without an L6 or a T13.
 
     Args:
@@ -249,22 +260,22 @@ def bone_of(structure_id: int) -> int:
     return vertebra_above(structure_id).id if STRUCTURES[structure_id].kind is Kind.DISC else structure_id
 
 
-def is_levelled(labelling: Labelling) -> list[int]:
+def is_levelled(labelling: LabeledStructures) -> list[int]:
     return [i for i in labelling.present if STRUCTURES[i].order is not None]
 
 
-def _with_levels(labelling: Labelling) -> None:
+def _with_levels(labelling: LabeledStructures) -> None:
     if not is_levelled(labelling):
         raise CorrectionError("No vertebra or disc with a level is labelled.", "Segment first.")
 
 
 def side_of(structure_id: int, side: Direction, of: int) -> bool:
     """Whether a structure lies above or below another; a disc lies below its vertebra."""
-    here, there = STRUCTURES[structure_id].order, STRUCTURES[of].order
-    return here > there if side == "below" else here < there  # type: ignore[operator]
+    here, there = order_of(structure_id), order_of(of)
+    return here > there if side == "below" else here < there
 
 
-def _moving(labelling: Labelling, start: int | None, direction: Direction) -> set[int]:
+def _moving(labelling: LabeledStructures, start: int | None, direction: Direction) -> set[int]:
     """What moves when all move, or the chosen one with those above (its disc comes along) or below it."""
     if direction not in ("all", "above", "below"):
         raise CorrectionError(f"“{direction}” is no direction.", "Use all, above or below.")
@@ -281,7 +292,7 @@ def _moving(labelling: Labelling, start: int | None, direction: Direction) -> se
 
 
 def shifted_names(
-    labelling: Labelling, old_chain: Sequence[int], new_chain: Sequence[int], step: int, moving: Collection[int]
+    labelling: LabeledStructures, old_chain: Sequence[int], new_chain: Sequence[int], step: int, moving: Collection[int]
 ) -> dict[int, int]:
     """Names of what moves by `step` levels, from one way of counting to another; checked against all that stays.
 
@@ -308,7 +319,7 @@ def shifted_names(
     return mapping
 
 
-def in_scheme(labelling: Labelling, new: int, name: str) -> None:
+def in_scheme(labelling: LabeledStructures, new: int, name: str) -> None:
     scheme = labelling.scheme
     if scheme is not None and new not in scheme.ids:
         raise CorrectionError(
@@ -317,7 +328,7 @@ def in_scheme(labelling: Labelling, new: int, name: str) -> None:
         )
 
 
-def _check_order(labelling: Labelling, mapping: Mapping[int, int]) -> None:
+def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> None:
     """What moves may neither take a name that stays in use nor pass by another level."""
     staying = {i for i in labelling.present if i not in mapping}
     for old, new in mapping.items():
@@ -330,14 +341,14 @@ def _check_order(labelling: Labelling, mapping: Mapping[int, int]) -> None:
         row = [i for i in sorted_ids(is_levelled(labelling)) if STRUCTURES[i].is_vertebral is vertebral]
         for upper, lower in pairwise(row):
             a, b = mapping.get(upper, upper), mapping.get(lower, lower)
-            if STRUCTURES[a].order >= STRUCTURES[b].order:  # type: ignore[operator]
+            if order_of(a) >= order_of(b):
                 raise CorrectionError(
                     f"{labelling.name(upper)} would become {STRUCTURES[a].name} and lie below {STRUCTURES[b].name}.",
                     "Move fewer levels, or all of them.",
                 )
 
 
-def _pair(labelling: Labelling, first: int, second: int, done: str) -> None:
+def _pair(labelling: LabeledStructures, first: int, second: int, done: str) -> None:
     """Two different labelled structures of a kind, not locked."""
     labelling.require(first, second)
     if first == second:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..anatomy import STRUCTURES, Kind, disc_below, sorted_ids
+from ..anatomy import STRUCTURES, Kind, disc_below, order_of, sorted_ids
 from ..errors import CorrectionError
 from .levels import bone_of, chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
-from .step import Correction, Direction, Labelling, Patch, array_of, box_of, renamed
+from .step import Correction, Direction, LabeledStructures, Patch, array_of, box_of, remap_labels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
 def split(
-    labelling: Labelling,
+    labelling: LabeledStructures,
     labels: sitk.Image,
     chosen: int,
     *,
@@ -64,7 +64,7 @@ def split(
         raise CorrectionError(f"The plane does not cut {name}.", "Choose a point inside it.")
 
     mapping, part = _room_beside(labelling, chosen, direction)
-    patch_labels = renamed(values[box], mapping)
+    patch_labels = remap_labels(values[box], mapping)
     moved = index[above if direction == "above" else ~above]
     patch_labels[tuple(moved.T)] = part
     details = {
@@ -75,7 +75,7 @@ def split(
     return Correction("split", f"Split {name}", mapping, Patch(box, patch_labels), (chosen,), details=details)
 
 
-def _room_beside(labelling: Labelling, chosen: int, direction: Direction) -> tuple[dict[int, int], int]:
+def _room_beside(labelling: LabeledStructures, chosen: int, direction: Direction) -> tuple[dict[int, int], int]:
     """What is renamed so that the level beside the chosen one is free, and its id."""
     chain = chain_ids(variants_of(labelling.present))
     step = 1 if direction == "below" else -1
@@ -111,15 +111,15 @@ def _physical(labels: sitk.Image, index: np.ndarray) -> np.ndarray:
 
 
 def _axis(
-    labels: sitk.Image, values: np.ndarray, labelling: Labelling, chosen: int, positions: np.ndarray
+    labels: sitk.Image, values: np.ndarray, labelling: LabeledStructures, chosen: int, positions: np.ndarray
 ) -> np.ndarray:
     """Unit vector downwards along the spine at a structure: from its neighbours, else from its own shape."""
-    order = STRUCTURES[chosen].order
+    order = order_of(chosen)
     line = [i for i in sorted_ids(is_levelled(labelling)) if STRUCTURES[i].kind is not Kind.DISC] or sorted_ids(
         is_levelled(labelling)
     )
-    above = [i for i in line if STRUCTURES[i].order < order and i != chosen]  # type: ignore[operator]
-    below = [i for i in line if STRUCTURES[i].order > order and i != chosen]  # type: ignore[operator]
+    above = [i for i in line if order_of(i) < order]
+    below = [i for i in line if order_of(i) > order]
     ends = [
         _physical(labels, np.argwhere(values == i)).mean(axis=0) if i else positions.mean(axis=0)
         for i in (above[-1] if above else 0, below[0] if below else 0)

@@ -1,8 +1,8 @@
 """What a correction is, and what the tools need to know of a segmentation.
 
-A tool takes what is labelled (`Labelling`) and returns a `Correction`: which structure gets which name, and, where
-voxels change, a `Patch`. Nothing is changed until the correction is applied, so that a panel can rename its segments
-and a script its label image from the same description.
+A tool takes what is labelled (`LabeledStructures`) and returns a `Correction`: which structure gets which name, and,
+where voxels change, a `Patch`. Nothing is changed until the correction is applied, so that a panel can rename its
+segments and a script its label image from the same description.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Correction:
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """The corrected copy of a label array (z, y, x)."""
-        result = renamed(labels, self.mapping)
+        result = remap_labels(labels, self.mapping)
         if self.patch is not None:
             result[self.patch.box] = self.patch.labels
         return result
@@ -126,7 +126,7 @@ class Correction:
         )
 
 
-def renamed(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
+def remap_labels(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
     """A copy of a label array with other ids, as int16; ids that the mapping lacks stay."""
     labels = np.asarray(labels)
     if not mapping:
@@ -137,7 +137,7 @@ def renamed(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
     return table[labels]
 
 
-def corrected(segmentation: Segmentation, correction: Correction) -> Segmentation:
+def apply_correction(segmentation: Segmentation, correction: Correction) -> Segmentation:
     """The segmentation after a correction: voxels, confidence, key points and what is unvalidated follow the names.
 
     The correction is added to its log; neither argument is changed.
@@ -151,7 +151,7 @@ def corrected(segmentation: Segmentation, correction: Correction) -> Segmentatio
     labels = like(segmentation.labels, correction.apply(before))
     mapping = correction.mapping
     scheme = segmentation.scheme
-    new = sorted_ids(Labelling.of(labels).present - set(scheme.ids))
+    new = sorted_ids(LabeledStructures.of(labels).present - set(scheme.ids))
     return replace(
         segmentation,
         labels=labels,
@@ -175,7 +175,7 @@ def _following(values: Mapping[int, _Value], mapping: Mapping[int, int]) -> dict
 
 
 @dataclass(frozen=True)
-class Labelling:
+class LabeledStructures:
     """What the tools need to know of a segmentation.
 
     Attributes:
@@ -191,7 +191,7 @@ class Labelling:
     @classmethod
     def of(
         cls, labels: sitk.Image | np.ndarray, scheme: LabelScheme | None = None, locked: Collection[int] = ()
-    ) -> Labelling:
+    ) -> LabeledStructures:
         """What a label image or array holds."""
         present = np.flatnonzero(np.bincount(array_of(labels).ravel()))
         return cls(frozenset(int(i) for i in present if i), scheme, frozenset(locked))
@@ -241,14 +241,14 @@ def array_of(labels: sitk.Image | np.ndarray) -> np.ndarray:
 
 def box_of(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box | None:
     """The smallest box that holds all of a mask, grown by a margin (voxels) within the array; None if it is empty."""
-    box = []
-    for axis, grow in enumerate(margin):
-        others = tuple(a for a in range(3) if a != axis)
-        along = np.flatnonzero(mask.any(axis=others))
-        if not len(along):
-            return None
-        box.append(slice(max(int(along[0]) - grow, 0), min(int(along[-1]) + 1 + grow, mask.shape[axis])))
-    return tuple(box)  # type: ignore[return-value]
+    if not mask.any():
+        return None
+
+    def along(axis: int) -> slice:
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        return slice(max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis]))
+
+    return along(0), along(1), along(2)
 
 
 def structure_at(labels: sitk.Image, point: Sequence[float]) -> int:

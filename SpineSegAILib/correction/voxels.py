@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from ..anatomy import STRUCTURES
 from ..errors import CorrectionError
-from .step import Box, Correction, Labelling, Patch, array_of, box_of
+from .step import Box, Correction, LabeledStructures, Patch, array_of, box_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -82,7 +82,7 @@ def replace_inside(
     before, after = array_of(labels), array_of(new)
     if before.shape != after.shape:
         raise CorrectionError("The new result has another grid.", "Segment the same image.")
-    Labelling.of(before, None, locked).require_unlocked(())
+    LabeledStructures.of(before, None, locked).require_unlocked(())
     box = box_of(region) if isinstance(region, np.ndarray) else region
     if box is None:
         raise CorrectionError("The region is empty.", "Choose a box or slices.")
@@ -164,10 +164,11 @@ def interpolate(
             result[k][(distance < 0) & free] = chosen
     cut = list(plane)
     cut.insert(axis, slice(None))
+    slices, rows, columns = cut
     return Correction(
         "interpolate",
         f"Interpolate {name} between {len(keys)} {slicing} slices",
-        patch=_patch(values, tuple(cut), np.moveaxis(result, 0, axis)),  # type: ignore[arg-type]
+        patch=_patch(values, (slices, rows, columns), np.moveaxis(result, 0, axis)),
         structures=(chosen,),
         details={"slicing": slicing, "slices": [int(k) for k in keys]},
     )
@@ -230,9 +231,9 @@ def _patch(values: np.ndarray, box: Box, result: np.ndarray) -> Patch | None:
     inner = box_of(values[box] != result)
     if inner is None:
         return None
-    whole = [b.indices(n) for b, n in zip(box, values.shape, strict=True)]
-    placed = tuple(slice(w[0] + i.start, w[0] + i.stop) for w, i in zip(whole, inner, strict=True))
-    return Patch(placed, result[inner].astype(np.int16))  # type: ignore[arg-type]
+    starts = [b.indices(n)[0] for b, n in zip(box, values.shape, strict=True)]
+    slices, rows, columns = (slice(a + i.start, a + i.stop) for a, i in zip(starts, inner, strict=True))
+    return Patch((slices, rows, columns), result[inner].astype(np.int16))
 
 
 def _signed_distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ of the structures labelled in it; everything else is unknown there, not absent),
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, VALUE_MAPS, Extent, custom_structure, sorted_ids, structure
 from ..errors import DatasetError, ImageError, SpineSegAIError
+from ..files import read_json
 from ..hints import Point
 from ..keypoints import parse_keypoints, read_keypoints
 
@@ -207,17 +207,17 @@ def read_drawn(case: Case) -> sitk.Image:
     Raises:
         DatasetError: there is none, or it cannot be read.
     """
-    from ..files import read_exactly
-    from ..imaging import as_volume, is_picture, of_picture
+    from ..files import read_itk_image
+    from ..imaging import as_volume, gray_picture, is_picture
 
     if case.label is None:
         raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")
     try:
-        image = read_exactly(case.label)
+        image = read_itk_image(case.label)
     except RuntimeError:
         raise DatasetError(f"The label image {case.label} cannot be read.", "It may be damaged.") from None
     try:
-        return as_volume(of_picture(image) if is_picture(case.label) else image, case.label.name)
+        return as_volume(gray_picture(image) if is_picture(case.label) else image, case.label.name)
     except ImageError as error:
         raise DatasetError(error.message, "Labels are one whole number per voxel, in the space of the image.") from None
 
@@ -272,14 +272,9 @@ class _Values:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"The data set file {path} does not exist.", "Give the path of a dataset.json.") from None
-    except IsADirectoryError:
-        raise DatasetError(f"{path} is a folder.", "Give the path of the dataset.json inside it.") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"The data set file {path} cannot be read: {error}.", "It must be JSON.") from None
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder.", "Give the path of the dataset.json inside it.")
+    table = read_json(path, DatasetError)
     if not isinstance(table, dict):
         raise DatasetError(f"{path} is not a data set file.", "It must hold a JSON object with “training”.")
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NoReturn
 from urllib.parse import unquote
 from xml.parsers import expat
 
@@ -107,7 +108,7 @@ def parse(data: bytes, name: str) -> Document:
     roots: list[str] = []
     patients: list[str] = []  # of the items of the subject hierarchy that are open
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object) -> NoReturn:
         raise DatasetError(
             f"The scene {name} declares XML entities, as no scene of Slicer's does.",
             "It may be an attack; do not use it.",

@@ -8,7 +8,6 @@ based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), nnU-Net v2
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
-from ..files import read_exactly
+from ..files import read_itk_image, read_json
 from .manifest import own_structure
 from .segment_names import CUSTOM, IGNORE, place
 from .training_set import Report, TrainingSet
@@ -144,10 +143,10 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        present = np.unique(sitk.GetArrayFromImage(read_exactly(label)))
+        found = np.unique(sitk.GetArrayFromImage(read_itk_image(label)))
     except RuntimeError:
         raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
-    present = [v for v in present.tolist() if v]
+    present = [v for v in found.tolist() if v]
     stray = [v for v in present if v not in values]
     if stray:
         listed = ", ".join(f"{v:g}" for v in stray[:5])
@@ -198,7 +197,8 @@ def _mrspineseg(folder: Path) -> _Found:
 def _verse(folder: Path) -> _Found:
     """``…training/rawdata/sub-verse004/sub-verse004_ct.nii.gz``, ``…/derivatives/sub-verse004/…_seg-vert_msk.nii.gz``;
     the folder is one split, or holds the splits."""
-    pairs, splits = [], {}
+    pairs: list[tuple[Path, Path, str]] = []
+    splits: dict[str, str] = {}
     for raw in [folder / "rawdata", *sorted(folder.glob("*/rawdata"))]:
         name = raw.parent.name.lower()
         split = "validation" if "validation" in name else "training" if "training" in name else ""
@@ -249,13 +249,13 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
 def _nnunet(folder: Path) -> _Found:
     """``dataset.json``, ``imagesTr/case_0000.nii.gz``, ``labelsTr/case.nii.gz``: the first channel is taken."""
     try:
-        table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        table = read_json(folder / "dataset.json", DatasetError)
         labels, ending = table["labels"], table.get("file_ending", ".nii.gz")
         channels = table.get("channel_names") or table.get("modality") or {}
         named = [(name, value) if not str(name).isdigit() else (value, name) for name, value in labels.items()]
-    except FileNotFoundError:
-        raise DatasetError(f"There is no dataset.json in {folder}.", _LAYOUTS["nnunet"]) from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except DatasetError as error:
+        raise DatasetError(error.message, _LAYOUTS["nnunet"]) from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DatasetError(f"{folder / 'dataset.json'} is not nnU-Net's: {error!r}.", _LAYOUTS["nnunet"]) from None
     values: dict[int, str] = {}
     for name, value in named:

@@ -7,7 +7,6 @@ structure of the reader's own, or ``ignore``. A segment that nothing is known of
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ..anatomy import (
 )
 from ..anatomy.terminology import SCHEME_TAG, STRUCTURE_TAG
 from ..errors import DatasetError, SchemeError
+from ..files import read_json
 
 IGNORE = "ignore"
 CUSTOM = "custom:"
@@ -144,10 +144,7 @@ def read_table(path: str | Path) -> list[tuple[str, str]]:
     Raises:
         DatasetError: it cannot be read or is of another form.
     """
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"The table of names {path} cannot be read: {error}.", "It must be JSON.") from None
+    table = read_json(path, DatasetError)
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise DatasetError(f"{path} is no table of names.", 'Write {"my tumour": "custom:tumour", "L4 old": "ignore"}.')
     return list(table.items())
@@ -231,8 +228,8 @@ def _joined_levels(text: str) -> list[str]:
         if word == "s" and re.fullmatch(r"l[56]", last):
             found.append("s1")
         elif word.isdigit() and re.fullmatch(_LEVEL, last):  # L4-5; a number that does not follow is a copy's
-            letter, number = re.fullmatch(r"([a-z]+)(\d+)", last).groups()  # type: ignore[union-attr]
-            found.append(f"{letter}{word}" if int(word) == int(number) + 1 else "?")
+            letter = last.rstrip("0123456789")
+            found.append(f"{letter}{word}" if int(word) == int(last.removeprefix(letter)) + 1 else "?")
         elif word.isdigit() and region and re.fullmatch(_LEVEL, f"{region}{word}"):
             found.append(f"{region}{word}")
         else:

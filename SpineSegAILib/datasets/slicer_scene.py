@@ -7,7 +7,6 @@ applied, so that a case lies where the reader saw it; segments are resampled to 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,16 +18,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import Extent, structure
+from ..anatomy.terminology import LOG_ATTRIBUTE
 from ..errors import DatasetError, ImageError, SpineSegAIError
+from ..files import parse_json
 from ..hints import Point
 from ..imaging import Geometry, check_image, read_image
+from ..imaging.geometry import RAS_FROM_LPS
 from ..keypoints import read_control_points
 from .mrml import LABEL_MAP, POINT_LIST, SEGMENTATION, VOLUME, Document, Node, parse
 from .scene_files import SceneFiles, open_scene
 from .segment_names import CUSTOM, IGNORE, Placement, place
-
-CORRECTION_LOG = "SpineSegAI.CorrectionLog"
-"""Attribute of a segmentation (or tag of one of its segments) that holds what the reader corrected, as JSON."""
 
 MAX_VOXELS = 2**30
 """Of a volume: a whole-body CT at half a millimetre. More is a damaged header, or an attack."""
@@ -37,7 +36,6 @@ MAX_OVERLAP = 0.5
 
 _REFERENCE_ROLE = "referenceImageGeometryRef"
 _VOLUME_FILE = re.compile(r".*\.(nrrd|nii|nii\.gz|mha|dcm|ima|\d+)|[^.]*", re.I)  # the last two are DICOM's
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 _ELSEWHERE_MM = 0.1
 
 
@@ -349,7 +347,7 @@ class _Reader:
 
     def _on_volume(self, stored: sitk.Image, segmentation: Node, image: sitk.Image) -> list[np.ndarray]:
         """Every layer (z, y, x) on the voxels of the image, nearest neighbour."""
-        to_local = np.linalg.inv(_FLIP @ self.document.to_world(segmentation) @ _FLIP)
+        to_local = np.linalg.inv(RAS_FROM_LPS @ self.document.to_world(segmentation) @ RAS_FROM_LPS)
         transform = sitk.AffineTransform(3)
         transform.SetMatrix(to_local[:3, :3].ravel().tolist())
         transform.SetTranslation(to_local[:3, 3].tolist())
@@ -388,7 +386,7 @@ class _Reader:
             raise DatasetError(f"The {name} is stored as {path.suffix}, which is not read.", "Save it as .mrk.json.")
         if path.stat().st_size > MAX_VOXELS // 64:
             raise DatasetError(f"The {name} is too large.", "Remove it from the scene.")
-        matrix = _FLIP @ self.document.to_world(points) @ _FLIP
+        matrix = RAS_FROM_LPS @ self.document.to_world(points) @ RAS_FROM_LPS
         placed: dict[str, Point] = {}
         unplaced = []
         for label, position in read_control_points(path):
@@ -504,7 +502,7 @@ def _moved(image: sitk.Image, matrix: np.ndarray, name: str) -> sitk.Image:
     g = Geometry.of(image)
     to_lps = np.eye(4)
     to_lps[:3, :3], to_lps[:3, 3] = g.matrix * g.spacing, g.origin
-    moved = _FLIP @ matrix @ _FLIP @ to_lps
+    moved = RAS_FROM_LPS @ matrix @ RAS_FROM_LPS @ to_lps
     spacing = np.linalg.norm(moved[:3, :3], axis=0)
     direction = moved[:3, :3] / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
@@ -526,11 +524,11 @@ def _inside(image: sitk.Image, point: Point) -> bool:
 
 def _corrections(segmentation: Node, segments: list[_Described], case: SceneCase) -> Any:
     """The correction log, if there is one that can be read."""
-    texts = [segmentation.attributes.get(CORRECTION_LOG), *(s.tags.get(CORRECTION_LOG) for s in segments)]
+    texts = [segmentation.attributes.get(LOG_ATTRIBUTE), *(s.tags.get(LOG_ATTRIBUTE) for s in segments)]
     for text in filter(None, texts):
         try:
-            return json.loads(text)
-        except ValueError:
+            return parse_json(text, "the log", DatasetError)
+        except DatasetError:
             case.notes.append(f"The correction log of “{segmentation.name}” cannot be read and is left out.")
     return None
 
@@ -544,4 +542,4 @@ def _listed(nodes: list[Node]) -> str:
     return ", ".join(f"“{node.name}”" for node in nodes)
 
 
-__all__ = ["CORRECTION_LOG", "SceneCase", "SceneReport", "SceneSegment", "fingerprint", "read_scene"]
+__all__ = ["SceneCase", "SceneReport", "SceneSegment", "fingerprint", "read_scene"]

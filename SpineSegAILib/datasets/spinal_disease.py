@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import staged
+from ..files import atomic_write, read_json
 from ..hints import Point
 
 SOURCE = "spinal-disease"
@@ -38,11 +38,9 @@ def import_spinal_disease(annotation: str | Path, images: str | Path, output: st
     """
     annotation, images, output = Path(annotation), Path(images), Path(output)
     try:
-        studies = json.loads(annotation.read_text(encoding="utf-8"))
+        studies = read_json(annotation, DatasetError)
         wanted = [(str(s["studyUid"]), s["data"][0]["instanceUid"], _points(s["data"][0])) for s in studies]
-    except FileNotFoundError:
-        raise DatasetError(f"The annotation {annotation} does not exist.", "Check the path.") from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise DatasetError(
             f"{annotation} is not an annotation of the Spinal Disease Dataset ({error!r}).",
             "Give the file whose name ends in _annotation.json.",
@@ -62,7 +60,7 @@ def import_spinal_disease(annotation: str | Path, images: str | Path, output: st
             }
         )
     table = {"name": "Spinal Disease Dataset", "modality": {"0": "MR"}, "training": cases}
-    with staged(output) as (part,):
+    with atomic_write(output) as (part,):
         part.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return output
 

@@ -23,7 +23,7 @@ import SimpleITK as sitk
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, Kind, sorted_ids, structure
 from ..errors import DatasetError, OutputError, SpineSegAIError
-from ..files import staged
+from ..files import atomic_write, read_json
 from .manifest import SPLITS, own_structure
 from .segment_names import CUSTOM, parse_target
 
@@ -79,12 +79,7 @@ class TrainingSet:
         self.path = path if path.suffix == ".json" else path / MANIFEST
         self.table: dict[str, Any] = {}
         if self.path.exists():
-            try:
-                self.table = json.loads(self.path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise DatasetError(
-                    f"The data set file {self.path} cannot be read: {error}.", "It must be JSON."
-                ) from None
+            self.table = read_json(self.path, DatasetError)
             if not isinstance(self.table, dict) or not all(
                 isinstance(self.table.get(split, []), list) for split in ALL_SPLITS
             ):
@@ -294,7 +289,7 @@ class TrainingSet:
             OutputError: it cannot be written.
         """
         self.table = _ordered(self.table)
-        with staged(self.path) as (part,):
+        with atomic_write(self.path) as (part,):
             part.write_text(json.dumps(self.table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     # --- adding ------------------------------------------------------------------------------------------------------

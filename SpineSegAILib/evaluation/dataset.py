@@ -15,12 +15,13 @@ import SimpleITK as sitk
 from .. import __version__
 from ..anatomy import Extent, LabelScheme
 from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
-from ..errors import Cancelled, ConfigError, DatasetError, DeviceError, ImageError
-from ..imaging import header_geometry
+from ..errors import Cancelled, DatasetError, DeviceError, ImageError
+from ..hints import Hints
+from ..imaging import read_geometry
 from ..results import Segmentation
 from .scores import CaseReport, evaluate_case
 from .summary import summarize
-from .variants import VARIANTS, cut_ids, make_variant
+from .variants import cut_ids, make_variant, require_variant
 
 _SAMPLE_SECONDS = 0.02
 
@@ -32,8 +33,10 @@ class Segmenter(Protocol):
     def scheme(self) -> LabelScheme:
         """The structures that it can find; what it does not offer is not missed where it fails."""
 
-    def segment(self, image: sitk.Image, **options: Any) -> Segmentation:
-        """Segments one image."""
+    def segment(
+        self, image: sitk.Image, *, options: Mapping[str, Any] | None = None, reference: sitk.Image | None = None
+    ) -> Segmentation:
+        """Segments one image; `reference` is given only where the method may read it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def evaluate_dataset(
     about: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     label_leak: bool = False,
+    hints: Callable[[sitk.Image], Hints] | None = None,
     trained_on: Collection[str] = (),
     watch: Callable[[Seen], None] | None = None,
     limit: int | None = None,
@@ -82,6 +86,7 @@ def evaluate_dataset(
         options: run-time options of the method.
         label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
             report says so.
+        hints: what a user would say of a case, made of its reference; the report says so.
         trained_on: names of the cases that the method learnt from; the report says which of them it scored.
         watch: shown each case and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
@@ -97,8 +102,7 @@ def evaluate_dataset(
         Cancelled: when `cancelled` says so.
     """
     for variant in variants:
-        if variant not in VARIANTS:
-            raise ConfigError(f"There is no variant “{variant}”.", f"Known: {', '.join(VARIANTS)}.")
+        require_variant(variant)
     manifest = read_manifest(dataset)
     cases = [case for case in manifest.cases(split) if case.label is not None]
     if not cases:
@@ -106,7 +110,8 @@ def evaluate_dataset(
     left_out = max(len(cases) - limit, 0) if limit is not None else 0
     cases = cases[: len(cases) - left_out]
     for case in cases:  # before hours of work
-        image_grid, label_grid = header_geometry(case.image), header_geometry(case.label)
+        image_grid = read_geometry(case.image)
+        label_grid = read_geometry(case.label) if case.label is not None else None
         if image_grid is not None and label_grid is not None:
             refuse_other_grid(image_grid, label_grid, case)
     reports: dict[str, list[CaseReport]] = {variant: [] for variant in variants}
@@ -118,7 +123,7 @@ def evaluate_dataset(
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
-            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, unusable)
+            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, hints, unusable)
             reports[variant].append(seen.report)
             if watch is not None:
                 watch(seen)
@@ -131,6 +136,7 @@ def evaluate_dataset(
         "library": __version__,
         **(about or {}),
         **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
+        **({"hints": "Each case was given with hints made of its reference."} if hints else {}),
         **_cautions(cases, manifest.extent, predictor.scheme.extent, trained_on),
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
         "variants": {variant: summarize(found) for variant, found in reports.items()},
@@ -152,13 +158,14 @@ def _cautions(
             f"{len(seen)} of {len(cases)} scored cases were in the method's training, and say nothing about new "
             f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."
         )
-    drawn = {case.extent or usual for case in cases} - {None, extent}
-    if drawn and extent is not None:
+    if extent is not None:
+        drawn = [e for case in cases if (e := case.extent or usual) is not None and e is not extent]
         words = {Extent.BODY: "vertebral bodies", Extent.WHOLE: "whole vertebrae"}
-        found["extent"] = (
-            f"The method finds {words[extent]}, and there are cases with {words[drawn.pop()]} drawn: overlaps and "
-            "distances of these vertebrae say little."
-        )
+        if drawn:
+            found["extent"] = (
+                f"The method finds {words[extent]}, and there are cases with {words[drawn[0]]} drawn: overlaps and "
+                "distances of these vertebrae say little."
+            )
     return found
 
 
@@ -185,6 +192,7 @@ def _evaluate_variant(
     predictor: Segmenter,
     options: Mapping[str, Any] | None,
     label_leak: bool,
+    hints: Callable[[sitk.Image], Hints] | None,
     unusable: str = "",
 ) -> Seen:
     copy, reference = make_variant(image, label, variant)
@@ -193,9 +201,11 @@ def _evaluate_variant(
     with _Cost() as cost:
         try:
             # Only an evaluation that says so gives the reference away; its report is stamped.
-            leak = {"reference": reference} if label_leak else {}
+            told: dict[str, Any] = {"reference": reference} if label_leak else {}
+            if hints is not None:
+                told["hints"] = hints(reference)
             if not unusable:
-                result = predictor.segment(copy, options=dict(options or {}), **leak)
+                result = predictor.segment(copy, options=dict(options or {}), **told)
         except (ImageError, DeviceError) as error:
             failure = str(error)
     prediction = result

@@ -23,9 +23,9 @@ import numpy as np
 from ..anatomy import STRUCTURES
 from ..datasets.manifest import Case
 from ..errors import DatasetError, ImageError, MissingPackageError
-from ..files import staged
+from ..files import atomic_write
 from . import plots
-from .on_grid import ValidationCase, load_validation
+from .on_grid import LabelledVolume, load_labelled
 
 if TYPE_CHECKING:
     from ..inference import Predictor
@@ -96,7 +96,7 @@ def collect_vectors(
     for number, case in enumerate(cases):
         report(number / len(cases), f"{case.name}, features")
         try:
-            loaded = load_validation([case], predictor.preprocessing)
+            loaded = load_labelled([case], predictor.preprocessing)
         except ImageError:  # the evaluation counts and names it
             continue
         for seen in loaded:
@@ -111,7 +111,7 @@ def collect_vectors(
     return StructureVectors(np.stack(values), np.array(ids), names, np.array(slices))
 
 
-def _case_rows(case: ValidationCase, features: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+def _case_rows(case: LabelledVolume, features: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
     """Slice, structure and mean (F,) of the (F, D, H, W) features over it."""
     rows = []
     for index, label in enumerate(case.label):
@@ -176,6 +176,6 @@ def write_embedding(vectors: StructureVectors, path: str | Path, *, title: str =
     if said:
         lines.append(f"Silhouette {said}")
     figure = plots.scatter(place(vectors), vectors.ids, "\n".join(lines))
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         FigureCanvasAgg(figure).print_png(str(part), metadata={"Software": "SpineSegAI"})
     return {"vectors": len(vectors), "silhouette": found}

@@ -3,78 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..files import staged
+from ..files import atomic_write
 from . import plots
 from .report import CAUTIONS, POLICY
+from .templates import render
 from .worst import WorstCase
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1d2329; background: #fff;
-  max-width: 1180px; margin: 2rem auto 4rem; padding: 0 1.2rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-p.note, figcaption { color: #5a6570; font-size: .88rem; max-width: 62rem; }
-p.alert { background: #fff3dc; border-left: 4px solid #d9822b; padding: .5rem .8rem; }
-div.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .4rem 0; }
-th, td { padding: .22rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e7ec; }
-th { border-bottom: 1.5px solid #8a94a0; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-tr.strong td { font-weight: 600; background: #f4f7fa; } td.text, th.text { text-align: left; }
-figure { margin: .6rem 0; } img, svg { max-width: 100%; height: auto; } summary { cursor: pointer; }
-"""
+Block = dict[str, Any]
+"""What the template `page.html.j2` shows: its ``kind``, and what belongs to that."""
 
 
-def page(title: str, parts: Sequence[str], notes: Sequence[str] = ()) -> str:
+def page(title: str, parts: Sequence[Block | None], notes: Sequence[str] = ()) -> str:
     """A whole document.
 
     Args:
         title: plain text.
-        parts: HTML.
+        parts: of the functions below; None is left out.
         notes: plain sentences below the title.
     """
-    below = "".join(f'<p class="note">{escape(note)}</p>\n' for note in notes)
-    body = "\n".join(part for part in parts if part)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{below}{body}\n"
-        '<p class="note">SpineSegAI. For research use; not a medical device.</p>\n</body>\n</html>\n'
-    )
+    return render("page.html.j2", title=title, parts=[part for part in parts if part], notes=notes)
 
 
-def section(title: str, *parts: str) -> str:
-    """A heading and what belongs to it; empty if there is nothing."""
-    body = "\n".join(part for part in parts if part)
-    return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
+def section(title: str, *blocks: Block | None) -> Block | None:
+    """A heading and what belongs to it; None if there is nothing."""
+    shown = [block for block in blocks if block]
+    return {"kind": "section", "title": title, "blocks": shown} if shown else None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], strong: int = 0) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], strong: int = 0) -> Block:
     """A table of plain text.
 
     Args:
         strong: how many of its first rows stand out.
     """
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = []
-    for number, row in enumerate(rows):
-        mark = ' class="strong"' if number < strong else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+    return {"kind": "table", "header": header, "rows": rows, "strong": strong}
 
 
-def figure(svg: str, caption: str = "") -> str:
-    """A plot; nothing if there is none."""
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{svg}{below}</figure>" if svg else ""
+def figure(svg: str, caption: str = "") -> Block | None:
+    """A plot; None if there is none."""
+    return {"kind": "figure", "svg": svg, "caption": caption} if svg else None
 
 
-def note(text: str, *, alert: bool = False) -> str:
+def note(text: str, *, alert: bool = False) -> Block:
     """A sentence."""
-    return f'<p class="{"alert" if alert else "note"}">{escape(text)}</p>'
+    return {"kind": "note", "text": text, "alert": alert}
+
+
+def links(found: Sequence[tuple[str, str]]) -> Block | None:
+    """A list of links, as text and address; None if there are none."""
+    return {"kind": "links", "links": found} if found else None
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -104,7 +84,7 @@ def write_page(report: Mapping[str, Any], path: str | Path, worst: Sequence[Wors
     Raises:
         OutputError: it cannot be written.
     """
-    with staged(path) as (temporary,):
+    with atomic_write(path) as (temporary,):
         temporary.write_text(report_page(report, worst), encoding="utf-8")
 
 
@@ -112,14 +92,14 @@ def report_page(report: Mapping[str, Any], worst: Sequence[WorstCase] = ()) -> s
     """The document that `write_page` writes."""
     about = ", ".join(f"{k} {report[k]}" for k in ("checkpoint", "method", "device") if report.get(k))
     notes = [f"Data set {report['dataset']}, split {report['split']}. {about[:1].upper()}{about[1:]}.", POLICY]
-    parts = [note(report[key], alert=True) for key in CAUTIONS if key in report]
+    parts: list[Block | None] = [note(report[key], alert=True) for key in CAUTIONS if key in report]
     for variant, summary in report["variants"].items():
         parts += _variant(variant, summary)
     parts.append(section("Worst cases", *(_worst(case) for case in worst)))
     return page(f"Evaluation of {report.get('checkpoint', 'a method')}", parts, notes)
 
 
-def _variant(variant: str, summary: Mapping[str, Any]) -> list[str]:
+def _variant(variant: str, summary: Mapping[str, Any]) -> list[Block | None]:
     name = "" if variant == "full" else f" ({variant})"
     groups = [_row("all", summary["overall"]), *(_row(g, row) for g, row in summary["groups"].items())]
     macro = summary["overall"]
@@ -157,7 +137,7 @@ def _variant(variant: str, summary: Mapping[str, Any]) -> list[str]:
             figure(plots.levels(summary)),
             note("A point is a case; bars are means with their 95 % intervals."),
         ),
-        section(f"Found, whatever the level{name}", _panoptic(summary["panoptic"])),
+        section(f"Found, whatever the level{name}", *_panoptic(summary["panoptic"])),
         section(f"Cases{name}", _cases(summary)),
     ]
 
@@ -172,18 +152,18 @@ def _row(name: str, row: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _panoptic(groups: Mapping[str, Any]) -> str:
+def _panoptic(groups: Mapping[str, Any]) -> list[Block]:
     if not groups:
-        return ""
+        return []
     counts = ("found", "missed", "spurious", "unknown")
     rows = [
         [name, *(number(q[k]) for k in ("pq", "rq", "sq")), *(str(q[k]) for k in counts)] for name, q in groups.items()
     ]
     header = ["", "PQ", "RQ", "SQ", "found", "missed", "spurious", "where nothing is annotated"]
-    return table(header, rows) + note("Panoptic quality at IoU 0.5, over all cases together.")
+    return [table(header, rows), note("Panoptic quality at IoU 0.5, over all cases together.")]
 
 
-def _cases(summary: Mapping[str, Any]) -> str:
+def _cases(summary: Mapping[str, Any]) -> Block:
     rows = []
     for case in sorted(summary["cases"], key=_case_dice):
         rate = case["identification_rate"]
@@ -195,7 +175,7 @@ def _cases(summary: Mapping[str, Any]) -> str:
             ]
         )  # fmt: skip
     header = ["", "source", "n", "Dice", "levels", "seconds", "MB", "not in the scheme", "failure"]
-    return f"<details><summary>{len(rows)} cases, the worst first</summary>{table(header, rows)}</details>"
+    return {"kind": "folded", "summary": f"{len(rows)} cases, the worst first", "inside": table(header, rows)}
 
 
 def _case_dice(case: Mapping[str, Any]) -> float:
@@ -203,9 +183,6 @@ def _case_dice(case: Mapping[str, Any]) -> float:
     return sum(found) / len(found) if found else 0.0
 
 
-def _worst(case: WorstCase) -> str:
-    pictures = "".join(
-        f'<figure><img src="{url}" alt="{escape(case.case)}, {escape(title)}"></figure>'
-        for title, url in case.pictures.items()
-    )
-    return f"<h3>{escape(case.case)}: Dice {case.dice:.3f}</h3>{pictures}"
+def _worst(case: WorstCase) -> Block:
+    title = f"{case.case}: Dice {case.dice:.3f}"
+    return {"kind": "pictures", "title": title, "case": case.case, "pictures": case.pictures}

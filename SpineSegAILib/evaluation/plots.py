@@ -20,7 +20,6 @@ _MARKERS = {
     Kind.VERTEBRA: "o", Kind.DISC: "s", Kind.CANAL: "^", Kind.SACRUM: "D", Kind.CORD: "v", Kind.ARTERY: "P",
     Kind.VEIN: "X", Kind.CUSTOM: "*",
 }  # fmt: skip
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "SpineSegAI", "font.size": 9, "font.family": "sans-serif"}
 
 
 def by_structure(summary: Mapping[str, Any], metric: str, title: str) -> str:
@@ -110,14 +109,14 @@ def scatter(points: np.ndarray, ids: np.ndarray, title: str) -> Figure:
         # Its name is above one of the middle half of its points, where it is farthest from the names before it.
         away = np.linalg.norm(own - np.median(own, axis=0), axis=1)
         middle = own[away <= np.median(away)]
-        gaps = [min((np.linalg.norm(point - other) for other in placed), default=0.0) for point in middle]
-        placed.append(middle[int(np.argmax(gaps))])
+        gaps = [min((float(np.linalg.norm(point - other)) for other in placed), default=0.0) for point in middle]
+        x, y = place = middle[int(np.argmax(gaps))]
+        placed.append(place)
         axes.plot(
-            *placed[-1], _MARKERS[s.kind], color=s.color, markersize=9, markeredgecolor="black", markeredgewidth=1.5,
-            zorder=4,
-        )  # fmt: skip
+            x, y, _MARKERS[s.kind], color=s.color, markersize=9, markeredgecolor="black", markeredgewidth=1.5, zorder=4
+        )
         axes.annotate(
-            s.name, placed[-1], (0, 6), textcoords="offset points", ha="center", va="bottom", fontsize=9,
+            s.name, (x, y), (0, 6), textcoords="offset points", ha="center", va="bottom", fontsize=9,
             fontweight="bold", zorder=5, path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
     axes.set_axis_off()
@@ -151,7 +150,9 @@ def _svg(figure: Figure) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "SpineSegAI", "font.size": 9, "font.family": "sans-serif"}
+    ):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..anatomy import STRUCTURES
-from ..files import staged
+from ..files import atomic_write
 
 POLICY = (
     "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU and surface Dice "
@@ -28,7 +28,7 @@ def write_report(report: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with staged(path) as (temporary,):
+    with atomic_write(path) as (temporary,):
         temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -41,7 +41,7 @@ def write_csv(report: Mapping[str, Any], path: str | Path) -> None:
     """
     cases = [case for summary in report["variants"].values() for case in summary["cases"]]
     columns = list(dict.fromkeys(key for case in cases for s in case["structures"] for key in s))
-    with staged(path) as (temporary,), temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as (temporary,), temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*_CASE_COLUMNS, *("structure" if c == "name" else c for c in columns)])
         for case in cases:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +16,9 @@ from ..errors import DatasetError
 from ..imaging import Geometry
 from ..results import Segmentation
 from .masks import NAN, pixel_distances, surface_measures
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MATCH_IOU = 0.5
 """Panoptic quality: above this, one predicted and one true segment can only be each other's (Kirillov et al., Panoptic
@@ -184,10 +187,29 @@ class CaseReport:
         known = [s.level_right for s in self.structures if s.level_right is not None]
         return sum(known) / len(known) if known else None
 
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> CaseReport:
+        """From a case of a written report (`summary.summarize`), in which what is not defined is null."""
+        own = {f.name for f in fields(cls)}
+        values = {key: value for key, value in document.items() if key in own}
+        values["structures"] = [_restored(StructureScore, s) for s in document["structures"]]
+        values["unscored"] = [_restored(UnscoredVolume, u) for u in document["unscored"]]
+        values["panoptic"] = {group: Panoptic(**counts) for group, counts in document["panoptic"].items()}
+        return _restored(cls, {k: v for k, v in values.items() if k not in ("levels_right", "identification_rate")})
+
     @property
     def unit(self) -> tuple[str, str]:
         """Whose case this is: what chance draws, where intervals are made."""
         return self.source, self.patient or self.case
+
+
+_Made = TypeVar("_Made", bound="DataclassInstance")
+
+
+def _restored(kind: type[_Made], values: Mapping[str, Any]) -> _Made:
+    """An object of a dataclass; null is NaN where a number belongs."""
+    numbers = {f.name for f in fields(kind) if f.type == "float"}
+    return kind(**{k: NAN if v is None and k in numbers else v for k, v in values.items()})
 
 
 def evaluate_case(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,10 +30,10 @@ def summarize(reports: Sequence[CaseReport]) -> dict[str, Any]:
     sources = sorted({r.source for r in reports})
     names = {s.id: s.name for r in reports for s in r.structures}
     return {
-        "overall": _average(reports, lambda sid: True),
+        "overall": _average(reports, STRUCTURES),
         "groups": _by_group(reports),
         "sources": {s or "unnamed": _by_group([r for r in reports if r.source == s]) for s in sources},
-        "structures": {names[sid]: _average(reports, lambda s, sid=sid: s == sid) for sid in sorted_ids(names)},
+        "structures": {names[sid]: _average(reports, {sid}) for sid in sorted_ids(names)},
         "identification": _identification(reports),
         "panoptic": _panoptic(reports),
         "false_positive_ml": _false_positives(reports),
@@ -45,6 +45,22 @@ def summarize(reports: Sequence[CaseReport]) -> dict[str, Any]:
     }
 
 
+def merge_reports(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of several over different cases, such as the folds of a cross-validation.
+
+    Args:
+        reports: of `evaluate_dataset`, with the same variants; what else they say is taken from the first.
+    """
+    first = reports[0]
+    return {
+        **first,
+        "variants": {
+            variant: summarize([CaseReport.from_document(c) for r in reports for c in r["variants"][variant]["cases"]])
+            for variant in first["variants"]
+        },
+    }
+
+
 def _case(report: CaseReport) -> dict[str, Any]:
     derived = {"levels_right": report.levels_right, "identification_rate": report.identification_rate}
     return jsonable({**asdict(report), **derived})
@@ -52,20 +68,20 @@ def _case(report: CaseReport) -> dict[str, Any]:
 
 def _by_group(reports: Sequence[CaseReport]) -> dict[str, Any]:
     groups = dict.fromkeys(s.group for r in reports for s in r.structures)
-    return {group: _average(reports, lambda sid, group=group: group_of(sid) == group) for group in groups}
+    return {group: _average(reports, {i for i in STRUCTURES if group_of(i) == group}) for group in groups}
 
 
-def _average(reports: Sequence[CaseReport], wanted: Callable[[int], bool]) -> dict[str, Any]:
+def _average(reports: Sequence[CaseReport], wanted: Container[int]) -> dict[str, Any]:
     """Means over all scored structures, and (`macro`) means over the structures' own means, as papers give them.
 
     Structures that were missed or invented have Dice 0 and no distance. `undefined_distances` counts them;
     `with_diagonal` gives them the image's diagonal instead of leaving them out.
     """
-    per_case = [[s for s in r.structures if wanted(s.id)] for r in reports]
+    per_case = [[s for s in r.structures if s.id in wanted] for r in reports]
     scores = [s for found in per_case for s in found]
     levels = [s.level_right for s in scores if s.level_right is not None]
     per_case_levels = [[s.level_right for s in found if s.level_right is not None] for found in per_case]
-    absent = sum(wanted(structure(name).id) for r in reports for name in r.absent)
+    absent = sum(structure(name).id in wanted for r in reports for name in r.absent)
     row: dict[str, Any] = {
         "scored": len(scores),
         "missed": sum(s.predicted_ml == 0 for s in scores),

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .checks import MODALITY_TAG, PICTURE, as_volume, check_image, doubts
+    from .checks import MODALITY_TAG, PICTURE, as_volume, check_image, plausibility_warnings
     from .geometry import SAGITTAL_DIRECTION, Geometry, Plane, plane
-    from .preprocessing import CanonicalVolume, Preprocessing, back_to_source, back_to_source_many
-    from .reading import header_geometry, is_picture, of_picture, read_image
+    from .preprocessing import CanonicalVolume, Preprocessing, back_to_source, resample_to_source
+    from .reading import gray_picture, is_picture, read_geometry, read_image
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -33,7 +33,7 @@ RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
 PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
 
 
-def doubts(image: sitk.Image, trained_on: str) -> list[str]:
+def plausibility_warnings(image: sitk.Image, trained_on: str) -> list[str]:
     """Sentences for the reader of a result: why an image may not be what a checkpoint can segment.
 
     DICOM says of which modality it is (`read_image`). Elsewhere only CT gives itself away, by air at −1000 HU.

@@ -109,7 +109,7 @@ def canonical_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool
     """
     cosines = (_PIR.T @ geometry.matrix)[::-1, ::-1]  # [canonical (slices, rows, columns), source numpy axis]
     singles = [axis for axis in range(3) if geometry.size[2 - axis] == 1]
-    orders = list(permutations(range(3)))
+    orders = list(permutations((0, 1, 2), 3))
     if len(singles) == 1:
         single = singles[0]
         rest = [axis for axis in range(3) if axis != single]
@@ -121,7 +121,8 @@ def canonical_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool
         if abs(geometry.matrix[1, 2 - single]) > 0.7:  # coronal: columns from the patient's right to left, as displayed
             cosines[2] = (np.array([1.0, 0.0, 0.0]) @ geometry.matrix)[::-1]
     best = max(orders, key=lambda order: sum(abs(cosines[i, axis]) for i, axis in enumerate(order)))
-    return best, tuple(bool(cosines[i, axis] < 0) for i, axis in enumerate(best))  # type: ignore[return-value]
+    slices, rows, columns = best
+    return best, (bool(cosines[0, slices] < 0), bool(cosines[1, rows] < 0), bool(cosines[2, columns] < 0))
 
 
 def plane(image: sitk.Image) -> Plane:
@@ -134,4 +135,4 @@ def plane(image: sitk.Image) -> Plane:
         return "isotropic"
     axes, _ = canonical_axes(geometry)
     slice_axis = 2 - int(np.argmax(spacing))  # numpy order
-    return ("sagittal", "axial", "coronal")[axes.index(slice_axis)]  # type: ignore[return-value]
+    return ("sagittal", "axial", "coronal")[axes.index(slice_axis)]

@@ -25,7 +25,7 @@ class CanonicalVolume:
     Attributes:
         array: (D, H, W) float32, slices from left to right, rows downwards, columns from anterior to posterior.
         spacing: mm along (slices, rows, columns), as the network is to see them: divided by the scale of
-            `Preprocessing.forward`.
+            `Preprocessing.apply`.
         geometry: of the canonical grid, in true mm.
         source: geometry of the image it came from.
     """
@@ -44,14 +44,14 @@ class CanonicalVolume:
     def index_of(self, point: Sequence[float]) -> tuple[float, float, float]:
         """Fractional (slice, row, column) of a physical point (LPS, mm); may lie outside the array."""
         g = self.geometry
-        xyz = np.linalg.solve(g.matrix, np.asarray(point, float) - g.origin) / g.spacing
-        return tuple(float(v) for v in xyz[::-1])  # type: ignore[return-value]
+        x, y, z = (np.linalg.solve(g.matrix, np.asarray(point, float) - g.origin) / g.spacing).tolist()
+        return z, y, x
 
     def point_of(self, index: Sequence[float]) -> tuple[float, float, float]:
         """Physical point (LPS, mm) of a fractional (slice, row, column)."""
         g = self.geometry
-        point = g.matrix @ (np.asarray(index, float)[::-1] * g.spacing) + g.origin
-        return tuple(float(v) for v in point)  # type: ignore[return-value]
+        x, y, z = (g.matrix @ (np.asarray(index, float)[::-1] * g.spacing) + g.origin).tolist()
+        return x, y, z
 
 
 class Preprocessing(BaseModel):
@@ -85,7 +85,7 @@ class Preprocessing(BaseModel):
         """Value of air in the network's input, for padding."""
         return -2.0
 
-    def forward(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
+    def apply(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
         """Reorient, resample and normalise an image; intensities end in -2…2.
 
         Args:
@@ -127,7 +127,7 @@ class Preprocessing(BaseModel):
         z, y, x = (step / scale for step in geometry.spacing[::-1])
         return CanonicalVolume(array, (z, y, x), geometry, source, route)
 
-    def forward_label(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
+    def apply_to_labels(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
         """Labels on the canonical grid by nearest neighbour: (D, H, W) int16.
 
         A label image on another grid than the image's is resampled; outside it there is background.
@@ -152,11 +152,13 @@ class Preprocessing(BaseModel):
         size, spacing = (np.array(v)[::-1][list(axes)] for v in (source.size, source.spacing))
         slice_mm = spacing[0] if size[0] == 1 else max(spacing[0], scale * self.min_slice_mm)
         wanted = (slice_mm, scale * self.pixel_mm, scale * self.pixel_mm)
-        steps = (AxisStep.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True))
-        return Route(axes, flips, tuple(steps))  # type: ignore[arg-type]
+        slices, rows, columns = (
+            AxisStep.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True)
+        )
+        return Route(axes, flips, (slices, rows, columns))
 
 
-def back_to_source_many(
+def resample_to_source(
     arrays: np.ndarray, canonical: CanonicalVolume, *, order: int = 1, dtype: type | np.dtype = np.float32
 ) -> np.ndarray:
     """Arrays (C, D, H, W) on the canonical grid → (C, z, y, x) on the source's voxels.

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError, is_out_of_memory
-from ..files import this_very_file
+from ..files import itk_path
 from .checks import MODALITY_TAG, PERPENDICULAR, PICTURE, RADIOGRAPHS, STACKS, check_image
 from .geometry import Geometry
 
@@ -25,7 +25,7 @@ def read_image(path: str | Path) -> sitk.Image:
     A DICOM file of an MR or CT series stands for its whole series, which is how to choose one of several in a folder.
     Pictures and radiographs become one sagittal slice (`check_image`); a picture's pixels count as 1 mm.
 
-    The result knows the modality that DICOM told (its metadata `MODALITY_TAG`), for `doubts`.
+    The result knows the modality that DICOM told (its metadata `MODALITY_TAG`), for `plausibility_warnings`.
 
     Raises:
         ImageError: if it is missing, damaged, of an unknown format, several series, or unusable (`check_image`).
@@ -38,7 +38,7 @@ def read_image(path: str | Path) -> sitk.Image:
     elif path.stat().st_size == 0:
         raise ImageError(f"{path.name} is an empty file.", "Export or copy it again.")
     else:
-        with this_very_file(path) as place:
+        with itk_path(path) as place:
             image = _read_file(place)
     checked = check_image(image, name=path.name)
     if image.HasMetaDataKey(MODALITY_TAG):
@@ -46,14 +46,14 @@ def read_image(path: str | Path) -> sitk.Image:
     return checked
 
 
-def header_geometry(path: Path) -> Geometry | None:
+def read_geometry(path: Path) -> Geometry | None:
     """Where a file's voxels lie, from its header alone; None where that is not all that decides (folders, DICOM,
     pictures, files that are not three-dimensional or cannot be read)."""
     if path.is_dir() or is_picture(path):
         return None
     reader = sitk.ImageFileReader()
     try:
-        with this_very_file(path) as place:
+        with itk_path(path) as place:
             if sitk.ImageFileReader.GetImageIOFromFileName(str(place)) in ("", "GDCMImageIO"):
                 return None
             reader.SetFileName(str(place))
@@ -95,7 +95,7 @@ def _read_file(path: Path) -> sitk.Image:
             raise ImageError(f"There is not enough memory to read {path.name}.", "Close programs.") from error
         raise damaged from error
     if is_picture(path):
-        image = of_picture(image)
+        image = gray_picture(image)
         image.SetMetaData(MODALITY_TAG, PICTURE)
     return image
 
@@ -105,7 +105,7 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in _PICTURES
 
 
-def of_picture(image: sitk.Image) -> sitk.Image:
+def gray_picture(image: sitk.Image) -> sitk.Image:
     """What was read of a picture, as a grey image with pixels of 1 mm: what pictures say about their resolution is the
     printer's."""
     if image.GetNumberOfComponentsPerPixel() in (3, 4):

@@ -99,12 +99,14 @@ class Route:
         first = np.zeros(3)  # index (z, y, x) of the first canonical voxel in the source
         for axis, flip, step in zip(self.axes, self.flips, self.steps, strict=True):
             first[axis] = step.size - 1 - step.first if flip else step.first
-        origin = source.matrix @ (first[::-1] * source.spacing) + source.origin
+        x, y, z = (source.matrix @ (first[::-1] * source.spacing) + source.origin).tolist()
+        slices, rows, columns = self.steps
+        slice_mm, row_mm, column_mm = map(float, spacing)
         return Geometry(
-            tuple(step.target for step in reversed(self.steps)),  # type: ignore[arg-type]
-            tuple(float(mm) for mm in reversed(spacing)),  # type: ignore[arg-type]
-            tuple(float(v) for v in origin),  # type: ignore[arg-type]
-            tuple(float(v) for v in directions[:, ::-1].ravel()),
+            (columns.target, rows.target, slices.target),
+            (column_mm, row_mm, slice_mm),
+            (x, y, z),
+            tuple(directions[:, ::-1].ravel().tolist()),
         )
 
 

@@ -19,14 +19,14 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, doubts
-from ..methods.base import is_on
+from ..imaging import CanonicalVolume, Preprocessing, back_to_source, plausibility_warnings
 from ..methods.catalog import method_info
+from ..methods.options import number_option, switch_option
 from ..results import Segmentation
 from .calibration import Calibration
 from .device import choose_device, device_name, memory_in_words
 from .restore import around_locked, labels_on_source, restricted
-from .sliding_window import Cancel, Progress, slices_per_pass, stop_if, volume_evidence
+from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
 
 OPTIONS: Mapping[str, str] = {
     "batch": "slices per pass of a 2D network (default 8 on a GPU, 2 on a processor)",
@@ -106,16 +106,16 @@ class Predictor:
         report = progress or (lambda fraction, message: None)
         cancelled = cancelled or (lambda: False)
 
-        def look(scale: float, start: float, share: float) -> _Look:
+        def one_pass(scale: float, start: float, share: float) -> _Pass:
             def ahead(fraction: float, message: str) -> None:
                 report(start + share * fraction, message)
 
             with clock("preprocess"):
                 ahead(0.0, "Preparing the image")
-                volume = self.preprocessing.forward(image, scale)
+                volume = self.preprocessing.apply(image, scale)
                 prior = None if hints.prior is None else self._prior(hints.prior, volume)
             with clock("network"):
-                drawn = None if reference is None else self.preprocessing.forward_label(reference, volume)
+                drawn = None if reference is None else self.preprocessing.apply_to_labels(reference, volume)
                 evidence = self._evidence(volume, prior, drawn, hints, options, ahead, cancelled, notes)
             stop_if(cancelled)
             with clock("consistency"):
@@ -123,14 +123,14 @@ class Predictor:
                 evidence = self.calibration.apply(evidence)
                 levels = self._levels(evidence, volume, hints, options)
             stop_if(cancelled)
-            return _Look(scale, volume, evidence, levels)
+            return _Pass(scale, volume, evidence, levels)
 
         notes: list[str] = []
         given = _scale(options)
-        seen = look(given or 1.0, 0.0, 0.9)
-        if given is None and seen.size is not None and _worth_another_look(seen.size):
+        seen = one_pass(given or 1.0, 0.0, 0.9)
+        if given is None and seen.size is not None and _worth_another_pass(seen.size):
             try:
-                again = look(seen.size, 0.9, 0.05)
+                again = one_pass(seen.size, 0.9, 0.05)
             except HintError:  # they did for the first one
                 again = seen
             # What was taken for a column may not be one: then a second look finds none of the usual size either.
@@ -142,7 +142,7 @@ class Predictor:
                     f"this scale. If that is not so, {other}the image's spacing is wrong, and with it every "
                     "measurement."
                 )
-        notes += doubts(image, self.preprocessing.modality)
+        notes += plausibility_warnings(image, self.preprocessing.modality)
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
@@ -177,7 +177,7 @@ class Predictor:
         )
 
     @memory_in_words()
-    def look(
+    def predict_evidence(
         self, volume: CanonicalVolume, *, progress: Progress | None = None, name: bool = True
     ) -> tuple[Evidence, LevelResult | None]:
         """What the network says about a preprocessed volume, and which levels follow from it: `segment` without its
@@ -193,7 +193,7 @@ class Predictor:
 
     @memory_in_words()
     def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:
-        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.last_layers`).
+        """(F, D, H, W) what the network's last layers read of a preprocessed volume (`Method.readout`).
 
         Args:
             options: as in `segment`.
@@ -201,7 +201,7 @@ class Predictor:
         Raises:
             ConfigError: an option is unknown.
         """
-        options = {**(options or {}), **self.method.feature_options}
+        options = {**(options or {}), **self.method.readout.options}
         self._check(Hints(), options)
         evidence = self._evidence(
             volume, None, None, Hints(), options, lambda *_: None, lambda: False, [], features=True
@@ -225,10 +225,11 @@ class Predictor:
             raise ConfigError(
                 f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
             )
+        switch_option(options, "consistency", True)  # read after the network's minutes: what is wrong is said before
 
     def _prior(self, prior: sitk.Image, volume: CanonicalVolume) -> np.ndarray:
         """Channels of the scheme (D, H, W) of a segmentation to start from, whatever its grid."""
-        ids = self.preprocessing.forward_label(prior, volume)
+        ids = self.preprocessing.apply_to_labels(prior, volume)
         table = {sid: self.scheme.channel_for(sid) if sid in STRUCTURES else 0 for sid in np.unique(ids).tolist()}
         channels = np.zeros(ids.shape, np.int16)
         for sid, channel in table.items():
@@ -258,7 +259,7 @@ class Predictor:
         try:
             while True:
                 try:
-                    return volume_evidence(
+                    return predict_volume(
                         self.method, volume, device, patch=self.patch, hints=hints,
                         options={**options, "batch": batch}, prior=prior, reference=reference, features=features,
                         progress=report, cancelled=cancelled,
@@ -280,7 +281,7 @@ class Predictor:
     def _levels(
         self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]
     ) -> LevelResult | None:
-        if not is_on(options.get("consistency", "on")) or not set(evidence.scheme.kinds) - {0}:
+        if not switch_option(options, "consistency", True) or not set(evidence.scheme.kinds) - {0}:
             if evidence.classes is None:
                 raise ConfigError(
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
@@ -295,7 +296,7 @@ class Predictor:
         anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
         locked = None
         if hints.locked is not None and any(s.order is not None for s in self.scheme.structures):
-            locked = self.preprocessing.forward_label(hints.locked, volume)
+            locked = self.preprocessing.apply_to_labels(hints.locked, volume)
         return resolve_levels(evidence, anchors=anchors, visible=hints.visible, locked=locked)
 
 
@@ -329,7 +330,7 @@ def _check_locked(locked: sitk.Image, wanted: Iterable[int]) -> None:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Pass:
     """What one pass found, taking the anatomy to be `scale` times its usual size."""
 
     scale: float
@@ -347,21 +348,18 @@ def _usual(size: float) -> bool:
     return USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
 
 
-def _worth_another_look(size: float) -> bool:
+def _worth_another_pass(size: float) -> bool:
     return not _usual(size) and SCALES[0] <= size <= SCALES[1]
 
 
 def _scale(options: Mapping[str, Any]) -> float | None:
     """The option's value; None where it is to be found."""
-    given = options.get("scale", "auto")
-    if given == "auto":
+    if options.get("scale", "auto") == "auto":
         return None
-    try:
-        scale = float(given)
-    except (TypeError, ValueError):
-        scale = 0.0
+    remedy = "Give auto, or a number from 0.2 to 5: 1 is an adult."
+    scale = number_option(options, "scale", 1.0, remedy)
     if not 0.2 <= scale <= 5:
-        raise ConfigError(f"The scale {given} is not valid.", "Give auto, or a number from 0.2 to 5: 1 is an adult.")
+        raise ConfigError(f"The scale {scale:g} is not valid.", remedy)
     return scale
 
 

@@ -24,7 +24,7 @@ from ..anatomy import Kind
 from ..consistency import LevelResult
 from ..errors import Cancelled, ImageError, SpineSegAIError
 from ..evidence import Evidence
-from ..files import staged
+from ..files import atomic_write
 from ..imaging import CanonicalVolume, read_image
 
 if TYPE_CHECKING:
@@ -73,8 +73,11 @@ class Scores:
 
     def figures(self) -> tuple[str, str, str, str]:
         """Uncertainty, margin, entropy and disagreement for a table."""
-        values = (self.uncertainty, self.margin, self.entropy, self.disagreement)
-        return tuple("" if v is None else f"{v:.2f}" for v in values)  # type: ignore[return-value]
+
+        def shown(value: float | None) -> str:
+            return "" if value is None else f"{value:.2f}"
+
+        return shown(self.uncertainty), shown(self.margin), shown(self.entropy), shown(self.disagreement)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
@@ -133,16 +136,16 @@ def score(image: sitk.Image, predictor: Predictor, *, path: Path = Path(), progr
         SpineSegAIError: the image is not what the checkpoint takes.
     """
     report = progress or (lambda fraction, message: None)
-    volume = predictor.preprocessing.forward(image)
-    evidence, levels = predictor.look(volume, progress=lambda f, m: report(f / 3, "first look"))
+    volume = predictor.preprocessing.apply(image)
+    evidence, levels = predictor.predict_evidence(volume, progress=lambda f, m: report(f / 3, "first look"))
     kinds = _kinds(evidence)
     others = []
     if _may_be_mirrored(evidence):
-        mirrored, _ = predictor.look(
+        mirrored, _ = predictor.predict_evidence(
             _mirrored(volume), progress=lambda f, m: report((1 + f) / 3, "mirrored"), name=False
         )
         others.append(_kinds(mirrored)[:, ::-1])
-    changed, _ = predictor.look(
+    changed, _ = predictor.predict_evidence(
         _other_contrast(volume), progress=lambda f, m: report((2 + f) / 3, "contrast"), name=False
     )
     others.append(_kinds(changed))
@@ -171,7 +174,7 @@ def write_csv(ranking: Sequence[Scores], path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     rows = [scores.document() for scores in ranking]
-    with staged(path) as (part,), part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as (part,), part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["image"])
         writer.writeheader()
         writer.writerows(rows)

@@ -11,7 +11,7 @@ from ..anatomy import KINDS, STRUCTURES, Kind
 from ..consistency import LevelResult, nearest_level_maps
 from ..errors import HintError
 from ..evidence import Evidence
-from ..imaging import CanonicalVolume, Geometry, back_to_source_many
+from ..imaging import CanonicalVolume, Geometry, resample_to_source
 
 _VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
 
@@ -25,13 +25,12 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         volume: the canonical grid and its source.
     """
     if levels is None:
-        assert evidence.classes is not None
-        ids = np.array([0, *evidence.scheme.ids], np.int16)
-        return volume.source.image(ids[_winner(iter(evidence.classes), volume)])
+        names = np.array([0, *evidence.scheme.ids], np.int16)
+        return volume.source.image(names[_winner(evidence.class_probabilities(), volume)])
     kinds = evidence.kind_probabilities()
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
     others = channels_without_kind(evidence)  # the cord, or what a scheme added by name: no level, no shape to find
-    rest = [evidence.classes[channel] for channel in others]  # type: ignore[index]
+    rest = [evidence.class_probabilities()[channel] for channel in others]
     shapes = (kinds[0] - sum(rest), kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL])
     winner = _winner((*shapes, *rest), volume)
     maps = nearest_level_maps(levels)
@@ -40,7 +39,7 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
         ids = maps.get(kind.value)
         if ids is not None and ids.any():
             chosen = winner == value
-            result[chosen] = back_to_source_many(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
+            result[chosen] = resample_to_source(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
     for value, channel in enumerate(others, start=len(shapes)):
         result[winner == value] = evidence.scheme.ids[channel - 1]
     return volume.source.image(result)
@@ -57,7 +56,7 @@ def _winner(probabilities: Iterable[np.ndarray], volume: CanonicalVolume) -> np.
     """(z, y, x) uint8 index of the largest on the source's voxels; one map at a time, since many are large."""
     best, winner = None, None
     for index, probability in enumerate(probabilities):
-        found = back_to_source_many(probability[None], volume)[0]
+        found = resample_to_source(probability[None], volume)[0]
         if best is None or winner is None:
             best, winner = found, np.zeros(found.shape, np.uint8)
             continue
@@ -111,10 +110,12 @@ def _otherwise(
     candidates: list[tuple[np.ndarray, np.ndarray | int, str]]
     if levels is None:
         names = (0, *evidence.scheme.ids)
-        candidates = [(p, sid, "") for p, sid in zip(evidence.classes, names, strict=True) if sid not in locked]  # type: ignore[arg-type]
+        classes = zip(evidence.class_probabilities(), names, strict=True)
+        candidates = [(p, sid, "") for p, sid in classes if sid not in locked]
     else:
         kinds, maps = evidence.kind_probabilities(), nearest_level_maps(levels)
-        rest = [(evidence.classes[c], evidence.scheme.ids[c - 1], "") for c in channels_without_kind(evidence)]  # type: ignore[index]
+        others = channels_without_kind(evidence)
+        rest = [(evidence.class_probabilities()[c], evidence.scheme.ids[c - 1], "") for c in others]
         shapes = {"vertebra": kinds[_VERTEBRA] + kinds[_SACRUM], "disc": kinds[_DISC], "canal": kinds[_CANAL]}
         candidates = [(kinds[0] - sum(p for p, _, _ in rest), 0, ""), *rest]
         candidates += [(p, maps[kind], kind) for kind, p in shapes.items() if kind in maps]
@@ -122,9 +123,9 @@ def _otherwise(
     best = np.full(given_up.shape, -1.0, np.float32)
     result = np.zeros(given_up.shape, np.int16)
     for probability, name, kind in candidates:
-        value = back_to_source_many(np.asarray(probability, np.float32)[None], volume)[0][where]
+        value = resample_to_source(np.asarray(probability, np.float32)[None], volume)[0][where]
         if isinstance(name, np.ndarray):
-            ids = back_to_source_many(name[None], volume, order=0, dtype=np.int16)[0][where]
+            ids = resample_to_source(name[None], volume, order=0, dtype=np.int16)[0][where]
         else:
             ids = np.full(given_up.shape, name, np.int16)
         ids[np.isin(ids, list(locked))] = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels, is_on, number_option, whole_option
+from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
+from ..methods.options import number_option, switch_option, whole_option
+from .features import evidence_and_features
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
+Index = tuple[EllipsisType | slice, ...]
 
 AIR = -2.0
 """Preprocessed value outside the image."""
@@ -31,7 +35,7 @@ AIR = -2.0
 _MANY_CHANNELS = 8
 
 
-def volume_evidence(
+def predict_volume(
     method: Method,
     volume: CanonicalVolume,
     device: torch.device,
@@ -48,7 +52,7 @@ def volume_evidence(
     """Run a method over a whole preprocessed volume: slice by slice in 2D, in sliding windows in 3D.
 
     Args:
-        patch: window of a 3D method, and of a 2D one that is `local`; see `Method.whole_slices`.
+        patch: window of a 3D method, and of a 2D one whose `Tiling` is local; see `Tiling.whole_slices`.
         options: see `inference.OPTIONS`.
         prior: (D, H, W) channels of the scheme to start from, for methods that take `Hints.prior`.
         reference: (D, H, W) true structure ids, see `inference.Predictor.segment`.
@@ -57,7 +61,7 @@ def volume_evidence(
     Raises:
         Cancelled: the caller asked for it.
     """
-    work = _Work(
+    request = _Request(
         method,
         volume,
         device,
@@ -69,14 +73,14 @@ def volume_evidence(
         cancelled=cancelled or (lambda: False),
     )
     if reference is not None:
-        work.memory["reference"] = reference
-    for sid in work.hints.keypoints:
+        request.memory["reference"] = reference
+    for sid in request.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _by_slices(work, patch) if method.config.dims == 2 else _by_windows(work, patch)
+        maps = _by_slices(request, patch) if method.config.dims == 2 else _by_windows(request, patch)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.answer(work.hints),
+        scheme=method.output_scheme(request.hints),
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),
@@ -84,9 +88,9 @@ def volume_evidence(
         features=maps.get("features"),
         keypoints={
             **_centres(maps.get("keypoints"), method.scheme, volume),
-            **keypoint_indices(work.hints.keypoints, volume),
+            **keypoint_indices(request.hints.keypoints, volume),
         },
-        about=work.about,
+        about=request.about,
     )
 
 
@@ -108,7 +112,7 @@ def stop_if(cancelled: Cancel) -> None:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Request:
     """What there is to do, and what the method's `Context`s have in common."""
 
     method: Method
@@ -126,7 +130,7 @@ class _Work:
     @property
     def overlap(self) -> float:
         """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
-        overlap = number_option(self.options, "overlap", self.method.overlap)
+        overlap = number_option(self.options, "overlap", self.method.tiling.overlap)
         if not 0 <= overlap < 1:
             raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
         return overlap
@@ -135,20 +139,19 @@ class _Work:
         """The method's evidence for (B, 1 + dims [+ 1], *spatial): image, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
         dims = self.method.config.dims
-        say = self.method.evidence_and_features if self.features else self.method.evidence
-        return say(
-            stacked[:, :1],
-            Context(
-                stacked[:, 1 : 1 + dims],
-                hints=self.hints,
-                options=self.options,
-                memory=self.memory,
-                slice_mm=self.volume.spacing[0],
-                prior=None if self.prior is None else stacked[:, 1 + dims].round().long(),
-                about=self.about,
-                **context,
-            ),
+        full = Context(
+            stacked[:, 1 : 1 + dims],
+            hints=self.hints,
+            options=self.options,
+            memory=self.memory,
+            slice_mm=self.volume.spacing[0],
+            prior=None if self.prior is None else stacked[:, 1 + dims].round().long(),
+            about=self.about,
+            **context,
         )
+        if self.features:
+            return evidence_and_features(self.method, stacked[:, :1], full)
+        return self.method.evidence(stacked[:, :1], full)
 
     def ticker(self, start: float, share: float, message: str) -> Callable[[float], None]:
         """`Context.tick` for the share of all work that begins at `start`."""
@@ -160,35 +163,38 @@ class _Work:
         return tick
 
 
-def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    method, volume, device = work.method, work.volume, work.device
+def _by_slices(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    method, volume, device = request.method, request.volume, request.device
     count, *shape = volume.array.shape
-    window = method.window or (patch if method.local else ())
-    pads, inner = _padding(shape, method.divisors, window)
+    tiling, passes = method.tiling, method.passes
+    window = tiling.window or (patch if tiling.local else ())
+    pads, inner = _padding(shape, tiling.divisors(2), window)
     coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
     images = torch.from_numpy(volume.array)
-    size = slices_per_pass(method, device, work.options)
-    placed = _placed(work.hints, volume, method.scheme, pads).to(device) if work.hints.keypoints else None
+    size = slices_per_pass(method, device, request.options)
+    placed = (
+        _keypoints_per_slice(request.hints, volume, method.scheme, pads).to(device) if request.hints.keypoints else None
+    )
     result: dict[str, np.ndarray] = {}
-    for number in range(method.passes):
-        final = number == method.passes - 1
+    for number in range(passes.count):
+        final = number == passes.count - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
-            tick = work.ticker(
-                (number + start / count) / method.passes,
-                (stop - start) / count / method.passes,
+            tick = request.ticker(
+                (number + start / count) / passes.count,
+                (stop - start) / count / passes.count,
                 f"Slice {stop} of {count}",
             )
-            stop_if(work.cancelled)
+            stop_if(request.cancelled)
             chunk = F.pad(images[start:stop, None].to(device), pads, value=AIR)
             stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-            if work.prior is not None:
-                stacked = torch.cat([stacked, F.pad(work.prior[start:stop, None].to(chunk), pads)], 1)
+            if request.prior is not None:
+                stacked = torch.cat([stacked, F.pad(request.prior[start:stop, None].to(chunk), pads)], 1)
             predict = partial(
                 _place_points,
                 partial(
-                    work.evidence,
+                    request.evidence,
                     slices=tuple(range(start, stop)),
                     slice_count=count,
                     final=final,
@@ -196,18 +202,18 @@ def _by_slices(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
                 ),
                 None if placed is None else placed[start:stop],
             )
-            maps = _windowed(predict, stacked, window, work.overlap) if window else predict(stacked, (0, 0))
+            maps = _windowed(predict, stacked, window, request.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
                 points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
                 found[start:stop] = points.cpu().numpy()
             for name, value in maps.items():
-                value = value[(..., *inner)].movedim(0, -3)  # slices become the third axis from the end
+                value = value[inner].movedim(0, -3)  # slices become the third axis from the end
                 if name not in result:
                     result[name] = np.empty((*value.shape[:-3], count, *shape), np.float32)
                 result[name][..., start:stop, :, :] = value.float().cpu().numpy()
             tick(1.0)
-        if not final and not method.between_passes(result, volume.spacing, work.memory):
+        if not final and not passes.between(result, volume.spacing, request.memory):
             break
     return result
 
@@ -224,40 +230,42 @@ def _place_points(
     return maps
 
 
-def _by_windows(work: _Work, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    method, volume = work.method, work.volume
+def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    method, volume = request.method, request.volume
     shape = list(volume.array.shape)
-    fitting = tuple(_fitting(min(n, 96), d) for n, d in zip(shape, method.divisors, strict=True))
-    window = method.window or patch or fitting
-    if method.whole_slices:
-        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], method.divisors[1:], strict=True)))
+    divisors = method.tiling.divisors(3)
+    window = (
+        method.tiling.window or patch or tuple(_fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
+    )
+    if method.tiling.whole_slices:
+        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
     pads, inner = _padding(shape, (1, 1, 1), window)
     image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
     coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
     stacked = torch.cat([image, coordinates], 1)
-    if work.prior is not None:
-        stacked = torch.cat([stacked, F.pad(work.prior[None, None].to(image), pads)], 1)
-    mirror = is_on(work.options.get("mirror", "off"))
+    if request.prior is not None:
+        stacked = torch.cat([stacked, F.pad(request.prior[None, None].to(image), pads)], 1)
+    mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
-    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, work.overlap))
+    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, request.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
-        stop_if(work.cancelled)
-        tick = work.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
-        maps = work.evidence(part.to(work.device), tick=tick)
+        stop_if(request.cancelled)
+        tick = request.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
+        maps = request.evidence(part.to(request.device), tick=tick)
         done += 1
         tick(1.0)
         return maps
 
-    maps = _windowed(predict, stacked, window, work.overlap)
+    maps = _windowed(predict, stacked, window, request.overlap)
     if mirror:
         turned = stacked.flip(2)
         turned[:, 1] *= -1  # positions are the mirrored volume's own
-        for name, value in _windowed(predict, turned, window, work.overlap).items():
+        for name, value in _windowed(predict, turned, window, request.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
-    return {name: value[0][(..., *inner)].numpy() for name, value in maps.items()}
+    return {name: value[0][inner].numpy() for name, value in maps.items()}
 
 
 def _windowed(
@@ -280,14 +288,15 @@ def _windowed(
     """
     size = data.shape[2:]
     places = _window_places(size, window, overlap)
-    bump = _bump(window)
+    importance = _importance_map(window)
     total = torch.zeros(tuple(size))
     for place in places:
-        total[place] += bump
+        total[place] += importance
     result: dict[str, Tensor] = {}
     for place in places:
-        weight = bump / total[place]
-        for name, value in predict(data[(..., *place)], tuple(side.start for side in place)).items():
+        weight = importance / total[place]
+        within: Index = (..., *place)
+        for name, value in predict(data[within], tuple(side.start for side in place)).items():
             value = value.to(data.device)
             if name == "keypoints":
                 result[name] = _strongest(result[name], value) if name in result else value
@@ -301,9 +310,9 @@ def _windowed(
             for sample in range(len(value)):  # image by image, channel by channel: no large temporary
                 if value.ndim == data.ndim:
                     for channel in range(value.shape[1]):
-                        target[(sample, channel, *place)] += (value[sample, channel] * weights).to(target.dtype)
+                        target[sample, channel][place] += (value[sample, channel] * weights).to(target.dtype)
                 else:
-                    target[(sample, *place)] += value[sample] * weights
+                    target[sample][place] += value[sample] * weights
     return result
 
 
@@ -322,7 +331,7 @@ def _window_places(shape: Sequence[int], window: Sequence[int], overlap: float) 
     return [tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True)) for corner in product(*starts)]
 
 
-def _bump(window: Sequence[int]) -> Tensor:
+def _importance_map(window: Sequence[int]) -> Tensor:
     """Gaussian weight whose standard deviation is an eighth of the window, as nnU-Net's; never quite zero."""
     result = torch.ones(())
     for n in window:
@@ -331,7 +340,7 @@ def _bump(window: Sequence[int]) -> Tensor:
     return result.clamp(min=1e-3)
 
 
-def _placed(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
+def _keypoints_per_slice(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
     """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
     result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
     for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
@@ -375,11 +384,11 @@ def _fitting(size: int, divisor: int) -> int:
 
 def _padding(
     shape: Sequence[int], divisors: Sequence[int], window: Sequence[int] = ()
-) -> tuple[tuple[int, ...], tuple[slice, ...]]:
-    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the slices that
-    undo it."""
+) -> tuple[tuple[int, ...], Index]:
+    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the index of
+    the last axes that undoes it."""
     pads: list[int] = []
-    inner = []
+    inner: list[EllipsisType | slice] = [...]
     for n, divisor, least in zip(shape, divisors, window or (0,) * len(shape), strict=True):
         extra = _fitting(max(n, least), divisor) - n
         pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..anatomy import LabelScheme
-from ..errors import ConfigError
 from ..hints import Hints
 from .config import MethodConfig
 from .losses import decided_channel
 
 COORDINATE_SCALE_MM = 128.0
 """Coordinates are distances from the centre of the field of view in units of this."""
-
-
-def is_on(value: Any) -> bool:
-    """Whether a run-time option, which may come from the command line as text, is switched on."""
-    return str(value).lower() in ("on", "true", "yes", "1")
-
-
-def number_option(options: Mapping[str, Any], name: str, default: float) -> float:
-    """A run-time option as a number.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    value = options.get(name, default)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"The option {name} is “{value}”, not a number.", "Correct it.")
-    return number
-
-
-def whole_option(options: Mapping[str, Any], name: str, default: int) -> int:
-    """A run-time option as a whole number.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    value = options.get(name, default)
-    try:
-        number = float(value)
-        if number.is_integer():
-            return int(number)
-    except (TypeError, ValueError):
-        pass
-    raise ConfigError(f"The option {name} is “{value}”, not a whole number of {name}.", "Correct it.")
 
 
 def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: torch.device | None = None) -> Tensor:
@@ -109,10 +69,15 @@ class Batch:
         """(B, C, *spatial) bool: where the presence or absence of each channel may be taught."""
         return ~self.allowed | (self.allowed.sum(1, keepdim=True) == 1)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        changed: dict[str, Any] = {name: change(value) for name, value in tensors.items()}
+        return replace(self, **changed)
+
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
+        """The batch on a device."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass
@@ -127,7 +92,7 @@ class Context:
         options: the method's run-time options.
         memory: a place to keep things between the batches and passes of one volume; ``"reference"`` is in it only when
             an evaluation gives the reference to a method that may read it.
-        final: whether this is the last that a method's `passes` allow; the evidence of the last one counts.
+        final: whether this is the last of the method's `passes`; the evidence of the last one counts.
         slice_mm: distance between slices.
         keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
         prior: (B, *spatial) long, channels of the scheme to start from (`Hints.prior` on the network's grid); or None.
@@ -152,33 +117,105 @@ class Context:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-class Method(nn.Module):
-    """A network with its losses and its way of predicting.
+@dataclass(frozen=True)
+class Tiling:
+    """How a volume is cut into what a network sees at once.
 
-    Subclasses implement `training_losses` and `evidence`. Sides of the input are multiples of `divisor`, which may
-    differ between the axes.
+    Attributes:
+        divisor: the sides of the input are multiples of it; one for each axis where they differ.
+        window: input size of a method that takes one size only; larger images are covered by overlapping windows.
+        local: 2D: parts of the method look at the whole input, so slices are covered by windows of the size that it
+            was trained on.
+        whole_slices: 3D: windows divide a volume across slices only, where counting levels takes the whole height of an
+            image.
+        overlap: share of its side by which a window overlaps the next, where the option of this name does not say.
     """
 
     divisor: int | tuple[int, ...] = 32
     window: tuple[int, ...] = ()
-    """Input size of a method that takes one size only; larger images are covered by overlapping windows."""
     local: bool = False
-    """2D: parts of the method look at the whole input, so slices are covered by windows of the size it learnt on."""
     whole_slices: bool = False
-    """3D: windows divide a volume across slices only, where counting levels takes the whole height of an image."""
     overlap: float = 0.5
-    """Share of its side by which a window overlaps the next, where the option of this name does not say."""
-    passes: int = 1
-    """How often a 2D method may want to see a volume's slices; see `Context.final` and `between_passes`."""
+
+    def divisors(self, dims: int) -> tuple[int, ...]:
+        """`divisor` for each axis."""
+        return self.divisor if isinstance(self.divisor, tuple) else (self.divisor,) * dims
+
+
+def _always(maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often a 2D method sees the slices of a volume; see `Context.final`.
+
+    Attributes:
+        count: of passes at most.
+        between: whether another pass is wanted, asked after each but the last with what `Method.evidence` said of the
+            whole volume (name → (…, D, H, W)), mm along (slices, rows, columns), and the volume's memory: what is put
+            there is in the next pass's `Context.memory`.
+    """
+
+    count: int = 1
+    between: Callable[[Mapping[str, np.ndarray], Sequence[float], MutableMapping], bool] = _always
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What a network's features are, for those who look at them (`inference.features`).
+
+    Attributes:
+        layers: names of the modules that make classes or kinds out of the finest features there are, one for each
+            network; features are what these modules read.
+        options: run-time options under which the features come sooner and are the same.
+    """
+
+    layers: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TrainingHooks:
+    """What a method may add to a training run; most add nothing.
+
+    In order: `open_resources` opens the files that the run was given (`TrainingConfig.resources`). Where the run starts
+    from a checkpoint, `remap_weights` renames its weights to this method's names, such as those of another method's
+    network that it holds; what does not fit by name and shape is left out. `prepare_training` is called before the
+    first step of a new run, with the method's configuration in the starting checkpoint, or None. `export_state` says
+    what a written checkpoint holds for these weights: they themselves, and what inference needs that they imply.
+
+    Raises (`open_resources`, `prepare_training`):
+        SpineSegAIError: a file or an encoder is missing or does not fit.
+    """
+
+    def open_resources(self, resources: Mapping[str, str]) -> None: ...
+
+    def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(state)
+
+    def prepare_training(self, start: Mapping[str, Any] | None) -> None: ...
+
+    def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(state)
+
+
+class Method(nn.Module, TrainingHooks):
+    """A network with its losses and its way of predicting.
+
+    Subclasses implement `training_losses` and `evidence`. The rest says where they differ from a network that sees a
+    slice, or a window of a volume, once.
+
+    Attributes:
+        tiling, passes, readout: see there.
+        options: run-time options beyond `inference.OPTIONS`: name → what it does.
+        validation_options: run-time options for the validation during training, where time counts.
+    """
+
+    tiling: Tiling = Tiling()
+    passes: Passes = Passes()
+    readout: Readout = Readout()
     options: Mapping[str, str] = {}
-    """Run-time options of this method beyond `inference.OPTIONS`: name → what it does."""
     validation_options: Mapping[str, Any] = {}
-    """Run-time options for the validation during training, where time counts."""
-    last_layers: tuple[str, ...] = ()
-    """Names of the modules that make classes or kinds out of the finest features there are, one for each network; what
-    they read is what `evidence_and_features` gives."""
-    feature_options: Mapping[str, Any] = {}
-    """Run-time options under which these features come sooner and are the same."""
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__()
@@ -186,51 +223,16 @@ class Method(nn.Module):
 
     @property
     def scheme(self) -> LabelScheme:
-        """The label scheme of the output."""
+        """The label scheme of the network."""
         return self.config.label_scheme
-
-    @property
-    def divisors(self) -> tuple[int, ...]:
-        """`divisor` for each axis."""
-        return self.divisor if isinstance(self.divisor, tuple) else (self.divisor,) * self.config.dims
 
     def network_input(self, images: Tensor, coordinates: Tensor) -> Tensor:
         """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
         return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
 
-    def open_resources(self, resources: Mapping[str, str]) -> None:
-        """Open the files that a training run gives to the method (`TrainingConfig.resources`), before its first step.
-
-        Raises:
-            ConfigError: one is missing or does not fit.
-        """
-
-    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a starting checkpoint under the names that this method gives them.
-
-        Those whose name or shape does not fit are left out by the caller. A method that holds another one's network
-        says here where it is.
-        """
-        return dict(state)
-
-    def prepare_training(self, start: Mapping[str, Any] | None) -> None:
-        """Called once before a new run's first step, after the weights of its starting checkpoint were taken over.
-
-        Args:
-            start: that checkpoint's method configuration; None without one.
-        """
-
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss ``"total"`` and its parts, scalars."""
         raise NotImplementedError
-
-    def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a checkpoint holds for these weights: they themselves, and what inference needs that they imply."""
-        return dict(state)
-
-    def answer(self, hints: Hints) -> LabelScheme:
-        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
-        return self.scheme
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
@@ -238,41 +240,10 @@ class Method(nn.Module):
         (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError
 
-    def evidence_and_features(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        """`evidence`, and ``features`` (B, F, *spatial): what the `last_layers` read, those of several networks side by
-        side, brought to the size of the images where it is smaller.
-
-        Of layers that are run repeatedly the last time counts, and the mean of an image's samples. A pass in which none
-        is run has no features.
-        """
-        read: dict[str, Tensor] = {}
-
-        def keep(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            read[name] = inputs[0]
-
-        hooks = [self.get_submodule(n).register_forward_pre_hook(partial(keep, n)) for n in self.last_layers]
-        try:
-            maps = self.evidence(images, context)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not read:
-            return maps
-        mode = "bilinear" if self.config.dims == 2 else "trilinear"
-        found = (x.float().unflatten(0, (len(images), -1)).mean(1) for x in read.values())
-        whole = [F.interpolate(x, images.shape[2:], mode=mode, align_corners=False) for x in found]
-        return {**maps, "features": torch.cat(whole, 1)}
+    def output_scheme(self, hints: Hints) -> LabelScheme:
+        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
+        return self.scheme
 
     def images_per_slice(self, options: Mapping[str, Any]) -> int:
         """How many images a 2D method computes at once for a slice; several where it draws samples."""
         return 1
-
-    def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
-        """Look at a whole volume after each of its `passes` but the last, and say whether the next one is wanted.
-
-        Args:
-            maps: what `evidence` said, (…, D, H, W).
-            spacing: mm along (slices, rows, columns).
-            memory: of the volume; what is put here is in the next pass's `Context.memory`.
-        """
-        return True

@@ -170,7 +170,7 @@ def method_info(method_id: str) -> MethodInfo:
     try:
         return METHODS[method_id]
     except KeyError:
-        raise ConfigError(f"There is no method “{method_id}”.", f"Known: {', '.join(METHODS)}.") from None
+        raise ConfigError(f"There is no method “{method_id}”.", f"Available: {', '.join(METHODS)}.") from None
 
 
 def make_config(method_id: str, preset: str | None = None, **values: Any) -> MethodConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .base import Batch, Context, Method
+from .base import Batch, Context, Method, Readout, Tiling
 from .config import MethodConfig
 from .losses import marginal_cross_entropy, partial_dice_loss
 
@@ -15,15 +15,15 @@ class ClassNetwork(Method):
     Args:
         config: the configuration.
         network: (B, `config.input_channels`, *spatial) → (B, C, *spatial) logits.
-        divisor: what the sides of the input must be divisible by.
-        last: name of the network's part that reads the last features, see `Method.last_layers`.
+        tiling: what inputs the network takes.
+        last: name of the network's part that reads the last features, see `Method.readout`.
     """
 
-    def __init__(self, config: MethodConfig, network: nn.Module, divisor: int = 32, last: str = "") -> None:
+    def __init__(self, config: MethodConfig, network: nn.Module, tiling: Tiling, last: str = "") -> None:
         super().__init__(config)
         self.network = network
-        self.divisor = divisor
-        self.last_layers = (f"network.{last}",) if last else ()
+        self.tiling = tiling
+        self.readout = Readout((f"network.{last}",) if last else ())
 
     def forward(self, images: Tensor, coordinates: Tensor) -> Tensor:
         """Logits (B, C, *spatial)."""

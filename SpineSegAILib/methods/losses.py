@@ -1,9 +1,8 @@
 """Losses that respect what is not known.
 
 A voxel is not always known to be one thing. In a case whose canal nobody drew, a voxel behind the column is
-“background or
-canal”. So the target is a set per voxel, `allowed` (B, C, *spatial) bool: the channels it may be. A set of one is an
-ordinary label.
+“background or canal”. So the target is a set per voxel, `allowed` (B, C, *spatial) bool: the channels it may be. A set
+of one is an ordinary label.
 """
 
 from __future__ import annotations

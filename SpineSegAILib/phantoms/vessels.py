@@ -82,7 +82,8 @@ def make_vessels(spec: VesselSpec, rng: np.random.Generator) -> VesselPhantom:
     mm = spec.voxel_mm
     axes = [(np.arange(round(n * spec.size / mm)) - (round(n * spec.size / mm) - 1) / 2) * mm for n in _SIZE_MM]
     points = [a.astype(np.float32).reshape([-1 if i == k else 1 for i in range(3)]) for k, a in enumerate(axes)]
-    shape = tuple(len(a) for a in axes)
+    slices, rows, columns = axes
+    shape = (len(slices), len(rows), len(columns))
     image = np.full(shape, -1000.0, np.float32)
     labels = np.zeros(shape, np.int16)
     image[_inside(points, (0, 0, 0), _BODY_MM, spec.size)] = 45.0
@@ -98,7 +99,7 @@ def make_vessels(spec: VesselSpec, rng: np.random.Generator) -> VesselPhantom:
                 _paint(image, labels, axes, segment, sid, hu)
     image = gaussian_filter(image, 0.5)
     image += rng.normal(0, spec.noise_hu, shape).astype(np.float32)
-    annotated = (201, 202, 203, 204)
+    annotated: tuple[int, ...] = (201, 202, 203, 204)
     if spec.annotated == "unsided arteries":
         labels = np.where(np.isin(labels, (201, 202)), ARTERY_ID, 0).astype(np.int16)
         annotated = (ARTERY_ID,)
@@ -107,13 +108,9 @@ def make_vessels(spec: VesselSpec, rng: np.random.Generator) -> VesselPhantom:
         drawn = np.isin(labels, annotated) & ((points[0] > 0) == (spec.annotated == "right"))
         labels = np.where(drawn, labels, 0).astype(np.int16)
     direction = np.array(SAGITTAL_DIRECTION).reshape(3, 3)
-    origin = direction @ np.array([axes[2][0], axes[1][0], axes[0][0]], float)
-    geometry = Geometry(
-        tuple(reversed(shape)),
-        (mm, mm, mm),
-        tuple(origin.tolist()),
-        tuple(direction.ravel().tolist()),  # type: ignore[arg-type]
-    )
+    x, y, z = (direction @ np.array([columns[0], rows[0], slices[0]], float)).tolist()
+    size = (len(columns), len(rows), len(slices))
+    geometry = Geometry(size, (mm, mm, mm), (x, y, z), tuple(direction.ravel().tolist()))
     pictures = [geometry.image(np.clip(image, -1024, 3000).astype(np.int16)), geometry.image(labels)]
     if spec.orientation != "PIR":
         pictures = [sitk.DICOMOrient(p, spec.orientation) for p in pictures]
@@ -133,12 +130,13 @@ def random_vessels(rng: np.random.Generator, **overrides: object) -> VesselSpec:
         "noise_hu": float(rng.uniform(5, 45)),
         "size": float(np.clip(rng.normal(1.0, 0.08), 0.8, 1.2)),
     }
-    return VesselSpec(**{**drawn, **overrides})  # type: ignore[arg-type]
+    return VesselSpec.model_validate({**drawn, **overrides})
 
 
 def _inside(points: list[np.ndarray], center: tuple[float, ...], half: tuple[float, ...], size: float) -> np.ndarray:
     """(D, H, W) bool: inside an ellipsoid."""
-    return sum(((p - c * size) / (h * size)) ** 2 for p, c, h in zip(points, center, half, strict=True)) < 1.0
+    x, y, z = (((p - c * size) / (h * size)) ** 2 for p, c, h in zip(points, center, half, strict=True))
+    return x + y + z < 1.0
 
 
 def _tree(kind: Kind, side: int, spec: VesselSpec, rng: np.random.Generator) -> list[_Segment]:

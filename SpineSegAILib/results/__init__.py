@@ -6,7 +6,7 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .checks import check_names, check_overlap
-    from .files import SUFFIXES, read_segmentation, refuse_foreign_side_file, side_file, stem_and_suffix, write_image
-    from .segmentation import Segmentation, refuse_nothing, validated
+    from .files import check_sidecar, read_segmentation, side_file, write_image
+    from .segmentation import Segmentation, drop_unvalidated, require_structures
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

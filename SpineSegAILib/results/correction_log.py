@@ -16,9 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..anatomy import Kind, disc_name, structure
 from ..errors import CorrectionError
 
-LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
-"""Attribute of a segmentation node in Slicer that holds the log as JSON."""
-
 
 class Renaming(BaseModel):
     """One structure's name before and after; after a removal both `id_after` and `after` are empty."""

@@ -17,25 +17,21 @@ import SimpleITK as sitk
 from .. import anatomy
 from ..anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids, terminology
 from ..anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
-from ..errors import CorrectionError, ImageError, OutputError, SchemeError
-from ..files import read_exactly, staged
+from ..errors import CorrectionError, ImageError, OutputError, SchemeError, one_of
+from ..files import (
+    SEGMENTATION_SUFFIXES,
+    atomic_write,
+    check_suffix,
+    parse_json,
+    read_itk_image,
+    read_json,
+    stem_and_suffix,
+)
 from ..imaging.geometry import RAS_FROM_LPS, index_to_lps, set_index_to_lps
 from .segmentation import FORMAT, Segmentation
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
-"""File types that a segmentation can be written to and read from."""
 _REFERENCE = "Reference image geometry"  # Slicer's conversion parameter; without it Slicer saves cropped segments
 _HEADER_KEY = "SpineSegAI_Result"  # of a .seg.nrrd: the same document as in the other formats' side file
-
-
-def stem_and_suffix(path: str | Path) -> tuple[str, str]:
-    """File name without and with its suffix, double ones kept together: ``("case", ".nii.gz")``."""
-    name = Path(path).name
-    for double in (".nii.gz", ".seg.nrrd"):
-        if name.lower().endswith(double):
-            return name[: -len(double)], double
-    suffix = Path(name).suffix
-    return name.removesuffix(suffix), suffix.lower()
 
 
 def side_file(path: Path) -> Path | None:
@@ -44,18 +40,18 @@ def side_file(path: Path) -> Path | None:
     return None if suffix == ".seg.nrrd" else path.with_name(f"{stem}.json")
 
 
-def refuse_foreign_side_file(path: Path) -> None:
+def check_sidecar(path: Path) -> None:
     """Raises:
     OutputError: where the side file of a result belongs, there is another program's (dcm2niix's, BIDS').
     """
     side = side_file(path)
     if side is None:
         return
-    try:
-        document = json.loads(side.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not side.exists():
         return
-    except (OSError, ValueError):
+    try:
+        document = read_json(side, OutputError)
+    except OutputError:
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise OutputError(
@@ -70,7 +66,7 @@ def write_segmentation(result: Segmentation, path: str | Path, *, overwrite: boo
     The uncertainty map is an image of its own and not part of the file.
 
     Args:
-        path: ends with one of `SUFFIXES`.
+        path: ends with one of `SEGMENTATION_SUFFIXES`.
         overwrite: whether existing files may be replaced.
 
     Returns:
@@ -80,16 +76,15 @@ def write_segmentation(result: Segmentation, path: str | Path, *, overwrite: boo
         OutputError: unknown suffix, no permission, disk full …; nothing is left behind.
     """
     path = Path(path)
-    stem, suffix = stem_and_suffix(path)
-    if suffix not in SUFFIXES or not stem:
-        raise OutputError(f"“{path.name}” has no suffix that a segmentation is written to.", f"Use {_listed()}.")
+    check_suffix(path, SEGMENTATION_SUFFIXES)
+    _, suffix = stem_and_suffix(path)
     side = side_file(path)
     written = [path] if side is None else [path, side]
     for file in written:
         if file.exists() and not overwrite:
             raise OutputError(f"{file} exists already.", "Choose another name, or allow it to be replaced.")
-    refuse_foreign_side_file(path)
-    with staged(*written) as places:
+    check_sidecar(path)
+    with atomic_write(*written) as places:
         if suffix == ".seg.nrrd":
             _write_slicer(result, *places)
         else:
@@ -161,14 +156,14 @@ def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation
     _, suffix = stem_and_suffix(path)
     if not path.is_file():
         raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
-    if suffix not in SUFFIXES:
-        raise ImageError(f"“{path.name}” is no segmentation file.", f"Known are {_listed()}.")
+    if suffix not in SEGMENTATION_SUFFIXES:
+        raise ImageError(f"“{path.name}” is no segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
     return _read_slicer(path, strict) if suffix == ".seg.nrrd" else _read_label_image(path)
 
 
 def _read_label_image(path: Path) -> Segmentation:
     try:
-        image = read_exactly(path)
+        image = read_itk_image(path)
     except RuntimeError as error:
         raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -181,9 +176,9 @@ def _read_label_image(path: Path) -> Segmentation:
     side = side_file(path)
     assert side is not None  # no .seg.nrrd
     try:
-        summary = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else None
-    except ValueError as error:
-        raise ImageError(f"“{side.name}” is damaged.", "Remove it to read the label image alone.") from error
+        summary = read_json(side, ImageError) if side.is_file() else None
+    except ImageError as error:
+        raise ImageError(error.message, "Remove it to read the label image alone.") from None
     if not isinstance(summary, dict) or summary.get("format") != FORMAT:  # none, or somebody else's JSON
         summary = {}
     _known_scheme(summary.get("scheme"))
@@ -209,7 +204,7 @@ def _read_slicer(path: Path, strict: bool) -> Segmentation:
         extents: set[Extent] = set()
         named: list[tuple[int, str]] = []
         masks: dict[int, np.ndarray] = {}
-        summary = json.loads(document.get(_HEADER_KEY, "{}"))
+        summary = parse_json(document.get(_HEADER_KEY, "{}"), path.name, ImageError)
         _known_scheme(summary.get("scheme"))
         for segment in document["segments"]:
             _known_scheme({"name": segment.get("tags", {}).get(SCHEME_TAG)})
@@ -329,7 +324,3 @@ def _uncropped(labels: sitk.Image, parameters: Iterable[dict[str, str]]) -> sitk
     if not same_grid:  # drawn on a finer grid: left as drawn
         return labels
     return sitk.Resample(labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor)
-
-
-def _listed() -> str:
-    return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +24,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..anatomy import CANAL_ID, STRUCTURES, Extent, Kind, disc_below, next_below, structure
-from ..files import staged
+from ..anatomy import CANAL_ID, STRUCTURES, Extent, Kind, disc_below, next_below, order_of, structure
+from ..files import atomic_write
 from .segmentation import Segmentation
 
 Row = dict[str, Any]
@@ -192,7 +192,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
         OutputError: if the file cannot be written; nothing is left behind.
     """
     path = Path(path)
-    with staged(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in rows:
@@ -264,8 +264,8 @@ class _Scan:
         order = STRUCTURES[sid].order
         if order is not None:
             chain = self.column if STRUCTURES[sid].is_vertebral or len(self.column) > 1 else self.discs
-            above = [i for i in chain if STRUCTURES[i].order < order]
-            below = [i for i in chain if STRUCTURES[i].order > order]
+            above = [i for i in chain if order_of(i) < order]
+            below = [i for i in chain if order_of(i) > order]
             ends = [above[-1] if above else sid, below[0] if below else sid]
             if ends[0] != ends[1]:
                 along = self.center(ends[1]) - self.center(ends[0])
@@ -411,27 +411,25 @@ def _profile(scan: _Scan, sid: int, *, may_be_cut: bool = False) -> _Profile | N
     front, rear = _edges(plane.T, along)
     span = np.nanmedian(thick)
     near = [np.abs(along - (height + side * 0.3 * span)) <= max(0.12 * span, _STEP) for side in (-1, 1)]
-    walls = tuple((float(np.nanmedian(front[rows])), float(np.nanmedian(rear[rows]))) for rows in near)
+    walls = [(float(np.nanmedian(front[rows])), float(np.nanmedian(rear[rows]))) for rows in near]
     planes = scan.sample(field, grid[:, :, 1:2] + np.array(_PLATE_OFF_MID)[:, np.newaxis] * side)
     cuts = [_edges(_central_part(planes[:, :, i]), along) for i in range(len(_PLATE_OFF_MID))]
     each = [[_slope(along, cut[which], *walls[which]) for cut in cuts] for which in (0, 1)]
     if any(all(s is None for s in found) for found in each):
         return None
-    slopes = tuple(float(np.mean([s for s in found if s is not None])) for found in each)
-    back_edges = tuple(ends[1] for ends in walls)
+    upper_slope, lower_slope = (float(np.mean([s for s in found if s is not None])) for found in each)
     middle = np.abs(along - height) <= max(0.25 * np.nanmedian(thick), _STEP)
-    waist = float(np.nanmean((rear - front)[middle]))
     return _Profile(
         along[inside],
         upper[inside],
         lower[inside],
         first,
         last,
-        waist,
-        back_edges,
-        slopes,
-        center,
-        axis,  # type: ignore[arg-type]
+        waist=float(np.nanmean((rear - front)[middle])),
+        back_edges=(walls[0][1], walls[1][1]),
+        slopes=(upper_slope, lower_slope),
+        center=center,
+        axis=axis,
     )
 
 
@@ -614,7 +612,7 @@ class _Canal:
         line = ndimage.gaussian_filter1d(line, sigma, axis=0, mode="nearest")
         return cls(scan, scan.sampler(CANAL_ID), line)
 
-    def depth_at(self, center: Sequence[float], axis: np.ndarray) -> float | None:
+    def depth_at(self, center: np.ndarray, axis: np.ndarray) -> float | None:
         """Depth (AP, mm) where the plane through `center`, square to `axis`, meets the canal; None if it does not."""
         height = (self.line - center) @ axis
         nearest = int(np.argmin(np.abs(height)))

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..anatomy import STRUCTURES, Extent, Kind, disc_name
-from ..files import staged
+from ..files import atomic_write
 from .segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def render_preview(image: sitk.Image, segmentation: Segmentation, path: str | Pa
 
     figure = draw_preview(image, segmentation, title=title)
     path = Path(path)
-    with staged(path) as (place,):
+    with atomic_write(path) as (place,):
         FigureCanvasAgg(figure).print_png(str(place), metadata={"Software": "SpineSegAI"})
     return path
 
@@ -113,11 +113,13 @@ def draw_preview(image: sitk.Image, segmentation: Segmentation, *, title: str = 
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def _views(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...], extent: Extent | None) -> list[_View]:
+def _views(
+    volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, float, float], extent: Extent | None
+) -> list[_View]:
     if 1 in volume.shape:
         return [_single_slice(volume, labels, spacing)]
     index = _mid_sagittal(labels)
-    shown = _shown(labels.any(axis=(0, 1)), spacing[2], (_ANTERIOR_MM, _POSTERIOR_MM))
+    shown = _shown(labels, 2, spacing, (_ANTERIOR_MM, _POSTERIOR_MM))
     title = f"Sagittal, slice {index + 1} of {len(volume)}"
     image, ends = volume[index][:, shown].astype(np.float32), ("A", "P", "S", "I")
     sagittal = _View(image, labels[index][:, shown], spacing[1:], ends, title)
@@ -131,12 +133,12 @@ def _views(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...], e
     part = (depth - lower)[:, np.newaxis]
     image = (1 - part) * volume[:, rows, lower].T + part * volume[:, rows, lower + 1].T
     nearest = labels[:, rows, np.rint(depth).astype(int)].T
-    shown = _shown(labels.any(axis=(1, 2)), spacing[0], (_ASIDE_MM, _ASIDE_MM))
+    shown = _shown(labels, 0, spacing, (_ASIDE_MM, _ASIDE_MM))
     image, nearest = (x[:, shown][:, ::-1] for x in (image, nearest))
     return [sagittal, _View(image, nearest, (spacing[1], spacing[0]), ("R", "L", "S", "I"), "Coronal, curved")]
 
 
-def _single_slice(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...]) -> _View:
+def _single_slice(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, float, float]) -> _View:
     """The slice as it was taken. No letters: a picture file does not say which side is which."""
     none = ("", "", "", "")
     if volume.shape[0] == 1:
@@ -159,12 +161,14 @@ def _mid_sagittal(labels: np.ndarray) -> int:
     return near.start + int(np.argmax(per_slice[near]))
 
 
-def _shown(labelled: np.ndarray, spacing: float, margins_mm: tuple[float, float]) -> slice:
-    """The part of an axis that is shown: all that is labelled (bool along the axis), with margins on both sides."""
-    inside = np.flatnonzero(labelled)
+def _shown(
+    labels: np.ndarray, axis: int, spacing: tuple[float, float, float], margins_mm: tuple[float, float]
+) -> slice:
+    """The part of an axis that is shown: all that is labelled, with margins on both sides."""
+    inside = np.flatnonzero(labels.any(axis=tuple(a for a in range(3) if a != axis)))
     if not inside.size:
         return slice(None)
-    before, behind = (round(mm / spacing) for mm in margins_mm)
+    before, behind = (round(mm / spacing[axis]) for mm in margins_mm)
     return slice(max(int(inside[0]) - before, 0), int(inside[-1]) + 1 + behind)
 
 

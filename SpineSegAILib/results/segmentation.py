@@ -160,7 +160,7 @@ class Segmentation:
 _NOTHING_FOUND = "Look whether the image shows a spine, and whether the checkpoint is for such images."
 
 
-def refuse_nothing(result: Segmentation, message: str) -> None:
+def require_structures(result: Segmentation, message: str) -> None:
     """Raises:
     ImageError: the result has no structures; with this message, and what the result warns of.
     """
@@ -168,7 +168,7 @@ def refuse_nothing(result: Segmentation, message: str) -> None:
         raise ImageError(message, " ".join(result.warnings) or _NOTHING_FOUND)
 
 
-def validated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> Segmentation:
+def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> Segmentation:
     """The result without what its checkpoint learnt from phantoms alone.
 
     Args:

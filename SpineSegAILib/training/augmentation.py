@@ -189,7 +189,7 @@ class Augmenter:
         return mask
 
     def _coordinates(self, plan: Mapping[str, Any], spacing: np.ndarray, device: torch.device) -> Tensor:
-        channels = coordinate_channels(self.patch, spacing, device)
+        channels = coordinate_channels(self.patch, spacing.tolist(), device)
         centre = (plan["low"] + plan["high"]) / 2 - (np.array(self.patch) - 1) / 2
         shift = torch.as_tensor(centre * spacing / COORDINATE_SCALE_MM, dtype=torch.float32, device=device)
         return channels - shift.view(-1, *[1] * self.dims)

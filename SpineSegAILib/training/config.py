@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,7 @@ from ..imaging import Preprocessing
 from ..methods.config import MethodConfig
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
+_NAMED_VALUES = {"source_weights", "mixture"}
 
 
 class AugmentationConfig(BaseModel):
@@ -77,6 +78,8 @@ class OptimizationConfig(BaseModel):
 
     steps: int = Field(4000, ge=1)
     hours: float | None = Field(None, gt=0, description="stop after this time even if steps are left")
+    stop_steps: int | None = Field(None, ge=1, description="end after these steps though the schedule is longer")
+    stop_hours: float | None = Field(None, gt=0, description="end after these hours though the schedule is longer")
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
@@ -160,3 +163,26 @@ def configure(
             f"The settings of the run are not valid: {problems(error)}.",
             "--set takes optimization.batch=8, data.patch=[256,192], preprocessing.pixel_mm=1, method.dims=2 …",
         ) from None
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted names: ``{"data": {"patch": …}}`` → ``data.patch``.
+
+    Tables whose keys are names of the user's (`source_weights`) are values, not settings.
+    """
+    for key, value in table.items():
+        if isinstance(value, Mapping) and key not in _NAMED_VALUES:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def fill_in(settings: Mapping[str, Any], resources: Mapping[str, str]) -> dict[str, Any]:
+    """Settings in which ``{name}`` stands for the file that is given for a resource."""
+    filled = dict(settings)
+    for key, value in settings.items():
+        if isinstance(value, str):
+            for name, file in resources.items():
+                value = value.replace(f"{{{name}}}", file)
+            filled[key] = value
+    return filled

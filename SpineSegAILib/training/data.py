@@ -203,9 +203,9 @@ def _cached(
     if (target / "case.json").exists():
         return CachedCase(target, source)
     image, label_image, annotated = load()
-    volume = preprocessing.forward(image)
+    volume = preprocessing.apply(image)
     if label_image is not None:
-        label = preprocessing.forward_label(label_image, volume)
+        label = preprocessing.apply_to_labels(label_image, volume)
     else:
         label = np.zeros(volume.array.shape, np.int16)
     coded = code_label(label, annotated, scheme.ids, volume.spacing)
@@ -370,8 +370,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
         drawn = [code for code, ids in enumerate(case.sets) if 0 not in ids]
         at = np.argwhere(np.isin(case.codes[slice_index], drawn)) if slice_index in case.labelled_slices else ()
         if len(at):
-            return (slice_index, *at[rng.integers(len(at))]), 0.25
-        return (slice_index, *(rng.uniform(0, n) for n in case.image.shape[1:])), 0.0
+            row, column = at[rng.integers(len(at))].tolist()
+            return (slice_index, row, column), 0.25
+        row, column = (rng.uniform(0, n) for n in case.image.shape[1:])
+        return (slice_index, row, column), 0.0
 
 
 class _Mixture:

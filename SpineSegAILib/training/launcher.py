@@ -20,9 +20,9 @@ from typing import Any
 
 from ..checkpoints import SUFFIX, user_checkpoints_folder
 from ..errors import OutputError, SpineSegAIError, TrainingError
-from ..files import staged
+from ..files import atomic_write
 from .processes import ProcessId
-from .run import STALE_SECONDS, RunDirectory, read_json, write_json
+from .run import STALE_SECONDS, RunDirectory, read_saved, write_json
 
 PROGRESS_SECONDS = 1800.0
 """A run that lives but has not got on for this long has stalled: no step, no case, no validation takes longer."""
@@ -277,7 +277,7 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
     run = RunDirectory(folder)
     if not run.config_file.exists() and not run.launch_file.exists():
         raise TrainingError(f"{run.folder} holds no run.", "Choose the folder that a run writes to.")
-    config = read_json(run.config_file)
+    config = read_saved(run.config_file)
     events = run.events() if events is None else events
     state, message = _state(run, events)
     steps = [e for e in events if e.get("event") == "step"]
@@ -334,7 +334,7 @@ def offer(folder: str | Path) -> Path | None:
         return None
     note = report.folder / "offered.json"
     made = report.checkpoint.stat().st_mtime_ns
-    before = read_json(note)
+    before = read_saved(note)
     if before.get("made") == made:
         return None
     target = user_checkpoints_folder() / f"{report.folder.name}{SUFFIX}"
@@ -344,7 +344,7 @@ def offer(folder: str | Path) -> Path | None:
         target = target.with_name(f"{report.folder.name}-{number}{SUFFIX}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged(target) as (part,):
+        with atomic_write(target) as (part,):
             shutil.copyfile(report.checkpoint, part)
         write_json(note, {"made": made, "file": str(target)})
     except OSError as error:
@@ -364,14 +364,14 @@ def _launched(run: RunDirectory) -> bool:
     for child in list(_children):
         if child.poll() is not None:
             _children.remove(child)
-    launched = ProcessId.read(read_json(run.launch_file))
+    launched = ProcessId.read(read_saved(run.launch_file))
     return launched is not None and launched.is_alive
 
 
 def _state(run: RunDirectory, events: Sequence[Mapping[str, Any]]) -> tuple[State, str]:
     said = run.status()
     if not run.is_alive():
-        launch = read_json(run.launch_file)
+        launch = read_saved(run.launch_file)
         if _launched(run) and said.get("heartbeat", 0.0) < launch.get("time", 0.0):
             return State.STARTING, ""
         return _ending(run, said, events)
@@ -393,7 +393,7 @@ def _state(run: RunDirectory, events: Sequence[Mapping[str, Any]]) -> tuple[Stat
 
 
 def _ending(run: RunDirectory, said: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> tuple[State, str]:
-    launched = read_json(run.launch_file).get("time", 0.0)
+    launched = read_saved(run.launch_file).get("time", 0.0)
     if said.get("state") in ("finished", "stopped") and said.get("heartbeat", 0.0) >= launched:
         return State(said["state"]), ""
     last = events[-1] if events else {}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..anatomy import STRUCTURES
-from ..files import staged
+from ..files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..evaluation.on_grid import ValidationCase
+    from ..evaluation.on_grid import LabelledVolume
 
 SCORES = {"level_dice": "Dice, levels right", "matched_dice": "Dice, whatever the level"}
 """Validation scores that are drawn."""
@@ -67,7 +67,7 @@ def draw_curves(events: Sequence[Mapping[str, Any]], path: Path) -> None:
     _write(figure, path)
 
 
-def draw_result(case: ValidationCase, found: np.ndarray, title: str, path: Path) -> None:
+def draw_result(case: LabelledVolume, found: np.ndarray, title: str, path: Path) -> None:
     """Write one slice of a validation case, its reference and what the network finds, as PNG.
 
     Args:
@@ -95,7 +95,9 @@ def draw_result(case: ValidationCase, found: np.ndarray, title: str, path: Path)
     _write(figure, path)
 
 
-def _overlay(axes: Axes, labels: np.ndarray, spacing: tuple[float, float], extent: tuple[float, ...]) -> None:
+def _overlay(
+    axes: Axes, labels: np.ndarray, spacing: tuple[float, float], extent: tuple[float, float, float, float]
+) -> None:
     colors = np.zeros((*labels.shape, 4))
     for sid in np.unique(labels[labels > 0]):
         mask = labels == sid
@@ -108,5 +110,5 @@ def _overlay(axes: Axes, labels: np.ndarray, spacing: tuple[float, float], exten
 def _write(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         FigureCanvasAgg(figure).print_png(str(part), metadata={"Software": "SpineSegAI"})

@@ -1,22 +1,22 @@
 """Where a structure that nobody drew could be: the geometry behind partial labels (design: “known is a region”).
 
 A case lists the structures that were annotated. Any other structure is *unknown*, but not everywhere: an undrawn
-vertebra
-can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends of drawn
-vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of the column
-is punished.
+vertebra can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends
+of drawn vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of
+the column is punished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, laterality, other_side
+from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, laterality, order_of, other_side
 
 ANTERIOR_MARGIN_MM = 10.0
 """An undrawn vertebral body may stand this far before the extrapolated column (listhesis, osteophytes, curvature)."""
@@ -39,7 +39,7 @@ class CodedLabel:
     Attributes:
         codes: (D, H, W) uint8; 0 is background, as far as the column tells.
         sets: for each code the structure ids that its voxels may be (0 = background). A set of one is an ordinary
-        label.
+            label.
     """
 
     codes: np.ndarray
@@ -124,7 +124,14 @@ def _beyond_midline(
 class _ColumnFrame:
     """Arc length along the drawn column and signed distance from it, for every pixel of the sagittal plane."""
 
-    def __init__(self, label, spacing, ids, centers, objects) -> None:  # type: ignore[no-untyped-def]
+    def __init__(
+        self,
+        label: np.ndarray,
+        spacing: tuple[float, float, float],
+        ids: list[int],
+        centers: np.ndarray,
+        objects: list[tuple[slice, ...]],
+    ) -> None:
         self.spacing = spacing
         self.ids = ids  # top down
         rows, cols = label.shape[1:]
@@ -158,21 +165,19 @@ class _ColumnFrame:
     @classmethod
     def build(cls, label: np.ndarray, spacing: tuple[float, float, float]) -> _ColumnFrame | None:
         objects = ndimage.find_objects(label.astype(np.int32), max_label=int(label.max(initial=0)))
-        found = [
-            (STRUCTURES[i].order, i, box)
-            for i, box in enumerate(objects, start=1)
-            if box is not None and i in STRUCTURES and STRUCTURES[i].order is not None
-        ]
-        if not found:
+        boxes = {i: box for i, box in enumerate(objects, start=1) if box is not None and i in STRUCTURES}
+        ids = sorted((i for i in boxes if STRUCTURES[i].order is not None), key=order_of)
+        if not ids:
             return None
-        found.sort(key=lambda f: f[0])
         centers = []
-        for _, sid, box in found:
-            index = np.argwhere(label[box] == sid).mean(0) + [b.start for b in box]
+        for sid in ids:
+            index = np.argwhere(label[boxes[sid]] == sid).mean(0) + [b.start for b in boxes[sid]]
             centers.append(index * np.asarray(spacing))
-        return cls(label, spacing, [f[1] for f in found], np.array(centers), [f[2] for f in found])
+        return cls(label, spacing, ids, np.array(centers), [boxes[sid] for sid in ids])
 
-    def regions(self, leveled: set[int], tubes: set[int], shape: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+    def regions(
+        self, leveled: set[int], tubes: set[int], shape: tuple[int, ...]
+    ) -> Iterator[tuple[np.ndarray, set[int]]]:
         """Pairs of a (D, H, W) bool region and the unknown structures that may lie in it."""
         slices = np.arange(shape[0])[:, None, None] * self.spacing[0]
         aside = np.abs(slices - self.lateral[None])
@@ -180,14 +185,10 @@ class _ColumnFrame:
         tube_plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + CANAL_DEPTH_MM)
         tube = tube_plane[None] & (aside <= CANAL_HALF_WIDTH_MM) if tubes else np.zeros((1, 1, 1), bool)
         claimed = np.zeros(shape[1:], bool)
-        bounds = [(-np.inf, self.spans[self.ids[0]][0], None, self.ids[0])]
-        for upper, lower in zip(self.ids, self.ids[1:], strict=False):
-            bounds.append((self.spans[upper][1], self.spans[lower][0], upper, lower))
-        bounds.append((self.spans[self.ids[-1]][1], np.inf, self.ids[-1], None))
-        for start, end, upper, lower in bounds:
-            low = STRUCTURES[upper].order if upper is not None else -np.inf
-            high = STRUCTURES[lower].order if lower is not None else np.inf
-            ids = {i for i in leveled if low < STRUCTURES[i].order < high}
+        for upper, lower in pairwise([None, *self.ids, None]):
+            start, low = (-np.inf, -np.inf) if upper is None else (self.spans[upper][1], order_of(upper))
+            end, high = (np.inf, np.inf) if lower is None else (self.spans[lower][0], order_of(lower))
+            ids = {i for i in leveled if low < order_of(i) < high}
             if not ids:
                 continue
             plane = (self.along >= start - END_TOLERANCE_MM) & (self.along <= end + END_TOLERANCE_MM)

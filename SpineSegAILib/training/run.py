@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
+from ..files import read_json
 from .processes import ProcessId
 
 if TYPE_CHECKING:  # the panel watches runs without what a configuration needs
@@ -48,11 +49,11 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_saved(path: Path) -> dict[str, Any]:
     """A JSON object; empty if it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path, TrainingError)
+    except TrainingError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -154,7 +155,7 @@ class RunDirectory:
                 os.replace(self.lock_file, moved)
             except FileNotFoundError:
                 continue
-            if ProcessId.read(read_json(moved)) != owner:
+            if ProcessId.read(read_saved(moved)) != owner:
                 os.replace(moved, self.lock_file)
                 raise self._taken()
             moved.unlink()
@@ -260,11 +261,11 @@ class RunDirectory:
 
     def status(self) -> dict[str, Any]:
         """The last status; empty if there is none."""
-        return read_json(self.status_file)
+        return read_saved(self.status_file)
 
     def owner(self) -> ProcessId | None:
         """The process that holds the lock, or held it when it died."""
-        return ProcessId.read(read_json(self.lock_file))
+        return ProcessId.read(read_saved(self.lock_file))
 
     def is_alive(self) -> bool:
         """True if a process writes here: for one of another machine, if it has shown signs of life lately."""

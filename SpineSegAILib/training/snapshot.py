@@ -17,7 +17,8 @@ from typing import Any
 from ..anatomy import CUSTOM_IDS, STRUCTURES
 from ..datasets.manifest import Case, Manifest, read_manifest
 from ..errors import DatasetError
-from .run import RunDirectory, read_json, write_json
+from ..files import read_json
+from .run import RunDirectory, read_saved, write_json
 
 _SPLITS = ("training", "validation")
 _KEY = "checksums"
@@ -74,7 +75,7 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
     Raises:
         DatasetError: a file cannot be read, or an image or patient is in two splits.
     """
-    tables = [json.loads(manifest.path.read_text(encoding="utf-8")) for manifest in manifests]
+    tables = [read_json(manifest.path, DatasetError) for manifest in manifests]
     result = {key: value for key, value in tables[0].items() if key not in ("test", "unlabelled")}
     sums: dict[str, str] = {}
     for split in _SPLITS:
@@ -116,7 +117,7 @@ def read_snapshot(run: RunDirectory) -> Snapshot:
     Raises:
         DatasetError: it is damaged.
     """
-    sums = read_json(run.dataset_file).get(_KEY)
+    sums = read_saved(run.dataset_file).get(_KEY)
     if not isinstance(sums, dict):
         raise DatasetError(f"{run.dataset_file} is damaged.", "Start a new run from the checkpoint of this one.")
     return Snapshot(read_manifest(run.dataset_file, must_exist=False), sums)
@@ -134,7 +135,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     import SimpleITK as sitk
 
     from ..datasets.manifest import read_drawn
-    from ..files import staged
+    from ..files import atomic_write
     from ..imaging import read_image
 
     key = hashlib.sha256(json.dumps(["validation", *snapshot.stamp(case)], default=str).encode()).hexdigest()[:12]
@@ -143,7 +144,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
         images = read_image(case.image), read_drawn(case)
-        with staged(*places) as parts:
+        with atomic_write(*places) as parts:
             for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)
     return replace(case, image=places[0], label=places[1])

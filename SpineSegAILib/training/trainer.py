@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from ..anatomy import Extent, laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
-from ..evaluation.on_grid import ValidationCase, load_validation, validate
-from ..files import staged
+from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
+from ..files import atomic_write
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method, make_config
 from .augmentation import Augmenter
@@ -36,7 +37,7 @@ from .clock import WorkClock
 from .config import OptimizationConfig, TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
 from .pictures import draw_curves, draw_result
-from .run import RunDirectory, read_json, write_json
+from .run import RunDirectory, read_saved, write_json
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 
 _START = "start.json"
@@ -269,11 +270,11 @@ class _Trainer:
             self._save()  # from now on a resume needs neither the starting checkpoint nor luck
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         counted = 0
         with self.run.quiet():
             batches = iter(loader)  # copies the process
-        for raw in self._loaded(batches, cases):
+        for raw in self._loaded(batches, cases) if not _is_done(o, self.step, self.elapsed) else ():
             rate = _learning_rate(o, self.step, self.elapsed)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -295,9 +296,9 @@ class _Trainer:
             if self.ema:
                 self.ema.update(self.method, self.step)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
+                sums[name] = value.detach() + sums.get(name, 0.0)
             counted += 1
-            done = self.step >= o.steps or (o.hours is not None and self.elapsed >= 3600 * o.hours)
+            done = _is_done(o, self.step, self.elapsed)
             if counted >= o.report_every or done or stopping:
                 speed = (self.step - first_step) / max(self.elapsed - before, 1e-6)
                 self._event(
@@ -313,7 +314,7 @@ class _Trainer:
                 self._save()
             if done or stopping:
                 break
-        finished = "stopped" if self.step < o.steps and self.run.stop_requested else "finished"
+        finished = "finished" if _is_done(o, self.step, self.elapsed) else "stopped"
         self._event(finished, step=self.step, elapsed=round(self.elapsed, 1))
         self._draw_curves()
         self._beat(finished, force=True, step=self.step)
@@ -349,22 +350,11 @@ class _Trainer:
         while True:
             set_seed(self.config.seed * 1_000_003 + self.step)  # dropout and the like: the same after a resume
             try:
-                pieces = _pieces(batch, self.parts)
-                total: dict[str, Tensor] = {}
-                for number, piece in enumerate(pieces, start=1):
-                    last = number == len(pieces)
-                    with nullcontext() if last else self.accelerator.no_sync(model):
-                        losses = model(piece)
-                        share = len(piece.image) / size
-                        self.accelerator.backward(losses["total"] * share if self.parts > 1 else losses["total"])
-                    for name, value in losses.items():
-                        total[name] = total.get(name, 0.0) + value.detach() * share
-                return total
+                return self._accumulated(model, batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 message = _first_line(error)
-            losses = pieces = piece = None  # they hold what has to be free for the next try
             optimizer.zero_grad(set_to_none=True)
             gc.collect()
             if torch.cuda.is_available():
@@ -384,6 +374,20 @@ class _Trainer:
                 step=self.step,
                 message=f"{said}: the same gradient but for losses and layers that look at the whole batch.",
             )
+
+    def _accumulated(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`_gradients` in `self.parts` parts. A function of its own: where memory does not do, all it held is free."""
+        pieces = _pieces(batch, self.parts)
+        total: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces, start=1):
+            last = number == len(pieces)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses = model(piece)
+                share = len(piece.image) / len(batch.image)
+                self.accelerator.backward(losses["total"] * share if self.parts > 1 else losses["total"])
+            for name, value in losses.items():
+                total[name] = value.detach() * share + total.get(name, 0.0)
+        return total
 
     def _agree(self, bad: bool, stop: bool, elapsed: float) -> tuple[bool, bool, float]:
         """The same answer in every process, or some would wait for the others for ever.
@@ -410,14 +414,14 @@ class _Trainer:
         path = self.run.state / f"bad_batch{f'_{rank}' if rank else ''}.safetensors"
         tensors = {k: v.detach().cpu().contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
         first = self.step * self.config.optimization.batch + rank * len(batch.image)
-        with staged(path) as (part,):
+        with atomic_write(path) as (part,):
             save_file(tensors, part, {"step": str(self.step), "first_sample": str(first)})
         raise TrainingError(
             f"The loss is not a number at step {self.step}.",
             f"The batch is in {path}; try a lower learning rate.",
         )
 
-    def _cases(self) -> tuple[list[CachedCase], list[ValidationCase]]:
+    def _cases(self) -> tuple[list[CachedCase], list[LabelledVolume]]:
         cache = self.request.cache or self.run.folder / "cache"
         scheme, pre = self.method.scheme, self.config.preprocessing
         training = self.manifest.cases("training")
@@ -432,9 +436,9 @@ class _Trainer:
                     cases.append(cache_phantom(number - len(training), self.config.seed, pre, scheme, cache))
                 self._beat("preparing", done=number + 1, total=total)
             kept = [keep_case(case, self.snapshot, cache) for case in kept]
-        return cases, load_validation(kept, pre)
+        return cases, load_labelled(kept, pre)
 
-    def _validate(self, cases: Sequence[ValidationCase]) -> None:
+    def _validate(self, cases: Sequence[LabelledVolume]) -> None:
         if not cases:
             return
         self._beat("validating", force=True, step=self.step)
@@ -462,9 +466,9 @@ class _Trainer:
             scores={k: round(v, 4) for k, v in means.items()},
             elapsed=round(self.elapsed, 1),
         )
-        score = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
-        if score > self.best:
-            self.best = score
+        level_dice = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
+        if level_dice > self.best:
+            self.best = level_dice
             self._write_checkpoint(self.run.best, means)
         self._draw_curves()
 
@@ -499,7 +503,7 @@ class _Trainer:
         annotated = {i for case in self.manifest.cases("training") for i in case.annotated}
         scheme = self.method.scheme
         seen = {scheme.channel_for(i) for i in annotated}
-        start = read_json(self.run.state / _START)
+        start = read_saved(self.run.state / _START)
         seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in start.get("validated", ())}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         return {
@@ -540,7 +544,7 @@ class _Trainer:
                 "parts": str(self.parts),
                 "scale": str(scaler.get_scale()) if scaler else "",
             }
-            with staged(self.run.state_file) as (part,):
+            with atomic_write(self.run.state_file) as (part,):
                 save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, document)
             self._write_checkpoint(self.run.last, {})
         self.accelerator.wait_for_everyone()
@@ -561,7 +565,7 @@ class _Trainer:
         self.step = int(document["step"])
         self.elapsed = float(document["elapsed"])
         self.best = float(document["best"])
-        self.parts = max(int(document.get("parts", 1)), int(read_json(self.run.state / _PARTS).get("parts", 1)))
+        self.parts = max(int(document.get("parts", 1)), int(read_saved(self.run.state / _PARTS).get("parts", 1)))
         self.method.load_state_dict(_below(tensors, "model."))
         if self.ema:
             self.ema.values = _below(tensors, "ema.")
@@ -620,7 +624,7 @@ def load_matching(method: Method, checkpoint: str) -> int:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: nothing fits.
     """
-    theirs = method.adopted(load_tensors(find_checkpoint(checkpoint)))
+    theirs = method.remap_weights(load_tensors(find_checkpoint(checkpoint)))
     mine = method.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
     if not fitting:
@@ -649,6 +653,12 @@ def _progress(o: OptimizationConfig, step: int, elapsed: float) -> float:
     if o.hours is not None:
         progress = max(progress, elapsed / (3600 * o.hours))
     return min(progress, 1.0)
+
+
+def _is_done(o: OptimizationConfig, step: int, elapsed: float) -> bool:
+    steps = min(o.steps, o.stop_steps or o.steps)
+    hours = min(o.hours or math.inf, o.stop_hours or math.inf)
+    return step >= steps or elapsed >= 3600 * hours
 
 
 def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
@@ -691,10 +701,7 @@ def _pieces(batch: Batch, parts: int) -> list[Batch]:
         return [batch]
     size = len(batch.image)
     cuts = np.linspace(0, size, min(parts, size) + 1).round().astype(int).tolist()
-    tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
-    return [
-        replace(batch, **{name: value[low:high] for name, value in tensors.items()}) for low, high in pairwise(cuts)
-    ]
+    return [batch.each(itemgetter(slice(low, high))) for low, high in pairwise(cuts)]
 
 
 def _first_line(error: BaseException) -> str:
@@ -736,11 +743,12 @@ def _check_patch(patch: Sequence[int], method: Method) -> None:
         raise ConfigError(
             f"The patch {tuple(patch)} is not {method.config.dims}D like the method.", "Correct data.patch."
         )
-    if method.window and tuple(patch) != method.window:
-        raise ConfigError(f"This method takes inputs of {method.window}, not {tuple(patch)}.", "Correct data.patch.")
-    if any(n % d for n, d in zip(patch, method.divisors, strict=True)):
+    window, divisor = method.tiling.window, method.tiling.divisor
+    if window and tuple(patch) != window:
+        raise ConfigError(f"This method takes inputs of {window}, not {tuple(patch)}.", "Correct data.patch.")
+    if any(n % d for n, d in zip(patch, method.tiling.divisors(len(patch)), strict=True)):
         raise ConfigError(
-            f"The sides of the patch {tuple(patch)} must be multiples of {method.divisor}.", "Correct data.patch."
+            f"The sides of the patch {tuple(patch)} must be multiples of {divisor}.", "Correct data.patch."
         )
 
 

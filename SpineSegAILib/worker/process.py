@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
 import queue
 import shutil
@@ -21,7 +22,7 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import Cancelled, MissingPackageError, SpineSegAIError
-from ..results import refuse_nothing, validated
+from ..results import drop_unvalidated, require_structures
 from .protocol import (
     PROTOCOL,
     REQUEST,
@@ -165,9 +166,9 @@ class Worker:
         )
         if job in self._cancelled:
             raise Cancelled("Cancelled.")
-        refuse_nothing(result, "No spine was found in the image.")
+        require_structures(result, "No spine was found in the image.")
         if not request.include_unvalidated:
-            result = validated(result, hints.locked, "Choose “Include unvalidated structures”")
+            result = drop_unvalidated(result, hints.locked, "Choose “Include unvalidated structures”")
         folder = self._folder / f"job{job}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
         return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))
@@ -226,7 +227,8 @@ def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor =
     # Events get a stream of their own; from here on, print() and C++ libraries write to the log.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
-    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.stdout = sys.stderr
     requests = os.fdopen(os.dup(0), encoding="utf-8")  # paths may hold any letter, whatever the system's encoding
 

@@ -13,14 +13,12 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ..hints import Anchor, Hints
+from ..hints import Anchor, Hints, Point
 from ..results import Segmentation
 from ..results.measurement_table import Column
 
 PROTOCOL = 2
 """Raised whenever a message changes its meaning; both ends refuse another number."""
-
-Point = tuple[float, float, float]
 
 
 class Message(BaseModel):

@@ -21,20 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablate_atm_net import LEAK, bottom_off, top_off, visible
-from ablation import dice
+from measures import LEAK, bottom_off, top_off, visible
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind
 from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
+from SpineSegAILib.evaluation import dice
+from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Context, coordinate_channels
 
-VIEWS: dict[str, Callable[[ValidationCase], ValidationCase]] = {
+VIEWS: dict[str, Callable[[LabelledVolume], LabelledVolume]] = {
     "full": lambda c: c,
     "top third off": top_off,
     "bottom third off": bottom_off,
@@ -60,7 +60,7 @@ def shifted(hints: Hints, predictor: Predictor) -> Hints:
     return replace(hints, visible=(chain[first], chain[last]))
 
 
-def thinned(case: ValidationCase, every: int) -> ValidationCase:
+def thinned(case: LabelledVolume, every: int) -> LabelledVolume:
     """Every n-th slice, as a stack of thicker steps."""
     middle = slice((len(case.label) - 1) % every // 2, None, every)
     spacing = (case.volume.spacing[0] * every, *case.volume.spacing[1:])
@@ -79,7 +79,7 @@ def decoded(evidence: Evidence) -> dict[str, np.ndarray]:
     }
 
 
-def structure_scores(case: ValidationCase, found: np.ndarray) -> list[dict[str, Any]]:
+def structure_scores(case: LabelledVolume, found: np.ndarray) -> list[dict[str, Any]]:
     """Per annotated structure in view: level-strict Dice, and whether what covers most of it has its name."""
     rows = []
     for sid in case.annotated:
@@ -95,7 +95,7 @@ def structure_scores(case: ValidationCase, found: np.ndarray) -> list[dict[str, 
     return rows
 
 
-def scores(predictor: Predictor, cases: Sequence[ValidationCase]) -> dict[str, Any]:
+def scores(predictor: Predictor, cases: Sequence[LabelledVolume]) -> dict[str, Any]:
     """view → source → decoding → rows of `structure_scores`; and, for the wrong range, how many voxels it moved."""
     result: dict[str, Any] = {}
     for view, change in VIEWS.items():
@@ -107,7 +107,7 @@ def scores(predictor: Predictor, cases: Sequence[ValidationCase]) -> dict[str, A
                 hints = visible(case) if name.startswith("range") else None
                 if hints and "too high" in name:
                     hints = shifted(hints, predictor)
-                evidence = volume_evidence(
+                evidence = predict_volume(
                     predictor.method, case.volume, predictor.device, hints=hints, options=options,
                     reference=case.label if options is LEAK else None,
                 )  # fmt: skip
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="also write this file with .md and .json")
     arguments = parser.parse_args()
     predictor = Predictor(arguments.checkpoint)
-    cases = load_validation(read_manifest(arguments.dataset).cases(arguments.split), predictor.preprocessing)
+    cases = load_labelled(read_manifest(arguments.dataset).cases(arguments.split), predictor.preprocessing)
     cases = [thinned(case, arguments.every) for case in cases]
     found = {
         "checkpoint": predictor.info.name,

@@ -29,7 +29,7 @@ import SimpleITK as sitk  # noqa: E402
 
 from SpineSegAILib import correction  # noqa: E402
 from SpineSegAILib.anatomy import STRUCTURES, structure  # noqa: E402
-from SpineSegAILib.correction import Labelling  # noqa: E402
+from SpineSegAILib.correction import LabeledStructures  # noqa: E402
 from SpineSegAILib.correction import voxels as editing  # noqa: E402
 from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest  # noqa: E402
 from SpineSegAILib.errors import SpineSegAIError  # noqa: E402
@@ -95,7 +95,7 @@ def cropped(case: Case, predictor: Any) -> dict[str, Any]:
     row["before"] = score(truth, before.labels, [i for i in wanted if i != middle])
 
     point = inner_point(label, middle)
-    labelling = Labelling.of(before.labels, before.scheme)
+    labelling = LabeledStructures.of(before.labels, before.scheme)
     values = sitk.GetArrayFromImage(before.labels)
     try:
         made = correction.set_level(labelling, correction.structure_at(before.labels, point), middle)
@@ -171,11 +171,11 @@ def wrong_labels(case: Case) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name}
     for to in ("up", "down"):
         try:
-            made = correction.shift(Labelling.of(truth), to)  # type: ignore[arg-type]
+            made = correction.shift(LabeledStructures.of(truth), to)  # type: ignore[arg-type]
         except SpineSegAIError:
             continue  # what is annotated ends at the sacrum: there are no such labels
         row[f"off by one {to}"] = simulated_reader(label, made.apply(truth), truth)
-    bones = [i for i in Labelling.of(truth).vertebrae if STRUCTURES[i].name != "S1"]
+    bones = [i for i in LabeledStructures.of(truth).vertebrae if STRUCTURES[i].name != "S1"]
     if len(bones) >= 5:
         missing, upper, lower = bones[-2], bones[1], bones[2]
         wrong = np.where(truth == missing, 0, truth)
@@ -197,7 +197,9 @@ def simulated_reader(image: sitk.Image, labels: np.ndarray, truth: np.ndarray) -
     a vertebra that is two is split; one that is overlooked is inserted as a gap; else “this one is …” for all above.
     """
     labels = labels.copy()
-    bones = Labelling.of(truth).vertebrae or [i for i in Labelling.of(truth).present if STRUCTURES[i].order is not None]
+    bones = LabeledStructures.of(truth).vertebrae or [
+        i for i in LabeledStructures.of(truth).present if STRUCTURES[i].order is not None
+    ]
     bones = sorted(bones, key=lambda i: -(STRUCTURES[i].order or 0))
     for actions in range(6):
         named = {i: majority(labels[truth == i]) for i in bones}
@@ -205,7 +207,7 @@ def simulated_reader(image: sitk.Image, labels: np.ndarray, truth: np.ndarray) -
         false = [i for i in bones if named[i] not in (0, i)]
         if not shared and not false:
             return actions
-        case = Labelling.of(labels)
+        case = LabeledStructures.of(labels)
         if shared:
             one = named[shared[0]]
             made = correction.split(case, like(image, labels), one)
@@ -253,7 +255,7 @@ def timings() -> dict[str, float]:
         seconds = []
         for _ in range(5):
             started = time.perf_counter()
-            made = tool(Labelling.of(values))
+            made = tool(LabeledStructures.of(values))
             after = made.apply(values)
             seconds.append(time.perf_counter() - started)
             if not np.array_equal(made.undo(values).apply(after), values):

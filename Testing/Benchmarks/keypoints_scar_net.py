@@ -13,26 +13,26 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ablation import middle_slices
+from measures import middle_slices
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind
 from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
+from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 
 MOVE_MM, NEAR_MM, FAR_MM = 15.0, 20.0, 50.0
 SLICES = 3
 MOVES = {"down": (0, 1, 0), "backward": (0, 0, 1)}
 
 
-def errors(predictor: Predictor, case: ValidationCase) -> dict[int, tuple[float, float]]:
+def errors(predictor: Predictor, case: LabelledVolume) -> dict[int, tuple[float, float]]:
     """Structure id → distance (mm) of its key point from the mask's centroid, in the volume and in the slice's plane.
 
     A structure that was not found is infinitely far.
     """
-    evidence = volume_evidence(predictor.method, case.volume, predictor.device, patch=predictor.patch)
+    evidence = predict_volume(predictor.method, case.volume, predictor.device, patch=predictor.patch)
     found = {}
     for sid in case.annotated:
         if not (case.label == sid).any():
@@ -44,16 +44,16 @@ def errors(predictor: Predictor, case: ValidationCase) -> dict[int, tuple[float,
     return found
 
 
-def moved(predictor: Predictor, case: ValidationCase) -> list[dict[str, float | str]]:
+def moved(predictor: Predictor, case: LabelledVolume) -> list[dict[str, float | str]]:
     """For each vertebra and direction: the share of voxels that become something else, near it and far from it."""
     volume = case.volume
 
     def segment(points: dict[int, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
         hints = Hints(keypoints={i: volume.point_of(p) for i, p in points.items()})
-        found = volume_evidence(predictor.method, volume, predictor.device, patch=predictor.patch, hints=hints)
+        found = predict_volume(predictor.method, volume, predictor.device, patch=predictor.patch, hints=hints)
         return found.classes.astype(np.float32), found.classes.argmax(0)
 
-    points = volume_evidence(predictor.method, volume, predictor.device, patch=predictor.patch).keypoints
+    points = predict_volume(predictor.method, volume, predictor.device, patch=predictor.patch).keypoints
     before, first = segment(points)
     result: list[dict[str, float | str]] = []
     for sid in case.annotated:
@@ -76,7 +76,7 @@ def moved(predictor: Predictor, case: ValidationCase) -> list[dict[str, float | 
     return result
 
 
-def report(predictor: Predictor, cases: list[ValidationCase]) -> str:
+def report(predictor: Predictor, cases: list[LabelledVolume]) -> str:
     """Two tables as Markdown."""
     table = [
         "| case | structures | median, mm | largest, mm | in the plane: median | largest |",
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     predictor = Predictor(arguments.checkpoint)
-    cases = load_validation(read_manifest(arguments.dataset).cases(arguments.split), predictor.preprocessing)
+    cases = load_labelled(read_manifest(arguments.dataset).cases(arguments.split), predictor.preprocessing)
     text = report(predictor, cases)
     print(text)
     if arguments.output:

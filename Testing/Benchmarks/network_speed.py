@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from SpineSegAILib.imaging import CanonicalVolume, Preprocessing
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Method
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -49,7 +49,7 @@ def cases() -> list[tuple[str, Method, nn.Module, dict[str, str]]]:
 def volume(slices: int, pixel_mm: float) -> CanonicalVolume:
     """A phantom's examination on the grid of the networks."""
     spec = PhantomSpec(top="T12", bottom="S1", slices=slices, slice_mm=4.0, pixel_mm=pixel_mm, contrast="t2")
-    return Preprocessing(pixel_mm=pixel_mm).forward(make_phantom(spec, np.random.default_rng(0)).image)
+    return Preprocessing(pixel_mm=pixel_mm).apply(make_phantom(spec, np.random.default_rng(0)).image)
 
 
 def bare_pass(network: nn.Module, channels: int, dims: int, shape: tuple[int, ...], divisor: int) -> Callable[[], None]:
@@ -99,13 +99,15 @@ def main() -> None:
         method.eval()
         network.eval()
         first = next(m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
-        window = method.window
+        window = method.tiling.window
 
         def ours(method: Method = method, options: dict[str, str] = options) -> object:
-            return volume_evidence(method, data, torch.device("cpu"), options={**options, "batch": BATCH})
+            return predict_volume(method, data, torch.device("cpu"), options={**options, "batch": BATCH})
 
         size = shape if window is None or len(window) != 2 else (shape[0], *window)
-        theirs = bare_pass(network, first.in_channels, method.config.dims, size, max(method.divisors))
+        theirs = bare_pass(
+            network, first.in_channels, method.config.dims, size, max(method.tiling.divisors(method.config.dims))
+        )
         (mine, work), (base, least) = measure(ours, arguments.repeats), measure(theirs, arguments.repeats)
         cells = [1000 * mine / shape[0], 1000 * base / shape[0], work / shape[0], least / shape[0]]
         print(f"| {title} | " + " | ".join(f"{c:.1f}" for c in cells) + f" | {mine / base:.2f} | {work / least:.2f} |")

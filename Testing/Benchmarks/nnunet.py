@@ -19,7 +19,7 @@ that are annotated in every training case, and scores those alone. How much is i
 the clock through `nnunet_trainer/`, its polynomial learning rate over the time; else it is as it comes, with mirroring:
 `--configuration` and `--plans` choose, and `--memory` how much its plan may take: on a processor, where its batches of
 8 GB come to a step a minute, less gives it more steps. Ours are the last weights, since the scored cases must choose
-none. What came out: RESULTS-nnunet.md.
+none. What came out: Resources/Documentation/results/nnunet.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError,
 from SpineSegAILib.evaluation.page import write_page
 from SpineSegAILib.evaluation.scores import CaseReport, Panoptic, StructureScore, UnscoredVolume, evaluate_case
 from SpineSegAILib.evaluation.summary import summarize
-from SpineSegAILib.files import staged
+from SpineSegAILib.files import atomic_write
 from SpineSegAILib.imaging import read_image
 from SpineSegAILib.training.regions import code_label
 
@@ -380,12 +380,12 @@ def side_by_side(arguments: argparse.Namespace, prepared: Prepared) -> None:
     work = Work(arguments.output / "ours", arguments.device, say=print)
     documents = run_comparison(config, work)
     for document in documents:
-        document["page"] = f"ours/{document['page']}"
+        document["pages"] = [f"ours/{page}" for page in document["pages"]]
         if arguments.unknown == "leave-out":
             document["report"]["variants"]["full"] = _only(document["report"]["variants"]["full"], prepared.ids)
     theirs = {
         "name": NAME, "paper": "", "seed": arguments.seed, "method": "nnU-Net", "preset": arguments.configuration,
-        "taken": "", "steps": None, "hours": arguments.hours, "seen": [], "page": "nnunet-report.html",
+        "taken": "", "steps": None, "hours": arguments.hours, "seen": [], "pages": ["nnunet-report.html"],
         "report": report,
     }  # fmt: skip
     found = tabulate(config, describe(config, work), [*documents, theirs])
@@ -451,7 +451,7 @@ def _upright(image: sitk.Image) -> sitk.Image:
 def _write(image: sitk.Image, path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with staged(path) as (part,):
+        with atomic_write(path) as (part,):
             sitk.WriteImage(image, str(part))
 
 
@@ -460,7 +460,7 @@ def _write_json(value: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent} cannot be made: {error.strerror}.", "Choose another folder.") from None
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -26,18 +26,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import dice, interval, middle_slices, surface_scores
+from measures import interval, middle_slices, surface_scores
 from scipy import ndimage, stats
 
 from SpineSegAILib.anatomy import STRUCTURES, LabelScheme
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import SpineSegAIError
-from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation, structures_found
+from SpineSegAILib.evaluation import dice
+from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled, structures_found
 from SpineSegAILib.evidence import Evidence
-from SpineSegAILib.files import staged
+from SpineSegAILib.files import atomic_write
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.calibration import Calibration
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 
 BAND_MM = 3.0
 """Around the predicted edges: there masks are wrong, and there a reader looks."""
@@ -73,7 +74,7 @@ SETTINGS = (
 
 
 def measure(
-    predictor: Predictor, cases: Iterable[ValidationCase], settings: Sequence[Setting] = SETTINGS
+    predictor: Predictor, cases: Iterable[LabelledVolume], settings: Sequence[Setting] = SETTINGS
 ) -> dict[str, dict[str, Any]]:
     """Scores and seconds of the prior and of each setting.
 
@@ -97,9 +98,9 @@ def measure(
     return rows
 
 
-def _evidence(predictor: Predictor, case: ValidationCase, setting: Setting) -> tuple[Evidence, float]:
+def _evidence(predictor: Predictor, case: LabelledVolume, setting: Setting) -> tuple[Evidence, float]:
     started = time.perf_counter()
-    evidence = volume_evidence(
+    evidence = predict_volume(
         predictor.method, case.volume, predictor.device, patch=predictor.patch, options=setting.options
     )
     return evidence, time.perf_counter() - started
@@ -108,7 +109,7 @@ def _evidence(predictor: Predictor, case: ValidationCase, setting: Setting) -> t
 # --- how good the masks are ------------------------------------------------------------------------------------------
 
 
-def _scores(evidence: Evidence, case: ValidationCase, seconds: float, calibration: Calibration) -> dict[str, Any]:
+def _scores(evidence: Evidence, case: LabelledVolume, seconds: float, calibration: Calibration) -> dict[str, Any]:
     found = structures_found(evidence)
     calibrated = calibration.apply(evidence)
     moved = None if calibrated is evidence else structures_found(calibrated)
@@ -133,7 +134,7 @@ def _scores(evidence: Evidence, case: ValidationCase, seconds: float, calibratio
     return {"structures": structures, "seconds": seconds, "slices": len(case.label)}
 
 
-def references(case: ValidationCase, scheme: LabelScheme) -> dict[int, np.ndarray]:
+def references(case: LabelledVolume, scheme: LabelScheme) -> dict[int, np.ndarray]:
     """Id in the scheme → mask of what is annotated and there; all of a kind together where the scheme has no levels."""
     masks: dict[int, np.ndarray] = {}
     for sid in case.annotated:
@@ -147,7 +148,7 @@ def references(case: ValidationCase, scheme: LabelScheme) -> dict[int, np.ndarra
 # --- what the uncertainty says ---------------------------------------------------------------------------------------
 
 
-def aurocs(found: Evidence, prior: Evidence, case: ValidationCase) -> dict[str, float]:
+def aurocs(found: Evidence, prior: Evidence, case: LabelledVolume) -> dict[str, float]:
     """How well maps tell the wrong voxels near the edges of a result: its deviation, and the prior's own doubt.
 
     Both are asked about the same voxels. Empty where there is no deviation, or where nothing or everything is wrong.
@@ -161,7 +162,7 @@ def aurocs(found: Evidence, prior: Evidence, case: ValidationCase) -> dict[str, 
     }
 
 
-def _prior_auroc(prior: Evidence, case: ValidationCase) -> dict[str, float]:
+def _prior_auroc(prior: Evidence, case: LabelledVolume) -> dict[str, float]:
     """The prior's own doubt, asked about the prior's own errors."""
     band, wrong = near_edges(prior, case)
     return {"own": auroc(doubt(prior)[band], wrong[band])} if 0 < wrong[band].sum() < band.sum() else {}
@@ -173,7 +174,7 @@ def doubt(evidence: Evidence) -> np.ndarray:
     return (1 - np.square(evidence.classes.astype(np.float32)).sum(0)) / 2
 
 
-def near_edges(evidence: Evidence, case: ValidationCase) -> tuple[np.ndarray, np.ndarray]:
+def near_edges(evidence: Evidence, case: LabelledVolume) -> tuple[np.ndarray, np.ndarray]:
     """Masks (D, H, W) of the band around the predicted edges, and of the voxels taken for a wrong kind.
 
     Edges and errors are those of kinds (vertebra, disc, canal, sacrum): a level that is off by one is no matter of
@@ -332,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--slices must be 0 or more")
     try:
         predictor = Predictor(args.checkpoint, args.device)
-        loaded = load_validation(read_manifest(args.dataset).cases(args.split), predictor.preprocessing)
+        loaded = load_labelled(read_manifest(args.dataset).cases(args.split), predictor.preprocessing)
         cases = [middle_slices(case, args.slices or None) for case in loaded]
         cases = [case for case in cases if references(case, predictor.scheme)]
         if not cases:
@@ -354,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = markdown(found)
     print(tables)
     args.report.parent.mkdir(parents=True, exist_ok=True)
-    with staged(args.report.with_suffix(".md"), args.report.with_suffix(".json")) as (text, data):
+    with atomic_write(args.report.with_suffix(".md"), args.report.with_suffix(".json")) as (text, data):
         Path(text).write_text(tables, encoding="utf-8")
         Path(data).write_text(json.dumps(found, indent=1), encoding="utf-8")
 

@@ -20,7 +20,7 @@ from SpineSegAILib.errors import ConfigError, HintError, MissingPackageError, Sc
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing, read_image
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.atm_net import sources
 from SpineSegAILib.methods.atm_net.config import LEARNED_TABLE
 from SpineSegAILib.methods.atm_net.losses import contrastive_loss, dice_focal_loss, presence_loss
@@ -468,15 +468,13 @@ def volume():
     image = sitk.GetImageFromArray(rng.normal(100, 20, (5, 45, 70)).astype(np.float32))
     image.SetSpacing((2.0, 2.0, 4.0))
     image.SetDirection((0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-    return Preprocessing(pixel_mm=2.0).forward(image)
+    return Preprocessing(pixel_mm=2.0).apply(image)
 
 
 def run(method, volume, hints=None, **options):
     reference = options.pop("reference", None)
     options = {"batch": 2, **options}
-    return volume_evidence(
-        method.eval(), volume, torch.device("cpu"), hints=hints, options=options, reference=reference
-    )
+    return predict_volume(method.eval(), volume, torch.device("cpu"), hints=hints, options=options, reference=reference)
 
 
 def test_sides_that_do_not_divide_are_padded(volume):

@@ -148,7 +148,8 @@ ALREADY_TRIED = {"atm-net-spider", "verdiff-net-verse"}
 
 
 def test_every_shipped_configuration_has_a_fake():
-    assert set(shipped_configs()) == set(FAKES)
+    screenings = {name for name in shipped_configs() if name.endswith("-parts")} | {"all-methods"}  # see test_folds
+    assert set(shipped_configs()) - screenings == set(FAKES)
 
 
 @pytest.mark.parametrize("name", FAKES)
@@ -303,10 +304,10 @@ def test_what_a_reader_should_know_of_a_row_is_said(manifest, tmp_path):
 
 def test_equal_hours_mean_a_schedule_over_the_hours(manifest):
     config = config_of(manifest, budget={"hours": 2.0})
-    training = runs._training(config.entries[0], 35, config, False)
+    training = runs._training(config.entries[0], 35, config, manifest, False)
     assert training.optimization.hours == 2.0 and training.optimization.steps > 10**6
     half = config.entries[0].model_copy(update={"share": 0.5})
-    assert runs._training(half, 35, config, False).optimization.hours == 1.0
+    assert runs._training(half, 35, config, manifest, False).optimization.hours == 1.0
 
 
 def test_the_scored_cases_never_choose_the_weights():

@@ -22,7 +22,7 @@ from SpineSegAILib.anatomy import (
     sorted_ids,
     structure,
 )
-from SpineSegAILib.consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
+from SpineSegAILib.consistency import nearest_level_maps, relative_size, resolve_levels
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -735,14 +735,10 @@ def test_relative_size(spine):
     result = resolve_levels(spine.evidence())
     size = relative_size(result)
     assert size == pytest.approx(1.0, abs=0.15)
-    larger = LevelResult(
-        result.labels,
-        [replace(i, centroid_mm=tuple(1.3 * mm for mm in i.centroid_mm)) for i in result.instances],
-        result.spacing,
-    )
-    assert relative_size(larger) == pytest.approx(1.3 * size)
+    instances = [replace(i, centroid_mm=tuple(1.3 * mm for mm in i.centroid_mm)) for i in result.instances]
+    assert relative_size(replace(result, instances=instances)) == pytest.approx(1.3 * size)
     others = [i for i in result.instances if i.kind == "vertebra"][::2]  # no two that are neighbours
-    assert relative_size(LevelResult(result.labels, others, result.spacing)) is None
+    assert relative_size(replace(result, instances=others)) is None
 
 
 def test_nearest_level_maps(spine):

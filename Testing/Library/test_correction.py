@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, disc_below, level_chain, structure
 from SpineSegAILib.correction import (
     Correction,
-    Labelling,
+    LabeledStructures,
     Patch,
-    corrected,
+    apply_correction,
     delete,
     insert,
     merge,
@@ -37,8 +37,8 @@ def ids(names: str) -> list[int]:
     return [structure(name).id for name in names.split()]
 
 
-def labelling(names: str, **more) -> Labelling:
-    return Labelling(frozenset(ids(names)), **more)
+def labelling(names: str, **more) -> LabeledStructures:
+    return LabeledStructures(frozenset(ids(names)), **more)
 
 
 def named(correction: Correction) -> dict[str, str]:
@@ -329,7 +329,7 @@ def test_a_merged_vertebra_is_split_across_its_axis(degrees, orientation):
     image = stack(TALL, degrees)
     if orientation == "RAS":
         image = sitk.DICOMOrient(image, "RAS")
-    made = split(Labelling.of(image), image, structure("L2").id)
+    made = split(LabeledStructures.of(image), image, structure("L2").id)
     assert named(made) == {"T12": "T11", "L1": "T12"}
     after = sitk.GetImageFromArray(made.apply(sitk.GetArrayFromImage(image)))
     after.CopyInformation(image)
@@ -344,38 +344,43 @@ def test_the_waist_is_found_off_the_middle():
     values[:, 102:104, 40:] = np.where(values[:, 102:104, 40:] == structure("L2").id, 0, values[:, 102:104, 40:])
     narrow = sitk.GetImageFromArray(values)
     narrow.CopyInformation(image)
-    labels = split(Labelling.of(narrow), narrow, structure("L2").id).apply(values)
+    labels = split(LabeledStructures.of(narrow), narrow, structure("L2").id).apply(values)
     assert heights_along(labels, structure("L1").id, 0.0)[1] == pytest.approx(102.5, abs=1.5)
 
 
 def test_the_part_takes_a_free_name_without_moving_others():
     image = stack({"L1": (10, 35), "L3": (70, 128), "L4": (133, 158)})
-    made = split(Labelling.of(image), image, structure("L3").id)
+    made = split(LabeledStructures.of(image), image, structure("L3").id)
     assert made.mapping == {}
     assert set(np.unique(made.apply(sitk.GetArrayFromImage(image)))) == {0, *ids("L1 L2 L3 L4")}
-    made = split(Labelling.of(image), image, structure("L3").id, direction="below")
+    made = split(LabeledStructures.of(image), image, structure("L3").id, direction="below")
     assert named(made) == {"L4": "L5"}
 
 
 def test_a_plane_of_ones_own():
     image = stack(TALL)
     point = image.TransformContinuousIndexToPhysicalPoint((50.0, 90.0, 4.0))
-    made = split(Labelling.of(image), image, structure("L2").id, point=point, normal=(0, 0, 1))
+    made = split(LabeledStructures.of(image), image, structure("L2").id, point=point, normal=(0, 0, 1))
     labels = made.apply(sitk.GetArrayFromImage(image))
     assert heights_along(labels, structure("L1").id, 0.0) == pytest.approx((70, 89), abs=1)
     with pytest.raises(CorrectionError, match="does not cut L2"):
-        split(Labelling.of(image), image, structure("L2").id, point=image.TransformIndexToPhysicalPoint((50, 20, 4)))
+        split(
+            LabeledStructures.of(image),
+            image,
+            structure("L2").id,
+            point=image.TransformIndexToPhysicalPoint((50, 20, 4)),
+        )
     with pytest.raises(CorrectionError, match="normal is no direction"):
-        split(Labelling.of(image), image, structure("L2").id, normal=(0, 0, 0))
+        split(LabeledStructures.of(image), image, structure("L2").id, normal=(0, 0, 0))
 
 
 def test_discs_are_split_into_free_names_only():
     image = stack({"L2": (10, 35), "L2/L3": (40, 60), "L3": (65, 90)})
-    labels = split(Labelling.of(image), image, structure("L2/L3").id).apply(sitk.GetArrayFromImage(image))
+    labels = split(LabeledStructures.of(image), image, structure("L2/L3").id).apply(sitk.GetArrayFromImage(image))
     assert set(np.unique(labels)) == {0, *ids("L1/L2 L2 L2/L3 L3")}
     both = stack({"L1/L2": (10, 20), "L2/L3": (40, 60)})
     with pytest.raises(CorrectionError, match="would be L1/L2, which is labelled already"):
-        split(Labelling.of(both), both, structure("L2/L3").id)
+        split(LabeledStructures.of(both), both, structure("L2/L3").id)
 
 
 def test_the_structure_at_a_point():
@@ -403,7 +408,7 @@ def test_every_tool_is_undone_exactly(data, seed):
     discs = [d.id for b in bones if (d := disc_below(b)) and data.draw(st.booleans())]
     present = [*bones, *discs, 61]
     labels = random_labels(present, seed)
-    case = Labelling.of(labels)
+    case = LabeledStructures.of(labels)
     first, second = data.draw(st.permutations(bones))[:2]
     direction = data.draw(st.sampled_from(["above", "below", "all"]))
     tools = [
@@ -448,7 +453,7 @@ def test_what_hangs_on_names_follows():
     before = segmentation(
         confidence={21: 0.9, 22: 0.4, 121: 0.7}, keypoints={21: (1.0, 2.0, 3.0)}, unvalidated=frozenset({121, 61})
     )
-    result = corrected(before, shift(Labelling.of(before.labels), "up"))
+    result = apply_correction(before, shift(LabeledStructures.of(before.labels), "up"))
     assert result.confidence == {20: 0.9, 21: 0.4, 120: 0.7}
     assert result.keypoints == {20: (1.0, 2.0, 3.0)}
     assert result.unvalidated == {120, 61}
@@ -461,8 +466,8 @@ def test_what_hangs_on_names_follows():
 def test_the_log_is_stored_with_the_file(tmp_path, name):
     result = segmentation()
     for _ in range(2):
-        result = corrected(result, shift(Labelling.of(result.labels), "up"))
-    result = corrected(result, merge(Labelling.of(result.labels), *result.present[::2]))
+        result = apply_correction(result, shift(LabeledStructures.of(result.labels), "up"))
+    result = apply_correction(result, merge(LabeledStructures.of(result.labels), *result.present[::2]))
     result.write(tmp_path / name)
     log = read_segmentation(tmp_path / name).corrections
     assert log == result.corrections
@@ -498,7 +503,7 @@ def test_tools_are_quick_on_a_large_case():
         lambda case: split(case, image, structure("L3").id),
     ):
         started = time.process_time()  # of this process alone: the machine may be busy
-        made = tool(Labelling.of(image))
+        made = tool(LabeledStructures.of(image))
         result = made.apply(values)
         made.undo(values).apply(result)
         assert time.process_time() - started < 0.6
@@ -513,7 +518,7 @@ def test_one_anchor_mends_names_that_are_off_by_one(to):
     wrong = shift(labelling(LUMBAR), to).apply(truth)
     for chosen in LUMBAR.split():
         here = int(np.bincount(wrong[truth == structure(chosen).id]).argmax())
-        made = set_level(Labelling.of(wrong), here, chosen)
+        made = set_level(LabeledStructures.of(wrong), here, chosen)
         assert np.array_equal(made.apply(wrong), truth)
 
 
@@ -525,11 +530,11 @@ def test_one_missing_and_two_merged_take_two_actions():
     wrong = np.zeros_like(truth)
     for true, name in {"L5": "L5", "L3": "L4", "L2": "L4", "L1": "L3", "T12": "L2"}.items():
         wrong[truth == structure(true).id] = structure(name).id
-    first = set_level(Labelling.of(wrong), structure("L4").id, "L3", "above")
+    first = set_level(LabeledStructures.of(wrong), structure("L4").id, "L3", "above")
     wrong = first.apply(wrong)
     merged = sitk.GetImageFromArray(wrong)
     merged.CopyInformation(image)
-    labels = split(Labelling.of(merged), merged, structure("L3").id).apply(wrong)
+    labels = split(LabeledStructures.of(merged), merged, structure("L3").id).apply(wrong)
     for true in ("T12", "L1", "L2", "L3", "L5"):
         own = truth == structure(true).id
         assert (labels[own] == structure(true).id).mean() > 0.9, true

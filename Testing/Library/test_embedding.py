@@ -23,11 +23,12 @@ from SpineSegAILib.evaluation.embedding import (
     silhouette,
     write_embedding,
 )
-from SpineSegAILib.evaluation.on_grid import load_validation
+from SpineSegAILib.evaluation.on_grid import load_labelled
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
-from SpineSegAILib.methods.base import Context, Method, coordinate_channels
+from SpineSegAILib.inference.features import evidence_and_features
+from SpineSegAILib.inference.sliding_window import predict_volume
+from SpineSegAILib.methods.base import Context, Method, Readout, Tiling, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def predictor(tiny_checkpoint):
 class Known(Method):
     """Features are the image, its square and the vertical coordinate."""
 
-    last_layers = ("head",)
+    readout = Readout(("head",))
 
     def __init__(self, dims: int = 2) -> None:
         super().__init__(make_config("resenc-unet", "tiny", dims=dims))
@@ -83,9 +84,9 @@ def test_every_method_has_features_on_the_volume_s_grid(method_id, dims):
     method = build_method(make_config(method_id, "tiny", dims=dims, scheme="lumbar11", **extra)).eval()
     array = np.random.default_rng(0).normal(size=(3, 42, 38)).astype(np.float32)
     image = sitk.DICOMOrient(sitk.GetImageFromArray(array), "PIR")
-    volume = Preprocessing(pixel_mm=1.0).forward(image)
+    volume = Preprocessing(pixel_mm=1.0).apply(image)
     few = {name: 2 for name in ("samples", "steps") if name in method.options}
-    evidence = volume_evidence(method, volume, CPU, options={**few, **method.feature_options}, features=True)
+    evidence = predict_volume(method, volume, CPU, options={**few, **method.readout.options}, features=True)
     assert evidence.features is not None and evidence.features.shape[1:] == volume.array.shape
     spread = evidence.features.astype(np.float32).std((2, 3)).max(1)
     assert np.isfinite(evidence.features).all() and (spread > 0).mean() > 0.5, "hardly a feature depends on the place"
@@ -101,14 +102,14 @@ def test_the_answer_is_made_of_the_features(method_id):
     method = build_method(make_config(method_id, "tiny", **extra)).eval()
     context = Context(coordinate_channels((64, 64), (2.0, 2.0))[None])
     with torch.inference_mode():
-        maps = method.evidence_and_features(torch.randn(1, 1, 64, 64), context)
-        made = method.get_submodule(*method.last_layers)(maps["features"]).softmax(1)
+        maps = evidence_and_features(method, torch.randn(1, 1, 64, 64), context)
+        made = method.get_submodule(*method.readout.layers)(maps["features"]).softmax(1)
     assert torch.allclose(made, maps.get("kinds", maps.get("classes")), atol=1e-5)
 
 
 def test_samples_are_averaged_and_networks_put_side_by_side():
     class Sampling(Known):
-        last_layers = ("head", "other")
+        readout = Readout(("head", "other"))
 
         def __init__(self) -> None:
             super().__init__()
@@ -121,7 +122,7 @@ def test_samples_are_averaged_and_networks_put_side_by_side():
 
     images = torch.rand(2, 1, 4, 4)
     images[:, :, 1::2], images[..., 1::2] = images[:, :, ::2], images[..., ::2]  # a pixel is the same as its neighbours
-    features = Sampling().evidence_and_features(images, Context(torch.zeros(2, 2, 4, 4)))["features"]
+    features = evidence_and_features(Sampling(), images, Context(torch.zeros(2, 2, 4, 4)))["features"]
     assert torch.allclose(features[:, :3], 2 * images.expand(-1, 3, -1, -1)) and features.shape == (2, 4, 4, 4)
     assert torch.allclose(features[:, 3:].mean((2, 3)), images.mean((2, 3)))
 
@@ -136,9 +137,9 @@ def test_samples_are_averaged_and_networks_put_side_by_side():
 )
 def test_a_vector_is_the_mean_over_the_structure(cases, predictor, dims, local, patch):
     predictor.method, predictor.patch = Known(dims), patch
-    predictor.method.local = local
+    predictor.method.tiling = Tiling(local=local)
     vectors = collect_vectors(predictor, cases)
-    (case,) = load_validation(cases, predictor.preprocessing)
+    (case,) = load_labelled(cases, predictor.preprocessing)
     rows = case.volume.array.shape[1]
     vertical = (np.arange(rows) - (rows - 1) / 2) * case.volume.spacing[1] / 128
     expected = {}
@@ -256,7 +257,7 @@ def test_evaluate_writes_picture_and_silhouette(dataset, tiny_checkpoint, tmp_pa
     [
         (["--embedding", "e.jpg"], "Use .png"),
         (["--embedding", "nowhere/e.png"], "does not exist"),
-        (["--embedding", "e.png", "--allow-label-leak"], "Leave out --allow-label-leak"),
+        (["--embedding", "e.png", "--allow-label-leak"], "Omit --allow-label-leak"),
     ],
 )
 def test_evaluate_refuses(dataset, tiny_checkpoint, tmp_path, monkeypatch, capsys, words, said):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SpineSegAILib.anatomy import Extent, scheme, structure
@@ -22,7 +23,7 @@ from SpineSegAILib.evaluation import (
     surface_distances,
     write_report,
 )
-from SpineSegAILib.evaluation.masks import pixel_distances
+from SpineSegAILib.evaluation.masks import TOLERANCE_MM, pixel_distances, surface_measures
 from SpineSegAILib.results import Segmentation
 
 SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
@@ -109,6 +110,43 @@ def test_the_surface_of_a_single_slice_is_its_outline(axis):
     thin = np.zeros((3, 60, 60), bool)
     thin[1, 10:40, 10:40] = True
     assert surface_distances(thin, thin, SPACING)[0].size == 900
+
+
+@pytest.mark.filterwarnings("ignore:monai")
+@pytest.mark.parametrize("spacing", [(1.0, 1.5), (4.0, 1.0, 1.2)])
+def test_agrees_with_monai(spacing):
+    import torch
+    from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric, SurfaceDistanceMetric
+
+    rng = np.random.default_rng(0)
+    ours, theirs = (ndimage.gaussian_filter(rng.random((24,) * len(spacing)), 2) > 0.5 for _ in range(2))
+    one_hot = [torch.from_numpy(np.stack([~mask, mask])[None]).float() for mask in (theirs, ours)]
+    foreground = {"include_background": False}
+    expected = [
+        HausdorffDistanceMetric(percentile=95, **foreground)(*one_hot, spacing=spacing).item(),
+        SurfaceDistanceMetric(symmetric=True, **foreground)(*one_hot, spacing=spacing).item(),
+        SurfaceDiceMetric([TOLERANCE_MM])(*one_hot, spacing=spacing).item(),
+    ]
+    assert dice(ours, theirs) == pytest.approx(DiceMetric(**foreground)(*one_hot).item(), rel=1e-5)
+    assert surface_measures(ours, theirs, spacing) == pytest.approx(expected, rel=1e-5)
+
+
+def test_on_the_networks_grid_the_same_is_measured():
+    """Validation during a training and `evaluate` have one scorer."""
+    from SpineSegAILib.evaluation.on_grid import LabelledVolume, score_on_grid
+    from SpineSegAILib.imaging import Preprocessing
+
+    truth = column(L3=(5, 20), L4=(22, 38), L5=(40, 55))
+    image, reference = image_of(np.random.default_rng(0).normal(0, 100, truth.shape)), image_of(truth)
+    preprocessing = Preprocessing(pixel_mm=1.0, planes=("sagittal", "isotropic", "axial", "coronal", "single-slice"))
+    volume = preprocessing.apply(image)
+    label = preprocessing.apply_to_labels(reference, volume)
+    ids = [structure(n).id for n in ("L3", "L4", "L5")]
+    case = LabelledVolume("a", volume, label, tuple(ids))
+    found = np.where(label == ids[2], 0, np.roll(label, 2, axis=1))
+    report = score_on_grid(case, found, scheme("lumbar-mr"))
+    assert [s.dice for s in report.structures] == pytest.approx([dice(label == i, found == i) for i in ids])
+    assert report.structures[2].dice == 0.0
 
 
 def test_empty_masks_have_no_distance():

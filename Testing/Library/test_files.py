@@ -1,9 +1,9 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and read or refused in words."""
 
 import pytest
 
-from SpineSegAILib.errors import OutputError
-from SpineSegAILib.files import check_writable, staged
+from SpineSegAILib.errors import ConfigError, DatasetError, OutputError
+from SpineSegAILib.files import atomic_write, check_suffix, check_writable, read_json, read_table, stem_and_suffix
 
 
 def names(folder) -> set[str]:
@@ -12,7 +12,7 @@ def names(folder) -> set[str]:
 
 def test_all_files_appear_at_the_end(tmp_path):
     (tmp_path / "a.txt").write_text("before")
-    with staged(tmp_path / "a.txt", tmp_path / "b.txt") as (a, b):
+    with atomic_write(tmp_path / "a.txt", tmp_path / "b.txt") as (a, b):
         a.write_text("new")
         b.write_text("other")
         a.with_name("a.side").write_text("companion")
@@ -24,14 +24,14 @@ def test_all_files_appear_at_the_end(tmp_path):
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_things_as_they_were(tmp_path, failure):
     (tmp_path / "a.txt").write_text("before")
-    with pytest.raises(failure), staged(tmp_path / "a.txt", tmp_path / "b.txt") as (a, _):
+    with pytest.raises(failure), atomic_write(tmp_path / "a.txt", tmp_path / "b.txt") as (a, _):
         a.write_text("half")
         raise failure
     assert names(tmp_path) == {"a.txt"} and (tmp_path / "a.txt").read_text() == "before"
 
 
 def test_a_full_disk_is_named(tmp_path):
-    with pytest.raises(OutputError, match="No space left"), staged(tmp_path / "a.txt"):
+    with pytest.raises(OutputError, match="No space left"), atomic_write(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == set()
 
@@ -41,10 +41,55 @@ def test_what_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
         check_writable(tmp_path)
     with pytest.raises(OutputError, match="nowhere does not exist"):
         check_writable(tmp_path / "nowhere/a.txt")
-    with pytest.raises(OutputError, match="nowhere does not exist"), staged(tmp_path / "nowhere/a.txt"):
+    with pytest.raises(OutputError, match="nowhere does not exist"), atomic_write(tmp_path / "nowhere/a.txt"):
         pytest.fail("the block must not run")
     check_writable(tmp_path / "a.txt")
     monkeypatch.setattr("SpineSegAILib.files.os.access", lambda path, mode: False)
     with pytest.raises(OutputError, match="cannot be written to"):
         check_writable(tmp_path / "a.txt")
     assert names(tmp_path) == set()
+
+
+def test_stems_and_suffixes():
+    assert stem_and_suffix("a/b.c.nii.gz") == ("b.c", ".nii.gz")
+    assert stem_and_suffix("Case.SEG.NRRD") == ("Case", ".seg.nrrd")
+    assert stem_and_suffix("x.nrrd") == ("x", ".nrrd")
+    assert stem_and_suffix("x") == ("x", "")
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.seg.nrrd", ".csv", "csv", "a.csv.gz", ""])
+def test_other_file_types_are_named(name):
+    check_suffix("folder/A.CSV", [".csv"])
+    with pytest.raises(OutputError, match=r"Unsupported file extension: .*Use \.nii\.gz or \.csv"):
+        check_suffix(name, [".nii.gz", ".csv"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff{}", "not text in UTF-8"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_a_message_of_the_callers_kind(tmp_path, content, words):
+    path = tmp_path / "table.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=words):
+        read_json(path, DatasetError)
+    with pytest.raises(DatasetError, match="is a folder"):
+        read_json(tmp_path, DatasetError)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    (tmp_path / "a.toml").write_text("a = 1", encoding="utf-8-sig")
+    assert read_table(tmp_path / "a.json", ConfigError) == read_table(tmp_path / "a.toml", ConfigError) == {"a": 1}
+    (tmp_path / "b.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="does not hold a table"):
+        read_table(tmp_path / "b.json", ConfigError)
+    (tmp_path / "b.toml").write_text("a =")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_table(tmp_path / "b.toml", ConfigError)

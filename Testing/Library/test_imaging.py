@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SpineSegAILib.errors import ImageError
-from SpineSegAILib.files import read_exactly
+from SpineSegAILib.files import read_itk_image
 from SpineSegAILib.imaging import (
     Geometry,
     Preprocessing,
     back_to_source,
-    back_to_source_many,
     check_image,
-    doubts,
     plane,
+    plausibility_warnings,
     read_image,
+    resample_to_source,
 )
 
 ANY_PLANE = ("sagittal", "axial", "coronal", "isotropic", "single-slice")
@@ -68,7 +68,7 @@ geometries = st.fixed_dictionaries(
 @given(geometries, st.floats(0.5, 3.0), st.floats(0.5, 5.0))
 def test_the_way_back_has_the_sources_geometry_whatever_it_is(geometry, pixel_mm, slice_mm):
     image = volume(**geometry)
-    canonical = Preprocessing(pixel_mm=pixel_mm, min_slice_mm=slice_mm, planes=ANY_PLANE).forward(image)
+    canonical = Preprocessing(pixel_mm=pixel_mm, min_slice_mm=slice_mm, planes=ANY_PLANE).apply(image)
     labels = back_to_source(np.zeros(canonical.array.shape), canonical, order=0, dtype=np.int16)
     for got in (labels, back_to_source(canonical.array, canonical)):
         assert Geometry.of(got) == Geometry.of(image)
@@ -81,7 +81,7 @@ def test_the_way_back_has_the_sources_geometry_whatever_it_is(geometry, pixel_mm
 def test_nothing_moves_by_resampling(geometry, pixel_mm, slice_mm):
     """Both grids have the same centre, and points and indices agree with SimpleITK's own image of the volume."""
     image = volume(**geometry)
-    canonical = Preprocessing(pixel_mm=pixel_mm, min_slice_mm=slice_mm, planes=ANY_PLANE).forward(image)
+    canonical = Preprocessing(pixel_mm=pixel_mm, min_slice_mm=slice_mm, planes=ANY_PLANE).apply(image)
 
     def center(i):
         return np.array(i.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in i.GetSize()]))
@@ -98,8 +98,8 @@ def test_labels_survive_the_canonical_grid(code):
     image = volume(size=(60, 70, 14), spacing=(0.9, 0.9, 3.5), code=code, oblique=(0.1, -0.2, 0.15), origin=(5, -7, 90))
     label = blob(image)
     preprocessing = Preprocessing(pixel_mm=0.7)
-    canonical = preprocessing.forward(image)
-    array = preprocessing.forward_label(label, canonical)
+    canonical = preprocessing.apply(image)
+    array = preprocessing.apply_to_labels(label, canonical)
     back = back_to_source(array, canonical, order=0, dtype=np.int16)
     before, after = (sitk.GetArrayFromImage(x) == 22 for x in (label, back))
     assert 2 * (before & after).sum() / (before.sum() + after.sum()) > 0.97
@@ -113,15 +113,15 @@ def test_labels_survive_the_canonical_grid(code):
 @pytest.mark.parametrize("code", AXIS_CODES)
 def test_the_canonical_grid_does_not_depend_on_the_stored_orientation(code):
     preprocessing = Preprocessing(pixel_mm=0.8)
-    reference = preprocessing.forward(volume(oblique=(0.2, 0.1, -0.3)))
-    canonical = preprocessing.forward(volume(oblique=(0.2, 0.1, -0.3), code=code))
+    reference = preprocessing.apply(volume(oblique=(0.2, 0.1, -0.3)))
+    canonical = preprocessing.apply(volume(oblique=(0.2, 0.1, -0.3), code=code))
     assert np.array_equal(canonical.array, reference.array)
     assert canonical.geometry.matches(reference.geometry)
 
 
 def test_the_canonical_axes_run_to_the_right_downwards_and_backwards():
     image = volume(size=(30, 30, 10), code="RAS")
-    canonical = Preprocessing().forward(image)
+    canonical = Preprocessing().apply(image)
     index = np.array(canonical.index_of((0.0, 0.0, 0.0)))
     for axis, lps in enumerate([(-4.0, 0, 0), (0, 0, -1.0), (0, 1.0, 0)]):
         step = np.array(canonical.index_of(lps)) - index
@@ -132,16 +132,16 @@ def test_a_label_on_another_grid_is_brought_to_the_images():
     image = volume(size=(60, 70, 14), spacing=(0.9, 0.9, 3.5))
     fine = volume(size=(110, 120, 40), spacing=(0.5, 0.5, 1.25), code="LPS")
     label = blob(fine)
-    canonical = Preprocessing(pixel_mm=0.9).forward(image)
-    array = Preprocessing(pixel_mm=0.9).forward_label(label, canonical)
+    canonical = Preprocessing(pixel_mm=0.9).apply(image)
+    array = Preprocessing(pixel_mm=0.9).apply_to_labels(label, canonical)
     volume_mm3 = (array == 22).sum() * np.prod(canonical.spacing)
     assert volume_mm3 == pytest.approx((sitk.GetArrayViewFromImage(label) == 22).sum() * 0.5 * 0.5 * 1.25, rel=0.1)
 
 
 def test_many_channels_go_back_as_one_does():
-    canonical = Preprocessing(pixel_mm=1.5).forward(volume(size=(30, 40, 6), code="LPS"))
+    canonical = Preprocessing(pixel_mm=1.5).apply(volume(size=(30, 40, 6), code="LPS"))
     arrays = np.random.default_rng(1).random((3, *canonical.array.shape)).astype(np.float32)
-    many = back_to_source_many(arrays, canonical)
+    many = resample_to_source(arrays, canonical)
     for one, array in zip(many, arrays, strict=True):
         assert np.array_equal(one, sitk.GetArrayFromImage(back_to_source(array, canonical)))
 
@@ -153,17 +153,17 @@ def test_resampling_is_linear_where_it_can_be_and_smooths_where_it_must():
     ramp_image = sitk.GetImageFromArray(ramp)
     ramp_image.CopyInformation(image)
     preprocessing = Preprocessing(pixel_mm=0.5, low=0, high=100)
-    canonical = preprocessing.forward(ramp_image)
+    canonical = preprocessing.apply(ramp_image)
     inner = canonical.array[1, 10, 8:-8]
     assert np.allclose(np.diff(inner), 4 / 63 / 2, atol=1e-5)
     stripes = sitk.GetImageFromArray(np.broadcast_to(np.arange(64) % 2, size[::-1]).astype(np.float32))
     stripes.CopyInformation(image)
-    coarse = Preprocessing(pixel_mm=2.4, low=0, high=100).forward(stripes).array
+    coarse = Preprocessing(pixel_mm=2.4, low=0, high=100).apply(stripes).array
     assert np.abs(coarse[:, :, 2:-2]).max() < 0.4  # the stripes average out instead of folding into false ones
 
 
 def test_thin_slices_are_brought_to_the_minimum_spacing():
-    canonical = Preprocessing(pixel_mm=1.0, min_slice_mm=2.0).forward(volume(size=(20, 20, 40), spacing=(1, 1, 1)))
+    canonical = Preprocessing(pixel_mm=1.0, min_slice_mm=2.0).apply(volume(size=(20, 20, 40), spacing=(1, 1, 1)))
     assert canonical.array.shape == (20, 20, 20) and canonical.spacing == pytest.approx((2, 1, 1))
 
 
@@ -173,14 +173,14 @@ def test_hounsfield_window():
     array[2], array[3], array[4] = 200, 500, 3000
     ct = sitk.GetImageFromArray(array)
     ct.CopyInformation(image)
-    got = Preprocessing(intensity="hu", low=-100, high=500, modality="CT").forward(ct).array
+    got = Preprocessing(intensity="hu", low=-100, high=500, modality="CT").apply(ct).array
     assert np.allclose([got[0, 5, 5], got[2, 5, 5], got[3, 5, 5], got[4, 5, 5]], [-2, 0, 2, 2])
 
 
 def test_forward_does_not_change_its_input_and_may_be_written_to():
     image = volume(size=(10, 10, 4), spacing=(1, 1, 4))
     before = sitk.GetArrayFromImage(image)
-    canonical = Preprocessing(pixel_mm=1.0).forward(image)
+    canonical = Preprocessing(pixel_mm=1.0).apply(image)
     canonical.array[...] = 7
     assert np.array_equal(before, sitk.GetArrayFromImage(image))
 
@@ -213,8 +213,8 @@ def test_plane(spacing, expected, code):
 
 def test_an_axial_stack_is_refused_by_name():
     with pytest.raises(ImageError, match="axial"):
-        Preprocessing().forward(volume(spacing=(1, 4, 1)))
-    assert Preprocessing(planes=("axial",)).forward(volume(spacing=(1, 4, 1))).array.shape[1] == 56
+        Preprocessing().apply(volume(spacing=(1, 4, 1)))
+    assert Preprocessing(planes=("axial",)).apply(volume(spacing=(1, 4, 1))).array.shape[1] == 56
 
 
 def changed(**kwargs):
@@ -265,7 +265,7 @@ def test_a_picture_is_one_slice_with_rows_downwards(tmp_path):
     for name, array in (("grey.png", pixels), ("grey_in_color.png", np.repeat(pixels[..., None], 3, -1))):
         sitk.WriteImage(sitk.GetImageFromArray(array, isVector=array.ndim == 3), str(tmp_path / name))
         image = read_image(tmp_path / name)
-        canonical = Preprocessing(low=0, high=100).forward(image)
+        canonical = Preprocessing(low=0, high=100).apply(image)
         assert plane(image) == "single-slice" and canonical.array.shape == (1, 20, 30)
         assert canonical.array[0, 2, 25] == canonical.array.max()
     rng = np.random.default_rng(1)
@@ -284,7 +284,7 @@ def test_single_slices_of_any_plane_go_there_and_back(code):
         size = [16, 18, 20]
         size[axis] = 1
         image = volume(size=tuple(size), code=code)
-        canonical = Preprocessing(pixel_mm=0.8).forward(image)
+        canonical = Preprocessing(pixel_mm=0.8).apply(image)
         assert canonical.array.shape[0] == 1
         assert Geometry.of(back_to_source(canonical.array, canonical)) == Geometry.of(image)
 
@@ -368,7 +368,7 @@ def test_a_dicom_series_is_one_volume(tmp_path, mr):
     write_series(tmp_path / "exam" / "series", "5", "T2 sag", mr)
     for path in (tmp_path / "exam", tmp_path / "exam" / "series", next((tmp_path / "exam" / "series").iterdir())):
         got = read_image(path)
-        canonical, reference = (Preprocessing(pixel_mm=0.9).forward(i) for i in (got, sitk.Cast(mr, sitk.sitkInt16)))
+        canonical, reference = (Preprocessing(pixel_mm=0.9).apply(i) for i in (got, sitk.Cast(mr, sitk.sitkInt16)))
         assert np.allclose(canonical.array, reference.array)
         assert Geometry.of(canonical.image).matches(Geometry.of(reference.image))
 
@@ -409,24 +409,34 @@ def test_the_file_that_was_asked_for_is_read_whatever_lies_beside_it(tmp_path):
     one, other = volume(), volume(seed=1)
     sitk.WriteImage(one, str(tmp_path / "a.nii.gz"))
     sitk.WriteImage(other, str(tmp_path / "a.nii"))
-    for found in (read_image(tmp_path / "a.nii.gz"), read_exactly(tmp_path / "a.nii.gz")):
+    for found in (read_image(tmp_path / "a.nii.gz"), read_itk_image(tmp_path / "a.nii.gz")):
         assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(one))
     assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / "a.nii")), sitk.GetArrayFromImage(other))
 
 
 def test_doubts_about_the_modality_and_the_view(tmp_path):
     image = volume(size=(40, 50, 6))
-    assert doubts(image, "MR") == doubts(image, "CT") == doubts(image, "") == []
+    assert (
+        plausibility_warnings(image, "MR")
+        == plausibility_warnings(image, "CT")
+        == plausibility_warnings(image, "")
+        == []
+    )
     hounsfield = sitk.Cast(image, sitk.sitkInt16) - 1050 * sitk.Cast(image > 110, sitk.sitkInt16)
-    assert "seems to be CT" in doubts(hounsfield, "MR")[0] and doubts(hounsfield, "CT") == []
+    assert (
+        "seems to be CT" in plausibility_warnings(hounsfield, "MR")[0] and plausibility_warnings(hounsfield, "CT") == []
+    )
     write_series(tmp_path / "ct", "5", "bone", image, modality="CT")
     write_series(tmp_path / "xr", "6", "lateral", image[:, :, :1], modality="DX")
     ct, radiograph = read_image(tmp_path / "ct"), read_image(next((tmp_path / "xr").iterdir()))
-    assert "Choose a checkpoint for CT" in doubts(ct, "MR")[0]
-    assert "seems to be radiographs" in doubts(radiograph, "MR")[0] and doubts(radiograph, "XR") == []
-    assert doubts(read_image(tmp_path / "ct"), "any") == []
+    assert "Choose a checkpoint for CT" in plausibility_warnings(ct, "MR")[0]
+    assert (
+        "seems to be radiographs" in plausibility_warnings(radiograph, "MR")[0]
+        and plausibility_warnings(radiograph, "XR") == []
+    )
+    assert plausibility_warnings(read_image(tmp_path / "ct"), "any") == []
     image.SetSpacing((0.1, 0.1, 4.0))
-    assert "shows 5 by 4 mm" in doubts(image, "MR")[0]
+    assert "shows 5 by 4 mm" in plausibility_warnings(image, "MR")[0]
 
 
 def test_echoes_in_one_series_are_noticed(tmp_path, mr):
@@ -449,7 +459,7 @@ def test_a_radiograph_is_one_slice_with_rows_downwards(tmp_path):
     image = sitk.GetImageFromArray(pixels)
     image.SetSpacing((0.5, 0.5, 1))
     write_series(tmp_path, "5", "lumbar AP", image, modality="DX")
-    canonical = Preprocessing(pixel_mm=0.5, low=0, high=100).forward(read_image(tmp_path))
+    canonical = Preprocessing(pixel_mm=0.5, low=0, high=100).apply(read_image(tmp_path))
     assert canonical.array.shape == (1, 20, 30) and canonical.array[0, 2, 25] == canonical.array.max()
 
 
@@ -473,12 +483,12 @@ def test_padding_does_not_take_part_in_the_contrast(value, share):
     array[:, :, :wide] = value
     padded = sitk.GetImageFromArray(array)
     padded.CopyInformation(image)
-    plain, found = (Preprocessing(pixel_mm=1.0).forward(i).array for i in (image, padded))
+    plain, found = (Preprocessing(pixel_mm=1.0).apply(i).array for i in (image, padded))
     inside = plain[..., : -wide - 1] if plain[0, 0, 0] == found[0, 0, 0] else plain[..., wide + 1 :]
     assert abs(inside).max() <= 2.0
     same = np.isclose(plain, found, atol=0.25)
     assert same.mean() > 0.95 * (1 - share), "what is not padding looks as it would without"
-    assert doubts(padded, "MR") == []
+    assert plausibility_warnings(padded, "MR") == []
 
 
 def test_values_that_a_scanner_measured_are_no_padding():
@@ -486,7 +496,7 @@ def test_values_that_a_scanner_measured_are_no_padding():
     air = np.where(rng.random((6, 40, 40)) < 0.4, 0, rng.gamma(3, 80, (6, 40, 40))).astype(np.float32)
     binary = (rng.random((6, 40, 40)) < 0.5).astype(np.float32)
     for array in (air, binary):
-        found = Preprocessing(pixel_mm=1.0, min_slice_mm=1.0).forward(volume_of(array)).array
+        found = Preprocessing(pixel_mm=1.0, min_slice_mm=1.0).apply(volume_of(array)).array
         low, high = np.percentile(array, (0.5, 99.5))
         wanted = np.clip(4 * (array - low) / (high - low) - 2, -2, 2)
         assert sorted(found.ravel()) == pytest.approx(sorted(wanted.ravel()), abs=1e-4)
@@ -500,20 +510,20 @@ def volume_of(array: np.ndarray) -> sitk.Image:
 
 def test_an_image_larger_than_life_is_refused():
     with pytest.raises(ImageError, match="3150 by 1000 mm, more than any patient") as error:
-        Preprocessing().forward(volume(size=(100, 315, 3), spacing=(10, 10, 10)))
+        Preprocessing().apply(volume(size=(100, 315, 3), spacing=(10, 10, 10)))
     assert "spacing" in error.value.remedy
 
 
 def test_a_single_slice_says_what_it_was_taken_for(tmp_path):
     axial, sagittal = (volume(size=size, code="LPS") for size in ((40, 1, 44), (40, 44, 1)))
-    assert "By its header this single slice is axial" in doubts(axial, "MR")[0]
-    assert doubts(sagittal, "MR") == doubts(axial, "XR") == []
-    assert "single slice is coronal" in doubts(volume(size=(1, 40, 44), code="LPS"), "MR")[0]
+    assert "By its header this single slice is axial" in plausibility_warnings(axial, "MR")[0]
+    assert plausibility_warnings(sagittal, "MR") == plausibility_warnings(axial, "XR") == []
+    assert "single slice is coronal" in plausibility_warnings(volume(size=(1, 40, 44), code="LPS"), "MR")[0]
     write_series(tmp_path, "5", "one of a localizer", axial)
     with pytest.raises(ImageError, match="The image is axial"):
-        Preprocessing().forward(read_image(next(tmp_path.iterdir())))
+        Preprocessing().apply(read_image(next(tmp_path.iterdir())))
     sitk.WriteImage(sitk.Cast(sagittal[0, :, :] * 1, sitk.sitkUInt8), str(tmp_path / "film.png"))
-    assert "does not tell its scale" in doubts(read_image(tmp_path / "film.png"), "XR")[0]
+    assert "does not tell its scale" in plausibility_warnings(read_image(tmp_path / "film.png"), "XR")[0]
 
 
 def test_real_volumes_keep_their_labels():
@@ -522,6 +532,6 @@ def test_real_volumes_keep_their_labels():
         pytest.skip(f"no real data in {data}")
     image, label = read_image(data / "myo_01_image.nii.gz"), sitk.ReadImage(str(data / "myo_01_label.nii.gz"))
     preprocessing = Preprocessing(pixel_mm=1.0)
-    canonical = preprocessing.forward(image)
-    back = back_to_source(preprocessing.forward_label(label, canonical), canonical, order=0, dtype=np.int16)
+    canonical = preprocessing.apply(image)
+    back = back_to_source(preprocessing.apply_to_labels(label, canonical), canonical, order=0, dtype=np.int16)
     assert np.array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(label))

@@ -13,8 +13,8 @@ from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError,
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device
-from SpineSegAILib.inference.sliding_window import volume_evidence
-from SpineSegAILib.methods.base import Context, Method, coordinate_channels
+from SpineSegAILib.inference.sliding_window import predict_volume
+from SpineSegAILib.methods.base import Context, Method, Tiling, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
@@ -131,13 +131,11 @@ def test_coordinates_do_not_depend_on_padding():
     """A voxel's position is relative to the image, however the sides are padded to fit the network."""
 
     class Echo(Method):
-        divisor = 32
-
         def evidence(self, images: torch.Tensor, context: Context):
             return {"rank": context.coordinates[:, 0] * 128, "uncertainty": context.coordinates[:, 1] * 128}
 
-    volume = Preprocessing(pixel_mm=1.5).forward(plain_image((4, 45, 70)))
-    evidence = volume_evidence(Echo(make_config("resenc-unet", "tiny")), volume, torch.device("cpu"))
+    volume = Preprocessing(pixel_mm=1.5).apply(plain_image((4, 45, 70)))
+    evidence = predict_volume(Echo(make_config("resenc-unet", "tiny")), volume, torch.device("cpu"))
     expected = coordinate_channels(volume.array.shape[1:], volume.spacing[1:]).numpy() * 128
     assert np.allclose(evidence.rank[2], expected[0], atol=1e-3)
     assert np.allclose(evidence.uncertainty[2], expected[1], atol=1e-3)
@@ -221,7 +219,7 @@ def test_out_of_memory_is_retried_smaller(tiny, monkeypatch):
 
     monkeypatch.setattr(predictor.method, "evidence", greedy)
     monkeypatch.setattr(predictor.method, "to", lambda device: predictor.method)
-    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", _on_cpu(volume_evidence))
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.predict_volume", _on_cpu(predict_volume))
     result = predictor.segment(plain_image((6, 40, 40)))
     assert sizes[0] == 6
     assert max(sizes[-3:]) == 2
@@ -231,7 +229,7 @@ def test_out_of_memory_is_retried_smaller(tiny, monkeypatch):
 def test_out_of_memory_ends_on_the_cpu_and_says_so(tiny, monkeypatch):
     predictor = Predictor(tiny, "cpu")
     predictor.device = torch.device("meta")
-    original, devices = volume_evidence, []
+    original, devices = predict_volume, []
 
     def full(method, volume, device, **kwargs):
         devices.append((device.type, moved[:]))
@@ -240,7 +238,7 @@ def test_out_of_memory_ends_on_the_cpu_and_says_so(tiny, monkeypatch):
         return original(method, volume, device, **kwargs)
 
     moved: list[str] = []
-    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", full)
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.predict_volume", full)
     monkeypatch.setattr(predictor.method, "to", lambda device: moved.append(device.type))
     result = predictor.segment(plain_image((6, 40, 40)))
     # 8, 4, 2 and 1 slices, then the CPU, where the weights have to be, too, until the pass is done.
@@ -267,10 +265,10 @@ def test_no_memory_at_all_is_an_error_with_a_remedy(tiny, monkeypatch, error):
     def full(*_, **__):
         raise error
 
-    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", full)
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.predict_volume", full)
     with pytest.raises(DeviceError, match="not enough memory"):
         predictor.segment(plain_image((6, 40, 40)))
-    monkeypatch.setattr("SpineSegAILib.inference.predictor.volume_evidence", lambda *_, **__: [][0])
+    monkeypatch.setattr("SpineSegAILib.inference.predictor.predict_volume", lambda *_, **__: [][0])
     with pytest.raises(IndexError):  # what is not foreseen stays what it is
         predictor.segment(plain_image((6, 40, 40)))
 
@@ -341,7 +339,7 @@ def test_the_scale_can_be_given(oracle, phantom):
 def test_points_do_not_depend_on_the_scale(phantom):
     preprocessing = Preprocessing(pixel_mm=1.5)
     for scale in (0.7, 1.0, 1.4):
-        volume = preprocessing.forward(phantom.image, scale)
+        volume = preprocessing.apply(phantom.image, scale)
         point = volume.point_of((2.0, 11.0, 7.0))
         assert volume.index_of(point) == pytest.approx((2.0, 11.0, 7.0))
         assert np.multiply(volume.spacing, scale) == pytest.approx(volume.geometry.spacing[::-1])
@@ -470,7 +468,7 @@ def test_an_axial_stack_is_refused(tiny):
 class Lookout(Method):
     """Finds the brightest pixel, and sees class 1 at the reader's key point alone. Looks at the whole input."""
 
-    divisor, local = 16, True
+    tiling = Tiling(16, local=True)
 
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny", scheme="lumbar11"))
@@ -492,16 +490,16 @@ class Lookout(Method):
 
 
 def test_a_method_that_looks_at_the_whole_input_sees_windows_of_the_size_it_learnt_on():
-    volume = Preprocessing(pixel_mm=1.5).forward(plain_image((2, 90, 80)))
+    volume = Preprocessing(pixel_mm=1.5).apply(plain_image((2, 90, 80)))
     volume.array[:] = 0.0
     volume.array[:, 71, 13] = 2.0
     method = Lookout()
     first = method.scheme.ids[0]
-    found = volume_evidence(method, volume, torch.device("cpu"), patch=(64, 48)).keypoints[first]
+    found = predict_volume(method, volume, torch.device("cpu"), patch=(64, 48)).keypoints[first]
     assert method.shapes == {(64, 48)}
     assert found[1:] == (71, 13)  # of the slice, not of the window
     hints = Hints(keypoints={first: volume.point_of((1, 20, 60))})
-    told = volume_evidence(method, volume, torch.device("cpu"), patch=(64, 48), hints=hints)
+    told = predict_volume(method, volume, torch.device("cpu"), patch=(64, 48), hints=hints)
     assert np.argwhere(told.classes[1] > 0.5).tolist() == [[0, 20, 60], [1, 20, 60]]
-    volume_evidence(method, volume, torch.device("cpu"))  # nothing is said of a size
+    predict_volume(method, volume, torch.device("cpu"))  # nothing is said of a size
     assert method.shapes == {(64, 48), (96, 80)}

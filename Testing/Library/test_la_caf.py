@@ -9,19 +9,19 @@ import torch
 from torch.nn import functional as F
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy import STRUCTURES, scheme, structure, structures
+from SpineSegAILib.anatomy import STRUCTURES, extended, scheme, structure, structures
 from SpineSegAILib.checkpoints import load_method, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.errors import ConfigError, MissingPackageError, SchemeError
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.inference.sliding_window import volume_evidence
+from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.la_caf import embeddings
 from SpineSegAILib.methods.la_caf.losses import masked_sigmoid_loss
-from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain, sinusoid
+from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain
 from SpineSegAILib.methods.text.bank import TextBank, write_bank
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.training.config import TrainingConfig
@@ -277,18 +277,11 @@ def test_a_head_depends_on_the_image_it_is_for():
     assert (fused[0] - fused[1]).abs().max() > 1e-4
 
 
-def test_positions_of_tokens_are_all_different():
-    encoding = sinusoid((3, 4, 5), 32, torch.device("cpu"))
-    assert encoding.shape == (60, 32)
-    distance = torch.cdist(encoding, encoding) + 10 * torch.eye(60)
-    assert distance.min() > 0.05
-
-
 def test_the_paper_s_backbone_has_its_size():
     method = build_method(make_config("la-caf", scheme="pulmonary-av", text_encoder="hashed", coordinates=False))
     assert sum(p.numel() for p in method.backbone.parameters()) / 1e6 == pytest.approx(19.1, abs=0.2)
-    assert method.divisors == (8, 8, 8)
-    assert build_method(make_config("la-caf", text_encoder="hashed")).divisors == (2, 8, 8)
+    assert method.tiling.divisors(3) == (8, 8, 8)
+    assert build_method(make_config("la-caf", text_encoder="hashed")).tiling.divisors(3) == (2, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +315,7 @@ def test_swin_unetr_makes_features_too():
     with torch.inference_mode():
         maps = method.evidence(random_image(sizes=sizes), Context(coordinates(sizes=sizes)))
     assert maps["classes"].shape == (1, 5, *sizes)
-    assert method.divisors == (32, 32, 32)
+    assert method.tiling.divisors(3) == (32, 32, 32)
 
 
 def test_clip_s_view_of_slices_matters_where_it_is_switched_on():
@@ -473,10 +466,10 @@ def test_asking_for_some_classes_computes_those_alone():
                 patch.setattr(torch, "baddbmm", counting)
                 method.evidence(image, Context(coordinates(), hints=Hints(structures=ids)))
             assert sum(shape[0] for shape in computed[1::3]) == heads
-    l3_l4 = method.answer(Hints(structures=wanted))
+    l3_l4 = method.output_scheme(Hints(structures=wanted))
     assert [s.name for s in l3_l4.structures] == ["L3", "L4"]
     anchored = Hints(structures=wanted, anchors=(Anchor(wanted[0], (0.0, 0.0, 0.0)),))
-    assert method.answer(anchored) == method.scheme
+    assert method.output_scheme(anchored) == method.scheme
 
 
 def picture(shape, spacing=(4.0, 1.5, 1.5)):
@@ -527,8 +520,8 @@ def test_shuffled_texts_change_the_result(checkpoint):
 
 def test_many_classes_of_a_volume_are_held_in_half_precision(checkpoint):
     method = load_method(read_header(checkpoint))
-    volume = Preprocessing(pixel_mm=1.5).forward(picture((10, 50, 44)))
-    evidence = volume_evidence(method, volume, torch.device("cpu"), patch=(8, 32, 32))
+    volume = Preprocessing(pixel_mm=1.5).apply(picture((10, 50, 44)))
+    evidence = predict_volume(method, volume, torch.device("cpu"), patch=(8, 32, 32))
     assert evidence.classes.dtype == np.float16
     assert evidence.classes.shape == (25, *volume.array.shape)
     assert np.abs(evidence.classes.astype(np.float32).sum(0) - 1).max() < 0.01
@@ -536,9 +529,9 @@ def test_many_classes_of_a_volume_are_held_in_half_precision(checkpoint):
 
 def test_sided_structures_are_never_mirrored():
     method = tiny().eval()
-    volume = Preprocessing(pixel_mm=1.5).forward(picture((8, 32, 32)))
+    volume = Preprocessing(pixel_mm=1.5).apply(picture((8, 32, 32)))
     with pytest.raises(ConfigError, match="left or right"):
-        volume_evidence(method, volume, torch.device("cpu"), patch=SIZES, options={"mirror": "on"})
+        predict_volume(method, volume, torch.device("cpu"), patch=SIZES, options={"mirror": "on"})
 
 
 def test_one_class_alone():
@@ -592,7 +585,7 @@ def like_the_default(**values):
     torch.manual_seed(3)
     teacher = build_method(make_config("resenc-unet", "tiny", scheme="lumbar-mr", **shape)).eval()
     mine = tiny(scheme="lumbar-mr", backbone="resenc", **shape, **values).eval()
-    fitting = mine.adopted(teacher.state_dict())
+    fitting = mine.remap_weights(teacher.state_dict())
     taken = [name for name in fitting if name in mine.state_dict()]
     assert len(taken) == len([name for name in teacher.state_dict() if name.startswith("network.")])
     mine.load_state_dict({**mine.state_dict(), **{name: fitting[name] for name in taken}})
@@ -639,7 +632,7 @@ def test_a_slice_by_slice_network_takes_windows_of_any_depth():
     _, mine = like_the_default()
     for sizes in ((1, 16, 16), (5, 16, 24)):
         assert logits_of(mine, random_image(1, sizes)).shape == (1, 24, *sizes)
-    assert mine.divisors == (1, 4, 4)
+    assert mine.tiling.divisors(3) == (1, 4, 4)
     with pytest.raises(ConfigError, match="same length"):
         make_config("la-caf", "slices", blocks=(1, 2))
 
@@ -778,19 +771,17 @@ def test_slicewise_networks_see_whole_slices_whatever_they_learnt_on():
     image = sitk.GetImageFromArray(np.random.default_rng(0).standard_normal((5, 37, 22)).astype(np.float32))
     image.SetSpacing((1.5, 1.5, 4.0))
     image.SetDirection((0, 0, 1, 1, 0, 0, 0, -1, 0))
-    volume = Preprocessing(pixel_mm=1.5).forward(image)
-    evidence = volume_evidence(method, volume, torch.device("cpu"), patch=(2, 16, 16))
+    volume = Preprocessing(pixel_mm=1.5).apply(image)
+    evidence = predict_volume(method, volume, torch.device("cpu"), patch=(2, 16, 16))
     depth, *size = volume.array.shape
     assert set(seen) == {(2, *(-(-n // 4) * 4 for n in size))}
     assert evidence.classes.shape == (method.scheme.channels, depth, *size)
 
 
 def test_a_bank_can_hold_a_structure_of_ones_own():
-    from SpineSegAILib.cli import _with_structures
-
-    named = _with_structures("lumbar-mr", ["psoas muscle", "aorta"])
+    named = extended("lumbar-mr", ["psoas muscle", "aorta"])
     prompts = make_config("la-caf", "slices", scheme=named).text_prompts()
     assert len(prompts) == 26 and prompts[-1] == "A magnetic resonance imaging of the aorta"
-    assert _with_structures("lumbar-mr", []) == "lumbar-mr"
+    assert extended("lumbar-mr", []) == "lumbar-mr"
     with pytest.raises(SchemeError):
-        _with_structures("lumbar-mr", ["L4"])
+        extended("lumbar-mr", ["L4"])

@@ -250,7 +250,7 @@ def test_orientation_and_obliqueness_change_the_storage_and_not_the_patient(code
     plain = make(pixel_mm=1.5, slices=7)
     turned = make(pixel_mm=1.5, slices=7, orientation=code)
     preprocessing = Preprocessing(pixel_mm=1.5)
-    a, b = (preprocessing.forward(p.image) for p in (plain, turned))
+    a, b = (preprocessing.apply(p.image) for p in (plain, turned))
     assert np.array_equal(a.array, b.array)
     oblique = make(pixel_mm=1.5, slices=7, orientation=code, oblique_deg=(6, -8, 5))
     labels = oblique.labels

@@ -174,7 +174,7 @@ def test_nnunet_that_cannot_be_taken(tmp_path):
     with pytest.raises(DatasetError, match="has no image spine_001_0000"):
         import_dataset("nnunet", folder, tmp_path / "out")
     (folder / "dataset.json").unlink()
-    with pytest.raises(DatasetError, match="There is no dataset\\.json"):
+    with pytest.raises(DatasetError, match="dataset\\.json does not exist"):
         import_dataset("nnunet", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

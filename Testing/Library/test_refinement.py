@@ -10,14 +10,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
 
 import refinement
-from ablation import interval, surface_scores
+from measures import interval, surface_scores
 from refinement import PRIOR, SETTINGS, Setting, auroc, edge_band, markdown, measure, report
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import SCHEMES, structure
 from SpineSegAILib.checkpoints import save_checkpoint
 from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.evaluation.on_grid import ValidationCase, load_validation
+from SpineSegAILib.evaluation.on_grid import LabelledVolume, load_labelled
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
@@ -91,7 +91,7 @@ def evidence_of(labels, scheme, certainty=0.8, uncertainty=None):
 
 
 def case_of(labels, annotated):
-    return ValidationCase("case", None, labels, annotated)  # type: ignore[arg-type]
+    return LabelledVolume("case", None, labels, annotated)  # type: ignore[arg-type]
 
 
 def test_a_map_that_marks_the_errors_is_better_than_one_that_is_the_same_everywhere():
@@ -147,7 +147,7 @@ def trained(tmp_path_factory):
 
 
 def cases_of(predictor, manifest):
-    return load_validation(read_manifest(manifest).cases("training"), predictor.preprocessing)
+    return load_labelled(read_manifest(manifest).cases("training"), predictor.preprocessing)
 
 
 def test_every_row_is_measured_and_compared_with_the_prior(trained):

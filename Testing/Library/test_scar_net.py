@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from SpineSegAILib.anatomy import scheme, structure
-from SpineSegAILib.checkpoints import read_header, save_checkpoint
+from SpineSegAILib.checkpoints import join_checkpoints, read_header, save_checkpoint
 from SpineSegAILib.errors import ConfigError, HintError, SchemeError
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing
@@ -14,7 +14,7 @@ from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.scar_net.attention import MCCA, PositionAttention
-from SpineSegAILib.methods.scar_net.label_fusion import disagreement, fuse, join_checkpoints
+from SpineSegAILib.methods.scar_net.label_fusion import disagreement, fuse, join_networks
 from SpineSegAILib.methods.scar_net.losses import heatmap_error
 from SpineSegAILib.methods.scar_net.network import pixel_spacing
 from SpineSegAILib.methods.scar_net.recognition import (
@@ -343,7 +343,7 @@ def test_dgmsnet_is_scar_net_without_its_attentions():
     plain, dgmsnet, full = tiny(adaptive="conv", use_mcca=False), tiny("dgmsnet"), tiny()
     assert plain.state_dict().keys() == dgmsnet.state_dict().keys()
     assert len(full.state_dict()) > len(dgmsnet.state_dict())
-    assert dgmsnet.passes == 1 and full.passes == 2
+    assert dgmsnet.passes.count == 1 and full.passes.count == 2
     assert "weight_map" in full.options and "weight_map" not in dgmsnet.options
     with pytest.raises(ConfigError, match="that is scar-net"):
         make_config("dgmsnet", "tiny", use_mcca=True)
@@ -451,10 +451,10 @@ def predictor(tmp_path_factory):
 
 
 def evidence_of(predictor, phantom, hints=None, **options):
-    from SpineSegAILib.inference.sliding_window import volume_evidence
+    from SpineSegAILib.inference.sliding_window import predict_volume
 
-    volume = predictor.preprocessing.forward(phantom.image)
-    return volume, volume_evidence(predictor.method, volume, predictor.device, hints=hints, options=options)
+    volume = predictor.preprocessing.apply(phantom.image)
+    return volume, predict_volume(predictor.method, volume, predictor.device, hints=hints, options=options)
 
 
 def test_the_result_does_not_depend_on_the_batch(predictor, phantom):
@@ -523,17 +523,17 @@ def test_dgmsnet_takes_no_key_points(tmp_path, phantom):
 
 def test_checkpoints_are_joined_into_one_whose_labels_are_fused(tmp_path, phantom):
     parts = [checkpoint(tmp_path, f"part{w:.0f}", heatmap_weight=w) for w in (40.0, 60.0, 80.0)]
-    joined = join_checkpoints(parts, tmp_path / "joined.safetensors")
+    joined = join_checkpoints(parts, tmp_path / "joined.safetensors", join_networks)
     assert read_header(joined).metadata["method"]["ralf_ensemble"] == [40.0, 60.0, 80.0]
     fused = Predictor(joined, "cpu")
     assert len(fused.method.networks) == 3
     result = fused.segment(phantom.image)
     assert result.labels.GetSize() == phantom.image.GetSize()
     with pytest.raises(ConfigError, match="at least two"):
-        join_checkpoints(parts[:1], tmp_path / "no.safetensors")
+        join_checkpoints(parts[:1], tmp_path / "no.safetensors", join_networks)
     other = checkpoint(tmp_path, "other", weight_mm=20.0)
     with pytest.raises(ConfigError, match="not of one kind"):
-        join_checkpoints([parts[0], other], tmp_path / "no.safetensors")
+        join_checkpoints([parts[0], other], tmp_path / "no.safetensors", join_networks)
 
 
 def test_spacing_is_read_off_the_coordinates():

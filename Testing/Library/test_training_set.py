@@ -367,7 +367,7 @@ def test_a_structure_of_the_readers_own_is_learnt_and_found_again(tmp_path, caps
     assert Predictor(info, "cpu").scheme.ids == info.scheme.ids
     capsys.readouterr()
     assert main([*command[:3], str(tmp_path / "other"), "--quiet", "--device", "cpu", "--steps", "0"]) == 2
-    assert "bright lesion is not learnt, since resenc-unet" in capsys.readouterr().err
+    assert "bright lesion is not trained, since resenc-unet" in capsys.readouterr().err
 
 
 # --- at the shell ----------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_a_prior_of_residual_blocks_starts_as_the_default_network():
     shape = {"widths": (8, 12, 16), "blocks": (1, 2, 1)}
     teacher = build_method(make_config("resenc-unet", "tiny", scheme="lumbar11", **shape)).eval()
     mine = tiny(prior_widths=shape["widths"], prior_blocks=shape["blocks"], rank_weight=0.5).eval()
-    found, state = mine.adopted(teacher.state_dict()), mine.state_dict()
+    found, state = mine.remap_weights(teacher.state_dict()), mine.state_dict()
     taken = {name: value for name, value in found.items() if name in state and state[name].shape == value.shape}
     assert len(taken) == len([n for n in teacher.state_dict() if n.startswith(("network.", "rank_head."))])
     mine.load_state_dict({**state, **taken})
@@ -769,7 +769,7 @@ def test_a_radiograph_keeps_its_shape_at_the_shell(tmp_path, pixel_mm):
     mask.CopyInformation(image)
     sitk.WriteImage(mask, str(drawing))
     path = checkpoint(tmp_path, pixel_mm=pixel_mm, scheme="vertebra")
-    seen = Predictor(path, "cpu").preprocessing.forward(image).array
+    seen = Predictor(path, "cpu").preprocessing.apply(image).array
     assert seen.shape == (1, 150 / pixel_mm, 70 / pixel_mm)
 
     words = ["segment", png, "--output", output, "--checkpoint", path, "--device", "cpu", "--prior", drawing]
@@ -843,5 +843,7 @@ def test_recipes_say_what_the_paper_says():
         config = make_config("verdiff-net", preset, stage="denoise")
         training = TrainingConfig(method=config.model_dump(mode="json"), dataset="data.json", **config.recipe)
         method = build_method(config).to("meta")
-        assert all(side % divisor == 0 for side, divisor in zip(training.data.patch, method.divisors, strict=True))
-        assert method.divisor == 32
+        assert all(
+            side % divisor == 0 for side, divisor in zip(training.data.patch, method.tiling.divisors(2), strict=True)
+        )
+        assert method.tiling.divisor == 32

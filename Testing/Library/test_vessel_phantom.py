@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import SHARED_DATA
 from scipy import ndimage
+from tiny_data import SHARED_DATA
 
 from SpineSegAILib.anatomy import other_side, scheme, structure
 from SpineSegAILib.checkpoints import read_header

@@ -264,7 +264,7 @@ class CorrectionPanel:
     def do(self, make):
         """One click: plan a correction, carry it out as one undo step, say what was done.
 
-        :param make: function of a `correction.Labelling` that returns a `correction.Correction`.
+        :param make: function of a `correction.LabeledStructures` that returns a `correction.Correction`.
         :returns: the correction, or None if it could not be made, and the reader was told.
         """
         if not dependencies.ready():

@@ -153,7 +153,7 @@ class EditorBridge(Part):
         if self._before is None:
             return
         if step.only_names:
-            self._before = correction.renamed(self._before, step.mapping)
+            self._before = correction.remap_labels(self._before, step.mapping)
         else:
             self._remember()
 

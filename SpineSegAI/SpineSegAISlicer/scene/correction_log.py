@@ -2,7 +2,9 @@
 
 import time
 
-from .result_attribute import ATTRIBUTES, LOG_ATTRIBUTE
+from SpineSegAILib.anatomy.terminology import LOG_ATTRIBUTE
+
+from .result_attribute import ATTRIBUTES
 from .results import updateSummary
 from .segments import isLocked, setTag, structuresOfSegmentation, tagOf
 

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
 from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
-from SpineSegAILib.correction import Labelling
+from SpineSegAILib.correction import LabeledStructures
 from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.results import check_names
 
@@ -58,7 +58,7 @@ def labellingOf(segmentationNode):
             _("Choose a segmentation that SpineSegAI made."),
         )
     check_names([(structureId, segment.GetName()) for structureId, segment in ours])
-    return Labelling(
+    return LabeledStructures(
         present=frozenset(structureId for structureId, _segment in ours),
         scheme=results.schemeOf(segmentationNode),
         locked=frozenset(structureId for structureId, segment in ours if isLocked(segment)),

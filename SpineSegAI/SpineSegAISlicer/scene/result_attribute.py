@@ -2,9 +2,9 @@
 
 import json
 
+from SpineSegAILib.anatomy.terminology import LOG_ATTRIBUTE
+
 ATTRIBUTE = "SpineSegAI.Result"
-LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
-"""`SpineSegAILib.results.correction_log.CorrectionLog` as JSON: what the reader changed."""
 
 ATTRIBUTES = (ATTRIBUTE, LOG_ATTRIBUTE)
 """All that is said of the segments apart from themselves."""

@@ -7,7 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
+from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, LOG_ATTRIBUTE, SCHEME_TAG, UNVALIDATED_TAG
 from SpineSegAILib.errors import ImageError
 
 from . import result_attribute
@@ -58,8 +58,8 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
         _placeWith(segmentationNode, volumeNode)
         _writeStructures(segmentationNode, result, volumeNode, labels, frozenset(only))
         result_attribute.write(segmentationNode, {k: v for k, v in result.to_document().items() if k != "corrections"})
-        if result.corrections and not segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE):
-            segmentationNode.SetAttribute(result_attribute.LOG_ATTRIBUTE, result.corrections.to_json())
+        if result.corrections and not segmentationNode.GetAttribute(LOG_ATTRIBUTE):
+            segmentationNode.SetAttribute(LOG_ATTRIBUTE, result.corrections.to_json())
         if only:
             updateSummary(segmentationNode)
     return segmentationNode
@@ -143,7 +143,7 @@ def resultFromSegmentation(segmentationNode, volumeNode):
 
     labels = labelsFromSegmentation(segmentationNode, volumeNode)
     document = _currentDocument(segmentationNode)
-    log = segmentationNode.GetAttribute(result_attribute.LOG_ATTRIBUTE)
+    log = segmentationNode.GetAttribute(LOG_ATTRIBUTE)
     if log:
         document["corrections"] = json.loads(log)
     return Segmentation.from_document(labels, document, scheme=schemeOf(segmentationNode))

@@ -7,7 +7,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SpineSegAILib.files import staged
+from SpineSegAILib.files import atomic_write
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
@@ -52,7 +52,7 @@ def writeTable(tableNode, path):
     """
     table = tableNode.GetTable()
     columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
-    with staged(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column.GetName() for column in columns])
         for row in range(table.GetNumberOfRows()):

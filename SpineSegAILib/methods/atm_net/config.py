@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ...errors import ConfigError
 from ..config import MethodConfig
-from .prompts import training_grammar
+from .prompts import Granularity, training_grammar
 
 TEXT_BANK = "text_bank"
 """Name of the file with the embedded prompts among the resources of a training run."""
@@ -59,7 +59,7 @@ class AtmNetConfig(MethodConfig):
         "classes", description="kind-rank only to pretrain the trunk: what a voxel is and how many levels up"
     )
     smallest_mm2: float = Field(30.0, ge=0, description="area from which a structure counts as present in a slice")
-    mixture: dict[Literal["3", "2", "1", "range", "empty"], float] = Field(
+    mixture: dict[Granularity, float] = Field(
         {"3": 0.4, "2": 0.1, "1": 0.25, "range": 0.2, "empty": 0.05}, description="what training prompts say"
     )
     usual_source: Literal["self", "presence", "generic"] = Field(

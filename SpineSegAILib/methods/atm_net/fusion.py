@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..blocks import position_encoding
 
 
 class FusionStage(nn.Module):
@@ -22,6 +23,8 @@ class FusionStage(nn.Module):
         alpha: first value of the learnable weight; None for a stage without text.
     """
 
+    text_position: Tensor
+
     def __init__(
         self, channels: int, lower: int, tokens: int, heads: int, max_tokens: int | None, alpha: float | None
     ) -> None:
@@ -33,7 +36,8 @@ class FusionStage(nn.Module):
             self.cross_attention = Attention(channels, heads)
             self.cross_norm = nn.LayerNorm(channels)
             self.alpha = nn.Parameter(torch.tensor(float(alpha)))
-            self.register_buffer("text_position", sinusoid([tokens], channels).T.contiguous(), persistent=False)
+            places = position_encoding([tokens], channels, centered=True).T.contiguous()
+            self.register_buffer("text_position", places, persistent=False)
         self.up = nn.ConvTranspose2d(channels, lower, 2, 2)
         self.merge = nn.Conv2d(2 * lower, lower, 3, padding=1, bias=False)
         # Our choice: the paper names the convolution and the ReLU only.
@@ -42,7 +46,8 @@ class FusionStage(nn.Module):
     def forward(self, features: Tensor, skip: Tensor, text: Tensor | None) -> Tensor:
         """Features (B, C, H, W), skip (B, C', 2H, 2W), text (B, M, C) or None → (B, C', 2H, 2W)."""
         size = features.shape[2:]
-        position = sinusoid(size, features.shape[1], features.device)
+        # From the centre, so that an image which is padded on both sides keeps its positions (our choice).
+        position = position_encoding(size, features.shape[1], features.device, centered=True)
         pixels = _sequence(features)
         queries = pixels + _sequence(position[None])
         keys, values = queries, pixels
@@ -78,24 +83,6 @@ class Attention(nn.Module):
             for layer, x in ((self.query, queries), (self.key, keys), (self.value, values))
         )
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def sinusoid(size: Sequence[int], channels: int, device: torch.device | None = None) -> Tensor:
-    """(channels, *size) sines and cosines of the position from the centre, the channels shared by the axes.
-
-    From the centre, so that an image which is padded on both sides keeps its positions (our choice).
-    """
-    frequencies = channels // (2 * len(size))
-    rates = 10000 ** (-torch.arange(frequencies, device=device, dtype=torch.float32) / max(frequencies, 1))
-    parts = []
-    for axis, n in enumerate(size):
-        at = (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2)[None] * rates[:, None]
-        waves = torch.cat([at.sin(), at.cos()])
-        shape = [len(waves), *(n if a == axis else 1 for a in range(len(size)))]
-        parts.append(waves.view(shape).expand(-1, *size))
-    found = torch.cat(parts)
-    rest = channels - len(found)
-    return torch.cat([found, found.new_zeros(rest, *size)]) if rest else found
 
 
 def _sequence(image: Tensor) -> Tensor:

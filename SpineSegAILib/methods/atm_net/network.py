@@ -7,8 +7,9 @@ from when nobody has drawn anything (`sources.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from torch.nn import functional as F
 from ...anatomy import KINDS
 from ...errors import ConfigError
 from ...hints import Hints
-from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout
+from ..blocks import rank_map
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
+from ..options import switch_option
 from ..text.bank import TextBank
 from . import sources
 from .config import TEXT_BANK, AtmNetConfig
@@ -55,9 +58,7 @@ class Output:
 class AtmNet(Method):
     """The method. Images (B, 1, H, W) with sides that are multiples of 32; see `AtmNetConfig`."""
 
-    divisor = 32
-    last_layers = ("head",)
-    passes = sources.SELF_PASSES
+    readout = Readout(("head",))
     options: Mapping[str, str] = {
         "prompt_source": "where the sentence comes from: range (the hint), self (a first pass), presence (the "
         "network's guess), generic, or none (no attention to text); default: range where the hint is given, else "
@@ -71,6 +72,8 @@ class AtmNet(Method):
         self.config: AtmNetConfig = config
         base = config.feature_size
         self.reads_text = config.option > 0
+        improved = partial(sources.improved, self.scheme, config.smallest_mm2)
+        self.passes = Passes(sources.SELF_PASSES, improved)
         if config.option > 1:
             self.validation_options = {"prompt_source": "generic"}  # one pass; `self` takes two or three
         heads = tuple(config.encoder_heads * 2**i for i in range(4))
@@ -126,9 +129,8 @@ class AtmNet(Method):
                 features = stage(features, skip, said)
         rank = None
         if self.rank_head is not None:
-            # The level is a coarse fact about the place: read it at a quarter of the resolution, starting at L2.
-            rank = self.rank_head(F.avg_pool2d(features, 4)).float() * 4.0 + 3.0
-            rank = F.interpolate(rank, features.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+            # The level is a coarse fact about the place: read it at a quarter of the resolution.
+            rank = rank_map(self.rank_head(F.avg_pool2d(features, 4)), features.shape[2:])
         return Output(self.head(features), features, self._presence(encoded), rank)
 
     def _presence(self, encoded: list[Tensor]) -> Tensor:
@@ -224,16 +226,9 @@ class AtmNet(Method):
 
     # --- predicting ----------------------------------------------------------------------------------------------
 
-    def between_passes(self, maps: Mapping[str, np.ndarray], spacing: Sequence[float], memory: MutableMapping) -> bool:
-        if memory.get(sources.SOURCE) != "self":
-            return False
-        runs = sources.voted_runs(self.scheme, maps["classes"], spacing[1] * spacing[2], self.config.smallest_mm2)
-        changed = runs != memory.get(sources.RUNS, [()] * len(runs))
-        memory[sources.RUNS] = runs
-        return changed
-
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         source = self._source(context.hints, context.options)
+        ranked = self.config.output == "kind-rank" or switch_option(context.options, "rank", True)
         context.memory[sources.SOURCE] = source
         encoded = self._encode(images, context.coordinates)
         texts = None
@@ -243,10 +238,8 @@ class AtmNet(Method):
             sources.note(source, prompts, texts, context)
         out = self._decode(encoded, texts)
         probabilities = out.logits.float().softmax(1)
-        if self.config.output == "kind-rank":
-            return {"kinds": probabilities, "rank": out.rank.float()}
-        maps = {"classes": probabilities}
-        if out.rank is not None and str(context.options.get("rank", "on")).lower() not in ("off", "false", "0"):
+        maps = {"kinds" if self.config.output == "kind-rank" else "classes": probabilities}
+        if out.rank is not None and ranked:
             maps["rank"] = out.rank.float()
         return maps
 
@@ -255,12 +248,10 @@ class AtmNet(Method):
         return sources.choose(most, self.config.usual_source, hints, options)
 
     def _prompts(self, source: str, encoded: list[Tensor], context: Context) -> list[Prompt]:
-        count = len(encoded[0])
+        found: list[set[int]] = [set()] * len(encoded[0])
         if source == "presence":
             likely = (self._presence(encoded) > 0).tolist()
             found = [self._ids([False, *row]) for row in likely]
-        else:
-            found = [set()] * count
         pixel = _pixel_mm2(context.coordinates)
         return sources.prompts(source, self.scheme, self.config, context, found, pixel)
 
@@ -270,7 +261,7 @@ class _Trunk(SwinUNETR):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.out = nn.Identity()
+        del self.out
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of the last decoder block (B, feature_size, H, W), and of the deepest stage of the encoder."""

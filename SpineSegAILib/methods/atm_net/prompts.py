@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from ...anatomy import (
     disc_below,
     disc_name,
     level_chain,
+    order_of,
     sorted_ids,
     structure,
 )
@@ -29,6 +31,9 @@ from ...errors import HintError, SchemeError
 
 THIRDS = ("upper", "middle", "lower")
 """Thirds of the sagittal stack as the paper calls them: of the slice numbers, from the patient's left to the right."""
+
+Granularity = Literal["3", "2", "1", "range", "empty"]
+"""What a training prompt says: as much as an option, the levels alone, or nothing."""
 
 OPTIONS = (1, 2, 3)
 """How much a prompt says: the kind of image; and what it shows; and where the slice lies and what lies below what."""
@@ -131,7 +136,7 @@ def level_run(scheme: LabelScheme, top: int, bottom: int, present: Iterable[int]
     for end in (upper, lower):
         if not end.is_vertebral or end.order is None:
             raise HintError(f"{end.name} cannot end a range of levels.", "Give vertebrae, such as T11 and S1.")
-    if upper.order > lower.order:  # type: ignore[operator]
+    if order_of(top) > order_of(bottom):
         raise HintError(
             f"The visible range is upside down: {upper.name} lies below {lower.name}.", "Give the upper level first."
         )
@@ -230,7 +235,7 @@ def training_grammar(scheme: LabelScheme) -> list[str]:
 def draw_prompt(
     rng: np.random.Generator,
     scheme: LabelScheme,
-    mixture: Mapping[str, float],
+    mixture: Mapping[Granularity, float],
     option: int,
     present: Collection[int],
     possible: Collection[int],
@@ -269,10 +274,10 @@ def draw_prompt(
     rest = tubes(scheme)
     if kind != "range":
         if rng.random() < corruption:
-            first, last, third = _corrupted(rng, first, last, len(chain), third if said == 3 else None) or (
-                first, last, third,
-            )  # fmt: skip
-            third = third or "middle"
+            wrong = _corrupted(rng, first, last, len(chain), third if said == 3 else None)
+            if wrong is not None:
+                first, last, other = wrong
+                third = other or "middle"
         seen = [i for i in rest if i in present or (i in possible and rng.random() < 0.5)]
         rest = rest if seen else ()
     return Prompt(said, level_run(scheme, chain[first], chain[last], run) + rest, third)

@@ -7,7 +7,7 @@ encoder guesses it (`presence`), or nobody does (`generic`). `oracle` reads the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from ...anatomy import LabelScheme
 from ...errors import ConfigError, HintError
 from ...hints import Hints
 from ..base import Context
+from ..options import choice_option, switch_option
 from .config import AtmNetConfig
 from .prompts import Prompt, level_range, level_run, likely_run, third_of, tubes
 
-SOURCES = ("range", "self", "presence", "generic", "none", "oracle")
+SOURCES = ("range", "self", "presence", "generic", "none")
+"""Where prompts may come from; and in evaluations from the ``oracle``."""
 SOURCE = "prompt source"
 """Where a volume's memory holds the source in use."""
 RUNS = "runs of levels"
@@ -41,10 +43,8 @@ def choose(option: int, usual: str, hints: Hints, options: Mapping[str, Any]) ->
         ConfigError: the source is unknown, impossible with this network, or forbidden.
         HintError: the range is asked for and not given.
     """
-    asked = str(options.get("prompt_source", "")).lower()
-    if asked and asked not in SOURCES:
-        raise ConfigError(f"There is no prompt source “{asked}”.", f"Use {', '.join(SOURCES[:-1])}.")
-    if asked == "oracle" and str(options.get("allow_label_leak", "")).lower() not in ("true", "on", "yes", "1"):
+    asked = choice_option(options, "prompt_source", SOURCES, "", unlisted=("oracle",))
+    if not switch_option(options, "allow_label_leak", False) and asked == "oracle":
         raise ConfigError(
             "prompt_source=oracle reads the reference segmentation: its result says nothing about new images.",
             "It is for “spinesegai evaluate --allow-label-leak” alone; use range, self or generic.",
@@ -70,9 +70,9 @@ def range_run(scheme: LabelScheme, hints: Hints) -> tuple[int, ...]:
         HintError: upside down.
         SchemeError: a level is not in the scheme.
     """
-    assert hints.visible is not None
-    assert None not in hints.visible
-    return level_run(scheme, *hints.visible, present=(a.structure_id for a in hints.anchors))
+    top, bottom = hints.visible or (None, None)
+    assert top is not None and bottom is not None  # `choose` has seen to it
+    return level_run(scheme, top, bottom, present=(a.structure_id for a in hints.anchors))
 
 
 def prompts(
@@ -86,7 +86,7 @@ def prompts(
     """A prompt per slice of a batch.
 
     Args:
-        source: one of `SOURCES`, not ``"none"``.
+        source: one of `SOURCES`, not ``"none"``; or ``"oracle"``.
         scheme: of the labels.
         config: of the method.
         context: of the batch.
@@ -133,6 +133,23 @@ def voted_runs(
     votes, voters = _with_neighbours(seen), _with_neighbours(np.ones((len(seen), 1), bool))
     voted = 2 * votes > voters
     return [likely_run(scheme, {sid for sid, yes in zip(scheme.ids, row, strict=True) if yes}) for row in voted]
+
+
+def improved(
+    scheme: LabelScheme,
+    smallest_mm2: float,
+    maps: Mapping[str, np.ndarray],
+    spacing: Sequence[float],
+    memory: MutableMapping,
+) -> bool:
+    """Whether a pass over the volume found other runs of levels than it was given, which the next one is to be given
+    (`Passes.between` of the source `self`)."""
+    if memory.get(SOURCE) != "self":
+        return False
+    runs = voted_runs(scheme, maps["classes"], spacing[1] * spacing[2], smallest_mm2)
+    changed = runs != memory.get(RUNS, [()] * len(runs))
+    memory[RUNS] = runs
+    return changed
 
 
 def _with_neighbours(seen: np.ndarray) -> np.ndarray:

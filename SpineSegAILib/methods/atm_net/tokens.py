@@ -28,6 +28,8 @@ class TextTokens(nn.Module):
         widths: channels of each stage that reads text.
     """
 
+    stored_digest: Tensor
+
     def __init__(self, config: AtmNetConfig, widths: Sequence[int]) -> None:
         super().__init__()
         self.config = config

@@ -6,36 +6,33 @@ import torch
 from monai.networks.blocks import Convolution, SimpleASPP
 from monai.networks.nets import UNETR, AttentionUnet, DynUNet, ResNet, SegResNet, SwinUNETR, UNet
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..base import Tiling
+from ..blocks import resized
 from ..class_network import ClassNetwork
 from .config import BaselineConfig
 
 _INSTANCE = ("instance", {"affine": True})
 _DEFAULT_WINDOW = {2: (224, 160), 3: (16, 96, 96)}
 
-_Made = tuple[nn.Module, int, str]
-"""A network, what the sides of its input must be divisible by, and which part of it reads the last features."""
+_Made = tuple[nn.Module, Tiling, str]
+"""A network, what inputs it takes, and which part of it reads the last features."""
 
 
 def build(config: BaselineConfig) -> ClassNetwork:
     """The baseline that `config.method` names."""
-    made = _BUILDERS[config.method](config, config.input_channels, config.label_scheme.channels)
-    method = ClassNetwork(config, *made)
-    if config.method == "unetr":
-        method.window = config.window or _DEFAULT_WINDOW[config.dims]
-    return method
+    return ClassNetwork(config, *_BUILDERS[config.method](config, config.input_channels, config.label_scheme.channels))
 
 
 def _unet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     strides = (2,) * (len(c.widths) - 1)
     network = UNet(c.dims, inputs, outputs, c.widths, strides, num_res_units=2, norm=_INSTANCE)
-    return network, 2 ** len(strides), "model.2"  # at half resolution: it upsamples straight into classes
+    return network, Tiling(2 ** len(strides)), "model.2"  # at half resolution: it upsamples straight into classes
 
 
 def _attention_unet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     strides = (2,) * (len(c.widths) - 1)
-    return AttentionUnet(c.dims, inputs, outputs, c.widths, strides), 2 ** len(strides), "model.2"
+    return AttentionUnet(c.dims, inputs, outputs, c.widths, strides), Tiling(2 ** len(strides)), "model.2"
 
 
 def _unetr(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
@@ -45,22 +42,22 @@ def _unetr(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     network = UNETR(
         inputs, outputs, window, c.widths[0], hidden, 4 * hidden, num_heads=max(hidden // 64, 1), spatial_dims=c.dims
     )
-    return network, 16, "out"
+    return network, Tiling(16, window), "out"
 
 
 def _segresnet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
-    return SegResNet(c.dims, c.widths[0], inputs, outputs), 8, "conv_final"
+    return SegResNet(c.dims, c.widths[0], inputs, outputs), Tiling(8), "conv_final"
 
 
 def _swin_unetr(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
-    return SwinUNETR(inputs, outputs, feature_size=c.widths[0], spatial_dims=c.dims), 32, "out"
+    return SwinUNETR(inputs, outputs, feature_size=c.widths[0], spatial_dims=c.dims), Tiling(32), "out"
 
 
 def _dynunet(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
     levels = len(c.widths)
     strides = [1] + [2] * (levels - 1)
     network = DynUNet(c.dims, inputs, outputs, [3] * levels, strides, strides[1:], filters=c.widths)
-    return network, 2 ** (levels - 1), "output_block"
+    return network, Tiling(2 ** (levels - 1)), "output_block"
 
 
 def _fcn(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
@@ -70,7 +67,7 @@ def _fcn(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
         Convolution(c.dims, body.width, middle, kernel_size=3, norm=_INSTANCE, act="relu"),
         Convolution(c.dims, middle, outputs, kernel_size=1, conv_only=True),
     )
-    return _Resized(body, head), 8, "head.1"
+    return _Resized(body, head), Tiling(8), "head.1"
 
 
 def _deeplabv3(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
@@ -80,7 +77,7 @@ def _deeplabv3(c: BaselineConfig, inputs: int, outputs: int) -> _Made:
         Convolution(c.dims, 4 * c.widths[0], 4 * c.widths[0], kernel_size=3, norm=_INSTANCE, act="relu"),
         Convolution(c.dims, 4 * c.widths[0], outputs, kernel_size=1, conv_only=True),
     )
-    return _Resized(body, head), 8, "head.2"
+    return _Resized(body, head), Tiling(8), "head.2"
 
 
 class _DilatedResNet(nn.Module):
@@ -131,8 +128,7 @@ class _Resized(nn.Module):
         self.body, self.head = body, head
 
     def forward(self, x: Tensor) -> Tensor:
-        mode = "bilinear" if x.ndim == 4 else "trilinear"
-        return F.interpolate(self.head(self.body(x)), x.shape[2:], mode=mode, align_corners=False)
+        return resized(self.head(self.body(x)), x.shape[2:])
 
 
 _BUILDERS = {

@@ -11,7 +11,8 @@ Triple = tuple[int, int, int]
 
 
 def _double(inputs: int, middle: int, outputs: int, kernel: Triple) -> nn.Sequential:
-    padding = tuple(k // 2 for k in kernel)
+    slices, rows, columns = kernel
+    padding = (slices // 2, rows // 2, columns // 2)
     layers: list[nn.Module] = []
     for a, b in ((inputs, middle), (middle, outputs)):
         layers += [nn.Conv3d(a, b, kernel, padding=padding), nn.InstanceNorm3d(b, affine=True), nn.ReLU(inplace=True)]
@@ -71,7 +72,7 @@ class SwinUNETR3D(nn.Module):
         from monai.networks.nets import SwinUNETR
 
         self.net = SwinUNETR(inputs, 1, feature_size=width, spatial_dims=3)
-        self.net.out = nn.Identity()  # type: ignore[assignment]
+        del self.net.out
         self.full_width, self.bottleneck_width = width, 16 * width
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,8 +90,8 @@ class SlicewiseResEnc(nn.Module):
     """The default method's residual-encoder U-Net inside slices, and what neighbouring slices say after each level.
 
     Our choice for stacks of few thick slices and few cores: the release starts from weights of another network too
-    (Universal Model's), and the shipped one of the default method fits this one (`LaCafMethod.adopted`). Slices are
-    never pooled. At first the weights across slices are zero, so that it starts as that network.
+    (Universal Model's), and the shipped one of the default method fits this one (`LaCafMethod.remap_weights`). Slices
+    are never pooled. At first the weights across slices are zero, so that it starts as that network.
 
     Args:
         inputs: input channels: image and, where there are coordinates, three of them; the place across slices is left

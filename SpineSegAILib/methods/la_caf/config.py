@@ -165,7 +165,8 @@ class LaCafConfig(MethodConfig):
         if self.backbone == "resenc":
             side = 2 ** (len(self.widths) - 1)
             return (1, side, side)
-        return tuple(math.prod(s[axis] for s in self.strides) for axis in range(3))  # type: ignore[return-value]
+        slices, rows, columns = (math.prod(s[axis] for s in self.strides) for axis in range(3))
+        return slices, rows, columns
 
     @property
     def recipe(self) -> dict[str, Any]:

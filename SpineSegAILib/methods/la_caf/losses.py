@@ -50,7 +50,7 @@ def masked_sigmoid_loss(
         "dice": (dice * counted).sum() / count,
         "one_of": (one_of * images).sum() / count,
     }
-    return {"total": sum(parts.values()), **parts}  # type: ignore[dict-item]
+    return {"total": parts["bce"] + parts["dice"] + parts["one_of"], **parts}
 
 
 def _one_of(logits: Tensor, allowed: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 from ...anatomy import LabelScheme
 from ...errors import ConfigError
 from ...hints import Hints
-from ..base import Batch, Context, Method
+from ..base import Batch, Context, Method, Readout, Tiling
+from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
+from ..options import choice_option
 from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
 from .config import LaCafConfig
 from .embeddings import encode_prompts, encoder, unit_rms
@@ -33,9 +35,9 @@ _CLASSES_AT_ONCE = 4
 """Heads computed together at inference: bounds the memory for their hidden channels."""
 
 
-def group_norm(width: int) -> nn.GroupNorm:
+def _group_norm(width: int) -> nn.GroupNorm:
     """16 groups as in the release, or the most that divide a narrower width."""
-    return nn.GroupNorm(math.gcd(16, width), width)
+    return group_norm(width, 16, least=1)
 
 
 class ClassText(nn.Module):
@@ -68,7 +70,7 @@ class ImageAdapter(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kind: str) -> None:
         super().__init__()
-        self.norm = group_norm(inputs)
+        self.norm = _group_norm(inputs)
         self.axis = nn.Sequential(nn.Linear(_POOLED, 3), nn.GELU(), nn.Linear(3, 1)) if kind == "adapter" else None
         self.project = nn.Linear(inputs, outputs)
 
@@ -80,21 +82,6 @@ class ImageAdapter(nn.Module):
         for _ in range(3):
             x = self.axis(x)[..., 0]
         return self.project(F.relu(x))
-
-
-def sinusoid(shape: Sequence[int], width: int, device: torch.device) -> Tensor:
-    """(N, width) sine and cosine of each token's place along the three axes, `width // 6` frequencies per axis."""
-    count = max(1, width // 6)
-    rates = torch.exp(torch.arange(count, device=device) * (-math.log(1000.0) / count))
-    parts = []
-    for axis, n in enumerate(shape):
-        angle = torch.arange(n, device=device)[:, None] * rates
-        wave = torch.cat([angle.sin(), angle.cos()], 1)
-        view = [1, 1, 1, 2 * count]
-        view[axis] = n
-        parts.append(wave.view(view).expand(*shape, -1))
-    encoding = torch.cat(parts, -1).flatten(0, 2)[:, :width]
-    return F.pad(encoding, (0, width - encoding.shape[1]))
 
 
 def scalar_gain(text: Tensor) -> Tensor:
@@ -124,8 +111,8 @@ class CrossAttention(nn.Module):
     def forward(self, text: Tensor, bottleneck: Tensor, whole: Tensor, visual: Tensor | None) -> Tensor:
         """(B, k, width) from text (k, width), bottleneck (B, C, d, h, w), image vector (B, width), CLIP (B, n, t)."""
         tokens = self.project(bottleneck)
-        place = sinusoid(tokens.shape[2:], tokens.shape[1], tokens.device).to(tokens.dtype)
-        tokens = torch.cat([tokens.flatten(2).mT + place, whole[:, None]], 1)
+        place = position_encoding(tokens.shape[2:], tokens.shape[1], tokens.device, longest=1000.0).to(tokens.dtype)
+        tokens = torch.cat([(tokens + place).flatten(2).mT, whole[:, None]], 1)
         if self.visual is not None and visual is not None:
             tokens = torch.cat([tokens, self.visual(visual)], 1)
         queries = text.expand(len(bottleneck), -1, -1).to(tokens.dtype)
@@ -166,7 +153,8 @@ class LaCafMethod(Method):
     paper's rule: the largest sigmoid where any exceeds 0.5, else background.
     """
 
-    last_layers = ("to_head",)
+    text_center: Tensor
+    readout = Readout(("to_head",))
     options: Mapping[str, str] = {
         "text": "shuffled: each class gets the text of another, half the scheme away; neighbour: of the next one (for "
         "research: both must harm, the first ruin the result)",
@@ -177,12 +165,13 @@ class LaCafMethod(Method):
         self.config: LaCafConfig = config
         if not self.scheme.ids:
             raise ConfigError(f"The scheme {self.scheme.name} has no structures.", "LA-CAF needs at least one.")
-        self.divisor = config.divisor
+        self.tiling = Tiling(config.divisor)
+        self.backbone: UNet3D | SlicewiseResEnc | SwinUNETR3D
         if config.backbone == "unet":
-            self.backbone: nn.Module = UNet3D(config.input_channels, config.widths, config.strides)
+            self.backbone = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
-            self.overlap = 0.25  # it sees slices one by one; half the work
-            self.whole_slices = True
+            # It sees slices one by one; windows that overlap by less are half the work.
+            self.tiling = Tiling(config.divisor, whole_slices=True, overlap=0.25)
             blocks = config.blocks or (2,) * len(config.widths)
             self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:
@@ -195,7 +184,7 @@ class LaCafMethod(Method):
         if config.fusion == "xattn":
             self.cross_attention = CrossAttention(config, deep)
         w = config.head_width
-        self.to_head = nn.Sequential(group_norm(full), nn.ReLU(), nn.Conv3d(full, w, 1))
+        self.to_head = nn.Sequential(_group_norm(full), nn.ReLU(), nn.Conv3d(full, w, 1))
         self.controller = nn.Linear((2 if config.concat else 1) * config.fusion_width, sum(head_sizes(w)))
         with torch.no_grad():  # logits start near the prior, or a few voxels would fight all the background's gradient
             self.controller.bias[-1] = math.log(config.foreground_prior / (1 - config.foreground_prior))
@@ -208,16 +197,21 @@ class LaCafMethod(Method):
         if config.only:
             self.requires_grad_(False)
             for name in config.only:
-                self.classes[str(self.scheme.require(name).id)].requires_grad_(True)
+                self._class(self.scheme.require(name).id).requires_grad_(True)
 
     # --- text ------------------------------------------------------------------------------------------------------
+
+    def _class(self, structure_id: int) -> ClassText:
+        found = self.classes[str(structure_id)]
+        assert isinstance(found, ClassText)
+        return found
 
     @property
     def embeddings(self) -> Tensor:
         """(K, text width) the text vectors, in the scheme's order."""
-        return torch.stack([self.classes[str(i)].embedding for i in self.scheme.ids])
+        return torch.stack([self._class(i).embedding for i in self.scheme.ids])
 
-    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the network of the default method, where the backbone is made like it."""
         return {
             k.replace("network.", "backbone.slices.", 1) if k.startswith("network.") else k: v for k, v in state.items()
@@ -236,7 +230,7 @@ class LaCafMethod(Method):
 
     @torch.no_grad()
     def _embed(self, *, keep: bool = False) -> None:
-        missing = [i for i in self.scheme.ids if not (keep and self.classes[str(i)].embedding.any())]
+        missing = [i for i in self.scheme.ids if not (keep and self._class(i).embedding.any())]
         if missing:
             prompts = [self.config.prompts[i] for i in missing]
             width = self.config.text_width
@@ -251,7 +245,7 @@ class LaCafMethod(Method):
     def set_embeddings(self, vectors: Mapping[int, np.ndarray | Tensor]) -> None:
         """Replace the text vectors of these structures."""
         for sid, vector in vectors.items():
-            buffer = self.classes[str(sid)].embedding
+            buffer = self._class(sid).embedding
             buffer.copy_(torch.as_tensor(vector, dtype=buffer.dtype))
 
     def text(self, ids: Sequence[int], source: Mapping[int, int] | None = None) -> Tensor:
@@ -266,13 +260,13 @@ class LaCafMethod(Method):
         """
         rows = []
         for sid in ids:
-            embedding = self.classes[str((source or {}).get(sid, sid))].embedding
+            embedding = self._class((source or {}).get(sid, sid)).embedding
             if not embedding.any():
                 raise ConfigError(
                     f"“{self.config.prompts[sid]}” has no entry in the prompt bank.",
                     f"Train with a text encoder that is there (text_encoder is {self.config.text_encoder}).",
                 )
-            adapter = self.classes[str(sid)].adapter
+            adapter = self._class(sid).adapter
             rows.append(F.relu(self.text_projection(embedding)) if adapter is None else adapter(embedding))
         return torch.stack(rows)
 
@@ -314,7 +308,7 @@ class LaCafMethod(Method):
                 logits[:, part] = dynamic_heads(reduced, parameters[:, part].to(reduced.dtype))
         rank = None
         if self.config.rank_weight and torch.is_grad_enabled():
-            rank = self.rank_head(features)[:, 0].float() * 4.0 + 3.0  # ranks run from −1 to about 9
+            rank = rank_map(self.rank_head(features), features.shape[2:])
         return logits, rank
 
     def _look(self, images: Tensor) -> Tensor | None:
@@ -342,18 +336,18 @@ class LaCafMethod(Method):
             losses["total"] = losses["total"] + self.config.rank_weight * losses["rank"]
         return losses
 
-    def answer(self, hints: Hints) -> LabelScheme:
+    def output_scheme(self, hints: Hints) -> LabelScheme:
         """Only the heads that were asked for, unless levels must be counted along the whole column."""
         if not hints.structures or hints.anchors or hints.visible or hints.locked is not None:
             return self.scheme
         return self.scheme.subset(hints.structures)
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        ids = self.answer(context.hints).ids
+        ids = self.output_scheme(context.hints).ids
         source = None
         everyone = self.scheme.ids
-        away = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}.get(str(context.options.get("text", "")))
-        if away:
+        places = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}
+        if away := places.get(choice_option(context.options, "text", tuple(places), "")):
             source = dict(zip(everyone, (*everyone[away:], *everyone[:away]), strict=True))
         logits, _ = self(images, context.coordinates, ids, source=source)
         logits = logits.float()

@@ -5,20 +5,23 @@ MONAI has the plain nnU-Net topology (`DynUNet`) but no residual *encoder* with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...anatomy import KINDS
-from ..base import Batch, Context, Method
+from ..base import Batch, Context, Method, Readout, Tiling
+from ..blocks import coarse_level, rank_map, resized
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
 from .config import ResEncUNetConfig
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
-_LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
+# By the number of dimensions, which the lengths of strides depend on, too.
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_POOL: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class ResidualBlock(nn.Module):
@@ -108,33 +111,31 @@ class PlacedFeatures(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], place: int = 24) -> None:
         super().__init__()
-        self.level = min(2, len(widths) - 1)
+        self.level = coarse_level(widths)
         self.read = nn.Conv2d(widths[self.level], place, 1)
         self.width = widths[0] + place
 
     def forward(self, decoded: list[Tensor]) -> Tensor:
         """(B, width, H, W) of decoder features, finest first."""
         place = F.leaky_relu(self.read(decoded[self.level]), 0.01)
-        size = decoded[0].shape[2:]
-        return torch.cat([decoded[0], F.interpolate(place, size, mode="bilinear", align_corners=False)], 1)
+        return torch.cat([decoded[0], resized(place, decoded[0].shape[2:])], 1)
 
 
 class ResEncUNetMethod(Method):
     """The default method: kinds and ranks, or classes (see `ResEncUNetConfig.output`)."""
 
-    last_layers = ("class_head",)
+    readout = Readout(("class_head",))
 
     def __init__(self, config: ResEncUNetConfig) -> None:
         super().__init__(config)
         self.config: ResEncUNetConfig = config
         self.network = ResEncUNet(config.dims, config.input_channels, config.widths, config.blocks, config.flat_levels)
-        self.divisor = 2 ** (len(config.widths) - 1)
+        self.tiling = Tiling(2 ** (len(config.widths) - 1))
         conv = _CONV[config.dims]
         self.predicts_rank = config.output == "kind-rank"
         self.class_head = conv(config.widths[0], len(KINDS) if self.predicts_rank else self.scheme.channels, 1)
         if self.predicts_rank:
-            # The level is a coarse fact about the place: read it off features with a quarter of the resolution.
-            self.rank_level = min(2, len(config.widths) - 1)
+            self.rank_level = coarse_level(config.widths)
             self.rank_head = conv(config.widths[self.rank_level], 1, 1)
 
     def forward(self, images: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -143,10 +144,7 @@ class ResEncUNetMethod(Method):
         logits = self.class_head(features[0])
         if not self.predicts_rank:
             return logits, None
-        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
-        rank = self.rank_head(features[self.rank_level]).float() * 4.0 + 3.0
-        rank = F.interpolate(rank, images.shape[2:], mode=_LINEAR_MODE[self.config.dims], align_corners=False)
-        return logits, rank[:, 0]
+        return logits, rank_map(self.rank_head(features[self.rank_level]), images.shape[2:])
 
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         logits, rank = self(batch.image, batch.coordinates)

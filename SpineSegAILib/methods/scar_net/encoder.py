@@ -5,14 +5,12 @@ The sizes are DGMSNet's, whose baseline result the SCAR-Net paper reports as its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from math import gcd
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..blocks import group_norm, resized
 from .config import ScarNetConfig
 
 ASPP_RATES = (6, 12, 18)
@@ -20,7 +18,7 @@ ASPP_RATES = (6, 12, 18)
 
 def normalisation(kind: str, channels: int) -> nn.Module:
     """Batch norm, or group norm of at most eight groups."""
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(gcd(channels, 8), channels)
+    return nn.BatchNorm2d(channels) if kind == "batch" else group_norm(channels, 8, least=1)
 
 
 def convolution(inputs: int, outputs: int, norm: str, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -137,11 +135,7 @@ class Decoder(nn.Module):
         enhanced = self.low(low)
         if gate is not None:
             enhanced = enhanced * gate
-        x = self.refine(torch.cat([_resized(high, low.shape[2:]), enhanced], 1))
+        x = self.refine(torch.cat([resized(high, low.shape[2:]), enhanced], 1))
         if self.narrow is not None and self.sharpen is not None:
-            x = self.sharpen(torch.cat([_resized(self.narrow(x), fine.shape[2:]), fine], 1))
-        return _resized(self.head(x), [4 * n for n in low.shape[2:]])
-
-
-def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(maps, list(size), mode="bilinear", align_corners=False)
+            x = self.sharpen(torch.cat([resized(self.narrow(x), fine.shape[2:]), fine], 1))
+        return resized(self.head(x), [4 * n for n in low.shape[2:]])

@@ -8,11 +8,13 @@ consistent one is taken; otherwise the majority decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...errors import ConfigError
 
 
 def disagreement(probabilities: Tensor, points: Tensor, spacing: Tensor, channels: Sequence[int]) -> Tensor:
@@ -61,44 +63,30 @@ def fuse(probabilities: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(alone.view(-1, 1, 1, 1), chosen, voted), best
 
 
-def join_checkpoints(checkpoints: Sequence[str | Path], output: str | Path, title: str = "") -> Path:
-    """One checkpoint whose networks' labels are fused, out of several of one network each.
+def join_networks(
+    members: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]],
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a method whose networks' labels are fused, out of several of one network each.
 
     Args:
-        checkpoints: names or paths; the same in everything but the weight of the heatmaps' error.
-        output: file to write.
+        members: name → configuration and weights; the same in everything but the weight of the heatmaps' error.
 
     Raises:
-        ConfigError: fewer than two, or they differ in method, scheme, preprocessing or sizes.
-        CheckpointError: one cannot be read.
+        ConfigError: fewer than two, or they differ in method, scheme or sizes.
     """
-    from ...checkpoints import find_checkpoint, load_tensors, save_checkpoint
-    from ...errors import ConfigError
-
-    found = [find_checkpoint(c) for c in checkpoints]
-    if len(found) < 2:
+    if len(members) < 2:
         raise ConfigError("Label fusion needs at least two checkpoints.", "Name them.")
     free = {"heatmap_weight", "ralf_ensemble"}
-    first = found[0]
+    (first, (kind, _)), *_ = members.items()
     tensors: dict[str, Tensor] = {}
     weights: list[float] = []
-    for info in found:
-        ours, theirs = ({k: v for k, v in i.metadata["method"].items() if k not in free} for i in (first, info))
-        if ours != theirs or info.metadata["preprocessing"] != first.metadata["preprocessing"]:
+    for name, (config, state) in members.items():
+        if any(config.get(key) != kind.get(key) for key in {*config, *kind} - free):
             raise ConfigError(
-                f"{first.name} and {info.name} are not of one kind.",
-                "Fuse checkpoints of the same method, scheme, sizes and preprocessing.",
+                f"{first} and {name} are not of one kind.", "Fuse checkpoints of the same method, scheme and sizes."
             )
-        method = info.metadata["method"]
-        for name, tensor in load_tensors(info).items():
-            _, number, rest = name.split(".", 2)  # networks.0.…
+        for key, tensor in state.items():
+            _, number, rest = key.split(".", 2)  # networks.0.…
             tensors[f"networks.{len(weights) + int(number)}.{rest}"] = tensor
-        weights += method.get("ralf_ensemble") or [method["heatmap_weight"]]
-    metadata = {
-        **first.metadata,
-        "title": title or f"{first.title} (fused)",
-        "method": {**first.metadata["method"], "ralf_ensemble": weights},
-        "fused": [info.name for info in found],
-    }
-    save_checkpoint(output, tensors, metadata)
-    return Path(output)
+        weights += config.get("ralf_ensemble") or [config["heatmap_weight"]]
+    return {**kind, "ralf_ensemble": weights}, tensors

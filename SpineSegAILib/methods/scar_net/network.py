@@ -10,17 +10,19 @@ Unsettled in the paper and decided here: how the key points steer the attention 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..base import COORDINATE_SCALE_MM, Batch, Context, Method
+from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout, Tiling
+from ..blocks import rank_map
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
+from ..options import switch_option
 from .attention import MCCA
 from .config import ScarNetConfig
 from .encoder import Decoder, Encoder
@@ -68,7 +70,7 @@ class ScarNet(nn.Module):
         self.recognition_encoder = Encoder(config)
         self.recognition_decoder = Decoder(config, len(config.point_channels))
         self.kernels = DynamicKernels(channels)
-        self.recognition_rank = RankHead(channels) if config.rank_weight else None
+        self.recognition_rank = _rank_head(channels) if config.rank_weight else None
         self.gate = nn.Conv2d(config.stages[1], 1, 1) if config.gate_low_features else None
         self.encoder = Encoder(config)
         self.adaptive = AdaptiveTransformer(
@@ -76,13 +78,15 @@ class ScarNet(nn.Module):
         )
         self.fusion = MCCA(channels, config.mcca_residual, config.channel_convolutions) if config.use_mcca else None
         self.decoder = Decoder(config, config.label_scheme.channels, config.fine_channels)
-        self.rank_head = RankHead(channels) if config.rank_weight else None
+        self.rank_head = _rank_head(channels) if config.rank_weight else None
 
     def recognize(self, x: Tensor, *, ranked: bool = False) -> Recognition:
         """(B, inputs, H, W) → heatmaps, kernels and gate; while learning also the rank, if there is a head for it."""
         fine, low, high = self.recognition_encoder(x)
         gate = None if self.gate is None else self.gate(low).sigmoid()
-        rank = self.recognition_rank(high, x.shape[2:]) if ranked and self.recognition_rank is not None else None
+        rank = None
+        if ranked and self.recognition_rank is not None:
+            rank = rank_map(self.recognition_rank(high), x.shape[2:])
         return Recognition(self.recognition_decoder(fine, low, high), self.kernels(high), gate, rank)
 
     def segment(
@@ -101,25 +105,12 @@ class ScarNet(nn.Module):
         semantic = self.adaptive(high, kernels, weight)
         mixed = self.fusion(high, semantic) if self.fusion is not None and fused else high + semantic
         logits = self.decoder(fine, low, mixed, gate)
-        return logits, None if self.rank_head is None else self.rank_head(mixed, x.shape[2:])
+        return logits, None if self.rank_head is None else rank_map(self.rank_head(mixed), x.shape[2:])
 
 
-class RankHead(nn.Module):
-    """High-level features → the rank above the sacrum, which teaches them to count (our addition).
-
-    Args:
-        channels: of the features.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(channels, 1, 1)
-
-    def forward(self, features: Tensor, shape: Sequence[int]) -> Tensor:
-        """(B, channels, h, w) → (B, *shape)."""
-        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
-        rank = self.project(features).float() * 4.0 + 3.0
-        return F.interpolate(rank, list(shape), mode="bilinear", align_corners=False)[:, 0]
+def _rank_head(channels: int) -> nn.Module:
+    """Reads the rank off high-level features, which teaches them to count (our addition); see `rank_map`."""
+    return nn.Sequential(OrderedDict(project=nn.Conv2d(channels, 1, 1)))  # `project` is its name in checkpoints
 
 
 class ScarNetMethod(Method):
@@ -132,31 +123,34 @@ class ScarNetMethod(Method):
     size does not carry over to larger images, so those are seen in such windows.
     """
 
-    divisor = STRIDE
-    local = True
+    tiling = Tiling(divisor=STRIDE, local=True)
 
     def __init__(self, config: ScarNetConfig) -> None:
         super().__init__(config)
         self.config: ScarNetConfig = config
         self.networks = nn.ModuleList(ScarNet(config) for _ in config.heatmap_weights)
-        self.last_layers = tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks)))
+        self.readout = Readout(tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks))))
         self.channels = list(config.point_channels)
         self.orders = [float(self.scheme.structures[i].order or 0) for i in self.channels]
         self.steered = config.adaptive == "transformer"
-        self.passes = 2 if self.steered else 1
+        self.passes = Passes(2 if self.steered else 1)
         has = {"weight_map": self.steered, "mcca": config.use_mcca, "rank": config.rank_weight > 0}
         self.options = {name: text for name, text in _OPTIONS.items() if has[name]}
 
     # --- training --------------------------------------------------------------------------------------------------
 
+    def _network(self, number: int) -> ScarNet:
+        network = self.networks[number]
+        assert isinstance(network, ScarNet)
+        return network
+
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
-        members = zip(self.networks, self.config.heatmap_weights, strict=True)
-        every = [self._losses(network, weight, batch) for network, weight in members]
+        weights = enumerate(self.config.heatmap_weights)
+        every = [self._losses(self._network(number), weight, batch) for number, weight in weights]
         # Networks of an ensemble share nothing: the sum trains each as if it were alone.
         return {name: torch.stack([losses[name] for losses in every]).sum() for name in every[0]}
 
-    def _losses(self, network: nn.Module, heatmap_weight: float, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(network, ScarNet)
+    def _losses(self, network: ScarNet, heatmap_weight: float, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         x = self.network_input(batch.image, batch.coordinates)
         spacing = pixel_spacing(batch.coordinates)
@@ -179,8 +173,8 @@ class ScarNetMethod(Method):
         rows = supervised(allowed).nonzero()[:, 0]
         if not len(rows):
             rows = rows.new_zeros(1)
-        chosen = (None if part is None else part[rows] for part in (recognition.kernels, recognition.gate, weight))
-        logits, rank = network.segment(x[rows], *chosen)
+        gate, weight = (None if part is None else part[rows] for part in (recognition.gate, weight))
+        logits, rank = network.segment(x[rows], recognition.kernels[rows], gate, weight)
         logits, allowed = logits[seen], allowed[rows]
         losses = {"cross_entropy": marginal_cross_entropy(logits, allowed), "heatmaps": error}
         losses["total"] = losses["cross_entropy"] + heatmap_weight * error
@@ -210,8 +204,9 @@ class ScarNetMethod(Method):
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         x = self.network_input(images, context.coordinates)
+        on = {name: switch_option(context.options, name, True) for name in _OPTIONS}
         if context.final:
-            parts = [self._member(number, x, context) for number in range(len(self.networks))]
+            parts = [self._member(number, x, context, on) for number in range(len(self.networks))]
             return self._fused(parts, pixel_spacing(context.coordinates))
         for number in range(len(self.networks)):
             looked = self._look(number, x)
@@ -222,11 +217,11 @@ class ScarNetMethod(Method):
         return {}
 
     def _look(self, number: int, x: Tensor) -> dict[str, Any]:
-        recognition = self.networks[number].recognize(x)
+        recognition = self._network(number).recognize(x)
         points, heights = self._found(recognition.maps)
         return {"kernels": recognition.kernels, "gate": recognition.gate, "points": points, "heights": heights}
 
-    def _member(self, number: int, x: Tensor, context: Context) -> dict[str, Tensor]:
+    def _member(self, number: int, x: Tensor, context: Context, on: Mapping[str, bool]) -> dict[str, Tensor]:
         kept = context.memory.get(number)
         if kept is None:
             looked = self._look(number, x)
@@ -245,13 +240,11 @@ class ScarNetMethod(Method):
             points, found = torch.where(given, hinted, points), torch.where(given, hinted, found)
             heights = torch.where(given[..., 0], 1.0, heights)
         weight = None
-        if self.steered and not _is_off(context.options, "weight_map"):
+        if self.steered and on["weight_map"]:
             weight = self._weight(points, pixel_spacing(context.coordinates), x.shape[2:])
-        logits, rank = self.networks[number].segment(
-            x, looked["kernels"], looked["gate"], weight, fused=not _is_off(context.options, "mcca")
-        )
+        logits, rank = self._network(number).segment(x, looked["kernels"], looked["gate"], weight, fused=on["mcca"])
         maps = {"classes": logits.float().softmax(1), "points": found, "heights": heights}
-        if rank is not None and not _is_off(context.options, "rank"):
+        if rank is not None and on["rank"]:
             maps["rank"] = rank.float()
         return maps
 
@@ -303,10 +296,6 @@ def pixel_spacing(coordinates: Tensor) -> Tensor:
     down = coordinates[:, 0, 1, 0] - coordinates[:, 0, 0, 0]
     across = coordinates[:, 1, 0, 1] - coordinates[:, 1, 0, 0]
     return torch.stack([down, across], 1).float() * COORDINATE_SCALE_MM
-
-
-def _is_off(options: Mapping[str, Any], name: str) -> bool:
-    return str(options.get(name, "on")).lower() in ("off", "false", "no", "0")
 
 
 def build(config: ScarNetConfig) -> ScarNetMethod:

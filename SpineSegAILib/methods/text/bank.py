@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ...files import staged
+from ...files import atomic_write
 from .encoders import TextEncoder
 
 _FORMAT = 1
@@ -58,7 +58,7 @@ def write_bank(
         "lengths": [len(f) for f in features],
     }
     every = torch.cat([*features, torch.zeros(0, encoder.width, dtype=torch.float16)])
-    with staged(path) as (part,):
+    with atomic_write(path) as (part,):
         save_file({"features": every.contiguous()}, part, {_KEY: json.dumps(document, ensure_ascii=False)})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import ConfigError, MissingPackageError
 
@@ -70,12 +70,12 @@ class BertEncoder:
 
     batch = 16
 
-    def __init__(self, name: str, tokenizer: Any, model: nn.Module) -> None:
+    def __init__(self, name: str, tokenizer: Any, model: Any) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False)
-        self.width: int = model.config.hidden_size  # type: ignore[union-attr]
-        self.longest: int = model.config.max_position_embeddings  # type: ignore[union-attr]
+        self.width: int = model.config.hidden_size
+        self.longest: int = model.config.max_position_embeddings
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
@@ -104,18 +104,18 @@ class ClipEncoder:
         model: of open_clip, with the text tower's parts as attributes.
     """
 
-    def __init__(self, name: str, tokenizer: Any, model: nn.Module) -> None:
+    def __init__(self, name: str, tokenizer: Any, model: Any) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False)
-        self.width: int = model.token_embedding.weight.shape[1]  # type: ignore[union-attr]
+        self.width: int = model.token_embedding.weight.shape[1]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
         return [torch.cat([self._read(part) for part in self._parts(text)]) for text in texts]
 
     def _read(self, text: str) -> Tensor:
-        model: Any = self.model
+        model = self.model
         ids = self.tokenizer([text])
         x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
         x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..blocks import coarse_level, group_norm, rank_map
 from ..resenc_unet.network import PlacedFeatures, ResEncUNet
-from .layers import group_norm
 
 
 class ConditionalUNet(nn.Module):
@@ -34,7 +34,7 @@ class ConditionalUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(_double(2 * width, width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], outputs, 1)
-        self.rank_head = RankHead(widths) if rank else None
+        self.rank_head = _rank_head(widths) if rank else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         features: list[Tensor] = []
@@ -45,8 +45,7 @@ class ConditionalUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = self.decoder[level](torch.cat([self.up[level](x), features[level]], 1))
             decoded.append(x)
-        rank = None if self.rank_head is None else self.rank_head(decoded[::-1])
-        return self.head(x), rank, features
+        return self.head(x), _rank(self.rank_head, decoded[::-1]), features
 
 
 class ResidualConditionalUNet(nn.Module):
@@ -68,29 +67,21 @@ class ResidualConditionalUNet(nn.Module):
         self.network = ResEncUNet(2, inputs, tuple(widths), tuple(blocks))
         self.placed = PlacedFeatures(tuple(widths))
         self.head = nn.Conv2d(self.placed.width, outputs, 1)
-        self.rank_head = RankHead(widths) if rank else None
+        self.rank_head = _rank_head(widths) if rank else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         encoded = self.network.encode(x)
         decoded = self.network.decode(encoded)
-        rank = None if self.rank_head is None else self.rank_head(decoded)
-        return self.head(self.placed(decoded)), rank, encoded
+        return self.head(self.placed(decoded)), _rank(self.rank_head, decoded), encoded
 
 
-class RankHead(nn.Conv2d):
-    """(B, H, W) rank of decoder features, finest first.
+def _rank_head(widths: Sequence[int]) -> nn.Module:
+    return nn.Conv2d(widths[coarse_level(widths)], 1, 1)
 
-    The level is a coarse fact about the place: it is read off features with a quarter of the resolution.
-    """
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        self.level = min(2, len(widths) - 1)
-        super().__init__(widths[self.level], 1, 1)
-
-    def forward(self, decoded: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
-        # Ranks run from −1 to about 9; the bias of 3 starts the head at L2.
-        rank = super().forward(decoded[self.level]).float() * 4.0 + 3.0
-        return F.interpolate(rank, decoded[0].shape[2:], mode="bilinear", align_corners=False)[:, 0]
+def _rank(head: nn.Module | None, decoded: Sequence[Tensor]) -> Tensor | None:
+    """(B, H, W) rank that a head, if there is one, reads off decoder features, finest first."""
+    return None if head is None else rank_map(head(decoded[coarse_level(decoded)]), decoded[0].shape[2:])
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:

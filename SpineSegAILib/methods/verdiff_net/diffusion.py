@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..base import is_on, whole_option
+from ..options import choice_option, switch_option, whole_option
 
 SAMPLERS: Mapping[str, int] = {"ddim": 20, "dpm++2m": 12, "ddpm": 1000}
 """Names of the samplers → steps where none are asked for; the first is the default, and a configuration may say another
@@ -67,9 +67,7 @@ class Sampling:
             ConfigError: a value that cannot be.
         """
         default = next(iter(SAMPLERS))
-        sampler = str(options.get("sampler", default))
-        if sampler not in SAMPLERS:
-            raise ConfigError(f"There is no sampler “{sampler}”.", f"Use {', '.join(SAMPLERS)}.")
+        sampler = choice_option(options, "sampler", tuple(SAMPLERS), default)
         start = whole_option(options, "t_start", timesteps)
         if not 1 <= start <= timesteps:
             raise ConfigError(
@@ -87,7 +85,7 @@ class Sampling:
         seed = whole_option(options, "seed", 0)
         if seed < 0:
             raise ConfigError(f"The seed {seed} is negative.", "Choose 0 or more.")
-        preview = is_on(options.get("preview", "off"))
+        preview = switch_option(options, "preview", False)
         return cls(sampler, steps, samples, start, seed, preview)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import group_norm
+from ..blocks import group_norm, sinusoids
 from .nsa import NSA
 
 
@@ -71,7 +70,7 @@ class DiffusionUNet(nn.Module):
         states *= patch**2
         embedding = 4 * widths[0]
         self.time = nn.Sequential(
-            _Sinusoids(widths[0]), nn.Linear(widths[0], embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+            _TimeEncoding(widths[0]), nn.Linear(widths[0], embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.project = nn.Conv2d(image_channels, widths[0], patch, patch)
         self.merge = nn.ModuleList(
@@ -139,12 +138,12 @@ class DiffusionUNet(nn.Module):
             added = guidance.levels[level]
             if added is not None:
                 x = x + added
-            for block in stage:
+            for block in stage.children():
                 x = block(x, embedding, guidance.foreground[level])
                 skips.append(x)
         x = self.middle(x, embedding, guidance.foreground[-1])
         for up, stage in zip(self.up, self.decoder, strict=True):
-            for block in stage:
+            for block in stage.children():
                 x = block(torch.cat([x, skips.pop()], 1), embedding, None)
             if not isinstance(up, nn.Identity):
                 x = up(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -207,15 +206,12 @@ class _SelfAttention(nn.Module):
         return x + self.out(attended.reshape(x.shape))
 
 
-class _Sinusoids(nn.Module):
-    """(B,) times → (B, channels) sines and cosines of wavelengths from 2π to 10⁴·2π."""
+class _TimeEncoding(nn.Module):
+    """(B,) times → (B, channels) their cosines, then sines."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        half = channels // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.count = channels // 2
 
     def forward(self, time: Tensor) -> Tensor:
-        angles = time[:, None].float() * self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], 1)
+        return sinusoids(time, self.count).roll(self.count, 1)

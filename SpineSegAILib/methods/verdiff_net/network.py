@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import ConfigError
-from ..base import Batch, Context, Method
+from ..base import Batch, Context, Method, Readout, Tiling
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
 from .conditional_unet import ConditionalUNet, ResidualConditionalUNet
 from .config import VerdiffNetConfig
@@ -49,7 +49,7 @@ class VerdiffNet(Method):
     said where it is computed.
     """
 
-    options: ClassVar[Mapping[str, str]] = {
+    options: Mapping[str, str] = {
         "sampler": f"how masks are drawn: {', '.join(SAMPLERS)} (default {next(iter(SAMPLERS))})",
         "steps": "steps per sample (default: the checkpoint's; with another sampler than its "
         + ", ".join(f"{n} for {s}" for s, n in list(SAMPLERS.items())[1:])
@@ -59,7 +59,7 @@ class VerdiffNet(Method):
         "seed": "of the noise (default 0)",
         "preview": "on: the prior alone, without diffusion (default off)",
     }
-    validation_options: ClassVar[Mapping[str, Any]] = {"samples": 1, "steps": 2}
+    validation_options: Mapping[str, Any] = {"samples": 1, "steps": 2}
 
     def __init__(self, config: VerdiffNetConfig) -> None:
         super().__init__(config)
@@ -87,14 +87,13 @@ class VerdiffNet(Method):
             config.nsa_kernel if config.nsa else None,
             config.patch,
         )
-        self.last_layers = ("denoiser.head" if self.conditional is None else "conditional.head",)
-        if self.conditional is not None:
-            self.feature_options = {"preview": "on"}
+        prior_head = Readout(("conditional.head",), {"preview": "on"})
+        self.readout = Readout(("denoiser.head",)) if self.conditional is None else prior_head
         if config.around_prior:  # at first it says nothing of its own
-            nn.init.zeros_(self.denoiser.head[-1].weight)
-            nn.init.zeros_(self.denoiser.head[-1].bias)
+            for parameter in self.denoiser.head[-1].parameters():
+                nn.init.zeros_(parameter)
         depth = len(config.prior_widths) if config.prior else 1
-        self.divisor = max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1))
+        self.tiling = Tiling(max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1)))
         if config.stage == "prior":
             self.denoiser.requires_grad_(False)
         elif config.stage == "denoise" and self.conditional is not None:
@@ -128,7 +127,7 @@ class VerdiffNet(Method):
         logits = self.denoiser(noisy, time, guidance).float()
         return logits + self.encoding.prior_logits(center) if self.config.around_prior else logits
 
-    def adopted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the default method's network, for a conditional U-Net made like it; the fused features count nothing
         at first."""
         if not self.config.prior_blocks or not any(name.startswith("network.") for name in state):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers import group_norm
+from ..blocks import group_norm
 
 
 class NSA(nn.Module):

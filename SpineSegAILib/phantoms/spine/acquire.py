@@ -30,7 +30,7 @@ def acquire(canvas: Canvas, spec: PhantomSpec, depth: np.ndarray, rng: np.random
     return np.clip(np.hypot(image + real, imaginary) * rng.uniform(300, 1500), 0, 32000).astype(np.int16)
 
 
-def acquired_geometry(spec: PhantomSpec, axes: tuple[np.ndarray, ...]) -> Geometry:
+def acquired_geometry(spec: PhantomSpec, axes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Geometry:
     """Grid of the canvas; the model's origin (the middle of S1's upper endplate) is the physical origin."""
     rotation = np.eye(3)
     for axis, degrees in enumerate(spec.oblique_deg):

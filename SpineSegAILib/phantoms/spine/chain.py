@@ -54,7 +54,8 @@ class Body:
         """Anterior, middle and posterior height in the mid-sagittal plane."""
         u = np.array([-_BODY_SIDE, 0.0, _BODY_SIDE]) * self.depth / 2
         upper, lower = self.plates(np.zeros(3), u)
-        return tuple(float(h) for h in lower - upper)  # type: ignore[return-value]
+        anterior, middle, posterior = (lower - upper).tolist()
+        return anterior, middle, posterior
 
     def tilt(self, upper: bool) -> float:
         """Sagittal angle (radians) of an endplate; positive where its front points down."""
@@ -64,7 +65,8 @@ class Body:
     def local(self, points: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(v, w, u) of points given as broadcastable (right, down, posterior)."""
         r, c, a = (p - o for p, o in zip(points, self.center, strict=True))
-        return tuple(row[0] * r + row[1] * c + row[2] * a for row in self.frame)  # type: ignore[return-value]
+        v, w, u = (row[0] * r + row[1] * c + row[2] * a for row in self.frame)
+        return v, w, u
 
     def at(self, v: float, w: float, u: float) -> np.ndarray:
         """Position of a local point."""
@@ -207,7 +209,8 @@ def build_chain(spec: PhantomSpec, rng: np.random.Generator) -> tuple[list[Body]
         bottom = start - height * middle[1] - spec.listhesis.get(level.name, 0.0) * middle[2]
         new.frame = frame(angle, bottom[1] - new.height / 2)
         new.center = bottom - new.height / 2 * new.frame[1]
-        discs.append(Disc(new, lower, disc_below(level).id, worn, rng.uniform(-0.5, 1.0) + 2.5 * worn))
+        disc = disc_below(level)
+        discs.append(Disc(new, lower, disc.id if disc else None, worn, rng.uniform(-0.5, 1.0) + 2.5 * worn))
         bodies.append(new)
         lower = new
     return bodies, discs

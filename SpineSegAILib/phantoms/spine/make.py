@@ -69,15 +69,15 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
     slices = middle[0] + (np.arange(spec.slices) - (spec.slices - 1) / 2) * spec.slice_mm
     if spec.slices > 1:
         slices = slices + rng.uniform(-0.5, 0.5) * spec.slice_mm
-    axes = tuple(a.astype(np.float32) for a in (slices, rows, columns))
+    axes = slices.astype(np.float32), rows.astype(np.float32), columns.astype(np.float32)
 
-    canvas = Canvas(axes, spec.pixel_mm)  # type: ignore[arg-type]
+    canvas = Canvas(axes, spec.pixel_mm)
     t = tissues(spec, rng)
     if spec.contrast != "ct":  # thin cortex is only partly resolved, in some sequences hardly
         t["cortex"] += (t["marrow"] - t["cortex"]) * rng.uniform(0.0, 0.6)
     column, half = column_frame(spec, bodies, discs, rows)
     depth = paint_surroundings(canvas, spec, column, t, rng)
-    grain = smooth_noise(axes, (4, 2.5, 2.5), rng) + 0.7 * smooth_noise(axes, (12, 9, 9), rng)  # type: ignore[arg-type]
+    grain = smooth_noise(axes, (4, 2.5, 2.5), rng) + 0.7 * smooth_noise(axes, (12, 9, 9), rng)
     marrow = {b.name: t["marrow"] * float(np.exp(0.07 * rng.standard_normal())) for b in bodies}
     box = column.box(canvas)
     canvas.paint(box, column.distance(canvas.points(box), grow=2.5, shift=1.0), t["fat"])  # epidural
@@ -97,15 +97,15 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
     geometry = acquired_geometry(spec, axes)
     image, labels = geometry.image(acquire(canvas, spec, depth, rng)), geometry.image(canvas.labels)
     centers = {b.id: b.center for b in bodies if b.id} | {d.id: d.center for d in discs if d.id}
-    keypoints = {
-        sid: tuple(float(x) for x in geometry.matrix @ center[::-1])
-        for sid, center in centers.items()
-        if all(axis[0] <= x <= axis[-1] for axis, x in zip(axes[1:], center[1:], strict=True))
-    }
+    keypoints = {}
+    for sid, center in centers.items():
+        if all(axis[0] <= x <= axis[-1] for axis, x in zip(axes[1:], center[1:], strict=True)):
+            x, y, z = (geometry.matrix @ center[::-1]).tolist()
+            keypoints[sid] = (x, y, z)
     if spec.orientation != "PIR":
         image, labels = (sitk.DICOMOrient(x, spec.orientation) for x in (image, labels))
     truth = measure_truth(spec, bodies, discs, column, rows)
-    return Phantom(image, labels, keypoints, truth, spec)  # type: ignore[arg-type]
+    return Phantom(image, labels, keypoints, truth, spec)
 
 
 def sample_case() -> Phantom:

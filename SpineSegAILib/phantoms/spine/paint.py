@@ -285,7 +285,8 @@ def paint_canal(
 ) -> None:
     """Thecal sac with cord, conus and nerve roots; `conus` is the height (down, mm) at which the cord ends."""
     box = column.box(canvas)
-    axes = tuple(axis[part] for axis, part in zip(canvas.axes, box, strict=True))
+    right, down, posterior = (axis[part] for axis, part in zip(canvas.axes, box, strict=True))
+    axes = right, down, posterior
     if min(map(len, axes)) == 0:
         return
     rows = canvas.axes[1]

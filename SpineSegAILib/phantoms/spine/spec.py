@@ -115,12 +115,12 @@ def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
     def u(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
 
-    variant = rng.choice([None, "L6", "T13"], p=[0.85, 0.09, 0.06])
-    variant = overrides.get("variant", variant)
+    drawn_variant = (None, "L6", "T13")[rng.choice(3, p=[0.85, 0.09, 0.06])]
+    variant = overrides.get("variant", drawn_variant)
     tops = ["T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3"]
     top = str(rng.choice(tops, p=[0.06, 0.16, 0.24, 0.22, 0.15, 0.09, 0.05, 0.03]))
     bottom = str(rng.choice(["S1", "L5", "L4", "L3"], p=[0.86, 0.07, 0.04, 0.03])) if top[0] == "T" else "S1"
-    names = [s.name for s in PhantomSpec(variant=variant).chain()]  # type: ignore[arg-type]
+    names = [s.name for s in PhantomSpec.model_validate({"variant": variant}).chain()]
     visible = names[names.index(top) : names.index(bottom) + 1]
 
     def some(chance: float, low: float, high: float, among: list[str]) -> dict[str, float]:
@@ -162,7 +162,7 @@ def random_spec(rng: np.random.Generator, **overrides: object) -> PhantomSpec:
         "orientation": str(rng.choice(["PIR", "PIR", "ASR", "LPS", "RAS"])),
         "oblique_deg": tuple(float(x) for x in np.clip(rng.normal(0, 4, 3), -12, 12)),
     }
-    return PhantomSpec(**{**drawn, **overrides})  # type: ignore[arg-type]
+    return PhantomSpec.model_validate({**drawn, **overrides})
 
 
 SAMPLE_SPEC = PhantomSpec(

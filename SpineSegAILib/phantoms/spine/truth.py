@@ -21,24 +21,20 @@ def measure_truth(
 
     seen = [b for b in reversed(bodies) if whole(b)]
     names = {b.name for b in seen}
+    between = [d for d in reversed(discs) if d.id and {d.upper.name, d.lower.name} <= names]
+    canal: dict[str | int | None, float] = {b.name: _canal_depth(column, rows, b.center, b.frame[1]) for b in seen}
+    canal |= {d.id: _canal_depth(column, rows, d.center, d.frame[1]) for d in between}
     return {
         "levels": [b.name for b in seen],
         "heights": {b.name: b.heights() for b in seen if b.id != SACRUM_ID},
-        "discs": {d.id: d.height() for d in reversed(discs) if d.id and {d.upper.name, d.lower.name} <= names},
-        "canal": {
-            **{b.name: _canal_depth(column, rows, b.center, b.frame[1]) for b in seen},
-            **{
-                d.id: _canal_depth(column, rows, d.center, d.frame[1])
-                for d in reversed(discs)
-                if d.id and {d.upper.name, d.lower.name} <= names
-            },
-        },
+        "discs": {d.id: d.height() for d in between},
+        "canal": canal,
         "lordosis": float(np.degrees(by_name["S1"].tilt(True) - by_name["L1"].tilt(True))) if "L1" in by_name else None,
         "sacral_slope": float(np.degrees(by_name["S1"].tilt(True))),
         "cobb": spec.scoliosis_deg,
         "cobb_seen": float(np.ptp([np.degrees(np.arctan2(-b.frame[1, 0], b.frame[1, 1])) for b in seen])),
         "listhesis": dict(spec.listhesis),
-        "slip": {d.upper.name: _slip(d) for d in reversed(discs) if d.id and {d.upper.name, d.lower.name} <= names},
+        "slip": {d.upper.name: _slip(d) for d in between},
         "variant": spec.variant,
     }
 

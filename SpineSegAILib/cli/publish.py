@@ -1,0 +1,84 @@
+"""``spinesegai publish``: a checkpoint with its results in its header, and its model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import ConfigError, OutputError
+from . import arguments
+from .terminal import print_written, progress_bar
+
+HELP = "Evaluate a checkpoint and write it with its model card."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
+    parser.add_argument("dataset", type=Path, metavar="DATASET.json", help="manifest")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the two files")
+    parser.add_argument("--name", required=True, metavar="NAME", help="name of the published checkpoint")
+    parser.add_argument("--split", default="validation", metavar="NAME", help="cases to score; default: validation")
+    parser.add_argument("--recipe", default="", metavar="TEXT", help="command that trained it, for the card")
+    parser.add_argument(
+        "--notes", type=Path, metavar="FILE.md", help="the hand-written part of the card: data, terms, what to know"
+    )
+    parser.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="TITLE: option=value, …",
+        help="evaluate once more with these options, to show what a part of the method is worth; may be repeated",
+    )
+    parser.add_argument(
+        "--append", type=Path, action="append", default=[], metavar="FILE.md", help="add this to the end of the card"
+    )
+    parser.add_argument("--shown-dataset", default="", metavar="TEXT", help="how the card names the dataset")
+    arguments.add_device(parser)
+    arguments.add_options(parser)
+    arguments.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates on all variants, and writes checkpoint and card."""
+    from ..checkpoints import find_checkpoint
+    from ..datasets import read_manifest
+
+    if args.output.exists() and not args.output.is_dir():
+        raise OutputError(f"{args.output} is a file.", "Use a folder.")
+    info = find_checkpoint(args.checkpoint)
+    read_manifest(args.dataset).cases(args.split)
+    texts = [_text(path) for path in (args.notes, *args.append) if path]
+    from ..evaluation.publish import Publication, Row, publish
+
+    what = Publication(
+        name=args.name,
+        dataset=args.dataset,
+        split=args.split,
+        recipe=args.recipe,
+        notes=texts[0] if args.notes else "",
+        options={key: str(value) for key, value in args.option},
+        rows=[Row(title, options) for title, options in map(_row, args.row)],
+        more=texts[1:] if args.notes else texts,
+        shown_dataset=args.shown_dataset,
+    )
+    with progress_bar(args.quiet) as report:
+        paths = publish(info, what, args.output, device=args.device, report=report)
+    if not args.quiet:
+        print_written(paths)
+
+
+def _row(text: str) -> tuple[str, dict[str, str]]:
+    """``TITLE: option=value, option=value``."""
+    title, _, options = text.rpartition(":")
+    pairs = [part.partition("=") for part in options.split(",")]
+    if not title.strip() or not all(name.strip() and sign for name, sign, _ in pairs):
+        raise ConfigError(f"--row “{text}” cannot be read.", "Write “TITLE: option=value, option=value”.")
+    return title.strip(), {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", "Give a Markdown file.") from None

@@ -1,0 +1,321 @@
+"""``spinesegai segment``: one image, with what the user knows about it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..anatomy import LabelScheme, structure
+from ..errors import ConfigError, HintError, one_of
+from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write
+from ..hints import Anchor, Hints
+from ..keypoints import read_keypoints
+from ..methods.catalog import METHODS, MethodInfo, method_info
+from . import arguments
+from .arguments import STDOUT
+from .terminal import print_json, print_note, print_table, print_written, progress_bar, write_json
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..checkpoints import CheckpointInfo
+    from ..results import Segmentation
+
+HELP = "Segment an image."
+
+HINT_FLAGS = {
+    "visible": "--visible",
+    "anchors": "--anchor",
+    "keypoints": "--keypoints",
+    "prior": "--prior",
+    "locked": "--lock",
+    "structures": "--structures",
+}
+"""Field of `Hints` → its flag."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("image", metavar="IMAGE", help="image file, or folder with one DICOM series")
+    parser.add_argument(
+        "--output",
+        type=arguments.output_file(*SEGMENTATION_SUFFIXES),
+        required=True,
+        metavar="FILE",
+        help="write the segmentation: .seg.nrrd for Slicer, or a label image: .nii.gz, .nii, .nrrd, .mha",
+    )
+    arguments.add_checkpoint(parser)
+    parser.add_argument("--method", type=arguments.method, metavar="NAME", help="use a checkpoint of this method")
+    arguments.add_device(parser)
+    parser.add_argument(
+        "--visible",
+        type=arguments.level_range,
+        metavar="T11:S1",
+        help="topmost and lowest vertebra in view; T11: or :S1 for one end",
+    )
+    parser.add_argument(
+        "--anchor",
+        type=arguments.anchor,
+        action="append",
+        default=[],
+        metavar="L5@x,y,z",
+        help="a point inside L5 (LPS, mm); may be repeated",
+    )
+    parser.add_argument("--keypoints", metavar="FILE", help="JSON file of structure centers, or Slicer markups")
+    parser.add_argument("--prior", metavar="FILE", help="segmentation to start from")
+    parser.add_argument("--lock", metavar="FILE", help="segmentation whose structures are kept unchanged")
+    parser.add_argument(
+        "--levels-from",
+        metavar="FILE",
+        help="take the levels from a corrected segmentation of another series of the study",
+    )
+    parser.add_argument(
+        "--structures", type=arguments.structure_ids, metavar="L3,L4", help="return only these structures"
+    )
+    parser.add_argument(
+        "--unvalidated",
+        action="store_true",
+        help="include experimental structures, for which the checkpoint was trained on synthetic images only",
+    )
+    arguments.add_options(parser)
+    parser.add_argument(
+        "--preview", type=arguments.output_file(".png"), metavar="PNG", help="write a picture of the result"
+    )
+    parser.add_argument(
+        "--measurements",
+        type=arguments.output_file(".csv"),
+        metavar="CSV",
+        help="write a table of volumes, heights, angles …",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        type=arguments.output_file(*IMAGE_SUFFIXES),
+        metavar="FILE",
+        help="write the uncertainty map, for methods that produce samples: .nii.gz, .nii, .nrrd, .mha",
+    )
+    arguments.add_json_file(parser)
+    arguments.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks all that is asked for, segments, and writes all of it or nothing."""
+    outputs = _outputs(args)
+    info = _checkpoint(args)
+    hints = _hints(args, method_info(info.method), info.scheme)
+    image, result = _segmented(args, info, hints)
+    result = _without_experimental(args, result, hints)
+    summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
+    summary["written"] = _write(outputs, image, result, summary)
+    for warning in result.warnings:
+        print_note(warning)
+    if args.json == STDOUT:
+        print_json(summary)
+    elif not args.quiet:
+        print_table(_structure_rows(result))
+        print_written(summary["written"])
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+
+def _outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The files asked for, by flag.
+
+    Raises:
+        OutputError: a folder is missing or protected, or one file would be used twice.
+    """
+    from ..results import check_sidecar, side_file
+
+    named = {
+        "--output": args.output,
+        "--preview": args.preview,
+        "--measurements": args.measurements,
+        "--uncertainty": args.uncertainty,
+        "--json": None if args.json == STDOUT else args.json,
+    }
+    outputs = {flag: path for flag, path in named.items() if path is not None}
+    read = {
+        "IMAGE": args.image,
+        "--prior": args.prior,
+        "--lock": args.lock,
+        "--keypoints": args.keypoints,
+        "--levels-from": args.levels_from,
+    }
+    arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, read)
+    check_sidecar(args.output)
+    return outputs
+
+
+def _checkpoint(args: argparse.Namespace) -> CheckpointInfo:
+    """The checkpoint asked for.
+
+    Raises:
+        CheckpointError: there is none.
+        ConfigError: it is of another method, or its method cannot do what is asked for.
+    """
+    from ..checkpoints import find_checkpoint
+
+    info = find_checkpoint(args.checkpoint, args.method)
+    method = method_info(info.method)
+    if args.method not in (None, info.method):
+        raise ConfigError(
+            f"The checkpoint {info.name} is of the method {info.method}, not {args.method}.",
+            "Omit --method, or choose another checkpoint.",
+        )
+    if args.uncertainty and "samples" not in method.sampling:
+        takers = one_of(m.id for m in METHODS.values() if "samples" in m.sampling)
+        raise ConfigError(
+            f"--uncertainty is not available: {method.title} ({method.id}) does not produce samples.",
+            f"Omit it, or use a checkpoint of {takers}.",
+        )
+    return info
+
+
+def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) -> Hints:
+    """What the user knows, as far as the method can use it.
+
+    Raises:
+        HintError: the method cannot use one of them, or a file of hints cannot be read.
+        SchemeError: a structure is not in the checkpoint's scheme.
+    """
+    given = {
+        "visible": args.visible,
+        "anchors": args.anchor,
+        "keypoints": args.keypoints,
+        "prior": args.prior,
+        "locked": args.lock,
+        "structures": args.structures,
+    }
+    check_hints({name for name, value in given.items() if value}, method)
+    for structure_id in (*(args.structures or ()), *(anchor.structure_id for anchor in args.anchor)):
+        scheme.require(structure_id)
+    prior = locked = None
+    if args.prior or args.lock:
+        from ..results import read_segmentation
+
+        prior, locked = (read_segmentation(path).labels if path else None for path in (args.prior, args.lock))
+    return Hints(
+        visible=args.visible,
+        anchors=tuple(args.anchor),
+        keypoints=read_keypoints(args.keypoints) if args.keypoints else {},
+        prior=prior,
+        locked=locked,
+        structures=args.structures or (),
+    )
+
+
+def check_hints(given: Iterable[str], method: MethodInfo) -> None:
+    """Checks that a method can use these hints.
+
+    Args:
+        given: names of fields of `Hints`.
+        method: the method.
+
+    Raises:
+        HintError: names the first that it cannot use, and the methods that can.
+    """
+    for name in sorted(set(given) - method.accepted_hints):
+        takers = [m.id for m in METHODS.values() if name in m.accepted_hints]
+        raise HintError(
+            f"{HINT_FLAGS[name]} is not supported by {method.title} ({method.id}).",
+            f"Omit it, or use a checkpoint of {one_of(takers)}." if takers else "Omit it.",
+        )
+
+
+# --- the work --------------------------------------------------------------------------------------------------------
+
+
+def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> tuple[sitk.Image, Segmentation]:
+    """The image and its segmentation.
+
+    Raises:
+        ImageError: the image cannot be used, or nothing was found in it.
+        ConfigError: an uncertainty map is asked for and only one sample.
+    """
+    from ..imaging import read_image
+    from ..results import require_structures
+
+    with progress_bar(args.quiet) as report:
+        report(0.0, "reading the image")
+        image = read_image(args.image)
+        if args.levels_from:
+            hints = replace(hints, anchors=(*hints.anchors, _level_of(args.levels_from, image)))
+        report(0.0, "loading the checkpoint")
+        from ..inference import Predictor
+
+        predictor = Predictor(info, device=args.device)
+        if args.uncertainty and predictor.method.images_per_slice(dict(args.option)) < 2:
+            raise ConfigError(
+                "--uncertainty needs at least two samples; one sample, or the prior alone, has no uncertainty.",
+                "Use --option samples=2 or more.",
+            )
+        result = predictor.segment(image, hints=hints, options=dict(args.option), progress=report)
+    what = "None of the requested structures" if args.structures else "No spine"
+    require_structures(result, f"{what} was found in {args.image}.")
+    return image, result
+
+
+def _level_of(path: str, image: sitk.Image) -> Anchor:
+    """An anchor in this image, from the segmentation of another series."""
+    from ..inference.level_transfer import level_anchor
+    from ..results import read_segmentation
+
+    return level_anchor(read_segmentation(path).labels, image)
+
+
+def _without_experimental(args: argparse.Namespace, result: Segmentation, hints: Hints) -> Segmentation:
+    """The result without structures that were trained on synthetic images only, unless they are asked for."""
+    if args.unvalidated or args.structures:
+        return result
+    from ..results import drop_unvalidated
+
+    remedy = "Use --unvalidated to include them"
+    rest = drop_unvalidated(result, hints.locked, remedy)
+    if rest is not result:
+        kept = rest.present
+        omitted = ", ".join(structure(sid).name for sid in result.present if sid not in kept)
+        rest.warnings.append(f"Omitted {omitted}: trained on synthetic images only. {remedy}.")
+    return rest
+
+
+def _write(
+    outputs: Mapping[str, Path], image: sitk.Image, result: Segmentation, summary: Mapping[str, Any]
+) -> list[str]:
+    """Writes all files or none, and returns their names."""
+    from ..results import write_image
+    from ..results.measurement import measure_all, write_csv
+    from ..results.preview import render_preview
+
+    with atomic_write(*outputs.values()) as places:
+        place = dict(zip(outputs, places, strict=True))
+        written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
+        if "--preview" in place:
+            render_preview(image, result, place["--preview"])
+        if "--measurements" in place:
+            write_csv(measure_all(result), place["--measurements"])
+        if "--uncertainty" in place:
+            assert result.uncertainty is not None  # two samples or more have one
+            write_image(result.uncertainty, place["--uncertainty"])
+        names = [str(path) for path in (*written, *(p for flag, p in outputs.items() if flag != "--output"))]
+        if "--json" in place:
+            write_json(place["--json"], {**summary, "written": names})
+    return names
+
+
+def _structure_rows(result: Segmentation) -> list[tuple[str, str, str]]:
+    import numpy as np
+    import SimpleITK as sitk
+
+    voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
+    ids, counts = np.unique(sitk.GetArrayViewFromImage(result.labels), return_counts=True)
+    voxels, present = dict(zip(ids.tolist(), counts.tolist(), strict=True)), result.present
+    rows = [("structure", "volume", "confidence")]
+    for sid in present:
+        confidence = result.confidence.get(sid)
+        shown = "" if confidence is None else f"{confidence:.2f}"
+        rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
+    return rows

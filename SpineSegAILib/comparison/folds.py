@@ -1,0 +1,155 @@
+"""Datasets of a comparison: folds by patient, the cases that are never scored, and cases with less supervision."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..anatomy import STRUCTURES
+from ..datasets.manifest import SPLITS, Case, read_label, read_manifest
+from ..errors import ConfigError, DatasetError
+from ..files import atomic_write, read_json
+from ..imaging.geometry import like
+from ..keypoints import centres_of
+
+Supervision = Literal["full", "half-structures", "two-thirds", "two-thirds-and-keypoints"]
+"""What of the training cases is labelled: all; of every second case half of the structures; all of two thirds of the
+cases; and of the other third the centres of the masks alone."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One part of a cross-validation.
+
+    Attributes:
+        number: 0, 1 …
+        training: manifest of the cases to train on.
+        left_out: manifest of the cases to score, as its `validation` split.
+    """
+
+    number: int
+    training: Path
+    left_out: Path
+
+
+def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], output: Path) -> list[Fold]:
+    """Deal the cases of a split to folds by patient; every case that may be scored is left out once.
+
+    Args:
+        manifest: nothing of its other splits is read.
+        sources: only cases from these are left out and scored, the others always trained on; empty for all.
+        output: folder of the manifests.
+
+    Raises:
+        DatasetError: fewer patients than folds.
+    """
+    cases = read_manifest(manifest).cases(split)
+    scored = [_is_scored(case, sources) for case in cases]
+    patients = list(dict.fromkeys((c.source, c.patient) for c, s in zip(cases, scored, strict=True) if s))
+    if len(patients) < count:
+        raise DatasetError(f"{len(patients)} patients cannot be dealt to {count} folds.", "Choose fewer folds.")
+    fold_of = {patient: number % count for number, patient in enumerate(patients)}
+    found = []
+    for number in range(count):
+        left_out = [s and fold_of[c.source, c.patient] == number for c, s in zip(cases, scored, strict=True)]
+        kept = [not out for out in left_out]
+        found.append(
+            Fold(
+                number,
+                _write_part(manifest, split, kept, "training", output / f"fold{number}-training.json"),
+                _write_part(manifest, split, left_out, "validation", output / f"fold{number}-left-out.json"),
+            )
+        )
+    return found
+
+
+def write_never_scored(manifest: Path, split: str, sources: Sequence[str], output: Path) -> Path:
+    """A manifest of the cases that no fold leaves out.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    cases = read_manifest(manifest).cases(split)
+    kept = [not _is_scored(case, sources) for case in cases]
+    if not any(kept):
+        raise ConfigError(
+            "Every case is scored: there is none to learn from once for all folds.",
+            "Name the sources that are scored (scored_sources).",
+        )
+    return _write_part(manifest, split, kept, "training", output / "never-scored.json")
+
+
+def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> Path:
+    """A manifest whose training cases are labelled in part.
+
+    Args:
+        output: folder of the manifest and of what it names.
+    """
+    if supervision == "full":
+        return manifest
+    output.mkdir(parents=True, exist_ok=True)
+    cases = read_manifest(manifest).cases("training")
+    table = _moved(read_json(manifest, DatasetError), manifest.parent, output)
+    entries = []
+    for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
+        if supervision == "half-structures":
+            entries.append(_half(entry, case, number, output) if number % 2 else entry)
+        elif number % 3:
+            entries.append(entry)
+        elif supervision == "two-thirds-and-keypoints":
+            bare = {k: v for k, v in entry.items() if k not in ("label", "annotated")}
+            points = {STRUCTURES[i].name: list(p) for i, p in centres_of(read_label(case)).items()}
+            entries.append({**bare, "keypoints": points})
+    path = output / f"{manifest.stem}-{supervision}.json"
+    with atomic_write(path) as (place,):
+        place.write_text(json.dumps({**table, "training": entries}, indent=1), encoding="utf-8")
+    return path
+
+
+def _is_scored(case: Case, sources: Sequence[str]) -> bool:
+    return case.label is not None and (not sources or case.source in sources)
+
+
+def _write_part(manifest: Path, split: str, kept: Sequence[bool], as_split: str, path: Path) -> Path:
+    """A manifest of some of a split's cases, as another split."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = _moved(read_json(manifest, DatasetError), manifest.parent, path.parent)
+    chosen = [entry for entry, keep in zip(table[split], kept, strict=True) if keep]
+    text = json.dumps({**table, **{s: [] for s in SPLITS}, as_split: chosen}, indent=1)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as (place,):
+            place.write_text(text, encoding="utf-8")
+    return path
+
+
+def _moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
+    """A manifest's table with its paths relative to another folder."""
+    for split in SPLITS:
+        table[split] = [{"image": entry} if isinstance(entry, str) else dict(entry) for entry in table.get(split, [])]
+        for entry in table[split]:
+            for key in ("image", "label"):
+                if entry.get(key):
+                    entry[key] = os.path.relpath((before / entry[key]).resolve(), after.resolve())
+    return table
+
+
+def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[str, Any]:
+    """The case with every second of its structures, from the first or the second on by turns."""
+    if case.label is None:
+        return entry
+    shown = list(case.annotated)[number // 2 % 2 :: 2]
+    path = output / f"{case.name}_half.nii.gz"
+    if not path.exists():
+        label = read_label(case)
+        array = sitk.GetArrayFromImage(label)
+        with atomic_write(path) as (place,):
+            sitk.WriteImage(like(label, np.where(np.isin(array, shown), array, 0).astype(np.int16)), str(place))
+    kept = {k: v for k, v in entry.items() if k != "label_values"}
+    return {**kept, "label": path.name, "annotated": [STRUCTURES[i].name for i in shown]}

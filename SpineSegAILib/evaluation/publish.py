@@ -1,0 +1,177 @@
+"""Turns a trained checkpoint into one to hand on: evaluated, with its results in its header and a model card.
+
+The hand-written part of the card (the data, their terms, what to know) is given; everything else is measured. Each
+`Row` evaluates the same weights once more with run-time options: a mechanism is switched off, and the results say what
+it was worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
+from ..errors import ConfigError
+from ..files import atomic_write
+from ..inference import Predictor
+from ..inference.calibration import Calibration
+from ..methods.catalog import method_info
+from .dataset import evaluate_dataset
+from .templates import render
+from .variants import VARIANTS
+
+LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
+
+
+@dataclass(frozen=True)
+class Row:
+    """The same weights with run-time options: what a part of the method is worth."""
+
+    title: str
+    options: Mapping[str, str]
+
+    @property
+    def flags(self) -> str:
+        """As `spinesegai evaluate` takes them."""
+        return " ".join(f"--option {name}={value}" for name, value in self.options.items())
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is asked for.
+
+    Attributes:
+        name: of the published checkpoint.
+        dataset: manifest.
+        split: which cases; not those that it was trained on.
+        recipe: the command that trained it.
+        notes: the hand-written part of the card, Markdown.
+        options: run-time options of all evaluations.
+        rows: see `Row`.
+        more: Markdown that others measured, for the end of the card.
+        shown_dataset: how the card names the dataset.
+    """
+
+    name: str
+    dataset: Path
+    split: str
+    recipe: str
+    notes: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    more: Sequence[str] = ()
+    shown_dataset: str = ""
+
+
+def publish(
+    checkpoint: CheckpointInfo,
+    what: Publication,
+    folder: Path,
+    *,
+    device: str = "auto",
+    report: Callable[[float, str], None] = lambda *_: None,
+) -> list[Path]:
+    """Evaluate a checkpoint and write it with its card into a folder.
+
+    Args:
+        report: called with the share of the present evaluation and a sentence.
+
+    Returns:
+        the checkpoint and its card.
+
+    Raises:
+        ConfigError: a case of the split was in its training.
+        DatasetError, CheckpointError, OutputError: from what is named.
+    """
+    predictor = Predictor(checkpoint, device=device)
+    document = evaluate_dataset(
+        what.dataset, what.split, predictor, variants=VARIANTS, options=what.options, progress=report,
+        trained_on=checkpoint.trained_on,
+    )  # fmt: skip
+    if "seen" in document:
+        raise ConfigError(document["seen"], "Publish what is measured on cases that the checkpoint has not seen.")
+    document["command"] = _command(what)
+    shipped = {"title": "as shipped", "flags": "", "summary": document["variants"]["full"]}
+    mechanisms = [shipped]
+    for row in what.rows:
+        options = {**what.options, **row.options}
+        again = evaluate_dataset(
+            what.dataset, what.split, predictor, options=options,
+            progress=partial(_report_row, report, row.title),
+        )  # fmt: skip
+        mechanisms.append({"title": row.title, "flags": row.flags, "summary": again["variants"]["full"]})
+    metadata = {
+        **checkpoint.metadata,
+        "validation": {variant: main_results(summary) for variant, summary in document["variants"].items()},
+        "validation_command": document["command"],
+        "licence": LICENCE,
+    }
+    if what.rows:
+        metadata["mechanisms"] = {row["title"]: main_results(row["summary"]) for row in mechanisms}
+    paths = [folder / f"{what.name}{SUFFIX}", folder / f"{what.name}.md"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(*paths) as (weights, card):
+        save_checkpoint(weights, load_tensors(checkpoint), metadata)
+        published = replace(read_header(weights), path=paths[0])
+        card.write_text(model_card(published, document, what, mechanisms), encoding="utf-8")
+    return paths
+
+
+def _report_row(report: Callable[[float, str], None], title: str, share: float, sentence: str) -> None:
+    report(share, f"{title}: {sentence}")
+
+
+def model_card(
+    info: CheckpointInfo, report: Mapping[str, Any], what: Publication, mechanisms: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The model card as Markdown.
+
+    Args:
+        report: of `evaluate_dataset`, with the ``command`` that makes it.
+        mechanisms: title, flags and summary of each row, the first of them as shipped.
+    """
+    text = render(
+        "model_card.md.j2",
+        info=info,
+        method=method_info(info.method),
+        training=info.metadata["training"],
+        notes=what.notes.strip(),
+        recipe=what.recipe,
+        calibration=_calibration_in_words(info),
+        report=report,
+        rows=_rows,
+        mechanisms=mechanisms,
+        more=[text.strip() for text in what.more],
+    )
+    return text.rstrip() + "\n"
+
+
+def main_results(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups' main results, for the header of a checkpoint."""
+    keys = ("scored", "dice", "hd95_mm", "asd_mm", "levels_right", "levels")
+    return {name: {key: row[key] for key in keys} for name, row in summary["groups"].items()}
+
+
+def _command(what: Publication) -> str:
+    flags = Row("", what.options).flags
+    return (
+        f"spinesegai evaluate {what.shown_dataset or what.dataset.name} --split {what.split} --checkpoint {what.name} "
+        f"--variants all --output report.json{' ' if flags else ''}{flags}"
+    )
+
+
+def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and averages: groups, groups by source, structures."""
+    yield from ((f"**{name}**", row) for name, row in summary["groups"].items())
+    for source, groups in summary["sources"].items():
+        yield from ((f"{source}: {name}", row) for name, row in groups.items())
+    yield from summary["structures"].items()
+
+
+def _calibration_in_words(info: CheckpointInfo) -> str:
+    calibration = Calibration.model_validate(info.metadata.get("calibration", {}))
+    offsets = ", ".join(f"{kind} {value:g}" for kind, value in calibration.offsets.items() if value)
+    return f"log-odds taken from {offsets or 'nothing'}; weight of neighbouring slices {calibration.neighbour:g}"

@@ -1,0 +1,238 @@
+"""Recipes: how a checkpoint that ships was trained, as data. Stages that start from one another, on named datasets.
+
+A recipe is a TOML file in ``Resources/Recipes``; the text of the model card lies beside it. What is done is not done
+again, so the same command continues a recipe that was stopped or killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import ConfigError, problems
+from ..files import read_table
+from ..methods.catalog import make_config
+from ..resources import resources_folder
+from .config import TrainingConfig, configure, fill_in, flatten
+from .run import RunDirectory
+from .trainer import TrainingRequest, run_training
+
+_MODEL = ConfigDict(extra="forbid", frozen=True)
+PREVIOUS = "previous"
+
+
+class LevelledSlices(BaseModel):
+    """Single midline slices with masks of discs and bodies, see `pictures.import_levelled_slices`."""
+
+    model_config = _MODEL
+
+    folder: str
+    names: tuple[str, ...] = Field(min_length=1, description="which pictures")
+    pixel_mm: float = Field(gt=0)
+    lowest: str = Field("S1", description="the lowest vertebra drawn in each")
+
+
+class LabelledPictures(BaseModel):
+    """Pictures with masks of one structure, see `pictures.import_labelled_pictures`."""
+
+    model_config = _MODEL
+
+    folder: str
+    structure: str
+
+
+class Source(BaseModel):
+    """Where cases come from: a manifest, or a folder of pictures. Paths are relative to the data folder."""
+
+    model_config = _MODEL
+
+    manifest: str = ""
+    slices: LevelledSlices | None = None
+    pictures: LabelledPictures | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if sum(map(bool, (self.manifest, self.slices, self.pictures))) != 1:
+            raise ValueError("name one of manifest, slices and pictures")
+        return self
+
+
+class Stage(BaseModel):
+    """One run."""
+
+    model_config = _MODEL
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$", description="folder of the run")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings, over the recipe's own")
+    start: str = Field(PREVIOUS, description="checkpoint to start from; the previous stage's weights if not given")
+    weights: Literal["last", "best"] = Field("last", description="which weights the next stage, or the user, gets")
+    completed: bool = Field(False, description="whether structures that nobody drew are learned too, see `complete`")
+
+
+class Recipe(BaseModel):
+    """How a checkpoint was trained."""
+
+    model_config = _MODEL
+
+    title: str = Field(description="of the checkpoint")
+    about: str = Field("", description="what a reader should know of the recipe")
+    method: str
+    preset: str | None = None
+    sources: tuple[Source, ...] = Field(min_length=1)
+    complete: str = Field("", description="checkpoint that completes partly labelled cases")
+    resources: tuple[str, ...] = Field(
+        (),
+        description="files that the method needs to learn, given by the user; {name} in a setting stands for the file",
+    )
+    set: dict[str, Any] = Field(default_factory=dict, description="settings of every stage")
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("two stages have the same name")
+        if any(stage.completed for stage in self.stages) and not self.complete:
+            raise ValueError("a stage wants completed cases, and “complete” names no checkpoint")
+        return self
+
+
+@dataclass
+class RecipeRequest:
+    """What `spinesegai train --recipe` asks for.
+
+    Attributes:
+        recipe: what to do.
+        data: folder that the recipe's sources are in.
+        output: folder of the stages' runs and of what is prepared for them.
+        resources: files that the method needs to learn, by name.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        report: called with each event of a run and a sentence per step of the preparation.
+        train: replaced by the shell, which stops a run on Ctrl-C.
+    """
+
+    recipe: Recipe
+    data: Path
+    output: Path
+    resources: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
+    report: Callable[[dict[str, Any]], None] = lambda event: None
+    train: Callable[[TrainingRequest], Any] = run_training
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with SpineSegAI, by the name of their checkpoint."""
+    return {path.stem: path for path in sorted((resources_folder() / "Recipes").glob("*.toml"))}
+
+
+def read_recipe(name: str | Path) -> Recipe:
+    """A shipped recipe by its name, or one from a TOML or JSON file.
+
+    Raises:
+        ConfigError: it is missing, damaged or not valid.
+    """
+    path = shipped_recipes().get(str(name), Path(name))
+    if not path.exists():
+        raise ConfigError(f"There is no recipe {name}.", f"Give a file, or one of: {', '.join(shipped_recipes())}.")
+    try:
+        return Recipe.model_validate(read_table(path, ConfigError))
+    except ValidationError as error:
+        raise ConfigError(f"The recipe {path} is not valid: {problems(error)}.", "Correct it.") from None
+
+
+def run_recipe(request: RecipeRequest) -> Path:
+    """Do what is not done yet.
+
+    Returns:
+        the resulting checkpoint.
+
+    Raises:
+        ConfigError: a resource is missing, or a setting is not valid.
+        DatasetError, ImageError, CheckpointError, TrainingError: from what the recipe names.
+    """
+    recipe, output = request.recipe, request.output
+    missing = [name for name in recipe.resources if name not in request.resources]
+    if missing:
+        raise ConfigError(
+            f"The recipe needs the file “{missing[0]}”.",
+            f"Use --resource {missing[0]}=FILE; `spinesegai text-bank` makes text banks.",
+        )
+    drawn = [_prepare(source, request) for source in recipe.sources]
+    start: Path | str | None = None
+    for stage in recipe.stages:
+        manifests = [_completed(path, request) for path in drawn] if stage.completed else drawn
+        run = RunDirectory(output / stage.name)
+        begin = start if stage.start == PREVIOUS else stage.start
+        config = stage_config(recipe, stage, manifests, request.resources, begin)
+        if run.status().get("state") != "finished":
+            resume = run.config_file.exists()
+            request.report({"event": "stage", "message": stage.name})
+            request.train(TrainingRequest(config, run.folder, resume, request.device, output / "cache", request.report))
+            if run.status().get("state") != "finished":
+                raise KeyboardInterrupt
+        start = run.best if stage.weights == "best" and run.best.exists() else run.last
+    assert start is not None
+    return Path(start)
+
+
+def stage_config(
+    recipe: Recipe, stage: Stage, manifests: list[Path], resources: Mapping[str, str], start: Path | str | None
+) -> TrainingConfig:
+    """The run of a stage.
+
+    Args:
+        start: checkpoint to start from, if any.
+
+    Raises:
+        ConfigError: a setting is not valid.
+    """
+    changes = fill_in({**dict(flatten(recipe.set)), **dict(flatten(stage.set))}, resources)
+    own = {key.removeprefix("method."): value for key, value in changes.items() if key.startswith("method.")}
+    method = make_config(recipe.method, recipe.preset, **own)
+    last = stage is recipe.stages[-1]
+    first, *more = (str(path) for path in manifests)
+    config = configure(
+        method,
+        first,
+        name=recipe.title if last else f"{recipe.title}, stage “{stage.name}”",
+        recipe={},
+        changes=[*changes.items(), ("also", more), ("start_from", str(start) if start else None)],
+    )
+    return config.model_copy(update={"resources": dict(resources)})
+
+
+def _prepare(source: Source, request: RecipeRequest) -> Path:
+    """The source's manifest, made if need be."""
+    if source.manifest:
+        return (request.data / source.manifest).resolve()
+    from ..datasets import pictures
+
+    told = source.slices or source.pictures
+    assert told is not None
+    output = request.output / "data" / Path(told.folder).name
+    if (output / "dataset.json").exists():
+        return output / "dataset.json"
+    request.report({"event": "prepare", "message": f"reading {told.folder}"})
+    folder = request.data / told.folder
+    if isinstance(told, LevelledSlices):
+        return pictures.import_levelled_slices(folder, output, told.names, told.pixel_mm, told.lowest)
+    return pictures.import_labelled_pictures(folder, output, told.structure)
+
+
+def _completed(manifest: Path, request: RecipeRequest) -> Path:
+    """The manifest with labels completed by the recipe's checkpoint."""
+    from ..datasets.completion import complete_dataset
+    from ..inference import Predictor
+
+    output = request.output / "completed" / manifest.parent.name
+    if (output / "dataset.json").exists():
+        return output / "dataset.json"
+
+    def say(share: float, name: str) -> None:
+        request.report({"event": "prepare", "message": f"completing {name} ({share:.0%})"})
+
+    return complete_dataset(manifest, output, Predictor(request.recipe.complete, device=request.device), say)

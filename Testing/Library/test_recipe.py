@@ -1,0 +1,208 @@
+"""Recipes: stages that start from one another, sources of several kinds, continued where they were stopped."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny_data import write_tiny_dataset
+
+from SpineSegAILib.anatomy import STRUCTURES, structure
+from SpineSegAILib.checkpoints import read_header
+from SpineSegAILib.cli import main
+from SpineSegAILib.datasets import pictures
+from SpineSegAILib.datasets.completion import complete_dataset
+from SpineSegAILib.datasets.manifest import read_label, read_manifest
+from SpineSegAILib.errors import ConfigError, DatasetError
+from SpineSegAILib.inference import Predictor
+from SpineSegAILib.methods.catalog import METHODS
+from SpineSegAILib.training import recipe as recipes
+from SpineSegAILib.training.recipe import Recipe, RecipeRequest, read_recipe, run_recipe, stage_config
+from SpineSegAILib.training.run import RunDirectory
+
+TINY = {
+    "preprocessing": {"pixel_mm": 3.0},
+    "data": {"patch": [64, 64]},
+    "optimization": {"steps": 2, "batch": 2, "workers": 0, "warmup": 0, "ema": 0.0},
+}
+
+
+def tiny_recipe(**values) -> Recipe:
+    stages = [{"name": "one"}, {"name": "two", "set": {"optimization": {"steps": 5, "stop_steps": 3}, "seed": 7}}]
+    return Recipe.model_validate(
+        {
+            "title": "Tiny",
+            "method": "resenc-unet",
+            "preset": "tiny",
+            "sources": [{"manifest": "tiny/dataset.json"}],
+            "set": TINY,
+            "stages": stages,
+            **values,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tiny").mkdir()
+    write_tiny_dataset(folder / "tiny", training=2)
+    return folder
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """A picture of three bodies with the discs between them and one above."""
+    folder = tmp_path / "slices"
+    folder.mkdir()
+    mask = np.zeros((64, 32), np.uint8)
+    for top in (10, 26, 42):
+        mask[top : top + 10, 8:24] = 2
+        mask[top - 5 : top - 1, 8:24] = 1
+    image = (mask * 80).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(folder / "a_image.png"))
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(folder / "a_label.png"))
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(recipes.shipped_recipes()))
+def test_every_shipped_recipe_is_valid_down_to_its_last_stage(name, tmp_path):
+    recipe = read_recipe(name)
+    given = {resource: str(tmp_path / f"{resource}.safetensors") for resource in recipe.resources}
+    for stage in recipe.stages:
+        config = stage_config(recipe, stage, [tmp_path / "a.json", tmp_path / "b.json"], given, None)
+        assert config.method["method"] == recipe.method in METHODS
+        assert config.also == (str(tmp_path / "b.json"),)
+    assert config.name == recipe.title
+
+
+def test_stages_start_from_one_another_and_what_is_done_is_not_done_again(data, tmp_path):
+    request = RecipeRequest(tiny_recipe(), data, tmp_path / "run", device="cpu")
+    result = run_recipe(request)
+    second = RunDirectory(tmp_path / "run/two")
+    assert result == second.last
+    assert second.config().start_from == str(tmp_path / "run/one/last.safetensors")
+    assert second.status()["state"] == "finished" and second.status()["step"] == 3  # of a schedule of five
+    assert read_header(result).metadata["title"] == "Tiny"
+    before = result.stat().st_mtime_ns
+    assert run_recipe(request) == result and result.stat().st_mtime_ns == before
+
+
+def test_a_stage_that_was_stopped_is_resumed(data, tmp_path):
+    trained = []
+
+    def interrupted(request):
+        trained.append(request.resume)
+        request.output.mkdir(parents=True, exist_ok=True)
+        (request.output / "config.json").write_text("{}")
+
+    request = RecipeRequest(tiny_recipe(), data, tmp_path / "run", train=interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(request)
+    assert trained == [False, True]
+
+
+def test_levels_of_single_slices_are_counted_upwards(slices, tmp_path):
+    manifest = read_manifest(pictures.import_levelled_slices(slices, tmp_path / "out", ["a"], 1.25, "S1"))
+    (case,) = manifest.cases("training")
+    label = read_label(case)
+    assert label.GetSpacing()[:2] == (1.25, 1.25)
+    array = sitk.GetArrayFromImage(label)[0]
+    found = [STRUCTURES[int(array[row, 16])].name for row in (5, 10, 21, 26, 37, 42)]
+    assert found == ["L3/L4", "L4", "L4/L5", "L5", "L5/S1", "S1"]
+    with pytest.raises(DatasetError, match="lacks the picture b"):
+        pictures.import_levelled_slices(slices, tmp_path / "out2", ["b"], 1.25, "S1")
+
+
+def test_pictures_of_one_structure_are_dealt_to_the_splits(slices, tmp_path):
+    for name in "bcde":
+        for kind in ("image", "label"):
+            (slices / f"{name}_{kind}.png").write_bytes((slices / f"a_{kind}.png").read_bytes())
+    manifest = read_manifest(pictures.import_labelled_pictures(slices, tmp_path / "out", "vertebra"))
+    assert [len(manifest.splits[s]) for s in ("training", "validation", "test")] == [3, 1, 1]
+    values = np.unique(sitk.GetArrayFromImage(read_label(manifest.cases("test")[0])))
+    assert values.tolist() == [0, structure("vertebra").id]
+    (slices / "a_label.png").unlink()
+    with pytest.raises(DatasetError, match="has no mask"):
+        pictures.import_labelled_pictures(slices, tmp_path / "out2", "vertebra")
+
+
+def test_what_nobody_drew_is_completed_and_what_was_drawn_stays(data, tiny_checkpoint, tmp_path):
+    said = []
+    predictor = Predictor(tiny_checkpoint, device="cpu")
+    path = complete_dataset(data / "tiny/dataset.json", tmp_path / "out", predictor, lambda *step: said.append(step))
+    manifest, original = read_manifest(path), read_manifest(data / "tiny/dataset.json")
+    assert len(said) == 2 and "completed by tiny" in manifest.name
+    for new, old in zip(manifest.cases("training"), original.cases("training"), strict=True):
+        drawn, completed = (sitk.GetArrayFromImage(read_label(case)) for case in (old, new))
+        assert np.array_equal(completed[drawn > 0], drawn[drawn > 0])
+        assert set(old.annotated) < set(new.annotated)
+        assert structure("canal").id not in new.annotated  # its teacher knows it from synthetic images alone
+    assert manifest.cases("validation")[0].annotated == original.cases("validation")[0].annotated
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": [{"name": "a"}, {"name": "a"}]}, "two stages have the same name"),
+        ({"stages": [{"name": "a", "completed": True}]}, "names no checkpoint"),
+        ({"sources": [{}]}, "name one of manifest"),
+        ({"sources": []}, "sources"),
+        ({"stages": [{"name": "a", "hours": 3}]}, "hours"),
+    ],
+)
+def test_recipes_that_cannot_be(change, message, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(tiny_recipe().model_dump(mode="json") | change))
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(path)
+
+
+def test_a_missing_recipe_or_resource_is_named(data, tmp_path):
+    with pytest.raises(ConfigError, match="no recipe nobody"):
+        read_recipe("nobody")
+    request = RecipeRequest(tiny_recipe(resources=["text_bank"]), data, tmp_path)
+    with pytest.raises(ConfigError, match="needs the file “text_bank”"):
+        run_recipe(request)
+
+
+def test_the_shell_trains_a_recipe_completes_calibrates_and_publishes(data, tmp_path, capsys):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(tiny_recipe().model_dump_json())
+    run = str(tmp_path / "run")
+    assert main(["train", "--recipe", str(recipe), str(data), "--output", run, "--device", "cpu", "--quiet"]) == 0
+    checkpoint = str(tmp_path / "run/two/last.safetensors")
+    dataset = str(data / "tiny/dataset.json")
+    assert main(["complete", dataset, "--output", str(tmp_path / "c"), "--checkpoint", checkpoint, "--quiet"]) == 0
+    completed = json.loads((tmp_path / "c/dataset.json").read_text())  # by a network that knows nothing: as drawn
+    assert completed["training"][0]["annotated"] == ["T12", "L1", "L2", "L3", "L4", "L5"]
+    assert (tmp_path / "c" / completed["training"][0]["label"]).resolve() == data / "tiny/case0_label.nii.gz"
+    calibrated = str(tmp_path / "calibrated.safetensors")
+    words = ["calibrate", checkpoint, dataset, "--output", calibrated, "--device", "cpu"]
+    assert main(words) == 0 and "without calibration" in capsys.readouterr().err
+    assert "calibration" in read_header(calibrated).metadata
+    notes = tmp_path / "notes.md"
+    notes.write_text("## What it is for\n")
+    words = ["publish", calibrated, dataset, "--output", str(tmp_path / "p"), "--name", "mine", "--notes", str(notes)]
+    assert main([*words, "--row", "mirrored: batch=1", "--recipe", "the command", "--quiet"]) == 0
+    card = (tmp_path / "p/mine.md").read_text(encoding="utf-8")
+    assert "## What it is for" in card and "the command" in card and "mirrored" in card
+
+
+def test_the_shell_says_what_does_not_go_with_a_recipe(data, tmp_path, capsys):
+    def refused(*words):
+        assert main(["train", *words, "--output", str(tmp_path / "run")]) == 2
+        return capsys.readouterr().err
+
+    recipe = ("--recipe", "lumbar-mr-resenc")
+    assert "--steps cannot be given" in refused(str(data), *recipe, "--steps", "3")
+    assert "is not a folder with datasets" in refused(str(data / "nowhere"), *recipe)
+    assert "needs the file “text_bank”" in refused(str(data), "--recipe", "lumbar-mr-la-caf")
+    assert "--resource is for recipes" in refused(str(data / "tiny/dataset.json"), "--resource", "a=b")
+    assert main(["calibrate", "lumbar-mr-resenc", str(data / "tiny/dataset.json"), "--output", "a.txt"]) == 2
+    words = ["publish", "lumbar-mr-resenc", str(data / "tiny/dataset.json"), "--name", "a", "--output", str(tmp_path)]
+    capsys.readouterr()
+    assert main([*words, "--row", "nothing"]) == 2 and "cannot be read" in capsys.readouterr().err
+    assert main([*words, "--notes", str(tmp_path / "no.md")]) == 2
+    assert not (tmp_path / "run").exists()

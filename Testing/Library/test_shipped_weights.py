@@ -1,0 +1,144 @@
+"""The networks that ship answer as they did when they were published, whatever is rebuilt around their weights.
+
+Inputs are formulas, so that nothing but torch and the network itself is in the recorded numbers. They are moments of
+each map, which a permuted channel, a lost head or another scale of the rank changes. Where a checkpoint is replaced,
+`python Testing/Library/test_shipped_weights.py` prints the numbers of the new one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from SpineSegAILib.checkpoints import load_method, read_header
+from SpineSegAILib.hints import Hints
+from SpineSegAILib.methods.base import Batch, Context, Method, coordinate_channels
+from SpineSegAILib.methods.verdiff_net.network import VerdiffNet
+from SpineSegAILib.resources import resources_folder
+
+SHAPE = {2: (64, 96), 3: (4, 64, 96)}
+"""Small, and with sides that every method takes."""
+SPACING = {2: (1.5, 1.5), 3: (4.0, 1.5, 1.5)}
+T12, SACRUM = 19, 26
+
+RECORDED: dict[str, dict[str, list[float]]] = {
+    "lumbar-mr-atm-net": {
+        "classes": [0.04, 0.036461, 0.011169, 0.0055863],
+        "rank": [1.9221, 6.0317, 0.75311, 0.42782],
+        "classes where the range is given": [0.04, 0.03558, 0.01155, 0.0058733],
+        "rank where the range is given": [1.9117, 5.8304, 0.75863, 0.43495],
+    },
+    "lumbar-mr-la-caf": {
+        "classes": [0.04, 0.039959, 0.00080985, 2.5563e-05],
+        "loss total": [9.9106],
+        "loss bce": [8.5486],
+        "loss dice": [0.77017],
+        "loss one_of": [0],
+        "loss rank": [2.3673],
+    },
+    "lumbar-mr-resenc": {
+        "kinds": [0.2, 0.19903, 0.060059, 0.030709],
+        "rank": [2.3581, 8.411, 1.048, 0.64845],
+        "loss total": [10.78],
+        "loss cross_entropy": [8.716],
+        "loss dice": [0.9986],
+        "loss rank": [2.1308],
+    },
+    "lumbar-mr-scar-net": {
+        "classes": [0.04, 0.039842, 0.010425, 0.0052231],
+        "rank": [3.1352, 10.359, 1.5188, 0.9942],
+        "keypoints": [0.0088765, 0.00047949, 0.0042003, 0.0026711],
+        "loss cross_entropy": [10.859],
+        "loss heatmaps": [8.0595e-05],
+        "loss total": [13.944],
+        "loss dice": [0.99988],
+        "loss rank": [4.0095],
+    },
+    "lumbar-mr-verdiff-net": {
+        "classes": [0.04, 0.039917, 0.010412, 0.0052167],
+        "uncertainty": [0.057961, 0.0054711, 0.031378, 0.02191],
+        "rank of the prior": [2.0441, 7.0884, 0.80516, 0.46854],
+        "loss total": [3.7086],
+        "loss cross_entropy": [3.6952],
+        "loss kl": [0.013418],
+    },
+    "xray-verdiff-net": {
+        "classes": [0.5, 0.49315, 0.18932, 0.10533],
+        "uncertainty": [0.05609, 0.0099022, 0.02577, 0.016964],
+        "loss total": [0.80371],
+        "loss cross_entropy": [0.4902],
+        "loss kl": [0.3135],
+    },
+}
+
+
+def example(dims: int) -> tuple[Tensor, Tensor]:
+    """Two images, or one volume, of waves (B, 1, *spatial), and their coordinates."""
+    shape = SHAPE[dims]
+    *first, rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
+    images = [torch.sin(rows / (3 + i)) * torch.cos(columns / (5 + i)) for i in range(2 if dims == 2 else 1)]
+    if first:
+        images = [image + 0.2 * first[0] for image in images]
+    coordinates = coordinate_channels(shape, SPACING[dims])
+    return torch.stack(images)[:, None], coordinates.expand(len(images), *coordinates.shape)
+
+
+def lesson(method: Method) -> Batch:
+    """The same images with labels in squares, one column of them undecided, and ranks."""
+    images, coordinates = example(method.config.dims)
+    *_, rows, columns = torch.meshgrid(*(torch.arange(n) for n in images.shape[2:]), indexing="ij")
+    label = ((rows // 8 + columns // 8) % method.scheme.channels).expand(len(images), *images.shape[2:])
+    allowed = torch.stack([label == channel for channel in range(method.scheme.channels)], 1)
+    allowed[:, :2, ..., :8] = True
+    rank = torch.where(label % 2 == 1, (label % 7).float() - 1, torch.nan)
+    return Batch(images, allowed, rank, coordinates, progress=0.5, position=torch.full((len(images),), 0.5))
+
+
+def moments(values: Tensor) -> list[float]:
+    """Of a map: mean, mean square, and means weighted by the place in it. Of a single number: itself."""
+    if not values.ndim:
+        return [float(values.detach())]
+    x = values.detach().double().nan_to_num().flatten()
+    place = torch.linspace(0, 1, len(x), dtype=torch.float64)
+    return [float(v.mean()) for v in (x, x**2, x * place, x * place**2)]
+
+
+def observed(name: str) -> dict[str, list[float]]:
+    """Moments of what a shipped network says of the example, and of its losses on the lesson."""
+    method = load_method(read_header(resources_folder() / "Checkpoints" / f"{name}.safetensors"))
+    images, coordinates = example(method.config.dims)
+    said: dict[str, Tensor] = {}
+    with torch.no_grad():
+        said |= method.evidence(images, Context(coordinates))
+        if method.config.method == "atm-net":
+            informed = method.evidence(images, Context(coordinates, hints=Hints(visible=(T12, SACRUM))))
+            said |= {f"{key} where the range is given": value for key, value in informed.items()}
+        if isinstance(method, VerdiffNet) and (rank := method.condition(images, coordinates).rank) is not None:
+            said["rank of the prior"] = rank
+    if method.config.method != "atm-net":  # it learns from embedded sentences, which do not ship
+        torch.manual_seed(0)
+        losses = method.training_losses(lesson(method))
+        said |= {f"loss {key}": value for key, value in losses.items()}
+    return {key: moments(value) for key, value in said.items()}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_shipped_network_answers_as_recorded(name):
+    now, then = observed(name), RECORDED[name]
+    assert now.keys() == then.keys()
+    for key, values in then.items():
+        np.testing.assert_allclose(now[key], values, rtol=2e-3, atol=2e-5, err_msg=f"{name}: {key}")
+
+
+def test_every_shipped_checkpoint_is_recorded():
+    assert {path.stem for path in (resources_folder() / "Checkpoints").glob("*.safetensors")} == set(RECORDED)
+
+
+if __name__ == "__main__":
+    for file in sorted((resources_folder() / "Checkpoints").glob("*.safetensors")):
+        print(f'    "{file.stem}": {{')
+        for key, values in observed(file.stem).items():
+            print(f'        "{key}": [{", ".join(f"{value:.5g}" for value in values)}],')
+        print("    },")
