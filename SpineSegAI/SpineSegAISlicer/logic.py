@@ -17,11 +17,15 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         return typedParameterNode(super().getParameterNode())
 
     @staticmethod
-    def firstVolume():
-        """The first image of the scene, or None: neither a colour picture nor a label map."""
+    def volumes():
+        """The images of the scene: neither colour pictures nor label maps."""
         from .scene import volumes
 
-        return next(iter(volumes.images()), None)
+        return volumes.images()
+
+    def firstVolume(self):
+        """The first image of the scene, or None."""
+        return next(iter(self.volumes()), None)
 
     @staticmethod
     def segment(

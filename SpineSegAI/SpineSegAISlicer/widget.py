@@ -177,6 +177,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Anything was added to the scene."""
         if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
             self.queuePanel.update()
+            if self._parameterNode.inputVolume is None and self._isEntered:
+                qt.QTimer.singleShot(0, self._preselectNewest)  # a volume gets its voxels after it was added
 
     # --- choices -----------------------------------------------------------------------------------------------------
 
@@ -186,6 +188,11 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.setParameterNode(self.logic.getParameterNode())
         if self._parameterNode.inputVolume is None:
             self._parameterNode.inputVolume = self.logic.firstVolume()
+
+    def _preselectNewest(self):
+        """What was loaded while nothing was chosen is what the reader wants to segment."""
+        if self._parameterNode is not None and self._parameterNode.inputVolume is None:
+            self._parameterNode.inputVolume = next(reversed(self.logic.volumes()), None)
 
     def setParameterNode(self, parameterNode):
         """Connect the widgets to a parameter node; None disconnects them."""

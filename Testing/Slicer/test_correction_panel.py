@@ -63,7 +63,7 @@ class CorrectionCase(PanelCase):
     def press(self, name):
         """Click a button of the section."""
         button = getattr(self.cui, name)
-        self.assertTrue(button.enabled, f"{name} is disabled")
+        self.waitUntil(lambda: button.enabled, 5, f"{name} is disabled")  # what Slicer tells comes with the next event
         button.click()
 
     def choose(self, name, data):
@@ -139,6 +139,39 @@ class CorrectionCase(PanelCase):
         self.assertEqual(self.snapshot(), before)
         act()
         self.assertEqual(self.names(), [row[1] for row in after[0]])
+
+
+class UndoTest(CorrectionCase):
+    def offered(self):
+        return self.cui.correctUndoButton.enabled, self.cui.correctRedoButton.enabled
+
+    def test_undo_and_redo_are_offered_where_there_is_something(self):
+        self.open()
+        self.assertEqual(self.offered(), (False, False))
+        self.press("shiftUpButton")
+        self.assertEqual(self.offered(), (True, False))
+        self.press("correctUndoButton")
+        self.assertEqual(self.offered(), (False, True))
+        self.press("correctRedoButton")
+        self.assertEqual(self.offered(), (True, False))
+        self.press("correctUndoButton")
+        self.select(21, 22)
+        self.press("swapButton")  # what was taken back is gone
+        self.assertEqual(self.offered(), (True, False))
+        self.correct.setSegmentationNode(None)
+        self.assertEqual(self.offered(), (False, False))
+        self.correct.setSegmentationNode(self.node)
+        self.assertEqual(self.offered(), (False, False))
+
+    def test_a_stroke_can_be_taken_back_at_once(self):
+        self.open()
+        self.select(22)
+        editor = self.correct.editor.widget
+        editor.setActiveEffectByName("Paint")
+        editor.saveStateForUndo()
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(self.node, "L3", self.volume)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(np.roll(mask, 2), self.node, "L3", self.volume)
+        self.waitUntil(lambda: self.offered() == (True, False))
 
 
 class TableTest(CorrectionCase):
@@ -389,11 +422,13 @@ class LevelToolsTest(CorrectionCase):
             self.press("correctUndoButton")
             self.assertEqual(self.snapshot(), state)
         self.assertEqual(self.log(), [])
-        self.press("correctUndoButton")
+        self.assertFalse(self.cui.correctUndoButton.enabled)
+        self.correct.undo.undo()  # by the key
         self.assertIn("nothing more", self.message())
         for state in states[1:]:
             self.press("correctRedoButton")
             self.assertEqual(self.snapshot(), state)
+        self.assertFalse(self.cui.correctRedoButton.enabled)
         self.assertEqual([entry["tool"] for entry in self.log()], ["shift", "swap", "merge", "delete"])
 
     def test_the_log_survives_saving_the_scene(self):
@@ -849,6 +884,7 @@ class BadInputTest(CorrectionCase):
         self.refused(lambda: self.press("shiftUpButton"), "renamed by hand", "L4")
 
     def test_everything_locked(self):
+        make_view()
         self.open()
         for structureId in LUMBAR:
             self.tick(structureId, 3)
@@ -868,11 +904,13 @@ class BadInputTest(CorrectionCase):
         self.open()
         self.refused(lambda: self.press("deleteButton"), "No structure is selected")
         self.select(20)
-        self.refused(lambda: self.press("swapButton"), "Select two", "Ctrl")
+        self.refused(lambda: self.press("swapButton"), "Select two structures for this; one is selected.", "Ctrl")
         self.select(20, 120)
         self.refused(lambda: self.press("swapButton"), "different kinds")
         self.choose("scopeComboBox", "above")
-        self.refused(lambda: self.press("shiftUpButton"), "Select one")
+        self.refused(lambda: self.press("shiftUpButton"), "Select one structure for this; 2 are selected.")
+        self.select()
+        self.refused(lambda: self.press("shiftUpButton"), "none is selected")
 
     def test_the_volume_is_gone(self):
         self.open()

@@ -32,6 +32,35 @@ class OpeningTest(PanelCase):
         self.ui.inputVolumeSelector.setCurrentNode(volume)
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
+    def test_a_volume_that_is_loaded_later_is_preselected(self):
+        self.openPanel()
+        first = make_volume("First")
+        self.waitUntil(lambda: self.ui.inputVolumeSelector.currentNode() is first)
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+        make_volume("Second")
+        slicer.app.processEvents()
+        self.assertIs(self.ui.inputVolumeSelector.currentNode(), first)  # what is chosen stays
+        self.ui.inputVolumeSelector.setCurrentNode(None)
+        third = make_volume("Third")
+        self.waitUntil(lambda: self.ui.inputVolumeSelector.currentNode() is third)
+
+    def test_a_file_that_is_loaded_later_is_preselected(self):
+        from SpineSegAISlicer.scene import samples
+
+        self.openPanel()
+        volume = slicer.util.loadVolume(str(samples.samplePath()))
+        self.waitUntil(lambda: self.ui.applyButton.enabled, message=self.ui.applyButton.toolTip)
+        self.assertIs(self.ui.inputVolumeSelector.currentNode(), volume)
+
+    def test_what_is_loaded_in_another_module_is_preselected_on_coming_back(self):
+        self.openPanel()
+        self.widget.exit()
+        volume = make_volume()
+        slicer.app.processEvents()
+        self.assertIsNone(self.ui.inputVolumeSelector.currentNode())
+        self.widget.enter()
+        self.assertIs(self.ui.inputVolumeSelector.currentNode(), volume)
+
     def test_every_reason_is_listed(self):
         self.checkpoints = ()
         for path in self.folder.glob("*"):

@@ -108,6 +108,18 @@ class EditorBridge(Part):
         """A state that `undo` comes back to."""
         self.widget.saveStateForUndo()
 
+    def canUndo(self):
+        """Whether there is a state before."""
+        return self._offers("UndoButton")
+
+    def canRedo(self):
+        """Whether there is a state after."""
+        return self._offers("RedoButton")
+
+    def _offers(self, name):
+        """The editor does not say what its history holds, but its own buttons, which are hidden here, follow that."""
+        return all(button.isEnabledTo(self.widget) for button in slicer.util.findChildren(self.widget, name))
+
     def undo(self):
         """The state before."""
         self.widget.undo()

@@ -65,10 +65,12 @@ class Review(Part):
         if count is None and not selected:
             raise CorrectionError(_("No structure is selected."), _("Select it in the list, or pick it in the image."))
         if count is not None and len(selected) != count:
+            there = {0: _("none is selected"), 1: _("one is selected")}
+            said = there.get(len(selected), _("{count} are selected").format(count=len(selected)))
             raise CorrectionError(
-                _("Select one structure for this; {count} are selected.").format(count=len(selected))
+                _("Select one structure for this; {said}.").format(said=said)
                 if count == 1
-                else _("Select two structures for this; {count} are selected.").format(count=len(selected)),
+                else _("Select two structures for this; {said}.").format(said=said),
                 _("Hold Ctrl to select a second one.") if count == 2 else "",
             )
         return selected

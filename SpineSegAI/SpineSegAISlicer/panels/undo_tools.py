@@ -16,8 +16,9 @@ class UndoTools(Part):
         self.ui.correctRedoButton.connect("clicked(bool)", self.redo)
 
     def setEnabled(self, there, idle):
-        """Only without a segmentation under way."""
-        self.ui.correctUndoButton.enabled = self.ui.correctRedoButton.enabled = idle
+        """Only without a segmentation under way, and where there is something."""
+        self.ui.correctUndoButton.enabled = idle and self.section.editor.canUndo()
+        self.ui.correctRedoButton.enabled = idle and self.section.editor.canRedo()
 
     def setSegmentationNode(self, node):
         """Keep this segmentation's history from now on; None for none."""

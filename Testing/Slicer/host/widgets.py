@@ -463,6 +463,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         layout.addWidget(QLabel("Slicer's Segment Editor is shown here."))
         self._node: Any = None
         self._history = slicer.vtkSegmentationHistory()
+        self._undo_button, self._redo_button = QToolButton(self), QToolButton(self)
+        for button, name in ((self._undo_button, "UndoButton"), (self._redo_button, "RedoButton")):
+            button.setObjectName(name)
+            button.hide()
+        self._history.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._history_changed())
+        self._history_changed()
         self._undoEnabled = self._segmentationNodeSelectorVisible = self._sourceVolumeNodeSelectorVisible = True
         self._switchToSegmentationsButtonVisible = True
 
@@ -475,6 +481,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         lambda self: self._history.GetMaximumNumberOfStates(),
         lambda self, v: self._history.SetMaximumNumberOfStates(v),
     )
+
+    def _history_changed(self) -> None:
+        """As the original, whose buttons are there even where they are hidden."""
+        self._undo_button.setEnabled(self._history.IsRestorePreviousStateAvailable())
+        self._redo_button.setEnabled(self._history.IsRestoreNextStateAvailable())
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
         self._node = node
