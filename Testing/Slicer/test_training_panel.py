@@ -5,6 +5,7 @@ import signal
 import sys
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 from panel_case import PanelCase, slicer
 
@@ -167,11 +168,10 @@ class RunningTest(TrainingCase):
         # Pictures and plots.
         for label in (self.train.runCurvesLabel, self.train.runPreviewLabel):
             self.assertGreater(label.pixmap.width(), 100)
-        loss, dice = self.training.runs.plots.charts()
+        (loss,) = self.training.runs.plots.charts()  # one validation is no curve
         table = loss.GetNthPlotSeriesNode(0).GetTableNode().GetTable()
         self.assertEqual([table.GetValue(i, 0).ToInt() for i in range(table.GetNumberOfRows())], [20, 40])
         self.assertGreater(table.GetValue(0, 1).ToDouble(), 0)
-        self.assertEqual(dice.GetNthPlotSeriesNode(0).GetTableNode().GetTable().GetNumberOfRows(), 1)
         self.train.runPlotButton.checked = False
         self.assertFalse(self.training.runs.plots.isShown)
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode"), [])
@@ -213,11 +213,41 @@ class RunningTest(TrainingCase):
 
 
 class CurvesTest(PanelCase):
+    @staticmethod
+    def events(steps, validations):
+        """What a run has said after so many reports."""
+        said = [{"event": "step", "step": 10 * n, "losses": {"total": 1 / n}} for n in range(1, steps + 1)]
+        return said + [
+            {"event": "validation", "step": 10 * n, "scores": {"level_dice": 0.5}} for n in range(1, validations + 1)
+        ]
+
+    def rows(self, plots):
+        return [c.GetNthPlotSeriesNode(0).GetTableNode().GetTable().GetNumberOfRows() for c in plots.charts()]
+
+    def test_nothing_is_plotted_before_it_has_points(self):
+        from SpineSegAISlicer.panels.training_plots import CurvePlots
+
+        plots, shown = CurvePlots(), []
+        logic = SimpleNamespace(ShowChartInLayout=lambda chart: shown.append(chart.GetTitle()))
+        self.patch(slicer, "modules", SimpleNamespace(plots=SimpleNamespace(logic=lambda: logic)))
+        self.patch(slicer, "app", SimpleNamespace(layoutManager=object))
+        plots.show("mine", self.events(1, 1))
+        self.assertTrue(plots.isShown)
+        self.assertEqual((self.rows(plots), shown), ([], []))
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode"), [])
+        plots.update(self.events(2, 1))
+        self.assertEqual((self.rows(plots), shown), ([2], ["mine: Loss"]))
+        plots.update(self.events(5, 2))
+        self.assertEqual((self.rows(plots), shown), ([5, 2], ["mine: Loss"]))
+        plots.remove()
+        self.assertFalse(plots.isShown)
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotChartNode"), [])
+
     def test_another_scene_s_charts_are_not_taken_for_ours(self):
         from SpineSegAISlicer.panels.training_plots import CurvePlots
 
         plots = CurvePlots()
-        plots.show("mine", [])
+        plots.show("mine", self.events(2, 2))
         self.assertTrue(plots.isShown)
         ids = [chart.GetID() for chart in plots.charts()]
         slicer.mrmlScene.Clear(0)
