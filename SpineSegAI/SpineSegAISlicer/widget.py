@@ -55,6 +55,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onNodeAdded)
         self.initializeParameterNode()
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
@@ -174,7 +175,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.queuePanel.update()
 
     def onNodeAdded(self, caller, event):
-        """Anything was added to the scene."""
+        """Anything was added to the scene, or several things at once."""
         if self._parameterNode is not None and not slicer.mrmlScene.IsBatchProcessing():
             self.queuePanel.update()
             if self._parameterNode.inputVolume is None and self._isEntered:

@@ -44,6 +44,14 @@ class OpeningTest(PanelCase):
         third = make_volume("Third")
         self.waitUntil(lambda: self.ui.inputVolumeSelector.currentNode() is third)
 
+    def test_volumes_that_are_loaded_together_later_are_preselected(self):
+        self.openPanel()
+        slicer.mrmlScene.StartState(slicer.mrmlScene.BatchProcessState)
+        volume = make_volume()
+        slicer.mrmlScene.EndState(slicer.mrmlScene.BatchProcessState)
+        self.waitUntil(lambda: self.ui.inputVolumeSelector.currentNode() is volume)
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+
     def test_a_file_that_is_loaded_later_is_preselected(self):
         from SpineSegAISlicer.scene import samples
 
