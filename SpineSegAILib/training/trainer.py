@@ -244,7 +244,10 @@ class _Trainer:
     def _train(self) -> None:
         o, data = self.config.optimization, self.config.data
         cases, validation = self._cases()
-        dataset = SampleDataset(cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding)
+        dataset = SampleDataset(
+            cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding,
+            context_mm=self.method.tiling.context_mm,
+        )  # fmt: skip
         augmentation = data.augmentation
         if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
             augmentation = augmentation.model_copy(update={"mirror_left_right": False})
@@ -668,6 +671,8 @@ def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
         shape = 0.5 * (1 + math.cos(math.pi * progress))
     elif o.schedule == "poly":
         shape = (1 - progress) ** 0.9
+    elif o.schedule == "constant":
+        shape = 1.0
     else:
         shape = 0.2 ** int(3 * progress)
     rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape

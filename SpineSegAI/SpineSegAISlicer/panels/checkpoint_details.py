@@ -41,7 +41,7 @@ def detailsHtml(info):
 
 
 def _structures(info):
-    """``T9 – S1, 10 discs, canal``: levels as a range, the rest counted or named."""
+    """``T9 – S1, 10 discs, posterior elements, canal``: levels as a range, the rest counted or named."""
     vertebrae = sorted(
         (s for s in info.scheme.structures if s.is_vertebral and s.order is not None), key=lambda s: s.order
     )
@@ -49,7 +49,10 @@ def _structures(info):
     parts = [f"{vertebrae[0].name} – {vertebrae[-1].name}"] if vertebrae else []
     if len(discs) > 1:
         parts.append(_("{count} discs").format(count=len(discs)))
-    shown = {s.id for s in vertebrae} | (set(discs) if len(discs) > 1 else set())
+    posterior = info.scheme.of_kind(anatomy.Kind.POSTERIOR)
+    if posterior:
+        parts.append(_("posterior elements"))
+    shown = {s.id for s in vertebrae} | (set(discs) if len(discs) > 1 else set()) | set(posterior)
     parts += [anatomy.display_name(s.id) for s in info.scheme.structures if s.id not in shown]
     return ", ".join(parts)
 

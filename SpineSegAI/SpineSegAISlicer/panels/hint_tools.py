@@ -87,9 +87,11 @@ class HintTools(Part):
     def _onAddAnchors(self):
         try:
             for structureId in self.section.review.selected():
-                if anatomy.STRUCTURES[structureId].order is None:
+                if not anatomy.STRUCTURES[structureId].is_counted:
                     raise HintError(
-                        _("“{name}” has no level.").format(name=anatomy.STRUCTURES[structureId].name),
+                        _("“{name}” has no level, or is not counted.").format(
+                            name=anatomy.STRUCTURES[structureId].name
+                        ),
                         _("Select a vertebra or a disc."),
                     )
                 picked = self.section.review.picked

@@ -44,14 +44,15 @@ class LevelTools(Part):
         ui.countingComboBox.connect("currentIndexChanged(int)", self._onCounting)
 
     def show(self):
-        """Offer the names that the selected structure may get: vertebrae for a vertebra, discs for a disc."""
+        """Offer the names that the selected structure may get: vertebrae for a vertebra, discs for a disc …"""
         selected, combo = self.section.review.table.selected(), self.ui.levelComboBox
         structure = anatomy.STRUCTURES[selected[0]] if len(selected) == 1 else None
         names = []
         if structure is not None and structure.order is not None:
             scheme = results.schemeOf(self.section.segmentationNode)
             known = [anatomy.STRUCTURES[i] for i in anatomy.sorted_ids(scheme.ids)]
-            names = [(s.name, s.id) for s in known if s.order is not None and s.is_vertebral == structure.is_vertebral]
+            alike = [s for s in known if s.kind is structure.kind or (s.is_vertebral and structure.is_vertebral)]
+            names = [(s.name, s.id) for s in alike if s.order is not None]
         entries = [(_("choose…"), 0), *names]
         self._updating = True
         if entries != [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)]:

@@ -41,7 +41,7 @@ def keypointsOf(segmentationNode):
     """
     predicted, found = predictedKeypoints(segmentationNode), {}
     for structureId in anatomy.sorted_ids(structuresOfSegmentation(segmentationNode)):
-        if anatomy.STRUCTURES[structureId].order is None:
+        if not anatomy.STRUCTURES[structureId].is_counted:
             continue
         point = predicted.get(structureId)
         position = volumes.lps(point) if point is not None else labelmaps.centreOf(segmentationNode, structureId)
