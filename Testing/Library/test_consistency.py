@@ -433,7 +433,7 @@ def test_the_canal_of_a_strongly_bent_column_is_kept(spine):
     """Its middle lies far from the straight line through it."""
     evidence = spine.evidence()
     rows = spine.labels.shape[1]
-    bend = np.round(30 * np.sin(np.pi * np.arange(rows) / rows)).astype(int)  # voxels towards the back
+    bend = np.round(-45 * np.sin(np.pi * np.arange(rows) / rows)).astype(int)  # voxels
     labels = spine.labels.copy()
     for row, by in enumerate(bend):
         labels[:, row] = np.roll(labels[:, row], by, -1)
