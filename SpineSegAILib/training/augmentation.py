@@ -234,7 +234,7 @@ class Augmenter:
             noise = torch.from_numpy(rng.standard_normal(unit.shape, np.float32)).to(image.device)
             unit = (unit + noise * rng.uniform(0.01, 0.08)).abs()
         # A brighter spot elsewhere in the body moves the percentiles: vary what they are stretched to.
-        return (unit * rng.uniform(0.75, 1.3) + rng.uniform(-0.05, 0.05)) * 4 - 2
+        return (unit * rng.uniform(*c.brightness) + rng.uniform(-c.offset, c.offset)) * 4 - 2
 
     def _bias(self, rng: np.random.Generator, device: torch.device) -> Tensor:
         coarse = (3,) * self.dims

@@ -46,9 +46,19 @@ class AugmentationConfig(BaseModel):
     noise_probability: float = 0.35
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
+    brightness: tuple[float, float] = Field(
+        (0.75, 1.3), description="range of the factor of the grey values, whose percentiles differ between exams"
+    )
+    offset: float = Field(0.05, ge=0, description="shift of the grey values, ±, as a share of their range")
     mirror_left_right: bool = Field(
         True, description="3D, and neighbouring slices in 2D; never where structures have sides"
     )
+
+    @classmethod
+    def none(cls) -> AugmentationConfig:
+        """Nothing is changed: what a paper's own augmentation is set on top of."""
+        ranges = {"zoom": (1.0, 1.0), "brightness": (1.0, 1.0), "mirror_left_right": False}
+        return cls(**{**dict.fromkeys(cls.model_fields, 0.0), **ranges})
 
 
 class DataConfig(BaseModel):
@@ -87,6 +97,11 @@ class OptimizationConfig(BaseModel):
 
     model_config = _MODEL
 
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw",
+        description="adam: weight decay is L2 regularization of all parameters, as in papers that say Adam; adamw: it"
+        " is decoupled, and spares biases and normalizations",
+    )
     steps: int = Field(4000, ge=1)
     hours: float | None = Field(None, gt=0, description="stop after this time even if steps are left")
     stop_steps: int | None = Field(None, ge=1, description="end after these steps though the schedule is longer")
@@ -101,7 +116,7 @@ class OptimizationConfig(BaseModel):
     )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 for no limit")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     keep: float = Field(
         0.0,
