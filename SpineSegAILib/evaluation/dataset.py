@@ -125,9 +125,7 @@ def evaluate_dataset(
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
-            seen = _evaluate_variant(
-                case, image, label, variant, predictor, options, label_leak, hints, unusable, grid
-            )
+            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, hints, unusable, grid)
             reports[variant].append(seen.report)
             if watch is not None:
                 watch(seen)

@@ -98,7 +98,7 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
 
 
 def on_square_grid(labels: np.ndarray, axis: int, side: int) -> np.ndarray:
-    """Every slice brought to `side` × `side` pixels by nearest neighbour: what a network saw to which slices were resized.
+    """Every slice brought to `side` × `side` pixels by nearest neighbour, as where a network sees slices resized.
 
     A slice that is no square is padded to one, equally on both sides, so that nothing is stretched.
 

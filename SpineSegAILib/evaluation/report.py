@@ -13,9 +13,9 @@ from ..files import atomic_write
 
 POLICY = (
     "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU, precision and "
-    "surface Dice 0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; means of "
-    "distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap intervals "
-    "over patients."
+    "surface Dice 0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; "
+    "means of distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap "
+    "intervals over patients."
 )
 """How the figures are to be read."""
 
