@@ -317,9 +317,9 @@ def canal_parts(column: Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
     if column.volume(found[0]) < least:
         return [], found
     line = fit_axis(main)
-    kept: list[np.ndarray] = []
+    kept: list[np.ndarray] = [found[0]]
     rest: list[np.ndarray] = []
-    for index in found:
+    for index in found[1:]:
         _, off = line.project(column.points(index).mean(axis=0, keepdims=True))
         # 15 mm is the canal's width: farther off is something else. A fragment may be a quarter of the least size.
         (kept if off[0] < 15 and column.volume(index) >= 0.25 * least else rest).append(index)

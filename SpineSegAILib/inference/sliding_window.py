@@ -19,12 +19,7 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from ..methods.base import (
-    Context,
-    Method,
-    between_slices,
-    context_offsets,
-)
+from ..methods.base import Context, Method, between_slices, context_offsets
 from ..methods.options import number_option, switch_option, whole_option
 from .features import evidence_and_features
 from .windows import fitting, multiple, padded_coordinates, padding, window_places, windowed

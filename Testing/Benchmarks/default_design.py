@@ -26,8 +26,9 @@ from SpineSegAILib.inference.calibration import Calibration
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.config import configure
 from SpineSegAILib.training.recipe import read_recipe
+from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.training.trainer import run_training
 
 COARSE = {"preprocessing.pixel_mm": 1.25, "data.patch": [192, 128], "optimization.batch": 10}
 FINE = {"preprocessing.pixel_mm": 1.0, "data.patch": [256, 160], "optimization.batch": 6}

@@ -429,6 +429,21 @@ def test_every_disc_has_its_name(spine):
     assert (result.labels[discs] == spine.labels[discs]).all()
 
 
+def test_the_canal_of_a_strongly_bent_column_is_kept(spine):
+    """Its middle lies far from the straight line through it."""
+    evidence = spine.evidence()
+    rows = spine.labels.shape[1]
+    bend = np.round(-45 * np.sin(np.pi * np.arange(rows) / rows)).astype(int)  # voxels
+    labels = spine.labels.copy()
+    for row, by in enumerate(bend):
+        labels[:, row] = np.roll(labels[:, row], by, -1)
+        evidence.kinds[:, :, row] = np.roll(evidence.kinds[:, :, row], by, -1)
+        evidence.rank[:, row] = np.roll(evidence.rank[:, row], by, -1)
+    result = resolve_levels(evidence)
+    canal = labels == CANAL_ID
+    assert (result.labels[canal] == CANAL_ID).mean() > 0.99
+
+
 def test_canal_keeps_its_line_and_loses_islands(spine):
     evidence = spine.evidence()
     gap = np.zeros_like(spine.labels, bool)
