@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extent",
         choices=[extent.value for extent in Extent],
+        metavar="body|whole",
         help="whole: add to each vertebra its posterior elements, where the model segments bodies and these apart",
     )
     parser.add_argument(
