@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import LabelScheme, structure
+from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
 from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write
 from ..hints import Anchor, Hints
@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--structures", type=arguments.structure_ids, metavar="L3,L4", help="return only these structures"
     )
     parser.add_argument(
+        "--extent",
+        choices=[extent.value for extent in Extent],
+        help="whole: add to each vertebra its posterior elements, where the model segments bodies and these apart",
+    )
+    parser.add_argument(
         "--unvalidated",
         action="store_true",
         help="include experimental structures, for which the checkpoint was trained on synthetic images only",
@@ -103,10 +108,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Checks all that is asked for, segments, and writes all of it or nothing."""
+    from ..results import whole_vertebrae
+
     outputs = _outputs(args)
     info = _checkpoint(args)
     hints = _hints(args, method_info(info.method), info.scheme)
     image, result = _segmented(args, info, hints)
+    if args.extent == Extent.WHOLE.value:
+        result = whole_vertebrae(result)
     result = _without_experimental(args, result, hints)
     summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
     summary["written"] = _write(outputs, image, result, summary)

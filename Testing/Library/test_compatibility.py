@@ -7,8 +7,9 @@ import pytest
 
 from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.training import launcher
+from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.training.trainer import run_training
 
 RUN = Path(__file__).parent / "data/run_of_version_0.1"
 LOSSES = [5.66826, 5.4347]
