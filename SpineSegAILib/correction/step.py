@@ -163,7 +163,8 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
     labels = like(segmentation.labels, correction.apply(before))
     mapping = correction.mapping
     scheme = segmentation.scheme
-    renamed = any(i != new and STRUCTURES[i].order is not None for i, new in mapping.items())
+    renamed = any(new not in (0, i) and STRUCTURES[i].order is not None for i, new in mapping.items())
+    kept = {i for i in segmentation.present if mapping.get(i, i)}
     answered = {a.question for a in segmentation.alternatives} if renamed else set()
     quality = _following(segmentation.outline_quality, mapping)
     new = sorted_ids(LabeledStructures.of(labels).present - set(scheme.ids))
@@ -173,7 +174,7 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
         scheme=replace(scheme, ids=(*scheme.ids, *new)) if new else scheme,
         level_confidence=None if renamed else segmentation.level_confidence,
         outline_quality={i: q for i, q in quality.items() if i not in correction.redrawn(before)},
-        alternatives=[] if renamed else list(segmentation.alternatives),
+        alternatives=[] if renamed else [a.restricted_to(kept) for a in segmentation.alternatives],
         keypoints=_following(segmentation.keypoints, mapping),
         unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated) - {0},
         warnings=[*(w for w in segmentation.warnings if w not in answered), *correction.notes],

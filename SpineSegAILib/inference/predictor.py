@@ -19,7 +19,7 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, plausibility_warnings
+from ..imaging import PICTURE, CanonicalVolume, Preprocessing, back_to_source, known_modality, plausibility_warnings
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option
 from ..results import Segmentation
@@ -156,7 +156,8 @@ class Predictor:
         return Segmentation(
             labels=labels,
             scheme=self.scheme,
-            confidence=dict(levels.confidence) if levels else {},
+            level_confidence=levels.level_confidence if levels else None,
+            alternatives=list(levels.alternatives) if levels else [],
             warnings=[*dict.fromkeys(notes), *(levels.warnings if levels else [])],
             unvalidated=self.info.unvalidated,
             provenance={
@@ -174,6 +175,7 @@ class Predictor:
             },
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
+            scale_known=known_modality(image) != PICTURE,
         )
 
     @memory_in_words()

@@ -111,7 +111,7 @@ def _write_slicer(result: Segmentation, path: Path) -> None:
     for sid in present:
         entry = terminology.terminology_entry(sid, present, result.scheme.extent)
         tags = {"TerminologyEntry": entry, STRUCTURE_TAG: str(sid), SCHEME_TAG: result.scheme.name}
-        if result.level_confidence is not None and STRUCTURES[sid].order is not None:
+        if result.level_confidence is not None and STRUCTURES[sid].is_counted:
             tags[CONFIDENCE_TAG] = f"{result.level_confidence:.4f}"
         if sid in result.outline_quality:
             tags[QUALITY_TAG] = f"{result.outline_quality[sid]:.4f}"

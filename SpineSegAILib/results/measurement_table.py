@@ -59,4 +59,4 @@ def cell(key: str, value: Any) -> Any:
     if not isinstance(value, float):
         return value
     ratio = not EVERY[key].unit if key in EVERY else True
-    return f"{value:.2f}" if ratio else f"{value:.1f}"
+    return f"{round(value, 2) + 0:.2f}" if ratio else f"{round(value, 1) + 0:.1f}"  # no minus zero

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 FORMAT = "SpineSegAI segmentation"
 FORMAT_VERSION = 2
-"""Raised whenever an older version would misread a document. 1: a level confidence per structure, no outline quality."""
+"""Raised whenever an older version would misread a document.
+
+1 had a confidence of its level per structure, and no outline quality."""
 
 
 @dataclass
@@ -215,8 +217,8 @@ def _level_confidence(document: Mapping[str, Any]) -> float | None:
         value = document["level_confidence"]
         return None if value is None else float(value)
     each = {s["id"]: s.get("confidence") for s in document.get("structures", ())}
-    levelled = [float(c) for i, c in each.items() if c is not None and i in STRUCTURES and STRUCTURES[i].order is not None]
-    return min(levelled, default=None)
+    counted = [sid for sid, c in each.items() if c is not None and sid in STRUCTURES and STRUCTURES[sid].is_counted]
+    return min((float(each[sid]) for sid in counted), default=None)
 
 
 def _corrections(document: Any) -> CorrectionLog | None:

@@ -4,9 +4,9 @@ A corner is where the straight part of the back wall meets the line between the 
 the outline really has one there: its error is what leaving out a part of the wall changes, and how far the outline
 stays away from the corner.
 
-The upper endplate of S1 is another matter. Few data sets label S1, so its outline often lacks the upper back corner, and
-a line along what is left is tilted by up to forty degrees. It is therefore taken from the lower face of the L5/S1 disc;
-from S1 itself only where its corner is sharp and both agree.
+The upper endplate of S1 is another matter. Few datasets label S1, so its outline often lacks the upper back corner,
+and a line along what is left is tilted by up to forty degrees. It is therefore taken from the lower face of the L5/S1
+disc; from S1 itself only where its corner is sharp and both agree.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a measurement may be: a value that anatomy does not allow is left blank, an unusual one is noted.
 
-“Usual” is where healthy and degenerated adults lie; a value beyond it may be a finding, or an outline to correct, and the
-reader is told so. “Possible” is beyond what disease does; a value outside of it is an error of the outline.
+“Usual” is where healthy and degenerated adults lie; a value beyond it may be a finding, or an outline to correct, and
+the reader is told so. “Possible” is beyond what disease does; a value outside of it is an error of the outline.
 
 Where the numbers come from: the reference outlines of 80 public cases (13 T2 exams of 1.5 T, 37 water images of 3 T,
 30 T2 SPACE exams with degeneration, fractures and metal), of which the usual ranges hold all but a few per hundred, and
@@ -38,9 +38,7 @@ class Limit:
     finding: str = ""
 
 
-def _limit(
-    key: str, of: str, usual: tuple[float, float], possible: tuple[float, float], finding: str = ""
-) -> Limit:
+def _limit(key: str, of: str, usual: tuple[float, float], possible: tuple[float, float], finding: str = "") -> Limit:
     return Limit(key, frozenset(of.split()), usual, possible, finding)
 
 
@@ -167,7 +165,10 @@ def _bodies_beside_neighbours(rows: list[Row]) -> None:
     """Each height against what the neighbours' let expect."""
     bodies = [r for r in rows if r["kind"] == Kind.VERTEBRA.value and r["structure"] in _EXPECTED]
     ratios = {
-        r["id"]: [None if r[k] is None else r[k] / e for k, e in zip(_HEIGHT_KEYS, _EXPECTED[r["structure"]], strict=True)]
+        r["id"]: [
+            None if r[key] is None else r[key] / usual
+            for key, usual in zip(_HEIGHT_KEYS, _EXPECTED[r["structure"]], strict=True)
+        ]
         for r in bodies
     }
     for row in bodies:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
 
 import numpy as np
 
@@ -100,10 +100,8 @@ def _sacrum(scan: Scan, column: Column) -> None:
         return
     present = SACRUM_ID in scan.column
     if present and scan.extent is not Extent.WHOLE:
-        try:
+        with suppress(NotMeasured):
             column.bodies[SACRUM_ID] = outline(scan, SACRUM_ID, may_be_cut=True)  # its upper half is what counts
-        except NotMeasured:
-            pass
     disc, body = disc_below(last), column.bodies.get(last)
     try:
         if body is None:
