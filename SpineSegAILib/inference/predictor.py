@@ -24,6 +24,7 @@ from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option
 from ..results import Segmentation
 from .calibration import Calibration
+from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
 from .restore import around_locked, labels_on_source, restricted
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
@@ -147,6 +148,8 @@ class Predictor:
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
+            if levels is not None:
+                labels = clean(labels)
             if hints.locked is not None:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
