@@ -224,7 +224,7 @@ def _reason(parts: dict[str, float | None], levels: LevelResult | None) -> str:
     if worst == "levels" and levels is not None:
         if not levels.sequence:
             return "no vertebra was found"
-        other = levels.alternatives[0][0] if levels.alternatives else ""
+        other = levels.alternatives[0].names if levels.alternatives else ""
         return f"levels in doubt: {levels.sequence}" + (f", or {other}" if other else "")
     return {"entropy": "edges in doubt", "disagreement": "drawn otherwise at a second look"}.get(
         worst, "levels in doubt"
