@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,13 +166,13 @@ class LaCafMethod(Method):
         self.config: LaCafConfig = config
         if not self.scheme.ids:
             raise ConfigError(f"The scheme {self.scheme.name} has no structures.", "LA-CAF needs at least one.")
-        self.tiling = Tiling(config.divisor)
+        self.tiling = Tiling(config.divisor, around_column=config.around_column)
         self.backbone: UNet3D | SlicewiseResEnc | SwinUNETR3D
         if config.backbone == "unet":
             self.backbone = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
             # It sees slices one by one; windows that overlap by less are half the work.
-            self.tiling = Tiling(config.divisor, whole_slices=True, overlap=0.25)
+            self.tiling = replace(self.tiling, whole_slices=True, overlap=0.25)
             blocks = config.blocks or (2,) * len(config.widths)
             self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:

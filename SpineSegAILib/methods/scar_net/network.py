@@ -123,11 +123,10 @@ class ScarNetMethod(Method):
     size does not carry over to larger images, so those are seen in such windows.
     """
 
-    tiling = Tiling(divisor=STRIDE, local=True)
-
     def __init__(self, config: ScarNetConfig) -> None:
         super().__init__(config)
         self.config: ScarNetConfig = config
+        self.tiling = Tiling(STRIDE, local=True, context_mm=config.context_mm, around_column=config.around_column)
         self.networks = nn.ModuleList(ScarNet(config) for _ in config.heatmap_weights)
         self.readout = Readout(tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks))))
         self.channels = list(config.point_channels)

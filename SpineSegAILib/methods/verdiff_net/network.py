@@ -93,7 +93,11 @@ class VerdiffNet(Method):
             for parameter in self.denoiser.head[-1].parameters():
                 nn.init.zeros_(parameter)
         depth = len(config.prior_widths) if config.prior else 1
-        self.tiling = Tiling(max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1)))
+        self.tiling = Tiling(
+            max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1)),
+            context_mm=config.context_mm,
+            around_column=config.around_column,
+        )
         if config.stage == "prior":
             self.denoiser.requires_grad_(False)
         elif config.stage == "denoise" and self.conditional is not None:
