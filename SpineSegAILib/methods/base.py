@@ -149,8 +149,8 @@ class Tiling:
             image.
         overlap: share of its side by which a window overlaps the next, where the option of this name does not say.
         context_mm: 2D: distances (mm) at which the method sees a slice's neighbours on either side (`context_offsets`).
-        around_column: of a slice the method is shown what lies around the column alone, as in training; where that is, a
-            first glance at a few whole slices tells. 3D: together with `whole_slices`.
+        around_column: of a slice the method is shown what lies around the column alone, as in training; where that is,
+            a first glance at a few whole slices tells. 3D: together with `whole_slices`.
     """
 
     divisor: int | tuple[int, ...] = 32

@@ -9,6 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..anatomy import LabelScheme, scheme
 
+NO_AUGMENTATION: Mapping[str, Any] = {
+    "zoom": (1.0, 1.0), "stretch": 0.0, "rotation_deg": 0.0,
+    **dict.fromkeys(
+        (
+            "elastic_probability", "crop_probability", "tissue_probability", "synthesis_probability",
+            "gamma_probability", "contrast_probability", "invert_probability", "bias_probability",
+            "noise_probability", "blur_probability", "low_resolution_probability", "level_probability",
+        ),
+        0.0,
+    ),
+    "mirror_left_right": False,
+}  # fmt: skip
+"""Settings (`training.config.AugmentationConfig`) that switch all of it off, for recipes of papers that name theirs."""
+
 
 class MethodConfig(BaseModel):
     """Hyperparameters of a method: everything needed to rebuild its network.
@@ -31,6 +45,8 @@ class MethodConfig(BaseModel):
     )
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    BEFORE: ClassVar[dict[str, Any]] = {}
+    """What a stored configuration meant that lacks an option, since it is older (`catalog.stored_config`)."""
 
     @field_validator("scheme")
     @classmethod
