@@ -38,10 +38,12 @@ def text_packages() -> None:
     Both import torchvision, which on a torch for CPUs alone fails, since the published one was built with CUDA: its
     operators are not there to be described. Where that is so they are declared here; none of them is ever called.
     """
+    from importlib import import_module
+
     import torch
 
     try:
-        import torchvision
+        import_module("torchvision")
     except RuntimeError:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
@@ -49,7 +51,7 @@ def text_packages() -> None:
         _KEPT.append(library)  # operators last as long as it does
         for name in [m for m in sys.modules if m.partition(".")[0] in ("torchvision", "transformers", "open_clip")]:
             del sys.modules[name]
-        import torchvision
+        import_module("torchvision")
 
 
 _KEPT: list[object] = []
