@@ -611,7 +611,7 @@ def test_the_noisy_mask_is_now_and_then_of_the_denoiser_s_own_answer(around):
     # All bits are answered to be set, so the second y_t is noise around them, whatever the labels are.
     keep, spread = float(method.diffusion.keep[second]), float(method.diffusion.spread[second])
     center = method.center(method.condition(batch.image, batch.coordinates).logits.softmax(1))
-    assert float((noisy - (1 - keep) * center).mean()) == pytest.approx(keep, abs=4 * spread / 64 + 0.02)
+    assert float((noisy - (1 - keep) * center).detach().mean()) == pytest.approx(keep, abs=4 * spread / 64 + 0.02)
     method.config = method.config.model_copy(update={"recycling": 0.0})
     asked.clear()
     method.training_losses(batch)
@@ -663,14 +663,28 @@ def test_a_bad_prior_is_refined_by_what_was_learnt(overfitted):
     assert (found != batch.label).sum() < 0.5 * (drawn != batch.label).sum()
 
 
+def discs(seed: int, count: int, size: int = 32) -> Batch:
+    """Images of a disc each, at random places, in noise that is larger than it is bright; its mask is the label."""
+    g = torch.Generator().manual_seed(seed)
+    at = torch.rand(count, 2, generator=g) * (size - 24) + 12
+    grid = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")).float()
+    label = ((grid[None] - at[:, :, None, None]).norm(dim=1) < 8).long()
+    image = label[:, None] + 1.5 * torch.randn(count, 1, size, size, generator=g)
+    allowed = F.one_hot(label, 2).movedim(-1, 1).bool()
+    where = coordinate_channels((size, size), (2.0, 2.0))[None].expand(count, -1, -1, -1)
+    return Batch(image, allowed, torch.full(label.shape, math.nan), where)
+
+
 @pytest.fixture(scope="module")
 def follower():
-    """Trained on bright discs at random places, the prior as flat as can be: masks are legible in the image alone."""
-    torch.manual_seed(0)
-    method = tiny(scheme="vertebra", coordinates=False, mask_scale=0.2, prior_widths=(8, 8), attention_levels=0)
+    """Trained a little on discs, without a prior's help: at full size it would learn to copy the noisy mask."""
+    method = tiny(
+        scheme="vertebra", coordinates=False, mask_scale=0.2, recycling=0.5, prior_widths=(8, 8), widths=(8, 12),
+        attention_levels=0, nsa=False,
+    )  # fmt: skip
     method.center = lambda probabilities: torch.zeros_like(probabilities[:, :1])
     optimizer = torch.optim.AdamW(method.parameters(), 5e-3)
-    for step in range(120):
+    for step in range(80):
         optimizer.zero_grad()
         torch.manual_seed(step)
         method.training_losses(discs(step, 4))["total"].backward()
@@ -678,26 +692,15 @@ def follower():
     return method.eval()
 
 
-def discs(seed: int, count: int, size: int = 48) -> Batch:
-    """Noisy images of a bright disc each, at random places; its mask is the label."""
-    g = torch.Generator().manual_seed(seed)
-    at = torch.rand(count, 2, generator=g) * (size - 24) + 12
-    grid = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")).float()
-    label = ((grid[None] - at[:, :, None, None]).norm(dim=1) < 8).long()
-    image = label[:, None] + 0.15 * torch.randn(count, 1, size, size, generator=g)
-    allowed = F.one_hot(label, 2).movedim(-1, 1).bool()
-    where = coordinate_channels((size, size), (2.0, 2.0))[None].expand(count, -1, -1, -1)
-    return Batch(image, allowed, torch.full(label.shape, math.nan), where)
-
-
 def overlap(found: torch.Tensor, mask: torch.Tensor) -> float:
     return float(2 * (found & mask).sum() / (found.sum() + mask.sum()))
 
 
-@pytest.mark.parametrize("time", [50, 200, 300, 600])
+@pytest.mark.parametrize("time", [200, 300, 600])
 def test_a_noisy_mask_that_is_12_mm_off_does_not_outweigh_the_image(follower, time):
     batch = discs(1000, 6)
     mask, shifted = batch.label > 0, (batch.label > 0).roll(6, 2)  # pixels of 2 mm
+    assert overlap(mask, shifted) < 0.6
     with torch.inference_mode():
         c = follower.condition(batch.image, batch.coordinates)
         prior = c.logits.softmax(1)
@@ -706,18 +709,17 @@ def test_a_noisy_mask_that_is_12_mm_off_does_not_outweigh_the_image(follower, ti
         at = torch.full((6,), time)
         noisy = follower.diffusion.noisy(drawn, center, at, noise_of(3, drawn.shape)())
         found = follower.clean_logits(noisy, at, follower._guidance(c, center, prior), center)[:, 0] > 0
-    assert overlap(found, mask) > 0.8 > 0.65 > overlap(found, shifted)
+    assert overlap(found, mask) > 0.85 > 0.7 > overlap(found, shifted)
 
 
 def test_more_steps_are_no_worse_than_one(follower):
-    batch, scores = discs(2000, 6), {}
+    batch, scores = discs(2000, 12), {}
     for steps in (1, 20):
         options = {"samples": 1, "steps": steps}
         with torch.inference_mode():
-            maps = follower.evidence(batch.image, Context(batch.coordinates, tuple(range(6)), 6, options=options))
+            maps = follower.evidence(batch.image, Context(batch.coordinates, tuple(range(12)), 12, options=options))
         scores[steps] = overlap(maps["classes"].argmax(1) > 0, batch.label > 0)
-    assert scores[20] > scores[1] - 0.02
-    assert scores[20] > 0.8
+    assert scores[20] > scores[1] > 0.8
 
 
 def test_a_corrupted_prior_is_still_a_prior():
