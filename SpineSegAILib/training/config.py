@@ -27,6 +27,7 @@ class AugmentationConfig(BaseModel):
     zoom: tuple[float, float] = Field((0.75, 1.4), description="range of the scale factor")
     stretch: float = Field(0.1, description="relative difference between the axes' scale factors")
     rotation_deg: float = Field(15.0, description="in-plane rotation, ±")
+    rotation_probability: float = Field(1.0, ge=0, le=1)
     elastic_mm: float = Field(4.0, description="standard deviation of the elastic displacement")
     elastic_probability: float = 0.3
     crop_probability: float = Field(0.45, description="chance that part of the field of view is cut off")
@@ -46,6 +47,7 @@ class AugmentationConfig(BaseModel):
     noise_probability: float = 0.35
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
+    level_probability: float = Field(1.0, ge=0, le=1, description="brightness and contrast changed a little")
     mirror_left_right: bool = Field(
         True, description="3D, and neighbouring slices in 2D; never where structures have sides"
     )
@@ -91,6 +93,9 @@ class OptimizationConfig(BaseModel):
     hours: float | None = Field(None, gt=0, description="stop after this time even if steps are left")
     stop_steps: int | None = Field(None, ge=1, description="end after these steps though the schedule is longer")
     stop_hours: float | None = Field(None, gt=0, description="end after these hours though the schedule is longer")
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="adam adds the weight decay to the gradient, adamw takes it off the weights"
+    )
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)

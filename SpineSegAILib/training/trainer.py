@@ -177,7 +177,8 @@ class _Trainer:
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.learning_rate)
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.optimizer]
+        self.optimizer = optimizer([g for g in groups if g["params"]], lr=o.learning_rate)
         if not self.fresh:
             self._load_state()
         if self.main and self.request.resume:
