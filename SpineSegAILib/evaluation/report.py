@@ -12,10 +12,10 @@ from ..anatomy import STRUCTURES
 from ..files import atomic_write
 
 POLICY = (
-    "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU and surface Dice "
-    "0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; means of "
-    "distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap intervals "
-    "over patients."
+    "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU, precision and "
+    "surface Dice 0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; "
+    "means of distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap "
+    "intervals over patients."
 )
 """How the figures are to be read."""
 
@@ -49,7 +49,7 @@ def write_csv(report: Mapping[str, Any], path: str | Path) -> None:
                 writer.writerow([*(case[c] for c in _CASE_COLUMNS), *(s.get(c) for c in columns)])
 
 
-CAUTIONS = ("label_leak", "seen", "extent", "left_out")
+CAUTIONS = ("label_leak", "seen", "extent", "grid", "left_out")
 """Keys of a report whose sentences come before its numbers."""
 
 

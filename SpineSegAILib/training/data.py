@@ -92,7 +92,7 @@ class CachedCase:
         for code, ids in enumerate(self.sets):
             channels: set[int] = set()
             for i in ids:
-                channels |= _channels(scheme, i)
+                channels |= possible_channels(scheme, i)
             allowed[code] = False
             allowed[code, list(channels)] = True
             if len(ids) == 1 and ids[0] in rank_of:
@@ -133,7 +133,7 @@ class CachedCase:
         return result if slice_index is None else result[:, 1:]
 
 
-def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
+def possible_channels(scheme: LabelScheme, structure_id: int) -> set[int]:
     """Channels that a voxel of a structure may be; 0 is background.
 
     A vertebra, disc or posterior element that the scheme has no channel for (T8 at the top of a tall image) is

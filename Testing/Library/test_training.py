@@ -23,6 +23,7 @@ from SpineSegAILib.training.averaging import load_matching
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
+from SpineSegAILib.training.schedule import make_optimizer
 from SpineSegAILib.training.trainer import run_training
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,32 @@ def test_a_run_learns_validates_and_leaves_a_checkpoint_that_segments(manifest, 
     image = sitk.ReadImage(str(manifest.parent / "case2_image.nii.gz"))
     result = Predictor(run.last, "cpu").segment(image)
     assert result.labels.GetSize() == image.GetSize()
+
+
+def test_weight_decay_is_decoupled_or_the_papers_regularization():
+    """One step of a network with no gradient of its own: only what decays moves."""
+
+    def moved(optimizer: str) -> tuple[float, float]:
+        torch.manual_seed(0)
+        network = torch.nn.Linear(2, 2)
+        before = [p.detach().clone() for p in network.parameters()]
+        made = make_optimizer(OptimizationConfig(optimizer=optimizer, weight_decay=0.1, learning_rate=0.01), network)
+        sum(0 * p.sum() for p in network.parameters()).backward()
+        made.step()
+        weight, bias = (b - a.detach() for a, b in zip(network.parameters(), before, strict=True))
+        return float((weight / before[0]).mean()), float(bias.abs().max())
+
+    share, bias = moved("adamw")
+    assert share == pytest.approx(0.01 * 0.1, rel=1e-3) and bias == 0
+    share, bias = moved("adam")  # Adam divides the L2 gradient by its own size: every parameter moves by the rate
+    assert bias == pytest.approx(0.01, rel=1e-3)
+
+
+def test_no_limit_of_the_gradient_is_no_limit(manifest, tmp_path):
+    """With plain Adam, too: both are what papers say."""
+    free = run_here(config_for(manifest, 4, clip=0.0, optimizer="adam", report_every=1), tmp_path / "free")
+    bound = run_here(config_for(manifest, 4, clip=1e-6, optimizer="adam", report_every=1), tmp_path / "bound")
+    assert losses_of(free)[1] == losses_of(bound)[1] and losses_of(free)[4] != losses_of(bound)[4]
 
 
 def start_process(config: TrainingConfig, folder: Path, processes: int = 1, **request) -> subprocess.Popen:
