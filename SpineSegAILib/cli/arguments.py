@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..anatomy import Extent, Structure, structure
+from ..anatomy import VALUE_MAPS, Extent, Structure, structure
 from ..errors import ConfigError, OutputError, SpineSegAIError, one_of
 from ..files import check_suffix, check_writable
 from ..hints import Anchor, Point
@@ -230,6 +230,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="auto|cpu|cuda[:N]|mps",
         help="device to compute on; default: the fastest available",
+    )
+
+
+def add_label_values(parser: argparse.ArgumentParser, files: str) -> None:
+    """``--label-values``.
+
+    Args:
+        files: the arguments that it is about.
+    """
+    parser.add_argument(
+        "--label-values",
+        type=choice(*VALUE_MAPS),
+        metavar="NAME",
+        help=f"numbering of the label image in {files}: {', '.join(VALUE_MAPS)}; default: SpineSegAI's structure ids",
     )
 
 

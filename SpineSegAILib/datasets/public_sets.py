@@ -20,8 +20,8 @@ import SimpleITK as sitk
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
 from ..files import read_itk_image, read_json
+from ..results.segment_names import CUSTOM, IGNORE, place
 from .manifest import own_structure
-from .segment_names import CUSTOM, IGNORE, place
 from .training_set import Report, TrainingSet
 
 _IMAGES = (".nii.gz", ".nii", ".mha", ".nrrd")

@@ -25,9 +25,9 @@ from ..hints import Point
 from ..imaging import Geometry, check_image, read_image
 from ..imaging.geometry import RAS_FROM_LPS
 from ..keypoints import read_control_points
+from ..results.segment_names import CUSTOM, IGNORE, Placement, place
 from .mrml import LABEL_MAP, POINT_LIST, SEGMENTATION, VOLUME, Document, Node, parse
 from .scene_files import SceneFiles, open_scene
-from .segment_names import CUSTOM, IGNORE, Placement, place
 
 MAX_VOXELS = 2**30
 """Of a volume: a whole-body CT at half a millimetre. More is a damaged header, or an attack."""

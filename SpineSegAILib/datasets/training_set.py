@@ -24,8 +24,8 @@ import SimpleITK as sitk
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, Kind, sorted_ids, structure
 from ..errors import DatasetError, OutputError, SpineSegAIError
 from ..files import atomic_write, read_json
+from ..results.segment_names import CUSTOM, parse_target
 from .manifest import SPLITS, own_structure
-from .segment_names import CUSTOM, parse_target
 
 if TYPE_CHECKING:
     from .slicer_scene import SceneCase, SceneReport

@@ -6,7 +6,8 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .checks import check_names, check_overlap
-    from .files import check_sidecar, read_segmentation, side_file, write_image
+    from .files import check_sidecar, side_file, write_image
+    from .reading import read_segmentation
     from .segmentation import Segmentation, drop_unvalidated, require_structures
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

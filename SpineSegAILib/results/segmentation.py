@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
-from ..errors import ImageError
+from ..errors import ImageError, SchemeError
 from ..files import jsonable
 from ..imaging.geometry import like
 
@@ -36,6 +37,7 @@ class Segmentation:
         uncertainty: float image in the input's geometry (standard deviation of a sampled mask), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
         corrections: what a reader changed; None where nothing was.
+        notes: what the reader of a file left out or doubts (`reading.read_segmentation`); not written.
     """
 
     labels: sitk.Image
@@ -47,6 +49,7 @@ class Segmentation:
     uncertainty: sitk.Image | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     corrections: CorrectionLog | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def present(self) -> list[int]:
@@ -127,27 +130,29 @@ class Segmentation:
         Raises:
             ImageError: the document is of a newer version, or damaged.
         """
-        if document and document.get("version", 0) > FORMAT_VERSION:
-            raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
         try:
+            if document.get("version", 0) > FORMAT_VERSION:
+                raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
             described = document.get("scheme")
             found = LabelScheme.from_document(described) if described is not None else scheme
             if found is None:
                 raise KeyError("scheme")
+            rows = document.get("structures", ())
             return cls(
                 labels=labels,
                 scheme=found,
-                confidence={
-                    s["id"]: s["confidence"] for s in document.get("structures", ()) if s["confidence"] is not None
-                },
-                warnings=list(document.get("warnings", ())),
-                unvalidated=frozenset(document.get("unvalidated", ())),
+                confidence={_known(s["id"]): _finite(s["confidence"]) for s in rows if s["confidence"] is not None},
+                warnings=[str(warning) for warning in document.get("warnings", ())],
+                unvalidated=frozenset(map(_known, document.get("unvalidated", ()))),
                 provenance=dict(document.get("provenance", {})),
                 uncertainty=uncertainty,
-                keypoints={int(sid): tuple(point) for sid, point in document.get("keypoints_lps_mm", {}).items()},
+                keypoints={
+                    _known(int(sid)): (_finite(x), _finite(y), _finite(z))
+                    for sid, (x, y, z) in document.get("keypoints_lps_mm", {}).items()
+                },
                 corrections=_corrections(document.get("corrections")),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, SchemeError) as error:
             raise ImageError("The result is damaged: it lacks what SpineSegAI writes.", "Create it again.") from error
 
     def write(self, path: str | Path, *, overwrite: bool = True) -> list[Path]:
@@ -190,6 +195,26 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
             f"{remedy}, or use another checkpoint.",
         )
     return rest
+
+
+def _known(structure_id: Any) -> int:
+    """A structure id of a document.
+
+    Raises:
+        KeyError: it is none.
+    """
+    return STRUCTURES[structure_id].id
+
+
+def _finite(value: Any) -> float:
+    """A number of a document.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if isinstance(value, (str, bool)) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)
 
 
 def _corrections(document: Any) -> CorrectionLog | None:

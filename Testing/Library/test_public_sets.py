@@ -10,8 +10,8 @@ from SpineSegAILib.anatomy import STRUCTURES, Extent, structure
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import read_label, read_manifest
 from SpineSegAILib.datasets.public_sets import import_dataset
-from SpineSegAILib.datasets.segment_names import parse_table
 from SpineSegAILib.errors import DatasetError
+from SpineSegAILib.results.segment_names import parse_table
 
 
 def put(path, *values):

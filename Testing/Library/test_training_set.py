@@ -12,10 +12,10 @@ from scene_data import Scene, box, lumbar, volume_image
 from SpineSegAILib.anatomy import STRUCTURES, Extent, structure
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import read_label, read_manifest, training_set
-from SpineSegAILib.datasets.segment_names import parse_table
 from SpineSegAILib.datasets.slicer_scene import read_scene
 from SpineSegAILib.datasets.training_set import TrainingSet, structures_in_words
 from SpineSegAILib.errors import DatasetError, OutputError
+from SpineSegAILib.results.segment_names import parse_table
 
 BODIES = "It is not said whether vertebrae are bodies or whole."
 
