@@ -28,7 +28,7 @@ from ..results.segment_names import CUSTOM, parse_target
 from .manifest import SPLITS, own_structure
 
 if TYPE_CHECKING:
-    from .slicer_scene import SceneCase, SceneReport
+    from .scene_case import SceneCase, SceneReport
 
 MANIFEST = "dataset.json"
 UNLABELLED = "unlabelled"
@@ -381,7 +381,7 @@ class TrainingSet:
 
     def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
         """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
-        from .slicer_scene import fingerprint
+        from .scene_case import fingerprint
 
         if "image_hash" not in entry and entry.get("size"):
             if sorted(entry["size"]) != sorted(case.image.GetSize()):

@@ -68,7 +68,7 @@ def inline_copy(path: Path) -> Iterator[Path]:
     read, written = form
     header = read(path)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"image{path.suffix.lower()}"
+        copy = Path(folder) / copy_name(path)
         with path.open("rb") as source, copy.open("wb") as target:
             target.write(written(header))
             source.seek(header.offset)
@@ -81,6 +81,11 @@ def inline_copy(path: Path) -> Iterator[Path]:
         if left:
             raise ImageError(f"{path.name} is damaged or incomplete.", "Copy or save it again.")
         yield copy
+
+
+def copy_name(path: Path) -> str:
+    """What `inline_copy` calls its copy: whatever the file is called, ITK can open that."""
+    return f"image{path.suffix.lower()}"
 
 
 def read_nrrd_header(path: Path) -> Header:
