@@ -241,3 +241,13 @@ def test_the_copy_is_gone_afterwards(tmp_path):
     shutil.copy(path, tmp_path / "a.dcm")
     with inline_copy(tmp_path / "a.dcm") as place:
         assert place == tmp_path / "a.dcm"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "header"), [(".nrrd", nrrd_header("content: x")), (".mha", meta_header("ElementDataFile = LOCAL"))]
+)
+@pytest.mark.parametrize("mrb", [True, False])
+def test_the_same_headers_with_voxels_of_their_own_are_read(tmp_path, suffix, header, mrb):
+    data = header + sitk.GetArrayFromImage(volume_image()).tobytes()
+    (case,) = read_scene(scene_with(tmp_path, suffix, data, of="volume", mrb=mrb)).cases
+    assert sitk.Hash(case.image) == sitk.Hash(volume_image())
