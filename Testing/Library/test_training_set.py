@@ -12,8 +12,9 @@ from scene_data import Scene, box, lumbar, volume_image
 from SpineSegAILib.anatomy import STRUCTURES, Extent, structure
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import read_label, read_manifest, training_set
+from SpineSegAILib.datasets.entries import structures_in_words
 from SpineSegAILib.datasets.slicer_scene import read_scene
-from SpineSegAILib.datasets.training_set import TrainingSet, structures_in_words
+from SpineSegAILib.datasets.training_set import TrainingSet
 from SpineSegAILib.errors import DatasetError, OutputError
 from SpineSegAILib.results.segment_names import parse_table
 
