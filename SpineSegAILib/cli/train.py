@@ -241,8 +241,10 @@ def _continues(args: argparse.Namespace) -> bool:
 def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Method, configuration and settings of the checkpoint in --from, its scheme with the structures added."""
     from ..checkpoints import find_checkpoint
+    from ..inference.metadata import read_metadata
 
     info = find_checkpoint(args.start_from)
+    read_metadata(info)  # what follows takes it as it is
     if args.method not in (None, info.method):
         raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Omit --method.")
     start = dict(info.metadata["method"])

@@ -19,12 +19,12 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, plausibility_warnings
+from ..imaging import CanonicalVolume, back_to_source, plausibility_warnings
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option
 from ..results import Segmentation
-from .calibration import Calibration
 from .device import choose_device, device_name, memory_in_words
+from .metadata import read_metadata
 from .restore import around_locked, labels_on_source, restricted
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
 
@@ -60,10 +60,9 @@ class Predictor:
         started = time.perf_counter()
         self.info = checkpoint if isinstance(checkpoint, CheckpointInfo) else find_checkpoint(checkpoint)
         self.device = choose_device(device)
+        metadata = read_metadata(self.info)
         self.method = load_method(read_header(self.info.path)).to(self.device)
-        self.preprocessing = Preprocessing.model_validate(self.info.metadata["preprocessing"])
-        self.calibration = Calibration.model_validate(self.info.metadata.get("calibration", {}))
-        self.patch = tuple(self.info.metadata.get("patch", ()))
+        self.preprocessing, self.calibration, self.patch = metadata.preprocessing, metadata.calibration, metadata.patch
         self.load_seconds = time.perf_counter() - started
 
     @property
