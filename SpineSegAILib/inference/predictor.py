@@ -21,7 +21,7 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume, back_to_source, plausibility_warnings
 from ..methods.catalog import method_info
-from ..methods.options import number_option, switch_option
+from ..methods.options import number_option, switch_option, whole_option
 from ..results import Segmentation
 from .device import choose_device, device_name, memory_in_words
 from .metadata import read_metadata
@@ -224,7 +224,14 @@ class Predictor:
             raise ConfigError(
                 f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
             )
-        switch_option(options, "consistency", True)  # read after the network's minutes: what is wrong is said before
+        # Read in the course of the work, some after the network's minutes or not at all: what is wrong is said before.
+        switch_option(options, "consistency", True)
+        switch_option(options, "mirror", False)
+        whole_option(options, "batch", 1, least=1)
+        overlap = number_option(options, "overlap", 0.5)
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
+        _scale(options)
 
     def _prior(self, prior: sitk.Image, volume: CanonicalVolume) -> np.ndarray:
         """Channels of the scheme (D, H, W) of a segmentation to start from, whatever its grid."""
