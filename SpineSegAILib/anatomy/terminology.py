@@ -46,6 +46,8 @@ def codes(structure_id: int, present: Iterable[int] = (), extent: Extent | None 
     present = set(present)
     concept = anatomy.code(s.id, present, extent)
     side = anatomy.laterality(s.id)
+    if s.kind is Kind.POSTERIOR:
+        return concept, Code(s.name.removesuffix(" elements"), s.name, PRIVATE_SCHEME)  # 16 characters at most
     if side or s.order is None or not _is_generic(concept):
         return concept, side
     level = anatomy.disc_name(s.id, present) if s.kind is Kind.DISC else s.name

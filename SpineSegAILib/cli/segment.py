@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import LabelScheme, structure
+from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
 from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write
 from ..hints import Hints
@@ -78,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--structures", type=arguments.structure_ids, metavar="L3,L4", help="return only these structures"
     )
     parser.add_argument(
+        "--extent",
+        choices=[extent.value for extent in Extent],
+        help="whole: add to each vertebra its posterior elements, where the model segments bodies and these apart",
+    )
+    parser.add_argument(
         "--unvalidated",
         action="store_true",
         help="include experimental structures, for which the checkpoint was trained on synthetic images only",
@@ -104,6 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Checks all that is asked for, segments, and writes all of it or nothing."""
+    from ..results import whole_vertebrae
+
     outputs = _outputs(args)
     info = _checkpoint(args)
     hints = _hints(args, method_info(info.method), info.scheme)
@@ -111,6 +118,8 @@ def run(args: argparse.Namespace) -> None:
     hints = replace(hints, prior=_labels(given, "--prior"), locked=_labels(given, "--lock"))
     image, result = _segmented(args, info, hints, _labels(given, "--levels-from"))
     result.warnings[:0] = [f"{flag}: {note}" for flag, found in given.items() for note in found.notes]
+    if args.extent == Extent.WHOLE.value:
+        result = whole_vertebrae(result)
     result = _without_experimental(args, result, hints)
     summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
     summary["written"] = _write(outputs, image, result, summary)

@@ -125,8 +125,9 @@ def run(args: argparse.Namespace) -> None:
         _check_resume(args)
     config = None if args.resume else training_config(args)
 
+    from ..training.request import TrainingRequest
     from ..training.run import RunDirectory
-    from ..training.trainer import TrainingRequest, run_training  # torch
+    from ..training.trainer import run_training  # torch
 
     run = RunDirectory(args.output)
     quiet = args.quiet or os.environ.get("RANK", "0") != "0"  # of several processes, the first one speaks
@@ -154,8 +155,9 @@ def _run_recipe(args: argparse.Namespace) -> None:
             "Give the folder that holds those of the recipe.",
         )
     from ..training.recipe import RecipeRequest, read_recipe, run_recipe
+    from ..training.request import TrainingRequest
     from ..training.run import RunDirectory
-    from ..training.trainer import TrainingRequest, run_training  # torch
+    from ..training.trainer import run_training  # torch
 
     quiet = args.quiet or os.environ.get("RANK", "0") != "0"
 

@@ -11,6 +11,7 @@ from ..anatomy import (
     DISC_ID,
     KINDS,
     L6_ID,
+    POSTERIOR_ID,
     STRUCTURES,
     T13_ID,
     VERTEBRA_ID,
@@ -21,9 +22,10 @@ from ..anatomy import (
 )
 from ..errors import HintError
 from ..evidence import Evidence
-from .column import BONE, DISC, Column, canal_parts
+from .column import BONE, DISC, POSTERIOR, Column, canal_parts
 from .likelihoods import check_hints, doubt_contradicted, items_of, limit_range, pin_anchors, pin_locked, range_in_words
 from .messages import in_words, warnings_of
+from .posterior import posterior_instances
 from .result import Instance, LevelResult
 from .sequence import NEVER, Item, Level, Naming, disc_of, name_levels, relative_pitch, states_of
 from .settings import ConsistencySettings
@@ -61,7 +63,7 @@ def resolve_levels(
         HintError: hints that contradict the image, the scheme or each other.
     """
     scheme = evidence.scheme
-    spinal = {Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.CANAL}
+    spinal = {Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.CANAL, Kind.POSTERIOR}
     if not any(s.kind in spinal for s in scheme.structures):
         return _without_spine(evidence, settings)
     column = Column.of(evidence, settings, locked)
@@ -81,6 +83,7 @@ def _generic(column: Column) -> LevelResult:
     sizes = (
         (BONE, VERTEBRA_ID, column.minimum(s.min_bone_area, s.min_bone_depth)),
         (DISC, DISC_ID, column.minimum(s.min_disc_area, s.min_disc_depth)),
+        (POSTERIOR, POSTERIOR_ID, column.minimum(s.min_posterior_area, s.min_disc_depth)),
     )
     for value, sid, least in sizes:
         if sid not in column.scheme.channel_of:
@@ -192,6 +195,8 @@ def _name_column(
         found = _bone_instances(column, levels, probability) + _disc_instances(column, levels, probability)
     else:
         found = _lone_discs(column, levels, probability)
+    named = [(piece, level) for piece, level in zip(column.bones, levels, strict=False) if level]  # none of lone discs
+    found += posterior_instances(column, named, {i.structure_id: i for i, _ in found if i.structure_id})
     found += _canal_instances(column) + _leftovers(column)
     confidence = {i.structure_id: i.confidence for i, _ in found if i.structure_id}
     return column.result(

@@ -300,9 +300,9 @@ def check_hints(
             anatomy = scheme.require(sid)
         except SchemeError as error:
             raise HintError(f"An anchor names what cannot be found: {error.message}", error.remedy) from error
-        if anatomy.order is None:
+        if not anatomy.is_counted:
             raise HintError(
-                f"“{anatomy.name}” cannot be an anchor: it has no level.",
+                f"“{anatomy.name}” cannot be an anchor: it has no level, or is not counted.",
                 "Anchor a vertebra or a disc, e.g. L5 or L4/L5.",
             )
         result.append((sid, np.asarray(point, float)))

@@ -14,7 +14,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, LabelScheme, disc_below, level_chain, order_of, ranks
+from ..anatomy import (
+    L6_ID,
+    SACRUM_ID,
+    STRUCTURES,
+    T13_ID,
+    LabelScheme,
+    disc_below,
+    level_chain,
+    level_of,
+    order_of,
+    ranks,
+)
 from .settings import ConsistencySettings
 
 NEVER = 1e5
@@ -86,7 +97,7 @@ def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
     Levels without a class are states nevertheless: an image may show more than the scheme can name.
     """
     ids = set(scheme.ids)
-    shown = {i if STRUCTURES[i].is_vertebral else i - 100 for i in ids if STRUCTURES[i].order is not None}
+    shown = {level_of(i) for i in ids if STRUCTURES[i].is_counted}
     result: list[Level] = []
     for l6 in (False, True) if L6_ID in ids else (False,):
         for t13 in (False, True) if T13_ID in ids else (False,):

@@ -18,6 +18,9 @@ class ConsistencySettings:
         min_disc_area: mm². A healthy disc is about 9 × 34 mm, a collapsed one 4 × 30 mm.
         min_disc_depth: left to right, mm.
         min_canal_area: mm²; the canal is 15 mm wide and as long as the image.
+        min_posterior_area: mm²; a spinous process is about 10 × 25 mm where a slice meets it, a lamina 5 × 8 mm.
+        posterior_reach: mm from the axis; a spinous process ends 80 mm behind it, a transverse one 55 mm aside.
+        posterior_below: how far below its body's middle a vertebra's posterior elements lie, as a share of the pitch.
         min_other_volume: mm³ of structures that are no part of the spine, e.g. 4 mm of a 4 mm vessel.
         fragment_share: a fragment of this share of the smallest allowed size may still join its instance.
         near_axis: voxels within this distance of the spine's axis give an instance's height, mm; half a body's depth
@@ -71,6 +74,9 @@ class ConsistencySettings:
     min_disc_area: float = 40.0
     min_disc_depth: float = 10.0
     min_canal_area: float = 60.0
+    min_posterior_area: float = 25.0
+    posterior_reach: float = 110.0
+    posterior_below: float = 0.35
     min_other_volume: float = 50.0
     fragment_share: float = 0.12
     near_axis: float = 20.0

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
         remap_labels,
         structure_at,
     )
-    from .voxels import (
-        AXES,
-        LARGEST_SMOOTHING_MM,
-        array_axis,
-        interpolate,
-        replace_inside,
-        smooth,
-    )
+    from .voxels import AXES, LARGEST_SMOOTHING_MM, array_axis, interpolate, replace_inside, smooth
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

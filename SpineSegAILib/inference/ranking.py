@@ -189,7 +189,7 @@ def _kinds(evidence: Evidence) -> np.ndarray:
 
 def _may_be_mirrored(evidence: Evidence) -> bool:
     """A mirrored left lung is no right one; a spine is much like its mirror image."""
-    return all(s.kind in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM, Kind.CORD, Kind.CUSTOM)
+    return all(s.kind in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM, Kind.CORD, Kind.POSTERIOR, Kind.CUSTOM)
                for s in evidence.scheme.structures)  # fmt: skip
 
 

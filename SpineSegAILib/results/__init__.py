@@ -9,5 +9,6 @@ if TYPE_CHECKING:
     from .files import check_sidecar, side_file, write_image
     from .reading import read_segmentation
     from .segmentation import Segmentation, drop_unvalidated, require_structures
+    from .whole import whole_vertebrae
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -269,6 +269,8 @@ def _draw_structure(axes: Axes, view: _View, sid: int, box: tuple[slice, slice],
     axes.contourf(x, y, mask, levels=(0.5, 1.5), colors=[s.color], alpha=0.30, antialiased=True)
     bright = tuple(0.55 + 0.45 * channel for channel in s.color)  # for what is thin, on a dark ground
     axes.contour(x, y, mask, levels=(0.5,), colors=[s.color], linewidths=1.2)
+    if s.kind is Kind.POSTERIOR:
+        return  # the hue says whose they are; names of all would hide the picture
     parts, count = ndimage.label(mask)
     largest = 1 + int(np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:]))
     row, column = ndimage.center_of_mass(parts == largest)

@@ -20,12 +20,14 @@ from typing import Literal
 from ..anatomy import (
     DISC_ID,
     GENERIC_IDS,
+    POSTERIOR_ID,
     STRUCTURES,
     VERTEBRA_ID,
     Extent,
     Kind,
     disc_below,
     next_below,
+    posterior_of,
     scheme,
     structure,
     terminology,
@@ -204,6 +206,7 @@ _DISC_WORDS = {
     *("disc", "disk", "discs", "disks", "intervertebral", "ivd", "discus", "diskus", "bandscheibe", "bandscheiben"),
     *("zwischenwirbelscheibe", "disque", "disques", "disco", "dischi", "intervertebrale", "tussenwervelschijf"),
 }
+_POSTERIOR_WORDS = {"posterior", "element", "elements", "arch", "neural"}
 _SACRUM_WORDS = {"sacrum", "sacral", "sakrum", "kreuzbein", "sacro", "sacrale", "os"}
 _AND = {"and", "und", "et", "y"}
 _FILLERS = {
@@ -248,9 +251,15 @@ def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
         levels = levels or ["s1"]
     if not levels and " ".join(rest) in _TUBE_NAMES:
         return structure(_TUBE_NAMES[" ".join(rest)]).id, None
+    posterior = "posterior" in rest or "arch" in rest
+    if posterior:
+        rest = [w for w in rest if w not in _POSTERIOR_WORDS]
     if set(rest) - _VERTEBRA_WORDS - _DISC_WORDS - set(_REGIONS):
         return None
     ids = [structure(_usual(level)).id for level in levels]
+    if posterior:
+        own = posterior_of(ids[0]) if len(ids) == 1 else STRUCTURES[POSTERIOR_ID] if not ids else None
+        return (own.id, None) if own and not disc and not body else None
     extent = None if disc else Extent.BODY if body else Extent.WHOLE if "whole" in rest else None
     if not ids and rest and disc:
         return DISC_ID, None

@@ -36,6 +36,9 @@ class AugmentationConfig(BaseModel):
     tissue_probability: float = Field(
         0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
     )
+    synthesis_probability: float = Field(
+        0.0, ge=0, le=1, description="every drawn structure, and all around them, given a look of its own at random"
+    )
     gamma_probability: float = 0.4
     contrast_probability: float = Field(0.25, description="random monotone or non-monotone intensity curve")
     invert_probability: float = Field(0.12, description="bright and dark exchanged inside the body")
@@ -43,7 +46,9 @@ class AugmentationConfig(BaseModel):
     noise_probability: float = 0.35
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
-    mirror_left_right: bool = Field(True, description="3D only; never where structures have sides")
+    mirror_left_right: bool = Field(
+        True, description="3D, and neighbouring slices in 2D; never where structures have sides"
+    )
 
 
 class DataConfig(BaseModel):
@@ -54,6 +59,12 @@ class DataConfig(BaseModel):
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
     blend_share: float = Field(
         0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
+    )
+    lone_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="2D, methods that see neighbouring slices: share of samples without any, as in a stack of one",
     )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     focus: Literal["column", "label"] = Field(
@@ -83,8 +94,10 @@ class OptimizationConfig(BaseModel):
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
-    schedule: Literal["cosine", "poly", "thirds"] = Field(
-        "cosine", description="thirds: a fifth of the learning rate after each third"
+    schedule: Literal["cosine", "poly", "thirds", "constant"] = Field(
+        "cosine",
+        description="thirds: a fifth of the learning rate after each third; constant: for a stage that may end at any"
+        " time, since another one follows in which the rate falls",
     )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)

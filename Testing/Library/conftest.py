@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny_data import SHARED_DATA
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
 
 # The same examples on every machine: a test that passes today passes tomorrow.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
-
-SHARED_DATA = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(autouse=True)

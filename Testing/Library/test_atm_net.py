@@ -658,7 +658,8 @@ def test_the_shipped_size_fits():
 
 def test_it_trains_like_any_other_method_and_says_what_it_was_told(tmp_path):
     from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
-    from SpineSegAILib.training.trainer import TrainingRequest, run_training
+    from SpineSegAILib.training.request import TrainingRequest
+    from SpineSegAILib.training.trainer import run_training
 
     manifest = write_tiny_dataset(tmp_path, training=2)
     bank = tmp_path / "bank.safetensors"

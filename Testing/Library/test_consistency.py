@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from SpineSegAILib.anatomy import (
+    BASIC_KINDS,
     CANAL_ID,
     KINDS,
     STRUCTURES,
@@ -17,12 +18,13 @@ from SpineSegAILib.anatomy import (
     Kind,
     disc_below,
     level_chain,
+    posterior_of,
     ranks,
     scheme,
     sorted_ids,
     structure,
 )
-from SpineSegAILib.consistency import nearest_level_maps, relative_size, resolve_levels
+from SpineSegAILib.consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -56,7 +58,7 @@ class Spine:
     ) -> Evidence:
         """Kinds and ranks as a network would give them; the noise is a standard deviation in ranks."""
         rng = np.random.default_rng(seed)
-        kinds = np.full((len(KINDS), *self.labels.shape), 0.02, np.float32)
+        kinds = np.full((scheme(name).head_kinds, *self.labels.shape), 0.02, np.float32)
         rank = np.zeros(self.labels.shape, np.float32)
         expected = ranks(self.present)
         where = np.zeros(self.labels.shape, int)
@@ -69,6 +71,7 @@ class Spine:
             where[inside] = KINDS.index(kind.value)
             if int(sid) in expected:
                 rank[inside] = expected[int(sid)] + rng.normal(0, per_instance)
+        where[where >= len(kinds)] = 0
         np.put_along_axis(kinds, where[None], 0.9, axis=0)
         rank += shift + rng.normal(0, noise, rank.shape) if noise else shift
         return Evidence(self.spacing, scheme(name), kinds=kinds, rank=rank)
@@ -102,6 +105,7 @@ def make_spine(
     missing: tuple[str, ...] = (),
     fused: tuple[str, ...] = (),
     discs: bool = True,
+    posterior: bool = False,
     scoliosis: float = 0.0,
     crop: tuple[int, int] = (0, 0),
 ) -> Spine:
@@ -109,6 +113,7 @@ def make_spine(
 
     Args:
         missing: levels to leave out; fused: vertebrae whose disc is replaced by their own bone.
+        posterior: spinous processes that hang down beside the disc and the upper half of the next body.
         crop: rows cut away above and below.
     """
     length = 37.0 * len(names)
@@ -145,6 +150,10 @@ def make_spine(
                 middle / spacing[1],
                 float(np.interp(middle, fine, ap)) / spacing[2],
             )
+        process = posterior_of(sid)
+        if posterior and process is not None:
+            hanging = (along >= at + 14) & (along < at + size + 15) & (across > 39) & (across < 62)
+            labels[hanging[None] & (side < 9)] = process.id
         disc = disc_below(sid)
         if disc is not None and i + 1 < len(names):
             between = (along >= at + size) & (along < at + size + gap) & (np.abs(across) < 16)
@@ -792,3 +801,80 @@ def test_the_result_is_always_possible(seed):
     tensor *= rng.uniform(0.3, 1.0, tensor.shape).astype(np.float32) ** 2  # holes and specks
     tensor /= tensor.sum(axis=0)
     assert_possible(resolve_levels(evidence))
+
+
+# --- posterior elements ----------------------------------------------------------------------------------------------
+
+POSTERIOR = "lumbar-mr-posterior"
+
+
+def posterior_right(result: LevelResult, spine: Spine) -> dict[str, float]:
+    """For the posterior elements of each vertebra the share of their voxels that have the right name."""
+    ids_here = [
+        i for i in np.unique(spine.labels).tolist() if STRUCTURES.get(i) and STRUCTURES[i].kind is Kind.POSTERIOR
+    ]
+    return {STRUCTURES[i].name: float(np.mean(result.labels[spine.labels == i] == i)) for i in ids_here}
+
+
+@pytest.mark.parametrize("with_ranks", [True, False])
+def test_posterior_elements_are_named_after_their_vertebrae(with_ranks):
+    spine = make_spine(posterior=True)
+    evidence = spine.evidence(POSTERIOR, noise=0.2)
+    if not with_ranks:
+        evidence.rank = None
+    result = resolve_levels(evidence, anchors=[(structure("L5").id, spine.centres[structure("L5").id])])
+    found = posterior_right(result, spine)
+    assert len(found) == 7 and min(found.values()) > 0.95, found
+    level = {i.structure_id: i.confidence for i in result.instances}
+    assert level[structure("L4 posterior elements").id] == level[structure("L4").id]
+
+
+def test_classes_name_posterior_elements_too():
+    spine = make_spine(posterior=True)
+    found = posterior_right(resolve_levels(spine.classes(POSTERIOR)), spine)
+    assert len(found) == 7 and min(found.values()) > 0.95, found
+
+
+def test_a_process_whose_body_is_above_the_image_is_not_the_next_ones():
+    spine = make_spine(posterior=True, crop=(29, 0))  # T11's body is gone, its process hangs into view
+    t11 = structure("T11 posterior elements").id
+    assert (spine.labels == t11).any() and not (spine.labels == structure("T11").id).any()
+    result = resolve_levels(spine.evidence(POSTERIOR))
+    assert posterior_right(result, spine)["T11 posterior elements"] > 0.9
+    assert posterior_right(result, spine)["T12 posterior elements"] > 0.95
+
+
+def test_the_crest_of_the_sacrum_is_nobodys_posterior_element():
+    spine = make_spine(posterior=True)
+    l5 = spine.labels == structure("L5 posterior elements").id
+    evidence = spine.evidence(POSTERIOR)
+    crest = np.roll(l5, round(36 / SPACING[1]), axis=1) & (spine.labels == 0)
+    evidence.kinds[:, crest] = 0.02
+    evidence.kinds[KINDS.index("posterior"), crest] = 0.9
+    evidence.rank[crest] = -1.0
+    result = resolve_levels(evidence)
+    assert not result.labels[crest].any()
+    assert (result.labels[l5] == structure("L5 posterior elements").id).all()
+
+
+def test_locked_posterior_elements_stay_what_they_are_called():
+    spine = make_spine(posterior=True)
+    locked = np.where(spine.labels == structure("L3 posterior elements").id, spine.labels, 0)
+    result = resolve_levels(spine.evidence(POSTERIOR), locked=locked)
+    assert (result.labels[locked > 0] == structure("L3 posterior elements").id).all()
+    assert_all_right(result, spine)
+
+
+def test_a_head_without_posterior_elements_gives_none():
+    spine = make_spine(posterior=True)
+    evidence = spine.evidence()
+    assert len(evidence.kinds) == BASIC_KINDS
+    result = resolve_levels(evidence)
+    assert not any(STRUCTURES[int(i)].kind is Kind.POSTERIOR for i in np.unique(result.labels) if i)
+    assert_all_right(result, spine)
+
+
+def test_posterior_elements_can_be_no_anchor():
+    spine = make_spine(posterior=True)
+    with pytest.raises(HintError, match="is not counted"):
+        resolve_levels(spine.evidence(POSTERIOR), anchors=[(structure("L4 posterior elements").id, (5.0, 60.0, 60.0))])

@@ -538,3 +538,56 @@ def test_one_missing_and_two_merged_take_two_actions():
     for true in ("T12", "L1", "L2", "L3", "L5"):
         own = truth == structure(true).id
         assert (labels[own] == structure(true).id).mean() > 0.9, true
+
+
+# --- posterior elements -----------------------------------------------------------------------------------------------
+
+
+def with_posterior(names: str, *levels: str) -> LabeledStructures:
+    posterior = [structure(f"{level} posterior elements").id for level in levels]
+    return LabeledStructures(frozenset([*ids(names), *posterior]))
+
+
+def posterior_after(correction: Correction) -> dict[str, str]:
+    """New level of the posterior elements, by the old one."""
+    renamed = named(correction)
+    words = " posterior elements"
+    return {a.removesuffix(words): b.removesuffix(words) for a, b in renamed.items() if a.endswith(words)}
+
+
+def test_posterior_elements_follow_their_vertebra():
+    row = with_posterior("L1 L1/L2 L2 L2/L3 L3 L3/L4 L4", "L1", "L2", "L3", "L4")
+    down = shift(row, "down")
+    assert posterior_after(down) == {"L1": "L2", "L2": "L3", "L3": "L4", "L4": "L5"}
+    assert named(down)["L4"] == "L5" and named(down)["L3/L4"] == "L4/L5"
+    assert posterior_after(shift(row, "up", structure("L2").id, "above")) == {"L1": "T12", "L2": "L1"}
+    assert posterior_after(set_level(row, structure("L4").id, "L6")) == {"L1": "L3", "L2": "L4", "L3": "L5", "L4": "L6"}
+    arch = structure("L4 posterior elements").id
+    by_its_arch = set_level(row, arch, "L5 posterior elements")
+    assert named(by_its_arch)["L4"] == "L5"
+    with pytest.raises(CorrectionError, match="one is posterior elements and the other a vertebra"):
+        set_level(row, arch, "L5")
+    assert posterior_after(switch_counting(with_posterior("L4 L5 S1", "L4", "L5"), "L6")) == {"L4": "L5", "L5": "L6"}
+
+
+def test_vertebrae_that_are_one_have_posterior_elements_that_are_one():
+    row = with_posterior("L1 L2 L3 L4", "L1", "L2", "L3", "L4")
+    both = merge(row, structure("L2").id, structure("L3").id)
+    assert posterior_after(both) == {"L1": "L2", "L2": "L3"}
+    only = with_posterior("L2 L3", "L2")
+    assert posterior_after(merge(only, structure("L2").id, structure("L3").id)) == {"L2": "L3"}
+    pair = [structure(f"{level} posterior elements").id for level in ("L2", "L3")]
+    assert posterior_after(merge(row, *pair)) == {"L3": "L2"}
+    with pytest.raises(CorrectionError, match="of different kinds"):
+        merge(row, structure("L2").id, pair[0])
+
+
+def test_a_vertebra_that_is_split_keeps_its_posterior_elements():
+    labels = np.zeros((3, 40, 40), np.int16)
+    labels[:, 4:36, 4:20] = structure("L3").id
+    labels[:, 4:36, 24:36] = structure("L3 posterior elements").id
+    image = sitk.GetImageFromArray(labels)
+    image.SetDirection((0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    cut = split(LabeledStructures.of(labels), image, structure("L3").id)
+    assert cut.mapping == {}
+    assert {STRUCTURES[i].name for i in np.unique(cut.apply(labels)) if i} == {"L2", "L3", "L3 posterior elements"}

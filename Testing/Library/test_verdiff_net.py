@@ -27,8 +27,9 @@ from SpineSegAILib.methods.verdiff_net.msfm import MSFM
 from SpineSegAILib.methods.verdiff_net.nsa import NSA
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.training.config import DataConfig, TrainingConfig
+from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.training.trainer import run_training
 
 
 def noise_of(seed: int, shape: tuple[int, ...]):

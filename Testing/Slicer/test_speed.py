@@ -62,7 +62,7 @@ class SpeedTest(PanelCase):
         self.large()
         self.openPanel(DOUBLE_SECONDS="1.5")
         self.panel.warmUp()
-        self.waitUntil(lambda: self.panel._device is not None, 60)
+        self.waitUntil(lambda: self.panel.device.answer is not None, 60)
         heartbeat = Heartbeat()
         self.click(self.ui.applyButton)
         heartbeat.start()
@@ -74,7 +74,7 @@ class SpeedTest(PanelCase):
 
     def test_handing_over_and_taking_in_take_less_than_a_second(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, volumes
+        from SpineSegAISlicer.scene import results, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
@@ -97,11 +97,11 @@ class SpeedTest(PanelCase):
             result = message.segmentation()
             best["reading"] = min(best["reading"], time.perf_counter() - started)
             started = time.perf_counter()
-            node = nodes.segmentationFromResult(result, volume)
+            node = results.segmentationFromResult(result, volume)
             best["20 segments"] = min(best["20 segments"], time.perf_counter() - started)
             self.assertEqual(node.GetSegmentation().GetNumberOfSegments(), 20)
             started = time.perf_counter()
-            nodes.segmentationFromResult(result, volume, node)
+            results.segmentationFromResult(result, volume, node)
             best["update"] = min(best["update"], time.perf_counter() - started)
         print(f"39×305×305: handing over {handed:.2f} s,", ", ".join(f"{k} {v:.2f} s" for k, v in best.items()))
         self.assertLess(handed + best["reading"] + max(best["20 segments"], best["update"]), 1.0)

@@ -91,7 +91,7 @@ class AtmNet(Method):
         else:
             self.plain = trunk
         self.text = TextTokens(config, self.widths[:0:-1] if self.reads_text else ())
-        outputs = self.scheme.channels if config.output == "classes" else len(KINDS)
+        outputs = self.scheme.channels if config.output == "classes" else self.scheme.head_kinds
         self.head: nn.Module = nn.Conv2d(base, outputs, 1)
         if config.head_width is not None:  # levels along a line are hard to tell apart linearly in few channels
             hidden = nn.Conv2d(base, config.head_width, 1)
@@ -155,7 +155,7 @@ class AtmNet(Method):
         out = self(batch.image, batch.coordinates, texts)
         allowed = batch.allowed
         if config.output == "kind-rank":
-            allowed = group_channels(allowed, self.scheme.kinds, len(KINDS))
+            allowed = group_channels(allowed, self.scheme.kinds, self.scheme.head_kinds)
         losses: dict[str, Tensor] = {}
         if config.loss == "dice-focal":
             losses["segmentation"] = dice_focal_loss(out.logits, allowed)
