@@ -84,6 +84,15 @@ class CachedCase:
         """(D, H, W) uint8, memory-mapped."""
         return np.load(self.folder / "codes.npy", mmap_mode="r")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arrays are there, and as large as they say."""
+        try:
+            image, codes = self.image, self.codes
+        except (OSError, EOFError, ValueError):
+            return False
+        return (image.dtype, image.ndim, codes.dtype, codes.shape) == (np.float16, 3, np.uint8, image.shape)
+
     def tables(self, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
         """Per code: (MAX_CODES, C) bool allowed channels, and (MAX_CODES,) float32 rank, NaN where there is none."""
         allowed = np.zeros((MAX_CODES, scheme.channels), bool)
@@ -265,11 +274,9 @@ def _kept(target: Path, source: str) -> CachedCase | None:
         return None
     try:
         case = CachedCase(target, source)
-        whole = case.image.dtype == np.float16 and case.image.ndim == 3
-        whole = whole and case.codes.dtype == np.uint8 and case.codes.shape == case.image.shape
-        if whole and all(_check_sum(target / name) == value for name, value in case.checks.items()):
+        if case.is_whole and all(_check_sum(target / name) == value for name, value in case.checks.items()):
             return case
-    except (DatasetError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+    except (DatasetError, OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     os.replace(target, aside / target.name)  # whoever reads it keeps what it has open

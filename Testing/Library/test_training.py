@@ -433,7 +433,7 @@ def test_a_cache_that_vanishes_is_named(own_data, tmp_path):
         if event["event"] == "step":
             shutil.rmtree(run.folder / "cache")
 
-    with pytest.raises(DatasetError, match=r"preprocessed case .* is gone"):
+    with pytest.raises(DatasetError, match=r"preprocessed case .* is gone or damaged"):
         run_training(TrainingRequest(config, run.folder, device="cpu", report=delete))
     assert losses_of(run)
     request = TrainingRequest(None, run.folder, resume=True, device="cpu", report=lambda e: stop_at(run, e, 3))
