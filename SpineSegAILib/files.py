@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -138,6 +140,26 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, PurePath):
         return value.as_posix()
     return str(value)
+
+
+def write_csv_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table, its first row the heading. Missing values are empty cells.
+
+    Text that a spreadsheet would take for a formula, such as the name of a file called ``=1+1``, gets an apostrophe
+    before it.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str) or not re.match(r"\s*[=+\-@＝＋－＠]", cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell  # a negative number
 
 
 LARGEST_TEXT_BYTES = 64 * 2**20

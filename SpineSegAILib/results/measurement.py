@@ -12,7 +12,6 @@ not the stairs of single voxels. Heights are distances between the two, along th
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..anatomy import CANAL_ID, STRUCTURES, Extent, Kind, disc_below, next_below, order_of, structure
-from ..files import atomic_write
+from ..files import atomic_write, write_csv_rows
 from .segmentation import Segmentation
 
 Row = dict[str, Any]
@@ -192,11 +191,8 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
         OutputError: if the file cannot be written; nothing is left behind.
     """
     path = Path(path)
-    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: _cell(key, row.get(key)) for key in COLUMNS})
+    with atomic_write(path) as (place,):
+        write_csv_rows(place, [COLUMNS, *([_cell(key, row.get(key)) for key in COLUMNS] for row in rows)])
     return path
 
 

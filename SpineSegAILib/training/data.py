@@ -91,7 +91,8 @@ class CachedCase:
             image, codes = self.image, self.codes
         except (OSError, EOFError, ValueError):
             return False
-        return (image.dtype, image.ndim, codes.dtype, codes.shape) == (np.float16, 3, np.uint8, image.shape)
+        kinds = image.dtype == np.float16 and codes.dtype == np.uint8
+        return kinds and image.ndim == 3 and codes.shape == image.shape
 
     def tables(self, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
         """Per code: (MAX_CODES, C) bool allowed channels, and (MAX_CODES,) float32 rank, NaN where there is none."""
