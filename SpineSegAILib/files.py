@@ -37,6 +37,11 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
     return name.removesuffix(suffix), suffix.lower()
 
 
+def real_path(path: str | Path) -> Path:
+    """The absolute path without links; links in a circle stay, where `Path.resolve` fails."""
+    return Path(os.path.realpath(path))
+
+
 def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
     """Checks that a file's name says one of these types; upper and lower case alike.
 

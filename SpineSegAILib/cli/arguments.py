@@ -17,7 +17,7 @@ from typing import Any
 
 from ..anatomy import VALUE_MAPS, Extent, Structure, structure
 from ..errors import ConfigError, OutputError, SpineSegAIError, one_of
-from ..files import check_suffix, check_writable
+from ..files import check_suffix, check_writable, real_path
 from ..hints import Anchor, Point
 from ..methods.catalog import method_info
 
@@ -37,6 +37,9 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
+            empty = not arg_string.strip() and arg_string != action.default
+            if empty and action.nargs != argparse.PARSER:  # as a path, it would be the current folder
+                raise ConfigError("It is empty.", "Give a value, or omit it.")
             return super()._get_value(action, arg_string)
         except SpineSegAIError as error:
             error.message = f"{'/'.join(action.option_strings) or action.metavar}: {error.message}"
@@ -331,11 +334,11 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, str |
     Raises:
         OutputError: two of them are the same file, a folder is missing or protected …
     """
-    used = {Path(path).resolve(): flag for flag, path in inputs.items() if path}
+    used = {real_path(path): flag for flag, path in inputs.items() if path}
     for flag, path in outputs.items():
         if path is None:
             continue
-        other = used.setdefault(path.resolve(), flag)
+        other = used.setdefault(real_path(path), flag)
         if other != flag:
             raise OutputError(f"{other} and {flag} name the same file: {path}.", "Choose another name.")
     for path in filter(None, outputs.values()):

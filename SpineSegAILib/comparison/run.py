@@ -21,7 +21,7 @@ from ..evaluation import evaluate_dataset, write_report
 from ..evaluation.page import write_page
 from ..evaluation.summary import merge_reports
 from ..evaluation.worst import WorstCases
-from ..files import read_json
+from ..files import read_json, real_path
 from ..inference import Predictor
 from ..methods.catalog import make_config
 from ..training.config import TrainingConfig, configure, fill_in, flatten
@@ -204,7 +204,7 @@ def _parts(config: ComparisonConfig, work: Work) -> list[_Part]:
                 if entry.start_from:
                     path = find_checkpoint(entry.start_from).path if start is None else start.weights
                     origin = _file_digest(path) if start is None else start.experiment
-                    training = training.model_copy(update={"start_from": str(path.resolve())})
+                    training = training.model_copy(update={"start_from": str(real_path(path))})
                 told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
                 digest = _digest(told, _content(training), origin)
                 number = -1 if fold is None else fold.number

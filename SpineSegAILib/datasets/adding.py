@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from ..errors import OutputError
+from ..files import real_path
 
 if TYPE_CHECKING:
     from .training_set import TrainingSet
@@ -53,7 +54,7 @@ class Adding:
             target = self.owner.folder / name
             target.parent.mkdir(exist_ok=True)
             os.replace(self.place / name, target)
-        self.owner.table.setdefault("name", self.owner.folder.resolve().name)
+        self.owner.table.setdefault("name", real_path(self.owner.folder).name)
         self.owner.save()
 
 

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from ..anatomy import Kind, structure
 from ..errors import SpineSegAIError
+from ..files import real_path
 from ..results.segment_names import CUSTOM, parse_target
 
 
@@ -143,6 +144,6 @@ def spacing_of(image: Path) -> tuple[float, ...] | None:
 
 def relative(path: str | Path, folder: Path) -> str:
     try:
-        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(real_path(path), real_path(folder))).as_posix()
     except ValueError:  # another drive
-        return str(Path(path).resolve())
+        return str(real_path(path))

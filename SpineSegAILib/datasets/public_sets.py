@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError
-from ..files import read_itk_image, read_json
+from ..files import read_itk_image, read_json, real_path
 from ..results.segment_names import CUSTOM, IGNORE, place
 from .manifest import own_structure
 from .training_set import Report, TrainingSet
@@ -84,8 +84,8 @@ def import_dataset(
         if progress:
             progress(number / len(found.pairs), image.name)
         entry: dict[str, Any] = {
-            "image": image.resolve(),
-            "label": label.resolve(),
+            "image": real_path(image),
+            "label": real_path(label),
             "annotated": _annotated(label, values),
             "patient": patient,
             "source": kind if kind != "nnunet" else folder.name,

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import atomic_write, read_json
+from ..files import atomic_write, read_json, real_path
 from ..hints import Point
 
 SOURCE = "spinal-disease"
@@ -53,7 +53,7 @@ def import_spinal_disease(annotation: str | Path, images: str | Path, output: st
         path = files[instance]
         cases.append(
             {
-                "image": os.path.relpath(path.resolve(), output.parent.resolve()),
+                "image": os.path.relpath(real_path(path), real_path(output.parent)),
                 "keypoints": _physical(points, path, f"{annotation}, study {study}"),
                 "patient": study,
                 "source": SOURCE,

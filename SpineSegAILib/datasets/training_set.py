@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, sorted_ids, structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import atomic_write, read_json
+from ..files import atomic_write, read_json, real_path
 from ..results.segment_names import CUSTOM
 from .adding import Adding, adding_to
 from .entries import (
@@ -198,7 +198,7 @@ class TrainingSet:
         Raises:
             DatasetError: one does not exist or is no image.
         """
-        known = {(self.folder / str(e.get("image", ""))).resolve() for _, e in self.entries()}
+        known = {real_path(self.folder / str(e.get("image", ""))) for _, e in self.entries()}
         with adding_to(self) as adding:
             for image in map(Path, images):
                 spacing = spacing_of(image)
@@ -206,7 +206,7 @@ class TrainingSet:
                     raise DatasetError(
                         f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
                     )
-                if image.resolve() not in known:
+                if real_path(image) not in known:
                     entry = {"image": relative(image, self.folder), "patient": name_of(image.name), "source": "image"}
                     adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(header_of(image).GetSize())})
             self._deal(adding.new, None, 0.0)

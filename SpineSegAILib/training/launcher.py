@@ -20,7 +20,7 @@ from typing import Any
 
 from ..checkpoints import SUFFIX, user_checkpoints_folder
 from ..errors import OutputError, SpineSegAIError, TrainingError
-from ..files import atomic_write
+from ..files import atomic_write, real_path
 from .processes import ProcessId
 from .run import STALE_SECONDS, RunDirectory, read_saved, write_json
 
@@ -197,7 +197,7 @@ def _spawn(
         **devices.environment(), **(environment or {}),
     }  # fmt: skip
     command = [*devices.command(python), "-m", "SpineSegAILib", "train", *arguments]
-    command += ["--output", str(run.folder.resolve()), "--device", devices.kind]
+    command += ["--output", str(real_path(run.folder)), "--device", devices.kind]
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         run.stop_file.unlink(missing_ok=True)

@@ -254,8 +254,12 @@ class RunDirectory:
 
         try:
             return TrainingConfig.model_validate_json(self.config_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise TrainingError(f"{self.folder} holds no run.", "Start one without --resume.") from None
+        except OSError as error:
+            raise TrainingError(
+                f"{self.config_file} cannot be read: {error.strerror}.", "Check the path and its permissions."
+            ) from None
         except ValueError as error:
             raise TrainingError(f"{self.config_file} is damaged: {error}.", "Start a new run.") from None
 
