@@ -72,7 +72,7 @@ def transformers_clip_text(name: str) -> Encode:
             raise MissingPackageError("transformers is not installed.", "pip install transformers.") from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-            network = CLIPTextModelWithProjection.from_pretrained(name).eval()
+            network = CLIPTextModelWithProjection.from_pretrained(name, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise ConfigError(f"The text encoder {name} cannot be loaded: {error}.", "Give its folder.") from error
         with torch.inference_mode():

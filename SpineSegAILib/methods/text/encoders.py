@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -177,11 +178,12 @@ def _pretrained_encoder(name: str) -> BertEncoder:
     source = HUB_NAMES.get(name, name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModel.from_pretrained(source)
+        model = transformers.AutoModel.from_pretrained(source, use_safetensors=True)  # a pickle may run any program
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"The text model {source} cannot be loaded: {str(error).splitlines()[0]}",
-            f"Where there is a network: hf download {source} --local-dir FOLDER; then give the FOLDER.",
+            f"Where there is a network: hf download {source} --local-dir FOLDER; then give the FOLDER. "
+            "Its weights must be .safetensors.",
         ) from error
     return BertEncoder(name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1], tokenizer, model)
 
@@ -212,6 +214,11 @@ def load_open_clip(model: str, weights: str) -> Any:
         raise MissingPackageError(
             "CLIP's text encoder needs open_clip, which is not installed.", "pip install open_clip_torch"
         ) from None
+    if Path(weights).is_file() and Path(weights).suffix != ".safetensors":
+        raise ConfigError(
+            f"{weights} may be a pickled file, which could run any program when it is opened; it is not loaded.",
+            "Give the weights as .safetensors.",
+        )
     try:
         network = open_clip.create_model(model, pretrained=weights or None)
     except Exception as error:  # open_clip raises what its many sources raise
