@@ -207,6 +207,8 @@ def search_checkpoints() -> tuple[list[CheckpointInfo], list[CheckpointError]]:
             unusable.append(CheckpointError(f"{folder} cannot be read: {error.strerror}.", "Check its permissions."))
             continue
         for path in paths:
+            if path.name.startswith("."):  # what macOS leaves beside files on other disks
+                continue
             try:
                 found.append(read_header(path))
             except CheckpointError as error:

@@ -180,7 +180,7 @@ def read_json(path: str | Path, failure: type[SpineSegAIError]) -> Any:
     Raises:
         failure: the file is missing, too large, not UTF-8, not JSON, or nested too deeply.
     """
-    return parse_json(_text(Path(path), failure), str(path), failure)
+    return parse_json(read_text(path, failure), str(path), failure)
 
 
 def parse_json(text: str, name: str, failure: type[SpineSegAIError]) -> Any:
@@ -221,7 +221,7 @@ def read_table(path: str | Path, failure: type[SpineSegAIError]) -> dict[str, An
                 "TOML needs Python 3.11.", "Use it, or write the configuration as JSON."
             ) from None
         try:
-            table = tomllib.loads(_text(path, failure).removeprefix("\ufeff"))
+            table = tomllib.loads(read_text(path, failure))
         except RecursionError:
             raise failure(f"{path} cannot be read: it is nested too deeply.", "Create the file again.") from None
         except ValueError as error:
@@ -233,14 +233,23 @@ def read_table(path: str | Path, failure: type[SpineSegAIError]) -> dict[str, An
     return table
 
 
-def _text(path: Path, failure: type[SpineSegAIError]) -> str:
+def read_text(path: str | Path, failure: type[SpineSegAIError]) -> str:
+    """What a text file holds; a byte-order mark is no part of it.
+
+    Args:
+        failure: class of the error.
+
+    Raises:
+        failure: the file is missing, too large, or not UTF-8.
+    """
+    path = Path(path)
     try:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
             raise failure(f"{path} {what}.", "Check the path.")
         if path.stat().st_size > LARGEST_TEXT_BYTES:
             raise failure(f"{path} is too large ({path.stat().st_size / 1e6:.0f} MB).", "Check the path.")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise failure(f"{path} cannot be read: it is not text in UTF-8.", "Save it as UTF-8.") from None
     except OSError as error:
