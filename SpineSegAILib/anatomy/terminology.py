@@ -19,9 +19,14 @@ from .structures import BUILT_IN, STRUCTURES, Code, Extent, Kind
 
 STRUCTURE_TAG = "SpineSegAI.StructureId"
 CONFIDENCE_TAG = "SpineSegAI.Confidence"
+QUALITY_TAG = "SpineSegAI.OutlineQuality"
+UNSCALED_TAG = "SpineSegAI.UnknownScale"
 UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
 SCHEME_TAG = "SpineSegAI.Scheme"
-"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
+"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name.
+
+The confidence is that of the levels, the same in every segment that has one; the quality is that of the segment's
+outline. Both are 0…1. The scale is unknown where the image did not tell the size of its pixels."""
 
 LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
 """Attribute of a segmentation node in Slicer (or tag of one of its segments): the correction log as JSON."""

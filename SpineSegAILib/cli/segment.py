@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
-from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write
-from ..hints import Anchor, Hints
+from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write, stem_and_suffix
+from ..hints import Hints
 from ..keypoints import read_keypoints
 from ..methods.catalog import METHODS, MethodInfo, method_info
 from . import arguments
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..checkpoints import CheckpointInfo
     from ..results import Segmentation
+    from ..results.measurement import Row
 
 HELP = "Segment an image."
 
@@ -73,12 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="take the levels from a corrected segmentation of another series of the study",
     )
+    arguments.add_label_values(parser, "--prior, --lock or --levels-from")
     parser.add_argument(
         "--structures", type=arguments.structure_ids, metavar="L3,L4", help="return only these structures"
     )
     parser.add_argument(
         "--extent",
         choices=[extent.value for extent in Extent],
+        metavar="body|whole",
         help="whole: add to each vertebra its posterior elements, where the model segments bodies and these apart",
     )
     parser.add_argument(
@@ -92,9 +96,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--measurements",
-        type=arguments.output_file(".csv"),
-        metavar="CSV",
-        help="write a table of volumes, heights, angles …",
+        type=arguments.output_file(".csv", ".json"),
+        metavar="FILE",
+        help="write a table of volumes, heights, angles …: .csv, .json",
+    )
+    parser.add_argument(
+        "--measurements-all",
+        action="store_true",
+        help="with --measurements: every column, coordinates too",
     )
     parser.add_argument(
         "--uncertainty",
@@ -113,17 +122,25 @@ def run(args: argparse.Namespace) -> None:
     outputs = _outputs(args)
     info = _checkpoint(args)
     hints = _hints(args, method_info(info.method), info.scheme)
-    image, result = _segmented(args, info, hints)
+    given = _given_segmentations(args)
+    hints = replace(hints, prior=_labels(given, "--prior"), locked=_labels(given, "--lock"))
+    image, result = _segmented(args, info, hints, _labels(given, "--levels-from"))
+    result.warnings[:0] = [f"{flag}: {note}" for flag, found in given.items() for note in found.notes]
     if args.extent == Extent.WHOLE.value:
         result = whole_vertebrae(result)
     result = _without_experimental(args, result, hints)
     summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
-    summary["written"] = _write(outputs, image, result, summary)
-    for warning in result.warnings:
-        print_note(warning)
+    for described in summary["alternatives"]:
+        described["command"] = _relabel_command(args.output, described["relabel"])
+    rows = _measurements(outputs, result)
+    summary["written"] = _write(args, outputs, image, result, summary, rows)
+    for note in _notes(args, result, rows):
+        print_note(note)
     if args.json == STDOUT:
         print_json(summary)
     elif not args.quiet:
+        if result.level_confidence is not None:
+            print(f"level confidence: {result.level_confidence:.2f}")
         print_table(_structure_rows(result))
         print_written(summary["written"])
 
@@ -139,6 +156,8 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     """
     from ..results import check_sidecar, side_file
 
+    if args.measurements_all and args.measurements is None:
+        raise ConfigError("--measurements-all says what --measurements writes.", "Use --measurements FILE with it.")
     named = {
         "--output": args.output,
         "--preview": args.preview,
@@ -185,10 +204,10 @@ def _checkpoint(args: argparse.Namespace) -> CheckpointInfo:
 
 
 def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) -> Hints:
-    """What the user knows, as far as the method can use it.
+    """What the user knows, as far as the method can use it, but for segmentations.
 
     Raises:
-        HintError: the method cannot use one of them, or a file of hints cannot be read.
+        HintError: the method cannot use one of them, or the file of key points cannot be read.
         SchemeError: a structure is not in the checkpoint's scheme.
     """
     given = {
@@ -202,19 +221,44 @@ def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) ->
     check_hints({name for name, value in given.items() if value}, method)
     for structure_id in (*(args.structures or ()), *(anchor.structure_id for anchor in args.anchor)):
         scheme.require(structure_id)
-    prior = locked = None
-    if args.prior or args.lock:
-        from ..results import read_segmentation
-
-        prior, locked = (read_segmentation(path).labels if path else None for path in (args.prior, args.lock))
     return Hints(
         visible=args.visible,
         anchors=tuple(args.anchor),
         keypoints=read_keypoints(args.keypoints) if args.keypoints else {},
-        prior=prior,
-        locked=locked,
         structures=args.structures or (),
     )
+
+
+def _given_segmentations(args: argparse.Namespace) -> dict[str, Segmentation]:
+    """Flag → segmentation in its file.
+
+    Raises:
+        ImageError, CorrectionError, SchemeError: a file cannot be read, or not understood; of what is to be locked
+            nothing may be left out.
+        HintError: a file holds no structures.
+        ConfigError: --label-values has nothing to apply to.
+    """
+    flags = {"--prior": args.prior, "--lock": args.lock, "--levels-from": args.levels_from}
+    paths = {flag: path for flag, path in flags.items() if path}
+    if args.label_values and not paths:
+        raise ConfigError("--label-values is the numbering of a label image.", f"Use it with {one_of(flags)}.")
+    if not paths:
+        return {}
+    from ..results import read_segmentation
+
+    found = {
+        flag: read_segmentation(path, complete=flag == "--lock", values=args.label_values)
+        for flag, path in paths.items()
+    }
+    for flag, segmentation in found.items():
+        if not segmentation.present:
+            why = " ".join(segmentation.notes) or "All its voxels are background."
+            raise HintError(f"{flag}: {paths[flag]} holds no structures. {why}", "Give another file.")
+    return found
+
+
+def _labels(given: Mapping[str, Segmentation], flag: str) -> sitk.Image | None:
+    return given[flag].labels if flag in given else None
 
 
 def check_hints(given: Iterable[str], method: MethodInfo) -> None:
@@ -238,8 +282,13 @@ def check_hints(given: Iterable[str], method: MethodInfo) -> None:
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> tuple[sitk.Image, Segmentation]:
+def _segmented(
+    args: argparse.Namespace, info: CheckpointInfo, hints: Hints, levels: sitk.Image | None
+) -> tuple[sitk.Image, Segmentation]:
     """The image and its segmentation.
+
+    Args:
+        levels: segmentation of another series of the study, to take the levels from.
 
     Raises:
         ImageError: the image cannot be used, or nothing was found in it.
@@ -251,8 +300,10 @@ def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> 
     with progress_bar(args.quiet) as report:
         report(0.0, "reading the image")
         image = read_image(args.image)
-        if args.levels_from:
-            hints = replace(hints, anchors=(*hints.anchors, _level_of(args.levels_from, image)))
+        if levels is not None:
+            from ..inference.level_transfer import level_anchor
+
+            hints = replace(hints, anchors=(*hints.anchors, level_anchor(levels, image)))
         report(0.0, "loading the checkpoint")
         from ..inference import Predictor
 
@@ -266,14 +317,6 @@ def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> 
     what = "None of the requested structures" if args.structures else "No spine"
     require_structures(result, f"{what} was found in {args.image}.")
     return image, result
-
-
-def _level_of(path: str, image: sitk.Image) -> Anchor:
-    """An anchor in this image, from the segmentation of another series."""
-    from ..inference.level_transfer import level_anchor
-    from ..results import read_segmentation
-
-    return level_anchor(read_segmentation(path).labels, image)
 
 
 def _without_experimental(args: argparse.Namespace, result: Segmentation, hints: Hints) -> Segmentation:
@@ -291,21 +334,36 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
     return rest
 
 
+def _measurements(outputs: Mapping[str, Path], result: Segmentation) -> list[Row]:
+    """The table of measurements, if it is written or drawn."""
+    if not outputs.keys() & {"--measurements", "--preview"}:
+        return []
+    from ..results.measurement import measure_all
+
+    return measure_all(result)
+
+
 def _write(
-    outputs: Mapping[str, Path], image: sitk.Image, result: Segmentation, summary: Mapping[str, Any]
+    args: argparse.Namespace,
+    outputs: Mapping[str, Path],
+    image: sitk.Image,
+    result: Segmentation,
+    summary: Mapping[str, Any],
+    rows: Sequence[Row],
 ) -> list[str]:
     """Writes all files or none, and returns their names."""
     from ..results import write_image
-    from ..results.measurement import measure_all, write_csv
+    from ..results.measurement import COLUMNS, SHORT_COLUMNS, write_measurements
     from ..results.preview import render_preview
 
     with atomic_write(*outputs.values()) as places:
         place = dict(zip(outputs, places, strict=True))
         written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
         if "--preview" in place:
-            render_preview(image, result, place["--preview"])
+            render_preview(image, result, place["--preview"], rows=rows)
         if "--measurements" in place:
-            write_csv(measure_all(result), place["--measurements"])
+            columns = COLUMNS if args.measurements_all else SHORT_COLUMNS
+            write_measurements(rows, place["--measurements"], columns)
         if "--uncertainty" in place:
             assert result.uncertainty is not None  # two samples or more have one
             write_image(result.uncertainty, place["--uncertainty"])
@@ -315,16 +373,39 @@ def _write(
     return names
 
 
-def _structure_rows(result: Segmentation) -> list[tuple[str, str, str]]:
+def _notes(args: argparse.Namespace, result: Segmentation, rows: Sequence[Row]) -> list[str]:
+    """What the user should know: the result's warnings, each question with its answer, doubtful measurements."""
+    notes = list(result.warnings)
+    for alternative in result.alternatives:
+        if alternative.question and alternative.step:
+            command = _relabel_command(args.output, alternative.step)
+            notes.append(f"To name them {alternative.names}: {command}")
+    doubtful = [row["structure"] for row in rows if row["notes"]]
+    if doubtful and args.measurements:
+        notes.append(f"Measurements that are not given or unusual: see the notes of {', '.join(doubtful)}.")
+    return notes
+
+
+def _relabel_command(output: Path, step: str) -> str:
+    """What to type to choose another naming; nothing where no single step does."""
+    if not step:
+        return ""
+    stem, suffix = stem_and_suffix(output)
+    other = output.with_name(f"{stem}-renamed{suffix}")
+    return f"spinesegai relabel {shlex.quote(str(output))} {step} --output {shlex.quote(str(other))}"
+
+
+def _structure_rows(result: Segmentation) -> list[tuple[str, ...]]:
+    """A line per structure; no volume where the image does not tell its scale."""
     import numpy as np
     import SimpleITK as sitk
 
     voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
     ids, counts = np.unique(sitk.GetArrayViewFromImage(result.labels), return_counts=True)
     voxels, present = dict(zip(ids.tolist(), counts.tolist(), strict=True)), result.present
-    rows = [("structure", "volume", "confidence")]
+    rows: list[tuple[str, ...]] = [("structure", "volume", "outline quality")]
     for sid in present:
-        confidence = result.confidence.get(sid)
-        shown = "" if confidence is None else f"{confidence:.2f}"
+        quality = result.outline_quality.get(sid)
+        shown = "" if quality is None else f"{quality:.2f}"
         rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
-    return rows
+    return rows if result.scale_known else [(row[0], row[2]) for row in rows]

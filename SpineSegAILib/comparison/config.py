@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import ConfigError, problems
 from ..evaluation.variants import ALL_VARIANTS
-from ..files import read_table
+from ..files import read_table, real_path
 from ..methods.catalog import make_config
 from ..methods.options import switch_option
 from ..resources import resources_folder
@@ -242,8 +242,8 @@ def read_comparison(
         raise ConfigError(
             f"{path} is not valid: {problems(error)}.", "See the README's “Evaluate and compare”."
         ) from None
-    here = path.resolve().parent
+    here = real_path(path).parent
     found = {name: str(here / file) for name, file in config.resources.items()}
-    found |= {name: str(Path(file).resolve()) for name, file in (resources or {}).items()}
-    manifest = Path(dataset).resolve() if dataset else here / config.dataset
+    found |= {name: str(real_path(file)) for name, file in (resources or {}).items()}
+    manifest = real_path(dataset) if dataset else here / config.dataset
     return config.model_copy(update={"dataset": str(manifest), "resources": found})

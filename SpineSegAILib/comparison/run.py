@@ -17,7 +17,7 @@ from ..evaluation import write_report
 from ..evaluation.page import write_page
 from ..evaluation.summary import merge_reports
 from ..evaluation.worst import WorstCases
-from ..files import read_json
+from ..files import read_json, real_path
 from .config import ENTRY_PREFIX, ComparisonConfig
 from .folds import Fold, with_supervision, write_folds, write_never_scored
 from .nnunet.part import nnunet_part
@@ -140,7 +140,7 @@ def plan(config: ComparisonConfig, work: Work) -> list[Part]:
                 if entry.start_from:
                     path = find_checkpoint(entry.start_from).path if start is None else start.weights
                     origin = file_digest(path) if start is None else start.experiment
-                    training = training.model_copy(update={"start_from": str(path.resolve())})
+                    training = training.model_copy(update={"start_from": str(real_path(path))})
                 told = training.model_dump(mode="json", exclude={"name", "seed", "dataset", "start_from", "resources"})
                 key = digest(told, content(training), origin)
                 folder = folders.setdefault((key, seed, number), work.output / f"{slug(entry.name)}-{key}" / own)

@@ -3,7 +3,6 @@ a page."""
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from ..evaluation import page, plots
 from ..evaluation.report import POLICY
 from ..evaluation.statistics import DECISIVE_PAIRS, holm, mean_intervals, paired
 from ..evaluation.summary import DISTANCES, mean, paired_values
-from ..files import atomic_write
+from ..files import atomic_write, write_csv_rows
 from .config import ComparisonConfig
 from .papers import NOT_OFFERED, PAPERS, Figures, PaperTable, deviation, figure, is_share
 
@@ -193,8 +192,7 @@ def write_tables(found: Mapping[str, Any], folder: Path) -> list[Path]:
     paths = [folder / f"table.{suffix}" for suffix in ("json", "csv", "md", "html")]
     with atomic_write(*paths) as (document, sheet, text, html):
         document.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        with sheet.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(_sheet(found))
+        write_csv_rows(sheet, _sheet(found))
         text.write_text(markdown(found), encoding="utf-8")
         html.write_text(document_page(found), encoding="utf-8")
     return paths

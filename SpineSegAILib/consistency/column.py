@@ -254,6 +254,15 @@ class Column:
         rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start
         return float((self.shape[1] - 1 - rows.max()) * self.spacing[1])
 
+    def room_above(self, piece: Piece) -> float:
+        """Distance from the first row to a piece's highest voxel, mm."""
+        rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start
+        return float(rows.min() * self.spacing[1])
+
+    def is_cut(self, piece: Piece) -> tuple[bool, bool]:
+        """Whether the image ends within a piece above, and below: outlines may end a pixel or two before the edge."""
+        return self.room_above(piece) < self.settings.at_edge, self.room_below(piece) < self.settings.at_edge
+
     def output_id(self, sid: int) -> int:
         """The id if the scheme has it, else 0."""
         return sid if sid in self.scheme.channel_of else 0

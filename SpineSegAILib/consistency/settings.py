@@ -48,9 +48,15 @@ class ConsistencySettings:
             Twice that counts twice, more than that by its square: no spine has a vertebra of double height.
         spacing_cap: most that one distance costs.
         skip_cost: of a level without an instance between two found ones.
-        end_cost: of a level that a reader sees at one end and that has no instance, where the other end is not known:
-            a vertebra wholly in view is hardly ever missed, while a count without the sacrum is often wrong. Half of
-            it for the sacrum, which is missed more often, and counted from.
+        end_cost: of a level that a reader sees at an end of the view and that has no instance: a vertebra wholly in
+            view is hardly ever missed, while a count without the sacrum is often wrong. Half of it for the sacrum,
+            which is missed more often, and counted from.
+        at_edge: what ends within this distance of the image's edge is cut by it, mm.
+        least_gap: of the expected distance between two vertebrae, for a reader's range to put others between them.
+        fragment_cost: of a fragment as the end of what a reader sees: as much as of a sacrum that was missed.
+        beyond_cost: of a level beyond what a reader sees, cut by the image's edge: readers count what they see.
+        room_for_a_level: share of the pitch that must lie between what was found and the image's edge for a level that
+            a reader sees and that nothing was found of.
         max_skip: most levels missing in one place.
         drop_cost: of leaving out a whole vertebra-sized instance; networks invent none in the middle of a column.
         drop_cost_small: of leaving out one below `small_share` of the median volume.
@@ -99,6 +105,11 @@ class ConsistencySettings:
     spacing_cap: float = 25.0
     skip_cost: float = 1.5
     end_cost: float = 12.0
+    beyond_cost: float = 3.0
+    at_edge: float = 3.0
+    least_gap: float = 0.7
+    fragment_cost: float = 6.0
+    room_for_a_level: float = 0.5
     max_skip: int = 3
     drop_cost: float = 10.0
     drop_cost_small: float = 2.0

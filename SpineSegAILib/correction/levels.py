@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..anatomy import (
     L6_ID,
@@ -28,6 +28,9 @@ from ..anatomy import (
 )
 from ..errors import CorrectionError
 from .step import Correction, Direction, LabeledStructures
+
+if TYPE_CHECKING:
+    from ..results import Alternative
 
 _VARIANTS = (L6_ID, T13_ID)
 _KIND = {
@@ -128,6 +131,27 @@ def set_level(
     words = f"{labelling.name(chosen)} is {target.name}"
     details = {"chosen": chosen, "level": target.id, "direction": direction}
     return Correction(tool, words, mapping, structures=(chosen,), notes=notes, details=details)
+
+
+def choose_naming(labelling: LabeledStructures, alternative: Alternative) -> Correction:
+    """The other naming that a result offers (`Segmentation.alternatives`), for all structures at once.
+
+    Raises:
+        CorrectionError: the structures are not those that it was offered for any more, or one is locked.
+    """
+    mapping = dict(alternative.mapping)
+    gone = [i for i in mapping if i not in labelling.present]
+    if gone or not mapping:
+        raise CorrectionError(
+            f"The naming {alternative.names} was offered for other structures than are labeled now.",
+            "Set a level instead: “this one is …”.",
+        )
+    labelling.require_unlocked(mapping)
+    for old, new in mapping.items():
+        if new:
+            in_scheme(labelling, new, labelling.name(old))
+    details = {"names": alternative.names}
+    return Correction("naming", f"Name them {alternative.names}", mapping, structures=tuple(mapping), details=details)
 
 
 def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:

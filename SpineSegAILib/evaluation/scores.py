@@ -285,14 +285,14 @@ def evaluate_case(
     report.diagonal_mm = math.hypot(*(n * s for n, s in zip(reference.GetSize(), reference.GetSpacing(), strict=True)))
     if isinstance(prediction, Segmentation):
         report.warnings = list(prediction.warnings)
-    flat = (truth, guess) if grid is None else tuple(on_square_grid(x, axis, grid) for x in (truth, guess))
+    flat = [truth, guess] if grid is None else [on_square_grid(x, axis, grid) for x in (truth, guess)]
     scored = []
     for sid in sorted_ids(annotated - cut):
         if offered is not None and sid not in offered:
             report.not_offered.append(STRUCTURES[sid].name)
             continue
         scored.append(sid)
-        score = _score(sid, truth, guess, spacing, voxel_ml, pixel_distances(*(x == sid for x in flat), axis))
+        score = _score(sid, truth, guess, spacing, voxel_ml, pixel_distances(flat[0] == sid, flat[1] == sid, axis))
         if score is None:
             report.absent.append(STRUCTURES[sid].name)
         else:

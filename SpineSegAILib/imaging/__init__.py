@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .checks import MODALITY_TAG, PICTURE, as_volume, check_image, plausibility_warnings
+    from .checks import MODALITY_TAG, PICTURE, as_volume, check_image, known_modality, plausibility_warnings
     from .geometry import SAGITTAL_DIRECTION, Geometry, Plane, plane
     from .preprocessing import CanonicalVolume, Preprocessing, back_to_source, resample_to_source
     from .reading import gray_picture, is_picture, read_geometry, read_image

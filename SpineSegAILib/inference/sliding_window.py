@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,7 @@ def predict_volume(
     for sid in request.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _of_slices(request, patch) if method.config.dims == 2 else _by_windows(request, patch)
+        maps = _around_column(request, patch, _by_slices if method.config.dims == 2 else _by_windows)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.output_scheme(request.hints),
@@ -167,28 +167,38 @@ class _Request:
 
 @dataclass(frozen=True)
 class _View:
-    """What of a volume is looked at, and which part of all work that is."""
+    """What of a volume is looked at, which part of all work that is, and in how many passes at most."""
 
     slices: range
     columns: slice
     begin: float = 0.0
     share: float = 1.0
+    passes: int | None = None
 
 
-def _of_slices(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """A 2D method's maps of the whole volume."""
+_Look = Callable[[_Request, tuple[int, ...], _View], dict[str, np.ndarray]]
+
+
+def _around_column(request: _Request, patch: tuple[int, ...], look: _Look) -> dict[str, np.ndarray]:
+    """The method's maps of the whole volume, of which it may look at the surroundings of the column alone."""
     count, _, width = request.volume.array.shape
     everything = _View(range(count), slice(0, width))
-    if not (request.method.tiling.around_column and patch and width > patch[1]):
-        return _by_slices(request, patch, everything)
+    tiling, in_plane = request.method.tiling, request.method.config.dims == 2 or request.method.tiling.whole_slices
+    if not (tiling.around_column and in_plane and patch and width > patch[-1]):
+        return look(request, patch, everything)
     step = max(1, round(GLANCE_MM / request.volume.spacing[0]))
     few = range((count - 1) % step // 2, count, step)
-    columns = _columns_of_spine(
-        _by_slices(request, patch, _View(few, slice(0, width), 0.0, _GLANCE_SHARE)), request, patch
-    )
-    part = _by_slices(request, patch, _View(range(count), columns, _GLANCE_SHARE, 1 - _GLANCE_SHARE))
+    # What a method remembers of a glance is not about the volume that is looked at then.
+    quick = {**request.method.validation_options, **request.options}
+    glance = replace(request, options=quick, features=False, memory=dict(request.memory), about={})
+    found = look(glance, patch, _View(few, slice(0, width), 0.0, _GLANCE_SHARE, passes=1))
+    columns = _columns_of_spine(found, request, patch)
+    part = look(request, patch, _View(range(count), columns, _GLANCE_SHARE, 1 - _GLANCE_SHARE))
     maps = {}
     for name, value in part.items():
+        if name == "keypoints":
+            maps[name] = value
+            continue
         maps[name] = np.zeros((*value.shape[:-1], width), value.dtype)
         maps[name][..., columns] = value
         if name in ("kinds", "classes"):
@@ -211,7 +221,8 @@ def _columns_of_spine(maps: Mapping[str, np.ndarray], request: _Request, patch: 
     share = np.cumsum(found.sum(0)) / found.sum()  # without the few pixels that lie elsewhere
     margin = _COLUMN_MARGIN_MM / request.volume.spacing[2]
     low, high = np.searchsorted(share, 0.01) - margin, np.searchsorted(share, 0.99) + 1 + margin
-    size = min(width, multiple(max(math.ceil(high - low), patch[1]), request.method.tiling.divisors(2)[1]))
+    size = max(math.ceil(high - low), patch[-1])
+    size = min(width, multiple(size, request.method.tiling.divisors(request.method.config.dims)[-1]))
     start = min(max(round((low + high - size) / 2), 0), width - size)
     return slice(start, start + size)
 
@@ -236,15 +247,16 @@ def _by_slices(request: _Request, patch: tuple[int, ...], view: _View) -> dict[s
         else None
     )
     result: dict[str, np.ndarray] = {}
-    for number in range(passes.count):
-        final = number == passes.count - 1
+    most = view.passes or passes.count
+    for number in range(most):
+        final = number == most - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
             slices = list(view.slices[start:stop])
             tick = request.ticker(
-                view.begin + view.share * (number + start / count) / passes.count,
-                view.share * (stop - start) / count / passes.count,
+                view.begin + view.share * (number + start / count) / most,
+                view.share * (stop - start) / count / most,
                 f"Slice {slices[-1] + 1} of {len(array)}",
             )
             stop_if(request.cancelled)
@@ -293,9 +305,11 @@ def _place_points(
     return maps
 
 
-def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _by_windows(request: _Request, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
     method, volume = request.method, request.volume
-    shape = list(volume.array.shape)
+    everywhere = np.ix_(list(view.slices), range(volume.array.shape[1]), range(volume.array.shape[2])[view.columns])
+    array, whole = volume.array[everywhere], volume.array.shape
+    shape = list(array.shape)
     divisors = method.tiling.divisors(3)
     window = (
         method.tiling.window or patch or tuple(fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
@@ -303,11 +317,14 @@ def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarr
     if method.tiling.whole_slices:
         window = (window[0], *(fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
     pads, inner = padding(shape, (1, 1, 1), window)
-    image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
-    coordinates = padded_coordinates(shape, volume.spacing, pads, image.device)
+    image = F.pad(torch.from_numpy(array)[None, None], pads, value=AIR)
+    # The slices of a glance count as if they lay closer together: nothing else needs to know where they are.
+    aside = (0.0, 0.0, view.columns.start - (whole[2] - shape[2]) / 2)
+    coordinates = padded_coordinates(shape, volume.spacing, pads, image.device, aside)
     stacked = torch.cat([image, coordinates], 1)
     if request.prior is not None:
-        stacked = torch.cat([stacked, F.pad(request.prior[None, None].to(image), pads)], 1)
+        prior = torch.from_numpy(request.prior.numpy()[everywhere])
+        stacked = torch.cat([stacked, F.pad(prior[None, None].to(image), pads)], 1)
     mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
@@ -316,7 +333,8 @@ def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarr
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
         stop_if(request.cancelled)
-        tick = request.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
+        part_done = view.begin + view.share * done / total
+        tick = request.ticker(part_done, view.share / total, f"Window {done + 1} of {total}")
         maps = request.evidence(part.to(request.device), tick=tick)
         done += 1
         tick(1.0)

@@ -149,8 +149,8 @@ class Tiling:
             image.
         overlap: share of its side by which a window overlaps the next, where the option of this name does not say.
         context_mm: 2D: distances (mm) at which the method sees a slice's neighbours on either side (`context_offsets`).
-        around_column: 2D: of a slice the method is shown what lies around the column alone, as in training; where that
-            is, a first glance at a few whole slices tells.
+        around_column: of a slice the method is shown what lies around the column alone, as in training; where that is,
+            a first glance at a few whole slices tells. 3D: together with `whole_slices`.
     """
 
     divisor: int | tuple[int, ...] = 32
@@ -232,7 +232,8 @@ class Method(nn.Module, TrainingHooks):
     Attributes:
         tiling, passes, readout: see there.
         options: run-time options beyond `inference.OPTIONS`: name → what it does.
-        validation_options: run-time options for the validation during training, where time counts.
+        validation_options: run-time options where time counts: for the validation during training, and for a first
+            glance (`Tiling.around_column`).
     """
 
     tiling: Tiling = Tiling()

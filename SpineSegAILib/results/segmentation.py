@@ -1,7 +1,8 @@
-"""Segmentation: labels in the input's geometry with their names, confidence and provenance."""
+"""Segmentation: labels in the input's geometry with their names, how far they can be trusted, and provenance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,15 +12,19 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
-from ..errors import ImageError
+from ..errors import ImageError, SchemeError
 from ..files import jsonable
 from ..imaging.geometry import like
+from .alternatives import Alternative
 
 if TYPE_CHECKING:
     from .correction_log import CorrectionLog
 
 FORMAT = "SpineSegAI segmentation"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Raised whenever an older version would misread a document.
+
+1 had a confidence of its level per structure, and no outline quality."""
 
 
 @dataclass
@@ -29,24 +34,32 @@ class Segmentation:
     Attributes:
         labels: int16 image in the input's geometry; values are structure ids, 0 is background.
         scheme: the checkpoint's label scheme.
-        confidence: structure id → 0…1 (absent for structures without one).
-        warnings: sentences for the reader, e.g. that the sacrum is not visible and levels are a guess.
+        level_confidence: 0…1, of the names of all levels together; None where there are none, or a reader gave them.
+        outline_quality: structure id → 0…1, how far its outline can be trusted (`results.quality`).
+        alternatives: other namings, best first.
+        warnings: sentences for the reader, e.g. that no sacrum was recognized.
         unvalidated: ids of structures that the checkpoint learnt from phantoms alone.
         provenance: JSON-able: method, checkpoint, versions, device, seconds per stage, hints …
         uncertainty: float image in the input's geometry (standard deviation of a sampled mask), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
         corrections: what a reader changed; None where nothing was.
+        scale_known: False where the image does not tell the size of its pixels: then lengths and volumes mean nothing.
+        notes: what the reader of a file left out or doubts (`reading.read_segmentation`); not written.
     """
 
     labels: sitk.Image
     scheme: LabelScheme
-    confidence: dict[int, float] = field(default_factory=dict)
+    level_confidence: float | None = None
+    outline_quality: dict[int, float] = field(default_factory=dict)
+    alternatives: list[Alternative] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unvalidated: frozenset[int] = frozenset()
     provenance: dict[str, Any] = field(default_factory=dict)
     uncertainty: sitk.Image | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     corrections: CorrectionLog | None = None
+    scale_known: bool = True
+    notes: list[str] = field(default_factory=list)
 
     @property
     def present(self) -> list[int]:
@@ -73,19 +86,20 @@ class Segmentation:
         return replace(
             self,
             labels=labels,
-            confidence={i: c for i, c in self.confidence.items() if i in wanted},
+            outline_quality={i: q for i, q in self.outline_quality.items() if i in wanted},
             keypoints={i: p for i, p in self.keypoints.items() if i in wanted},
+            alternatives=[a for x in self.alternatives if (a := x.restricted_to(wanted)).mapping],
             warnings=list(self.warnings),
             provenance=dict(self.provenance),
         )
 
     def without(self, ids: Iterable[int]) -> Segmentation:
         """A copy that lacks these structures."""
-        known = {*self.present, *self.confidence, *self.keypoints}
+        known = {*self.present, *self.outline_quality, *self.keypoints}
         return self.restricted_to(known - set(ids))
 
     def to_document(self) -> dict[str, Any]:
-        """All but the voxels, ready for JSON: structures with names and confidence, warnings, scheme, provenance."""
+        """All but the voxels, ready for JSON: structures with names and quality, warnings, scheme, provenance."""
         present = self.present
         return jsonable(
             {
@@ -97,12 +111,15 @@ class Segmentation:
                         "id": sid,
                         "structure": STRUCTURES[sid].name,
                         "name": self.name_of(sid, present),
-                        "confidence": self.confidence.get(sid),
+                        "outline_quality": self.outline_quality.get(sid),
                         "unvalidated": sid in self.unvalidated,
                     }
                     for sid in present
                 ],
+                "level_confidence": self.level_confidence,
+                "alternatives": [a.to_document() for a in self.alternatives],
                 "warnings": self.warnings,
+                "scale_known": self.scale_known,
                 "unvalidated": sorted(self.unvalidated),
                 "keypoints_lps_mm": {str(sid): point for sid, point in self.keypoints.items()},
                 "provenance": self.provenance,
@@ -127,27 +144,34 @@ class Segmentation:
         Raises:
             ImageError: the document is of a newer version, or damaged.
         """
-        if document and document.get("version", 0) > FORMAT_VERSION:
-            raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
         try:
+            if document.get("version", 0) > FORMAT_VERSION:
+                raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
             described = document.get("scheme")
             found = LabelScheme.from_document(described) if described is not None else scheme
             if found is None:
                 raise KeyError("scheme")
+            rows = document.get("structures", ())
             return cls(
                 labels=labels,
                 scheme=found,
-                confidence={
-                    s["id"]: s["confidence"] for s in document.get("structures", ()) if s["confidence"] is not None
+                level_confidence=_level_confidence(document),
+                outline_quality={
+                    _known(s["id"]): _finite(s["outline_quality"]) for s in rows if s.get("outline_quality") is not None
                 },
-                warnings=list(document.get("warnings", ())),
-                unvalidated=frozenset(document.get("unvalidated", ())),
+                alternatives=[Alternative.from_document(a) for a in document.get("alternatives", ())],
+                warnings=[str(warning) for warning in document.get("warnings", ())],
+                unvalidated=frozenset(map(_known, document.get("unvalidated", ()))),
                 provenance=dict(document.get("provenance", {})),
                 uncertainty=uncertainty,
-                keypoints={int(sid): tuple(point) for sid, point in document.get("keypoints_lps_mm", {}).items()},
+                keypoints={
+                    _known(int(sid)): (_finite(x), _finite(y), _finite(z))
+                    for sid, (x, y, z) in document.get("keypoints_lps_mm", {}).items()
+                },
                 corrections=_corrections(document.get("corrections")),
+                scale_known=bool(document.get("scale_known", True)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, SchemeError) as error:
             raise ImageError("The result is damaged: it lacks what SpineSegAI writes.", "Create it again.") from error
 
     def write(self, path: str | Path, *, overwrite: bool = True) -> list[Path]:
@@ -190,6 +214,36 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
             f"{remedy}, or use another checkpoint.",
         )
     return rest
+
+
+def _level_confidence(document: Mapping[str, Any]) -> float | None:
+    """The document's; of one of the first version, which has it per structure, the least certain level's."""
+    if "level_confidence" in document:
+        value = document["level_confidence"]
+        return None if value is None else _finite(value)
+    each = {s["id"]: s.get("confidence") for s in document.get("structures", ())}
+    counted = [sid for sid, c in each.items() if c is not None and sid in STRUCTURES and STRUCTURES[sid].is_counted]
+    return min((_finite(each[sid]) for sid in counted), default=None)
+
+
+def _known(structure_id: Any) -> int:
+    """A structure id of a document.
+
+    Raises:
+        KeyError: it is none.
+    """
+    return STRUCTURES[structure_id].id
+
+
+def _finite(value: Any) -> float:
+    """A number of a document.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if isinstance(value, (str, bool)) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)
 
 
 def _corrections(document: Any) -> CorrectionLog | None:

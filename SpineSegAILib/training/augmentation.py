@@ -85,6 +85,8 @@ class Augmenter:
             in_plane = zoom * np.exp(rng.uniform(-c.stretch, c.stretch, 2))
             scale[-2:] = in_plane
             angle = math.radians(rng.uniform(-c.rotation_deg, c.rotation_deg))
+            if c.rotation_probability < 1 and rng.random() >= c.rotation_probability:
+                angle = 0.0
             turn[-2:, -2:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
             if self.dims == 3 and c.mirror_left_right and rng.random() < 0.5:
                 scale[0] = -1.0
@@ -233,6 +235,8 @@ class Augmenter:
         if rng.random() < c.noise_probability:
             noise = torch.from_numpy(rng.standard_normal(unit.shape, np.float32)).to(image.device)
             unit = (unit + noise * rng.uniform(0.01, 0.08)).abs()
+        if c.level_probability < 1 and rng.random() >= c.level_probability:
+            return unit * 4 - 2
         # A brighter spot elsewhere in the body moves the percentiles: vary what they are stretched to.
         return (unit * rng.uniform(*c.brightness) + rng.uniform(-c.offset, c.offset)) * 4 - 2
 

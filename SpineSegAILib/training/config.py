@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError, problems
 from ..imaging import Preprocessing
-from ..methods.config import MethodConfig
+from ..methods.config import NO_AUGMENTATION, MethodConfig
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
 _NAMED_VALUES = {"source_weights", "mixture"}
@@ -27,6 +27,7 @@ class AugmentationConfig(BaseModel):
     zoom: tuple[float, float] = Field((0.75, 1.4), description="range of the scale factor")
     stretch: float = Field(0.1, description="relative difference between the axes' scale factors")
     rotation_deg: float = Field(15.0, description="in-plane rotation, ±")
+    rotation_probability: float = Field(1.0, ge=0, le=1)
     elastic_mm: float = Field(4.0, description="standard deviation of the elastic displacement")
     elastic_probability: float = 0.3
     crop_probability: float = Field(0.45, description="chance that part of the field of view is cut off")
@@ -46,6 +47,7 @@ class AugmentationConfig(BaseModel):
     noise_probability: float = 0.35
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
+    level_probability: float = Field(1.0, ge=0, le=1, description="brightness and contrast changed a little")
     brightness: tuple[float, float] = Field(
         (0.75, 1.3), description="range of the factor of the grey values, whose percentiles differ between exams"
     )
@@ -57,8 +59,7 @@ class AugmentationConfig(BaseModel):
     @classmethod
     def none(cls) -> AugmentationConfig:
         """Nothing is changed: what a paper's own augmentation is set on top of."""
-        ranges = {"zoom": (1.0, 1.0), "brightness": (1.0, 1.0), "mirror_left_right": False}
-        return cls(**{**dict.fromkeys(cls.model_fields, 0.0), **ranges})
+        return cls(**NO_AUGMENTATION)
 
 
 class DataConfig(BaseModel):

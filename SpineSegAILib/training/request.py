@@ -11,7 +11,7 @@ from ..anatomy import Extent
 from ..datasets.manifest import Manifest
 from ..errors import ConfigError
 from ..methods.base import Method
-from ..methods.catalog import build_method, make_config
+from ..methods.catalog import build_method, stored_config
 from .averaging import load_matching
 from .config import TrainingConfig
 
@@ -40,8 +40,7 @@ class TrainingRequest:
 
 
 def method_config(config: TrainingConfig, resources: Mapping[str, str]) -> Any:
-    values = dict(config.method)
-    return make_config(values.pop("method"), **values).with_resources(resources)
+    return stored_config(config.method).with_resources(resources)
 
 
 def check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None:

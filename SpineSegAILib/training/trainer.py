@@ -309,12 +309,10 @@ class _Trainer:
             except StopIteration:
                 return
             except Exception as error:
-                gone = [
-                    c for c in cases if not (c.folder / "image.npy").exists() or not (c.folder / "codes.npy").exists()
-                ]
-                if gone:
+                lost = [case for case in cases if not case.is_whole]
+                if lost:
                     raise DatasetError(
-                        f"The preprocessed case {gone[0].folder} is gone.",
+                        f"The preprocessed case {lost[0].folder} is gone or damaged.",
                         "Resume the run: it is made again if the original is unchanged.",
                     ) from error
                 if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):

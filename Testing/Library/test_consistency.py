@@ -24,7 +24,15 @@ from SpineSegAILib.anatomy import (
     sorted_ids,
     structure,
 )
-from SpineSegAILib.consistency import LevelResult, nearest_level_maps, relative_size, resolve_levels
+from SpineSegAILib.consistency import (
+    ConsistencySettings,
+    LevelResult,
+    nearest_level_maps,
+    relative_size,
+    resolve_levels,
+)
+from SpineSegAILib.consistency.sequence import Item, name_levels, states_of
+from SpineSegAILib.correction import LabeledStructures, choose_naming, set_level
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -241,7 +249,7 @@ def test_ranks_between_two_levels_are_reported(spine):
     result = resolve_levels(spine.evidence(shift=0.5, sacrum_kind=False))
     assert_possible(result)
     assert any("uncertain" in w for w in result.warnings)
-    assert result.alternatives and 0.1 < result.alternatives[0][1] < 0.6
+    assert result.alternatives and 0.1 < result.alternatives[0].probability < 0.6
 
 
 def test_sacrum_that_is_taken_for_a_vertebra(spine):
@@ -323,9 +331,9 @@ def test_sacrum_cut_away_is_a_guess_and_says_so():
     spine = make_spine(crop=(0, 62))
     result = resolve_levels(spine.evidence(noise=0.3))
     assert_all_right(result, spine)
-    assert "The sacrum is not visible: levels are a guess." in result.warnings
+    assert "No sacrum was recognized: level labels are uncertain." in result.warnings
     hinted = resolve_levels(spine.evidence(), anchors=[(structure("L3").id, spine.centres[structure("L3").id])])
-    assert not any("guess" in w for w in hinted.warnings)
+    assert not any("sacrum" in w for w in hinted.warnings)
 
 
 def test_touching_vertebrae_are_split():
@@ -643,6 +651,99 @@ def test_one_end_of_the_visible_range(spine):
         resolve_levels(evidence, visible=(None, None))
     with pytest.raises(HintError, match="more than L5 downwards has room for"):
         resolve_levels(make_spine(("L1", "L2", "L3", "L4", "L5", "S1")).evidence(), visible=(structure("L5").id, None))
+
+
+@pytest.mark.parametrize("visible", [("T12", "S1"), (None, "S1"), ("T12", None)])
+def test_a_visible_range_binds_where_the_network_counts_wrongly(visible):
+    """S1 lies at the image's lower edge and looks like L5 to the network."""
+    spine = make_spine(("T12", "L1", "L2", "L3", "L4", "L5", "S1"), crop=(6, 10))
+    evidence = spine.evidence(shift=1.0, sacrum_kind=False)
+    assert names_at(resolve_levels(evidence), spine)["S1"] == "L5"
+    result = resolve_levels(evidence, visible=tuple(structure(n).id if n else None for n in visible))
+    assert_all_right(result, spine)
+    assert not any("T11" in text for text in (*result.warnings, *(a.names for a in result.alternatives)))
+
+
+def test_a_fragment_below_the_sacrum_is_not_the_sacrum_that_a_reader_sees():
+    spine = make_spine(("T12", "L1", "L2", "L3", "L4", "L5", "S1"), crop=(6, 0))
+    s1 = np.argwhere(spine.labels == structure("S1").id)
+    below, column = s1[:, 1].max(), int(np.median(s1[:, 2]))
+    spine.labels[3:8, below + 5 : below + 11, column + 5 : column + 17] = structure("S1").id  # of S2
+    spine.labels = spine.labels[:, : below + 12]
+    evidence = spine.evidence(shift=0.7, sacrum_kind=False)
+    evidence.rank[:, below + 3 :] = -1.0
+    result = resolve_levels(evidence, visible=(None, structure("S1").id))
+    assert names_at(result, spine)["S1"] == "S1"
+    assert not any("?" in w for w in result.warnings)
+
+
+def test_a_level_of_the_range_that_was_not_found_is_said(spine):
+    whole = make_spine()
+    spine = make_spine(missing=("S1",))
+    spine.labels[whole.labels == structure("S1").id] = 0
+    result = resolve_levels(spine.evidence(), visible=(structure("T11").id, structure("S1").id))
+    assert_all_right(result, spine)
+    assert "S1, the lower end of the visible range, was not recognized in the image." in result.warnings
+
+
+def test_a_range_without_room_for_its_levels_is_refused():
+    spine = make_spine(("L1", "L2", "L3", "L4", "L5", "S1"), crop=(8, 10))
+    with pytest.raises(
+        HintError, match="6 vertebrae or discs were found, T11 to S1 are 8 levels, and the image has no room"
+    ):
+        resolve_levels(spine.evidence(), visible=(structure("T11").id, structure("S1").id))
+
+
+def test_what_a_false_vertebra_far_below_is_called_does_not_matter_to_a_range():
+    spine = make_spine()
+    labels = np.pad(spine.labels, ((0, 0), (0, 60), (0, 0)))
+    low = spine.labels.shape[1] + 30
+    labels[3:8, low : low + 15, 30:45] = structure("L4").id  # bowel, or a hip
+    spine.labels = labels
+    evidence = spine.evidence()
+    free = resolve_levels(evidence)
+    assert_all_right(free, spine)
+    for visible in ((None, structure("S1").id), (structure("T11").id, structure("S1").id)):
+        assert resolve_levels(evidence, visible=visible).sequence == free.sequence
+
+
+# --- the other naming ------------------------------------------------------------------------------------------------
+
+
+def renamed(result, alternative):
+    """Labels of a result after its other naming was chosen from the mapping, and by the step for the shell."""
+    labelling = LabeledStructures.of(result.labels)
+    old, new = alternative.step.removeprefix("--set ").split("=")
+    steps = choose_naming(labelling, alternative), set_level(labelling, structure(old).id, new)
+    return [step.apply(result.labels) for step in steps]
+
+
+@pytest.mark.parametrize("offset", [0.5, -0.5])
+def test_the_question_carries_its_answer(offset):
+    spine = make_spine(crop=(0, 62))  # without S1
+    evidence = spine.evidence(shift=offset, sacrum_kind=False)
+    result = resolve_levels(evidence)
+    other = result.alternatives[0]
+    assert other.question in result.warnings and other.names != result.sequence
+    assert 0.05 < other.probability < 0.6
+    by_mapping, by_step = renamed(result, other)
+    assert (by_mapping == by_step).all() and (by_mapping != result.labels).any()
+    names = [v for v in other.names.split() if not v.startswith("(")]
+    assert names == [STRUCTURES[i].name for i in sorted_ids(np.unique(by_mapping)[1:]) if STRUCTURES[i].is_vertebral]
+
+
+def test_alternatives_never_read_alike():
+    settings = ConsistencySettings(drop_cost=0.5)
+    states = states_of(scheme("lumbar-mr"))
+    rank = np.array([level.rank for level in states], float)
+    # Two pieces of one vertebra: either may be the one that is left out, which reads the same.
+    items = [
+        Item(arc, -np.abs(rank - r) / 0.4, 0.5, 0.5) for arc, r in ((100.0, 0.0), (68.0, 1.0), (64.0, 1.0), (30.0, 2.0))
+    ]
+    naming = name_levels(items, states, 35.0, variants={}, settings=settings)
+    read = [[level.id for level in levels if level] for levels in (naming.levels, *(o for o, _ in naming.alternatives))]
+    assert len(read) > 1
+    assert all(a != b for i, a in enumerate(read) for b in read[:i])
 
 
 # --- locked structures -----------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_raw_classes_without_consistency(tmp_path):
     image = plain_image((3, 50, 50))
     raw = predictor.segment(image, options={"consistency": "off"})
     assert len(raw.present) > 3  # an untrained network says anything
-    assert raw.confidence == {}
+    assert raw.level_confidence is None and raw.alternatives == []
 
 
 def test_consistency_cannot_be_left_out_where_names_come_from_it(tiny):

@@ -22,7 +22,7 @@ def result(name: str = "lumbar-mr-posterior+cord") -> Segmentation:
     return Segmentation(
         image,
         scheme(name),
-        confidence={BODY: 0.9, ARCH: 0.8},
+        outline_quality={BODY: 0.9, ARCH: 0.8},
         unvalidated=frozenset({ARCH, structure("T9 posterior elements").id, structure("T9").id}),
     )
 
@@ -37,7 +37,7 @@ def test_a_vertebra_and_its_posterior_elements_become_one():
     assert (labels[1:, 5:25, 25:30] == 0).all()  # the room before the canal is no gap
     assert whole.scheme.extent is Extent.WHOLE and CORD in whole.scheme.ids
     assert whole.name_of(BODY) == "L4 vertebra" and before.name_of(BODY) == "L4 vertebra (body)"
-    assert whole.confidence == {BODY: 0.9} and whole.unvalidated == {structure("T9").id}
+    assert whole.outline_quality == {BODY: 0.9} and whole.unvalidated == {structure("T9").id}
     assert whole.warnings == ["The posterior elements of L4 are experimental."]
     assert (sitk.GetArrayViewFromImage(before.labels) == ARCH).any()  # a view: what it is made of stays
 

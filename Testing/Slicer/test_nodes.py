@@ -172,9 +172,9 @@ class SegmentationTest(unittest.TestCase):
         back = labelmaps.labelsFromSegmentation(node, volume)
         np.testing.assert_array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(result.labels))
 
-    def test_names_colours_terminology_confidence(self):
+    def test_names_colours_terminology_quality(self):
         volume = make_volume()
-        result = result_of(volume, confidence={22: 0.875}, unvalidated=frozenset({122}))
+        result = result_of(volume, level_confidence=0.75, outline_quality={22: 0.875}, unvalidated=frozenset({122}))
         node = results.segmentationFromResult(result, volume)
         segmentation = node.GetSegmentation()
         self.assertEqual(segmentation.GetSegment("L3").GetName(), "L3 vertebra (body)")
@@ -184,7 +184,7 @@ class SegmentationTest(unittest.TestCase):
         segmentation.GetSegment("L4").GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)
         self.assertIn("SCT^71996003", text.get())
         again = results.resultFromSegmentation(node, volume)
-        self.assertEqual(again.confidence, {22: 0.875})
+        self.assertEqual((again.level_confidence, again.outline_quality), (0.75, {22: 0.875}))
         self.assertEqual(again.unvalidated, frozenset({122}))
         self.assertEqual(again.scheme, SCHEMES["lumbar-mr"])
 
@@ -273,7 +273,7 @@ class SegmentationTest(unittest.TestCase):
         import SimpleITK as sitk
 
         volume = make_volume()
-        result = result_of(volume, confidence={22: 0.5}, warnings=["Levels are a guess."])
+        result = result_of(volume, level_confidence=0.5, warnings=["Levels are a guess."])
         node = results.segmentationFromResult(result, volume)
         setLocked(node.GetSegmentation().GetSegment("L4"), True)
         with tempfile.TemporaryDirectory() as folder:

@@ -60,7 +60,7 @@ class FirstVersionTest(PanelCase):
         self.assertEqual(self.output().GetName(), "T2 spine")
         self.assertEqual(self.segmentIds(), LEVELS)
         self.assertIn("sacrum is not visible", self.ui.warningLabel.text)
-        self.assertEqual(self.rows()[0], ("T12 vertebra", "90 %"))
+        self.assertEqual(self.rows()[0], ("T12 vertebra", ""))
         self.assertEqual(self.rows()[-1], ("spinal canal (unvalidated)", ""))
         self.cui.structuresTable.selectRow(0)
         levels = [self.cui.levelComboBox.itemText(i) for i in range(self.cui.levelComboBox.count)]

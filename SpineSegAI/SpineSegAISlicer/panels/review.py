@@ -100,9 +100,9 @@ class Review(Part):
         self.table.step(1)
 
     def leastCertain(self):
-        """Select the structure of the least confidence; called again, the next one."""
+        """Select the structure with the poorest outline; called again, the next one."""
         if not self.table.selectLeastCertain():
-            self.section.showMessage(_("No structure that is not locked has a confidence."))
+            self.section.showMessage(_("Of no structure that is not locked is the outline's quality known."))
 
     # --- picked in the image -----------------------------------------------------------------------------------------
 

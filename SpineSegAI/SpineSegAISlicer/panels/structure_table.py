@@ -1,17 +1,17 @@
-"""The table of a segmentation's structures: order, colour, confidence, uncertainty, visibility, lock."""
+"""The table of a segmentation's structures: order, colour, outline quality, uncertainty, visibility, lock."""
 
 from dataclasses import dataclass
 
 import qt
 from slicer.i18n import tr as _
 
-from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG
+from SpineSegAILib.anatomy.terminology import QUALITY_TAG
 
 from ..scene.segments import UNCERTAINTY_TAG, isLocked, setLocked, structureOfSegment, tagOf
 
-NAME, CONFIDENCE, SHOWN, LOCKED, UNCERTAINTY = range(5)
+NAME, QUALITY, SHOWN, LOCKED, UNCERTAINTY = range(5)
 UNSURE = 0.5
-"""Below this confidence a level is written in red: more likely wrong than right."""
+"""Below this quality an outline is written in red: more likely to be corrected than not."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Row:
     structureId: int | None
     name: str
     color: tuple
-    confidence: float | None
+    quality: float | None
     uncertainty: float | None
     shown: bool
     locked: bool
@@ -44,7 +44,7 @@ class StructureTable:
         self._filling = False
         header = table.horizontalHeader()
         header.setSectionResizeMode(NAME, qt.QHeaderView.Stretch)
-        for column in (CONFIDENCE, UNCERTAINTY, SHOWN, LOCKED):
+        for column in (QUALITY, UNCERTAINTY, SHOWN, LOCKED):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.moveSection(UNCERTAINTY, SHOWN)  # beside the other figure
         table.setColumnHidden(UNCERTAINTY, True)
@@ -78,11 +78,11 @@ class StructureTable:
         name.setToolTip(row.name)
         name.setData(qt.Qt.DecorationRole, qt.QColor(*[round(255 * c) for c in row.color]))
         name.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
-        confidence = _figure("" if row.confidence is None else f"{100 * row.confidence:.0f} %")
-        if row.confidence is not None and row.confidence < UNSURE:
-            confidence.setForeground(qt.QBrush(qt.QColor("#c62828")))
+        quality = _figure("" if row.quality is None else f"{100 * row.quality:.0f} %")
+        if row.quality is not None and row.quality < UNSURE:
+            quality.setForeground(qt.QBrush(qt.QColor("#c62828")))
         self.table.setItem(index, NAME, name)
-        self.table.setItem(index, CONFIDENCE, confidence)
+        self.table.setItem(index, QUALITY, quality)
         self.table.setItem(index, UNCERTAINTY, _figure("" if row.uncertainty is None else f"{row.uncertainty:.2f}"))
         for column, on in ((SHOWN, row.shown), (LOCKED, row.locked)):
             item = qt.QTableWidgetItem()
@@ -118,7 +118,7 @@ class StructureTable:
         first = None
         for index, row in enumerate(self.rows):
             on = bool(wanted(row))
-            for column in (NAME, CONFIDENCE, UNCERTAINTY):
+            for column in (NAME, QUALITY, UNCERTAINTY):
                 self.table.item(index, column).setSelected(on)
             if on and first is None:
                 first = index
@@ -135,12 +135,12 @@ class StructureTable:
         self.select([found[at % len(found)]])
 
     def selectLeastCertain(self):
-        """Select the structure of the least confidence that is not locked; called again, the next one.
+        """Select the structure with the poorest outline that is not locked; called again, the next one.
 
-        :returns: False if no structure has a confidence.
+        :returns: False if the quality of none is known.
         """
-        doubtful = [r for r in self.rows if r.structureId is not None and r.confidence is not None and not r.locked]
-        doubtful.sort(key=lambda row: row.confidence)
+        doubtful = [r for r in self.rows if r.structureId is not None and r.quality is not None and not r.locked]
+        doubtful.sort(key=lambda row: row.quality)
         if not doubtful:
             return False
         selected = self.selected()
@@ -183,14 +183,14 @@ def rowsOf(segmentationNode):
     rows = []
     for segmentId in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segmentId)
-        confidence, uncertainty = (tagOf(segment, tag) for tag in (CONFIDENCE_TAG, UNCERTAINTY_TAG))
+        quality, uncertainty = (tagOf(segment, tag) for tag in (QUALITY_TAG, UNCERTAINTY_TAG))
         rows.append(
             Row(
                 segmentId=segmentId,
                 structureId=structureOfSegment(segment),
                 name=segment.GetName() or _("(without a name)"),
                 color=tuple(segment.GetColor()),
-                confidence=float(confidence) if confidence else None,
+                quality=float(quality) if quality else None,
                 uncertainty=float(uncertainty) if uncertainty else None,
                 shown=displayNode is None or bool(displayNode.GetSegmentVisibility(segmentId)),
                 locked=isLocked(segment),

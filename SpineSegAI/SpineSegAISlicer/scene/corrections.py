@@ -9,7 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
+from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, QUALITY_TAG, SCHEME_TAG, UNSCALED_TAG, UNVALIDATED_TAG
 from SpineSegAILib.correction import LabeledStructures
 from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.results import check_names
@@ -31,7 +31,7 @@ from .segments import (
 )
 
 FOLLOWING_TAGS = (
-    *(CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG),
+    *(CONFIDENCE_TAG, QUALITY_TAG, UNVALIDATED_TAG, UNSCALED_TAG, SCHEME_TAG),
     *(KEYPOINT_TAG, UNCERTAINTY_TAG, LOCKED_TAG),
 )
 """What goes with the voxels when they get another name."""

@@ -69,7 +69,8 @@ def _carried(result, segmentationNode, volumeNode, other):
     carried = replace(
         result,
         labels=labelsFromSegmentation(segmentationNode, other),
-        confidence={},
+        level_confidence=None,
+        outline_quality={},
         warnings=[warning.format(volume=volumeNode.GetName()), *result.warnings],
         provenance={**result.provenance, "carried_from": volumeNode.GetName()},
     )

@@ -7,7 +7,14 @@ import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, LOG_ATTRIBUTE, SCHEME_TAG, UNVALIDATED_TAG
+from SpineSegAILib.anatomy.terminology import (
+    CONFIDENCE_TAG,
+    LOG_ATTRIBUTE,
+    QUALITY_TAG,
+    SCHEME_TAG,
+    UNSCALED_TAG,
+    UNVALIDATED_TAG,
+)
 from SpineSegAILib.errors import ImageError
 
 from . import result_attribute
@@ -124,10 +131,13 @@ def _describe(segment, structureId, result, present):
     nameSegment(segment, structureId, present, result.scheme.extent, structureId in result.unvalidated)
     segment.SetTag(SCHEME_TAG, result.scheme.name)
     point = result.keypoints.get(structureId)
+    sure = result.level_confidence
     unsure = result.provenance.get("uncertainty", {}).get(anatomy.STRUCTURES[structureId].name)
     for tag, value in (
         (UNCERTAINTY_TAG, f"{unsure:.4f}" if unsure is not None else None),
-        (CONFIDENCE_TAG, f"{result.confidence[structureId]:.4f}" if structureId in result.confidence else None),
+        (CONFIDENCE_TAG, f"{sure:.4f}" if sure is not None and anatomy.STRUCTURES[structureId].is_counted else None),
+        (QUALITY_TAG, f"{result.outline_quality[structureId]:.4f}" if structureId in result.outline_quality else None),
+        (UNSCALED_TAG, None if result.scale_known else "1"),
         (UNVALIDATED_TAG, "1" if structureId in result.unvalidated else None),
         (KEYPOINT_TAG, " ".join(f"{x:.3f}" for x in point) if point is not None else None),
     ):
@@ -164,23 +174,32 @@ def updateSummary(segmentationNode):
 def _currentDocument(segmentationNode):
     """The stored document of a result, with the structures that the segmentation has now."""
     segmentation = segmentationNode.GetSegmentation()
-    structures, points = [], {}
+    structures, points, sure = [], {}, []
     for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
         segment = segmentation.GetSegment(segmentId)
-        confidence, point = tagOf(segment, CONFIDENCE_TAG), tagOf(segment, KEYPOINT_TAG)
+        confidence, quality, point = (tagOf(segment, tag) for tag in (CONFIDENCE_TAG, QUALITY_TAG, KEYPOINT_TAG))
         structures.append(
             {
                 "id": structureId,
                 "structure": anatomy.STRUCTURES[structureId].name,
                 "name": segment.GetName(),
-                "confidence": float(confidence) if confidence else None,
+                "outline_quality": float(quality) if quality else None,
                 "unvalidated": segment.HasTag(UNVALIDATED_TAG),
             }
         )
+        if confidence:
+            sure.append(float(confidence))
         if point:
             points[str(structureId)] = [float(x) for x in point.split()]
     unvalidated = sorted(s["id"] for s in structures if s["unvalidated"])
     stored = result_attribute.read(segmentationNode)
+    ids = {s["id"] for s in structures}
+    if any(m["id"] not in ids for other in stored.get("alternatives", ()) for m in other["mapping"]):
+        # The levels were named anew: the question is answered, and the confidence was of other names.
+        questions = {other["question"] for other in stored["alternatives"]}
+        warnings = [w for w in stored.get("warnings", ()) if w not in questions]
+        stored = {**stored, "alternatives": [], "level_confidence": None, "warnings": warnings}
+    stored.setdefault("level_confidence", min(sure, default=None))  # scenes of the first version have tags alone
     return {**stored, "structures": structures, "keypoints_lps_mm": points, "unvalidated": unvalidated}
 
 

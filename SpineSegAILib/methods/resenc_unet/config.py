@@ -28,12 +28,6 @@ class ResEncUNetConfig(MethodConfig):
         le=len(KINDS),
         description="kinds that the kind head tells apart; by default what the scheme holds",
     )
-    context_mm: tuple[float, ...] = Field(
-        (), description="2D: give the network also the slices at these distances to either side, in mm"
-    )
-    around_column: bool = Field(
-        False, description="2D: look at what lies around the column, found at a first glance, not at whole slices"
-    )
     flat_levels: int = Field(0, ge=0, description="3D: how many first poolings leave the left-right axis alone")
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -56,13 +50,7 @@ class ResEncUNetConfig(MethodConfig):
             raise ValueError("widths and blocks must have the same length")
         if self.kinds < self.label_scheme.head_kinds:
             raise ValueError(f"the scheme {self.scheme} has structures of {self.label_scheme.head_kinds} kinds")
-        if (self.context_mm or self.around_column) and self.dims != 2:
-            raise ValueError("context_mm and around_column are for dims=2")
         return self
-
-    @property
-    def input_channels(self) -> int:
-        return super().input_channels + 2 * len(self.context_mm)
 
 
 CONFIG = ResEncUNetConfig
