@@ -1,25 +1,23 @@
 """BiSeNet (Yu et al., ECCV 2018): a spatial path keeps detail at an eighth of the resolution, a context path sees far.
 
-Where it differs: instance for batch normalisation, as in the other baselines here, since batches are small; the pooled
-vectors of its attentions are not normalised, since one value per channel cannot be; and the loss is that of the other
-baselines (with Dice), on the result and, as published, on both stages of the context path.
+Where it differs: group for batch normalisation, since batches are small (instance normalisation would take away what is
+the same everywhere, and with it the pooled tail of the context path); the pooled vectors of its attentions are not
+normalised, since one value per channel cannot be; and the loss is that of the other baselines (with Dice), on the
+result and, as published, on both stages of the context path.
 """
 
 from __future__ import annotations
 
 import torch
-from monai.networks.blocks import Convolution
 from monai.networks.nets import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import Batch, Tiling
-from ..blocks import resized
+from ..blocks import group_norm, resized
 from ..class_network import ClassNetwork
 from ..losses import marginal_cross_entropy, partial_dice_loss
 from .config import BiSeNetConfig
-
-_INSTANCE = ("instance", {"affine": True})
 
 
 class BiSeNet(nn.Module):
@@ -41,8 +39,8 @@ class BiSeNet(nn.Module):
         )
         planes = [width, 2 * width, 4 * width, 8 * width]
         self.context = ResNet(
-            "basic", [2, 2, 2, 2], planes, 2, inputs, conv1_t_stride=2, norm=_INSTANCE, feed_forward=False,
-            bias_downsample=False,
+            "basic", [2, 2, 2, 2], planes, 2, inputs, conv1_t_stride=2, norm=("group", {"num_groups": width // 4}),
+            feed_forward=False, bias_downsample=False,
         )  # fmt: skip
         self.whole = nn.Conv2d(planes[3], 2 * width, 1)
         self.refine16 = _AttentionRefinement(planes[2], 2 * width)
@@ -96,7 +94,9 @@ class _FeatureFusion(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-    return Convolution(2, inputs, outputs, strides=stride, kernel_size=kernel, norm=_INSTANCE, act="relu", bias=False)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), group_norm(outputs), nn.ReLU()
+    )
 
 
 def _head(inputs: int, outputs: int) -> nn.Module:

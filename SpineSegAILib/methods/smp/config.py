@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -10,19 +10,24 @@ from ..config import MethodConfig
 
 
 class SmpConfig(MethodConfig):
-    """One configuration for all of them: the encoder, and the channels of the decoder.
-
-    From scratch, as the papers train what they compare with: no pretrained weights.
-    """
+    """One configuration for all of them: the encoder. From scratch, as the papers train what they compare with."""
 
     encoder: str = Field("resnet34", description="name of an encoder of segmentation-models-pytorch")
-    norm: Literal["batch", "instance"] = Field("batch", description="in the decoder; batch in every encoder")
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "small": {"encoder": "mobilenet_v2"},
-        "tiny": {"encoder": "mobileone_s0"},
+        "tiny": {"encoder": "mobilenet_v2"},
     }
+
+    #: SegFormer is a decoder for transformers: (paper, small, tiny)
+    _SEGFORMER: ClassVar[tuple[str, str, str]] = ("mit_b2", "mit_b0", "mit_b0")
+
+    @classmethod
+    def presets(cls, method_id: str) -> dict[str, dict[str, Any]]:
+        if method_id != "segformer":
+            return cls.PRESETS
+        return {name: {"encoder": e} for name, e in zip(cls.PRESETS, cls._SEGFORMER, strict=True)}
 
 
 CONFIG = SmpConfig

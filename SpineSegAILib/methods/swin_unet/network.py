@@ -1,7 +1,7 @@
 """Swin-Unet (Cao et al., ECCV workshops 2022) on MONAI's Swin blocks.
 
-Where it differs: trained from scratch, not from ImageNet's weights, which fit three channels; stages whose tokens are no
-multiple of the window are padded by the blocks, so that any image fits, where the paper has 224 × 224 pixels.
+Where it differs: trained from scratch, not from ImageNet's weights, which fit three channels; stages whose tokens are
+no multiple of the window are padded by the blocks, so that any image fits, where the paper has 224 × 224 pixels.
 """
 
 from __future__ import annotations
