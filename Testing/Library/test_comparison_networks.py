@@ -8,6 +8,7 @@ from SpineSegAILib.errors import ConfigError, MissingPackageError
 from SpineSegAILib.methods import catalog
 from SpineSegAILib.methods.base import coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
+from SpineSegAILib.methods.verdiff_net.dynamic_condition import DynamicCondition, FrequencyParser
 
 
 def built(method_id: str, **values):
@@ -80,6 +81,32 @@ def test_swin_unet_takes_any_size_of_its_divisor():
             make_config("swin-unet", "tiny", **wrong)
 
 
+def test_medsegdiff_filters_what_leads_the_image():
+    filtering = FrequencyParser(4)
+    x = torch.randn(2, 4, 12, 20)
+    assert torch.allclose(filtering(x), x, atol=1e-5)  # untrained it changes nothing, whatever the size
+    rows = torch.linspace(-1, 1, filtering.weight.shape[2]).abs()[:, None]
+    columns = torch.linspace(0, 1, filtering.weight.shape[3])
+    with torch.no_grad():
+        filtering.weight[0] = ((rows < 0.5) & (columns < 0.5)).float()
+    kept = filtering(x) - x.mean((2, 3), keepdim=True)
+    rough = (kept[..., 1:, :] - kept[..., :-1, :]).square().mean() / kept.square().mean()
+    assert rough < 0.5 * (x[..., 1:, :] - x[..., :-1, :]).square().mean() / x.square().mean()
+
+
+def test_medsegdiff_encodes_the_image_by_the_noisy_mask():
+    condition = DynamicCondition((8, 12), parser=True)
+    image, masks = torch.randn(1, 8, 16, 16), torch.randn(2, 1, 8, 16, 16)
+    one, other = (condition(0, image, mask) for mask in masks)
+    assert not torch.allclose(one, other, atol=1e-3)
+    assert condition(1, one, torch.randn(1, 12, 8, 8)).shape == (1, 12, 8, 8)
+    assert condition(0, image, masks[0]).shape == image.shape
+    plain, led = built("ddpm").denoiser, built("medsegdiff").denoiser
+    assert plain.condition is None and all(isinstance(p, FrequencyParser) for p in led.condition.parsers)
+    with pytest.raises(ConfigError, match="dynamic_condition"):
+        make_config("medsegdiff", "tiny", dynamic_condition=False)
+
+
 def test_architectures_learn_from_one_image_and_refuse_an_encoder_that_does_not_fit(text_packages):
     method = built("deeplabv3plus").train()
     batch = example_batch(2, method.scheme.channels, (64, 64)).each(lambda t: t[:1])
@@ -98,5 +125,14 @@ def test_what_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
 
 def test_they_are_offered_for_comparison_only():
     group = {m.id for m in METHODS.values() if m.group == "comparison"}
-    assert {"bisenet", "swin-unet", "unetplusplus", "deeplabv3plus", "segformer", "upernet", "fpn"} <= group
+    assert {
+        "bisenet",
+        "swin-unet",
+        "medsegdiff",
+        "unetplusplus",
+        "deeplabv3plus",
+        "segformer",
+        "upernet",
+        "fpn",
+    } <= group
     assert not group & {"resenc-unet", "atm-net", "scar-net", "la-caf", "verdiff-net"}
