@@ -1,9 +1,9 @@
 """MedSegDiff's two ideas: the image is encoded again at every time, led by the noisy mask, whose high frequencies are
 filtered first.
 
-Source: Wu et al., MedSegDiff: medical image segmentation with diffusion probabilistic model, MIDL 2024. Its filter has one
-weight per frequency of one image size; here its map is stretched to the size at hand (our choice), so that images of any
-size fit.
+Source: Wu et al., MedSegDiff: medical image segmentation with diffusion probabilistic model, MIDL 2024. Its filter has
+one weight per frequency of one image size; here its map is stretched to the size at hand (our choice), so that images of
+any size fit.
 """
 
 from __future__ import annotations
