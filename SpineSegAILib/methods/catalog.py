@@ -113,6 +113,13 @@ _SMP_METHODS = (
      "Xie et al., SegFormer: simple and efficient design for semantic segmentation with transformers. NeurIPS 2021"),
 )  # fmt: skip
 
+_SAM_METHODS = (
+    ("sam", "SAM", "Segments what boxes or key points show; its weights are the user's.",
+     "Kirillov et al., Segment anything. ICCV 2023", frozenset({"keypoints"})),
+    ("medsam", "MedSAM", "SAM trained on medical images: segments what boxes show; its weights are the user's.",
+     "Ma et al., Segment anything in medical images. Nature Communications 2024", frozenset()),
+)  # fmt: skip
+
 METHODS: Mapping[str, MethodInfo] = {
     info.id: info
     for info in (
@@ -210,6 +217,19 @@ METHODS: Mapping[str, MethodInfo] = {
             "verdiff_net",
             modalities=("MR", "CT", "XR"),
             sampling=("samples", "steps"),
+        ),
+        *(
+            MethodInfo(
+                i,
+                t,
+                "comparison",
+                s,
+                c,
+                "sam",
+                hints=frozenset({"prior"}) | h,
+                needs=(("transformers", "transformers"),),
+            )
+            for i, t, s, c, h in _SAM_METHODS
         ),
         *(MethodInfo(i, t, "comparison", s, c, "smp", needs=_SMP) for i, t, s, c in _SMP_METHODS),
     )

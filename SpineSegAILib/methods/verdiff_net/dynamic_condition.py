@@ -2,8 +2,7 @@
 filtered first.
 
 Source: Wu et al., MedSegDiff: medical image segmentation with diffusion probabilistic model, MIDL 2024. Its filter has
-one weight per frequency of one image size; here its map is stretched to the size at hand (our choice), so that images of
-any size fit.
+one weight per frequency of one image size; here its map is stretched to the size at hand (our choice).
 """
 
 from __future__ import annotations
