@@ -113,7 +113,7 @@ _SMP_METHODS = (
      "Xie et al., SegFormer: simple and efficient design for semantic segmentation with transformers. NeurIPS 2021"),
 )  # fmt: skip
 
-_SAM_METHODS = (
+_SAM_METHODS: tuple[tuple[str, str, str, str, frozenset[str]], ...] = (
     ("sam", "SAM", "Segments what boxes or key points show; its weights are the user's.",
      "Kirillov et al., Segment anything. ICCV 2023", frozenset({"keypoints"})),
     ("medsam", "MedSAM", "SAM trained on medical images: segments what boxes show; its weights are the user's.",

@@ -82,6 +82,11 @@ class SamConfig(MethodConfig):
         """
         if not self.weights:
             return self
+        if self.weights.startswith("{"):
+            raise ConfigError(
+                "No folder is given with weights of SAM.",
+                "hf download facebook/sam-vit-base --local-dir FOLDER; then --resource sam=FOLDER.",
+            )
         told = _description(self.weights)
         if told.get("model_type") != "sam":
             raise ConfigError(
