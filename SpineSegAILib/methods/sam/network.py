@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -216,11 +217,14 @@ def _box(mask: Tensor) -> Tensor:
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
 
 
-def _new_model(config: SamConfig) -> nn.Module:
-    from transformers import SamConfig as Architecture
-    from transformers import SamModel
+def _new_model(config: SamConfig) -> Any:
+    transformers = _transformers()
+    return transformers.SamModel(transformers.SamConfig(**config.architecture))
 
-    return SamModel(Architecture(**config.architecture))
+
+def _transformers() -> Any:
+    # By name: its lazy classes have types that hold for other versions alone.
+    return import_module("transformers")
 
 
 def _published(weights: str) -> dict[str, Tensor]:
@@ -229,13 +233,11 @@ def _published(weights: str) -> dict[str, Tensor]:
     Raises:
         ConfigError: they cannot be had, are a pickle, or are of another shape than config.json says.
     """
-    from transformers import SamModel
-
     remedy = "Download the folder again; weights that are a pickle (.bin) are converted where they are trusted: " + (
         f"python -c \"import transformers as t; t.SamModel.from_pretrained('{weights}').save_pretrained('FOLDER')\""
     )
     try:
-        model, told = SamModel.from_pretrained(weights, use_safetensors=True, output_loading_info=True)
+        model, told = _transformers().SamModel.from_pretrained(weights, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The weights {weights} cannot be loaded: {str(error).splitlines()[0]}", remedy) from error
     missing = sorted(told["missing_keys"]) + [str(name) for name in told.get("mismatched_keys", ())]
