@@ -12,13 +12,14 @@ from scipy import optimize
 from ..datasets.manifest import Case, read_case
 from ..errors import DatasetError
 from ..inference import Predictor
-from ..inference.quality import DEFAULT_QUALITY, FEATURES, QualityModel, describe
+from ..inference.quality import DEFAULT_QUALITY, FEATURES, KIND_FEATURES, QualityModel, describe
 from ..results import Segmentation
 from ..results.quality import GOOD_DICE, cut_by_border
 from .scores import evaluate_case
 from .variants import VARIANTS, make_variant
 
-_PRIOR_WEIGHT = 1.0  # standard deviation of a weight about the default's: few poor outlines must not move it far
+_SPREAD, _BIAS_SPREAD = 1.0, 2.0
+"""Standard deviations of weights and bias about the default's: few poor outlines must not move them far."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,15 @@ def fit(outlines: Iterable[Outline], start: QualityModel = DEFAULT_QUALITY) -> Q
     outlines = list(outlines)
     values = np.array([[1.0, *(o.features[name] for name in FEATURES)] for o in outlines])
     good = np.array([o.dice >= GOOD_DICE for o in outlines], float)
-    before = np.array([start.weights.get(name, 0.0) for name in FEATURES])
+    before = np.array([start.bias, *(start.weights.get(name, 0.0) for name in FEATURES)])
+    spread = np.array([_BIAS_SPREAD, *(_SPREAD for _ in FEATURES)])
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        odds = values @ weights
-        away = (weights[1:] - before) / _PRIOR_WEIGHT**2
-        value = np.logaddexp(0, odds).sum() - good @ odds + 0.5 * (away * (weights[1:] - before)).sum()
-        slope = values.T @ (1 / (1 + np.exp(-odds)) - good)
-        slope[1:] += away
-        return float(value), slope
+        odds, away = values @ weights, (weights - before) / spread
+        value = np.logaddexp(0, odds).sum() - good @ odds + (away**2).sum() / 2
+        return float(value), values.T @ (1 / (1 + np.exp(-odds)) - good) + away / spread
 
-    bounds = [(-20.0, 20.0), *((-20.0, 20.0 if name == "disc" else 0.0) for name in FEATURES)]
-    first = np.array([start.bias, *np.clip(before, -20, 0)])
-    found = optimize.minimize(loss, first, jac=True, bounds=bounds, method="L-BFGS-B").x
+    bounds = [(-20.0, 20.0), *((-20.0, 20.0 if name in KIND_FEATURES else 0.0) for name in FEATURES)]
+    found = optimize.minimize(loss, before, jac=True, bounds=bounds, method="L-BFGS-B").x
     weights = {name: round(float(w), 3) for name, w in zip(FEATURES, found[1:], strict=True)}
     return QualityModel(bias=round(float(found[0]), 3), weights=weights)

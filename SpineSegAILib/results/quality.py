@@ -22,7 +22,8 @@ def cut_by_border(labels: sitk.Image) -> set[int]:
 
     Slices are no limit: stacks that show the middle of the spine alone cut everything from side to side.
     """
-    values = sitk.GetArrayViewFromImage(sitk.DICOMOrient(labels, "PIR"))
+    upright = sitk.DICOMOrient(labels, "PIR")  # kept in a name: a view does not keep its image alive
+    values = sitk.GetArrayViewFromImage(upright)
     edges = [values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]]
     met = {int(sid) for edge in edges for sid in np.unique(edge)} - {0}
     return {sid for sid in met if sid in STRUCTURES and STRUCTURES[sid].order is not None}
