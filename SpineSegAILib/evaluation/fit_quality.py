@@ -44,12 +44,13 @@ def fit_quality(
     """The quality model of a checkpoint, from cases that it was not trained on and their damaged copies.
 
     Raises:
-        DatasetError: no case has a label that the checkpoint finds.
+        DatasetError: no case has a label.
     """
+    labelled = [case for case in cases if case.label is not None]
+    if not labelled:
+        raise DatasetError("No case has a label.", "The outline quality is fitted on labeled cases.")
     seen: list[Outline] = []
-    for case in cases:
-        if case.label is None:
-            continue
+    for case in labelled:
         image, label = read_case(case)
         for variant in variants:
             found = _outlines(predictor, case, *make_variant(image, label, variant))
@@ -57,7 +58,8 @@ def fit_quality(
             report(f"{case.name}, {variant}: {len(found)} outlines, {poor} poor")
             seen += found
     if not seen:
-        raise DatasetError("No case has a label that the checkpoint finds.", "Use labeled cases of its kind.")
+        report("no outline was found: the quality model stays the default")
+        return DEFAULT_QUALITY
     model = fit(seen)
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in model.weights.items())
     report(f"{len(seen)} outlines: bias {model.bias:.2f}, {weights}")
