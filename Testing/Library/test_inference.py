@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from SpineSegAILib.anatomy import KINDS, structure
+from SpineSegAILib.anatomy import KINDS, STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError, SpineSegAIError
 from SpineSegAILib.hints import Anchor, Hints
