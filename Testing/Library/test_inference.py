@@ -92,7 +92,7 @@ def test_a_perfect_network_gives_back_the_labels(oracle, phantom):
     for name in ("L1", "L3", "L5", "L2/L3", "L5/S1", "S1"):
         a, b = truth == structure(name).id, found == structure(name).id
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.97, name
-    assert result.provenance["seconds"].keys() == {"preprocess", "network", "consistency", "back"}
+    assert result.provenance["seconds"].keys() == {"preprocess", "network", "consistency", "back", "quality"}
     assert structure("canal").id in result.unvalidated
 
 
