@@ -26,6 +26,7 @@ from ..results import Segmentation
 from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
 from .metadata import read_metadata
+from .quality import outline_quality
 from .restore import around_locked, labels_on_source, restricted
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
 
@@ -64,6 +65,7 @@ class Predictor:
         metadata = read_metadata(self.info)
         self.method = load_method(read_header(self.info.path)).to(self.device)
         self.preprocessing, self.calibration, self.patch = metadata.preprocessing, metadata.calibration, metadata.patch
+        self.quality_model = metadata.outline_quality
         self.load_seconds = time.perf_counter() - started
 
     @property
@@ -154,8 +156,7 @@ class Predictor:
             if hints.structures:
                 labels = restricted(labels, hints.structures)
             uncertainty = None if evidence.uncertainty is None else back_to_source(evidence.uncertainty, volume)
-        report(1.0, "Done")
-        return Segmentation(
+        result = Segmentation(
             labels=labels,
             scheme=self.scheme,
             level_confidence=levels.level_confidence if levels else None,
@@ -179,6 +180,16 @@ class Predictor:
             keypoints=_points_by_level(evidence, levels, volume, hints),
             scale_known=known_modality(image) != PICTURE,
         )
+        if levels is not None:
+            with clock("quality"):
+                report(0.98, "Judging the outlines")
+                quality = outline_quality(self.quality_model, evidence, levels, volume, result)
+            drawn_by_reader = (
+                set() if hints.locked is None else set(np.unique(sitk.GetArrayViewFromImage(hints.locked)))
+            )
+            result.outline_quality = {sid: q for sid, q in quality.items() if sid not in drawn_by_reader}
+        report(1.0, "Done")
+        return result
 
     @memory_in_words()
     def predict_evidence(
