@@ -43,7 +43,7 @@ def setTag(segment, tag, value):
 def structureOfSegment(segment):
     """Structure id that a segment holds, by its tag; None for a segment that SpineSegAI did not make."""
     text = tagOf(segment, STRUCTURE_TAG)
-    return int(text) if text.isdigit() and int(text) in anatomy.STRUCTURES else None
+    return int(text) if text.isdecimal() and int(text) in anatomy.STRUCTURES else None
 
 
 def structuresOfSegmentation(segmentationNode):
