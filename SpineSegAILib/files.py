@@ -57,10 +57,14 @@ def check_writable(path: str | Path) -> None:
     """Finds out early whether a file may be written.
 
     Raises:
-        OutputError: the folder does not exist or cannot be written to, or the path is a folder.
+        OutputError: the folder does not exist or cannot be written to, the path is a folder, or its name is not text.
     """
     path = Path(path)
     folder = path.parent
+    try:
+        os.path.abspath(path).encode("utf-8")
+    except UnicodeEncodeError:  # bytes of another encoding; ITK ends the process over them
+        raise OutputError(f"The name of {path} is not text in UTF-8.", "Rename it, or choose another.") from None
     if path.is_dir():
         raise OutputError(f"{path} is a folder.", "Give the name of a file in it.")
     if not folder.is_dir():
@@ -87,7 +91,7 @@ def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
         try:
             for target in targets:
                 check_writable(target)
-                folders.append(Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)))
+                folders.append(Path(tempfile.mkdtemp(prefix=".spinesegai-", dir=target.parent)))
             yield [folder / target.name for folder, target in zip(folders, targets, strict=True)]
             for folder, target in zip(folders, targets, strict=True):
                 for written in sorted(folder.iterdir()):

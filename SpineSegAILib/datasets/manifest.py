@@ -334,7 +334,7 @@ def _table_values(table: Mapping[str, Any], path: Path) -> _Values:
         name, value = (entry, key) if isinstance(entry, str) else (key, entry)
         try:
             number = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DatasetError(f"“labels” in {path}: “{value}” is not a label value.", "Values are numbers.") from None
         if number:
             names[number] = _structure(name, f"“labels” in {path}")

@@ -303,7 +303,7 @@ def _nnunet(folder: Path) -> _Found:
         raise DatasetError(f"{path} is not nnU-Net's.", _LAYOUTS["nnunet"])
     values: dict[int, str] = {}
     for key, entry in labels.items():
-        name, value = (key, entry) if not key.isdigit() else (entry, key)
+        name, value = (key, entry) if not key.isdecimal() else (entry, key)
         if isinstance(value, list):
             raise DatasetError(
                 f"The label “{name}” of {folder.name} is a region of several.", "Give each label a name."
@@ -359,7 +359,7 @@ _LAYOUTS = {
 def _files(folder: Path) -> dict[str, Path]:
     """Images of a folder by their name without suffix, numbers in order."""
     found = [p for p in _visible(folder.glob("*")) if p.name.lower().endswith(_IMAGES)]
-    number = lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
+    number = lambda p: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
     return {_stem(path): path for path in sorted(found, key=number)}
 
 

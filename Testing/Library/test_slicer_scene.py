@@ -429,3 +429,30 @@ def test_scenes_in_folders(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(scene_files.DatasetError, match="There is no scene in"):
         scene_files.find_scenes([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_members_are_damage_whatever_they_are_packed_with(tmp_path, method):
+    scene = lumbar()
+    path = scene.write(tmp_path / "a.mrb")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    packed = tmp_path / "b.mrb"
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    whole = packed.read_bytes()
+    begin = whole.index(b"a.mrml") + len(b"a.mrml")
+    packed.write_bytes(whole[: begin + 20] + b"\xa5" * 40 + whole[begin + 60 :])
+    assert "is damaged" in problem(packed)
+
+
+def test_a_member_that_begins_before_the_archive_is_damage(tmp_path):
+    path = lumbar().write(tmp_path / "a.mrb")
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02", 0, data.rindex(b"PK\x05\x06"))
+    while at >= 0:  # in the directory: where each member's own header is
+        data[at + 42 : at + 46] = b"\xff\xff\xff\x7f"
+        at = data.rfind(b"PK\x01\x02", 0, at)
+    path.write_bytes(bytes(data[:10]) + bytes(data[60:]))  # what comes before the directory is shorter than it says
+    assert "is damaged" in problem(path)
