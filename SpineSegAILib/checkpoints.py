@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .anatomy import LabelScheme, scheme
 from .errors import CheckpointError, ConfigError, SpineSegAIError
 from .files import atomic_write
-from .resources import resources_folder
+from .resources import resources_folder, user_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ def checkpoint_folders() -> list[Path]:
 
 def user_checkpoints_folder() -> Path:
     """Where the user's own checkpoints are; may not exist yet."""
-    return Path.home() / "SpineSegAI" / "Checkpoints"
+    return user_folder() / "Checkpoints"
 
 
 def list_checkpoints() -> list[CheckpointInfo]:

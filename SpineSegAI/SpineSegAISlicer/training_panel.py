@@ -18,6 +18,7 @@ from SpineSegAILib.anatomy import SCHEMES
 from SpineSegAILib.checkpoints import list_checkpoints
 from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
+from SpineSegAILib.resources import user_folder
 
 from . import dependencies
 from .training_plots import CurvePlots
@@ -50,7 +51,7 @@ PICTURE_WIDTH = 640
 
 def runsFolder():
     """Where runs that are started here write to."""
-    return Path.home() / "SpineSegAI" / "Runs"
+    return user_folder() / "Runs"
 
 
 class TrainingPanel:

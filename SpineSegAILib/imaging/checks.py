@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .geometry import SAGITTAL_DIRECTION, Geometry, facing, view_mm
+from .geometry import NEARLY, PERPENDICULAR, SAGITTAL_DIRECTION, Geometry, facing, like, shear, view_mm
+from .tags import OF_THE_IMAGE, PICTURE, carry_tags, known_modality, notes_of, orientation_is_known, scale_is_known
 
 _SPACING_RANGE_MM = (0.02, 25.0)  # finer than a micro-CT of a mouse, or coarser than any localizer: a damaged header
 _LEAST_VIEW_MM = 30.0  # a lumbar body is 27 mm high
 _LARGEST_VIEW_MM = 3000.0  # longer than any patient, and more than memory holds
 _AIR_HU, _AIR_SHARE = (-1200, -900), 0.02  # of an image's values, from which on it is taken for CT
 _MODALITIES = {"MR": "MR", "CT": "CT", "XR": "radiographs"}  # that checkpoints are for
-MODALITY_TAG = "0008|0060"
-"""DICOM's, as an image's metadata."""
-PICTURE = "picture"
-"""What `MODALITY_TAG` holds where the image came from a PNG or JPEG."""
 
 
 def check_view(source: Geometry) -> None:
@@ -30,7 +29,6 @@ def check_view(source: Geometry) -> None:
 
 STACKS = {"MR", "CT", "PT", "NM"}  # DICOM modalities that make one file per slice
 RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
-PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
 
 
 def plausibility_warnings(image: sitk.Image, trained_on: str) -> list[str]:
@@ -41,7 +39,7 @@ def plausibility_warnings(image: sitk.Image, trained_on: str) -> list[str]:
     Args:
         trained_on: `Preprocessing.modality`; nothing is said of modalities where it is none of MR, CT and XR.
     """
-    result = []
+    result = notes_of(image)
     told = known_modality(image)
     image = as_volume(image, "image")
     source = Geometry.of(image)
@@ -51,11 +49,23 @@ def plausibility_warnings(image: sitk.Image, trained_on: str) -> list[str]:
             f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
             "whole image; if it is one, correct the voxel spacing in its header."
         )
-    if told == PICTURE:
+    if not scale_is_known(image):
         result.append(
-            "A picture does not tell its scale: a pixel counts as 1 mm here, so lengths and volumes mean nothing."
+            f"{'A picture' if told == PICTURE else 'The file'} does not tell its scale (it has no pixel size): a pixel "
+            "counts as 1 mm here, so lengths and volumes mean nothing."
         )
-    elif 1 in source.size and trained_on != "XR" and told not in RADIOGRAPHS and (way := facing(source)):
+    if 1 in source.size and not orientation_is_known(image):
+        result.append(
+            "The file does not tell the orientation of this single slice; it was taken for a sagittal one, rows from "
+            "top to bottom. If that is not so, its result means nothing."
+        )
+    elif (
+        told != PICTURE
+        and 1 in source.size
+        and trained_on != "XR"
+        and told not in RADIOGRAPHS
+        and (way := facing(source))
+    ):
         result.append(
             f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
             "means nothing."
@@ -79,22 +89,18 @@ def sampled_values(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1)[:: max(1, values.size // 1_000_000)]
 
 
-def known_modality(image: sitk.Image) -> str:
-    """What is known of an image's modality."""
-    return image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
-
-
 def as_volume(image: sitk.Image, name: str) -> sitk.Image:
     """A scalar 3D image; what is flat becomes one sagittal slice: rows from superior to inferior, columns as they are.
 
     Raises:
         ImageError: for colour, complex numbers and time series.
     """
+    given = image
     components = image.GetNumberOfComponentsPerPixel()
     if components > 1:
         raise ImageError(
-            f"The {name} has {components} values per pixel (a colour picture or a vector image).",
-            "Export it as a single-channel grey-scale image.",
+            f"The {name} has {components} values per pixel (a color picture, or several images in one).",
+            "Export it as a single-channel grayscale image.",
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise ImageError(f"The {name} holds complex numbers.", "Export its magnitude.")
@@ -111,7 +117,41 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
             f"The {name} has {image.GetDimension()} dimensions (a time series or several contrasts in one file).",
             "Export one 3D volume of it.",
         )
-    return image
+    return carry_tags(given, image, OF_THE_IMAGE)
+
+
+def check_spacing(spacing: Sequence[float], name: str) -> None:
+    """Checks that voxels are neither finer nor coarser than any scanner's.
+
+    Raises:
+        ImageError: they are, or these are no lengths.
+    """
+    low, high = _SPACING_RANGE_MM
+    if not all(low <= s <= high for s in spacing):
+        raise ImageError(
+            f"{name} has a voxel spacing of {' by '.join(f'{s:g}' for s in spacing)} mm.",
+            f"Correct its header; {low:g} to {high:g} mm is taken.",
+        )
+
+
+_WHOLE = 1e-3
+"""Label values may be off whole numbers by this much: what rescaling with 32-bit numbers leaves."""
+
+
+def whole_numbers(image: sitk.Image, name: str) -> sitk.Image:
+    """A label image with integers, where it has floating-point numbers that are whole but for rounding.
+
+    Raises:
+        ImageError: they are not, or not finite.
+    """
+    values = sitk.GetArrayViewFromImage(image)
+    if not np.issubdtype(values.dtype, np.inexact):
+        return image
+    if not np.isfinite(values).all():
+        raise ImageError(f"The {name} holds values that are not finite numbers (NaN or infinity).", "Export it again.")
+    if values.size and (abs(values - np.rint(values)).max() > _WHOLE or abs(values).max() >= 2**31):
+        raise ImageError(f"The {name} holds values that are not whole numbers.", "Choose the label file.")
+    return like(image, np.rint(values).astype(np.int32))
 
 
 def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
@@ -128,14 +168,8 @@ def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
     image = as_volume(image, name)
     if min(image.GetSize()) == 0:
         raise ImageError(f"The {name} is empty.", "Choose another image.")
-    spacing, direction = np.array(image.GetSpacing()), np.array(image.GetDirection()).reshape(3, 3)
-    low, high = _SPACING_RANGE_MM
-    if not (np.isfinite(spacing).all() and (spacing >= low).all() and (spacing <= high).all()):
-        raise ImageError(
-            f"The {name} has a voxel spacing of {' by '.join(f'{s:g}' for s in spacing)} mm.",
-            f"Correct its header; {low:g} to {high:g} mm is taken.",
-        )
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+    check_spacing(image.GetSpacing(), f"The {name}")
+    if shear(np.reshape(image.GetDirection(), (3, 3))) > NEARLY:
         raise ImageError(
             f"The axes of the {name} are not perpendicular (a sheared or gantry-tilted volume).",
             PERPENDICULAR,

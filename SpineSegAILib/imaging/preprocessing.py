@@ -11,9 +11,10 @@ import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ImageError
-from .checks import STACKS, as_volume, check_image, check_view, known_modality, sampled_values
+from .checks import STACKS, as_volume, check_image, check_view, sampled_values, whole_numbers
 from .geometry import Geometry, Plane, canonical_axes, facing, plane
 from .resampling import AxisStep, Route
+from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_known
 
 _PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
 
@@ -96,8 +97,15 @@ class Preprocessing(BaseModel):
             ImageError: if the content is unusable (`check_image`) or the plane is not one that is accepted.
         """
         image = check_image(image)
-        found = plane(image)
-        if found == "single-slice" and known_modality(image) in STACKS:  # then its direction is not just a picture's
+        lying = as_it_lies(image)
+        found = plane(lying)
+        if not orientation_is_known(image) and not image.HasMetaDataKey(DIRECTION_TAG) and found != "single-slice":
+            raise ImageError(
+                "The file does not tell the image's orientation (a NIfTI file without qform and sform, or the like).",
+                "Convert the original DICOM series again, e.g. with Slicer or dcm2niix.",
+            )
+        # Then its direction is not just a picture's.
+        if found == "single-slice" and known_modality(image) in STACKS and orientation_is_known(image):
             found = facing(Geometry.of(image)) or found
         if found not in self.planes:
             wanted = "a sagittal series" if "sagittal" in self.planes else f"one that is {self.planes[0]}"
@@ -106,7 +114,7 @@ class Preprocessing(BaseModel):
                 f"Choose {wanted}, or a checkpoint for this kind of image.",
             )
         source = Geometry.of(image)
-        route = self._route(source, scale)
+        route = self._route(Geometry.of(lying), scale)
         check_view(source)
         values = sitk.GetArrayViewFromImage(image)
         low, high = self.low, self.high
@@ -135,10 +143,8 @@ class Preprocessing(BaseModel):
         Raises:
             ImageError: if the label image is not scalar, or holds values that are not whole numbers.
         """
-        label = as_volume(label, "label image")
+        label = whole_numbers(as_volume(label, "label image"), "label image")
         values = sitk.GetArrayViewFromImage(label)
-        if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.rint(values)):
-            raise ImageError("The label image holds values that are not whole numbers.", "Choose the label file.")
         if not Geometry.of(label).matches(canonical.source):
             label = sitk.Cast(label, sitk.sitkInt16)
             g = canonical.geometry

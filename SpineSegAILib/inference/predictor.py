@@ -19,7 +19,7 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, plausibility_warnings
+from ..imaging import CanonicalVolume, Preprocessing, back_to_source, carry_tags, plausibility_warnings
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option
 from ..results import Segmentation
@@ -151,7 +151,10 @@ class Predictor:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
                 labels = restricted(labels, hints.structures)
-            uncertainty = None if evidence.uncertainty is None else back_to_source(evidence.uncertainty, volume)
+            carry_tags(image, labels)
+            uncertainty = None
+            if evidence.uncertainty is not None:
+                uncertainty = carry_tags(image, back_to_source(evidence.uncertainty, volume))
         report(1.0, "Done")
         return Segmentation(
             labels=labels,

@@ -23,11 +23,12 @@ from ..files import (
     atomic_write,
     check_suffix,
     parse_json,
-    read_itk_image,
     read_json,
     stem_and_suffix,
 )
+from ..imaging import carry_tags, nifti, read_file
 from ..imaging.geometry import RAS_FROM_LPS, index_to_lps, set_index_to_lps
+from ..imaging.tags import FORMS_TAG, without_tag
 from .segmentation import FORMAT, Segmentation
 
 _REFERENCE = "Reference image geometry"  # Slicer's conversion parameter; without it Slicer saves cropped segments
@@ -162,10 +163,7 @@ def read_segmentation(path: str | Path, *, strict: bool = False) -> Segmentation
 
 
 def _read_label_image(path: Path) -> Segmentation:
-    try:
-        image = read_itk_image(path)
-    except RuntimeError as error:
-        raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Make it anew.") from error
+    image = read_file(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(
             f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.",
@@ -186,7 +184,8 @@ def _read_label_image(path: Path) -> Segmentation:
     if foreign:
         listed = ", ".join(f"{v:g}" for v in foreign[:5])
         raise SchemeError(f"“{path.name}” has label values that are no structure ids: {listed}.", "Relabel it first.")
-    return _assembled(sitk.Cast(image, sitk.sitkInt16), summary, (int(v) for v in found if v), str(side))
+    labels = carry_tags(image, sitk.Cast(image, sitk.sitkInt16))
+    return _assembled(labels, summary, (int(v) for v in found if v), str(side))
 
 
 def _read_slicer(path: Path, strict: bool) -> Segmentation:
@@ -288,10 +287,13 @@ def _known_scheme(described: Any) -> LabelScheme | None:
 def write_image(image: sitk.Image, path: Path) -> None:
     """Writes and looks whether all of it arrived: some image writers do not notice a full disk."""
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-        written = sitk.ReadImage(str(path))  # kept in a name: a view does not keep its image alive
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            nifti.write(image, path)
+        else:
+            sitk.WriteImage(without_tag(image, FORMS_TAG), str(path), useCompression=True)
+        written = read_file(path)  # kept in a name: a view does not keep its image alive
         whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
-    except RuntimeError:
+    except (RuntimeError, ImageError):
         whole = False
     if not whole:
         raise OutputError(f"{path.name} could not be written whole.", "Is the disk full, or the folder protected?")
