@@ -13,7 +13,7 @@ from .checks import PERPENDICULAR, RADIOGRAPHS, STACKS
 from .decoding import pixels
 from .dicom_headers import DIFFERENCES, File, Frame, images, read_header
 from .geometry import NEARLY, nearest_rotation, shear
-from .tags import MODALITY_TAG, ORIENTATION_UNKNOWN_TAG, SCALE_UNKNOWN_TAG
+from .tags import BODY_PART_TAG, MODALITY_TAG, ORIENTATION_UNKNOWN_TAG, SCALE_UNKNOWN_TAG, SERIES_TAG
 
 _ROUNDING_MM = 1e-3
 _SAME_PLACE = 0.05
@@ -75,7 +75,13 @@ def _volume(files: list[File]) -> sitk.Image:
     else:
         slices, spacing = _stack(slices, name)
         image = _placed(pixels(files, slices, name), slices[0][1], spacing)
-    image.SetMetaData(MODALITY_TAG, first.modality)
+    for tag, told in (
+        (MODALITY_TAG, first.modality),
+        (BODY_PART_TAG, first.body_part),
+        (SERIES_TAG, first.description),
+    ):
+        if told:
+            image.SetMetaData(tag, told)
     if slices[0][1].spacing is None:
         image.SetMetaData(SCALE_UNKNOWN_TAG, "1")
     return image

@@ -11,12 +11,11 @@ import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ImageError
-from .checks import STACKS, as_volume, check_image, check_view, sampled_values, whole_numbers
+from .checks import STACKS, as_volume, check_image, check_view, whole_numbers
+from .content import sampled_values, without_padding
 from .geometry import Geometry, Plane, canonical_axes, facing, plane
 from .resampling import AxisStep, Route
 from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_known
-
-_PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Preprocessing(BaseModel):
         low, high = self.low, self.high
         if self.intensity == "percentile":
             some = sampled_values(values)
-            kept = _without_padding(some)
+            kept = without_padding(some)
             low, high = np.percentile(kept, (low, high))
             if kept.size < some.size:  # where it is mixed with its neighbours, it would drown them
                 values = np.clip(values, kept.min(), kept.max())
@@ -195,16 +194,3 @@ def _back(array: np.ndarray, canonical: CanonicalVolume, order: int) -> np.ndarr
     if array.shape != canonical.array.shape:
         raise ValueError(f"array has shape {array.shape}, the canonical grid {canonical.array.shape}")
     return canonical._route.back(array, order)
-
-
-def _without_padding(some: np.ndarray) -> np.ndarray:
-    """The values without those that no scanner measured: an extreme one that many voxels have and that lies far beyond
-    all others, such as −32768 around a volume that was turned or stitched."""
-    for extreme in (some.min(), some.max()):
-        rest = some[some != extreme]
-        if not rest.size or some.size - rest.size <= _PADDING_SHARE * some.size:
-            continue
-        low, high = np.percentile(rest, (0.5, 99.5)).astype(float)
-        if low < high and abs(float(extreme) - (low + high) / 2) > (_PADDING_GAP + 0.5) * (high - low):
-            some = rest
-    return some

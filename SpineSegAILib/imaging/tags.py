@@ -12,6 +12,9 @@ import SimpleITK as sitk
 
 MODALITY_TAG = "0008|0060"
 """The modality: DICOM's words, or `PICTURE`."""
+BODY_PART_TAG = "0018|0015"
+SERIES_TAG = "0008|103e"
+"""The body part that was examined, and the series' description, in DICOM's words."""
 PICTURE = "picture"
 """What `MODALITY_TAG` holds where the image came from a PNG or JPEG."""
 SCALE_UNKNOWN_TAG = "SpineSegAI_ScaleUnknown"
@@ -28,7 +31,7 @@ NOTES_TAG = "SpineSegAI_Notes"
 
 OF_THE_GRID = (SCALE_UNKNOWN_TAG, ORIENTATION_UNKNOWN_TAG, DIRECTION_TAG, FORMS_TAG)
 """Tags that are as true of everything else on the same voxels, such as labels."""
-OF_THE_IMAGE = (*OF_THE_GRID, MODALITY_TAG, NOTES_TAG)
+OF_THE_IMAGE = (*OF_THE_GRID, MODALITY_TAG, BODY_PART_TAG, SERIES_TAG, NOTES_TAG)
 """All of them."""
 
 
@@ -68,9 +71,14 @@ def as_it_lies(image: sitk.Image) -> sitk.Image:
     return turned
 
 
+def tag_of(image: sitk.Image, tag: str) -> str:
+    """What an image has of a tag; nothing where it lacks it."""
+    return image.GetMetaData(tag).strip() if image.HasMetaDataKey(tag) else ""
+
+
 def known_modality(image: sitk.Image) -> str:
     """What is known of an image's modality."""
-    return image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
+    return tag_of(image, MODALITY_TAG)
 
 
 def notes_of(image: sitk.Image) -> list[str]:

@@ -338,7 +338,7 @@ def test_no_memory_is_taken_for_what_a_header_claims(tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000))\n"
         "read_image(sys.argv[1])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", code, str(path)], capture_output=True, encoding="utf-8")
     assert "ImageError" in done.stderr and "holds 0 of 5000 slices" in done.stderr
 
 
@@ -430,7 +430,7 @@ def test_a_plain_header_is_inline(tmp_path):
 def test_a_bad_header_is_an_error_and_not_the_end_of_the_process(tmp_path, write):
     path = write(tmp_path)
     code = "import sys; from SpineSegAILib.imaging import read_image; read_image(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", code, str(path)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0 or (done.returncode == 1 and "ImageError" in done.stderr), done.stderr
 
 
