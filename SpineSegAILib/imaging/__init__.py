@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .checks import as_volume, check_image, plausibility_warnings, whole_numbers
+    from .checks import as_volume, check_image, plausibility_warnings, refuse_labels, whole_numbers
     from .geometry import SAGITTAL_DIRECTION, Geometry, Plane, plane
     from .headers import check_inline
     from .pictures import is_picture

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .content import in_hounsfield_units, is_symmetric, seems_ct, seems_radiograph
+from .content import in_hounsfield_units, is_symmetric, seems_ct, seems_radiograph, shows_labels
 from .geometry import NEARLY, PERPENDICULAR, SAGITTAL_DIRECTION, Geometry, canonical_axes, facing, like, shear, view_mm
 from .tags import (
     BODY_PART_TAG,
@@ -50,7 +50,7 @@ _OTHER_PARTS = re.compile(
 
 
 def plausibility_warnings(
-    image: sitk.Image, trained_on: str, models: Callable[[str], Sequence[str]] | None = None
+    image: sitk.Image, trained_on: str, models: Callable[[str], Sequence[str]] | None = None, *, as_segmented: str = ""
 ) -> list[str]:
     """Sentences for the reader of a result: why an image may not be what a checkpoint can segment.
 
@@ -60,6 +60,7 @@ def plausibility_warnings(
     Args:
         trained_on: `Preprocessing.modality`; nothing is said of modalities where it is none of MR, CT and XR.
         models: names of the checkpoints that are there for a modality.
+        as_segmented: modality that the vertebrae look like (`content.bright_rim`), or nothing.
     """
     result = notes_of(image)
     told = known_modality(image)
@@ -85,6 +86,7 @@ def plausibility_warnings(
     found = "XR" if told in RADIOGRAPHS else told if told in STACKS else ""
     if not found and trained_on == "MR":
         found, symmetric = _by_content(lying)
+        found = found or as_segmented
         if symmetric:
             result.append(
                 "The image shows left and right alike, as axial and coronal ones do: if it is not sagittal, its result "
@@ -176,6 +178,17 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
             "Export one 3D volume of it.",
         )
     return carry_tags(given, image, OF_THE_IMAGE)
+
+
+def refuse_labels(image: sitk.Image, name: str = "image") -> None:
+    """Raises:
+    ImageError: the image is a label map (`content.shows_labels`).
+    """
+    if shows_labels(image):
+        raise ImageError(
+            f"The {name} is a label map (few whole numbers, in patches), not an image.",
+            "Choose the image that it was drawn on.",
+        )
 
 
 def check_spacing(spacing: Sequence[float], name: str) -> None:

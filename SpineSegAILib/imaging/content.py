@@ -19,6 +19,7 @@ _TISSUE_WIDTH, _TISSUE_LEVEL, _TISSUE_SHARE = 0.55, 0.3, 0.42
 _GRAY, _DARK_WEIGHT = 0.26, 0.7
 _MIRROR_SIDE = 96  # pixels; left and right are compared on a coarse picture
 _MIRROR_LEVEL = 0.25
+_LEAST_SHOWN = 0.25  # of a picture: what shows less, such as a spine alone, says nothing about its plane
 
 
 def sampled_values(values: np.ndarray) -> np.ndarray:
@@ -114,17 +115,16 @@ def _mirror_correlation(plane: np.ndarray) -> float:
     from scipy import ndimage  # takes a while to import
 
     unit = ndimage.zoom(_unit(plane), _MIRROR_SIDE / max(plane.shape), order=1)
-    if min(unit.shape) < 8:
+    if min(unit.shape) < 8 or (unit > _BLACK).mean() < _LEAST_SHOWN:
         return 0.0
     rest = unit - unit.mean(0, keepdims=True) - unit.mean(1, keepdims=True) + unit.mean()
     count = rest.shape[1]
     best = 0.0
     for shift in range(-count // 4, count // 4 + 1):
         part = rest[:, max(0, shift) : count + min(0, shift)]
-        mirrored = part[:, ::-1]
         power = float((part * part).sum())
         if power > 0:
-            best = max(best, float((part * mirrored).sum()) / power)
+            best = max(best, float((part * part[:, ::-1]).sum()) / power)
     return best
 
 

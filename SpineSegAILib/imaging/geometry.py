@@ -8,6 +8,7 @@ the right (axis 0, slices), from superior to inferior (axis 1, rows) and from an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
@@ -145,6 +146,19 @@ def canonical_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool
     best = max(orders, key=lambda order: sum(abs(cosines[i, axis]) for i, axis in enumerate(order)))
     slices, rows, columns = best
     return best, (bool(cosines[0, slices] < 0), bool(cosines[1, rows] < 0), bool(cosines[2, columns] < 0))
+
+
+def direction_of(axes: Sequence[int], flips: Sequence[bool]) -> tuple[float, ...]:
+    """The direction with which an image has these canonical axes: `canonical_axes` the other way round.
+
+    Args:
+        axes: for slices, rows and columns, the source's numpy axis.
+        flips: whether it runs the other way.
+    """
+    matrix = np.zeros((3, 3))
+    for canonical, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+        matrix[:, 2 - axis] = _PIR[:, 2 - canonical] * (-1.0 if flip else 1.0)
+    return tuple(matrix.ravel().tolist())
 
 
 def plane(image: sitk.Image) -> Plane:

@@ -37,6 +37,16 @@ class CanonicalVolume:
     _route: Route = field(repr=False)
 
     @property
+    def axes(self) -> tuple[int, int, int]:
+        """For slices, rows and columns, the source's numpy axis."""
+        return self._route.axes
+
+    @property
+    def flips(self) -> tuple[bool, bool, bool]:
+        """Whether that axis runs the other way."""
+        return self._route.flips
+
+    @property
     def image(self) -> sitk.Image:
         """The array as a SimpleITK image with its geometry."""
         return self.geometry.image(self.array)

@@ -10,8 +10,7 @@ import SimpleITK as sitk
 from ..errors import ImageError, is_out_of_memory
 from ..files import check_name
 from . import dicom, dicom_headers, pictures
-from .checks import check_image, check_spacing
-from .content import shows_labels
+from .checks import check_image, check_spacing, refuse_labels
 from .geometry import Geometry
 from .headers import Header, check_inline, first_bytes, read_header
 from .voxels import image_of
@@ -42,11 +41,7 @@ def read_image(path: str | Path, *, inline: bool = False) -> sitk.Image:
         if header is not None:
             _refuse_other_than_images(header)
         image = _read(path, header)
-    if shows_labels(image):
-        raise ImageError(
-            f"{path.name} is a label map (few whole numbers, in patches), not an image.",
-            "Choose the image that it was drawn on.",
-        )
+    refuse_labels(image, path.name)
     return check_image(image, name=path.name)
 
 

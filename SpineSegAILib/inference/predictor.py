@@ -19,13 +19,15 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, carry_tags, plausibility_warnings
+from ..imaging import CanonicalVolume, Preprocessing, back_to_source, carry_tags, orientation_is_known
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option
 from ..results import Segmentation
 from .calibration import Calibration
 from .device import choose_device, device_name, memory_in_words
+from .doubts import doubts, not_told
 from .restore import around_locked, labels_on_source, restricted
+from .second_look import Look, as_found, better_turn, is_large, small_size
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
 
 OPTIONS: Mapping[str, str] = {
@@ -126,24 +128,40 @@ class Predictor:
             return _Pass(scale, volume, evidence, levels)
 
         notes: list[str] = []
+        if not orientation_is_known(image) and self._counts_levels:
+            image, found = as_found(image, self.preprocessing, self.predict_evidence)
+            notes += found
         given = _scale(options)
         seen = one_pass(given or 1.0, 0.0, 0.9)
-        if given is None and seen.size is not None and _worth_another_pass(seen.size):
+        free = self._counts_levels and reference is None and not hints.given() - {"structures"}
+        look = (
+            Look.of(seen.evidence, seen.levels) if free and seen.levels is not None and is_large(seen.volume) else None
+        )
+        size = seen.size
+        if look is not None and given is None and not look.is_plain:
+            size = small_size(lambda scale: self.preprocessing.apply(image, scale), self.predict_evidence, look) or size
+            stop_if(cancelled)
+        if given is None and size is not None and _worth_another_pass(size):
             try:
-                again = one_pass(seen.size, 0.9, 0.05)
+                again = one_pass(size, 0.9, 0.05)
             except HintError:  # they did for the first one
                 again = seen
             # What was taken for a column may not be one: then a second look finds none of the usual size either.
             if again.size is not None and _usual(again.size):
                 seen = again
-                other = "these are no lumbar vertebrae and all names are wrong, or " if seen.scale < _SMALL else ""
+                other = "they are cervical ones and all names are wrong, or " if seen.scale < _SMALL else ""
                 notes.append(
                     f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
                     f"this scale. If that is not so, {other}the image's spacing is wrong, and with it every "
                     "measurement."
                 )
-        notes += plausibility_warnings(image, self.preprocessing.modality)
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
+        if look is not None and levels is not None:
+            look = Look.of(evidence, levels)
+            turn = better_turn(volume, self.predict_evidence) if look.is_doubtful else None
+            notes += [] if turn is None else [turn.doubt]
+            stop_if(cancelled)
+        notes += doubts(image, volume, levels, self.preprocessing.modality)
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
@@ -171,6 +189,7 @@ class Predictor:
                 "options": options,
                 "seconds": clock.seconds,
                 "scale": round(seen.scale, 3),
+                **not_told(labels),
                 **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
                 **({"about": evidence.about} if evidence.about else {}),
                 **({"label_leak": True} if reference is not None else {}),
@@ -178,6 +197,10 @@ class Predictor:
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
         )
+
+    @property
+    def _counts_levels(self) -> bool:
+        return any(s.order is not None for s in self.scheme.structures)
 
     @memory_in_words()
     def predict_evidence(

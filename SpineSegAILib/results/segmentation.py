@@ -14,6 +14,7 @@ from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
 from ..errors import ImageError
 from ..files import jsonable
 from ..imaging.geometry import like
+from ..imaging.tags import DIRECTION_TAG, SCALE_UNKNOWN_TAG
 
 if TYPE_CHECKING:
     from .correction_log import CorrectionLog
@@ -129,6 +130,7 @@ class Segmentation:
         """
         if document and document.get("version", 0) > FORMAT_VERSION:
             raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
+        _set_tags(labels, document)
         try:
             described = document.get("scheme")
             found = LabelScheme.from_document(described) if described is not None else scheme
@@ -190,6 +192,18 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
             f"{remedy}, or use another checkpoint.",
         )
     return rest
+
+
+def _set_tags(labels: sitk.Image, document: Mapping[str, Any]) -> None:
+    """What the image's file did not tell (`imaging.tags`), onto labels that were read again."""
+    provenance = document.get("provenance")
+    if not isinstance(provenance, Mapping):
+        return
+    if provenance.get("pixel_size") == "unknown":
+        labels.SetMetaData(SCALE_UNKNOWN_TAG, "1")
+    direction = str(provenance.get("orientation", "")).split()
+    if len(direction) == 9 and all(word.lstrip("-") in ("0", "1") for word in direction):
+        labels.SetMetaData(DIRECTION_TAG, " ".join(direction))
 
 
 def _corrections(document: Any) -> CorrectionLog | None:

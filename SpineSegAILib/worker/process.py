@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import Cancelled, MissingPackageError, SpineSegAIError
+from ..imaging import refuse_labels
 from ..results import drop_unvalidated, require_structures
 from .protocol import (
     PROTOCOL,
@@ -152,6 +153,7 @@ class Worker:
     def _segment(self, request: SegmentRequest) -> SegmentEvent:
         job = request.job
         image = load_image(request.image)
+        refuse_labels(image)
         hints = request.hints.hints()
         self._progress(job, 0.0, "Loading the checkpoint")
         predictor = self._predictor(request.checkpoint, request.device)
