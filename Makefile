@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= demo-output
+# Processes that test; a file of tests stays in one of them.
+WORKERS ?= auto
 SAMPLE := Resources/Samples/lumbar_phantom.nii.gz
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed
 		--preview $(OUTPUT)/lumbar_phantom.png --measurements $(OUTPUT)/lumbar_phantom.csv
 
 test: $(VENV)/.installed-for-tests lint
-	$(BIN)/python -m pytest -q Testing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile Testing
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

@@ -223,10 +223,9 @@ def load_method(info: CheckpointInfo) -> Method:
     Raises:
         CheckpointError: the weights do not fit the description.
     """
-    from .methods.catalog import build_method, make_config
+    from .methods.catalog import build_method, stored_config
 
-    values = dict(info.metadata["method"])
-    method = build_method(make_config(values.pop("method"), **values))
+    method = build_method(stored_config(info.metadata["method"]))
     try:
         method.load_state_dict(load_tensors(info))
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .anatomy import KINDS, LabelScheme
+from .anatomy import LabelScheme
 
 
 @dataclass
@@ -20,13 +20,13 @@ class Evidence:
     """Per-voxel output of a method over a whole volume.
 
     Either `classes` (one probability per channel of the scheme) or `kinds` (one per entry of `anatomy.KINDS`), the
-    latter with `rank` where the method counts levels.
+    latter with `rank` where the method counts levels. Kinds that end before `KINDS` does lack its last ones.
 
     Attributes:
         spacing: mm along (slices, rows, columns).
         scheme: what the channels of `classes` mean.
         classes: (C, D, H, W) probabilities, background first, in half precision where there are many; or None.
-        kinds: (5, D, H, W) probabilities; or None.
+        kinds: (K, D, H, W) probabilities; or None.
         rank: (D, H, W) rank above the sacrum (`anatomy.ranks`), meaningful inside vertebrae, discs and sacrum; or None.
         uncertainty: (D, H, W) standard deviation from sampling; or None.
         features: (F, D, H, W) what the network's last layers read (`Method.readout`), where it was asked for.
@@ -55,12 +55,12 @@ class Evidence:
         return self.classes
 
     def kind_probabilities(self) -> np.ndarray:
-        """(5, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""
+        """(K, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""
         if self.kinds is not None:
             return self.kinds.astype(np.float32, copy=False)
         if self.classes is None:
             raise ValueError("Evidence holds neither classes nor kinds")
-        result = np.zeros((len(KINDS), *self.classes.shape[1:]), np.float32)
+        result = np.zeros((self.scheme.head_kinds, *self.classes.shape[1:]), np.float32)
         single = np.empty(self.classes.shape[1:], np.float32)
         for channel, kind in enumerate(self.scheme.kinds):
             copy_between_precisions(single, self.classes[channel])

@@ -33,7 +33,7 @@ def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) ->
     found: dict[int, Point] = {}
     for sid, point in keypoints.items():
         name = STRUCTURES[sid].name
-        if STRUCTURES[sid].order is None:
+        if not STRUCTURES[sid].is_counted:
             raise HintError(f"The {name} has no centre.", "Key points are of vertebrae and discs of known level.")
         index = volume.index_of(point)
         if not all(-0.5 <= i <= n - 0.5 for i, n in zip(index, volume.array.shape, strict=True)):
@@ -52,7 +52,7 @@ def centres_of(label: sitk.Image) -> dict[int, Point]:
 
     shapes = sitk.LabelShapeStatisticsImageFilter()
     shapes.Execute(sitk.Cast(label, sitk.sitkInt32))
-    ids = [i for i in shapes.GetLabels() if i in STRUCTURES and STRUCTURES[i].order is not None]
+    ids = [i for i in shapes.GetLabels() if i in STRUCTURES and STRUCTURES[i].is_counted]
     return {i: shapes.GetCentroid(i) for i in ids}
 
 

@@ -10,11 +10,13 @@ from typing import Any
 from ..errors import SchemeError
 from .structures import (
     ARTERY_ID,
+    BASIC_KINDS,
     CANAL_ID,
     CORD_ID,
     CUSTOM_IDS,
     DISC_ID,
     KINDS,
+    POSTERIOR_ID,
     SACRUM_ID,
     STRUCTURES,
     VEIN_ID,
@@ -24,6 +26,7 @@ from .structures import (
     Structure,
     custom_structure,
     disc_below,
+    posterior_of,
     structure,
 )
 
@@ -84,6 +87,11 @@ class LabelScheme:
         return len(self.ids) + 1
 
     @cached_property
+    def head_kinds(self) -> int:
+        """How many of `KINDS` a kind head for this scheme needs: posterior elements only where they are in it."""
+        return len(KINDS) if self.of_kind(Kind.POSTERIOR) else BASIC_KINDS
+
+    @cached_property
     def kinds(self) -> tuple[int, ...]:
         """For each channel (background first) its index in `KINDS`; kinds that `KINDS` lacks count as background."""
         index = {k: i for i, k in enumerate(KINDS)}
@@ -95,8 +103,8 @@ class LabelScheme:
         if structure_id in self.channel_of:
             return (structure_id,)
         kinds = {
-            VERTEBRA_ID: (Kind.VERTEBRA, Kind.SACRUM), DISC_ID: (Kind.DISC,), ARTERY_ID: (Kind.ARTERY,),
-            VEIN_ID: (Kind.VEIN,),
+            VERTEBRA_ID: (Kind.VERTEBRA, Kind.SACRUM), DISC_ID: (Kind.DISC,), POSTERIOR_ID: (Kind.POSTERIOR,),
+            ARTERY_ID: (Kind.ARTERY,), VEIN_ID: (Kind.VEIN,),
         }.get(structure_id, ())  # fmt: skip
         return self.of_kind(*kinds)
 
@@ -105,7 +113,9 @@ class LabelScheme:
         if structure_id in self.channel_of:
             return self.channel_of[structure_id]
         kind = structure(structure_id).kind
-        generic = {Kind.VERTEBRA: VERTEBRA_ID, Kind.SACRUM: VERTEBRA_ID, Kind.DISC: DISC_ID}.get(kind)
+        generic = {
+            Kind.VERTEBRA: VERTEBRA_ID, Kind.SACRUM: VERTEBRA_ID, Kind.DISC: DISC_ID, Kind.POSTERIOR: POSTERIOR_ID,
+        }.get(kind)  # fmt: skip
         return self.channel_of.get(generic, 0) if generic else 0
 
     def of_kind(self, *kinds: Kind) -> tuple[int, ...]:
@@ -140,6 +150,9 @@ def _ids(*names: str) -> tuple[int, ...]:
     return tuple(structure(n).id for n in names)
 
 
+_LUMBAR_MR = _ids("T9", "T10", "T11", "T12", "T13", "L1", "L2", "L3", "L4", "L5", "L6", "S1") + _ids(
+    "T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1", "canal"
+)
 _DISCS_T9_L5 = ("T9/T10", "T10/T11", "T11/T12", "T12/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1")
 
 SCHEMES: Mapping[str, LabelScheme] = {
@@ -148,11 +161,18 @@ SCHEMES: Mapping[str, LabelScheme] = {
         LabelScheme(
             "lumbar-mr",
             "Lumbar MR: vertebral bodies T9–L6 and S1, discs, canal",
-            _ids("T9", "T10", "T11", "T12", "T13", "L1", "L2", "L3", "L4", "L5", "L6", "S1")
-            + _ids(
-                "T9/T10", "T10/T11", "T11/T12", "T12/L1", "T13/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1"
-            )
-            + (CANAL_ID,),
+            _LUMBAR_MR,
+        ),
+        LabelScheme(
+            "lumbar-mr-posterior",
+            "Lumbar MR: vertebral bodies T9–L6 and S1, posterior elements, discs, canal",
+            _LUMBAR_MR + tuple(found.id for found in map(posterior_of, _LUMBAR_MR) if found),
+        ),
+        LabelScheme(
+            "lumbar-mr-whole",
+            "Lumbar MR: whole vertebrae T9–L6, S1, discs, canal",
+            _LUMBAR_MR,
+            extent=Extent.WHOLE,
         ),
         LabelScheme(
             "mrspineseg",

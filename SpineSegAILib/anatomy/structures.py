@@ -1,7 +1,8 @@
 """Structures and levels: the one source of names, ids, codes and colours.
 
 Ids follow VerSe and its successors: C1-C7 are 1-7, T1-T12 8-19, L1-L6 20-25, the sacrum 26, T13 28, the cord 60, the
-canal 61, and the disc below a vertebra is 100 plus its id. Nothing here needs more than the standard library.
+canal 61, the disc below a vertebra is 100 plus its id and its posterior elements (pedicles, arch and processes: all
+that a whole vertebra has beyond its body) are 130 plus its id. Nothing here needs more than the standard library.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Kind(str, Enum):
     CANAL = "canal"
     SACRUM = "sacrum"
     CORD = "cord"
+    POSTERIOR = "posterior"
     ARTERY = "artery"
     VEIN = "vein"
     CUSTOM = "custom"
@@ -36,8 +38,12 @@ class Extent(str, Enum):
     WHOLE = "whole"
 
 
-KINDS: tuple[str, ...] = ("background", Kind.VERTEBRA.value, Kind.DISC.value, Kind.CANAL.value, Kind.SACRUM.value)
-"""Channels of a kind head, in order."""
+KINDS: tuple[str, ...] = (
+    "background", Kind.VERTEBRA.value, Kind.DISC.value, Kind.CANAL.value, Kind.SACRUM.value, Kind.POSTERIOR.value,
+)  # fmt: skip
+"""Channels of a kind head, in order; a head may have the first `BASIC_KINDS` alone."""
+BASIC_KINDS = 5
+"""How many of `KINDS` a head without posterior elements has."""
 
 SACRUM_RANK = -1.0
 """Rank of the sacrum; the last lumbar vertebra has rank 0, each vertebra above it one more, a disc lies half way."""
@@ -60,8 +66,8 @@ class Structure:
         id: value in label files (VerSe convention).
         name: short name, also the segment id: ``"L4"``, ``"L4/L5"``, ``"canal"``.
         kind: vertebra, disc, canal …
-        order: cranio-caudal position, increasing downwards; vertebrae have whole numbers, discs lie half way;
-            None for structures that have no level.
+        order: cranio-caudal position, increasing downwards; vertebrae have whole numbers, discs lie half way, posterior
+            elements have their vertebra's; None for structures that have no level.
         color: red, green, blue in 0…1.
     """
 
@@ -82,6 +88,11 @@ class Structure:
         """True for a vertebra or the sacrum: something that is counted."""
         return self.kind in (Kind.VERTEBRA, Kind.SACRUM)
 
+    @property
+    def is_counted(self) -> bool:
+        """True for what makes up the column: a vertebra, the sacrum or a disc of a known level."""
+        return self.order is not None and (self.is_vertebral or self.kind is Kind.DISC)
+
 
 _VERTEBRAE: tuple[tuple[int, str], ...] = (
     *((i, f"C{i}") for i in range(1, 8)),
@@ -92,15 +103,16 @@ _VERTEBRAE: tuple[tuple[int, str], ...] = (
 SACRUM_ID, CORD_ID, CANAL_ID = 26, 60, 61
 L6_ID, T13_ID = 25, 28
 """Levels that few people have."""
-VERTEBRA_ID, DISC_ID = 90, 91
-"""A vertebra or disc whose level is not known: in training data, and in schemes without levels."""
+VERTEBRA_ID, DISC_ID, POSTERIOR_ID = 90, 91, 92
+"""A vertebra, a disc or posterior elements of unknown level: in training data, and in schemes without levels."""
 ARTERY_ID, VEIN_ID = 205, 206
 """A pulmonary vessel whose side is not known: in training data."""
-GENERIC_IDS = frozenset({VERTEBRA_ID, DISC_ID, ARTERY_ID, VEIN_ID})
+GENERIC_IDS = frozenset({VERTEBRA_ID, DISC_ID, POSTERIOR_ID, ARTERY_ID, VEIN_ID})
 """Of a known kind; not of a known level or side."""
 CUSTOM_IDS = range(300, 400)
 """Ids of structures that a scheme adds by name (`scheme`) and that nothing else knows."""
-_DISC_OFFSET = 100
+_DISC_OFFSET, _POSTERIOR_OFFSET = 100, 130
+_POSTERIOR_WORDS = "posterior elements"
 
 
 def _color(index: int, first_hue: float, saturation: float, value: float) -> tuple[float, float, float]:
@@ -118,6 +130,12 @@ def _disc_color(index: int) -> tuple[float, float, float]:
     return _color(index, 0.55, 0.85, 0.75)
 
 
+def _posterior_color(index: int) -> tuple[float, float, float]:
+    # The vertebra's hue, darker: the two belong together and are told apart.
+    hue = (0.08 + 0.38 * index) % 1.0
+    return tuple(round(c, 3) for c in colorsys.hsv_to_rgb(hue, 0.65, 0.68))  # type: ignore[return-value]
+
+
 def _build() -> dict[int, Structure]:
     made: list[Structure] = []
     for index, (vid, name) in enumerate(_VERTEBRAE):
@@ -132,9 +150,20 @@ def _build() -> dict[int, Structure]:
             continue  # no disc between C1 and C2
         below = usual_below.get(name) or names[index + 1]
         made.append(Structure(_DISC_OFFSET + vid, f"{name}/{below}", Kind.DISC, index + 0.5, _disc_color(index)))
+    for index, (vid, name) in enumerate(_VERTEBRAE):
+        made.append(
+            Structure(
+                _POSTERIOR_OFFSET + vid,
+                f"{name} {_POSTERIOR_WORDS}",
+                Kind.POSTERIOR,
+                float(index),
+                _posterior_color(index),
+            )
+        )
     made += [
         Structure(VERTEBRA_ID, "vertebra", Kind.VERTEBRA, None, (0.95, 0.80, 0.55)),
         Structure(DISC_ID, "disc", Kind.DISC, None, (0.35, 0.75, 0.55)),
+        Structure(POSTERIOR_ID, _POSTERIOR_WORDS, Kind.POSTERIOR, None, (0.70, 0.60, 0.42)),
         Structure(CORD_ID, "cord", Kind.CORD, None, (0.96, 0.85, 0.36)),
         Structure(CANAL_ID, "canal", Kind.CANAL, None, (0.36, 0.78, 0.93)),
         Structure(201, "pulmonary artery, right", Kind.ARTERY, None, (0.90, 0.25, 0.25)),
@@ -239,6 +268,26 @@ def vertebra_above(disc: Structure | int) -> Structure:
     return STRUCTURES[did - _DISC_OFFSET]
 
 
+def posterior_of(vertebra: Structure | int) -> Structure | None:
+    """The posterior elements of a vertebra; None for the sacrum, whose are part of it."""
+    vid = vertebra if isinstance(vertebra, int) else vertebra.id
+    return STRUCTURES.get(_POSTERIOR_OFFSET + vid)
+
+
+def level_of(structure_or_id: Structure | int) -> int:
+    """The vertebra that a structure with a level belongs to, its id: a disc to the one above it."""
+    s = structure_or_id if isinstance(structure_or_id, Structure) else STRUCTURES[structure_or_id]
+    return s.id - {Kind.DISC: _DISC_OFFSET, Kind.POSTERIOR: _POSTERIOR_OFFSET}.get(s.kind, 0)
+
+
+def counterpart(structure_or_id: Structure | int, vertebra: int) -> Structure | None:
+    """What is to another vertebra as this structure is to its own (`level_of`); None where there is no such thing."""
+    s = structure_or_id if isinstance(structure_or_id, Structure) else STRUCTURES[structure_or_id]
+    if s.kind is Kind.DISC:
+        return disc_below(vertebra)
+    return posterior_of(vertebra) if s.kind is Kind.POSTERIOR else STRUCTURES.get(vertebra)
+
+
 def next_below(vertebra: Structure, present: Iterable[int] = ()) -> Structure | None:
     """The vertebra (or sacrum) under this one, taking T13 and L6 into account only if they are in `present`."""
     if vertebra.kind is Kind.SACRUM:
@@ -251,16 +300,15 @@ def next_below(vertebra: Structure, present: Iterable[int] = ()) -> Structure | 
 
 
 def level_chain(present: Iterable[int] = ()) -> list[Structure]:
-    """C1 … sacrum in cranio-caudal order; T13 and L6 (or their discs) only if `present` holds them."""
+    """C1 … sacrum in cranio-caudal order; T13 and L6 only if `present` holds them or parts of theirs."""
     present = set(present)
-    has_t13 = bool(present & {T13_ID, _DISC_OFFSET + T13_ID})
-    has_l6 = bool(present & {L6_ID, _DISC_OFFSET + L6_ID})
+    has_t13, has_l6 = (bool(present & {vid, _DISC_OFFSET + vid, _POSTERIOR_OFFSET + vid}) for vid in (T13_ID, L6_ID))
     chain = [STRUCTURES[vid] for vid, name in _VERTEBRAE if (name != "T13" or has_t13) and (name != "L6" or has_l6)]
     return [*chain, STRUCTURES[SACRUM_ID]]
 
 
 def ranks(present: Iterable[int] = ()) -> dict[int, float]:
-    """Rank above the sacrum of every vertebra and disc, given which variants a case has.
+    """Rank above the sacrum of every vertebra, its posterior elements and its disc, given which variants a case has.
 
     The sacrum has −1, the last lumbar vertebra 0 whether it is called L5 or L6, and each vertebra above it one more;
     the disc under a vertebra lies half a rank below it. This is what can be seen in an image; names follow from it.
@@ -270,9 +318,9 @@ def ranks(present: Iterable[int] = ()) -> dict[int, float]:
     for position, vertebra in enumerate(reversed(chain)):
         rank = SACRUM_RANK + position
         result[vertebra.id] = rank
-        disc = disc_below(vertebra)
-        if disc is not None:
-            result[disc.id] = rank - 0.5
+        for part, place in ((disc_below(vertebra), rank - 0.5), (posterior_of(vertebra), rank)):
+            if part is not None:
+                result[part.id] = place
     return result
 
 
@@ -332,6 +380,7 @@ _GENERIC_CODES = {
     Kind.CANAL: Code("61853006", "Spinal canal"),
     Kind.ARTERY: Code("81040000", "Pulmonary artery"),
     Kind.VEIN: Code("122972007", "Pulmonary vein"),
+    Kind.POSTERIOR: Code("51282000", "Vertebra"),  # no public value set has a code for them: told by the modifier
     Kind.CUSTOM: Code("123037004", "Anatomical structure"),
 }
 _VERTEBRAL_BODY = Code("3572006", "Vertebral body")

@@ -19,9 +19,14 @@ from .structures import BUILT_IN, STRUCTURES, Code, Extent, Kind
 
 STRUCTURE_TAG = "SpineSegAI.StructureId"
 CONFIDENCE_TAG = "SpineSegAI.Confidence"
+QUALITY_TAG = "SpineSegAI.OutlineQuality"
+UNSCALED_TAG = "SpineSegAI.UnknownScale"
 UNVALIDATED_TAG = "SpineSegAI.Unvalidated"
 SCHEME_TAG = "SpineSegAI.Scheme"
-"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name."""
+"""Tags of a segment in Slicer, which keeps them when it saves; the first is its identity, whatever its name.
+
+The confidence is that of the levels, the same in every segment that has one; the quality is that of the segment's
+outline. Both are 0…1. The scale is unknown where the image did not tell the size of its pixels."""
 
 LOG_ATTRIBUTE = "SpineSegAI.CorrectionLog"
 """Attribute of a segmentation node in Slicer (or tag of one of its segments): the correction log as JSON."""
@@ -46,6 +51,8 @@ def codes(structure_id: int, present: Iterable[int] = (), extent: Extent | None 
     present = set(present)
     concept = anatomy.code(s.id, present, extent)
     side = anatomy.laterality(s.id)
+    if s.kind is Kind.POSTERIOR:
+        return concept, Code(s.name.removesuffix(" elements"), s.name, PRIVATE_SCHEME)  # 16 characters at most
     if side or s.order is None or not _is_generic(concept):
         return concept, side
     level = anatomy.disc_name(s.id, present) if s.kind is Kind.DISC else s.name

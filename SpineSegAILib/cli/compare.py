@@ -13,7 +13,7 @@ from . import arguments
 from .terminal import print_json, print_written, stop_on_interrupt, training_progress
 
 if TYPE_CHECKING:
-    from ..training.trainer import TrainingRequest
+    from ..training.request import TrainingRequest
 
 HELP = "Train and score several methods on the same work, beside the published results."
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import LabelScheme, structure
+from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
-from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write
+from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write, stem_and_suffix
 from ..hints import Anchor, Hints
 from ..keypoints import read_keypoints
 from ..methods.catalog import METHODS, MethodInfo, method_info
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..checkpoints import CheckpointInfo
     from ..results import Segmentation
+    from ..results.measurement import Row
 
 HELP = "Segment an image."
 
@@ -77,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--structures", type=arguments.structure_ids, metavar="L3,L4", help="return only these structures"
     )
     parser.add_argument(
+        "--extent",
+        choices=[extent.value for extent in Extent],
+        metavar="body|whole",
+        help="whole: add to each vertebra its posterior elements, where the model segments bodies and these apart",
+    )
+    parser.add_argument(
         "--unvalidated",
         action="store_true",
         help="include experimental structures, for which the checkpoint was trained on synthetic images only",
@@ -87,9 +95,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--measurements",
-        type=arguments.output_file(".csv"),
-        metavar="CSV",
-        help="write a table of volumes, heights, angles …",
+        type=arguments.output_file(".csv", ".json"),
+        metavar="FILE",
+        help="write a table of volumes, heights, angles …: .csv, .json",
+    )
+    parser.add_argument(
+        "--measurements-all",
+        action="store_true",
+        help="with --measurements: every column, coordinates too",
     )
     parser.add_argument(
         "--uncertainty",
@@ -103,18 +116,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Checks all that is asked for, segments, and writes all of it or nothing."""
+    from ..results import whole_vertebrae
+
     outputs = _outputs(args)
     info = _checkpoint(args)
     hints = _hints(args, method_info(info.method), info.scheme)
     image, result = _segmented(args, info, hints)
+    if args.extent == Extent.WHOLE.value:
+        result = whole_vertebrae(result)
     result = _without_experimental(args, result, hints)
     summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
-    summary["written"] = _write(outputs, image, result, summary)
-    for warning in result.warnings:
-        print_note(warning)
+    for described in summary["alternatives"]:
+        described["command"] = _relabel_command(args.output, described["relabel"])
+    rows = _measurements(outputs, result)
+    summary["written"] = _write(args, outputs, image, result, summary, rows)
+    for note in _notes(args, result, rows):
+        print_note(note)
     if args.json == STDOUT:
         print_json(summary)
     elif not args.quiet:
+        if result.level_confidence is not None:
+            print(f"level confidence: {result.level_confidence:.2f}")
         print_table(_structure_rows(result))
         print_written(summary["written"])
 
@@ -130,6 +152,8 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     """
     from ..results import check_sidecar, side_file
 
+    if args.measurements_all and args.measurements is None:
+        raise ConfigError("--measurements-all says what --measurements writes.", "Use --measurements FILE with it.")
     named = {
         "--output": args.output,
         "--preview": args.preview,
@@ -282,21 +306,36 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
     return rest
 
 
+def _measurements(outputs: Mapping[str, Path], result: Segmentation) -> list[Row]:
+    """The table of measurements, if it is written or drawn."""
+    if not outputs.keys() & {"--measurements", "--preview"}:
+        return []
+    from ..results.measurement import measure_all
+
+    return measure_all(result)
+
+
 def _write(
-    outputs: Mapping[str, Path], image: sitk.Image, result: Segmentation, summary: Mapping[str, Any]
+    args: argparse.Namespace,
+    outputs: Mapping[str, Path],
+    image: sitk.Image,
+    result: Segmentation,
+    summary: Mapping[str, Any],
+    rows: Sequence[Row],
 ) -> list[str]:
     """Writes all files or none, and returns their names."""
     from ..results import write_image
-    from ..results.measurement import measure_all, write_csv
+    from ..results.measurement import COLUMNS, SHORT_COLUMNS, write_measurements
     from ..results.preview import render_preview
 
     with atomic_write(*outputs.values()) as places:
         place = dict(zip(outputs, places, strict=True))
         written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
         if "--preview" in place:
-            render_preview(image, result, place["--preview"])
+            render_preview(image, result, place["--preview"], rows=rows)
         if "--measurements" in place:
-            write_csv(measure_all(result), place["--measurements"])
+            columns = COLUMNS if args.measurements_all else SHORT_COLUMNS
+            write_measurements(rows, place["--measurements"], columns)
         if "--uncertainty" in place:
             assert result.uncertainty is not None  # two samples or more have one
             write_image(result.uncertainty, place["--uncertainty"])
@@ -306,16 +345,39 @@ def _write(
     return names
 
 
-def _structure_rows(result: Segmentation) -> list[tuple[str, str, str]]:
+def _notes(args: argparse.Namespace, result: Segmentation, rows: Sequence[Row]) -> list[str]:
+    """What the user should know: the result's warnings, each question with its answer, doubtful measurements."""
+    notes = list(result.warnings)
+    for alternative in result.alternatives:
+        if alternative.question and alternative.step:
+            command = _relabel_command(args.output, alternative.step)
+            notes.append(f"To name them {alternative.names}: {command}")
+    doubtful = [row["structure"] for row in rows if row["notes"]]
+    if doubtful and args.measurements:
+        notes.append(f"Measurements that are not given or unusual: see the notes of {', '.join(doubtful)}.")
+    return notes
+
+
+def _relabel_command(output: Path, step: str) -> str:
+    """What to type to choose another naming; nothing where no single step does."""
+    if not step:
+        return ""
+    stem, suffix = stem_and_suffix(output)
+    other = output.with_name(f"{stem}-renamed{suffix}")
+    return f"spinesegai relabel {shlex.quote(str(output))} {step} --output {shlex.quote(str(other))}"
+
+
+def _structure_rows(result: Segmentation) -> list[tuple[str, ...]]:
+    """A line per structure; no volume where the image does not tell its scale."""
     import numpy as np
     import SimpleITK as sitk
 
     voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
     ids, counts = np.unique(sitk.GetArrayViewFromImage(result.labels), return_counts=True)
     voxels, present = dict(zip(ids.tolist(), counts.tolist(), strict=True)), result.present
-    rows = [("structure", "volume", "confidence")]
+    rows = [("structure", "volume", "outline quality")]
     for sid in present:
-        confidence = result.confidence.get(sid)
-        shown = "" if confidence is None else f"{confidence:.2f}"
+        quality = result.outline_quality.get(sid)
+        shown = "" if quality is None else f"{quality:.2f}"
         rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
-    return rows
+    return rows if result.scale_known else [(name, quality) for name, _, quality in rows]

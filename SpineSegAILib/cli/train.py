@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import extended, structure
 from ..errors import ConfigError
-from ..methods.catalog import DEFAULT_METHOD, make_config
+from ..methods.catalog import DEFAULT_METHOD, make_config, stored_config
 from . import arguments
 from .terminal import print_note, print_written, stop_on_interrupt, training_progress
 
@@ -125,8 +125,9 @@ def run(args: argparse.Namespace) -> None:
         _check_resume(args)
     config = None if args.resume else training_config(args)
 
+    from ..training.request import TrainingRequest
     from ..training.run import RunDirectory
-    from ..training.trainer import TrainingRequest, run_training  # torch
+    from ..training.trainer import run_training  # torch
 
     run = RunDirectory(args.output)
     quiet = args.quiet or os.environ.get("RANK", "0") != "0"  # of several processes, the first one speaks
@@ -154,8 +155,9 @@ def _run_recipe(args: argparse.Namespace) -> None:
             "Give the folder that holds those of the recipe.",
         )
     from ..training.recipe import RecipeRequest, read_recipe, run_recipe
+    from ..training.request import TrainingRequest
     from ..training.run import RunDirectory
-    from ..training.trainer import TrainingRequest, run_training  # torch
+    from ..training.trainer import run_training  # torch
 
     quiet = args.quiet or os.environ.get("RANK", "0") != "0"
 
@@ -245,7 +247,7 @@ def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str,
     info = find_checkpoint(args.start_from)
     if args.method not in (None, info.method):
         raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Omit --method.")
-    start = dict(info.metadata["method"])
+    start = stored_config(info.metadata["method"]).model_dump(mode="json")
     start["scheme"] = extended(start["scheme"], args.add_structure)
     recipe = {"preprocessing": info.metadata["preprocessing"]}
     if not args.add_structure:

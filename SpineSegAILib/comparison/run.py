@@ -25,8 +25,9 @@ from ..files import read_json
 from ..inference import Predictor
 from ..methods.catalog import make_config
 from ..training.config import TrainingConfig, configure, fill_in, flatten
+from ..training.request import TrainingRequest
 from ..training.run import RunDirectory
-from ..training.trainer import TrainingRequest, run_training
+from ..training.trainer import run_training
 from .config import ENTRY_PREFIX, ComparisonConfig, Entry
 from .folds import Fold, with_supervision, write_folds, write_never_scored
 from .hints import visible_levels

@@ -2,8 +2,8 @@
 
 `resolve_levels` turns `Evidence` into instances with names; `nearest_level_maps` carries the names to another grid.
 The steps are pure functions: `shapes` finds, splits and merges pieces along the spine's axis (`column` holds them),
-`opinions` weighs the evidence of each for every level, `sequence` names them, `words` tells the reader, `size` compares
-with an adult's.
+`likelihoods` weighs the evidence and the hints for every level, `sequence` names them, `naming` and `instances` put the
+result together, `messages` tells the reader, `size` compares with an adult's.
 """
 
 from .levels import resolve_levels

@@ -24,7 +24,7 @@ from .shapes import (
     usual_sizes,
 )
 
-BONE, DISC, CANAL = 1, 2, 3  # values of the kind map: vertebra and sacrum are one until named
+BONE, DISC, CANAL, POSTERIOR = 1, 2, 3, 4  # values of the kind map: vertebra and sacrum are one until named
 
 
 class Column:
@@ -129,20 +129,22 @@ class Column:
     def _impose_locked(self) -> None:
         """Where something is locked the network is not asked what it is."""
         self.kind[self.locked > 0] = 0
-        kinds = {Kind.VERTEBRA: BONE, Kind.SACRUM: BONE, Kind.DISC: DISC, Kind.CANAL: CANAL}
+        kinds = {
+            Kind.VERTEBRA: BONE, Kind.SACRUM: BONE, Kind.DISC: DISC, Kind.CANAL: CANAL, Kind.POSTERIOR: POSTERIOR,
+        }  # fmt: skip
         for sid in np.unique(self.locked).tolist():
             if sid and STRUCTURES[sid].kind in kinds:
                 self.kind[self.locked == sid] = kinds[STRUCTURES[sid].kind]
 
     def _fixed(self) -> dict[int, np.ndarray]:
-        """Voxels of the locked structures that have a level."""
-        ids = [i for i in np.unique(self.locked).tolist() if i and STRUCTURES[i].order is not None]
+        """Voxels of the locked structures that make up the column."""
+        ids = [i for i in np.unique(self.locked).tolist() if i and STRUCTURES[i].is_counted]
         return {sid: np.flatnonzero(self.locked == sid) for sid in ids}
 
     def _piece(self, index: np.ndarray, sid: int) -> Piece:
         kinds = (Kind.VERTEBRA, Kind.SACRUM) if STRUCTURES[sid].is_vertebral else (Kind.DISC,)
         arc, radial = self.axis.project(self.points(index))
-        return Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index], sid)
+        return Piece(index, arc, radial, self.voxel_ranks(index, kinds), self.sacral.ravel()[index], sid)
 
     def _beyond(self, found: list[np.ndarray], fixed: list[Piece]) -> list[np.ndarray]:
         """What the network found of a kind, without what lies beside the locked ones: that is the same anatomy.
@@ -211,12 +213,12 @@ class Column:
                 beside.append(index)
                 continue
             arc, radial = self.axis.project(points)
-            result.append(Piece(index, arc, radial, self._voxel_ranks(index, kinds), self.sacral.ravel()[index]))
+            result.append(Piece(index, arc, radial, self.voxel_ranks(index, kinds), self.sacral.ravel()[index]))
         if beside:
             self.rejected.append((f"{kinds[0].value} islands", np.concatenate(beside)))
         return result
 
-    def _voxel_ranks(self, index: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray | None:
+    def voxel_ranks(self, index: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray | None:
         """Rank per voxel: the network's own, or that of the most probable class."""
         if self.cropped.rank is not None:
             return self.cropped.rank.ravel()[index].astype(np.float32)
@@ -252,6 +254,15 @@ class Column:
         rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start
         return float((self.shape[1] - 1 - rows.max()) * self.spacing[1])
 
+    def room_above(self, piece: Piece) -> float:
+        """Distance from the first row to a piece's highest voxel, mm."""
+        rows = np.unravel_index(piece.index, self.kind.shape)[1] + self.box[1].start
+        return float(rows.min() * self.spacing[1])
+
+    def is_cut(self, piece: Piece) -> tuple[bool, bool]:
+        """Whether the image ends within a piece above, and below: outlines may end a pixel or two before the edge."""
+        return self.room_above(piece) < self.settings.at_edge, self.room_below(piece) < self.settings.at_edge
+
     def output_id(self, sid: int) -> int:
         """The id if the scheme has it, else 0."""
         return sid if sid in self.scheme.channel_of else 0
@@ -284,15 +295,17 @@ class Column:
 
 
 def _kind_map(probability: np.ndarray) -> np.ndarray:
-    """(5, D, H, W) → uint8: background, bone (vertebra or sacrum), disc, canal.
+    """(K, D, H, W) → uint8: background, bone (vertebra or sacrum), disc, canal, posterior elements.
 
     The two bone channels are added first: a sacrum that is half vertebra to the network is bone all the same.
     """
     best = probability[0].copy()
     kind = np.zeros(best.shape, np.uint8)
     bone = probability[KINDS.index("vertebra")] + probability[KINDS.index("sacrum")]
-    disc, canal = probability[KINDS.index("disc")], probability[KINDS.index("canal")]
-    for value, p in ((BONE, bone), (DISC, disc), (CANAL, canal)):
+    named = {value: probability[KINDS.index(k)] for value, k in ((DISC, "disc"), (CANAL, "canal"))}
+    if len(probability) > (posterior := KINDS.index("posterior")):
+        named[POSTERIOR] = probability[posterior]
+    for value, p in ((BONE, bone), *named.items()):
         wins = p > best
         kind[wins] = value
         np.maximum(best, p, out=best)
@@ -313,9 +326,9 @@ def canal_parts(column: Column) -> tuple[list[np.ndarray], list[np.ndarray]]:
     if column.volume(found[0]) < least:
         return [], found
     line = fit_axis(main)
-    kept: list[np.ndarray] = []
+    kept: list[np.ndarray] = [found[0]]
     rest: list[np.ndarray] = []
-    for index in found:
+    for index in found[1:]:
         _, off = line.project(column.points(index).mean(axis=0, keepdims=True))
         # 15 mm is the canal's width: farther off is something else. A fragment may be a quarter of the least size.
         (kept if off[0] < 15 and column.volume(index) >= 0.25 * least else rest).append(index)

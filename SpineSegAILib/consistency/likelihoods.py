@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..anatomy import (
     T13_ID,
     Kind,
     LabelScheme,
+    level_chain,
+    next_below,
     order_of,
     ranks,
     structure,
@@ -243,10 +246,34 @@ def doubt_contradicted(items: list[Item], believed: Sequence[int], settings: Con
             item.unary = settings.doubted * item.unary
 
 
+@dataclass(frozen=True)
+class Ends:
+    """Log weight of being the lowest, and the topmost, vertebra that is named.
+
+    Attributes:
+        lowest, topmost: (items, states), items top down.
+    """
+
+    lowest: np.ndarray
+    topmost: np.ndarray
+
+
 def limit_range(
-    column: Column, items: list[Item], states: Sequence[Level], visible: tuple[int | None, int | None]
-) -> None:
-    """Forbid levels beyond the visible range, and charge for levels at its ends that nothing shows."""
+    column: Column,
+    items: list[Item],
+    states: Sequence[Level],
+    visible: tuple[int | None, int | None],
+    there: Sequence[bool],
+) -> Ends:
+    """Forbid levels beyond the visible range; and at its ends those that leave out a level for which there is no room.
+
+    A level that the user sees and that nothing was found of must have its place in the image, between the last one
+    found and the edge. Where it has, its absence has a price.
+
+    Args:
+        there: for each item whether it has a name without the hint: it may not be left out then, since who knows the
+            range has seen what is there.
+    """
     s = column.settings
     top, bottom = (order_of(i) if i else end for i, end in zip(visible, (-np.inf, np.inf), strict=True))
     order = np.array([order_of(level.id) for level in states])
@@ -260,23 +287,80 @@ def limit_range(
     rank = ranks({i for i in (L6_ID, T13_ID) if i in visible})
     usual = np.array([rank.get(level.id, level.rank) for level in states], float)
     highest, lowest = (rank[i] if i else end for i, end in zip(visible, (np.inf, -np.inf), strict=True))
-    missing = s.skip_cost if None not in visible else s.end_cost * (0.5 if visible[1] == SACRUM_ID else 1.0)
     last = len(items) - 1
+    small = np.array([item.drop_cost < s.drop_cost for item in items])
     for i, (item, piece) in enumerate(zip(items, subjects, strict=True)):
-        at_top, at_bottom, _ = column.touches(piece.index)
+        at_top, at_bottom = column.is_cut(piece)
         # Who counts vertebrae may well not count the sacrum that is seen below them.
         at_bottom = at_bottom or lowest == 0
         high, low = highest + (at_top and i == 0), lowest - (at_bottom and i == last)
         allowed = (usual <= high) & (usual >= low)
         item.unary = np.where(allowed, item.unary, -np.inf)
-        if item.drop_cost >= s.drop_cost:  # who knows the range has seen what is there
+        if there[i] and not small[i]:
             if item.below_cost >= item.drop_cost:  # and it looks like nothing that lies below S1
                 item.below_cost = NEVER
             item.drop_cost = NEVER
-        if i == 0 and np.isfinite(highest):
-            item.unary = item.unary - missing * np.maximum(highest - usual, 0)
-        if i == last and np.isfinite(lowest):
-            item.unary = item.unary - missing * np.maximum(usual - lowest, 0)
+    needed = s.room_for_a_level * column.sizes.pitch
+    if not column.bones:  # the lowest disc is named after the vertebra above it
+        lowest += 1
+    sacrum = visible[1] == SACRUM_ID and bool(column.bones)
+    below = np.stack([_absence(usual - lowest, column.room_below(p) / needed, s, sacrum) for p in subjects])
+    above = np.stack([_absence(highest - usual, column.room_above(p) / needed, s, False) for p in subjects])
+    # A fragment is not what a user sees as the last vertebra.
+    below = below - s.fragment_cost * (small[:, None] & (usual == lowest))
+    above = above - s.fragment_cost * (small[:, None] & (usual == highest))
+    return Ends(below, above)
+
+
+def _absence(missing: np.ndarray, room: float, s: ConsistencySettings, sacrum: bool) -> np.ndarray:
+    """(S,) log weight of ending so many levels before the end that the user sees.
+
+    Args:
+        missing: (S,) levels; negative beyond the end, infinite where it is not known.
+        room: levels that have room there.
+        sacrum: whether the last of them is the sacrum, which is missed more often.
+    """
+    if not np.isfinite(missing).any():
+        return np.zeros(len(missing))
+    count = np.maximum(missing, 0.0)
+    price = -s.end_cost * (count - (0.5 if sacrum else 0.0) * (count > 0))
+    beyond = np.where(missing < 0, -s.beyond_cost, 0.0)
+    return np.where(count <= room, price + beyond, -np.inf)
+
+
+def keeps_range(column: Column, levels: Sequence[Level | None], visible: tuple[int | None, int | None]) -> bool:
+    """Whether the topmost and the lowest level named (top down) are those that the user sees.
+
+    One more at either end is no contradiction where the image's edge cuts it, nor is the sacrum below the last lumbar
+    vertebra: it may be seen without being counted.
+    """
+    of_discs = not column.bones
+    named = [(level.id, piece) for level, piece in zip(levels, column.bones or column.discs, strict=True) if level]
+    if not named:
+        return False
+    present = [sid for sid, _ in named]
+    top, bottom = visible
+    if top is not None:
+        first, piece = named[0]
+        under = next_below(STRUCTURES[first], present)
+        if first != top and not (under is not None and under.id == top and column.is_cut(piece)[0]):
+            return False
+    if bottom is not None:
+        last, piece = named[-1]
+        if of_discs:  # named after the vertebra above
+            under = next_below(STRUCTURES[last], present)
+            return under is not None and under.id == bottom
+        beyond = next_below(STRUCTURES[bottom], present)
+        cut = last == SACRUM_ID or column.is_cut(piece)[1]
+        return last == bottom or (beyond is not None and beyond.id == last and cut)
+    return True
+
+
+def levels_of_range(visible: tuple[int | None, int | None]) -> list[int]:
+    """Ids of the levels of a range, top down; from the top of the spine, or to the sacrum, where an end is open."""
+    chain = [v.id for v in level_chain(i for i in visible if i)]
+    top, bottom = visible
+    return chain[chain.index(top) if top else 0 : chain.index(bottom) + 1 if bottom else None]
 
 
 # --- hints -----------------------------------------------------------------------------------------------------------
@@ -300,9 +384,9 @@ def check_hints(
             anatomy = scheme.require(sid)
         except SchemeError as error:
             raise HintError(f"An anchor names what cannot be found: {error.message}", error.remedy) from error
-        if anatomy.order is None:
+        if not anatomy.is_counted:
             raise HintError(
-                f"“{anatomy.name}” cannot be an anchor: it has no level.",
+                f"“{anatomy.name}” cannot be an anchor: it has no level, or is not counted.",
                 "Anchor a vertebra or a disc, e.g. L5 or L4/L5.",
             )
         result.append((sid, np.asarray(point, float)))

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, disc_below, level_chain
+from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, disc_below, level_chain, order_of
 from .column import Column
-from .sequence import Level, Naming, disc_of
+from .sequence import Level, disc_of
 
 
 def _between(upper: Level, lower: Level) -> list[int]:
@@ -37,8 +37,21 @@ def _word(sid: int, of_discs: bool) -> str:
     return disc.name if disc else STRUCTURES[sid].name
 
 
-def warnings_of(column: Column, naming: Naming, levels: list[Level | None], *, known: bool) -> list[str]:
-    """What a reader should know about the naming; `known` if hints fixed it."""
+def warnings_of(
+    column: Column,
+    levels: list[Level | None],
+    question: str,
+    visible: tuple[int | None, int | None] | None,
+    *,
+    known: bool,
+) -> list[str]:
+    """What a reader should know about the naming.
+
+    Args:
+        question: of `close_call`.
+        visible: the range that the user sees.
+        known: whether hints fixed the levels.
+    """
     s = column.settings
     of_discs = not column.bones
     named = [level for level in levels if level]
@@ -46,10 +59,17 @@ def warnings_of(column: Column, naming: Naming, levels: list[Level | None], *, k
         return ["No vertebra could be named."]
     result = []
     if not known and not _sacrum_seen(column, levels):
-        result.append("The sacrum is not visible: levels are a guess.")
-    if naming.margin < s.close_call and naming.alternatives:
-        other, probability = naming.alternatives[0]
-        result.append(_close_call(named, [level for level in other[::-1] if level], probability, of_discs))
+        result.append("No sacrum was recognized: level labels are uncertain.")
+    if question:
+        result.append(question)
+    if visible and not of_discs:
+        ends = zip(visible, (named[0].id, named[-1].id), ("upper", "lower"), strict=True)
+        for wanted, there, word in ends:
+            # A vertebra beyond the range that the image's edge cuts, or the sacrum, is more than was asked for.
+            inside = wanted and (order_of(there) > order_of(wanted)) == (word == "upper") and there != wanted
+            if wanted and inside:
+                name = STRUCTURES[wanted].name
+                result.append(f"{name}, the {word} end of the visible range, was not recognized in the image.")
     for upper, lower in pairwise(named):
         missing = [_word(i, of_discs) for i in _between(upper, lower)]
         if missing:
@@ -80,7 +100,23 @@ def warnings_of(column: Column, naming: Naming, levels: list[Level | None], *, k
     return result
 
 
-def _close_call(named: list[Level], other: list[Level], probability: float, of_discs: bool) -> str:
+def close_call(
+    column: Column, margin: float, levels: list[Level | None], others: Sequence[tuple[list[Level | None], float]]
+) -> str:
+    """The question whether the levels are right, where another naming fits nearly as well; else nothing.
+
+    Args:
+        margin: log odds of the naming to the next.
+        others: namings that read differently, with their probability, best first.
+    """
+    named = [level for level in levels if level]
+    if not others or not named or margin >= column.settings.close_call:
+        return ""
+    levels_of_other, probability = others[0]
+    return _question(named, [level for level in levels_of_other if level], probability, not column.bones)
+
+
+def _question(named: list[Level], other: list[Level], probability: float, of_discs: bool) -> str:
     here, there = {level.id for level in named}, {level.id for level in other}
     odds = f"{100 * probability:.0f} %"
     if not of_discs and (L6_ID in here) != (L6_ID in there):
@@ -90,6 +126,8 @@ def _close_call(named: list[Level], other: list[Level], probability: float, of_d
         return f"{first} or {second}? The count allows either ({odds} for the other)."
     mine = f"{_word(named[0].id, of_discs)} to {_word(named[-1].id, of_discs)}"
     theirs = f"{_word(other[0].id, of_discs)} to {_word(other[-1].id, of_discs)}" if other else "nothing"
+    if mine == theirs:  # they differ in the middle
+        mine, theirs = (in_words(x, of_discs=of_discs) for x in (named, other))
     return f"{mine} or {theirs}? The levels are uncertain ({odds} for the other)."
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Kind
+from ..anatomy import STRUCTURES, Kind
+from ..results import Alternative
 from .settings import ConsistencySettings
 
 
@@ -48,7 +49,7 @@ class LevelResult:
         sequence: for a reader, e.g. ``"T11 T12 L1 (L2) L3"``, a missing level in brackets.
         confidence: structure id → 0…1.
         margin: log odds of the sequence to the second-best one, at most 20.
-        alternatives: other sequences with their probability, best first.
+        alternatives: other namings that read differently, best first.
         warnings: sentences for the reader.
     """
 
@@ -59,8 +60,14 @@ class LevelResult:
     sequence: str = ""
     confidence: dict[int, float] = field(default_factory=dict)
     margin: float = 20.0
-    alternatives: list[tuple[str, float]] = field(default_factory=list)
+    alternatives: list[Alternative] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def level_confidence(self) -> float | None:
+        """0…1, that all names are right; that of the least certain level. None where nothing has a level."""
+        levelled = [c for sid, c in self.confidence.items() if STRUCTURES[sid].is_counted]
+        return min(levelled, default=None)
 
 
 def nearest_level_maps(result: LevelResult, reach: float = ConsistencySettings.reach) -> dict[str, np.ndarray]:

@@ -14,7 +14,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, LabelScheme, disc_below, level_chain, order_of, ranks
+from ..anatomy import (
+    L6_ID,
+    SACRUM_ID,
+    STRUCTURES,
+    T13_ID,
+    LabelScheme,
+    disc_below,
+    level_chain,
+    level_of,
+    order_of,
+    ranks,
+)
 from .settings import ConsistencySettings
 
 NEVER = 1e5
@@ -67,7 +78,7 @@ class Naming:
         levels: for each item its `Level`, or None where it was left out.
         probability: (items, states) that an item is at that level; rows sum to 1 less the probability of
             being left out.
-        margin: log odds of the best to the second-best naming, at most 20.
+        margin: log odds of the best naming to the next that reads differently, at most 20.
         alternatives: other namings with their probability, best first.
         possible: False if no path satisfies the constraints.
     """
@@ -86,7 +97,7 @@ def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
     Levels without a class are states nevertheless: an image may show more than the scheme can name.
     """
     ids = set(scheme.ids)
-    shown = {i if STRUCTURES[i].is_vertebral else i - 100 for i in ids if STRUCTURES[i].order is not None}
+    shown = {level_of(i) for i in ids if STRUCTURES[i].is_counted}
     result: list[Level] = []
     for l6 in (False, True) if L6_ID in ids else (False,):
         for t13 in (False, True) if T13_ID in ids else (False,):
@@ -168,6 +179,7 @@ def name_levels(
     cut_below: bool = False,
     variants: dict[int, float],
     settings: ConsistencySettings,
+    ends: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Naming:
     """Best naming of items that are ordered from the lowest up.
 
@@ -175,10 +187,11 @@ def name_levels(
         pitch: distance between centroids at L3/L4 in this spine, mm.
         cut_below: the lowest item touches the image's lower edge, so that nothing is known of what lies below.
         variants: log weight of meeting an L6 and a T13, by id.
+        ends: (items, states) log weights of being the lowest item that is named, and of being the topmost.
     """
     if not items:
         return Naming([], np.zeros((0, len(states))))
-    graph = _Graph(items, states, pitch, cut_below, variants, settings)
+    graph = _Graph(items, states, pitch, cut_below, variants, settings, ends)
     forward, backward = graph.tables(np.max)
     best = float(np.max(forward + graph.ends))
     if not np.isfinite(best):
@@ -202,18 +215,23 @@ def name_levels(
             if rival.id != level.id and np.isfinite(through[i, s])
         ]
     rivals.sort(reverse=True)
-    margin = min(best - rivals[0][0], 20.0) if rivals else 20.0
-    seen = {tuple(level.id if level else 0 for level in levels)}
+    # Namings that differ by which piece is left out read alike; they are no alternative for a reader.
+    seen = {_reading(levels)}
+    margin = 20.0
     alternatives = []
     for score, i, s in rivals:
         other = graph.trace(forward, backward, i, s)
-        key = tuple(level.id if level else 0 for level in other)
-        if key not in seen:
-            seen.add(key)
+        if (reading := _reading(other)) not in seen:
+            seen.add(reading)
+            margin = min(margin, best - score)
             alternatives.append((other, float(np.exp(score - log_z))))
         if len(alternatives) == 3:
             break
     return Naming(levels, probability, margin, alternatives)
+
+
+def _reading(levels: Sequence[Level | None]) -> tuple[int, ...]:
+    return tuple(level.id for level in levels if level)
 
 
 class _Graph:
@@ -227,6 +245,7 @@ class _Graph:
         cut_below: bool,
         variants: dict[int, float],
         s: ConsistencySettings,
+        ends: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
         self.items, self.states = items, states
         self.unary = np.stack([item.unary for item in items])
@@ -245,6 +264,8 @@ class _Graph:
             ]
         )
         self.ends = np.stack([np.full(len(states), dropped[i + 1] - dropped[count]) for i in range(count)])
+        if ends is not None:
+            self.starts, self.ends = self.starts + ends[0], self.ends + ends[1]
         self.edges: dict[tuple[int, int], np.ndarray] = {}
         for i in range(count):
             for j in range(max(0, i - 3), i):  # at most two neighbours in a row may be false

@@ -18,6 +18,9 @@ class ConsistencySettings:
         min_disc_area: mm². A healthy disc is about 9 × 34 mm, a collapsed one 4 × 30 mm.
         min_disc_depth: left to right, mm.
         min_canal_area: mm²; the canal is 15 mm wide and as long as the image.
+        min_posterior_area: mm²; a spinous process is about 10 × 25 mm where a slice meets it, a lamina 5 × 8 mm.
+        posterior_reach: mm from the axis; a spinous process ends 80 mm behind it, a transverse one 55 mm aside.
+        posterior_below: how far below its body's middle a vertebra's posterior elements lie, as a share of the pitch.
         min_other_volume: mm³ of structures that are no part of the spine, e.g. 4 mm of a 4 mm vessel.
         fragment_share: a fragment of this share of the smallest allowed size may still join its instance.
         near_axis: voxels within this distance of the spine's axis give an instance's height, mm; half a body's depth
@@ -45,9 +48,15 @@ class ConsistencySettings:
             Twice that counts twice, more than that by its square: no spine has a vertebra of double height.
         spacing_cap: most that one distance costs.
         skip_cost: of a level without an instance between two found ones.
-        end_cost: of a level that a reader sees at one end and that has no instance, where the other end is not known:
-            a vertebra wholly in view is hardly ever missed, while a count without the sacrum is often wrong. Half of
-            it for the sacrum, which is missed more often, and counted from.
+        end_cost: of a level that a reader sees at an end of the view and that has no instance: a vertebra wholly in
+            view is hardly ever missed, while a count without the sacrum is often wrong. Half of it for the sacrum,
+            which is missed more often, and counted from.
+        at_edge: what ends within this distance of the image's edge is cut by it, mm.
+        least_gap: of the expected distance between two vertebrae, for a reader's range to put others between them.
+        fragment_cost: of a fragment as the end of what a reader sees: as much as of a sacrum that was missed.
+        beyond_cost: of a level beyond what a reader sees, cut by the image's edge: readers count what they see.
+        room_for_a_level: share of the pitch that must lie between what was found and the image's edge for a level that
+            a reader sees and that nothing was found of.
         max_skip: most levels missing in one place.
         drop_cost: of leaving out a whole vertebra-sized instance; networks invent none in the middle of a column.
         drop_cost_small: of leaving out one below `small_share` of the median volume.
@@ -71,6 +80,9 @@ class ConsistencySettings:
     min_disc_area: float = 40.0
     min_disc_depth: float = 10.0
     min_canal_area: float = 60.0
+    min_posterior_area: float = 25.0
+    posterior_reach: float = 110.0
+    posterior_below: float = 0.35
     min_other_volume: float = 50.0
     fragment_share: float = 0.12
     near_axis: float = 20.0
@@ -93,6 +105,11 @@ class ConsistencySettings:
     spacing_cap: float = 25.0
     skip_cost: float = 1.5
     end_cost: float = 12.0
+    beyond_cost: float = 3.0
+    at_edge: float = 3.0
+    least_gap: float = 0.7
+    fragment_cost: float = 6.0
+    room_for_a_level: float = 0.5
     max_skip: int = 3
     drop_cost: float = 10.0
     drop_cost_small: float = 2.0

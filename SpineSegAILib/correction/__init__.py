@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .levels import COUNTINGS, L6_ID, T13_ID, delete, insert, merge, set_level, shift, swap, switch_counting
+    from .levels import (
+        COUNTINGS,
+        L6_ID,
+        T13_ID,
+        choose_naming,
+        delete,
+        insert,
+        merge,
+        set_level,
+        shift,
+        swap,
+        switch_counting,
+    )
     from .splitting import split
     from .step import (
         Box,
@@ -19,13 +31,6 @@ if TYPE_CHECKING:
         remap_labels,
         structure_at,
     )
-    from .voxels import (
-        AXES,
-        LARGEST_SMOOTHING_MM,
-        array_axis,
-        interpolate,
-        replace_inside,
-        smooth,
-    )
+    from .voxels import AXES, LARGEST_SMOOTHING_MM, array_axis, interpolate, replace_inside, smooth
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -1,7 +1,7 @@
 """Corrections of names: shift, “this one is L5”, swap, merge, delete, insert, counting.
 
-A name stands for a level: the disc below a vertebra follows it, the canal and whatever else has no level stays. The
-sacrum is the lowest level; nothing can be moved below it.
+A name stands for a level: a vertebra's posterior elements and the disc below it follow it, the canal and whatever else
+has no level stays. The sacrum is the lowest level; nothing can be moved below it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..anatomy import (
     L6_ID,
@@ -17,17 +17,25 @@ from ..anatomy import (
     STRUCTURES,
     T13_ID,
     Kind,
+    counterpart,
     disc_below,
     level_chain,
+    level_of,
     order_of,
+    posterior_of,
     sorted_ids,
     structure,
-    vertebra_above,
 )
 from ..errors import CorrectionError
 from .step import Correction, Direction, LabeledStructures
 
+if TYPE_CHECKING:
+    from ..results import Alternative
+
 _VARIANTS = (L6_ID, T13_ID)
+_KIND = {
+    Kind.VERTEBRA: "a vertebra", Kind.SACRUM: "a vertebra", Kind.DISC: "a disc", Kind.POSTERIOR: "posterior elements",
+}  # fmt: skip
 COUNTINGS: Mapping[str, str] = {
     "L6": "six lumbar vertebrae",
     "L5": "five lumbar vertebrae",
@@ -87,14 +95,15 @@ def set_level(
     for x in (s, target):
         if x.order is None:
             raise CorrectionError(f"“{x.name}” has no level.", "Choose a vertebra or a disc.")
-    if s.is_vertebral != target.is_vertebral:
+    if s.is_vertebral != target.is_vertebral or (not s.is_vertebral and s.kind is not target.kind):
+        kinds = f"one is {_KIND[s.kind]} and the other {_KIND[target.kind]}"
         raise CorrectionError(
-            f"{labelling.name(chosen)} cannot be {target.name}: one is a vertebra and the other a disc.",
+            f"{labelling.name(chosen)} cannot be {target.name}: {kinds}.",
             "Name a vertebra by a vertebra, a disc by a disc.",
         )
     old_chain = chain_ids(variants_of(labelling.present))
     moving = _moving(labelling, chosen, direction)
-    wanted = bone_of(target.id)
+    wanted = level_of(target.id)
     ways: list[tuple[tuple[bool, int, int], dict[int, int], set[int]]] = []
     refused: CorrectionError | None = None
     counted = variants_of(labelling.present)
@@ -103,7 +112,7 @@ def set_level(
         if wanted not in chain:
             continue
         try:
-            step = chain.index(wanted) - old_chain.index(bone_of(chosen))
+            step = chain.index(wanted) - old_chain.index(level_of(chosen))
             mapping = shifted_names(labelling, old_chain, chain, step, moving)
         except CorrectionError as error:
             refused = refused or error
@@ -122,6 +131,27 @@ def set_level(
     words = f"{labelling.name(chosen)} is {target.name}"
     details = {"chosen": chosen, "level": target.id, "direction": direction}
     return Correction(tool, words, mapping, structures=(chosen,), notes=notes, details=details)
+
+
+def choose_naming(labelling: LabeledStructures, alternative: Alternative) -> Correction:
+    """The other naming that a result offers (`Segmentation.alternatives`), for all structures at once.
+
+    Raises:
+        CorrectionError: the structures are not those that it was offered for any more, or one is locked.
+    """
+    mapping = dict(alternative.mapping)
+    gone = [i for i in mapping if i not in labelling.present]
+    if gone or not mapping:
+        raise CorrectionError(
+            f"The naming {alternative.names} was offered for other structures than are labeled now.",
+            "Set a level instead: “this one is …”.",
+        )
+    labelling.require_unlocked(mapping)
+    for old, new in mapping.items():
+        if new:
+            in_scheme(labelling, new, labelling.name(old))
+    details = {"names": alternative.names}
+    return Correction("naming", f"Name them {alternative.names}", mapping, structures=tuple(mapping), details=details)
 
 
 def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
@@ -163,6 +193,9 @@ def merge(labelling: LabeledStructures, first: int, second: int, direction: Dire
     disc = disc_below(upper)
     if disc is not None and disc.id in labelling.present:
         mapping[disc.id] = kept
+    arches = [p.id for bone in (given_up, kept) if (p := posterior_of(bone)) and p.id in labelling.present]
+    own = posterior_of(kept)
+    mapping |= dict.fromkeys(arches, own.id if own else 0)  # those of the sacrum have no name
     labelling.require_unlocked(mapping)
     chain = chain_ids(variants_of(labelling.present))
     if direction and chain.index(lower) - chain.index(upper) == 1:
@@ -255,11 +288,6 @@ def variants_of(present: Iterable[int]) -> set[int]:
     return set(chain_ids(present)) & set(_VARIANTS)
 
 
-def bone_of(structure_id: int) -> int:
-    """The vertebra that a disc follows; a vertebra itself."""
-    return vertebra_above(structure_id).id if STRUCTURES[structure_id].kind is Kind.DISC else structure_id
-
-
 def is_levelled(labelling: LabeledStructures) -> list[int]:
     return [i for i in labelling.present if STRUCTURES[i].order is not None]
 
@@ -270,13 +298,13 @@ def _with_levels(labelling: LabeledStructures) -> None:
 
 
 def side_of(structure_id: int, side: Direction, of: int) -> bool:
-    """Whether a structure lies above or below another; a disc lies below its vertebra."""
+    """Whether a structure lies above or below another; a disc lies below its vertebra, posterior elements beside it."""
     here, there = order_of(structure_id), order_of(of)
     return here > there if side == "below" else here < there
 
 
 def _moving(labelling: LabeledStructures, start: int | None, direction: Direction) -> set[int]:
-    """What moves when all move, or the chosen one with those above (its disc comes along) or below it."""
+    """What moves when all move, or the chosen one with those above (what belongs to it comes along) or below it."""
     if direction not in ("all", "above", "below"):
         raise CorrectionError(f"“{direction}” is no direction.", "Use all, above or below.")
     levelled = is_levelled(labelling)
@@ -287,8 +315,8 @@ def _moving(labelling: LabeledStructures, start: int | None, direction: Directio
     labelling.require(start)
     if STRUCTURES[start].order is None:
         raise CorrectionError(f"“{STRUCTURES[start].name}” has no level.", "Choose a vertebra or a disc.")
-    own = disc_below(start) if STRUCTURES[start].is_vertebral else None
-    return {i for i in levelled if i == start or (own and i == own.id) or side_of(i, direction, start)}
+    own = {p.id for p in (disc_below(start), posterior_of(start)) if p} if STRUCTURES[start].is_vertebral else set()
+    return {i for i in levelled if i == start or i in own or side_of(i, direction, start)}
 
 
 def shifted_names(
@@ -301,19 +329,17 @@ def shifted_names(
     """
     mapping: dict[int, int] = {}
     for sid in sorted_ids(moving):
-        at = old_chain.index(bone_of(sid)) + step
-        bone = new_chain[at] if 0 <= at < len(new_chain) else None
-        disc = disc_below(bone) if bone is not None else None
-        new = (disc.id if disc else None) if STRUCTURES[sid].kind is Kind.DISC else bone
-        if new is None:
+        at = old_chain.index(level_of(sid)) + step
+        named = counterpart(sid, new_chain[at]) if 0 <= at < len(new_chain) else None
+        if named is None:
             end = "above C1" if at < 1 else "below the sacrum"
             raise CorrectionError(
                 f"{labelling.name(sid)} would come to lie {end}, where nothing has a name.",
                 f"Delete {labelling.name(sid)} first, or move only those above or below a level.",
             )
-        if new != sid:
-            in_scheme(labelling, new, labelling.name(sid))
-            mapping[sid] = new
+        if named.id != sid:
+            in_scheme(labelling, named.id, labelling.name(sid))
+            mapping[sid] = named.id
     labelling.require_unlocked(mapping)
     _check_order(labelling, mapping)
     return mapping
@@ -337,8 +363,10 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
                 f"{labelling.name(old)} cannot become {STRUCTURES[new].name}, which is labelled and stays.",
                 f"Move {STRUCTURES[new].name} too, delete it, or merge the two.",
             )
-    for vertebral in (True, False):
-        row = [i for i in sorted_ids(is_levelled(labelling)) if STRUCTURES[i].is_vertebral is vertebral]
+    rows: dict[object, list[int]] = {}
+    for sid in sorted_ids(is_levelled(labelling)):
+        rows.setdefault(STRUCTURES[sid].is_vertebral or STRUCTURES[sid].kind, []).append(sid)
+    for row in rows.values():
         for upper, lower in pairwise(row):
             a, b = mapping.get(upper, upper), mapping.get(lower, lower)
             if order_of(a) >= order_of(b):

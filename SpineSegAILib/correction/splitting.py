@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..anatomy import STRUCTURES, Kind, disc_below, order_of, sorted_ids
+from ..anatomy import STRUCTURES, counterpart, disc_below, level_of, order_of, sorted_ids
 from ..errors import CorrectionError
-from .levels import bone_of, chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
+from .levels import chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
 from .step import Correction, Direction, LabeledStructures, Patch, array_of, box_of, remap_labels
 
 if TYPE_CHECKING:
@@ -79,20 +79,18 @@ def _room_beside(labelling: LabeledStructures, chosen: int, direction: Direction
     """What is renamed so that the level beside the chosen one is free, and its id."""
     chain = chain_ids(variants_of(labelling.present))
     step = 1 if direction == "below" else -1
-    at = chain.index(bone_of(chosen)) + step
-    bone = chain[at] if 0 <= at < len(chain) else 0
-    disc = disc_below(bone) if bone else None
-    is_disc = STRUCTURES[chosen].kind is Kind.DISC
-    part = (disc.id if disc else 0) if is_disc else bone
+    at = chain.index(level_of(chosen)) + step
+    named = counterpart(chosen, chain[at]) if 0 <= at < len(chain) else None
     name = labelling.name(chosen)
-    if not part:
+    if named is None:
         raise CorrectionError(f"There is no name {direction} {name}.", "Split to the other side.")
+    part = named.id
     in_scheme(labelling, part, f"The part {direction} {name}")
-    if is_disc:
+    if not STRUCTURES[chosen].is_vertebral:
         if part in labelling.present:
             raise CorrectionError(
                 f"The part of {name} would be {labelling.name(part)}, which is labelled already.",
-                "Split to the other side, or correct the vertebrae first: discs follow them.",
+                "Split to the other side, or correct the vertebrae first: the others follow them.",
             )
         return {}, part
     if part in labelling.present:
@@ -115,9 +113,8 @@ def _axis(
 ) -> np.ndarray:
     """Unit vector downwards along the spine at a structure: from its neighbours, else from its own shape."""
     order = order_of(chosen)
-    line = [i for i in sorted_ids(is_levelled(labelling)) if STRUCTURES[i].kind is not Kind.DISC] or sorted_ids(
-        is_levelled(labelling)
-    )
+    levelled = sorted_ids(is_levelled(labelling))
+    line = [i for i in levelled if STRUCTURES[i].is_vertebral] or [i for i in levelled if STRUCTURES[i].is_counted]
     above = [i for i in line if order_of(i) < order]
     below = [i for i in line if order_of(i) > order]
     ends = [

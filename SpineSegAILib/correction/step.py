@@ -7,6 +7,7 @@ segments and a script its label image from the same description.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -88,6 +89,16 @@ class Correction:
             result[self.patch.box] = self.patch.labels
         return result
 
+    def redrawn(self, before: np.ndarray) -> set[int]:
+        """Ids, as they are afterwards, of the structures whose voxels are not the same set any more."""
+        counts = Counter(new for new in self.mapping.values() if new)
+        found = {new for new, count in counts.items() if count > 1}
+        if self.patch is not None:
+            old = remap_labels(before[self.patch.box], self.mapping)
+            changed = old != self.patch.labels
+            found |= {int(i) for i in np.unique([old[changed], self.patch.labels[changed]])} - {0}
+        return found
+
     def undo(self, before: np.ndarray) -> Correction:
         """What brings `before` back from the labels that `apply` made of it, exactly."""
         words = f"Undo: {self.words}"
@@ -138,9 +149,10 @@ def remap_labels(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
 
 
 def apply_correction(segmentation: Segmentation, correction: Correction) -> Segmentation:
-    """The segmentation after a correction: voxels, confidence, key points and what is unvalidated follow the names.
+    """The segmentation after a correction: voxels, quality, key points and what is unvalidated follow the names.
 
-    The correction is added to its log; neither argument is changed.
+    The quality of outlines that were redrawn is unknown; where levels were renamed, the question which levels they are
+    is answered, and the confidence was of other names. The correction is added to its log; neither argument is changed.
     """
     import SimpleITK as sitk
 
@@ -151,15 +163,21 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
     labels = like(segmentation.labels, correction.apply(before))
     mapping = correction.mapping
     scheme = segmentation.scheme
+    renamed = any(new not in (0, i) and STRUCTURES[i].order is not None for i, new in mapping.items())
+    kept = {i for i in segmentation.present if mapping.get(i, i)}
+    answered = {a.question for a in segmentation.alternatives} if renamed else set()
+    quality = _following(segmentation.outline_quality, mapping)
     new = sorted_ids(LabeledStructures.of(labels).present - set(scheme.ids))
     return replace(
         segmentation,
         labels=labels,
         scheme=replace(scheme, ids=(*scheme.ids, *new)) if new else scheme,
-        confidence=_following(segmentation.confidence, mapping),
+        level_confidence=None if renamed else segmentation.level_confidence,
+        outline_quality={i: q for i, q in quality.items() if i not in correction.redrawn(before)},
+        alternatives=[] if renamed else [a.restricted_to(kept) for a in segmentation.alternatives],
         keypoints=_following(segmentation.keypoints, mapping),
         unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated) - {0},
-        warnings=[*segmentation.warnings, *correction.notes],
+        warnings=[*(w for w in segmentation.warnings if w not in answered), *correction.notes],
         provenance=dict(segmentation.provenance),
         corrections=(segmentation.corrections or CorrectionLog()).added(correction.log_entry(segmentation.present)),
     )

@@ -49,7 +49,7 @@ def complete_dataset(
     table = read_json(dataset, DatasetError)
     for split in SPLITS:
         for entry in table.get(split, []):
-            for key in ("image", "label"):
+            for key in ("image", "label", "label_whole"):
                 if entry.get(key):
                     entry[key] = os.path.relpath((dataset.parent / entry[key]).resolve(), output.resolve())
     known = set(predictor.scheme.ids) - set(predictor.info.unvalidated)
@@ -69,7 +69,8 @@ def complete_dataset(
                 sitk.WriteImage(labels, str(place), useCompression=True)
         entry["label"] = path.name
         entry["annotated"] = [STRUCTURES[i].name for i in (*case.annotated, *added)]
-        entry.pop("label_values", None)  # what is written holds structure ids
+        for key in ("label_values", "label_whole"):  # what is written holds structure ids, of both files
+            entry.pop(key, None)
     table["labels"] = {"background": 0, **{STRUCTURES[i].name: i for i in sorted(known)}, **table.get("labels", {})}
     table["name"] = f"{table.get('name', dataset.parent.name)}; completed by {predictor.info.name}"
     target = output / "dataset.json"

@@ -3,13 +3,15 @@
 The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the data set:
 ``extent`` (``body`` or ``whole``), ``label_values`` (a name of `anatomy.VALUE_MAPS`, or a table value → name),
 ``custom`` (name → label value of structures of the reader's own), ``unlabelled`` (images without labels, which
-nothing here reads). For a case: ``annotated`` (names
-of the structures labelled in it; everything else is unknown there, not absent), ``source``, ``patient``,
-``keypoints``, and its own ``extent`` and ``label_values``. Paths are relative to the file.
+nothing here reads). For a case: ``annotated`` (names of the structures labelled in it; everything else is unknown
+there, not absent), ``source``, ``patient``, ``label_whole`` (a second label file, of whole vertebrae, where ``label``
+has bodies: what it has beyond them are posterior elements), ``keypoints``, and its own ``extent`` and
+``label_values``. Paths are relative to the file.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -17,19 +19,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, VALUE_MAPS, Extent, custom_structure, sorted_ids, structure
+from ..anatomy import (
+    BUILT_IN,
+    CUSTOM_IDS,
+    POSTERIOR_ID,
+    STRUCTURES,
+    VALUE_MAPS,
+    Extent,
+    custom_structure,
+    posterior_of,
+    sorted_ids,
+    structure,
+)
 from ..errors import DatasetError, ImageError, SpineSegAIError
 from ..files import read_json
 from ..hints import Point
 from ..keypoints import parse_keypoints, read_keypoints
 
 if TYPE_CHECKING:
+    import numpy as np
     import SimpleITK as sitk
 
     from ..imaging import Geometry
 
 SPLITS = ("training", "validation", "test")
 """Lists of cases that a manifest may have."""
+UNLEVELLED = 254
+"""Value in a label file of whole vertebrae for posterior elements whose level was not determined."""
+_SMALLEST_POSTERIOR_MM3 = 750.0  # a spinous process alone has 3,000; less is the edge of a body that was drawn twice
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class Case:
     Attributes:
         image: file, or folder with a DICOM series.
         label: file with structure ids; None where there are only key points, or nothing.
+        label_whole: file with whole vertebrae where `label` has bodies (see `read_label`); or None.
         annotated: ids of the structures labelled here, in anatomical order; all others are unknown, not absent.
         source: where the case comes from; empty if not said.
         patient: cases of one patient must share a split; the case's name where not said.
@@ -57,6 +75,7 @@ class Case:
     keypoints: Mapping[int, Point] = field(default_factory=dict)
     label_values: Mapping[int, int] | None = None
     name: str = ""
+    label_whole: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -188,6 +207,8 @@ def read_label(case: Case) -> sitk.Image:
     import numpy as np
     import SimpleITK as sitk
 
+    from ..imaging import Geometry
+
     image = read_drawn(case)
     raw = sitk.GetArrayViewFromImage(image)
     present = np.unique(raw)
@@ -196,9 +217,32 @@ def read_label(case: Case) -> sitk.Image:
     if stray:
         names = ", ".join(STRUCTURES[i].name for i in stray)
         raise DatasetError(f"{case.label} holds {names}, which “annotated” does not list.", "Add it there.")
-    label = sitk.GetImageFromArray(np.stack([ids[np.searchsorted(present, part)] for part in raw]))
+    array = np.stack([ids[np.searchsorted(present, part)] for part in raw])
+    if case.label_whole is not None:
+        whole = read_drawn(replace(case, label=case.label_whole))
+        refuse_other_grid(Geometry.of(image), Geometry.of(whole), case)
+        _add_posterior(array, sitk.GetArrayViewFromImage(whole), math.prod(image.GetSpacing()), case)
+    label = sitk.GetImageFromArray(array)
     label.CopyInformation(image)
     return label
+
+
+def _add_posterior(label: np.ndarray, whole: np.ndarray, voxel_mm3: float, case: Case) -> None:
+    """Puts the posterior elements, which `whole` has beyond the bodies, into a label array.
+
+    What it gives to a vertebra beyond its body are that one's posterior elements; slivers along a body's edge, and what
+    it gives to `UNLEVELLED` or a level that is not annotated, are posterior elements of unknown level.
+    """
+    import numpy as np
+
+    beyond = np.where(label == 0, whole, 0)
+    for value, count in zip(*np.unique(beyond[beyond > 0], return_counts=True), strict=True):
+        sid = (case.label_values or {}).get(int(value), int(value))
+        named = posterior_of(sid)
+        if named is None and int(value) != UNLEVELLED:
+            continue  # a disc, or the canal: drawn once more
+        certain = named is not None and named.id in case.annotated and count * voxel_mm3 >= _SMALLEST_POSTERIOR_MM3
+        label[beyond == value] = named.id if certain and named else POSTERIOR_ID
 
 
 def read_drawn(case: Case) -> sitk.Image:
@@ -324,6 +368,10 @@ def _case(
         ids = tuple(sorted_ids({_structure(name, where) for name in annotated}))
     else:
         raise DatasetError(f"“annotated” in {where} is not a list.", 'Write ["L4", "L5"].')
+    whole = _existing(entry["label_whole"], folder, where, must_exist) if label and entry.get("label_whole") else None
+    if whole:
+        own = (posterior_of(i) for i in ids if STRUCTURES[i].is_vertebral)
+        ids = tuple(sorted_ids({*ids, POSTERIOR_ID, *(p.id for p in own if p)}))
     if label and not ids:
         raise DatasetError(f"{where} has a label but does not say what is annotated.", "Add “annotated”.")
     return Case(
@@ -335,6 +383,7 @@ def _case(
         extent=_extent(entry.get("extent"), where) or extent,
         keypoints=_keypoints(entry.get("keypoints"), folder, where),
         label_values=_value_map(entry.get("label_values"), where) or values.default,
+        label_whole=whole,
     )
 
 

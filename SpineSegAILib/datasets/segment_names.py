@@ -15,12 +15,15 @@ from typing import Literal
 
 from ..anatomy import (
     DISC_ID,
+    GENERIC_IDS,
+    POSTERIOR_ID,
     STRUCTURES,
     VERTEBRA_ID,
     Extent,
     Kind,
     disc_below,
     next_below,
+    posterior_of,
     scheme,
     structure,
     terminology,
@@ -72,13 +75,13 @@ def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs:
         return Placement(table[key], "table", extent)
     if tagged is not None:
         note = ""
-        if named and named[0] not in (tagged, VERTEBRA_ID, DISC_ID):
+        if named and named[0] not in (tagged, *GENERIC_IDS):
             note = (
                 f"“{name}” was made as {STRUCTURES[tagged].name} and is taken as that; "
                 f"if its name is right, say “{name}={STRUCTURES[named[0]].name}”."
             )
         return Placement(target_of(tagged), "tag", extent, note)
-    if said and not (said[0] in (VERTEBRA_ID, DISC_ID) and named):  # a name with a level says more than “vertebra”
+    if said and not (said[0] in GENERIC_IDS and named):  # a name with a level says more than “vertebra”
         return Placement(target_of(said[0]), "terminology", extent)
     if named:
         return Placement(target_of(named[0]), "name", extent)
@@ -174,6 +177,7 @@ _NUMBERS = {word: str(n) for n, word in enumerate((*_ORDINALS, "twelfth"), start
 _REGIONS = {"cervical": "c", "thoracic": "t", "dorsal": "t", "lumbar": "l"}
 _VERTEBRA_WORDS = {"vertebra", "vertebrae", "vertebral", "vert", "vb", "body", "bodies", "corpus", "whole", "bone"}
 _DISC_WORDS = {"disc", "disk", "discs", "disks", "intervertebral", "ivd", "discus"}
+_POSTERIOR_WORDS = {"posterior", "element", "elements", "arch", "neural"}
 _FILLERS = {"the", "of", "between", "and", "level", "segment", "seg", "label", "mask", "spine", "spinal", "human", "id"}
 _TUBES = {"canal": "canal", "spinalcanal": "canal", "cord": "cord", "myelon": "cord"}
 
@@ -195,9 +199,15 @@ def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
         return structure(_TUBES[rest[0]]).id, None
     if rest in (["vertebral", "canal"], ["vertebra", "canal"]) and not levels:
         return structure("canal").id, None
+    posterior = "posterior" in rest or "arch" in rest
+    if posterior:
+        rest = [w for w in rest if w not in _POSTERIOR_WORDS]
     if set(rest) - _VERTEBRA_WORDS - _DISC_WORDS - set(_REGIONS):
         return None
     ids = [structure(_usual(level)).id for level in levels]
+    if posterior:
+        own = posterior_of(ids[0]) if len(ids) == 1 else STRUCTURES[POSTERIOR_ID] if not ids else None
+        return (own.id, None) if own and not disc and not body else None
     extent = None if disc else Extent.BODY if body else Extent.WHOLE if "whole" in rest else None
     if not ids and rest and disc:
         return DISC_ID, None

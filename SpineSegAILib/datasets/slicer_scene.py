@@ -393,7 +393,7 @@ class _Reader:
             target = place(label, {}, self.table, self.customs).target
             if target == IGNORE:
                 continue
-            if not target or target.startswith(CUSTOM) or structure(target).order is None:
+            if not target or target.startswith(CUSTOM) or not structure(target).is_counted:
                 unplaced.append(f"“{label}”")
                 continue
             if target in placed:

@@ -622,6 +622,9 @@ def structures_in_words(names: Iterable[str]) -> str:
     parts += [run[0].name if len(run) == 1 else f"{run[0].name}–{run[-1].name}" for run in runs]
     discs = [s for s in found if s.kind is Kind.DISC and s.order is not None]
     parts += [discs[0].name] if len(discs) == 1 else [f"{len(discs)} discs"] if discs else []
+    posterior = [s for s in found if s.kind is Kind.POSTERIOR and s.order is not None]
+    if posterior:
+        parts.append(posterior[0].name if len(posterior) == 1 else f"posterior elements of {len(posterior)}")
     parts += [s.name for s in found if s.order is None]
     return ", ".join([*parts, *own])
 

@@ -18,7 +18,7 @@ _BLUE, _ORANGE, _GREY = "#2f6db3", "#d9822b", "#8a94a0"
 _DPI = 150
 _MARKERS = {
     Kind.VERTEBRA: "o", Kind.DISC: "s", Kind.CANAL: "^", Kind.SACRUM: "D", Kind.CORD: "v", Kind.ARTERY: "P",
-    Kind.VEIN: "X", Kind.CUSTOM: "*",
+    Kind.VEIN: "X", Kind.POSTERIOR: "p", Kind.CUSTOM: "*",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, sorted_ids
+from ..anatomy import ARTERY_ID, DISC_ID, POSTERIOR_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, sorted_ids
 from ..errors import DatasetError
 from ..imaging import Geometry
 from ..results import Segmentation
@@ -254,7 +254,10 @@ def evaluate_case(
     guess = sitk.GetArrayFromImage(labels).astype(np.int16)
     offered = set(prediction.scheme.ids) if isinstance(prediction, Segmentation) else None
     annotated, cut = set(annotated), set(cut)
-    generics = {VERTEBRA_ID: "vertebrae", DISC_ID: "discs", ARTERY_ID: Kind.ARTERY.value, VEIN_ID: Kind.VEIN.value}
+    generics = {
+        VERTEBRA_ID: "vertebrae", DISC_ID: "discs", POSTERIOR_ID: "posterior elements",
+        ARTERY_ID: Kind.ARTERY.value, VEIN_ID: Kind.VEIN.value,
+    }  # fmt: skip
     beyond: dict[int, np.ndarray] = {}
     for generic, group in generics.items():  # no level or side on one of the two: all of the kind together
         if generic in annotated or generic in (offered or ()) or (guess == generic).any():
@@ -405,5 +408,7 @@ def group_of(sid: int) -> str:
     """What a structure is averaged with. The sacrum counts with the vertebrae: mistaking one for the other is an error
     of level."""
     kind = STRUCTURES[sid].kind
-    plural = {Kind.VERTEBRA: "vertebrae", Kind.SACRUM: "vertebrae", Kind.DISC: "discs"}
+    plural = {
+        Kind.VERTEBRA: "vertebrae", Kind.SACRUM: "vertebrae", Kind.DISC: "discs", Kind.POSTERIOR: "posterior elements",
+    }  # fmt: skip
     return plural.get(kind, kind.value)

@@ -37,7 +37,7 @@ class Calibration(BaseModel):
         probabilities = getattr(evidence, name)
         if probabilities is None or not (self.neighbour or any(self.offsets.values())):
             return evidence
-        kinds = range(len(KINDS)) if name == "kinds" else evidence.scheme.kinds
+        kinds = range(len(probabilities)) if name == "kinds" else evidence.scheme.kinds
         factors = np.array([math.exp(-self.offsets.get(KINDS[kind], 0.0)) for kind in kinds], np.float32)
         changed = np.empty_like(probabilities)
         for index, blended in enumerate(_blended(probabilities, self.neighbour)):

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..anatomy import STRUCTURES, Kind
 from ..checkpoints import list_checkpoints
 from ..consistency import LevelResult
-from ..imaging import CanonicalVolume, orientation_is_known, plausibility_warnings, scale_is_known
+from ..imaging import CanonicalVolume, orientation_is_known, plausibility_warnings
 from ..imaging.content import bright_rim
 from ..imaging.tags import DIRECTION_TAG, tag_of
 
@@ -32,10 +32,7 @@ def doubts(image: sitk.Image, volume: CanonicalVolume, levels: LevelResult | Non
 
 def not_told(labels: sitk.Image) -> dict[str, Any]:
     """For a result's provenance: what the image's file does not tell (`imaging.tags`)."""
-    found: dict[str, Any] = {} if scale_is_known(labels) else {"pixel_size": "unknown"}
-    if not orientation_is_known(labels):
-        found["orientation"] = tag_of(labels, DIRECTION_TAG) or "unknown"
-    return found
+    return {} if orientation_is_known(labels) else {"orientation": tag_of(labels, DIRECTION_TAG) or "unknown"}
 
 
 def _models_for(modality: str) -> list[str]:

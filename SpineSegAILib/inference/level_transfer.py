@@ -35,7 +35,7 @@ def level_anchor(labels: sitk.Image, image: sitk.Image) -> Anchor:
         HintError: no structure with a level reaches the image.
     """
     here = sitk.GetArrayFromImage(carried(labels, image))
-    ids = [int(i) for i in np.unique(here) if i and STRUCTURES[int(i)].order is not None]
+    ids = [int(i) for i in np.unique(here) if i and STRUCTURES[int(i)].is_counted]
     if not ids:
         raise HintError(
             "The corrected segmentation shows no vertebra inside this image.",

@@ -19,11 +19,12 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, carry_tags, orientation_is_known
+from ..imaging import CanonicalVolume, Preprocessing, back_to_source, carry_tags, orientation_is_known, scale_is_known
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option
 from ..results import Segmentation
 from .calibration import Calibration
+from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
 from .doubts import doubts, not_told
 from .restore import around_locked, labels_on_source, restricted
@@ -165,6 +166,8 @@ class Predictor:
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
+            if levels is not None:
+                labels = clean(labels)
             if hints.locked is not None:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
@@ -177,7 +180,8 @@ class Predictor:
         return Segmentation(
             labels=labels,
             scheme=self.scheme,
-            confidence=dict(levels.confidence) if levels else {},
+            level_confidence=levels.level_confidence if levels else None,
+            alternatives=list(levels.alternatives) if levels else [],
             warnings=[*dict.fromkeys(notes), *(levels.warnings if levels else [])],
             unvalidated=self.info.unvalidated,
             provenance={
@@ -196,6 +200,7 @@ class Predictor:
             },
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
+            scale_known=scale_is_known(image),
         )
 
     @property

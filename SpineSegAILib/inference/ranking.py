@@ -189,7 +189,7 @@ def _kinds(evidence: Evidence) -> np.ndarray:
 
 def _may_be_mirrored(evidence: Evidence) -> bool:
     """A mirrored left lung is no right one; a spine is much like its mirror image."""
-    return all(s.kind in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM, Kind.CORD, Kind.CUSTOM)
+    return all(s.kind in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM, Kind.CORD, Kind.POSTERIOR, Kind.CUSTOM)
                for s in evidence.scheme.structures)  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def _reason(parts: dict[str, float | None], levels: LevelResult | None) -> str:
     if worst == "levels" and levels is not None:
         if not levels.sequence:
             return "no vertebra was found"
-        other = levels.alternatives[0][0] if levels.alternatives else ""
+        other = levels.alternatives[0].names if levels.alternatives else ""
         return f"levels in doubt: {levels.sequence}" + (f", or {other}" if other else "")
     return {"entropy": "edges in doubt", "disagreement": "drawn otherwise at a second look"}.get(
         worst, "levels in doubt"

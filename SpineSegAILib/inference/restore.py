@@ -13,7 +13,7 @@ from ..errors import HintError
 from ..evidence import Evidence
 from ..imaging import CanonicalVolume, Geometry, resample_to_source
 
-_VERTEBRA, _DISC, _CANAL, _SACRUM = (KINDS.index(k.value) for k in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM))
+_VERTEBRA, _SACRUM = KINDS.index(Kind.VERTEBRA.value), KINDS.index(Kind.SACRUM.value)
 
 
 def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume) -> sitk.Image:
@@ -31,18 +31,26 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
     # Vertebrae and sacrum are one while shapes are found; which is which is a matter of levels.
     others = channels_without_kind(evidence)  # the cord, or what a scheme added by name: no level, no shape to find
     rest = [evidence.class_probabilities()[channel] for channel in others]
-    shapes = (kinds[0] - sum(rest), kinds[_VERTEBRA] + kinds[_SACRUM], kinds[_DISC], kinds[_CANAL])
-    winner = _winner((*shapes, *rest), volume)
+    shapes = _shapes(kinds)
+    winner = _winner((kinds[0] - sum(rest), *shapes.values(), *rest), volume)
     maps = nearest_level_maps(levels)
     result = np.zeros(winner.shape, np.int16)
-    for value, kind in enumerate((Kind.VERTEBRA, Kind.DISC, Kind.CANAL), start=1):
-        ids = maps.get(kind.value)
+    for value, kind in enumerate(shapes, start=1):
+        ids = maps.get(kind)
         if ids is not None and ids.any():
             chosen = winner == value
             result[chosen] = resample_to_source(ids[None], volume, order=0, dtype=np.int16)[0][chosen]
-    for value, channel in enumerate(others, start=len(shapes)):
+    for value, channel in enumerate(others, start=1 + len(shapes)):
         result[winner == value] = evidence.scheme.ids[channel - 1]
     return volume.source.image(result)
+
+
+def _shapes(kinds: np.ndarray) -> dict[str, np.ndarray]:
+    """Probability of each kind that is told by its shape, by its name; vertebra and sacrum as one."""
+    found = dict(zip(KINDS[1:], kinds[1:], strict=False))
+    found[Kind.VERTEBRA.value] = kinds[_VERTEBRA] + kinds[_SACRUM]
+    del found[Kind.SACRUM.value]
+    return found
 
 
 def channels_without_kind(evidence: Evidence) -> list[int]:
@@ -116,9 +124,8 @@ def _otherwise(
         kinds, maps = evidence.kind_probabilities(), nearest_level_maps(levels)
         others = channels_without_kind(evidence)
         rest = [(evidence.class_probabilities()[c], evidence.scheme.ids[c - 1], "") for c in others]
-        shapes = {"vertebra": kinds[_VERTEBRA] + kinds[_SACRUM], "disc": kinds[_DISC], "canal": kinds[_CANAL]}
         candidates = [(kinds[0] - sum(p for p, _, _ in rest), 0, ""), *rest]
-        candidates += [(p, maps[kind], kind) for kind, p in shapes.items() if kind in maps]
+        candidates += [(p, maps[kind], kind) for kind, p in _shapes(kinds).items() if kind in maps]
     groups = {i: "vertebra" if STRUCTURES[i].is_vertebral else STRUCTURES[i].kind.value for i in locked}
     best = np.full(given_up.shape, -1.0, np.float32)
     result = np.zeros(given_up.shape, np.int16)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -21,18 +19,22 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
-from ..methods.base import COORDINATE_SCALE_MM, Context, Method, coordinate_channels
+from ..methods.base import Context, Method, between_slices, context_offsets
 from ..methods.options import number_option, switch_option, whole_option
 from .features import evidence_and_features
+from .windows import fitting, multiple, padded_coordinates, padding, window_places, windowed
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
-Index = tuple[EllipsisType | slice, ...]
 
 AIR = -2.0
 """Preprocessed value outside the image."""
 
-_MANY_CHANNELS = 8
+GLANCE_MM = 16.0
+"""Distance between the slices of a first glance (`Tiling.around_column`): two or three of them meet the column."""
+_GLANCE_SHARE = 0.2  # of the request, for the progress
+_COLUMN_MARGIN_MM = 30.0  # before and behind what the glance found
+_LEAST_FOUND_MM2 = 300.0  # in a slice of the glance; a vertebral body alone has 900
 
 
 def predict_volume(
@@ -77,7 +79,7 @@ def predict_volume(
     for sid in request.hints.keypoints:
         method.scheme.require(sid)
     with torch.inference_mode(), _autocast(device):
-        maps = _by_slices(request, patch) if method.config.dims == 2 else _by_windows(request, patch)
+        maps = _around_column(request, patch, _by_slices if method.config.dims == 2 else _by_windows)
     return Evidence(
         spacing=volume.spacing,
         scheme=method.output_scheme(request.hints),
@@ -136,22 +138,22 @@ class _Request:
         return overlap
 
     def evidence(self, stacked: Tensor, **context: Any) -> dict[str, Tensor]:
-        """The method's evidence for (B, 1 + dims [+ 1], *spatial): image, coordinates and, where there is one, the
+        """The method's evidence for (B, N + dims [+ 1], *spatial): images, coordinates and, where there is one, the
         prior's channels, which travel together through padding and windows."""
-        dims = self.method.config.dims
+        dims, images = self.method.config.dims, 1 + 2 * len(self.method.tiling.context_mm)
         full = Context(
-            stacked[:, 1 : 1 + dims],
+            stacked[:, images : images + dims],
             hints=self.hints,
             options=self.options,
             memory=self.memory,
             slice_mm=self.volume.spacing[0],
-            prior=None if self.prior is None else stacked[:, 1 + dims].round().long(),
+            prior=None if self.prior is None else stacked[:, images + dims].round().long(),
             about=self.about,
             **context,
         )
         if self.features:
-            return evidence_and_features(self.method, stacked[:, :1], full)
-        return self.method.evidence(stacked[:, :1], full)
+            return evidence_and_features(self.method, stacked[:, :images], full)
+        return self.method.evidence(stacked[:, :images], full)
 
     def ticker(self, start: float, share: float, message: str) -> Callable[[float], None]:
         """`Context.tick` for the share of all work that begins at `start`."""
@@ -163,48 +165,121 @@ class _Request:
         return tick
 
 
-def _by_slices(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class _View:
+    """What of a volume is looked at, which part of all work that is, and in how many passes at most."""
+
+    slices: range
+    columns: slice
+    begin: float = 0.0
+    share: float = 1.0
+    passes: int | None = None
+
+
+_Look = Callable[[_Request, tuple[int, ...], _View], dict[str, np.ndarray]]
+
+
+def _around_column(request: _Request, patch: tuple[int, ...], look: _Look) -> dict[str, np.ndarray]:
+    """The method's maps of the whole volume, of which it may look at the surroundings of the column alone."""
+    count, _, width = request.volume.array.shape
+    everything = _View(range(count), slice(0, width))
+    tiling, in_plane = request.method.tiling, request.method.config.dims == 2 or request.method.tiling.whole_slices
+    if not (tiling.around_column and in_plane and patch and width > patch[-1]):
+        return look(request, patch, everything)
+    step = max(1, round(GLANCE_MM / request.volume.spacing[0]))
+    few = range((count - 1) % step // 2, count, step)
+    # What a method remembers of a glance is not about the volume that is looked at then.
+    quick = {**request.method.validation_options, **request.options}
+    glance = replace(request, options=quick, features=False, memory=dict(request.memory), about={})
+    found = look(glance, patch, _View(few, slice(0, width), 0.0, _GLANCE_SHARE, passes=1))
+    columns = _columns_of_spine(found, request, patch)
+    part = look(request, patch, _View(range(count), columns, _GLANCE_SHARE, 1 - _GLANCE_SHARE))
+    maps = {}
+    for name, value in part.items():
+        if name == "keypoints":
+            maps[name] = value
+            continue
+        maps[name] = np.zeros((*value.shape[:-1], width), value.dtype)
+        maps[name][..., columns] = value
+        if name in ("kinds", "classes"):
+            maps[name][0, ..., : columns.start] = maps[name][0, ..., columns.stop :] = 1.0
+    return maps
+
+
+def _columns_of_spine(maps: Mapping[str, np.ndarray], request: _Request, patch: tuple[int, ...]) -> slice:
+    """From before the column to behind it, as far as a first glance tells; all columns where it saw none.
+
+    A multiple of what the network takes, so that nothing has to be padded, and no less than it saw in training.
+    """
+    width = request.volume.array.shape[2]
+    background = maps["kinds" if "kinds" in maps else "classes"][0]
+    found = (background < 0.5).sum(1)  # (slices, columns)
+    pixel = math.prod(request.volume.spacing[1:])
+    found[found.sum(1) * pixel < _LEAST_FOUND_MM2] = 0
+    if not found.any():
+        return slice(0, width)
+    share = np.cumsum(found.sum(0)) / found.sum()  # without the few pixels that lie elsewhere
+    margin = _COLUMN_MARGIN_MM / request.volume.spacing[2]
+    low, high = np.searchsorted(share, 0.01) - margin, np.searchsorted(share, 0.99) + 1 + margin
+    size = max(math.ceil(high - low), patch[-1])
+    size = min(width, multiple(size, request.method.tiling.divisors(request.method.config.dims)[-1]))
+    start = min(max(round((low + high - size) / 2), 0), width - size)
+    return slice(start, start + size)
+
+
+def _by_slices(request: _Request, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
     method, volume, device = request.method, request.volume, request.device
-    count, *shape = volume.array.shape
     tiling, passes = method.tiling, method.passes
+    whole = volume.array.shape[1:]
+    array, count = volume.array[:, :, view.columns], len(view.slices)
+    shape = array.shape[1:]
+    prior = None if request.prior is None else request.prior[:, :, view.columns]
     window = tiling.window or (patch if tiling.local else ())
-    pads, inner = _padding(shape, tiling.divisors(2), window)
-    coordinates = _padded_coordinates(shape, volume.spacing[1:], pads, device)
-    images = torch.from_numpy(volume.array)
+    pads, inner = padding(shape, tiling.divisors(2), window)
+    aside = (0.0, view.columns.start - (whole[1] - shape[1]) / 2)
+    coordinates = padded_coordinates(shape, volume.spacing[1:], pads, device, aside)
+    offsets = context_offsets(tiling.context_mm) / volume.spacing[0]
     size = slices_per_pass(method, device, request.options)
+    corner = torch.tensor((pads[2], pads[0] - view.columns.start), device=device)
     placed = (
-        _keypoints_per_slice(request.hints, volume, method.scheme, pads).to(device) if request.hints.keypoints else None
+        _keypoints_per_slice(request.hints, volume, method.scheme).to(device) + corner
+        if request.hints.keypoints
+        else None
     )
     result: dict[str, np.ndarray] = {}
-    for number in range(passes.count):
-        final = number == passes.count - 1
+    most = view.passes or passes.count
+    for number in range(most):
+        final = number == most - 1
         result = {}
         for start in range(0, count, size):
             stop = min(start + size, count)
+            slices = list(view.slices[start:stop])
             tick = request.ticker(
-                (number + start / count) / passes.count,
-                (stop - start) / count / passes.count,
-                f"Slice {stop} of {count}",
+                view.begin + view.share * (number + start / count) / most,
+                view.share * (stop - start) / count / most,
+                f"Slice {slices[-1] + 1} of {len(array)}",
             )
             stop_if(request.cancelled)
-            chunk = F.pad(images[start:stop, None].to(device), pads, value=AIR)
+            seen = between_slices(array, (np.array(slices)[:, None] + offsets).ravel())
+            images = torch.from_numpy(seen).unflatten(0, (stop - start, len(offsets)))
+            chunk = F.pad(images.to(device), pads, value=AIR)
             stacked = torch.cat([chunk, coordinates.expand(len(chunk), -1, -1, -1)], 1)
-            if request.prior is not None:
-                stacked = torch.cat([stacked, F.pad(request.prior[start:stop, None].to(chunk), pads)], 1)
+            if prior is not None:
+                stacked = torch.cat([stacked, F.pad(prior[slices, None].to(chunk), pads)], 1)
             predict = partial(
                 _place_points,
                 partial(
                     request.evidence,
-                    slices=tuple(range(start, stop)),
-                    slice_count=count,
+                    slices=tuple(slices),
+                    slice_count=len(array),
                     final=final,
                     tick=tick,
                 ),
-                None if placed is None else placed[start:stop],
+                None if placed is None else placed[slices],
             )
-            maps = _windowed(predict, stacked, window, request.overlap) if window else predict(stacked, (0, 0))
+            maps = windowed(predict, stacked, window, request.overlap) if window else predict(stacked, (0, 0))
             if (points := maps.pop("keypoints", None)) is not None:
-                points[..., :2] -= torch.tensor(pads[0::2][::-1], device=points.device)
+                points[..., :2] -= corner.to(points.device)
                 found = result.setdefault("keypoints", np.empty((count, *points.shape[1:]), np.float32))
                 found[start:stop] = points.cpu().numpy()
             for name, value in maps.items():
@@ -230,122 +305,56 @@ def _place_points(
     return maps
 
 
-def _by_windows(request: _Request, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _by_windows(request: _Request, patch: tuple[int, ...], view: _View) -> dict[str, np.ndarray]:
     method, volume = request.method, request.volume
-    shape = list(volume.array.shape)
+    everywhere = np.ix_(list(view.slices), range(volume.array.shape[1]), range(volume.array.shape[2])[view.columns])
+    array, whole = volume.array[everywhere], volume.array.shape
+    shape = list(array.shape)
     divisors = method.tiling.divisors(3)
     window = (
-        method.tiling.window or patch or tuple(_fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
+        method.tiling.window or patch or tuple(fitting(min(n, 96), d) for n, d in zip(shape, divisors, strict=True))
     )
     if method.tiling.whole_slices:
-        window = (window[0], *(_fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
-    pads, inner = _padding(shape, (1, 1, 1), window)
-    image = F.pad(torch.from_numpy(volume.array)[None, None], pads, value=AIR)
-    coordinates = _padded_coordinates(shape, volume.spacing, pads, image.device)
+        window = (window[0], *(fitting(n, d) for n, d in zip(shape[1:], divisors[1:], strict=True)))
+    pads, inner = padding(shape, (1, 1, 1), window)
+    image = F.pad(torch.from_numpy(array)[None, None], pads, value=AIR)
+    # The slices of a glance count as if they lay closer together: nothing else needs to know where they are.
+    aside = (0.0, 0.0, view.columns.start - (whole[2] - shape[2]) / 2)
+    coordinates = padded_coordinates(shape, volume.spacing, pads, image.device, aside)
     stacked = torch.cat([image, coordinates], 1)
     if request.prior is not None:
-        stacked = torch.cat([stacked, F.pad(request.prior[None, None].to(image), pads)], 1)
+        prior = torch.from_numpy(request.prior.numpy()[everywhere])
+        stacked = torch.cat([stacked, F.pad(prior[None, None].to(image), pads)], 1)
     mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
         raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
-    done, total = 0, (1 + mirror) * len(_window_places(stacked.shape[2:], window, request.overlap))
+    done, total = 0, (1 + mirror) * len(window_places(stacked.shape[2:], window, request.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
         nonlocal done
         stop_if(request.cancelled)
-        tick = request.ticker(done / total, 1 / total, f"Window {done + 1} of {total}")
+        part_done = view.begin + view.share * done / total
+        tick = request.ticker(part_done, view.share / total, f"Window {done + 1} of {total}")
         maps = request.evidence(part.to(request.device), tick=tick)
         done += 1
         tick(1.0)
         return maps
 
-    maps = _windowed(predict, stacked, window, request.overlap)
+    maps = windowed(predict, stacked, window, request.overlap)
     if mirror:
         turned = stacked.flip(2)
         turned[:, 1] *= -1  # positions are the mirrored volume's own
-        for name, value in _windowed(predict, turned, window, request.overlap).items():
+        for name, value in windowed(predict, turned, window, request.overlap).items():
             maps[name] = (maps[name] + value.flip(-3)) / 2
     return {name: value[0][inner].numpy() for name, value in maps.items()}
 
 
-def _windowed(
-    predict: Callable[[Tensor, tuple[int, ...]], dict[str, Tensor]],
-    data: Tensor,
-    window: tuple[int, ...],
-    overlap: float,
-) -> dict[str, Tensor]:
-    """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape.
-
-    Of ``keypoints``, which are no map, the strongest of all windows counts.
-
-    The sum of weights is known beforehand, so windows add up to the result itself: no second copy of it. Maps of many
-    channels are kept in half precision; probabilities lose 0.001 at most, and a volume of 24 classes half its memory.
-
-    Args:
-        predict: of a window and where it begins.
-        data: (B, C, *spatial), no smaller than the window.
-        overlap: of neighbouring windows, as a share of their side.
-    """
-    size = data.shape[2:]
-    places = _window_places(size, window, overlap)
-    importance = _importance_map(window)
-    total = torch.zeros(tuple(size))
-    for place in places:
-        total[place] += importance
-    result: dict[str, Tensor] = {}
-    for place in places:
-        weight = importance / total[place]
-        within: Index = (..., *place)
-        for name, value in predict(data[within], tuple(side.start for side in place)).items():
-            value = value.to(data.device)
-            if name == "keypoints":
-                result[name] = _strongest(result[name], value) if name in result else value
-                continue
-            if name not in result:
-                many = value.ndim == data.ndim and value.shape[1] > _MANY_CHANNELS
-                shape = (*value.shape[: value.ndim - len(window)], *size)
-                result[name] = torch.zeros(shape, dtype=torch.float16 if many else torch.float32, device=data.device)
-            target = result[name]
-            weights = weight.to(data.device)
-            for sample in range(len(value)):  # image by image, channel by channel: no large temporary
-                if value.ndim == data.ndim:
-                    for channel in range(value.shape[1]):
-                        target[sample, channel][place] += (value[sample, channel] * weights).to(target.dtype)
-                else:
-                    target[sample][place] += value[sample] * weights
-    return result
-
-
-def _strongest(one: Tensor, other: Tensor) -> Tensor:
-    """Of two sets of key points (B, K, dims + 1), whichever is higher; NaN is not found."""
-    heights = [torch.where(points[..., :1].isnan(), -torch.inf, points[..., -1:]) for points in (one, other)]
-    return torch.where(heights[1] > heights[0], other, one)
-
-
-def _window_places(shape: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[slice, ...]]:
-    """Where windows lie: evenly spread, the first and last at the edges, no farther apart than the overlap allows."""
-    starts = []
-    for full, side in zip(shape, window, strict=True):
-        steps = math.ceil((full - side) / max(1, side * (1 - overlap)))
-        starts.append([round(i * (full - side) / max(steps, 1)) for i in range(steps + 1)])
-    return [tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True)) for corner in product(*starts)]
-
-
-def _importance_map(window: Sequence[int]) -> Tensor:
-    """Gaussian weight whose standard deviation is an eighth of the window, as nnU-Net's; never quite zero."""
-    result = torch.ones(())
-    for n in window:
-        at = (torch.arange(n) - (n - 1) / 2) / (n / 8)
-        result = result[..., None] * torch.exp(-0.5 * at**2)
-    return result.clamp(min=1e-3)
-
-
-def _keypoints_per_slice(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme, pads: tuple[int, ...]) -> Tensor:
-    """(D, C − 1, 2) the reader's key points in the padded slices near them, NaN elsewhere."""
+def _keypoints_per_slice(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme) -> Tensor:
+    """(D, C − 1, 2) the reader's key points in the slices near them, NaN elsewhere."""
     result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
     for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
         near = abs(np.arange(len(result)) - at) * volume.spacing[0] <= KEYPOINT_REACH_MM
-        result[near, scheme.channel_of[sid] - 1] = (row + pads[2], column + pads[0])
+        result[near, scheme.channel_of[sid] - 1] = (row, column)
     return torch.from_numpy(result)
 
 
@@ -370,44 +379,6 @@ def _centres(
             if 0 <= row <= height - 1 and 0 <= column <= width - 1:
                 result[sid] = (float(np.median(clear)), float(row), float(column))
     return result
-
-
-def _multiple(n: int, divisor: int) -> int:
-    return math.ceil(n / divisor) * divisor
-
-
-def _fitting(size: int, divisor: int) -> int:
-    """The next side that a network takes; at its coarsest two voxels at least, since one has no spread to normalise
-    by."""
-    return _multiple(max(size, 2 * divisor if divisor > 1 else 1), divisor)
-
-
-def _padding(
-    shape: Sequence[int], divisors: Sequence[int], window: Sequence[int] = ()
-) -> tuple[tuple[int, ...], Index]:
-    """`F.pad` amounts that make sides divisible and no smaller than a window, equal on both sides, and the index of
-    the last axes that undoes it."""
-    pads: list[int] = []
-    inner: list[EllipsisType | slice] = [...]
-    for n, divisor, least in zip(shape, divisors, window or (0,) * len(shape), strict=True):
-        extra = _fitting(max(n, least), divisor) - n
-        pads = [extra // 2, extra - extra // 2, *pads]  # F.pad counts from the last axis
-        inner.append(slice(extra // 2, extra // 2 + n))
-    return tuple(pads), tuple(inner)
-
-
-def _padded_coordinates(
-    shape: list[int], spacing: tuple[float, ...], pads: tuple[int, ...], device: torch.device
-) -> Tensor:
-    """(1, dims, *padded) coordinates whose zero stays at the centre of the image."""
-    low = pads[0::2][::-1]
-    high = pads[1::2][::-1]
-    full = [n + a + b for n, a, b in zip(shape, low, high, strict=True)]
-    channels = coordinate_channels(full, spacing, device)
-    # The padded array's centre lies (high − low) / 2 voxels behind the image's.
-    shift = [(b - a) / 2 * mm / COORDINATE_SCALE_MM for a, b, mm in zip(low, high, spacing, strict=True)]
-    offset = torch.tensor(shift, dtype=torch.float32, device=device)
-    return (channels + offset.view(-1, *[1] * len(full)))[None]
 
 
 def _autocast(device: torch.device) -> torch.autocast:

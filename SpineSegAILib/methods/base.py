@@ -34,12 +34,31 @@ def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: 
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+def context_offsets(distances: Sequence[float]) -> np.ndarray:
+    """(1 + 2n,) mm across slices of a 2D method's image channels: the slice itself, then one to either side at each of
+    n distances (`Tiling.context_mm`)."""
+    return np.array([0.0, *(sign * mm for mm in distances for sign in (-1.0, 1.0))])
+
+
+def between_slices(volume: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(N, H, W) float32 slices of a (D, H, W) volume at fractional positions, interpolated linearly; beyond the ends
+    the outermost slice goes on."""
+    at = np.clip(at, 0, len(volume) - 1)
+    low = np.floor(at).astype(int)
+    result = volume[low].astype(np.float32)
+    for target, below, share in zip(result, low, at - low, strict=True):
+        if share > 0:
+            target *= 1 - share
+            target += share * volume[below + 1].astype(np.float32)
+    return result
+
+
 @dataclass
 class Batch:
     """What a training step sees.
 
     Attributes:
-        image: (B, 1, *spatial) float.
+        image: (B, 1, *spatial) float; with `Tiling.context_mm` the slice and its neighbours (`context_offsets`).
         allowed: (B, C, *spatial) bool, the channels of the scheme that each voxel may be (see `losses`).
         rank: (B, *spatial) float, rank above the sacrum, NaN where not known.
         coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
@@ -129,6 +148,9 @@ class Tiling:
         whole_slices: 3D: windows divide a volume across slices only, where counting levels takes the whole height of an
             image.
         overlap: share of its side by which a window overlaps the next, where the option of this name does not say.
+        context_mm: 2D: distances (mm) at which the method sees a slice's neighbours on either side (`context_offsets`).
+        around_column: of a slice the method is shown what lies around the column alone, as in training; where that is,
+            a first glance at a few whole slices tells. 3D: together with `whole_slices`.
     """
 
     divisor: int | tuple[int, ...] = 32
@@ -136,6 +158,8 @@ class Tiling:
     local: bool = False
     whole_slices: bool = False
     overlap: float = 0.5
+    context_mm: tuple[float, ...] = ()
+    around_column: bool = False
 
     def divisors(self, dims: int) -> tuple[int, ...]:
         """`divisor` for each axis."""
@@ -208,7 +232,8 @@ class Method(nn.Module, TrainingHooks):
     Attributes:
         tiling, passes, readout: see there.
         options: run-time options beyond `inference.OPTIONS`: name → what it does.
-        validation_options: run-time options for the validation during training, where time counts.
+        validation_options: run-time options where time counts: for the validation during training, and for a first
+            glance (`Tiling.around_column`).
     """
 
     tiling: Tiling = Tiling()
@@ -227,7 +252,7 @@ class Method(nn.Module, TrainingHooks):
         return self.config.label_scheme
 
     def network_input(self, images: Tensor, coordinates: Tensor) -> Tensor:
-        """Image and, if configured, coordinates: (B, 1 [+ dims], *spatial)."""
+        """Images and, if configured, coordinates: (B, N [+ dims], *spatial)."""
         return torch.cat([images, coordinates.to(images.dtype)], 1) if self.config.coordinates else images
 
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -235,7 +260,7 @@ class Method(nn.Module, TrainingHooks):
         raise NotImplementedError
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, 5, *spatial)
+        """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, K, *spatial)
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
         (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError

@@ -192,6 +192,16 @@ def make_config(method_id: str, preset: str | None = None, **values: Any) -> Met
         raise ConfigError(f"The options of {method_id} are not valid: {problems}.") from error
 
 
+def stored_config(values: Mapping[str, Any]) -> MethodConfig:
+    """The configuration in a checkpoint or run, of this version or an earlier one.
+
+    Raises:
+        ConfigError: as `make_config`.
+    """
+    known = {**method_info(values["method"]).config_class().BEFORE, **values}
+    return make_config(known.pop("method"), **known)
+
+
 def build_method(config: MethodConfig) -> Method:
     """The network of a configuration, randomly initialised."""
     info = method_info(config.method)

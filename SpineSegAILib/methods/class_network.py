@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from .base import Batch, Context, Method, Readout, Tiling
@@ -22,7 +24,7 @@ class ClassNetwork(Method):
     def __init__(self, config: MethodConfig, network: nn.Module, tiling: Tiling, last: str = "") -> None:
         super().__init__(config)
         self.network = network
-        self.tiling = tiling
+        self.tiling = replace(tiling, context_mm=config.context_mm, around_column=config.around_column)
         self.readout = Readout((f"network.{last}",) if last else ())
 
     def forward(self, images: Tensor, coordinates: Tensor) -> Tensor:

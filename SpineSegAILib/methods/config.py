@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..anatomy import LabelScheme, scheme
+
+NO_AUGMENTATION: Mapping[str, Any] = {
+    "zoom": (1.0, 1.0), "stretch": 0.0, "rotation_deg": 0.0,
+    **dict.fromkeys(
+        (
+            "elastic_probability", "crop_probability", "tissue_probability", "synthesis_probability",
+            "gamma_probability", "contrast_probability", "invert_probability", "bias_probability",
+            "noise_probability", "blur_probability", "low_resolution_probability", "level_probability",
+        ),
+        0.0,
+    ),
+    "mirror_left_right": False,
+}  # fmt: skip
+"""Settings (`training.config.AugmentationConfig`) that switch all of it off, for recipes of papers that name theirs."""
 
 
 class MethodConfig(BaseModel):
@@ -22,8 +36,17 @@ class MethodConfig(BaseModel):
     scheme: str = Field("lumbar-mr", description="label scheme that the network predicts")
     dims: int = Field(2, ge=2, le=3, description="2 for sagittal slices, 3 for volumes")
     coordinates: bool = Field(True, description="give the network the position in the field of view (our addition)")
+    context_mm: tuple[float, ...] = Field(
+        (), description="2D: give the network also the slices at these distances to either side, in mm (our addition)"
+    )
+    around_column: bool = Field(
+        False,
+        description="look at what lies around the column, found at a first glance, not at whole slices (our addition)",
+    )
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    BEFORE: ClassVar[dict[str, Any]] = {}
+    """What a stored configuration meant that lacks an option, since it is older (`catalog.stored_config`)."""
 
     @field_validator("scheme")
     @classmethod
@@ -35,6 +58,12 @@ class MethodConfig(BaseModel):
     def presets(cls, method_id: str) -> dict[str, dict[str, Any]]:
         """Named configurations of this method."""
         return cls.PRESETS
+
+    @model_validator(mode="after")
+    def _slices_have_neighbours(self) -> MethodConfig:
+        if self.context_mm and self.dims != 2:
+            raise ValueError("context_mm is for dims=2")
+        return self
 
     def text_prompts(self) -> list[str]:
         """Every sentence that the method may need embedded (`text.bank`); none for most."""
@@ -69,5 +98,5 @@ class MethodConfig(BaseModel):
 
     @property
     def input_channels(self) -> int:
-        """Image plus coordinates."""
-        return 1 + (self.dims if self.coordinates else 0)
+        """Images (a slice and its neighbours) plus coordinates."""
+        return 1 + 2 * len(self.context_mm) + (self.dims if self.coordinates else 0)

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .alternatives import Alternative
     from .checks import check_names, check_overlap
     from .files import check_sidecar, read_segmentation, side_file, write_image
     from .segmentation import Segmentation, drop_unvalidated, require_structures
+    from .whole import whole_vertebrae
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

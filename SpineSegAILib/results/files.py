@@ -16,7 +16,14 @@ import SimpleITK as sitk
 
 from .. import anatomy
 from ..anatomy import STRUCTURES, Extent, LabelScheme, sorted_ids, terminology
-from ..anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
+from ..anatomy.terminology import (
+    CONFIDENCE_TAG,
+    QUALITY_TAG,
+    SCHEME_TAG,
+    STRUCTURE_TAG,
+    UNSCALED_TAG,
+    UNVALIDATED_TAG,
+)
 from ..errors import CorrectionError, ImageError, OutputError, SchemeError, one_of
 from ..files import (
     SEGMENTATION_SUFFIXES,
@@ -105,8 +112,12 @@ def _write_slicer(result: Segmentation, path: Path) -> None:
     for sid in present:
         entry = terminology.terminology_entry(sid, present, result.scheme.extent)
         tags = {"TerminologyEntry": entry, STRUCTURE_TAG: str(sid), SCHEME_TAG: result.scheme.name}
-        if sid in result.confidence:
-            tags[CONFIDENCE_TAG] = f"{result.confidence[sid]:.4f}"
+        if result.level_confidence is not None and STRUCTURES[sid].is_counted:
+            tags[CONFIDENCE_TAG] = f"{result.level_confidence:.4f}"
+        if sid in result.outline_quality:
+            tags[QUALITY_TAG] = f"{result.outline_quality[sid]:.4f}"
+        if not result.scale_known:
+            tags[UNSCALED_TAG] = "1"
         if sid in result.unvalidated:
             tags[UNVALIDATED_TAG] = "1"
         segments.append(
@@ -219,7 +230,8 @@ def _read_slicer(path: Path, strict: bool) -> Segmentation:
             if extent:
                 extents.add(extent)
             tags[sid] = segment.get("tags", {})
-        confidence = {sid: float(t[CONFIDENCE_TAG]) for sid, t in tags.items() if CONFIDENCE_TAG in t}
+        confidence = [float(t[CONFIDENCE_TAG]) for t in tags.values() if CONFIDENCE_TAG in t]
+        quality = {sid: float(t[QUALITY_TAG]) for sid, t in tags.items() if QUALITY_TAG in t}
         labels = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
         set_index_to_lps(labels, document["ijkToLPS"])
         labels = _uncropped(labels, document.get("conversionParameters", ()))
@@ -232,8 +244,10 @@ def _read_slicer(path: Path, strict: bool) -> Segmentation:
             f"“{path.name}” cannot be read as a Slicer segmentation ({error}).", "Make it anew."
         ) from error
     result = _assembled(labels, summary, (int(v) for v in np.unique(values) if v), path.name, extents)
-    result.confidence.update(confidence)
+    result.outline_quality.update(quality)
     if not summary:  # Slicer keeps the tags of the segments, not the header
+        result.level_confidence = min(confidence, default=None)
+        result.scale_known = not any(UNSCALED_TAG in t for t in tags.values())
         result.unvalidated = frozenset(sid for sid, t in tags.items() if UNVALIDATED_TAG in t)
         schemes = {t[SCHEME_TAG] for t in tags.values() if SCHEME_TAG in t}
         if len(schemes) == 1:

@@ -1,11 +1,11 @@
-"""Measurements as a table for people: columns with titles, units and explanations."""
+"""Measurements as a table for people: columns with titles, units and explanations, cells as text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from .measurement import MEASUREMENTS, SPINE_MEASUREMENTS, measure_all
+from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS, measure_all
 from .segmentation import Segmentation
 
 
@@ -24,17 +24,39 @@ class Column:
     description: str = ""
 
 
+NOTES = Column("notes", "Notes", "why a value is not given, and what is unusual")
+_TRUST = (
+    Column("level_confidence", "Level confidence", "of the names of all levels together, 0 to 1"),
+    Column("outline_quality", "Outline quality", "how far the structure's outline can be trusted, 0 to 1"),
+)
+_ABOUT = (
+    Column("unvalidated", "Experimental", "learned from synthetic images alone"),
+    Column("touches_border", "Cut by the border", "not wholly in the image"),
+)
+
+
 def measurement_table(result: Segmentation) -> tuple[tuple[Column, ...], tuple[tuple[Any, ...], ...]]:
-    """`measurement.measure_all` as Slicer shows it: coordinates in RAS only, a title and an explanation per column."""
-    described = {
-        "name": Column("name", "Structure"),
-        "confidence": Column("confidence", "Confidence of the level", "0 to 1"),
-        "unvalidated": Column("unvalidated", "Unvalidated", "learnt from generated images alone"),
-        "touches_border": Column("touches_border", "Cut by the border", "not wholly in the image"),
-    } | {
-        m.key: Column(m.key, f"{m.label} ({m.unit})" if m.unit else m.label, m.method)
+    """`measure_all` as Slicer shows it: a title and an explanation per column, coordinates (RAS alone) last.
+
+    Numbers are text with one decimal, ratios with two; what is not given is blank.
+    """
+    measured = [
+        Column(m.key, f"{m.label} ({m.unit})" if m.unit else m.label, m.method)
         for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS)
         if not m.key.startswith("centroid_lps")
-    }
-    rows = tuple(tuple(row[key] for key in described) for row in measure_all(result))
-    return tuple(described.values()), rows
+    ]
+    places = [column for column in measured if column.key.startswith("centroid")]
+    values = [column for column in measured if column not in places]
+    columns = (Column("name", "Structure"), *_TRUST, *values, NOTES, *_ABOUT, *places)
+    rows = tuple(tuple(cell(column.key, row[column.key]) for column in columns) for row in measure_all(result))
+    return columns, rows
+
+
+def cell(key: str, value: Any) -> Any:
+    """A value as a reader sees it; numbers as text."""
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return value
+    ratio = not EVERY[key].unit if key in EVERY else True
+    return f"{round(value, 2) + 0:.2f}" if ratio else f"{round(value, 1) + 0:.1f}"  # no minus zero

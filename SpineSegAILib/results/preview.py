@@ -7,7 +7,7 @@ posterior); all drawing is in millimetres, so that proportions are the patient's
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,14 @@ class _View:
         return self.image.shape[0] * self.spacing[0], self.image.shape[1] * self.spacing[1]
 
 
-def render_preview(image: sitk.Image, segmentation: Segmentation, path: str | Path, *, title: str = "") -> Path:
+def render_preview(
+    image: sitk.Image,
+    segmentation: Segmentation,
+    path: str | Path,
+    *,
+    title: str = "",
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
     """Writes the picture as PNG.
 
     Args:
@@ -64,6 +71,7 @@ def render_preview(image: sitk.Image, segmentation: Segmentation, path: str | Pa
         segmentation: its result, in the image's geometry.
         path: where to write; ends with ``.png``.
         title: name of the case, shown above the picture.
+        rows: `measurement.measure_all` of the segmentation, where the caller has it; else it is measured.
 
     Raises:
         ValueError: if image and labels differ in size.
@@ -71,14 +79,20 @@ def render_preview(image: sitk.Image, segmentation: Segmentation, path: str | Pa
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = draw_preview(image, segmentation, title=title)
+    figure = draw_preview(image, segmentation, title=title, rows=rows)
     path = Path(path)
     with atomic_write(path) as (place,):
         FigureCanvasAgg(figure).print_png(str(place), metadata={"Software": "SpineSegAI"})
     return path
 
 
-def draw_preview(image: sitk.Image, segmentation: Segmentation, *, title: str = "") -> Figure:
+def draw_preview(
+    image: sitk.Image,
+    segmentation: Segmentation,
+    *,
+    title: str = "",
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Figure:
     """The picture as a matplotlib figure that belongs to no window; see `render_preview`."""
     from matplotlib.figure import Figure
 
@@ -269,6 +283,8 @@ def _draw_structure(axes: Axes, view: _View, sid: int, box: tuple[slice, slice],
     axes.contourf(x, y, mask, levels=(0.5, 1.5), colors=[s.color], alpha=0.30, antialiased=True)
     bright = tuple(0.55 + 0.45 * channel for channel in s.color)  # for what is thin, on a dark ground
     axes.contour(x, y, mask, levels=(0.5,), colors=[s.color], linewidths=1.2)
+    if s.kind is Kind.POSTERIOR:
+        return  # the hue says whose they are; names of all would hide the picture
     parts, count = ndimage.label(mask)
     largest = 1 + int(np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:]))
     row, column = ndimage.center_of_mass(parts == largest)

@@ -1,4 +1,4 @@
-"""Segmentation: labels in the input's geometry with their names, confidence and provenance."""
+"""Segmentation: labels in the input's geometry with their names, how far they can be trusted, and provenance."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
 from ..errors import ImageError
 from ..files import jsonable
 from ..imaging.geometry import like
-from ..imaging.tags import DIRECTION_TAG, SCALE_UNKNOWN_TAG
+from ..imaging.tags import DIRECTION_TAG
+from .alternatives import Alternative
 
 if TYPE_CHECKING:
     from .correction_log import CorrectionLog
 
 FORMAT = "SpineSegAI segmentation"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Raised whenever an older version would misread a document.
+
+1 had a confidence of its level per structure, and no outline quality."""
 
 
 @dataclass
@@ -30,24 +34,30 @@ class Segmentation:
     Attributes:
         labels: int16 image in the input's geometry; values are structure ids, 0 is background.
         scheme: the checkpoint's label scheme.
-        confidence: structure id → 0…1 (absent for structures without one).
-        warnings: sentences for the reader, e.g. that the sacrum is not visible and levels are a guess.
+        level_confidence: 0…1, of the names of all levels together; None where there are none, or a reader gave them.
+        outline_quality: structure id → 0…1, how far its outline can be trusted (`results.quality`).
+        alternatives: other namings, best first.
+        warnings: sentences for the reader, e.g. that no sacrum was recognized.
         unvalidated: ids of structures that the checkpoint learnt from phantoms alone.
         provenance: JSON-able: method, checkpoint, versions, device, seconds per stage, hints …
         uncertainty: float image in the input's geometry (standard deviation of a sampled mask), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
         corrections: what a reader changed; None where nothing was.
+        scale_known: False where the image does not tell the size of its pixels: then lengths and volumes mean nothing.
     """
 
     labels: sitk.Image
     scheme: LabelScheme
-    confidence: dict[int, float] = field(default_factory=dict)
+    level_confidence: float | None = None
+    outline_quality: dict[int, float] = field(default_factory=dict)
+    alternatives: list[Alternative] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unvalidated: frozenset[int] = frozenset()
     provenance: dict[str, Any] = field(default_factory=dict)
     uncertainty: sitk.Image | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     corrections: CorrectionLog | None = None
+    scale_known: bool = True
 
     @property
     def present(self) -> list[int]:
@@ -74,19 +84,20 @@ class Segmentation:
         return replace(
             self,
             labels=labels,
-            confidence={i: c for i, c in self.confidence.items() if i in wanted},
+            outline_quality={i: q for i, q in self.outline_quality.items() if i in wanted},
             keypoints={i: p for i, p in self.keypoints.items() if i in wanted},
+            alternatives=[a for x in self.alternatives if (a := x.restricted_to(wanted)).mapping],
             warnings=list(self.warnings),
             provenance=dict(self.provenance),
         )
 
     def without(self, ids: Iterable[int]) -> Segmentation:
         """A copy that lacks these structures."""
-        known = {*self.present, *self.confidence, *self.keypoints}
+        known = {*self.present, *self.outline_quality, *self.keypoints}
         return self.restricted_to(known - set(ids))
 
     def to_document(self) -> dict[str, Any]:
-        """All but the voxels, ready for JSON: structures with names and confidence, warnings, scheme, provenance."""
+        """All but the voxels, ready for JSON: structures with names and quality, warnings, scheme, provenance."""
         present = self.present
         return jsonable(
             {
@@ -98,12 +109,15 @@ class Segmentation:
                         "id": sid,
                         "structure": STRUCTURES[sid].name,
                         "name": self.name_of(sid, present),
-                        "confidence": self.confidence.get(sid),
+                        "outline_quality": self.outline_quality.get(sid),
                         "unvalidated": sid in self.unvalidated,
                     }
                     for sid in present
                 ],
+                "level_confidence": self.level_confidence,
+                "alternatives": [a.to_document() for a in self.alternatives],
                 "warnings": self.warnings,
+                "scale_known": self.scale_known,
                 "unvalidated": sorted(self.unvalidated),
                 "keypoints_lps_mm": {str(sid): point for sid, point in self.keypoints.items()},
                 "provenance": self.provenance,
@@ -130,7 +144,7 @@ class Segmentation:
         """
         if document and document.get("version", 0) > FORMAT_VERSION:
             raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
-        _set_tags(labels, document)
+        _set_direction(labels, document)
         try:
             described = document.get("scheme")
             found = LabelScheme.from_document(described) if described is not None else scheme
@@ -139,15 +153,20 @@ class Segmentation:
             return cls(
                 labels=labels,
                 scheme=found,
-                confidence={
-                    s["id"]: s["confidence"] for s in document.get("structures", ()) if s["confidence"] is not None
+                level_confidence=_level_confidence(document),
+                outline_quality={
+                    s["id"]: s["outline_quality"]
+                    for s in document.get("structures", ())
+                    if s.get("outline_quality") is not None
                 },
+                alternatives=[Alternative.from_document(a) for a in document.get("alternatives", ())],
                 warnings=list(document.get("warnings", ())),
                 unvalidated=frozenset(document.get("unvalidated", ())),
                 provenance=dict(document.get("provenance", {})),
                 uncertainty=uncertainty,
                 keypoints={int(sid): tuple(point) for sid, point in document.get("keypoints_lps_mm", {}).items()},
                 corrections=_corrections(document.get("corrections")),
+                scale_known=bool(document.get("scale_known", True)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ImageError("The result is damaged: it lacks what SpineSegAI writes.", "Create it again.") from error
@@ -194,16 +213,22 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
     return rest
 
 
-def _set_tags(labels: sitk.Image, document: Mapping[str, Any]) -> None:
-    """What the image's file did not tell (`imaging.tags`), onto labels that were read again."""
+def _set_direction(labels: sitk.Image, document: Mapping[str, Any]) -> None:
+    """How the labels lie, where the image's file did not tell it (`imaging.tags`), onto labels that were read again."""
     provenance = document.get("provenance")
-    if not isinstance(provenance, Mapping):
-        return
-    if provenance.get("pixel_size") == "unknown":
-        labels.SetMetaData(SCALE_UNKNOWN_TAG, "1")
-    direction = str(provenance.get("orientation", "")).split()
+    direction = str(provenance.get("orientation", "")).split() if isinstance(provenance, Mapping) else []
     if len(direction) == 9 and all(word.lstrip("-") in ("0", "1") for word in direction):
         labels.SetMetaData(DIRECTION_TAG, " ".join(direction))
+
+
+def _level_confidence(document: Mapping[str, Any]) -> float | None:
+    """The document's; of one of the first version, which has it per structure, the least certain level's."""
+    if "level_confidence" in document:
+        value = document["level_confidence"]
+        return None if value is None else float(value)
+    each = {s["id"]: s.get("confidence") for s in document.get("structures", ())}
+    counted = [sid for sid, c in each.items() if c is not None and sid in STRUCTURES and STRUCTURES[sid].is_counted]
+    return min((float(each[sid]) for sid in counted), default=None)
 
 
 def _corrections(document: Any) -> CorrectionLog | None:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..anatomy import KINDS, Kind
 from ..methods.base import COORDINATE_SCALE_MM, Batch, coordinate_channels
 from .config import AugmentationConfig
 
 _MODES = {2: "bicubic", 3: "trilinear"}
+_DISC, _CANAL = KINDS.index(Kind.DISC.value), KINDS.index(Kind.CANAL.value)
 
 
 class Augmenter:
@@ -49,15 +51,17 @@ class Augmenter:
         grid = self._grid(plans, generators, spacing, image.shape[2:], device)
         inside = torch.stack([self._inside(p, device) for p in plans])
         sampled = F.grid_sample(image - self.padding, grid, mode="bilinear", align_corners=True) + self.padding
-        coded = F.grid_sample(codes[:, None].float(), grid, mode="nearest", align_corners=True)[:, 0].round().long()
-        coded = torch.where(inside, coded, 0)
+        coded = F.grid_sample(codes.float(), grid, mode="nearest", align_corners=True).round().long()
+        everywhere = torch.where(inside[:, None], coded, 0)
+        coded = everywhere[:, 0]
         sampled = torch.where(inside[:, None], sampled, self.padding)
         table = raw["allowed"].to(device, non_blocking=True)
         which = torch.arange(len(plans), device=device).view(-1, *[1] * self.dims)
         allowed = table[which, coded].movedim(-1, 1).contiguous()
         rank = raw["rank"].to(device, non_blocking=True)[which, coded]
         if self.config is not None:
-            sampled = self._intensity(sampled, rank, inside[:, None], generators)
+            kinds = raw["kinds"].to(device, non_blocking=True)[which[:, None], everywhere]
+            sampled = self._intensity(sampled, kinds, inside[:, None], generators)
         coordinates = torch.stack([self._coordinates(p, spacing[i], device) for i, p in enumerate(plans)])
         position = raw["position"].to(device, torch.float32, non_blocking=True)
         keypoints = torch.stack([self._points(raw["keypoints"][i], p, grid[i], image) for i, p in enumerate(plans)])
@@ -81,6 +85,8 @@ class Augmenter:
             in_plane = zoom * np.exp(rng.uniform(-c.stretch, c.stretch, 2))
             scale[-2:] = in_plane
             angle = math.radians(rng.uniform(-c.rotation_deg, c.rotation_deg))
+            if c.rotation_probability < 1 and rng.random() >= c.rotation_probability:
+                angle = 0.0
             turn[-2:, -2:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
             if self.dims == 3 and c.mirror_left_right and rng.random() < 0.5:
                 scale[0] = -1.0
@@ -197,18 +203,21 @@ class Augmenter:
     # --- intensity -----------------------------------------------------------------------------------------------
 
     def _intensity(
-        self, image: Tensor, rank: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]
+        self, image: Tensor, kinds: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]
     ) -> Tensor:
-        """Contrast, bias field, blur, noise; air outside the field of view stays air."""
-        result = [self._one(image[i], rank[i], rng) for i, rng in enumerate(generators)]
+        """Contrast, bias field, blur, noise, alike in a slice and its neighbours but for the noise; air outside the
+        field of view stays air."""
+        result = [self._one(image[i], kinds[i], rng) for i, rng in enumerate(generators)]
         return torch.where(inside, torch.stack(result).clamp(-3, 3), self.padding)
 
-    def _one(self, image: Tensor, rank: Tensor, rng: np.random.Generator) -> Tensor:
+    def _one(self, image: Tensor, kinds: Tensor, rng: np.random.Generator) -> Tensor:
         c = self.config
         assert c is not None
         unit = ((image + 2) / 4).clamp(0, 1)  # preprocessing puts the percentiles at −2 and 2
-        if rng.random() < c.tissue_probability:
-            unit = (unit * _tissue_gain(rank, rng)[None]).clamp(0, 1)
+        if c.synthesis_probability and rng.random() < c.synthesis_probability:
+            unit = _repainted(unit, kinds, rng)
+        elif rng.random() < c.tissue_probability:
+            unit = (unit * _tissue_gain(kinds, rng)).clamp(0, 1)
         if rng.random() < c.invert_probability:
             # Fluid dark and fat bright or the reverse, while air stays dark: inverted where the surroundings are body.
             body = ((_blur(unit, 3.0) - rng.uniform(0.08, 0.2)) * 30).sigmoid()
@@ -226,6 +235,8 @@ class Augmenter:
         if rng.random() < c.noise_probability:
             noise = torch.from_numpy(rng.standard_normal(unit.shape, np.float32)).to(image.device)
             unit = (unit + noise * rng.uniform(0.01, 0.08)).abs()
+        if c.level_probability < 1 and rng.random() >= c.level_probability:
+            return unit * 4 - 2
         # A brighter spot elsewhere in the body moves the percentiles: vary what they are stretched to.
         return (unit * rng.uniform(0.75, 1.3) + rng.uniform(-0.05, 0.05)) * 4 - 2
 
@@ -242,17 +253,48 @@ class Augmenter:
         return F.interpolate(small, self.patch, mode=mode, align_corners=False)[0]
 
 
-def _tissue_gain(rank: Tensor, rng: np.random.Generator) -> Tensor:
-    """(*spatial) factor that makes labelled bone and discs brighter or darker, with soft edges.
+def _repainted(unit: Tensor, kinds: Tensor, rng: np.random.Generator) -> Tensor:
+    """An image of the same anatomy as a sequence that does not exist would show it.
 
-    Vertebrae have whole ranks, discs lie half way between them.
+    All around the drawn structures grey values are exchanged by a curve that goes up and down as it likes, air staying
+    dark. Each kind of drawn structure gets a mean of its own and keeps its texture, stronger, weaker or reversed; edges
+    are soft, since voxels are shared, and bone may have a dark rim. Bone is bright or dark as a whole: vertebrae,
+    sacrum and posterior elements differ little.
+
+    Args:
+        unit: (N, *spatial) in 0…1.
+        kinds: (N, *spatial) index in `KINDS` of what is drawn; 0 for nothing.
     """
-    gain = torch.ones_like(rank)
-    fraction = rank - rank.floor()
-    for mask in (fraction == 0, fraction == 0.5):  # NaN, where nothing is labelled, is neither
-        factor = math.exp(rng.uniform(-1.0, 0.8))
-        gain = torch.where(mask, factor, gain)
-    return _blur(gain[None], 0.8)[0]
+    knots = int(rng.integers(4, 9))
+    values = torch.as_tensor(np.r_[0.0, rng.uniform(0.05, 1.0, knots)], dtype=unit.dtype, device=unit.device)
+    body = ((_blur(unit, 2.0) - 0.06) * 40).sigmoid()  # air, and what is near its value, stays as it is
+    result = _interpolated(unit, values) * body + unit * (1 - body)
+    bone_mean, softness = rng.uniform(0.05, 1.0), rng.uniform(0.5, 1.0)
+    for kind in (_CANAL, *(k for k in range(1, len(KINDS)) if k not in (_CANAL, _DISC)), _DISC):
+        bone = kind not in (_CANAL, _DISC)
+        mean = bone_mean + rng.normal(0, 0.06) if bone else rng.uniform(0.05, 1.0)
+        gain = rng.choice((-1.0, 1.0), p=(0.25, 0.75)) * rng.uniform(0.2, 1.6)
+        rim = rng.uniform(0.2, 0.9) if bone and rng.random() < 0.6 else 0.0
+        mask = kinds == kind
+        if not mask.any():
+            continue
+        share = _blur(mask.to(unit.dtype), softness)
+        if rim:  # cortical bone, and the endplates, give no signal
+            result = result * (1 - rim * (4 * share * (1 - share)).clamp(0, 1))
+        painted = mean + gain * (unit - unit[mask].mean())
+        if rim:
+            painted = painted * (1 - rim * (4 * share * (1 - share)).clamp(0, 1))
+        result = result * (1 - share) + painted.clamp(0, 1) * share
+    return result.clamp(0, 1)
+
+
+def _tissue_gain(kinds: Tensor, rng: np.random.Generator) -> Tensor:
+    """(N, *spatial) factor that makes drawn bone and discs brighter or darker, with soft edges."""
+    disc = kinds == _DISC
+    gain = torch.ones(kinds.shape, device=kinds.device)
+    for mask in ((kinds > 0) & ~disc & (kinds != _CANAL), disc):
+        gain = torch.where(mask, math.exp(rng.uniform(-1.0, 0.8)), gain)
+    return _blur(gain, 0.8)
 
 
 def _curve(unit: Tensor, rng: np.random.Generator) -> Tensor:
@@ -262,9 +304,13 @@ def _curve(unit: Tensor, rng: np.random.Generator) -> Tensor:
     values = np.concatenate([[0.0], np.cumsum(rise)])
     values = np.clip((values - values.min()) / max(np.ptp(values), 1e-3), 0, 1)
     values[0] = 0.0  # air stays dark
-    table = torch.as_tensor(values, dtype=unit.dtype, device=unit.device)
-    position = unit * (knots - 1)
-    low = position.floor().long().clamp(max=knots - 2)
+    return _interpolated(unit, torch.as_tensor(values, dtype=unit.dtype, device=unit.device))
+
+
+def _interpolated(unit: Tensor, table: Tensor) -> Tensor:
+    """Values in 0…1 → those of a table of evenly spaced knots, linear in between."""
+    position = unit * (len(table) - 1)
+    low = position.floor().long().clamp(max=len(table) - 2)
     fraction = position - low
     return table[low] * (1 - fraction) + table[low + 1] * fraction
 

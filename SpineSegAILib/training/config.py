@@ -27,6 +27,7 @@ class AugmentationConfig(BaseModel):
     zoom: tuple[float, float] = Field((0.75, 1.4), description="range of the scale factor")
     stretch: float = Field(0.1, description="relative difference between the axes' scale factors")
     rotation_deg: float = Field(15.0, description="in-plane rotation, ±")
+    rotation_probability: float = Field(1.0, ge=0, le=1)
     elastic_mm: float = Field(4.0, description="standard deviation of the elastic displacement")
     elastic_probability: float = 0.3
     crop_probability: float = Field(0.45, description="chance that part of the field of view is cut off")
@@ -36,6 +37,9 @@ class AugmentationConfig(BaseModel):
     tissue_probability: float = Field(
         0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
     )
+    synthesis_probability: float = Field(
+        0.0, ge=0, le=1, description="every drawn structure, and all around them, given a look of its own at random"
+    )
     gamma_probability: float = 0.4
     contrast_probability: float = Field(0.25, description="random monotone or non-monotone intensity curve")
     invert_probability: float = Field(0.12, description="bright and dark exchanged inside the body")
@@ -43,7 +47,10 @@ class AugmentationConfig(BaseModel):
     noise_probability: float = 0.35
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
-    mirror_left_right: bool = Field(True, description="3D only; never where structures have sides")
+    level_probability: float = Field(1.0, ge=0, le=1, description="brightness and contrast changed a little")
+    mirror_left_right: bool = Field(
+        True, description="3D, and neighbouring slices in 2D; never where structures have sides"
+    )
 
 
 class DataConfig(BaseModel):
@@ -54,6 +61,12 @@ class DataConfig(BaseModel):
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
     blend_share: float = Field(
         0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
+    )
+    lone_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="2D, methods that see neighbouring slices: share of samples without any, as in a stack of one",
     )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     focus: Literal["column", "label"] = Field(
@@ -80,11 +93,16 @@ class OptimizationConfig(BaseModel):
     hours: float | None = Field(None, gt=0, description="stop after this time even if steps are left")
     stop_steps: int | None = Field(None, ge=1, description="end after these steps though the schedule is longer")
     stop_hours: float | None = Field(None, gt=0, description="end after these hours though the schedule is longer")
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="adam adds the weight decay to the gradient, adamw takes it off the weights"
+    )
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
-    schedule: Literal["cosine", "poly", "thirds"] = Field(
-        "cosine", description="thirds: a fifth of the learning rate after each third"
+    schedule: Literal["cosine", "poly", "thirds", "constant"] = Field(
+        "cosine",
+        description="thirds: a fifth of the learning rate after each third; constant: for a stage that may end at any"
+        " time, since another one follows in which the rate falls",
     )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)

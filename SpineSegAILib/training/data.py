@@ -23,12 +23,13 @@ import torch
 from scipy import ndimage
 from torch.utils.data import Dataset, Sampler
 
-from ..anatomy import GENERIC_IDS, STRUCTURES, Kind, LabelScheme, ranks
+from ..anatomy import GENERIC_IDS, KINDS, STRUCTURES, Kind, LabelScheme, laterality, ranks
 from ..datasets.manifest import Case, read_case
 from ..errors import DatasetError, HintError
 from ..hints import Point
 from ..imaging import Preprocessing, read_image
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
+from ..methods.base import between_slices, context_offsets
 from ..phantoms.spine import make_phantom, random_spec
 from ..phantoms.vessels import make_vessels, random_vessels
 from .config import DataConfig
@@ -98,6 +99,15 @@ class CachedCase:
                 rank[code] = rank_of[ids[0]]
         return allowed, rank
 
+    def kinds(self) -> np.ndarray:
+        """(MAX_CODES,) uint8: per code the index in `KINDS` of what is drawn there; 0 for nothing, or not one kind."""
+        result = np.zeros(MAX_CODES, np.uint8)
+        for code, ids in enumerate(self.sets):
+            kinds = {STRUCTURES[i].kind.value if i else "" for i in ids}
+            if len(kinds) == 1 and (kind := kinds.pop()) in KINDS:
+                result[code] = KINDS.index(kind)
+        return result
+
     def points(self, scheme: LabelScheme, slice_index: int | None = None) -> np.ndarray:
         """Centres of the structures, from the masks, else from the annotated key points.
 
@@ -126,8 +136,8 @@ class CachedCase:
 def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
     """Channels that a voxel of a structure may be; 0 is background.
 
-    A vertebra or disc that the scheme has no channel for (T8 at the top of a tall image) is undecided: neither
-    background nor any certain level of its kind.
+    A vertebra, disc or posterior element that the scheme has no channel for (T8 at the top of a tall image) is
+    undecided: neither background nor any certain level of its kind.
     """
     if structure_id == 0:
         return {0}
@@ -135,7 +145,7 @@ def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
     kind = STRUCTURES[structure_id].kind
     if structure_id in GENERIC_IDS and not channel:  # a level or side that is not known
         return {scheme.channel_of[i] for i in scheme.members(structure_id)} or {0}
-    if channel or kind not in (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC):
+    if channel or kind not in (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.POSTERIOR):
         return {channel}
     return {0, *(scheme.channel_of[i] for i in scheme.of_kind(kind))}
 
@@ -164,8 +174,8 @@ def cache_case(
     else:
         stamp = [str(case.image.resolve()), case.image.stat().st_mtime_ns, case.annotated]
         stamp += [sorted(case.keypoints.items()), case.label_values]
-        if case.label:
-            stamp += [str(case.label.resolve()), case.label.stat().st_mtime_ns]
+        for path in (case.label, case.label_whole):
+            stamp += [str(path.resolve()), path.stat().st_mtime_ns] if path else []
     return _cached(case.name, case.source or "data", stamp, load, preprocessing, scheme, folder, case.keypoints)
 
 
@@ -248,7 +258,7 @@ def _centres(label: np.ndarray, annotated: set[int]) -> list[tuple[int, int, flo
     """(structure id, slice, row, column, pixels) of each annotated mask of known level in each slice."""
     found = []
     for sid, box in enumerate(ndimage.find_objects(label.astype(np.int32)), start=1):
-        if box is None or sid not in annotated or STRUCTURES[sid].order is None:
+        if box is None or sid not in annotated or not STRUCTURES[sid].is_counted:
             continue
         mask = label[box] == sid
         for offset, plane in enumerate(mask):
@@ -262,11 +272,12 @@ def _centres(label: np.ndarray, annotated: set[int]) -> list[tuple[int, int, flo
 class SampleDataset(Dataset[dict[str, Any]]):
     """Windows around the spine, a pure function of (seed, index).
 
-    Each item holds ``image`` (1, *window) float32, ``codes`` (*window) uint8, ``allowed`` (MAX_CODES, C) bool, ``rank``
-    (MAX_CODES,) float32, ``box`` (dims, 2) float32: the image's extent inside the window (voxels), ``keypoints``
-    (C − 1, dims) float32: positions in the window, NaN where not known, ``position``: place of the drawn slice in
-    its stack (0 to 1), and ``number``: the index, from which the augmentation draws. The window is larger than the
-    patch, for zoom and rotation.
+    Each item holds ``image`` (N, *window) float32: the slice and, for a method with `Tiling.context_mm`, those beside
+    it, ``codes`` (N, *window) uint8, the first of them the target, ``allowed`` (MAX_CODES, C) bool, ``rank``
+    (MAX_CODES,) float32, ``kinds`` (MAX_CODES,) uint8 (`CachedCase.kinds`), ``box`` (dims, 2) float32: the image's
+    extent inside the window (voxels), ``keypoints`` (C − 1, dims) float32: positions in the window, NaN where not
+    known, ``position``: place of the drawn slice in its stack (0 to 1), and ``number``: the index, from which the
+    augmentation draws. The window is larger than the patch, for zoom and rotation.
 
     Where there are cases with masks and weak ones, with key points alone, every run of samples has `weak_share` of the
     latter, so the batches are mixed evenly and how many weak cases there are does not change how often the others come.
@@ -278,6 +289,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         seed: of the run.
         padding: value of air.
         margin: window size over patch size.
+        context_mm: 2D: distances of the neighbouring slices that the method sees (`Tiling.context_mm`).
     """
 
     def __init__(
@@ -288,6 +300,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         seed: int,
         padding: float,
         margin: float = 1.5,
+        context_mm: Sequence[float] = (),
     ) -> None:
         if not cases:
             raise DatasetError("There are no cases to train on.", "Add cases to the “training” list of the data set.")
@@ -295,11 +308,13 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.config = config
         self.seed = seed
         self.padding = padding
+        self.context_mm = tuple(context_mm)
+        self.mirror = config.augmentation.mirror_left_right and not any(map(laterality, scheme.ids))
         self.dims = len(config.patch)
         in_plane = tuple(math.ceil(s * margin) for s in config.patch[-2:])
         self.window = in_plane if self.dims == 2 else (config.patch[0], *in_plane)
         self.scheme = scheme
-        self.tables = [c.tables(scheme) for c in self.cases]
+        self.tables = [(*c.tables(scheme), c.kinds()) for c in self.cases]
         full, weak = ([i for i, c in enumerate(self.cases) if c.weak is flag] for flag in (False, True))
         self.weak_share = config.weak_share if full and weak else float(bool(weak))
         self.mixtures = {flag: _Mixture(self.cases, which, config) for flag, which in ((False, full), (True, weak))}
@@ -331,35 +346,54 @@ class SampleDataset(Dataset[dict[str, Any]]):
             low = round(min(max(slice_index - depth / 2, 0), room)) if room > 0 else -((depth - shape[0]) // 2)
             start = [low, *start]
         else:
-            neighbour = min(max(slice_index + int(rng.choice((-1, 1))), 0), shape[0] - 1)
-            share = rng.uniform(0.1, 0.5) if rng.random() < self.config.blend_share else 0.0
-            blended = image[slice_index].astype(np.float32)
-            if share:
-                blended = (1 - share) * blended + share * image[neighbour].astype(np.float32)
-            image, codes, shape = blended, codes[slice_index], shape[1:]
+            at = self._slices(case, slice_index, rng)
+            image, shape = self._drawn(image, at, rng), shape[1:]
+            codes = codes[np.clip(np.rint(at).astype(int), 0, len(codes) - 1)]
         points = case.points(self.scheme, slice_index if self.dims == 2 else None) - np.array(start, np.float32)
-        window_image = np.full(self.window, self.padding, np.float32)
-        window_codes = np.zeros(self.window, np.uint8)
+        image, codes = image.reshape(-1, *shape), codes.reshape(-1, *shape)
+        window_image = np.full((len(image), *self.window), self.padding, np.float32)
+        window_codes = np.zeros((len(codes), *self.window), np.uint8)
         source_box, target_box = [], []
         for low, size, full in zip(start, self.window, shape, strict=True):
             source_box.append(slice(max(low, 0), min(low + size, full)))
             target_box.append(slice(max(-low, 0), max(-low, 0) + source_box[-1].stop - source_box[-1].start))
-        window_image[tuple(target_box)] = image[tuple(source_box)]
-        window_codes[tuple(target_box)] = codes[tuple(source_box)]
-        allowed, rank = self.tables[which]
+        window_image[(slice(None), *target_box)] = image[(slice(None), *source_box)]
+        window_codes[(slice(None), *target_box)] = codes[(slice(None), *source_box)]
+        allowed, rank, kinds = self.tables[which]
         # The extent of the *whole* image in window coordinates: positions are relative to it even if it sticks out.
         box = [(-low, -low + full) for low, full in zip(start, shape, strict=True)]
         return {
-            "image": torch.from_numpy(window_image)[None],
+            "image": torch.from_numpy(window_image),
             "codes": torch.from_numpy(window_codes),
             "allowed": torch.from_numpy(allowed),
             "rank": torch.from_numpy(rank),
+            "kinds": torch.from_numpy(kinds),
             "box": torch.tensor(box, dtype=torch.float32),
             "keypoints": torch.from_numpy(points),
             "spacing": torch.tensor(case.spacing[-self.dims :], dtype=torch.float32),
             "number": index,
             "position": position,
         }
+
+    def _slices(self, case: CachedCase, slice_index: int, rng: np.random.Generator) -> np.ndarray:
+        """Where in the stack the slices of a sample lie, the drawn one first; fractional.
+
+        The neighbours to the left may be those to the right: a spine looks like its mirror image. Their distance varies
+        a little, as that of slices does, and now and then there are none: then the slice stands for them, as inference
+        lets it in a stack of one.
+        """
+        offsets = context_offsets(self.context_mm) / case.spacing[0]
+        if len(offsets) > 1:
+            side = rng.choice((-1.0, 1.0)) if self.mirror else 1.0
+            offsets = offsets * (0.0 if rng.random() < self.config.lone_share else rng.uniform(0.75, 1.25) * side)
+        return np.clip(slice_index + offsets, 0, len(case.image) - 1)
+
+    def _drawn(self, image: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(N, H, W) float32 slices there, now and then mixed with those to one side of them, as thick ones are."""
+        side = int(rng.choice((-1, 1)))
+        share = rng.uniform(0.1, 0.5) if rng.random() < self.config.blend_share else 0.0
+        drawn = between_slices(image, at)
+        return (1 - share) * drawn + share * between_slices(image, at + side) if share else drawn
 
     def _center(
         self, case: CachedCase, slice_index: int, rng: np.random.Generator

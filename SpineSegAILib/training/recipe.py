@@ -18,8 +18,9 @@ from ..files import read_table
 from ..methods.catalog import make_config
 from ..resources import resources_folder
 from .config import TrainingConfig, configure, fill_in, flatten
+from .request import TrainingRequest
 from .run import RunDirectory
-from .trainer import TrainingRequest, run_training
+from .trainer import run_training
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
 PREVIOUS = "previous"

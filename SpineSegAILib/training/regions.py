@@ -2,8 +2,8 @@
 
 A case lists the structures that were annotated. Any other structure is *unknown*, but not everywhere: an undrawn
 vertebra can lie only in the column's corridor above or below the drawn run, an undrawn disc only between or at the ends
-of drawn vertebrae, canal and cord only behind them. Elsewhere background is background, and a false canal in front of
-the column is punished.
+of drawn vertebrae, canal and cord only behind them, posterior elements only behind the bodies. Elsewhere background is
+background, and a false canal in front of the column is punished.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..anatomy import ARTERY_ID, DISC_ID, STRUCTURES, VEIN_ID, VERTEBRA_ID, Kind, laterality, order_of, other_side
+from ..anatomy import (
+    ARTERY_ID,
+    DISC_ID,
+    POSTERIOR_ID,
+    STRUCTURES,
+    VEIN_ID,
+    VERTEBRA_ID,
+    Kind,
+    laterality,
+    order_of,
+    other_side,
+    posterior_of,
+)
 
 ANTERIOR_MARGIN_MM = 10.0
 """An undrawn vertebral body may stand this far before the extrapolated column (listhesis, osteophytes, curvature)."""
@@ -28,6 +40,10 @@ CANAL_START_MM = 6.0
 """The canal may begin this far inside the posterior wall, since hand-drawn walls wobble."""
 CANAL_DEPTH_MM = 28.0
 CANAL_HALF_WIDTH_MM = 25.0
+POSTERIOR_DEPTH_MM = 90.0
+"""From the posterior wall to the tip of the longest spinous process, with room to spare."""
+POSTERIOR_HALF_WIDTH_MM = 60.0
+"""Transverse processes reach this far to either side."""
 END_TOLERANCE_MM = 3.0
 """A drawn level's end is blurred by its tilt; an undrawn neighbour may begin this far inside."""
 
@@ -58,13 +74,13 @@ def code_label(
         spacing: mm along the three axes.
 
     A structure of kind `CUSTOM` that is not annotated may be in any background: nothing is known of where it lies.
-    Generic ids in `label` mean “a vertebra / disc of any level” (`VERTEBRA_ID`, `DISC_ID`) or “an artery / vein of
-    either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided structure is annotated, it was drawn up to the
-    midline: beyond that nothing is known of it.
+    Generic ids in `label` mean “a vertebra / disc / posterior elements of any level” (`VERTEBRA_ID`, `DISC_ID`,
+    `POSTERIOR_ID`) or “an artery / vein of either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided
+    structure is annotated, it was drawn up to the midline: beyond that nothing is known of it.
     """
     annotated = set(annotated)
     generic_vessels = {ARTERY_ID: Kind.ARTERY, VEIN_ID: Kind.VEIN}
-    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID, *generic_vessels}
+    unknown = set(possible) - annotated - {VERTEBRA_ID, DISC_ID, POSTERIOR_ID, *generic_vessels}
     for sid, kind in generic_vessels.items():
         if sid in annotated:
             unknown = {i for i in unknown if STRUCTURES[i].kind is not kind}
@@ -79,6 +95,8 @@ def code_label(
             allowed = frozenset(i for i in possible if STRUCTURES[i].is_vertebral) | {VERTEBRA_ID}
         elif sid == DISC_ID:
             allowed = frozenset(i for i in possible if STRUCTURES[i].kind is Kind.DISC) | {DISC_ID}
+        elif sid == POSTERIOR_ID:
+            allowed = frozenset(i for i in possible if STRUCTURES[i].kind is Kind.POSTERIOR) | {POSTERIOR_ID}
         elif sid in generic_vessels:
             allowed = frozenset(i for i in possible if STRUCTURES[i].kind is generic_vessels[sid]) | {sid}
         else:
@@ -90,13 +108,21 @@ def code_label(
     levelled = unknown and _ColumnFrame.build(label, spacing)
     if levelled:
         unknown -= anywhere
-        leveled_unknown = {i for i in unknown if STRUCTURES[i].order is not None}
-        tubes = unknown - leveled_unknown
+        posterior = {i for i in unknown if STRUCTURES[i].kind is Kind.POSTERIOR}
+        leveled_unknown = {i for i in unknown - posterior if STRUCTURES[i].order is not None}
+        tubes = unknown - posterior - leveled_unknown
         for region, ids in levelled.regions(leveled_unknown, tubes, label.shape):
             allowed = frozenset({0, *ids})
             if allowed not in sets:
                 sets.append(allowed)
             codes[background & region] = sets.index(allowed)
+        for region, possible_there in levelled.posterior_regions(posterior, annotated, label.shape):
+            here = background & region
+            for code in np.unique(codes[here]).tolist():
+                allowed = sets[code] | possible_there
+                if allowed not in sets:
+                    sets.append(allowed)
+                codes[here & (codes == code)] = sets.index(allowed)
         sets = [allowed | anywhere if 0 in allowed else allowed for allowed in sets]
     elif unknown:
         # Nothing with a level is drawn, so there is no geometry to go by: unknown everywhere.
@@ -166,7 +192,7 @@ class _ColumnFrame:
     def build(cls, label: np.ndarray, spacing: tuple[float, float, float]) -> _ColumnFrame | None:
         objects = ndimage.find_objects(label.astype(np.int32), max_label=int(label.max(initial=0)))
         boxes = {i: box for i, box in enumerate(objects, start=1) if box is not None and i in STRUCTURES}
-        ids = sorted((i for i in boxes if STRUCTURES[i].order is not None), key=order_of)
+        ids = sorted((i for i in boxes if STRUCTURES[i].is_counted), key=order_of)
         if not ids:
             return None
         centers = []
@@ -203,6 +229,35 @@ class _ColumnFrame:
                 yield corridor & tube, ids | tubes
         if tubes:
             yield tube & ~(claimed[None] & in_width), tubes
+
+    def posterior_regions(
+        self, unknown: set[int], annotated: set[int], shape: tuple[int, ...]
+    ) -> Iterator[tuple[np.ndarray, frozenset[int]]]:
+        """Pairs of a (D, H, W) bool region and the undrawn posterior elements that may lie in it.
+
+        Everywhere behind the bodies where none are annotated; else above and below the run of vertebrae whose are,
+        since spinous processes of the next ones, and the sacrum's crest, show there.
+        """
+        if not unknown:
+            return
+        slices = np.arange(shape[0])[:, None, None] * self.spacing[0]
+        plane = (self.behind >= self.back - CANAL_START_MM) & (self.behind <= self.back + POSTERIOR_DEPTH_MM)
+        behind = plane[None] & (np.abs(slices - self.lateral[None]) <= POSTERIOR_HALF_WIDTH_MM)
+        some = POSTERIOR_ID in annotated  # all are drawn, though not all are named
+        parts = {i: p.id for i in self.ids if STRUCTURES[i].is_vertebral and (p := posterior_of(i))}
+        drawn = [i for i, part in parts.items() if part in annotated or (some and i in annotated)]
+        if not drawn:
+            yield behind, frozenset(unknown)
+            return
+        above = frozenset(i for i in unknown if order_of(i) < order_of(drawn[0]))
+        below = frozenset(i for i in unknown if order_of(i) > order_of(drawn[-1]))
+        between = frozenset() if some else frozenset(unknown) - above - below
+        if above:  # a spinous process hangs down beside the next two bodies
+            yield behind & (self.along <= self.spans[drawn[0]][1])[None], above
+        if below:
+            yield behind & (self.along >= self.spans[drawn[-1]][1] - END_TOLERANCE_MM)[None], below
+        if between:
+            yield behind, between
 
 
 def _extend(centers: np.ndarray, spacing: tuple[float, float, float], reach: float) -> tuple[np.ndarray, np.ndarray]:

@@ -100,6 +100,8 @@ def _explicit(case: Case, mixed_in: bool) -> dict[str, Any]:
     said: dict[str, Any] = {"image": str(case.image), "patient": case.patient}
     if case.label:
         said["label"] = str(case.label)
+    if case.label_whole:
+        said["label_whole"] = str(case.label_whole)
     if case.keypoints:
         said["keypoints"] = {STRUCTURES[i].name: list(point) for i, point in case.keypoints.items()}
     if mixed_in:
@@ -134,7 +136,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     """
     import SimpleITK as sitk
 
-    from ..datasets.manifest import read_drawn
+    from ..datasets.manifest import read_drawn, read_label
     from ..files import atomic_write
     from ..imaging import read_image
 
@@ -143,11 +145,12 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
     if not all(place.exists() for place in places):
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
-        images = read_image(case.image), read_drawn(case)
+        images = read_image(case.image), read_drawn(case) if case.label_whole is None else read_label(case)
         with atomic_write(*places) as parts:
             for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)
-    return replace(case, image=places[0], label=places[1])
+    values = case.label_values if case.label_whole is None else None  # a label that was put together has ids
+    return replace(case, image=places[0], label=places[1], label_whole=None, label_values=values)
 
 
 def keep_inputs(resources: Mapping[str, str], run: RunDirectory) -> dict[str, str]:
@@ -204,4 +207,4 @@ def _contents(path: Path) -> Iterator[Path]:
 
 
 def _files(case: Case) -> list[Path]:
-    return [path for path in (case.image, case.label) if path is not None]
+    return [path for path in (case.image, case.label, case.label_whole) if path is not None]

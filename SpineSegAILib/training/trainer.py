@@ -6,9 +6,8 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
@@ -20,24 +19,29 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object, set_seed
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from ..anatomy import Extent, laterality
+from ..anatomy import laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
-from ..errors import ConfigError, DatasetError, OutputError, TrainingError, is_out_of_memory
+from ..errors import ConfigError, DatasetError, TrainingError, is_out_of_memory
 from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
 from ..files import atomic_write
 from ..methods.base import Batch, Method
-from ..methods.catalog import build_method, make_config
+from ..methods.catalog import build_method
 from .augmentation import Augmenter
+from .averaging import WeightAverage, load_matching
 from .clock import WorkClock
-from .config import OptimizationConfig, TrainingConfig
+from .config import TrainingConfig
 from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
+from .failures import as_training_error, first_line
 from .pictures import draw_curves, draw_result
+from .request import TrainingRequest, check_request, method_config
 from .run import RunDirectory, read_saved, write_json
+from .saved_state import read_state, write_state
+from .schedule import is_done, learning_rate, precision, progress_of
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 
 _START = "start.json"
@@ -48,29 +52,6 @@ _PLACES = {"dataset", "also", "start_from", "resources"}
 """Settings that name files of this computer: a checkpoint does not tell them."""
 _DRAW_SECONDS = 60.0
 """Between drawings of the curves, which take about half a second."""
-
-Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class TrainingRequest:
-    """What `spinesegai train` asks for.
-
-    Attributes:
-        config: of a new run; ignored when resuming.
-        output: run directory.
-        resume: go on with the run that is there.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        cache: folder for preprocessed cases; inside the run directory where not given.
-        report: called with each event of the main process.
-    """
-
-    config: TrainingConfig | None
-    output: Path
-    resume: bool = False
-    device: str = "auto"
-    cache: Path | None = None
-    report: Report | None = None
 
 
 class _LossStep(nn.Module):
@@ -108,7 +89,7 @@ class _Trainer:
         cpu = request.device == "cpu" or (request.device == "auto" and not torch.cuda.is_available())
         self.accelerator = Accelerator(
             cpu=cpu,
-            mixed_precision=_precision(o, cpu),
+            mixed_precision=precision(o, cpu),
             # A batch without key points, or without masks, leaves the heads for them without a gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -130,7 +111,7 @@ class _Trainer:
     def train(self) -> RunDirectory:
         """The whole run; whatever ends it is written down."""
         if not self.request.resume:  # what is wrong with the request is said before there is a folder
-            _check_request(self.config, self._manifests())
+            check_request(self.config, self._manifests())
         if self.main:
             if self.request.resume:
                 self.run.claim()
@@ -143,7 +124,7 @@ class _Trainer:
                 self._prepare()
                 self._train()
         except BaseException as error:
-            told = _told(error, self.run, self.step)
+            told = as_training_error(error, self.run, self.step)
             if told is not error:
                 self._report_failure(told)
                 raise told from error
@@ -186,17 +167,18 @@ class _Trainer:
         if self.main and self.request.resume:
             self._say_what_changed()
         set_seed(config.seed)
-        self.method = build_method(_method_config(config, resources))
+        self.method = build_method(method_config(config, resources))
         self.method.open_resources(resources)
         self.fresh = not run.state_file.exists()
         if self.fresh:
             self._start()
         self.origin = self._origin() if config.start_from and o.keep else {}
-        self.ema = _Average(self.method, o.ema) if o.ema else None
+        self.ema = WeightAverage(self.method, o.ema) if o.ema else None
         decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.learning_rate)
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.optimizer]
+        self.optimizer = optimizer([g for g in groups if g["params"]], lr=o.learning_rate)
         if not self.fresh:
             self._load_state()
         if self.main and self.request.resume:
@@ -244,7 +226,10 @@ class _Trainer:
     def _train(self) -> None:
         o, data = self.config.optimization, self.config.data
         cases, validation = self._cases()
-        dataset = SampleDataset(cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding)
+        dataset = SampleDataset(
+            cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding,
+            context_mm=self.method.tiling.context_mm,
+        )  # fmt: skip
         augmentation = data.augmentation
         if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
             augmentation = augmentation.model_copy(update={"mirror_left_right": False})
@@ -274,12 +259,12 @@ class _Trainer:
         counted = 0
         with self.run.quiet():
             batches = iter(loader)  # copies the process
-        for raw in self._loaded(batches, cases) if not _is_done(o, self.step, self.elapsed) else ():
-            rate = _learning_rate(o, self.step, self.elapsed)
+        for raw in self._loaded(batches, cases) if not is_done(o, self.step, self.elapsed) else ():
+            rate = learning_rate(o, self.step, self.elapsed)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = raw if on_cpu else augment(raw, self.accelerator.device)
-            batch.progress = _progress(o, self.step, self.elapsed)
+            batch.progress = progress_of(o, self.step, self.elapsed)
             losses = self._gradients(model, optimizer, batch)
             norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip)
             # With fp16, the scaler expects gradients that are not finite, and leaves such steps out.
@@ -298,7 +283,7 @@ class _Trainer:
             for name, value in losses.items():
                 sums[name] = value.detach() + sums.get(name, 0.0)
             counted += 1
-            done = _is_done(o, self.step, self.elapsed)
+            done = is_done(o, self.step, self.elapsed)
             if counted >= o.report_every or done or stopping:
                 speed = (self.step - first_step) / max(self.elapsed - before, 1e-6)
                 self._event(
@@ -314,7 +299,7 @@ class _Trainer:
                 self._save()
             if done or stopping:
                 break
-        finished = "finished" if _is_done(o, self.step, self.elapsed) else "stopped"
+        finished = "finished" if is_done(o, self.step, self.elapsed) else "stopped"
         self._event(finished, step=self.step, elapsed=round(self.elapsed, 1))
         self._draw_curves()
         self._beat(finished, force=True, step=self.step)
@@ -354,7 +339,7 @@ class _Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                message = _first_line(error)
+                message = first_line(error)
             optimizer.zero_grad(set_to_none=True)
             gc.collect()
             if torch.cuda.is_available():
@@ -529,55 +514,33 @@ class _Trainer:
 
     def _save(self) -> None:
         if self.main:
-            tensors = {f"model.{k}": v for k, v in self.method.state_dict().items()}
-            if self.ema:
-                tensors |= {f"ema.{k}": v for k, v in self.ema.values.items()}
-            state = self.optimizer.state_dict()["state"]
-            for index, entry in state.items():
-                for name, value in entry.items():
-                    tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
             scaler = self.accelerator.scaler
-            document = {
-                "step": str(self.step),
-                "elapsed": str(self.elapsed),
-                "best": str(self.best),
-                "parts": str(self.parts),
-                "scale": str(scaler.get_scale()) if scaler else "",
+            numbers = {
+                "step": self.step,
+                "elapsed": self.elapsed,
+                "best": self.best,
+                "parts": self.parts,
+                "scale": scaler.get_scale() if scaler else "",
             }
-            with atomic_write(self.run.state_file) as (part,):
-                save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, document)
+            write_state(self.run.state_file, self.method, self.ema, self.optimizer, numbers)
             self._write_checkpoint(self.run.last, {})
         self.accelerator.wait_for_everyone()
 
     def _load_state(self) -> None:
-        from safetensors import safe_open
-
-        path = self.run.state_file
         try:
-            tensors = load_file(path)
-            with safe_open(path, "pt") as file:
-                document = file.metadata()
+            numbers = read_state(self.run.state_file, self.method, self.ema, self.optimizer)
         except (SafetensorError, OSError) as error:
             raise TrainingError(
-                f"The saved state {path} is damaged ({error}): the run cannot go on.",
+                f"The saved state {self.run.state_file} is damaged ({error}): the run cannot go on.",
                 f"Start a new run from its checkpoint: --from {self.run.last}.",
             ) from error
-        self.step = int(document["step"])
-        self.elapsed = float(document["elapsed"])
-        self.best = float(document["best"])
-        self.parts = max(int(document.get("parts", 1)), int(read_saved(self.run.state / _PARTS).get("parts", 1)))
-        self.method.load_state_dict(_below(tensors, "model."))
-        if self.ema:
-            self.ema.values = _below(tensors, "ema.")
-        state = self.optimizer.state_dict()
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimizer.").items():
-            index, name = key.split(".", 1)
-            entries.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
+        self.step = int(numbers["step"])
+        self.elapsed = float(numbers["elapsed"])
+        self.best = float(numbers["best"])
+        self.parts = max(int(numbers.get("parts", 1)), int(read_saved(self.run.state / _PARTS).get("parts", 1)))
         scaler = self.accelerator.scaler
-        if scaler and document.get("scale"):
-            scaler.load_state_dict({**scaler.state_dict(), "scale": float(document["scale"])})
+        if scaler and numbers.get("scale"):
+            scaler.load_state_dict({**scaler.state_dict(), "scale": float(numbers["scale"])})
 
     # --- reports ---------------------------------------------------------------------------------------------------
 
@@ -593,108 +556,6 @@ class _Trainer:
             self.run.beat(state, force=force, steps=self.config.optimization.steps, elapsed=self.elapsed, **values)
 
 
-class _Average:
-    """Exponential moving average of the weights; the decay grows to its value, so early averages forget the start."""
-
-    def __init__(self, method: Method, decay: float) -> None:
-        self.decay = decay
-        self.values = {k: v.detach().clone() for k, v in method.state_dict().items() if v.is_floating_point()}
-
-    def to(self, device: torch.device) -> None:
-        self.values = {k: v.to(device) for k, v in self.values.items()}
-
-    @torch.no_grad()
-    def update(self, method: Method, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        current = method.state_dict()
-        for name, value in self.values.items():
-            value.lerp_(current[name].detach(), 1 - decay)
-
-    def state(self, method: Method) -> dict[str, Tensor]:
-        return {**method.state_dict(), **self.values}
-
-
-def load_matching(method: Method, checkpoint: str) -> int:
-    """Take over the weights of a checkpoint wherever name and shape agree.
-
-    Returns:
-        how many tensors were taken.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        ConfigError: nothing fits.
-    """
-    theirs = method.remap_weights(load_tensors(find_checkpoint(checkpoint)))
-    mine = method.state_dict()
-    fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
-    if not fitting:
-        raise ConfigError(f"Nothing in {checkpoint} fits this method.", "Start from a checkpoint of the same method.")
-    method.load_state_dict({**mine, **fitting})
-    return len(fitting)
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _precision(o: OptimizationConfig, cpu: bool) -> str:
-    if o.mixed_precision != "auto":
-        return o.mixed_precision
-    if cpu:
-        # bfloat16 pays only where the processor multiplies it in hardware.
-        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return "bf16" if supported() else "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def _progress(o: OptimizationConfig, step: int, elapsed: float) -> float:
-    """Share of the training that is done: of the steps, or of the hours if those end sooner."""
-    progress = step / o.steps
-    if o.hours is not None:
-        progress = max(progress, elapsed / (3600 * o.hours))
-    return min(progress, 1.0)
-
-
-def _is_done(o: OptimizationConfig, step: int, elapsed: float) -> bool:
-    steps = min(o.steps, o.stop_steps or o.steps)
-    hours = min(o.hours or math.inf, o.stop_hours or math.inf)
-    return step >= steps or elapsed >= 3600 * hours
-
-
-def _learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
-    """Warm-up, then decay over the steps, or over the hours if those end sooner."""
-    progress = _progress(o, step, elapsed)
-    if o.schedule == "cosine":
-        shape = 0.5 * (1 + math.cos(math.pi * progress))
-    elif o.schedule == "poly":
-        shape = (1 - progress) ** 0.9
-    else:
-        shape = 0.2 ** int(3 * progress)
-    rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape
-    return rate * min(1.0, (step + 1) / max(o.warmup, 1))
-
-
-def _method_config(config: TrainingConfig, resources: Mapping[str, str]) -> Any:
-    values = dict(config.method)
-    return make_config(values.pop("method"), **values).with_resources(resources)
-
-
-def _check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None:
-    """What can be known to be wrong before anything is written.
-
-    Raises:
-        ConfigError, DatasetError, CheckpointError: says what.
-    """
-    method_config = _method_config(config, config.resources)
-    for manifest in manifests:
-        _check_extent(manifest, method_config.label_scheme.extent)
-    manifests[0].cases("training")
-    method = build_method(method_config)
-    _check_patch(config.data.patch, method)
-    if config.start_from:
-        load_matching(method, config.start_from)
-
-
 def _pieces(batch: Batch, parts: int) -> list[Batch]:
     """The batch in up to `parts` pieces of about the same size."""
     if parts == 1:
@@ -702,54 +563,6 @@ def _pieces(batch: Batch, parts: int) -> list[Batch]:
     size = len(batch.image)
     cuts = np.linspace(0, size, min(parts, size) + 1).round().astype(int).tolist()
     return [batch.each(itemgetter(slice(low, high))) for low, high in pairwise(cuts)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _told(error: BaseException, run: RunDirectory, step: int) -> BaseException:
-    """A failure in words that a reader can act on; the same object where it has them, or nobody foresaw it."""
-    if isinstance(error, OutputError):
-        return TrainingError(
-            f"The run could not write to {run.folder} at step {step}: {error.message}",
-            "Free space there and resume: what was saved last is whole.",
-        )
-    if isinstance(error, (OSError, SafetensorError)):  # the latter is how safetensors says that a disk is full
-        return TrainingError(
-            f"The run could not read or write its files at step {step}: {error}.",
-            f"Is the disk of {run.folder} full, or gone? Resume when it is not: what was saved last is whole.",
-        )
-    if is_out_of_memory(error):
-        return TrainingError(
-            f"Out of memory at step {step}: {_first_line(error)}",
-            "Close other programs and resume, or choose a smaller patch or preset.",
-        )
-    return error
-
-
-def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:
-    for case in (*manifest.splits.get("training", ()), *manifest.splits.get("validation", ())):
-        extent = case.extent or manifest.extent
-        if wanted is not None and extent is not None and extent is not wanted:
-            raise ConfigError(
-                f"{case.name} has masks of vertebral extent “{extent.value}”, the scheme wants “{wanted.value}”.",
-                "Train and validate with a scheme of the same extent; the two are never mixed.",
-            )
-
-
-def _check_patch(patch: Sequence[int], method: Method) -> None:
-    if len(patch) != method.config.dims:
-        raise ConfigError(
-            f"The patch {tuple(patch)} is not {method.config.dims}D like the method.", "Correct data.patch."
-        )
-    window, divisor = method.tiling.window, method.tiling.divisor
-    if window and tuple(patch) != window:
-        raise ConfigError(f"This method takes inputs of {window}, not {tuple(patch)}.", "Correct data.patch.")
-    if any(n % d for n, d in zip(patch, method.tiling.divisors(len(patch)), strict=True)):
-        raise ConfigError(
-            f"The sides of the patch {tuple(patch)} must be multiples of {divisor}.", "Correct data.patch."
-        )
 
 
 def _collate(augment: Augmenter, items: list[dict[str, Any]]) -> Batch:

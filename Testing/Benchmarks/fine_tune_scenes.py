@@ -80,7 +80,7 @@ def save_scenes(table: dict[str, Any], args: argparse.Namespace, folder: Path) -
     host.start()
     import SimpleITK as sitk
     import slicer
-    from SpineSegAISlicer import nodes
+    from SpineSegAISlicer.scene import results
 
     from SpineSegAILib.anatomy import SCHEMES
     from SpineSegAILib.results import Segmentation
@@ -93,7 +93,7 @@ def save_scenes(table: dict[str, Any], args: argparse.Namespace, folder: Path) -
         slicer.mrmlScene.Clear(0)
         volume = slicer.util.loadVolume(str(entry_path(args, case["image"])))
         label = sitk.Cast(sitk.ReadImage(str(entry_path(args, case["label"]))), sitk.sitkInt16)
-        nodes.segmentationFromResult(Segmentation(labels=label, scheme=SCHEMES["lumbar-mr"]), volume)
+        results.segmentationFromResult(Segmentation(labels=label, scheme=SCHEMES["lumbar-mr"]), volume)
         name = Path(case["image"]).name.split("_image")[0]
         if not slicer.mrmlScene.WriteToMRB(str(part / f"{name}.mrb")):
             sys.exit(f"{name} could not be saved.")

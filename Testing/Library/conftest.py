@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny_data import SHARED_DATA
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
 
 # The same examples on every machine: a test that passes today passes tomorrow.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
-
-SHARED_DATA = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +29,32 @@ def no_accelerator_of_another_test():
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def text_packages() -> None:
+    """transformers and open_clip can be imported.
+
+    Both import torchvision, which on a torch for CPUs alone fails, since the published one was built with CUDA: its
+    operators are not there to be described. Where that is so they are declared here; none of them is ever called.
+    """
+    from importlib import import_module
+
+    import torch
+
+    try:
+        import_module("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)  # operators last as long as it does
+        for name in [m for m in sys.modules if m.partition(".")[0] in ("torchvision", "transformers", "open_clip")]:
+            del sys.modules[name]
+        import_module("torchvision")
+
+
+_KEPT: list[object] = []
 
 
 @pytest.fixture(scope="session")

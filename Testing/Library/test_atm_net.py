@@ -658,7 +658,8 @@ def test_the_shipped_size_fits():
 
 def test_it_trains_like_any_other_method_and_says_what_it_was_told(tmp_path):
     from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
-    from SpineSegAILib.training.trainer import TrainingRequest, run_training
+    from SpineSegAILib.training.request import TrainingRequest
+    from SpineSegAILib.training.trainer import run_training
 
     manifest = write_tiny_dataset(tmp_path, training=2)
     bank = tmp_path / "bank.safetensors"
@@ -703,8 +704,7 @@ def test_the_control_for_language_needs_no_bank(tmp_path, volume):
 # --- text encoders ---------------------------------------------------------------------------------------------------
 
 
-def test_a_bert_is_frozen_and_outside_the_network(tmp_path):
-    pytest.importorskip("transformers", reason="BERT-like text encoders need transformers")
+def test_a_bert_is_frozen_and_outside_the_network(tmp_path, text_packages):
     from SpineSegAILib.methods.text.encoders import make_encoder
 
     texts = training_grammar(SMALL)
@@ -735,11 +735,9 @@ def test_a_bert_is_frozen_and_outside_the_network(tmp_path):
         make_encoder(str(tmp_path / "nowhere"))
 
 
-def test_clip_reads_long_prompts_in_parts():
-    try:
-        import open_clip
-    except (ImportError, RuntimeError) as error:  # torchvision made for another torch raises the latter
-        pytest.skip(f"CLIP needs open_clip: {error}")
+def test_clip_reads_long_prompts_in_parts(text_packages):
+    import open_clip
+
     from SpineSegAILib.methods.text.encoders import ClipEncoder
 
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from SpineSegAILib.anatomy import (
+    BASIC_KINDS,
     CANAL_ID,
     KINDS,
     STRUCTURES,
@@ -17,12 +18,21 @@ from SpineSegAILib.anatomy import (
     Kind,
     disc_below,
     level_chain,
+    posterior_of,
     ranks,
     scheme,
     sorted_ids,
     structure,
 )
-from SpineSegAILib.consistency import nearest_level_maps, relative_size, resolve_levels
+from SpineSegAILib.consistency import (
+    ConsistencySettings,
+    LevelResult,
+    nearest_level_maps,
+    relative_size,
+    resolve_levels,
+)
+from SpineSegAILib.consistency.sequence import Item, name_levels, states_of
+from SpineSegAILib.correction import LabeledStructures, choose_naming, set_level
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -56,7 +66,7 @@ class Spine:
     ) -> Evidence:
         """Kinds and ranks as a network would give them; the noise is a standard deviation in ranks."""
         rng = np.random.default_rng(seed)
-        kinds = np.full((len(KINDS), *self.labels.shape), 0.02, np.float32)
+        kinds = np.full((scheme(name).head_kinds, *self.labels.shape), 0.02, np.float32)
         rank = np.zeros(self.labels.shape, np.float32)
         expected = ranks(self.present)
         where = np.zeros(self.labels.shape, int)
@@ -69,6 +79,7 @@ class Spine:
             where[inside] = KINDS.index(kind.value)
             if int(sid) in expected:
                 rank[inside] = expected[int(sid)] + rng.normal(0, per_instance)
+        where[where >= len(kinds)] = 0
         np.put_along_axis(kinds, where[None], 0.9, axis=0)
         rank += shift + rng.normal(0, noise, rank.shape) if noise else shift
         return Evidence(self.spacing, scheme(name), kinds=kinds, rank=rank)
@@ -102,6 +113,7 @@ def make_spine(
     missing: tuple[str, ...] = (),
     fused: tuple[str, ...] = (),
     discs: bool = True,
+    posterior: bool = False,
     scoliosis: float = 0.0,
     crop: tuple[int, int] = (0, 0),
 ) -> Spine:
@@ -109,6 +121,7 @@ def make_spine(
 
     Args:
         missing: levels to leave out; fused: vertebrae whose disc is replaced by their own bone.
+        posterior: spinous processes that hang down beside the disc and the upper half of the next body.
         crop: rows cut away above and below.
     """
     length = 37.0 * len(names)
@@ -145,6 +158,10 @@ def make_spine(
                 middle / spacing[1],
                 float(np.interp(middle, fine, ap)) / spacing[2],
             )
+        process = posterior_of(sid)
+        if posterior and process is not None:
+            hanging = (along >= at + 14) & (along < at + size + 15) & (across > 39) & (across < 62)
+            labels[hanging[None] & (side < 9)] = process.id
         disc = disc_below(sid)
         if disc is not None and i + 1 < len(names):
             between = (along >= at + size) & (along < at + size + gap) & (np.abs(across) < 16)
@@ -232,7 +249,7 @@ def test_ranks_between_two_levels_are_reported(spine):
     result = resolve_levels(spine.evidence(shift=0.5, sacrum_kind=False))
     assert_possible(result)
     assert any("uncertain" in w for w in result.warnings)
-    assert result.alternatives and 0.1 < result.alternatives[0][1] < 0.6
+    assert result.alternatives and 0.1 < result.alternatives[0].probability < 0.6
 
 
 def test_sacrum_that_is_taken_for_a_vertebra(spine):
@@ -314,9 +331,9 @@ def test_sacrum_cut_away_is_a_guess_and_says_so():
     spine = make_spine(crop=(0, 62))
     result = resolve_levels(spine.evidence(noise=0.3))
     assert_all_right(result, spine)
-    assert "The sacrum is not visible: levels are a guess." in result.warnings
+    assert "No sacrum was recognized: level labels are uncertain." in result.warnings
     hinted = resolve_levels(spine.evidence(), anchors=[(structure("L3").id, spine.centres[structure("L3").id])])
-    assert not any("guess" in w for w in hinted.warnings)
+    assert not any("sacrum" in w for w in hinted.warnings)
 
 
 def test_touching_vertebrae_are_split():
@@ -418,6 +435,21 @@ def test_every_disc_has_its_name(spine):
     result = resolve_levels(spine.evidence(noise=0.3))
     discs = spine.labels > 100
     assert (result.labels[discs] == spine.labels[discs]).all()
+
+
+def test_the_canal_of_a_strongly_bent_column_is_kept(spine):
+    """Its middle lies far from the straight line through it."""
+    evidence = spine.evidence()
+    rows = spine.labels.shape[1]
+    bend = np.round(-45 * np.sin(np.pi * np.arange(rows) / rows)).astype(int)  # voxels
+    labels = spine.labels.copy()
+    for row, by in enumerate(bend):
+        labels[:, row] = np.roll(labels[:, row], by, -1)
+        evidence.kinds[:, :, row] = np.roll(evidence.kinds[:, :, row], by, -1)
+        evidence.rank[:, row] = np.roll(evidence.rank[:, row], by, -1)
+    result = resolve_levels(evidence)
+    canal = labels == CANAL_ID
+    assert (result.labels[canal] == CANAL_ID).mean() > 0.99
 
 
 def test_canal_keeps_its_line_and_loses_islands(spine):
@@ -621,6 +653,99 @@ def test_one_end_of_the_visible_range(spine):
         resolve_levels(make_spine(("L1", "L2", "L3", "L4", "L5", "S1")).evidence(), visible=(structure("L5").id, None))
 
 
+@pytest.mark.parametrize("visible", [("T12", "S1"), (None, "S1"), ("T12", None)])
+def test_a_visible_range_binds_where_the_network_counts_wrongly(visible):
+    """S1 lies at the image's lower edge and looks like L5 to the network."""
+    spine = make_spine(("T12", "L1", "L2", "L3", "L4", "L5", "S1"), crop=(6, 10))
+    evidence = spine.evidence(shift=1.0, sacrum_kind=False)
+    assert names_at(resolve_levels(evidence), spine)["S1"] == "L5"
+    result = resolve_levels(evidence, visible=tuple(structure(n).id if n else None for n in visible))
+    assert_all_right(result, spine)
+    assert not any("T11" in text for text in (*result.warnings, *(a.names for a in result.alternatives)))
+
+
+def test_a_fragment_below_the_sacrum_is_not_the_sacrum_that_a_reader_sees():
+    spine = make_spine(("T12", "L1", "L2", "L3", "L4", "L5", "S1"), crop=(6, 0))
+    s1 = np.argwhere(spine.labels == structure("S1").id)
+    below, column = s1[:, 1].max(), int(np.median(s1[:, 2]))
+    spine.labels[3:8, below + 5 : below + 11, column + 5 : column + 17] = structure("S1").id  # of S2
+    spine.labels = spine.labels[:, : below + 12]
+    evidence = spine.evidence(shift=0.7, sacrum_kind=False)
+    evidence.rank[:, below + 3 :] = -1.0
+    result = resolve_levels(evidence, visible=(None, structure("S1").id))
+    assert names_at(result, spine)["S1"] == "S1"
+    assert not any("?" in w for w in result.warnings)
+
+
+def test_a_level_of_the_range_that_was_not_found_is_said(spine):
+    whole = make_spine()
+    spine = make_spine(missing=("S1",))
+    spine.labels[whole.labels == structure("S1").id] = 0
+    result = resolve_levels(spine.evidence(), visible=(structure("T11").id, structure("S1").id))
+    assert_all_right(result, spine)
+    assert "S1, the lower end of the visible range, was not recognized in the image." in result.warnings
+
+
+def test_a_range_without_room_for_its_levels_is_refused():
+    spine = make_spine(("L1", "L2", "L3", "L4", "L5", "S1"), crop=(8, 10))
+    with pytest.raises(
+        HintError, match="6 vertebrae or discs were found, T11 to S1 are 8 levels, and the image has no room"
+    ):
+        resolve_levels(spine.evidence(), visible=(structure("T11").id, structure("S1").id))
+
+
+def test_what_a_false_vertebra_far_below_is_called_does_not_matter_to_a_range():
+    spine = make_spine()
+    labels = np.pad(spine.labels, ((0, 0), (0, 60), (0, 0)))
+    low = spine.labels.shape[1] + 30
+    labels[3:8, low : low + 15, 30:45] = structure("L4").id  # bowel, or a hip
+    spine.labels = labels
+    evidence = spine.evidence()
+    free = resolve_levels(evidence)
+    assert_all_right(free, spine)
+    for visible in ((None, structure("S1").id), (structure("T11").id, structure("S1").id)):
+        assert resolve_levels(evidence, visible=visible).sequence == free.sequence
+
+
+# --- the other naming ------------------------------------------------------------------------------------------------
+
+
+def renamed(result, alternative):
+    """Labels of a result after its other naming was chosen from the mapping, and by the step for the shell."""
+    labelling = LabeledStructures.of(result.labels)
+    old, new = alternative.step.removeprefix("--set ").split("=")
+    steps = choose_naming(labelling, alternative), set_level(labelling, structure(old).id, new)
+    return [step.apply(result.labels) for step in steps]
+
+
+@pytest.mark.parametrize("offset", [0.5, -0.5])
+def test_the_question_carries_its_answer(offset):
+    spine = make_spine(crop=(0, 62))  # without S1
+    evidence = spine.evidence(shift=offset, sacrum_kind=False)
+    result = resolve_levels(evidence)
+    other = result.alternatives[0]
+    assert other.question in result.warnings and other.names != result.sequence
+    assert 0.05 < other.probability < 0.6
+    by_mapping, by_step = renamed(result, other)
+    assert (by_mapping == by_step).all() and (by_mapping != result.labels).any()
+    names = [v for v in other.names.split() if not v.startswith("(")]
+    assert names == [STRUCTURES[i].name for i in sorted_ids(np.unique(by_mapping)[1:]) if STRUCTURES[i].is_vertebral]
+
+
+def test_alternatives_never_read_alike():
+    settings = ConsistencySettings(drop_cost=0.5)
+    states = states_of(scheme("lumbar-mr"))
+    rank = np.array([level.rank for level in states], float)
+    # Two pieces of one vertebra: either may be the one that is left out, which reads the same.
+    items = [
+        Item(arc, -np.abs(rank - r) / 0.4, 0.5, 0.5) for arc, r in ((100.0, 0.0), (68.0, 1.0), (64.0, 1.0), (30.0, 2.0))
+    ]
+    naming = name_levels(items, states, 35.0, variants={}, settings=settings)
+    read = [[level.id for level in levels if level] for levels in (naming.levels, *(o for o, _ in naming.alternatives))]
+    assert len(read) > 1
+    assert all(a != b for i, a in enumerate(read) for b in read[:i])
+
+
 # --- locked structures -----------------------------------------------------------------------------------------------
 
 
@@ -792,3 +917,80 @@ def test_the_result_is_always_possible(seed):
     tensor *= rng.uniform(0.3, 1.0, tensor.shape).astype(np.float32) ** 2  # holes and specks
     tensor /= tensor.sum(axis=0)
     assert_possible(resolve_levels(evidence))
+
+
+# --- posterior elements ----------------------------------------------------------------------------------------------
+
+POSTERIOR = "lumbar-mr-posterior"
+
+
+def posterior_right(result: LevelResult, spine: Spine) -> dict[str, float]:
+    """For the posterior elements of each vertebra the share of their voxels that have the right name."""
+    ids_here = [
+        i for i in np.unique(spine.labels).tolist() if STRUCTURES.get(i) and STRUCTURES[i].kind is Kind.POSTERIOR
+    ]
+    return {STRUCTURES[i].name: float(np.mean(result.labels[spine.labels == i] == i)) for i in ids_here}
+
+
+@pytest.mark.parametrize("with_ranks", [True, False])
+def test_posterior_elements_are_named_after_their_vertebrae(with_ranks):
+    spine = make_spine(posterior=True)
+    evidence = spine.evidence(POSTERIOR, noise=0.2)
+    if not with_ranks:
+        evidence.rank = None
+    result = resolve_levels(evidence, anchors=[(structure("L5").id, spine.centres[structure("L5").id])])
+    found = posterior_right(result, spine)
+    assert len(found) == 7 and min(found.values()) > 0.95, found
+    level = {i.structure_id: i.confidence for i in result.instances}
+    assert level[structure("L4 posterior elements").id] == level[structure("L4").id]
+
+
+def test_classes_name_posterior_elements_too():
+    spine = make_spine(posterior=True)
+    found = posterior_right(resolve_levels(spine.classes(POSTERIOR)), spine)
+    assert len(found) == 7 and min(found.values()) > 0.95, found
+
+
+def test_a_process_whose_body_is_above_the_image_is_not_the_next_ones():
+    spine = make_spine(posterior=True, crop=(29, 0))  # T11's body is gone, its process hangs into view
+    t11 = structure("T11 posterior elements").id
+    assert (spine.labels == t11).any() and not (spine.labels == structure("T11").id).any()
+    result = resolve_levels(spine.evidence(POSTERIOR))
+    assert posterior_right(result, spine)["T11 posterior elements"] > 0.9
+    assert posterior_right(result, spine)["T12 posterior elements"] > 0.95
+
+
+def test_the_crest_of_the_sacrum_is_nobodys_posterior_element():
+    spine = make_spine(posterior=True)
+    l5 = spine.labels == structure("L5 posterior elements").id
+    evidence = spine.evidence(POSTERIOR)
+    crest = np.roll(l5, round(36 / SPACING[1]), axis=1) & (spine.labels == 0)
+    evidence.kinds[:, crest] = 0.02
+    evidence.kinds[KINDS.index("posterior"), crest] = 0.9
+    evidence.rank[crest] = -1.0
+    result = resolve_levels(evidence)
+    assert not result.labels[crest].any()
+    assert (result.labels[l5] == structure("L5 posterior elements").id).all()
+
+
+def test_locked_posterior_elements_stay_what_they_are_called():
+    spine = make_spine(posterior=True)
+    locked = np.where(spine.labels == structure("L3 posterior elements").id, spine.labels, 0)
+    result = resolve_levels(spine.evidence(POSTERIOR), locked=locked)
+    assert (result.labels[locked > 0] == structure("L3 posterior elements").id).all()
+    assert_all_right(result, spine)
+
+
+def test_a_head_without_posterior_elements_gives_none():
+    spine = make_spine(posterior=True)
+    evidence = spine.evidence()
+    assert len(evidence.kinds) == BASIC_KINDS
+    result = resolve_levels(evidence)
+    assert not any(STRUCTURES[int(i)].kind is Kind.POSTERIOR for i in np.unique(result.labels) if i)
+    assert_all_right(result, spine)
+
+
+def test_posterior_elements_can_be_no_anchor():
+    spine = make_spine(posterior=True)
+    with pytest.raises(HintError, match="is not counted"):
+        resolve_levels(spine.evidence(POSTERIOR), anchors=[(structure("L4 posterior elements").id, (5.0, 60.0, 60.0))])

@@ -16,6 +16,7 @@ from SpineSegAILib.correction import (
     LabeledStructures,
     Patch,
     apply_correction,
+    choose_naming,
     delete,
     insert,
     merge,
@@ -27,7 +28,8 @@ from SpineSegAILib.correction import (
     switch_counting,
 )
 from SpineSegAILib.errors import CorrectionError
-from SpineSegAILib.results import Segmentation, check_names, check_overlap, read_segmentation
+from SpineSegAILib.results import Alternative, Segmentation, check_names, check_overlap, read_segmentation
+from SpineSegAILib.results.alternatives import relabel_step
 from SpineSegAILib.results.correction_log import CorrectionLog, painted
 
 SCHEME = SCHEMES["lumbar-mr"]
@@ -451,15 +453,69 @@ def segmentation(**more) -> Segmentation:
 
 def test_what_hangs_on_names_follows():
     before = segmentation(
-        confidence={21: 0.9, 22: 0.4, 121: 0.7}, keypoints={21: (1.0, 2.0, 3.0)}, unvalidated=frozenset({121, 61})
+        outline_quality={21: 0.9, 22: 0.4, 121: 0.7},
+        keypoints={21: (1.0, 2.0, 3.0)},
+        unvalidated=frozenset({121, 61}),
     )
     result = apply_correction(before, shift(LabeledStructures.of(before.labels), "up"))
-    assert result.confidence == {20: 0.9, 21: 0.4, 120: 0.7}
+    assert result.outline_quality == {20: 0.9, 21: 0.4, 120: 0.7}
     assert result.keypoints == {20: (1.0, 2.0, 3.0)}
     assert result.unvalidated == {120, 61}
     assert result.present == ids("L1 L1/L2 L2")
     assert before.present == ids("L2 L2/L3 L3")
     assert before.corrections is None
+
+
+def test_a_question_that_is_answered_is_not_asked_again():
+    question = "L2 to L3 or L1 to L2? The levels are uncertain (30 % for the other)."
+    other = Alternative("L1 L2", 0.3, {21: 20, 22: 21, 121: 120}, question)
+    before = segmentation(alternatives=[other], level_confidence=0.7, warnings=[question, "Another."])
+    labelling = LabeledStructures.of(before.labels)
+    after = apply_correction(before, choose_naming(labelling, other))
+    assert after.present == ids("L1 L1/L2 L2") and after.corrections.entries[-1].words == "Name them L1 L2"
+    assert (after.alternatives, after.level_confidence, after.warnings) == ([], None, ["Another."])
+    without = apply_correction(before, delete(labelling, 121))  # the names of the others are asked about as before
+    assert (without.level_confidence, without.warnings) == (0.7, before.warnings)
+    with pytest.raises(CorrectionError, match="offered for other structures"):
+        choose_naming(LabeledStructures.of(after.labels), other)
+    with pytest.raises(CorrectionError, match="locked"):
+        choose_naming(LabeledStructures.of(before.labels, locked=[22]), other)
+
+
+def test_the_quality_of_what_was_redrawn_is_not_known():
+    before = segmentation(outline_quality={21: 0.9, 22: 0.4, 121: 0.7})
+    labels = sitk.GetArrayFromImage(before.labels)
+    drawn = labels.copy()
+    drawn[tuple(np.argwhere(labels == 22)[0])] = 0
+    after = apply_correction(before, Correction("paint", "", patch=Patch.between(labels, drawn)))
+    assert after.outline_quality == {21: 0.9, 121: 0.7}
+    merged = apply_correction(before, merge(LabeledStructures.of(before.labels), 21, 22, None))
+    assert merged.outline_quality == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "step"),
+    [
+        ("T11 T12 L1 L1/L2 L2 L3 L4 L5", lambda x: shift(x, "down")),
+        ("T12 T12/L1 L1 L2 L3 L4 L5 S1", lambda x: shift(x, "up")),
+        ("L1/L2 L2/L3 L3/L4", lambda x: shift(x, "down")),
+        ("T12 L1 L2 L3 L4 L4/L5 L5 L5/S1 S1", lambda x: switch_counting(x, "L6")),
+        ("T12 L1 L2 L3 L4 L5 L6 L6/S1 S1", lambda x: switch_counting(x, "L5")),
+        ("T10 T11 T12 L1 L1/L2 L2 L3", lambda x: switch_counting(x, "T13")),
+        ("T11 T12 T13 L1 L2 L3", lambda x: switch_counting(x, "T12")),
+        ("T12 L1 L2 L3 L4 L5", lambda x: set_level(x, 24, "L6")),
+    ],
+)
+def test_the_step_for_the_shell_renames_as_the_mapping_does(names, step):
+    labelling = LabeledStructures(frozenset(structure(n).id for n in names.split()))
+    mapping = {old: new for old, new in step(labelling).mapping.items() if old != new}
+    flag, what = relabel_step(mapping).split()
+    if flag == "--set":
+        old, new = what.split("=")
+        again = set_level(labelling, structure(old).id, new)
+    else:
+        again = switch_counting(labelling, what)
+    assert {old: new for old, new in again.mapping.items() if old != new} == mapping
 
 
 @pytest.mark.parametrize("name", ["spine.seg.nrrd", "spine.nii.gz"])
@@ -538,3 +594,56 @@ def test_one_missing_and_two_merged_take_two_actions():
     for true in ("T12", "L1", "L2", "L3", "L5"):
         own = truth == structure(true).id
         assert (labels[own] == structure(true).id).mean() > 0.9, true
+
+
+# --- posterior elements -----------------------------------------------------------------------------------------------
+
+
+def with_posterior(names: str, *levels: str) -> LabeledStructures:
+    posterior = [structure(f"{level} posterior elements").id for level in levels]
+    return LabeledStructures(frozenset([*ids(names), *posterior]))
+
+
+def posterior_after(correction: Correction) -> dict[str, str]:
+    """New level of the posterior elements, by the old one."""
+    renamed = named(correction)
+    words = " posterior elements"
+    return {a.removesuffix(words): b.removesuffix(words) for a, b in renamed.items() if a.endswith(words)}
+
+
+def test_posterior_elements_follow_their_vertebra():
+    row = with_posterior("L1 L1/L2 L2 L2/L3 L3 L3/L4 L4", "L1", "L2", "L3", "L4")
+    down = shift(row, "down")
+    assert posterior_after(down) == {"L1": "L2", "L2": "L3", "L3": "L4", "L4": "L5"}
+    assert named(down)["L4"] == "L5" and named(down)["L3/L4"] == "L4/L5"
+    assert posterior_after(shift(row, "up", structure("L2").id, "above")) == {"L1": "T12", "L2": "L1"}
+    assert posterior_after(set_level(row, structure("L4").id, "L6")) == {"L1": "L3", "L2": "L4", "L3": "L5", "L4": "L6"}
+    arch = structure("L4 posterior elements").id
+    by_its_arch = set_level(row, arch, "L5 posterior elements")
+    assert named(by_its_arch)["L4"] == "L5"
+    with pytest.raises(CorrectionError, match="one is posterior elements and the other a vertebra"):
+        set_level(row, arch, "L5")
+    assert posterior_after(switch_counting(with_posterior("L4 L5 S1", "L4", "L5"), "L6")) == {"L4": "L5", "L5": "L6"}
+
+
+def test_vertebrae_that_are_one_have_posterior_elements_that_are_one():
+    row = with_posterior("L1 L2 L3 L4", "L1", "L2", "L3", "L4")
+    both = merge(row, structure("L2").id, structure("L3").id)
+    assert posterior_after(both) == {"L1": "L2", "L2": "L3"}
+    only = with_posterior("L2 L3", "L2")
+    assert posterior_after(merge(only, structure("L2").id, structure("L3").id)) == {"L2": "L3"}
+    pair = [structure(f"{level} posterior elements").id for level in ("L2", "L3")]
+    assert posterior_after(merge(row, *pair)) == {"L3": "L2"}
+    with pytest.raises(CorrectionError, match="of different kinds"):
+        merge(row, structure("L2").id, pair[0])
+
+
+def test_a_vertebra_that_is_split_keeps_its_posterior_elements():
+    labels = np.zeros((3, 40, 40), np.int16)
+    labels[:, 4:36, 4:20] = structure("L3").id
+    labels[:, 4:36, 24:36] = structure("L3 posterior elements").id
+    image = sitk.GetImageFromArray(labels)
+    image.SetDirection((0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    cut = split(LabeledStructures.of(labels), image, structure("L3").id)
+    assert cut.mapping == {}
+    assert {STRUCTURES[i].name for i in np.unique(cut.apply(labels)) if i} == {"L2", "L3", "L3 posterior elements"}

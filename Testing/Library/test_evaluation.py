@@ -296,6 +296,16 @@ def test_crops_follow_the_patient(code):
     assert cropped[0, 0, 0] == image[image.TransformPhysicalPointToIndex(point)]
 
 
+def test_other_contrasts_change_the_intensities_alone():
+    ramp = np.tile(np.linspace(0, 800, 101), (3, 4, 1))
+    image, label = image_of(ramp), image_of(np.ones((3, 4, 101)))
+    for variant, bright in (("t1-like", 35), ("fat-suppressed-like", 100)):
+        copy, same = make_variant(image, label, variant)
+        found = sitk.GetArrayFromImage(copy)[0, 0]
+        assert same is label and copy.GetSpacing() == image.GetSpacing()
+        assert abs(int(found.argmax()) - bright) <= 2 and found[0] == 0  # air stays dark
+
+
 def test_zoom_enlarges_all_axes():
     image = image_of(column(**TRUTH))
     larger, label = make_variant(image, image, "zoom-1.3")
@@ -341,7 +351,7 @@ def test_report_of_a_data_set(dataset, tmp_path):
         dataset,
         "validation",
         Oracle(),
-        variants=VARIANTS,
+        variants=[v for v in VARIANTS if not v.endswith("-like")],  # it looks at intensities
         about={"checkpoint": "oracle"},
         progress=lambda fraction, _: steps.append(fraction),
     )
@@ -451,3 +461,17 @@ def test_averages_by_structure_and_over_all():
     assert row["dice"] == pytest.approx(0.5) and row["macro"]["dice"] == pytest.approx(0.375)
     assert row["undefined_distances"] == 1 and row["hd95_mm"] == pytest.approx(2.5)
     assert (row["levels_right"], row["levels"], row["cases_right"], row["cases"]) == (2, 3, 1, 2)
+
+
+def test_posterior_elements_of_which_some_have_no_level_are_scored_as_one():
+    names = ("L3 posterior elements", "L4 posterior elements")
+    truth, guess = np.zeros((4, 40, 30), np.int16), np.zeros((4, 40, 30), np.int16)
+    truth[:, 2:12, 5:20], truth[:, 20:30, 5:20] = structure(names[0]).id, structure("posterior elements").id
+    guess[:, 2:12, 5:20], guess[:, 20:30, 5:20] = structure(names[0]).id, structure(names[1]).id
+    annotated = [structure(n).id for n in (*names, "posterior elements")]
+    result = Segmentation(image_of(guess), scheme("lumbar-mr-posterior"))
+    (s,) = evaluate_case(image_of(truth), result, annotated).structures
+    assert (s.name, s.group, s.dice) == ("posterior elements", "posterior elements", 1.0)
+    truth[truth == structure("posterior elements").id] = structure(names[1]).id
+    report = evaluate_case(image_of(truth), result, annotated[:2])
+    assert [x.name for x in report.structures] == list(names) and all(x.level_right for x in report.structures)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from SpineSegAILib.anatomy import KINDS, structure
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
-from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError
+from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError, SpineSegAIError
 from SpineSegAILib.hints import Anchor, Hints
-from SpineSegAILib.imaging import SAGITTAL_DIRECTION, Geometry, Preprocessing
+from SpineSegAILib.imaging import SAGITTAL_DIRECTION, CanonicalVolume, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device
 from SpineSegAILib.inference.sliding_window import predict_volume
-from SpineSegAILib.methods.base import Context, Method, Tiling, coordinate_channels
+from SpineSegAILib.methods.base import Context, Method, Tiling, between_slices, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
@@ -180,7 +180,7 @@ def test_raw_classes_without_consistency(tmp_path):
     image = plain_image((3, 50, 50))
     raw = predictor.segment(image, options={"consistency": "off"})
     assert len(raw.present) > 3  # an untrained network says anything
-    assert raw.confidence == {}
+    assert raw.level_confidence is None and raw.alternatives == []
 
 
 def test_consistency_cannot_be_left_out_where_names_come_from_it(tiny):
@@ -503,3 +503,126 @@ def test_a_method_that_looks_at_the_whole_input_sees_windows_of_the_size_it_lear
     assert np.argwhere(told.classes[1] > 0.5).tolist() == [[0, 20, 60], [1, 20, 60]]
     predict_volume(method, volume, torch.device("cpu"))  # nothing is said of a size
     assert method.shapes == {(64, 48), (96, 80)}
+
+
+class Mirror(Method):
+    """Gives back the slices that it is shown."""
+
+    tiling = Tiling(context_mm=(4.0,))
+
+    def __init__(self) -> None:
+        super().__init__(make_config("resenc-unet", "tiny"))
+
+    def evidence(self, images, context):
+        assert context.coordinates.shape[1] == 2
+        return {"classes": images}
+
+
+@pytest.mark.parametrize(("slices", "slice_mm"), [(7, 2.0), (7, 4.0), (5, 10.0), (2, 4.4), (1, 4.0)])
+def test_a_network_sees_the_slices_beside_each(slices, slice_mm):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).uniform(0, 1, (slices, 32, 40)).astype(np.float32))
+    image.SetSpacing((2.0, 2.0, slice_mm))
+    image.SetDirection(SAGITTAL_DIRECTION)
+    volume = Preprocessing(pixel_mm=2.0).apply(image)
+    shown = predict_volume(Mirror().eval(), volume, torch.device("cpu"), options={"batch": 3}).classes
+    at = np.arange(slices)[:, None] + np.array([0.0, -4.0, 4.0]) / slice_mm
+    for channel in range(3):
+        assert np.allclose(shown[channel], between_slices(volume.array, at[:, channel]), atol=1e-6)
+
+
+class Glance(Method):
+    """Says vertebra where the image is bright, and gives back where it was told to be."""
+
+    tiling = Tiling(8, around_column=True)
+
+    def __init__(self) -> None:
+        super().__init__(make_config("resenc-unet", "tiny"))
+        self.seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def evidence(self, images, context):
+        self.seen.append((len(images), tuple(images.shape[2:])))
+        bone = (images[:, :1] > 0).float()
+        return {"kinds": torch.cat([1 - bone, bone], 1), "rank": context.coordinates[:, 1]}
+
+
+def bright_column(low: int, high: int) -> CanonicalVolume:
+    array = np.full((12, 64, 200), -2.0, np.float32)
+    array[3:9, 4:60, low:high] = 2.0
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.0, 1.0, 4.0))
+    image.SetDirection(SAGITTAL_DIRECTION)
+    return Preprocessing(pixel_mm=1.0, low=0.0, high=100.0).apply(image)
+
+
+@pytest.mark.parametrize(("low", "high"), [(80, 110), (0, 30), (175, 200)])
+def test_a_network_is_shown_the_column_and_knows_where_it_is(low, high):
+    volume, method = bright_column(low, high), Glance().eval()
+    found = predict_volume(method, volume, torch.device("cpu"), patch=(64, 64), options={"batch": 12})
+    glance, look = method.seen
+    assert glance == (3, (64, 200)) and look[0] == 12 and look[1][0] == 64 and look[1][1] in (64, 88, 96)
+    assert np.array_equal(found.kinds[1] > 0.5, volume.array > 0)
+    assert np.allclose(found.kinds.sum(0), 1)
+    shown = np.flatnonzero(found.rank[0, 0])
+    expected = (np.arange(200) - 99.5) / 128  # millimetres from the middle of the whole image
+    assert np.allclose(found.rank[5, 20, shown], expected[shown], atol=1e-6)
+
+
+def test_where_a_glance_finds_nothing_all_is_looked_at():
+    volume, method = bright_column(100, 102), Glance().eval()  # too little to be a column
+    found = predict_volume(method, volume, torch.device("cpu"), patch=(64, 64), options={"batch": 12})
+    assert [size for _, size in method.seen] == [(64, 200), (64, 200)]
+    assert np.array_equal(found.kinds[1] > 0.5, volume.array > 0)
+    narrow = Glance().eval()
+    predict_volume(narrow, bright_column(80, 110), torch.device("cpu"), patch=(64, 256), options={"batch": 12})
+    assert narrow.seen == [(12, (64, 200))]
+
+
+@pytest.fixture(scope="module")
+def second_generation(tmp_path_factory):
+    """Neighbouring slices, what lies around the column alone, posterior elements; untrained."""
+    torch.manual_seed(0)
+    config = make_config("resenc-unet", "tiny", scheme="lumbar-mr-posterior", context_mm=(4.0,), around_column=True)
+    metadata = {
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+        "patch": [32, 16],
+    }
+    path = tmp_path_factory.mktemp("second") / "tiny.safetensors"
+    save_checkpoint(path, build_method(config).state_dict(), metadata)
+    return Predictor(read_header(path), "cpu")
+
+
+@pytest.mark.parametrize(("slices", "slice_mm"), [(1, 4.0), (2, 4.0), (5, 4.0), (4, 10.0), (30, 0.9)])
+def test_stacks_of_few_slices_and_of_wide_gaps(second_generation, oracle, slices, slice_mm):
+    spec = PhantomSpec(top="L3", bottom="S1", slices=max(slices, 3), slice_mm=slice_mm, pixel_mm=1.5, noise=0.0)
+    phantom = make_phantom(spec, np.random.default_rng(3))
+    first = (phantom.image.GetSize()[2] - slices) // 2
+    image, labels = (i[:, :, first : first + slices] for i in (phantom.image, phantom.labels))
+    assert image.GetSize()[2] == slices and image.GetSpacing()[2] == pytest.approx(slice_mm)
+    result = second_generation.segment(image)
+    assert Geometry.of(result.labels) == Geometry.of(image)
+    assert set(result.present) <= set(second_generation.scheme.ids)
+    if slice_mm < oracle.preprocessing.min_slice_mm:
+        return  # the oracle reads grey values, which are mixtures then
+    found = sitk.GetArrayFromImage(oracle.segment(as_picture(labels)).labels)
+    truth, l4 = sitk.GetArrayFromImage(labels), structure("L4").id
+    assert 2 * ((truth == l4) & (found == l4)).sum() / ((truth == l4).sum() + (found == l4).sum()) > 0.9
+
+
+def test_hints_that_name_what_the_scheme_lacks(second_generation, phantom, tiny):
+    lumbar = Predictor(tiny, "cpu")
+    middle = phantom.image.TransformContinuousIndexToPhysicalPoint([n / 2 for n in phantom.image.GetSize()])
+    arch = structure("L4 posterior elements").id
+    with pytest.raises(SpineSegAIError, match="L4 posterior elements is not in the label scheme “lumbar-mr”"):
+        lumbar.segment(phantom.image, Hints(structures=(arch,)))
+    for anchored in (arch, structure("T3").id):
+        with pytest.raises(HintError, match="An anchor names what cannot be found"):
+            lumbar.segment(phantom.image, Hints(anchors=(Anchor(anchored, middle),)))
+    with pytest.raises(HintError, match="is not counted"):
+        second_generation.segment(phantom.image, Hints(anchors=(Anchor(arch, middle),)))
+    array = np.zeros(phantom.image.GetSize()[::-1], np.int16)
+    array[2:5, 40:60, 60:80] = arch
+    locked = sitk.GetImageFromArray(array)
+    locked.CopyInformation(phantom.image)
+    kept = sitk.GetArrayFromImage(lumbar.segment(phantom.image, Hints(locked=locked)).labels)
+    assert (kept[array > 0] == arch).all()  # what the reader drew stays, whatever the model knows

@@ -22,12 +22,14 @@ from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.la_caf import embeddings
 from SpineSegAILib.methods.la_caf.losses import masked_sigmoid_loss
 from SpineSegAILib.methods.la_caf.network import dynamic_heads, head_sizes, scalar_gain
+from SpineSegAILib.methods.text import encoders
 from SpineSegAILib.methods.text.bank import TextBank, write_bank
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.training.config import TrainingConfig
 
 SIZES = (8, 16, 16)
 AV = scheme("pulmonary-av")
+RELEASED_WORDS = ("right artery", "left artery", "right vein", "left vein")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +107,9 @@ def test_text_vectors_are_in_the_checkpoint_and_need_no_encoder_there(tmp_path, 
 
 def test_prompts_are_sentences_of_the_class_and_modality():
     prompts = make_config("la-caf", scheme="pulmonary-av").prompts
-    assert prompts[201] == "A computerized tomography of a right pulmonary artery"
+    assert list(prompts.values()) == [f"A computerized tomography of a {v}" for v in RELEASED_WORDS]
+    whole = make_config("la-caf", scheme="pulmonary-av", short_names=False).prompts
+    assert whole[201] == "A computerized tomography of a right pulmonary artery"
     prompts = make_config("la-caf", scheme="lumbar-mr").prompts
     assert prompts[structure("L3").id] == "A magnetic resonance imaging of the L3 vertebra"
     assert prompts[structure("L4/L5").id] == "A magnetic resonance imaging of the L4/L5 intervertebral disc"
@@ -134,7 +138,8 @@ class Hashed:
 
 def test_a_bank_gives_what_was_put_in_and_refuses_the_rest(tmp_path):
     path = tmp_path / "bank.safetensors"
-    prompts = list(make_config("la-caf", scheme="pulmonary-av").prompts.values())
+    prompts = make_config("la-caf", scheme="pulmonary-av").text_prompts()
+    assert len(prompts) == 8  # short names and whole ones
     write_bank(path, prompts, Hashed(), "pulmonary-av")
     found, exact = embeddings.read_bank(path)(prompts[::-1]), embeddings.hashed(64)(prompts)[::-1]
     assert np.allclose(found, exact, rtol=1e-3, atol=1e-3)  # half precision
@@ -164,11 +169,43 @@ def test_encoders_that_cannot_be_had_say_how_to_get_them(monkeypatch):
         embeddings.encode_prompts(["a"], lambda texts: np.zeros((1, 64)), 64)
 
 
-def test_open_clip_s_text_tower_fits():
-    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
-    network = open_clip.create_model("ViT-B-32", pretrained=None).eval()
-    vectors = network.encode_text(open_clip.get_tokenizer("ViT-B-32")(["A computerized tomography of a lung"]))
-    assert vectors.shape == (1, 512)
+def test_clip_s_text_towers_fit(tmp_path, monkeypatch, text_packages):
+    """open_clip's and transformers' own classes with tiny random weights, from safetensors files alone."""
+    import open_clip
+    import transformers
+    from safetensors.torch import save_file
+
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, "tiny", {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}
+    )
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny", pretrained=None)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "clip.safetensors")
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    prompts = make_config("la-caf", scheme="pulmonary-av").text_prompts()
+    found = embeddings.encoder(f"open_clip:tiny:{tmp_path / 'clip.safetensors'}", 64)(prompts)
+    with torch.inference_mode():
+        assert np.allclose(found, model.eval().encode_text(open_clip.get_tokenizer("tiny")(prompts)), atol=1e-5)
+    with pytest.raises(ConfigError, match="a pickle, which is never opened"):
+        embeddings.encoder(f"open_clip:tiny:{tmp_path / 'clip.pt'}", 64)(prompts)
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=64, projection_dim=64, num_hidden_layers=1,
+        num_attention_heads=2, eos_token_id=1, bos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    tower = transformers.CLIPTextModelWithProjection(config)
+    tokenizer = encoders.tiny_offline_encoder(prompts).tokenizer
+    for name, safe in (("safe", True), ("pickle", False)):
+        tower.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        if not safe:
+            torch.save(tower.state_dict(), tmp_path / name / "pytorch_model.bin")
+            (tmp_path / name / "model.safetensors").unlink()
+    assert embeddings.encoder(f"clip:{tmp_path / 'safe'}", 64)(prompts).shape == (8, 64)
+    with pytest.raises(ConfigError, match=r"as a pickle alone.*save_pretrained"):
+        embeddings.encoder(f"clip:{tmp_path / 'pickle'}", 64)(prompts)
 
 
 def test_what_all_sentences_share_is_taken_off_once_and_for_all():
@@ -207,6 +244,60 @@ def test_another_text_changes_its_own_class_and_with_cross_attention_no_other():
     changed = (logits_of(released) - before).abs().flatten(2).amax((0, 2))
     assert changed[1] > 1e-4
     assert changed[[0, 2, 3]].max() > 0
+
+
+def test_what_a_text_finds_is_added_to_it_or_stands_alone():
+    for alone in (False, True):
+        method = tiny(attention_norm=alone).eval()
+        block = method.cross_attention
+        _, bottleneck = method.backbone(method.network_input(random_image(), coordinates()))
+        text, whole = method.text(AV.ids), method.image_adapter(bottleneck)
+        with torch.no_grad():
+            found = block(text, bottleneck, whole, None)
+            block.attention.out_proj.weight.zero_()
+            block.attention.out_proj.bias.zero_()
+            nothing = block(text, bottleneck, whole, None)
+        assert not torch.allclose(found, nothing, atol=1e-3)
+        expected = torch.zeros_like(nothing) if alone else block.norm(text)[None]
+        assert torch.allclose(nothing, expected, atol=1e-5)
+
+
+def test_heads_depend_more_on_the_image_where_the_text_is_not_added():
+    """Generated parameters of two images, apart as a share of how far two classes' are apart."""
+    shares = []
+    for alone in (False, True):
+        method = tiny(attention_norm=alone).eval()
+        both = torch.cat([random_image(seed=1), 3 * random_image(seed=2).abs()])
+        with torch.inference_mode():
+            _, bottleneck = method.backbone(method.network_input(both, coordinates(2)))
+            heads = method.controller(method.fuse(AV.ids, bottleneck))
+        shares.append(float((heads[0] - heads[1]).norm() / (heads[:, 1:] - heads[:, :-1]).norm()))
+    assert shares[1] > 2 * shares[0]
+
+
+def test_an_adapter_is_what_is_released():
+    """``ReLU(W2 · GELU(W1 · E))``, with biases as released or without."""
+    for biases in (True, False):
+        method = tiny(adapter_biases=biases)
+        first, second = (layer for layer in method.classes["201"].adapter if isinstance(layer, torch.nn.Linear))
+        assert (first.bias is not None) == (second.bias is not None) == biases
+        with torch.no_grad():
+            hidden = F.gelu(first(method.embeddings[0]))
+            assert (hidden < 0).any()  # which a ReLU would not give
+            assert torch.allclose(method.text([201])[0], F.relu(second(hidden)), atol=1e-6)
+
+
+def test_the_image_adapter_reads_places_and_its_alternative_the_mean():
+    adapter, mean = tiny().image_adapter, tiny(image_map="pool").image_adapter
+    x = torch.rand(1, 16, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    moved = x.flip(2)
+    with torch.no_grad():
+        assert torch.allclose(mean(x), mean(moved), atol=1e-5)
+        assert not torch.allclose(adapter(x), adapter(moved), atol=1e-3)
+        y = F.relu(adapter.norm(x))
+        for _ in range(3):
+            y = adapter.axis[2](F.gelu(adapter.axis[0](y)))[..., 0]
+        assert torch.allclose(adapter(x), adapter.project(F.relu(y)), atol=1e-5)
 
 
 @pytest.mark.parametrize("fusion", ["xattn", "released"])
@@ -278,7 +369,8 @@ def test_a_head_depends_on_the_image_it_is_for():
 
 
 def test_the_paper_s_backbone_has_its_size():
-    method = build_method(make_config("la-caf", scheme="pulmonary-av", text_encoder="hashed", coordinates=False))
+    method = build_method(make_config("la-caf", scheme="pulmonary-av", text_encoder="hashed"))
+    assert method.config.input_channels == 1  # no coordinates
     assert sum(p.numel() for p in method.backbone.parameters()) / 1e6 == pytest.approx(19.1, abs=0.2)
     assert method.tiling.divisors(3) == (8, 8, 8)
     assert build_method(make_config("la-caf", text_encoder="hashed")).tiling.divisors(3) == (2, 8, 8)
@@ -293,6 +385,7 @@ def test_the_paper_s_backbone_has_its_size():
         {"image_map": "pool"},
         {"fusion": "released"},
         {"use_clip_visual": True},
+        {"use_clip_visual": True, "attention_norm": True},
         {"rank_weight": 0.5},
     ],
     ids=lambda f: " ".join(f"{k}={v}" for k, v in f.items()),
@@ -339,6 +432,126 @@ def test_bad_configurations_are_refused():
 
 
 # --- half-labelled data ---
+
+
+def test_the_loss_is_cross_entropy_and_dice():
+    batch = batch_of()
+    logits = torch.randn(2, 4, *SIZES, generator=torch.Generator().manual_seed(0))
+    truth = batch.allowed[:, 1:].float()
+    p = logits.sigmoid()
+    axes = (2, 3, 4)
+    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(axes)
+    sums = p.sum(axes) + truth.sum(axes) + 1
+    for smooth in (True, False):
+        losses = masked_sigmoid_loss(logits, batch.allowed, smooth_overlap=smooth)
+        dice = 1 - (2 * (p * truth).sum(axes) + smooth) / sums
+        assert losses["bce"].item() == pytest.approx(bce.mean().item(), rel=1e-5)
+        assert losses["dice"].item() == pytest.approx(dice.mean().item(), rel=1e-5)
+        assert losses["total"].item() == pytest.approx((bce + dice).mean().item(), rel=1e-5)
+
+
+def test_an_absent_class_costs_what_is_predicted_of_it_or_as_released_always_one():
+    allowed = torch.zeros(1, 2, 2, 2, 2, dtype=torch.bool)
+    allowed[:, 0] = True
+    for smooth in (True, False):
+        logits = torch.full((1, 1, 2, 2, 2), -4.0, requires_grad=True)
+        dice = masked_sigmoid_loss(logits, allowed, smooth_overlap=smooth)["dice"]
+        dice.backward()
+        assert (dice.item() < 0.2) == smooth
+        assert bool((logits.grad > 0).all()) == smooth
+
+
+def test_the_released_preset_is_the_release():
+    config = make_config("la-caf", "released")
+    assert (config.fusion, config.dice_smooth, config.adapter_biases) == ("released", "denominator", True)
+    assert not (config.coordinates or config.center_text or config.mask_unlabelled)
+    o = config.recipe["optimization"]
+    assert (o["steps"], o["batch"], o["learning_rate"], o["weight_decay"]) == (125_625, 4, 8e-4, 1e-5)
+
+
+# --- weights of others ---
+
+
+def published(widths=(64, 128, 256, 512), seed=0):
+    """A file of the Universal Model's names and shapes, for its U-Net."""
+    g = torch.Generator().manual_seed(seed)
+    tensors = {}
+
+    def layer(name, *shape):
+        tensors[f"module.{name}.weight"] = torch.randn(shape, generator=g)
+        tensors[f"module.{name}.bias"] = torch.randn(shape[0], generator=g)
+
+    def norm(name, width):
+        layer(name, width)
+        tensors[f"module.{name}.running_mean"] = torch.zeros(width)
+        tensors[f"module.{name}.num_batches_tracked"] = torch.tensor(7)
+
+    inputs = 1
+    for width in widths:
+        for number, (a, b) in enumerate(((inputs, width // 2), (width // 2, width))):
+            layer(f"backbone.down_tr{width}.ops.{number}.conv1", b, a, 3, 3, 3)
+            norm(f"backbone.down_tr{width}.ops.{number}.bn1", b)
+        inputs = width
+    for width in widths[-2::-1]:
+        layer(f"backbone.up_tr{width}.up_conv", inputs, inputs, 2, 2, 2)
+        for number, a in enumerate((inputs + width, width)):
+            layer(f"backbone.up_tr{width}.ops.{number}.conv1", width, a, 3, 3, 3)
+            norm(f"backbone.up_tr{width}.ops.{number}.bn1", width)
+        inputs = width
+    layer("backbone.out_tr.final_conv", 32, widths[0], 1, 1, 1)
+    norm("precls_conv.0", widths[0])
+    layer("precls_conv.2", 8, widths[0], 1, 1, 1)
+    norm("GAP.0", widths[-1])
+    layer("GAP.3", 256, widths[-1], 1, 1, 1)
+    layer("controller", 153, 512, 1, 1, 1)
+    layer("text_to_vision", 256, 512)
+    tensors["module.organ_embedding"] = torch.randn(32, 512, generator=g)
+    return tensors
+
+
+def test_universal_model_weights_are_taken_where_they_belong(tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = published()
+    save_file(tensors, tmp_path / "unet.safetensors")
+    method = build_method(make_config("la-caf", scheme="pulmonary-av", text_encoder="hashed", text_map="linear"))
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    method.open_resources({"universal_model": str(tmp_path / "unet.safetensors")})
+    after = method.state_dict()
+    changed = {k for k in after if not torch.equal(before[k], after[k])}
+    assert {k for k in after if k.startswith(("backbone.", "to_head."))} <= changed
+    assert {"controller.weight", "image_adapter.project.weight", "text_projection.bias"} <= changed
+    assert not any(k.startswith("classes.") for k in changed)
+    # The same network of the published parts, put together anew: encoder level 1, and a head's layers in its order.
+    x = torch.randn(1, 64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    y = x
+    for number in (0, 1):
+        name = f"module.backbone.down_tr128.ops.{number}"
+        y = F.conv3d(y, tensors[f"{name}.conv1.weight"], tensors[f"{name}.conv1.bias"], padding=1)
+        y = F.relu(F.instance_norm(y, weight=tensors[f"{name}.bn1.weight"], bias=tensors[f"{name}.bn1.bias"]))
+    with torch.inference_mode():
+        assert torch.allclose(method.backbone.down[1](x), y, atol=1e-3)
+        vector = torch.randn(1, 1, 512, generator=torch.Generator().manual_seed(2))
+        rows = F.linear(vector, tensors["module.controller.weight"].flatten(1), tensors["module.controller.bias"])
+        w1, w2, w3, b1, b2, b3 = rows[0, 0].split((64, 64, 8, 8, 8, 1))
+        z = torch.randn(1, 8, 2, 2, 2, generator=torch.Generator().manual_seed(3))
+        expected = z
+        for w, b in ((w1, b1), (w2, b2), (w3, b3)):
+            expected = F.conv3d(expected, w.view(-1, 8, 1, 1, 1), b)
+            expected = F.relu(expected) if len(b) > 1 else expected
+        assert torch.allclose(dynamic_heads(z, method.controller(vector)), expected, atol=1e-2, rtol=1e-3)
+
+
+def test_foreign_weights_that_cannot_be_taken_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    method = tiny()
+    (tmp_path / "unet.pth").write_bytes(b"\x80\x02not a safetensors file")
+    with pytest.raises(ConfigError, match=r"safetensors.*torch\.load\('unet\.pth'"):
+        method.open_resources({"universal_model": str(tmp_path / "unet.pth")})
+    save_file(published((64, 128)), tmp_path / "unet.safetensors")
+    with pytest.raises(ConfigError, match=r"Nothing in .* fits"):
+        method.open_resources({"universal_model": str(tmp_path / "unet.safetensors")})
 
 
 def test_what_is_unknown_gets_no_gradient():
@@ -637,8 +850,7 @@ def test_a_slice_by_slice_network_takes_windows_of_any_depth():
         make_config("la-caf", "slices", blocks=(1, 2))
 
 
-def test_the_shipped_bank_holds_a_vector_per_sentence(tmp_path):
-    pytest.importorskip("transformers")
+def test_the_shipped_bank_holds_a_vector_per_sentence(tmp_path, text_packages):
     bank = tmp_path / "bank.safetensors"
     assert main(["text-bank", "--method", "la-caf", "--encoder", "tiny_offline", "--output", str(bank), "--quiet"]) == 0
     config = make_config("la-caf", "tiny", scheme="lumbar-mr", text_encoder=f"bank:{bank}").with_resources({})

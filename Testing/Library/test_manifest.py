@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SpineSegAILib.anatomy import Extent
+from SpineSegAILib.anatomy import Extent, sorted_ids
 from SpineSegAILib.datasets import read_label, read_manifest
 from SpineSegAILib.datasets.manifest import read_case
 from SpineSegAILib.errors import DatasetError
@@ -160,3 +160,23 @@ def test_real_manifest():
     assert manifest.extent is Extent.BODY
     case = manifest.cases("validation")[0]
     assert set(np.unique(sitk.GetArrayFromImage(read_label(case)))) - {0} <= set(case.annotated)
+
+
+def test_what_whole_vertebrae_have_beyond_their_bodies_are_posterior_elements(tmp_path):
+    body, whole = np.zeros((2, 30, 60), np.uint8), np.zeros((2, 30, 60), np.uint8)
+    body[:, 5:25, 5:25] = 24  # L5
+    whole[:, 5:25, 5:55] = 24
+    whole[0, 5:25, 25] = 23  # a sliver that was given to L4
+    whole[:, 26:29, 30:50] = 254
+    whole[:, :3, :] = 123  # a disc, drawn in this file alone
+    for name, array in (("a", body), ("body", body), ("whole", whole)):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nii.gz"))
+    case = {"image": "a.nii.gz", "label": "body.nii.gz", "label_whole": "whole.nii.gz", "annotated": ["L5", "L4"]}
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"extent": "body", "training": [case]}), encoding="utf-8")
+    (read,) = read_manifest(path).cases("training")
+    assert read.annotated == tuple(sorted_ids((23, 24, 153, 154, 92)))
+    label = sitk.GetArrayFromImage(read_label(read))
+    assert (label[:, 5:25, 5:25] == 24).all() and not label[:, :3].any()
+    assert (label[:, 5:25, 26:55] == 154).all()
+    assert (label[0, 5:25, 25] == 92).all() and (label[:, 26:29, 30:50] == 92).all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from SpineSegAILib.anatomy import KINDS, scheme
+from SpineSegAILib.anatomy import BASIC_KINDS, KINDS, scheme
 from SpineSegAILib.errors import ConfigError
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config, method_info
@@ -35,7 +35,7 @@ def test_every_method_trains_a_step_and_predicts(method_id, dims):
     method.eval()
     with torch.inference_mode():
         maps = method.evidence(batch.image, Context(batch.coordinates))
-    name, channels = ("kinds", len(KINDS)) if "kinds" in maps else ("classes", method.scheme.channels)
+    name, channels = ("kinds", method.scheme.head_kinds) if "kinds" in maps else ("classes", method.scheme.channels)
     assert maps[name].shape == (2, channels, *sizes)
     assert torch.allclose(maps[name].sum(1), torch.ones(2, *sizes), atol=1e-4)
 
@@ -117,3 +117,28 @@ def test_the_catalogue_says_what_it_must():
         assert info.group in ("system", "baseline")
         assert {"small", "tiny"} <= set(info.config_class().presets(info.id))
         assert scheme(make_config(info.id).scheme)
+
+
+def test_a_head_has_the_kinds_that_its_scheme_holds():
+    assert make_config("resenc-unet", "tiny").kinds == BASIC_KINDS  # as of every checkpoint that says nothing of it
+    config = make_config("resenc-unet", "tiny", scheme="lumbar-mr-posterior")
+    assert config.kinds == len(KINDS) and config.model_dump(mode="json")["kinds"] == len(KINDS)
+    with pytest.raises(ConfigError, match="structures of 6 kinds"):
+        make_config("resenc-unet", "tiny", scheme="lumbar-mr-posterior", kinds=BASIC_KINDS)
+    with pytest.raises(ConfigError, match="context_mm"):
+        make_config("resenc-unet", "tiny", dims=3, context_mm=(4.0,))
+
+
+def test_a_network_that_is_grown_says_what_it_said():
+    torch.manual_seed(0)
+    old = build_method(make_config("resenc-unet", "tiny")).eval()
+    new = build_method(make_config("resenc-unet", "tiny", scheme="lumbar-mr-posterior", context_mm=(4.0, 8.0))).eval()
+    new.load_state_dict(new.remap_weights(old.state_dict()))
+    image, coordinates = torch.randn(1, 5, 64, 64), coordinate_channels((64, 64), (1.0, 1.0))[None]
+    with torch.inference_mode():
+        before = old.evidence(image[:, :1], Context(coordinates))
+        after = new.evidence(image, Context(coordinates))
+    assert torch.allclose(before["rank"], after["rank"], atol=1e-5)
+    assert after["kinds"].shape[1] == len(KINDS) and after["kinds"][:, -1].max() < 0.05
+    assert torch.equal(before["kinds"].argmax(1), after["kinds"].argmax(1))
+    assert new.remap_weights(new.state_dict()).keys() == new.state_dict().keys()

@@ -9,7 +9,7 @@ from SpineSegAILib.anatomy import KINDS, scheme
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError
-from SpineSegAILib.evaluation import calibrate
+from SpineSegAILib.evaluation import VARIANTS, calibrate
 from SpineSegAILib.evaluation.calibrate import fit_calibration
 from SpineSegAILib.evaluation.publish import Publication, Row, publish
 from SpineSegAILib.evidence import Evidence
@@ -47,7 +47,7 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
     text = card.read_text(encoding="utf-8")
     command = "spinesegai evaluate DATA/dataset.json --split validation --checkpoint shown --variants all"
     assert info.metadata["validation_command"].startswith(command) and command in text
-    assert set(info.metadata["validation"]) == {"full", "top-third-off", "bottom-third-off", "zoom-1.3"}
+    assert set(info.metadata["validation"]) == set(VARIANTS)
     assert list(info.metadata["mechanisms"]) == ["as shipped", "one slice at a time"]
     assert text.startswith("# Tiny\n") and "0 cases and 3 phantoms, 7 steps in 0.50 hours, seed 1" in text
     dice = info.metadata["validation"]["full"]["vertebrae"]["dice"]

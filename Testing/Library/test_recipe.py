@@ -186,7 +186,7 @@ def test_the_shell_trains_a_recipe_completes_calibrates_and_publishes(data, tmp_
     notes.write_text("## What it is for\n")
     words = ["publish", calibrated, dataset, "--output", str(tmp_path / "p"), "--name", "mine", "--notes", str(notes)]
     assert main([*words, "--row", "mirrored: batch=1", "--recipe", "the command", "--quiet"]) == 0
-    card = (tmp_path / "p/mine.md").read_text()
+    card = (tmp_path / "p/mine.md").read_text(encoding="utf-8")
     assert "## What it is for" in card and "the command" in card and "mirrored" in card
 
 

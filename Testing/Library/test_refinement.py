@@ -24,8 +24,9 @@ from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.calibration import Calibration
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.training.config import DataConfig, TrainingConfig
+from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.training.trainer import run_training
 
 SPACING = (4.0, 1.0, 0.5)
 FEW = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from SpineSegAILib.anatomy import CANAL_ID, DISC_ID, VERTEBRA_ID, scheme, structure
+from SpineSegAILib.anatomy import CANAL_ID, DISC_ID, POSTERIOR_ID, VERTEBRA_ID, scheme, structure
 from SpineSegAILib.training.regions import code_label
 
 SPACING = (4.0, 1.25, 1.25)
@@ -77,6 +77,40 @@ def test_structures_without_a_level():
     assert 0 not in bone
     assert structure("L3/L4").id in allowed_at(coded, 0, 24, 30)
     assert allowed_at(coded, 0, 50, 50) == {0, CANAL_ID}  # no level drawn, so the canal could be anywhere
+
+
+POSTERIOR_IDS = scheme("lumbar-mr-posterior").ids
+BEHIND = 130  # a column where spinous processes are
+
+
+def posterior(name: str) -> int:
+    return structure(f"{name} posterior elements").id
+
+
+def test_undrawn_posterior_elements_may_lie_anywhere_behind_the_bodies():
+    names = "T11 T12 L1 L2 L3 L4 L5"
+    coded = code_label(column(names), [structure(n).id for n in names.split()], POSTERIOR_IDS, SPACING)
+    assert {0, posterior("L3"), posterior("T11")} <= allowed_at(coded, 7, 120, BEHIND)
+    assert posterior("L3") in allowed_at(coded, 0, 120, BEHIND)  # a transverse process, beside the bodies
+    assert {posterior("L3"), CANAL_ID} <= allowed_at(coded, 7, 120, 95)
+    assert allowed_at(coded, 7, 120, 30) == {0}  # before the column there are none
+    assert allowed_at(coded, 7, 50, 70) == {structure("T11").id}
+
+
+@pytest.mark.parametrize("levels", ["named", "unknown"])
+def test_drawn_posterior_elements_leave_unknown_what_lies_above_and_below(levels):
+    names = "L1 L2 L3 L4 L5"
+    label = column(names)
+    annotated = [structure(n).id for n in names.split()]
+    label[4:10, 95:110, 120:140] = posterior("L2") if levels == "named" else POSTERIOR_ID
+    annotated += [posterior(n) for n in names.split()] if levels == "named" else [POSTERIOR_ID]
+    coded = code_label(label, annotated, POSTERIOR_IDS, SPACING)
+    drawn = allowed_at(coded, 7, 100, 130)
+    assert drawn == {posterior("L2")} if levels == "named" else {posterior("L2"), posterior("L5")} < drawn
+    assert 0 not in drawn
+    assert not {posterior(n) for n in names.split()} & allowed_at(coded, 7, 120, BEHIND)  # between them nothing is
+    assert {0, posterior("T12")} <= allowed_at(coded, 7, 20, BEHIND)
+    assert {0, posterior("L6")} <= allowed_at(coded, 7, 200, BEHIND)  # the sacrum's crest is of that kind, too
 
 
 def test_everything_annotated_leaves_nothing_unknown():

@@ -25,7 +25,7 @@ def column(names: str = COLUMN) -> Segmentation:
     image = sitk.GetImageFromArray(values)
     image.SetSpacing((1.0, 1.0, 4.0))
     image.SetDirection((0, 0, 1, 1, 0, 0, 0, -1, 0))
-    return Segmentation(image, SCHEME, confidence={20: 0.5})
+    return Segmentation(image, SCHEME, outline_quality={20: 0.5})
 
 
 def point_in(k: int) -> str:
@@ -75,13 +75,13 @@ def test_two_anchors_that_agree(spine):
     assert relabel(spine, "--set", f"L5@{point_in(6)}", "--set", f"L4@{point_in(4)}")[-1] == "L5"
 
 
-def test_the_log_and_confidence_go_along(spine, capsys):
+def test_the_log_and_quality_go_along(spine, capsys):
     relabel(spine, "--shift", "up", "--delete", "L3")
     shown = capsys.readouterr().out
     assert "Shift levels up: L1 → T12, L1/L2 → T12/L1" in shown and "Delete L3: L3 → removed" in shown
     result = read_segmentation(spine.with_name("out.seg.nrrd"))
     assert [e.tool for e in result.corrections.entries] == ["shift", "delete"]
-    assert result.confidence == {structure("T12").id: 0.5}
+    assert result.outline_quality == {structure("T12").id: 0.5}
 
 
 def test_what_was_done_as_json(spine, capsys):

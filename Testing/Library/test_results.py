@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme
 from SpineSegAILib.errors import ImageError, OutputError, SchemeError
 from SpineSegAILib.files import SEGMENTATION_SUFFIXES
-from SpineSegAILib.results import Segmentation, read_segmentation
+from SpineSegAILib.results import Alternative, Segmentation, read_segmentation
 
 SCHEME = SCHEMES["lumbar-mr"]
 GEOMETRY = ("GetSize", "GetSpacing", "GetOrigin", "GetDirection")
@@ -46,6 +46,9 @@ def labels_with(ids, *, size=(9, 12, 14), direction=None) -> sitk.Image:
     return image
 
 
+TRUST = ("level_confidence", "outline_quality")
+
+
 def segmentation_of(*ids: int, **more) -> Segmentation:
     return Segmentation(labels_with(ids), **{"scheme": SCHEME, **more})
 
@@ -53,7 +56,10 @@ def segmentation_of(*ids: int, **more) -> Segmentation:
 def full() -> Segmentation:
     return segmentation_of(
         22, 23, 24, 25, 26, 122, 123, 124, 125, 61,
-        confidence={22: 0.987, 23: 0.5, 24: 1.0},
+        level_confidence=0.875,
+        outline_quality={22: 0.987, 23: 0.5, 24: 1.0},
+        alternatives=[Alternative("L2 L3", 0.25, {22: 21, 23: 22}, "L3 to L4 or L2 to L3?")],
+        scale_known=False,
         warnings=["The sacrum is cut: “L5 or L6?” := {not sure} | 50 %"],
         unvalidated=frozenset({61, 125}),
         provenance={"method": "resenc-unet", "seconds": {"network": 1.5}, "path": Path("a/b"), "n": np.int64(3)},
@@ -70,7 +76,7 @@ def assert_same(read: Segmentation, written: Segmentation) -> None:
     assert_same_geometry(read.labels, written.labels)
     assert read.labels.GetPixelID() == sitk.sitkInt16
     assert np.array_equal(sitk.GetArrayFromImage(read.labels), sitk.GetArrayFromImage(written.labels))
-    for what in ("scheme", "confidence", "warnings", "unvalidated", "keypoints"):
+    for what in ("scheme", *TRUST, "alternatives", "warnings", "unvalidated", "keypoints", "scale_known"):
         assert getattr(read, what) == getattr(written, what), what
     assert read.provenance == written.to_document()["provenance"]
 
@@ -148,7 +154,8 @@ def test_slicers_reader_finds_named_colored_coded_segments(tmp_path):
     assert l4["terminology"]["type"] == ["SCT", "71996003", "Body of L4 vertebra"]
     assert l4["color"] == pytest.approx(STRUCTURES[23].color)
     assert l4["tags"]["SpineSegAI.StructureId"] == "23"
-    assert float(l4["tags"]["SpineSegAI.Confidence"]) == 0.5
+    assert float(l4["tags"]["SpineSegAI.Confidence"]) == 0.875
+    assert float(l4["tags"]["SpineSegAI.OutlineQuality"]) == 0.5
     values = sitk.GetArrayFromImage(written.labels)
     for segment in document["segments"]:
         mask = slicerio.segment_mask(document, segment)
@@ -170,11 +177,30 @@ def test_side_file_tells_all_the_rest(tmp_path):
     assert told["scheme"]["extent"] == "body"
     l4 = next(s for s in told["structures"] if s["id"] == 23)
     assert l4 == {
-        "id": 23, "structure": "L4", "name": "L4 vertebra (body)", "confidence": 0.5, "unvalidated": False
+        "id": 23, "structure": "L4", "name": "L4 vertebra (body)", "outline_quality": 0.5, "unvalidated": False
     }  # fmt: skip
     assert told["structures"][-1]["name"] == "spinal canal (unvalidated)"
     assert told["provenance"]["path"] == "a/b"
     assert told["warnings"] == full().warnings
+    assert told["level_confidence"] == 0.875
+    (other,) = told["alternatives"]
+    assert (other["names"], other["probability"], other["relabel"]) == ("L2 L3", 0.25, "--set L4=L3")
+    assert other["mapping"][0] == {"id": 22, "structure": "L3", "new_id": 21, "new_structure": "L2"}
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
+    """They have a confidence of its level per structure, and none of the outline."""
+    written = segmentation_of(22, 23, 61)
+    path, side = written.write(tmp_path / "case.nii.gz")
+    document = json.loads(side.read_text(encoding="utf-8"))
+    old = {k: v for k, v in document.items() if k not in ("level_confidence", "alternatives", "scale_known")}
+    for structure, confidence in zip(old["structures"], (0.9, 0.6, 0.3), strict=True):
+        del structure["outline_quality"]
+        structure["confidence"] = confidence
+    side.write_text(json.dumps({**old, "version": 1}), encoding="utf-8")
+    read = read_segmentation(path)
+    assert (read.level_confidence, read.outline_quality, read.alternatives) == (0.6, {}, [])
+    assert read.scale_known
 
 
 def saved_by_slicer(path: Path, keep: set[str] | None = None) -> None:
@@ -200,7 +226,7 @@ def test_a_segmentation_corrected_in_slicer_comes_back_on_the_images_grid(tmp_pa
     read = read_segmentation(path)
     assert_same_geometry(read.labels, written.labels)
     assert np.array_equal(sitk.GetArrayFromImage(read.labels), sitk.GetArrayFromImage(written.labels))
-    for what in ("scheme", "confidence", "unvalidated"):
+    for what in ("scheme", *TRUST, "unvalidated", "scale_known"):
         assert getattr(read, what) == getattr(written, what), what
 
 
@@ -266,7 +292,8 @@ def test_without_and_restricted_to_leave_the_original_alone():
     before = whole.present
     part = whole.without([23, 61, 999])
     assert part.present == [sid for sid in before if sid not in (23, 61)]
-    assert 23 not in part.confidence
+    assert 23 not in part.outline_quality
+    assert [a.mapping for a in part.alternatives] == [{22: 21}]
     assert part.keypoints == {}
     assert_same_geometry(part.labels, whole.labels, 0)
     assert whole.restricted_to([23]).present == [23]

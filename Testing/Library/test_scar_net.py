@@ -12,13 +12,15 @@ from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
-from SpineSegAILib.methods.catalog import build_method, make_config
+from SpineSegAILib.methods.catalog import build_method, make_config, stored_config
 from SpineSegAILib.methods.scar_net.attention import MCCA, PositionAttention
+from SpineSegAILib.methods.scar_net.encoder import EarlierBlock, XceptionBlock
 from SpineSegAILib.methods.scar_net.label_fusion import disagreement, fuse, join_networks
 from SpineSegAILib.methods.scar_net.losses import heatmap_error
 from SpineSegAILib.methods.scar_net.network import pixel_spacing
 from SpineSegAILib.methods.scar_net.recognition import (
     DynamicKernels,
+    Steering,
     dynamic_convolution,
     heatmaps,
     neighbourhood,
@@ -26,6 +28,7 @@ from SpineSegAILib.methods.scar_net.recognition import (
     weight_map,
 )
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
+from SpineSegAILib.training.config import TrainingConfig
 
 LUMBAR = scheme("lumbar11")
 ORDERS = [s.order for s in LUMBAR.structures]
@@ -109,9 +112,45 @@ def test_moving_a_key_point_changes_the_weight_near_it_and_the_semantic_features
     torch.manual_seed(1)
     high, kernels = torch.randn(1, 16, 16, 16), torch.randn(1, 16, 7, 7) * 0.1
     with torch.inference_mode():
-        assert (adaptive(high, kernels, before) - adaptive(high, kernels, after)).abs().max() > 1e-4
-        flat = adaptive(high, kernels, torch.ones_like(before))
+        moved_by = adaptive(high, kernels, Steering(before)) - adaptive(high, kernels, Steering(after))
+        assert moved_by.abs().max() > 1e-4
+        flat = adaptive(high, kernels, Steering(torch.ones_like(before)))
         assert torch.allclose(flat, adaptive(high, kernels), atol=1e-5)
+
+
+def test_the_adaptive_transformer_adds_what_it_gathers_to_what_it_has():
+    """``F_S = ReLU(BN(V(A + Attention(A; W))))``: with nothing gathered it is DGMSNet's layer."""
+    torch.manual_seed(1)
+    adaptive = tiny().eval().networks[0].adaptive
+    high, kernels = torch.randn(1, 16, 8, 8), torch.randn(1, 16, 7, 7) * 0.1
+    with torch.inference_mode():
+        adapted = dynamic_convolution(adaptive.before(high), kernels)
+        found = adaptive(high, kernels)
+        for parameter in adaptive.attention[2].parameters():  # values
+            parameter.zero_()
+        alone = adaptive(high, kernels)
+        assert torch.allclose(alone, adaptive.after(adapted), atol=1e-5)
+    assert adapted.abs().mean() > 0.1 and (found - alone).abs().max() > 1e-3
+
+
+def test_a_marked_key_point_says_which_structure_is_there():
+    method = tiny(mark_points=True).eval()
+    network, batch = method.networks[0], mixed_batch(1, 0)
+    x, spacing = method.network_input(batch.image, batch.coordinates), pixel_spacing(batch.coordinates)
+    found = method._steering(batch.keypoints, spacing, x.shape[2:])
+    assert found.places.shape == (1, 10, 4, 4) and not found.places[:, 5].any() and found.places[:, 2].max() > 0.3
+    renamed = Steering(found.weight, found.places[:, [0, 1, 3, 2, *range(4, 10)]])  # W is the same
+    with torch.inference_mode():
+        kernels = network.recognize(x).kernels
+        first, second = (network.segment(x, kernels, None, s)[0] for s in (found, renamed))
+        assert (first - second).abs().max() > 1e-3
+        network.adaptive.marks.zero_()
+        first, second = (network.segment(x, kernels, None, s)[0] for s in (found, renamed))
+        assert torch.equal(first, second)
+    learning = tiny(mark_points=True)
+    learning.training_losses(batch)["total"].backward()
+    assert learning.networks[0].adaptive.marks.grad.abs().sum() > 0
+    assert tiny().networks[0].adaptive.marks is None
 
 
 def test_the_weight_is_one_at_key_points_and_falls_to_its_floor():
@@ -168,6 +207,21 @@ def test_mcca_starts_as_a_sum(residual):
         assert not torch.allclose(changed(a, b), a + b)
 
 
+def test_the_three_readings_of_the_residual():
+    torch.manual_seed(0)
+    a, b = torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)
+    with torch.no_grad():
+        for reading in ("cross", "self", "attended"):
+            mcca = MCCA(16, reading, gamma=0.7)
+            mcca.channel.scale.zero_()
+            inter, intra = mcca.inter_class(a), mcca.intra_class(b)
+            rest = a + b if reading != "attended" else inter + intra
+            assert torch.allclose(mcca(a, b), 0.7 * (inter + intra) + rest, atol=1e-5), reading
+    assert MCCA(16, gamma=0.7).channel.scale.item() == pytest.approx(0.7)
+    network = tiny(gamma=0.3, mcca_residual="attended").networks[0]
+    assert network.fusion.inter_scale.item() == network.fusion.channel.scale.item() == pytest.approx(0.3)
+
+
 def test_attention_rows_sum_to_one_and_do_the_gathering():
     torch.manual_seed(0)
     block, features = PositionAttention(16), torch.randn(2, 16, 6, 5)
@@ -221,6 +275,28 @@ def test_weak_cases_do_not_dilute_the_segmentation_loss():
         together, alone = method.training_losses(both), method.training_losses(one)
     for name in ("cross_entropy", "dice", "rank"):
         assert together[name] == pytest.approx(float(alone[name]), rel=1e-4), name
+
+
+def test_weak_images_count_in_the_batch_statistics_of_the_segmentation_network_as_in_the_ancestor():
+    both = mixed_batch(2, 2)
+    both.image[2:] *= 5  # the weak ones look different
+    masked = Batch(both.image[:2], both.allowed[:2], both.rank[:2], both.coordinates[:2], both.keypoints[:2])
+    found = {}
+    for counted in (True, False):
+        method = tiny(norm="batch", weak_statistics=counted, true_points=0.0, weight_queries=False)
+        with torch.no_grad():
+            together, alone = method.training_losses(both), method.training_losses(masked)
+        found[counted] = float((together["cross_entropy"] - alone["cross_entropy"]).abs())
+        mean = method.networks[0].encoder.stem[0][1].running_mean
+        found[counted, "mean"] = float(mean.abs().sum())
+    assert found[True] > 10 * found[False]
+    assert found[True, "mean"] > 1.5 * found[False, "mean"]
+    method = tiny(norm="batch")
+    losses = method.training_losses(both)
+    losses["total"].backward()
+    weak = tiny(norm="batch").training_losses(mixed_batch(0, 3))
+    assert float(weak["cross_entropy"].detach()) == pytest.approx(0, abs=1e-6)
+    assert losses["cross_entropy"].isfinite()
 
 
 def test_doubling_the_weight_doubles_the_heatmaps_term_only():
@@ -351,10 +427,61 @@ def test_dgmsnet_is_scar_net_without_its_attentions():
 
 def test_sizes_follow_the_ancestor():
     method = build_method(make_config("dgmsnet", "paper", scheme="lumbar11"))
-    _, low, high = method.networks[0].encoder(torch.zeros(1, 1, 96, 96))
+    encoder = method.networks[0].encoder
+    _, low, high = encoder(torch.zeros(1, 1, 96, 96))
     assert low.shape == (1, 128, 24, 24) and high.shape == (1, 128, 6, 6)
+    exit_block = encoder.middle[-1]
+    layers = [m for m in exit_block.modules() if isinstance(m, torch.nn.Conv2d) and m.groups == 1]
+    assert [(m.in_channels, m.out_channels) for m in layers] == [(364, 364), (364, 512), (512, 512), (364, 512)]
+    assert [branch[0].dilation for branch in encoder.pyramid.dilated] == [(6, 6), (12, 12), (18, 18)]
+    assert [layer[0].dilation for layer in encoder.exit] == [(2, 2)] * 3
     parameters = sum(p.numel() for p in method.parameters())
-    assert abs(parameters / 10.35e6 - 1) < 0.05
+    assert abs(parameters / 10.35e6 - 1) < 0.002
+
+
+def test_a_block_lowers_what_it_is_given_as_well_as_it_raises_it():
+    """ReLU before each convolution, the sum after the last normalisation; the earlier block's features only grew."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 16, 16)
+    for block, both in ((XceptionBlock(12, 12, "batch"), True), (EarlierBlock(12, 12, "batch"), False)):
+        before, after = block(x)
+        change = after - x
+        assert bool((change < -0.1).any()) == both and (change > 0.1).any()
+        assert bool((before < 0).any()) == both  # the tap is normalised, not cut off
+    block = XceptionBlock(12, 16, "group", 2)
+    y = x
+    for number in (1, 3):
+        y = block.body[number](F.relu(y))
+    assert torch.allclose(block(x)[0], y, atol=1e-6)
+    assert torch.allclose(block(x)[1], block.last[1](F.relu(y)) + block.skip(x), atol=1e-6)
+
+
+def test_checkpoints_of_the_first_version_keep_their_blocks():
+    new = make_config("scar-net", "tiny")
+    assert (new.block, new.weak_statistics) == ("xception", True)
+    stored = {k: v for k, v in new.model_dump(mode="json").items() if k not in ("block", "weak_statistics", "gamma")}
+    old = stored_config(stored)
+    assert (old.block, old.weak_statistics, old.gamma) == ("earlier", False, 0.0)
+    assert isinstance(build_method(old).networks[0].encoder.quarter, EarlierBlock)
+    assert stored_config(new.model_dump(mode="json")) == new
+
+
+def test_the_paper_s_preset_trains_as_the_paper_says():
+    for method in ("scar-net", "dgmsnet"):
+        config = make_config(method, "paper")
+        training = TrainingConfig(method=config.model_dump(mode="json"), dataset="d", **config.recipe)
+        o, a = training.optimization, training.data.augmentation
+        assert (o.optimizer, o.learning_rate, o.schedule, o.steps, o.weight_decay) == (
+            "adam",
+            5e-4,
+            "thirds",
+            51600,
+            1e-4,
+        )
+        assert (o.batch, training.data.weak_share, o.ema) == (4, 0.5, 0.0)
+        assert (a.rotation_deg, a.rotation_probability) == (15.0, 0.4)
+        others = a.model_dump()
+        assert not any(v for k, v in others.items() if k.endswith("_probability") and k != "rotation_probability")
 
 
 def test_bad_configurations_are_refused():
@@ -369,6 +496,7 @@ def test_bad_configurations_are_refused():
     [
         {"gate_low_features": True},
         {"channel_convolutions": True, "mcca_residual": "self"},
+        {"mark_points": True, "mcca_residual": "attended", "gamma": 0.5, "context_mm": ()},
         {"norm": "batch", "weight_queries": False, "dice_weight": 0.0, "rank_weight": 0.0, "coordinates": False},
     ],
 )

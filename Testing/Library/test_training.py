@@ -19,9 +19,11 @@ from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training import launcher
+from SpineSegAILib.training.averaging import load_matching
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
+from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
-from SpineSegAILib.training.trainer import TrainingRequest, load_matching, run_training
+from SpineSegAILib.training.trainer import run_training
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,6 +10,7 @@ from SpineSegAILib.anatomy import DISC_ID, VERTEBRA_ID, Kind, scheme, structure
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import DatasetError
 from SpineSegAILib.imaging import Preprocessing
+from SpineSegAILib.methods.base import between_slices, context_offsets
 from SpineSegAILib.training.augmentation import Augmenter
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig
 from SpineSegAILib.training.data import SampleDataset, StepSampler, cache_case, cache_phantom
@@ -152,3 +153,56 @@ def test_three_dimensional_samples(cases):
 def test_an_empty_training_set_is_refused():
     with pytest.raises(DatasetError, match="no cases"):
         dataset([])
+
+
+# --- neighbouring slices ---------------------------------------------------------------------------------------------
+
+
+def test_slices_between_slices():
+    volume = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    found = between_slices(volume, np.array([1.0, 0.5, -2.0, 2.25, 9.0]))
+    assert found[:, 0, 0].tolist() == [1.0, 0.5, 0.0, 2.25, 3.0]
+    assert context_offsets((4.0, 8.0)).tolist() == [0.0, -4.0, 4.0, -8.0, 8.0]
+
+
+def context_dataset(cases, **config):
+    config = DataConfig(patch=(96, 64), blend_share=0.0, labelled_share=0.0, **config)
+    return SampleDataset(cases, SCHEME, config, 7, PREPROCESSING.padding, context_mm=(4.0,))
+
+
+def test_a_sample_shows_the_slices_beside_it(cases):
+    with_neighbours, alone = context_dataset(cases, lone_share=0.0), context_dataset(cases, lone_share=1.0)
+    plain = SampleDataset(cases, SCHEME, alone.config, 7, PREPROCESSING.padding)
+    for index in range(6):
+        item, lone = with_neighbours[index], alone[index]
+        assert item["image"].shape[0] == item["codes"].shape[0] == 3
+        assert torch.equal(lone["image"], lone["image"][:1].expand(3, -1, -1))  # as in a stack of one
+        assert torch.equal(lone["codes"], lone["codes"][:1].expand(3, -1, -1))
+        assert torch.equal(item["image"][:1], lone["image"][:1])
+        assert torch.equal(item["codes"][:1], lone["codes"][:1])
+        assert plain[index]["image"].shape[0] == 1
+    assert any(
+        not torch.equal(context_dataset(cases, lone_share=0.0)[i]["image"][1], alone[i]["image"][1]) for i in range(6)
+    )
+
+
+def test_a_slice_and_its_neighbours_are_changed_alike(cases):
+    data = context_dataset(cases, lone_share=1.0)  # so that they are the same to begin with
+    config = AugmentationConfig(synthesis_probability=0.5, noise_probability=0.0)
+    image = batch_of(data, range(8), config).image
+    assert image.shape[:2] == (8, 3)
+    assert torch.allclose(image[:, 0], image[:, 1]) and torch.allclose(image[:, 0], image[:, 2])
+
+
+def test_repainted_images_show_the_same_anatomy_in_another_look(cases):
+    data = dataset(cases, labelled_share=1.0)
+    plain = {name: 0.0 for name in AugmentationConfig.model_fields if name.endswith("_probability")}
+    same = batch_of(data, range(12), AugmentationConfig(**plain))
+    other = batch_of(data, range(12), AugmentationConfig(**{**plain, "synthesis_probability": 1.0}))
+    assert torch.equal(same.allowed, other.allowed)
+    vertebra = same.rank.frac() == 0  # NaN, where nothing is drawn, is none
+    means = torch.stack([other.image[i, 0][vertebra[i]].mean() for i in range(12) if vertebra[i].any()])
+    before = torch.stack([same.image[i, 0][vertebra[i]].mean() for i in range(12) if vertebra[i].any()])
+    assert means.std() > 2 * before.std()  # each has a mean of its own
+    air = same.image < -1.99
+    assert (other.image[air] < same.image.max()).all() and other.image[air].mean() < other.image[~air].mean()

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import SHARED_DATA
 from scipy import ndimage
+from tiny_data import SHARED_DATA
 
 from SpineSegAILib.anatomy import other_side, scheme, structure
 from SpineSegAILib.checkpoints import read_header
@@ -20,7 +20,8 @@ from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels, random_vess
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.data import SampleDataset, cache_case, cache_phantom
 from SpineSegAILib.training.regions import code_label
-from SpineSegAILib.training.trainer import TrainingRequest, run_training
+from SpineSegAILib.training.request import TrainingRequest
+from SpineSegAILib.training.trainer import run_training
 
 AV = scheme("pulmonary-av")
 COARSE = {"voxel_mm": 3.0, "generations": 4}

@@ -19,7 +19,9 @@ from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.augmentation import Augmenter
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.data import SampleDataset, cache_case
-from SpineSegAILib.training.trainer import TrainingRequest, _learning_rate, run_training
+from SpineSegAILib.training.request import TrainingRequest
+from SpineSegAILib.training.schedule import learning_rate
+from SpineSegAILib.training.trainer import run_training
 
 SCHEME = scheme("lumbar-mr")
 PREPROCESSING = Preprocessing(pixel_mm=2.0)
@@ -205,6 +207,6 @@ def test_scar_net_trains_on_mixed_cases(folder, originals, tmp_path):
 
 def test_the_learning_rate_falls_by_thirds():
     o = OptimizationConfig(steps=300, learning_rate=5e-4, final_learning_rate=0.0, schedule="thirds", warmup=0)
-    assert [_learning_rate(o, s, 0.0) for s in (0, 99, 100, 199, 200, 299)] == pytest.approx(
+    assert [learning_rate(o, s, 0.0) for s in (0, 99, 100, 199, 200, 299)] == pytest.approx(
         [5e-4, 5e-4, 1e-4, 1e-4, 2e-5, 2e-5]
     )

@@ -11,6 +11,8 @@ import SimpleITK as sitk
 from SpineSegAILib.anatomy import structure
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
+SHARED_DATA = Path(__file__).parents[2].parent / "shared/data"
+"""Real cases, where there are any: tests that need them are skipped elsewhere."""
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
 
 

@@ -72,7 +72,7 @@ class DoublePredictor:
         return Segmentation(
             labels=result,
             scheme=SCHEMES["lumbar-mr"],
-            confidence={s: 0.9 for s in STRUCTURES},
+            outline_quality={s: 0.9 for s in STRUCTURES},
             warnings=["The sacrum is not visible: levels are a guess."],
             unvalidated=frozenset({61}),
             provenance={"checkpoint": str(self.checkpoint), "device": "cpu", "hints": str(hints), **about},

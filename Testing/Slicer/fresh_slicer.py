@@ -31,7 +31,7 @@ from panel_case import PanelCase, make_checkpoint, make_volume, np, slicer  # no
 class FreshSlicerTest(PanelCase):
     def setUp(self):
         from host.pythonqt import ERRORS
-        from SpineSegAISlicer import dependencies
+        from SpineSegAISlicer.processes import dependencies
 
         ensure = dependencies.ensure
         super().setUp()
@@ -48,7 +48,8 @@ class FreshSlicerTest(PanelCase):
 
     def segmentation(self):
         """Two vertebrae, as if loaded from a file: never segmented here."""
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import labelmaps
+        from SpineSegAISlicer.scene.segments import nameSegment, structuresOfSegmentation
 
         volume = make_volume()
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Loaded")
@@ -57,9 +58,9 @@ class FreshSlicerTest(PanelCase):
         labels = np.zeros((10, 60, 50), np.int16)
         labels[3:6, 10:20, 10:20], labels[3:6, 25:35, 10:20] = 23, 24
         segmentation = node.GetSegmentation()
-        nodes.writeVoxels(segmentation, labels, [23, 24], volume)
-        for structureId, segmentId in nodes.structuresOfSegmentation(node).items():
-            nodes.nameSegment(segmentation.GetSegment(segmentId), structureId, (23, 24), None, False)
+        labelmaps.writeVoxels(segmentation, labels, [23, 24], volume)
+        for structureId, segmentId in structuresOfSegmentation(node).items():
+            nameSegment(segmentation.GetSegment(segmentId), structureId, (23, 24), None, False)
         return node
 
     def test_methods_that_sample_can_be_chosen(self):
@@ -76,11 +77,11 @@ class FreshSlicerTest(PanelCase):
         self.openPanel()
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
-        self.assertIs(correct.editor.segmentationNode(), node)
-        self.assertEqual([row.structureId for row in correct.table.rows], [23, 24])
+        self.assertIs(correct.editor.widget.segmentationNode(), node)
+        self.assertEqual([row.structureId for row in correct.review.table.rows], [23, 24])
         self.widget.cleanup()
         self.openPanel()  # with the choice in the scene
-        self.assertEqual(len(self.widget.correctionPanel.table.rows), 2)
+        self.assertEqual(len(self.widget.correctionPanel.review.table.rows), 2)
         self.assertEqual(self.asked, [])
 
     def test_drawing_and_taking_back_need_nothing(self):
@@ -90,9 +91,9 @@ class FreshSlicerTest(PanelCase):
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
         correct.ui.structuresTable.selectRow(0)
-        correct.editor.setActiveEffectByName("Paint")
-        correct.editor.saveStateForUndo()
-        segmentId, volume = correct.editor.currentSegmentID(), correct.volumeNode()
+        correct.editor.widget.setActiveEffectByName("Paint")
+        correct.editor.widget.saveStateForUndo()
+        segmentId, volume = correct.editor.widget.currentSegmentID(), correct.volumeNode()
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, volume)
         slicer.util.updateSegmentBinaryLabelmapFromArray(np.roll(mask, 2), node, segmentId, volume)
         correct.refresh()

@@ -70,6 +70,16 @@ def axial():
     return np.array([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 5, 0], [0, 0, 0, 1]], float)
 
 
+def make_view(name="Test"):
+    """The node of a sagittal slice view, which must not enter the scene before it has a layout name."""
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSliceNode")
+    node.UnRegister(None)
+    node.SetLayoutName(name)
+    node = slicer.mrmlScene.AddNode(node)
+    node.SetOrientationToSagittal() if hasattr(node, "SetOrientationToSagittal") else node.SetOrientation("Sagittal")
+    return node
+
+
 def open_widget(kind):
     """A module's widget in a frame of its own, set up, as Slicer makes it when the module is opened."""
     frame = slicer.qMRMLWidget()
@@ -88,7 +98,9 @@ class PanelCase(unittest.TestCase):
     checkpoints = ("double",)
 
     def setUp(self):
-        from SpineSegAISlicer import dependencies, run_times, segment_panel
+        from SpineSegAISlicer.panels import choices, segment
+        from SpineSegAISlicer.processes import dependencies, run_times
+        from SpineSegAISlicer.processes.worker_client import WorkerClient
 
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -99,11 +111,12 @@ class PanelCase(unittest.TestCase):
         for kind in ("errorDisplay", "infoDisplay", "warningDisplay"):
             self.patch(slicer.util, kind, lambda text, **named: self.dialogs.append(text))
         self.patch(dependencies, "ensure", lambda more=(): None)
-        self.patch(segment_panel, "DOUBLE_CLICK_SECONDS", 0.0)
+        self.patch(segment, "DOUBLE_CLICK_SECONDS", 0.0)
         settings = qt.QSettings(str(self.folder / "settings.ini"), qt.QSettings.IniFormat)
         self.patch(run_times, "settings", lambda: settings)
-        self.patch(segment_panel, "list_checkpoints", self.listCheckpoints)
+        self.patch(choices, "list_checkpoints", self.listCheckpoints)
         slicer.mrmlScene.Clear(0)
+        self.makeClient = WorkerClient
         self.widget = None
 
     def tearDown(self):
@@ -131,13 +144,12 @@ class PanelCase(unittest.TestCase):
 
     def openPanel(self, **environment):
         """The module's widget, as Slicer opens it. Environment variables are for the double."""
-        from SpineSegAISlicer import segment_panel
-        from SpineSegAISlicer.worker_client import WorkerClient
+        from SpineSegAISlicer.processes import worker_client
 
         from SpineSegAI import SpineSegAIWidget
 
         variables = {**self.environment, **environment}
-        self.patch(segment_panel, "WorkerClient", lambda: WorkerClient(self.worker, variables))
+        self.patch(worker_client, "WorkerClient", lambda: self.makeClient(self.worker, variables))
         self.widget = open_widget(SpineSegAIWidget)
         return self.widget
 
@@ -157,7 +169,7 @@ class PanelCase(unittest.TestCase):
         self.assertTrue(host.wait_until(condition, seconds), message)
 
     def waitUntilDone(self, seconds=60.0):
-        self.waitUntil(lambda: not self.panel.isRunning, seconds, "the segmentation did not end")
+        self.waitUntil(lambda: not self.widget.segmenting.isRunning, seconds, "the segmentation did not end")
 
     def run_to_the_end(self):
         """Click the big button and wait."""
@@ -179,9 +191,9 @@ class PanelCase(unittest.TestCase):
 def centroid(segmentationNode, structureId, volumeNode):
     """Mean position of a structure's voxels in the world (RAS, mm), read back on a volume's grid."""
     import SimpleITK as sitk
-    from SpineSegAISlicer import nodes
+    from SpineSegAISlicer.scene import labelmaps
 
-    image = nodes.labelsFromSegmentation(segmentationNode, volumeNode)
+    image = labelmaps.labelsFromSegmentation(segmentationNode, volumeNode)
     return image_centroid(image, structureId) if (sitk.GetArrayViewFromImage(image) == structureId).any() else None
 
 
@@ -208,6 +220,7 @@ __all__ = [
     "image_centroid",
     "linear_transform",
     "make_checkpoint",
+    "make_view",
     "make_volume",
     "np",
     "open_widget",

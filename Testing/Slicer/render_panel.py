@@ -21,24 +21,24 @@ def render(path: str, state: str = "after", image: str = "") -> None:
     import slicer
     from host.pythonqt import unwrap
     from panel_case import open_widget
-    from SpineSegAISlicer import samples
+    from SpineSegAISlicer.scene import samples
 
     from SpineSegAI import SpineSegAIWidget
 
     widget = open_widget(SpineSegAIWidget)
     panel, frame = widget.segmentPanel, unwrap(widget.parent)
     widget._parameterNode.inputVolume = slicer.util.loadVolume(image) if image else samples.load()
-    host.wait_until(lambda: panel._device is not None, 60)
+    host.wait_until(lambda: panel.device.answer is not None, 60)
     if state == "uncertainty":
         widget._parameterNode.method = "verdiff-net"
     if state != "before":
         widget.ui.applyButton.click()
-        host.wait_until(lambda: not panel.isRunning, 300)
+        host.wait_until(lambda: not widget.segmenting.isRunning, 300)
     if state == "correct":
         for name in ("segmentCollapsibleButton", "resultCollapsibleButton"):
             getattr(widget.ui, name).collapsed = True
         correct = widget.correctionPanel
-        correct.table.select([23])
+        correct.review.table.select([23])
         correct.ui.againGroupBox.collapsed = False
         correct.ui.repairGroupBox.collapsed = False
     if state == "uncertainty":

@@ -68,6 +68,7 @@ class AddingTest(DatasetCase):
     def test_without_a_folder_nothing_can_be_added(self):
         self.openPanel()
         self.assertTrue(self.data.addScenesButton.enabled)
+        self.assertTrue(self.data.mappingGroupBox.isHidden())  # nothing is asked yet
         self.data.datasetFolderLineEdit.text = ""
         for button in (self.data.addScenesButton, self.data.addCaseButton, self.data.addImagesButton):
             self.assertFalse(button.enabled)
@@ -168,11 +169,11 @@ class AddingTest(DatasetCase):
         self.assertTrue(self.data.addScenesButton.enabled)
 
     def test_the_current_case_is_added(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import results
 
         volume = make_volume("Case 7")
         self.openPanel()
-        node = nodes.segmentationFromResult(a_result(volume), volume)
+        node = results.segmentationFromResult(a_result(volume), volume)
         node.SetAttribute("SpineSegAI.CorrectionLog", '[{"tool": "shift"}]')
         self.widget._parameterNode.inputVolume = volume
         self.widget._parameterNode.outputSegmentation = node
@@ -218,7 +219,7 @@ class AddingTest(DatasetCase):
 
 class CommandTest(DatasetCase):
     def run_command(self, *arguments):
-        from SpineSegAISlicer.command_process import CommandProcess
+        from SpineSegAISlicer.processes.command_process import CommandProcess
 
         answers = []
         process = CommandProcess(arguments, answers.append, answers.append)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import slicer
-from SpineSegAISlicer import dependencies, samples
+from SpineSegAISlicer.processes import dependencies
+from SpineSegAISlicer.scene import samples
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class FaultTest(PanelCase):
 
     def assertReady(self):
         """The panel is as before the click."""
-        self.assertFalse(self.panel.isRunning)
+        self.assertFalse(self.widget.segmenting.isRunning)
         self.assertEqual(self.ui.applyButton.text, "Segment spine")
         self.assertTrue(self.ui.progressBar.isHidden())
 
@@ -69,7 +69,7 @@ class FaultTest(PanelCase):
         self.assertIn("a single slice", self.ui.applyButton.toolTip)
 
     def test_oblique_volumes_under_a_transform_are_overlaid(self):
-        from SpineSegAISlicer import nodes, volumes
+        from SpineSegAISlicer.scene import labelmaps, volumes
 
         turn = np.eye(4)
         turn[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
@@ -80,7 +80,7 @@ class FaultTest(PanelCase):
         import SimpleITK as sitk
 
         image = volumes.imageFromVolume(volume)
-        back = nodes.labelsFromSegmentation(self.output(), volume)
+        back = labelmaps.labelsFromSegmentation(self.output(), volume)
         labels, voxels = sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(image)
         np.testing.assert_array_equal(labels[:, :50] > 0, voxels[:, :50] > voxels.min())
         self.assertIs(self.output().GetParentTransformNode(), volume.GetParentTransformNode())
@@ -89,8 +89,8 @@ class FaultTest(PanelCase):
 
     def test_a_killed_worker_is_a_message_and_the_next_click_works(self):
         self.startRunning()
-        pid = self.panel.client.processId
-        self.panel.client._environment["DOUBLE_SECONDS"] = "0.1"
+        pid = self.widget.client.processId
+        self.widget.client._environment["DOUBLE_SECONDS"] = "0.1"
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         self.waitUntilDone(10)
         self.assertEqual(len(self.dialogs), 1)
@@ -116,7 +116,7 @@ class FaultTest(PanelCase):
 
     def test_a_worker_that_does_not_obey_is_killed_within_a_second(self):
         self.startRunning(DOUBLE_STUBBORN="1")
-        pid = self.panel.client.processId
+        pid = self.widget.client.processId
         begun = time.monotonic()
         self.click(self.ui.applyButton)
         self.waitUntilDone(5)
@@ -126,7 +126,7 @@ class FaultTest(PanelCase):
         self.assertEqual(self.nodeIds(), self.before)
         self.assertFalse(self.dialogs)
         self.waitUntil(lambda: not running(pid), 5, "the worker is still there")
-        self.panel.client._environment.update(DOUBLE_SECONDS="0.1")
+        self.widget.client._environment.update(DOUBLE_SECONDS="0.1")
         self.run_to_the_end()
         self.assertEqual(len(self.segmentations()), 1)
 
@@ -191,7 +191,7 @@ class FaultTest(PanelCase):
         self.click(self.ui.applyButton)
         self.assertIn("No space left", self.dialogs[0])
         self.assertReady()
-        self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the job is still waited for")
+        self.waitUntil(lambda: self.widget.client._jobs == {}, 60, "the job is still waited for")
 
     def test_measuring_with_a_full_disk_is_a_message(self):
         from SpineSegAILib.worker import protocol as worker_protocol
@@ -218,10 +218,10 @@ class FaultTest(PanelCase):
 
     def test_temporary_files_that_were_cleaned_away_are_made_again(self):
         self.startRunning(DOUBLE_SECONDS="1")
-        shutil.rmtree(self.panel.client._folder)
+        shutil.rmtree(self.widget.client._folder)
         self.waitUntilDone()
         self.assertEqual((self.dialogs, len(self.segmentations())), ([], 1))
-        shutil.rmtree(self.panel.client._folder)
+        shutil.rmtree(self.widget.client._folder)
         self.click(self.ui.measureButton)
         self.waitUntil(lambda: slicer.util.getNodesByClass("vtkMRMLTableNode"), 60)
         self.assertEqual(self.dialogs, [])
@@ -240,7 +240,7 @@ class FaultTest(PanelCase):
     def segmentTwo(self):
         """Two volumes, of which the first one fails."""
         self.openPanel()
-        self.panel.start([make_volume("First"), make_volume("Second")])
+        self.widget.segmenting.start([make_volume("First"), make_volume("Second")])
         self.waitUntilDone()
         self.assertEqual([node.GetName() for node in self.segmentations()], ["Second spine"])
         self.assertReady()
@@ -253,17 +253,17 @@ class FaultTest(PanelCase):
         self.assertIn("cannot be read: cannot reshape array", self.ui.logText.plainText)
 
     def test_a_defect_is_a_message_and_the_next_volume_is_segmented(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import results
 
-        self.failOnce(nodes, "segmentationFromResult", RuntimeError("never thought of"))
+        self.failOnce(results, "segmentationFromResult", RuntimeError("never thought of"))
         self.segmentTwo()
         for words in ("RuntimeError: never thought of", "Traceback"):
             self.assertIn(words, self.ui.logText.plainText)
 
     def test_the_worker_ends_with_the_panel(self):
         self.startRunning()
-        pid = self.panel.client.processId
-        folder = self.panel.client._folder
+        pid = self.widget.client.processId
+        folder = self.widget.client._folder
         self.widget.cleanup()
         self.widget = None
         self.waitUntil(lambda: not running(pid), 5, "the worker is still there")
@@ -291,39 +291,40 @@ class FaultTest(PanelCase):
         slicer.app.processEvents()
         self.assertEqual(self.segmentations(), [])
         self.assertFalse(self.dialogs)
-        self.panel.client._environment.update(DOUBLE_SECONDS="0.1")
+        self.widget.client._environment.update(DOUBLE_SECONDS="0.1")
         make_volume("After")
         self.widget._parameterNode.inputVolume = self.widget.logic.firstVolume()
-        self.panel.client.stop()
+        self.widget.client.stop()
         self.run_to_the_end()
         self.assertEqual(len(self.segmentations()), 1)
 
     def test_the_scene_closed_while_measuring(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.processes.failure import Failure
+        from SpineSegAISlicer.scene import results
 
         def measure(volume):
             self.widget._parameterNode.inputVolume = volume
-            self.widget._parameterNode.outputSegmentation = nodes.segmentationFromResult(result, volume)
+            self.widget._parameterNode.outputSegmentation = results.segmentationFromResult(result, volume)
             self.click(self.ui.measureButton)
             return self.output().GetID()
 
         first = make_volume("First")
         self.openPanel()
         self.run_to_the_end()
-        result = nodes.resultFromSegmentation(self.output(), first)
+        result = results.resultFromSegmentation(self.output(), first)
         slicer.mrmlScene.Clear(0)
         nodeId = measure(make_volume("First"))
         slicer.mrmlScene.Clear(0)
         second = make_volume("Second")
-        node = nodes.segmentationFromResult(result, second)
+        node = results.segmentationFromResult(result, second)
         self.assertEqual(node.GetID(), nodeId)
         self.assertFalse(self.ui.measureButton.enabled)
-        self.waitUntil(lambda: self.panel.client._jobs == {}, 60, "the table was not measured")
+        self.waitUntil(lambda: self.widget.client._jobs == {}, 60, "the table was not measured")
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLTableNode"), [])
         self.assertFalse(self.ui.measureButton.enabled)
         measure(second)
         slicer.mrmlScene.Clear(0)
-        self.panel.client._failAll("WorkerError", "It ended.")
+        self.widget.client._failAll(Failure("WorkerError", "It ended."))
         self.assertEqual(self.dialogs, [])
 
     def test_the_volume_removed_during_a_run(self):
@@ -353,14 +354,14 @@ class FaultTest(PanelCase):
         self.assertEqual(self.segmentations(), [])
 
     def test_two_clicks_in_a_row_start_one_run(self):
-        from SpineSegAISlicer import segment_panel
+        from SpineSegAISlicer.panels import segment
 
-        self.patch(segment_panel, "DOUBLE_CLICK_SECONDS", 0.5)
+        self.patch(segment, "DOUBLE_CLICK_SECONDS", 0.5)
         make_volume()
         self.openPanel(DOUBLE_SECONDS="0.8")
         self.click(self.ui.applyButton)
         self.click(self.ui.applyButton)
-        self.assertTrue(self.panel.isRunning)
+        self.assertTrue(self.widget.segmenting.isRunning)
         self.waitUntilDone()
         self.assertEqual(len(self.segmentations()), 1)
 
@@ -373,7 +374,7 @@ class FaultTest(PanelCase):
         self.assertReady()
 
     def test_declining_the_packages_changes_nothing(self):
-        from SpineSegAISlicer import dependencies
+        from SpineSegAISlicer.processes import dependencies
 
         make_volume()
         self.openPanel()

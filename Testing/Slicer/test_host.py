@@ -1,6 +1,10 @@
-"""The host against what was measured in Slicer 5.8: the same code must work, and fail, in both."""
+"""The host against what was measured in Slicer 5.8 and 5.10: the same code must work, and fail, in both.
+
+What the widgets have there is held against them in `test_slicer_api.py`.
+"""
 
 import enum
+import gc
 import pathlib
 import shutil
 import subprocess
@@ -11,6 +15,7 @@ import host
 import pytest
 import qt
 import slicer
+import vtk
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 UI = """<?xml version="1.0"?><ui version="4.0"><class>T</class><widget class="qMRMLWidget" name="T">
@@ -206,8 +211,18 @@ class Parameters:
 
 @pytest.fixture
 def parameters():
+    """Wrappers are kept as long as their node is in the scene; another one of the same node is `parameters.again()`."""
     slicer.mrmlScene.Clear(0)
-    return Parameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    kept = [Parameters(node)]
+
+    def again():
+        kept.append(Parameters(node))
+        return kept[-1]
+
+    Parameters.again = staticmethod(again)
+    yield kept[0]
+    slicer.mrmlScene.Clear(0)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +234,7 @@ def parameters():
 )  # fmt: skip
 def test_parameters_keep_their_type(parameters, name, value):
     setattr(parameters, name, value)
-    assert getattr(Parameters(parameters.parameterNode), name) == value
+    assert getattr(parameters.again(), name) == value
 
 
 def test_a_node_parameter_is_a_reference(parameters):
@@ -280,6 +295,22 @@ def test_a_combo_box_on_a_string_needs_choices(parameters):
     assert Choice(["a"]).choices == ["a"]
 
 
+def test_a_wrapper_that_is_let_go_before_its_node_would_end_slicer():
+    from host.pythonqt import ERRORS
+
+    slicer.mrmlScene.Clear(0)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    wrapper = Parameters(node)
+    del wrapper
+    gc.collect()
+    assert len(ERRORS) == 1 and "Slicer ends" in ERRORS.pop()
+    wrapper = Parameters(node)
+    slicer.mrmlScene.RemoveNode(node)
+    del wrapper
+    gc.collect()
+    assert ERRORS == []
+
+
 # --- .ui files -------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +340,51 @@ def test_a_section_folds():
     assert inner.isHidden()
     section.collapsed = False
     assert not unwrap(inner).isHidden()
+
+
+def test_a_box_that_can_be_folded_shows_an_arrow():
+    from host.pythonqt import unwrap
+    from PySide6.QtWidgets import QStyle, QStyleOptionGroupBox
+
+    box = unwrap(ctk.ctkCollapsibleGroupBox())
+    box.setTitle("Levels")
+    option = QStyleOptionGroupBox()
+    box.initStyleOption(option)
+    assert not option.subControls & QStyle.SubControl.SC_GroupBoxCheckBox
+    box.resize(200, 60)
+    unfolded = box.grab().toImage().copy(0, 0, 20, 20)
+    box.setProperty("collapsed", True)
+    box.resize(200, 60)
+    assert box.grab().toImage().copy(0, 0, 20, 20) != unfolded
+
+
+# --- the scene -------------------------------------------------------------------------------------------------------
+
+
+def test_a_segments_tag_is_read_into_a_mutable():
+    segment, value = slicer.vtkSegment(), vtk.mutable("")
+    segment.SetTag("key", "text")
+    assert segment.GetTag("key", value) and value.get() == "text"
+
+
+def test_a_slice_node_without_a_layout_name_would_end_slicer():
+    from host.pythonqt import ERRORS
+    from panel_case import make_view
+
+    slicer.mrmlScene.Clear(0)
+    make_view()
+    assert ERRORS == []
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
+    assert len(ERRORS) == 1 and "Slicer ends" in ERRORS.pop()
+    slicer.mrmlScene.Clear(0)
+
+
+def test_a_click_by_a_script_opens_the_menu_of_show_3d():
+    button = slicer.qMRMLSegmentationShow3DButton()
+    with pytest.raises(AssertionError, match="setChecked"):
+        button.click()
+    button.setChecked(True)
+    assert button.checked
 
 
 # --- testing mode ----------------------------------------------------------------------------------------------------

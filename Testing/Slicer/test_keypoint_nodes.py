@@ -26,7 +26,7 @@ class KeypointsTest(PanelCase):
 
     def hints(self):
         """What the worker was told."""
-        from SpineSegAISlicer import result_attribute
+        from SpineSegAISlicer.scene import result_attribute
 
         return result_attribute.read(self.output())["provenance"]["hints"]
 
@@ -114,7 +114,7 @@ class KeypointsTest(PanelCase):
         self.assertIn("two key points called “L2”", self.dialogs[-1])
 
     def test_a_point_not_placed_yet_is_left_out(self):
-        from SpineSegAISlicer.keypoint_nodes import keypointsFromNode
+        from SpineSegAISlicer.scene.keypoints import keypointsFromNode
 
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "List")
         node.AddControlPointWorld([1.0, 2.0, 3.0], "L4")
@@ -137,7 +137,7 @@ class KeypointsTest(PanelCase):
         self.openSteered()
         self.run_to_the_end()
         self.shown()
-        self.panel.start([first, second])
+        self.widget.segmenting.start([first, second])
         self.waitUntilDone()
         self.assertIn("keypoints={}", self.hints())
 
@@ -148,7 +148,7 @@ class KeypointsTest(PanelCase):
         self.run_to_the_end()
         node = self.shown()
         node.SetNthControlPointPositionWorld(node.GetControlPointIndexByLabel("L3"), -1.5, 12.0, 7.25)
-        self.panel.start([other, chosen])
+        self.widget.segmenting.start([other, chosen])
         self.waitUntilDone()
         self.assertIn("22: (1.5, -12.0, 7.25)", self.hints())
 

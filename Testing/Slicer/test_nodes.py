@@ -14,7 +14,8 @@ from panel_case import (
     slicer,
     vtk,
 )
-from SpineSegAISlicer import nodes, volumes
+from SpineSegAISlicer.scene import labelmaps, results, views, volumes
+from SpineSegAISlicer.scene.segments import isLocked, setLocked
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES
 from SpineSegAILib.errors import HintError, ImageError
@@ -131,8 +132,8 @@ class SegmentationTest(unittest.TestCase):
         """Segments lie where the result has them, in the world, and come back voxel for voxel."""
         import SimpleITK as sitk
 
-        node = nodes.segmentationFromResult(result, volume)
-        back = nodes.labelsFromSegmentation(node, volume)
+        node = results.segmentationFromResult(result, volume)
+        back = labelmaps.labelsFromSegmentation(node, volume)
         np.testing.assert_array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(result.labels))
         for structure in result.present:
             expected = image_centroid(result.labels, structure)
@@ -153,7 +154,7 @@ class SegmentationTest(unittest.TestCase):
 
     def test_sparse_ids_do_not_become_empty_segments(self):
         volume = make_volume()
-        node = nodes.segmentationFromResult(result_of(volume), volume)
+        node = results.segmentationFromResult(result_of(volume), volume)
         self.assertEqual(list(node.GetSegmentation().GetSegmentIDs()), ["L3", "L3/L4", "L4"])
         for name in ("L3", "L3/L4", "L4"):
             array = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, volume)
@@ -164,17 +165,17 @@ class SegmentationTest(unittest.TestCase):
 
         volume = make_volume()
         result = result_of(volume)
-        node = nodes.segmentationFromResult(result, volume)
+        node = results.segmentationFromResult(result, volume)
         node.GetSegmentation().GetSegment("L4").SetName("broken one")
         node.GetSegmentation().SeparateSegmentLabelmap("L3")
         node.GetSegmentation().CollapseBinaryLabelmaps(False)
-        back = nodes.labelsFromSegmentation(node, volume)
+        back = labelmaps.labelsFromSegmentation(node, volume)
         np.testing.assert_array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(result.labels))
 
-    def test_names_colours_terminology_confidence(self):
+    def test_names_colours_terminology_quality(self):
         volume = make_volume()
-        result = result_of(volume, confidence={22: 0.875}, unvalidated=frozenset({122}))
-        node = nodes.segmentationFromResult(result, volume)
+        result = result_of(volume, level_confidence=0.75, outline_quality={22: 0.875}, unvalidated=frozenset({122}))
+        node = results.segmentationFromResult(result, volume)
         segmentation = node.GetSegmentation()
         self.assertEqual(segmentation.GetSegment("L3").GetName(), "L3 vertebra (body)")
         self.assertEqual(segmentation.GetSegment("L3/L4").GetName(), "L3/L4 disc (unvalidated)")
@@ -182,8 +183,8 @@ class SegmentationTest(unittest.TestCase):
         text = vtk.mutable("")
         segmentation.GetSegment("L4").GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)
         self.assertIn("SCT^71996003", text.get())
-        again = nodes.resultFromSegmentation(node, volume)
-        self.assertEqual(again.confidence, {22: 0.875})
+        again = results.resultFromSegmentation(node, volume)
+        self.assertEqual((again.level_confidence, again.outline_quality), (0.75, {22: 0.875}))
         self.assertEqual(again.unvalidated, frozenset({122}))
         self.assertEqual(again.scheme, SCHEMES["lumbar-mr"])
 
@@ -191,37 +192,37 @@ class SegmentationTest(unittest.TestCase):
         volume = make_volume()
         box = (slice(2, 8), slice(None), slice(10, 30))
         blocks = {s: (box[0], slice(5 + 8 * n, 12 + 8 * n), box[2]) for n, s in enumerate((24, 124, 25, 125, 26))}
-        node = nodes.segmentationFromResult(result_of(volume, blocks), volume)
+        node = results.segmentationFromResult(result_of(volume, blocks), volume)
         self.assertEqual(node.GetSegmentation().GetSegment("L5/S1").GetName(), "L5/L6 disc")
 
     def test_an_update_replaces_only_unlocked_structures(self):
         import SimpleITK as sitk
 
         volume = make_volume()
-        node = nodes.segmentationFromResult(result_of(volume), volume)
+        node = results.segmentationFromResult(result_of(volume), volume)
         segmentation = node.GetSegmentation()
-        nodes.setLocked(segmentation.GetSegment("L3"), True)
+        setLocked(segmentation.GetSegment("L3"), True)
         own = segmentation.AddEmptySegment("tumour", "Tumour")
         before = slicer.util.arrayFromSegmentBinaryLabelmap(node, "L3", volume).copy()
         # The new result has L3 elsewhere, L4 over part of the locked L3, and no disc.
         new = {22: (slice(2, 8), slice(40, 50), slice(10, 30)), 23: (slice(2, 8), slice(10, 28), slice(10, 30))}
-        nodes.segmentationFromResult(result_of(volume, new), volume, node)
+        results.segmentationFromResult(result_of(volume, new), volume, node)
         self.assertEqual(set(segmentation.GetSegmentIDs()), {"L3", "L4", own})
         after = slicer.util.arrayFromSegmentBinaryLabelmap(node, "L3", volume)
         np.testing.assert_array_equal(before, after)
         fourth = slicer.util.arrayFromSegmentBinaryLabelmap(node, "L4", volume)
         self.assertFalse((fourth.astype(bool) & before.astype(bool)).any())
         self.assertGreater(fourth.sum(), 0)
-        locked = nodes.lockedLabels(node, volume)
+        locked = labelmaps.lockedLabels(node, volume)
         self.assertEqual(set(np.unique(sitk.GetArrayViewFromImage(locked))), {0, 22})
 
     def test_an_update_is_one_undo_step(self):
         volume = make_volume()
-        node = nodes.segmentationFromResult(result_of(volume), volume)
-        history = nodes.UndoHistory(node)
+        node = results.segmentationFromResult(result_of(volume), volume)
+        history = results.UndoHistory(node)
         before = slicer.util.arrayFromSegmentBinaryLabelmap(node, "L3", volume).copy()
         blocks = {22: (slice(1, 3), slice(0, 4), slice(0, 4)), 20: (slice(1, 3), slice(5, 9), slice(0, 4))}
-        nodes.segmentationFromResult(result_of(volume, blocks), volume, node, saveState=history.saveState)
+        results.segmentationFromResult(result_of(volume, blocks), volume, node, saveState=history.saveState)
         self.assertEqual(list(node.GetSegmentation().GetSegmentIDs()), ["L1", "L3"])
         history.undo()
         self.assertEqual(list(node.GetSegmentation().GetSegmentIDs()), ["L3", "L3/L4", "L4"])
@@ -232,11 +233,11 @@ class SegmentationTest(unittest.TestCase):
 
         volume = make_volume()
         result = result_of(volume)
-        node = nodes.segmentationFromResult(result, volume)
+        node = results.segmentationFromResult(result, volume)
         shift = np.eye(4)
         shift[:3, 3] = (0.0, 0.0, 3.0)  # three rows up
         node.SetAndObserveTransformNodeID(linear_transform(shift).GetID())
-        back = sitk.GetArrayFromImage(nodes.labelsFromSegmentation(node, volume))
+        back = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(node, volume))
         np.testing.assert_array_equal(back[:, :-3], sitk.GetArrayViewFromImage(result.labels)[:, 3:])
 
     def test_it_joins_the_study_of_its_volume(self):
@@ -244,27 +245,27 @@ class SegmentationTest(unittest.TestCase):
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
         hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
-        node = nodes.segmentationFromResult(result_of(volume), volume)
+        node = results.segmentationFromResult(result_of(volume), volume)
         self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)), study)
 
     def test_a_result_of_another_grid_is_refused(self):
         result = result_of(make_volume())
         with self.assertRaisesRegex(ImageError, "segment it again|voxels"):
-            nodes.segmentationFromResult(result, make_volume(size=(8, 40, 30)))
+            results.segmentationFromResult(result, make_volume(size=(8, 40, 30)))
 
     def test_an_empty_result_makes_an_empty_segmentation(self):
         volume = make_volume()
-        node = nodes.segmentationFromResult(result_of(volume, {22: (slice(0, 0),) * 3}), volume)
+        node = results.segmentationFromResult(result_of(volume, {22: (slice(0, 0),) * 3}), volume)
         self.assertEqual(node.GetSegmentation().GetNumberOfSegments(), 0)
         with self.assertRaisesRegex(HintError, "No segment"):
-            nodes.labelsFromSegmentation(node, volume)
+            labelmaps.labelsFromSegmentation(node, volume)
 
     def test_a_segmentation_of_somebody_else_is_not_taken_for_ours(self):
         volume = make_volume()
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         node.GetSegmentation().AddEmptySegment("L4", "L4")
         with self.assertRaisesRegex(HintError, "No segment"):
-            nodes.labelsFromSegmentation(node, volume)
+            labelmaps.labelsFromSegmentation(node, volume)
 
     def test_a_scene_bundle_keeps_everything(self):
         import tempfile
@@ -272,9 +273,9 @@ class SegmentationTest(unittest.TestCase):
         import SimpleITK as sitk
 
         volume = make_volume()
-        result = result_of(volume, confidence={22: 0.5}, warnings=["Levels are a guess."])
-        node = nodes.segmentationFromResult(result, volume)
-        nodes.setLocked(node.GetSegmentation().GetSegment("L4"), True)
+        result = result_of(volume, level_confidence=0.5, warnings=["Levels are a guess."])
+        node = results.segmentationFromResult(result, volume)
+        setLocked(node.GetSegmentation().GetSegment("L4"), True)
         with tempfile.TemporaryDirectory() as folder:
             self.assertTrue(slicer.mrmlScene.WriteToMRB(f"{folder}/case.mrb"))
             slicer.mrmlScene.Clear(0)
@@ -282,9 +283,9 @@ class SegmentationTest(unittest.TestCase):
         node = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
         volume = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[0]
         segment = node.GetSegmentation().GetSegment("L4")
-        self.assertTrue(nodes.isLocked(segment))
+        self.assertTrue(isLocked(segment))
         self.assertEqual(segment.GetName(), "L4 vertebra (body)")
-        again = nodes.resultFromSegmentation(node, volume)
+        again = results.resultFromSegmentation(node, volume)
         self.assertEqual(again.warnings, ["Levels are a guess."])
         np.testing.assert_array_equal(
             sitk.GetArrayViewFromImage(again.labels), sitk.GetArrayViewFromImage(result.labels)
@@ -299,8 +300,8 @@ class TableTest(unittest.TestCase):
         logic = SimpleNamespace(GetLayoutWithTable=lambda layout: 10 * layout)
         modules = SimpleNamespace(tables=SimpleNamespace(logic=lambda: logic))
         app = SimpleNamespace(layoutManager=lambda: manager, applicationLogic=slicer.app.applicationLogic)
-        with patch.object(nodes, "slicer", SimpleNamespace(app=app, modules=modules)):
-            nodes.showTable(table)
+        with patch.object(views, "slicer", SimpleNamespace(app=app, modules=modules)):
+            views.showTable(table)
         self.assertEqual(chosen, [30])
         self.assertEqual(slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID(), table.GetID())
 

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "SpineSegAI"
 UI_FILES = sorted((MODULE / "Resources/UI").glob("*.ui"))
-SLICER_SIDE = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").glob("*.py"))]
+SLICER_SIDE = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").rglob("*.py"))]
 
 
 def listed(path, variable):
@@ -105,7 +106,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import host
 host.start(module_folder={str(flat)!r}, library_folder={str(flat)!r})
 import SpineSegAI, SpineSegAILib, SpineSegAISlicer
-from SpineSegAISlicer import samples
+from SpineSegAISlicer.scene import samples
 from panel_case import open_widget
 widget = open_widget(SpineSegAI.SpineSegAIWidget)
 widget.cleanup()
@@ -114,6 +115,43 @@ print(SpineSegAI.__file__, SpineSegAILib.__file__, SpineSegAISlicer.__file__, sa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(str(flat)) for line in done.stdout.split()), done.stdout
+
+
+def test_reloading_reads_everything_again_and_ends_what_runs(tmp_path):
+    """As the developer's button does, while a volume is being segmented."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from panel_case import PanelCase, host, make_volume, slicer
+
+class Case(PanelCase):
+    environment = dict(DOUBLE_SECONDS="30")
+
+    def runTest(self):
+        volume = make_volume()
+        old = self.openPanel()
+        self.click(old.ui.applyButton)
+        self.waitUntil(lambda: old.client.processId is not None)
+        old.onReload()
+        self.assertFalse(old.client.isRunning)
+        new = self.widget = slicer.modules.SpineSegAIWidget
+        self.assertIsNot(type(new), type(old))
+        self.assertIsNot(sys.modules["SpineSegAISlicer.panels.choices"].Choices, type(old.choices))
+        self.assertIs(sys.modules["SpineSegAI"].SpineSegAIWidget, type(new))
+        self.assertIs(new.ui.inputVolumeSelector.currentNode(), volume)
+        self.assertEqual(new.ui.applyButton.text, "Segment spine")
+        old.logic.getParameterNode().topLevel = 20
+        self.assertEqual(new.ui.topLevelComboBox.currentText, "L1")
+        self.assertNotEqual(old.ui.topLevelComboBox.currentText, "L1")  # the old one listens no more
+
+import unittest
+from host.pythonqt import ERRORS
+result = unittest.TextTestRunner().run(Case())
+sys.exit(bool(ERRORS) or not result.wasSuccessful())
+"""
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
 
 
 def copy(source, target):

@@ -54,7 +54,7 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertFalse(self.dialogs, self.dialogs)
         self.assertEqual(len(self.segmentations()), 1)
         self.assertIn(" s.", self.ui.statusLabel.text + " s.")
-        self.waitUntil(lambda: self.ui.deviceLabel.text != "" or self.panel._device is None)
+        self.waitUntil(lambda: self.ui.deviceLabel.text != "" or self.panel.device.answer is None)
 
     def test_the_device_is_named_and_red_on_a_cpu(self):
         self.openPanel()
@@ -65,7 +65,7 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertIn("#c62828", self.ui.deviceLabel.styleSheet)
 
     def test_the_same_by_a_script(self):
-        from SpineSegAISlicer import samples
+        from SpineSegAISlicer.scene import samples
 
         from SpineSegAI import SpineSegAILogic
 
@@ -99,19 +99,19 @@ class DefaultCheckpointTest(RealWorkerCase):
 
     def test_the_sample_gets_its_levels_right(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, samples
+        from SpineSegAISlicer.scene import labelmaps, samples
 
         volume = samples.load()
         self.segment(volume)
         truth = sitk.ReadImage(str(samples.samplePath()).replace(".nii.gz", "_label.nii.gz"))
-        found = nodes.labelsFromSegmentation(self.output(), volume)
+        found = labelmaps.labelsFromSegmentation(self.output(), volume)
         for structure in (20, 21, 22, 23, 24):
             distance = np.linalg.norm(image_centroid(found, structure) - image_centroid(truth, structure))
             self.assertLess(distance, 5.0, structure)
 
     def test_a_real_case_survives_saving_as_a_bundle(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import labelmaps
 
         if not REAL_CASE.exists():
             self.skipTest("the shared lumbar MR data are not here")
@@ -119,20 +119,20 @@ class DefaultCheckpointTest(RealWorkerCase):
         self.segment(volume)
         before = self.describe(self.output())
         self.assertLessEqual({"L1", "L2", "L3", "L4", "L5"}, set(before))
-        labels = sitk.GetArrayFromImage(nodes.labelsFromSegmentation(self.output(), volume))
+        labels = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(self.output(), volume))
         path = str(self.folder / "case.mrb")
         self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
         slicer.mrmlScene.Clear(0)
         self.assertTrue(slicer.mrmlScene.ReadFromMRB(path))
         self.assertEqual(self.describe(self.output()), before)
-        again = nodes.labelsFromSegmentation(self.output(), self.ui.inputVolumeSelector.currentNode())
+        again = labelmaps.labelsFromSegmentation(self.output(), self.ui.inputVolumeSelector.currentNode())
         np.testing.assert_array_equal(sitk.GetArrayViewFromImage(again), labels)
 
     @staticmethod
     def describe(node):
         """Segment id → name, colour, terminology, structure."""
         import vtk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene.segments import structureOfSegment
 
         segmentation, described = node.GetSegmentation(), {}
         for segmentId in segmentation.GetSegmentIDs():
@@ -140,7 +140,7 @@ class DefaultCheckpointTest(RealWorkerCase):
             entry = vtk.mutable("")
             segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
             color = tuple(round(c, 3) for c in segment.GetColor())
-            described[segmentId] = (segment.GetName(), color, entry.get(), nodes.structureOfSegment(segment))
+            described[segmentId] = (segment.GetName(), color, entry.get(), structureOfSegment(segment))
         return described
 
 

@@ -24,12 +24,12 @@ class SamplingCase(PanelCase):
 
     def provenance(self):
         """What the worker was told, and said."""
-        from SpineSegAISlicer import result_attribute
+        from SpineSegAISlicer.scene import result_attribute
 
         return result_attribute.read(self.output())["provenance"]
 
     def maps(self):
-        from SpineSegAISlicer.volumes import isUncertaintyMap
+        from SpineSegAISlicer.scene.volumes import isUncertaintyMap
 
         return [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if isUncertaintyMap(n)]
 
@@ -56,7 +56,7 @@ class UncertaintyTest(SamplingCase):
         self.assertEqual(node.GetName(), "T2 uncertainty")
         self.assertIs(node.GetParentTransformNode(), volume.GetParentTransformNode())
         self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)), study)
-        from SpineSegAISlicer.volumes import ijkToWorldMatrix
+        from SpineSegAISlicer.scene.volumes import ijkToWorldMatrix
 
         np.testing.assert_allclose(ijkToWorldMatrix(node), ijkToWorldMatrix(volume))
         values = slicer.util.arrayFromVolume(node)
@@ -86,8 +86,8 @@ class UncertaintyTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         before, values = self.nodeIds(), slicer.util.arrayFromVolume(self.maps()[0]).copy()
-        self.panel.client.stop()
-        self.panel.client._environment["DOUBLE_SECONDS"] = "30"
+        self.widget.client.stop()
+        self.widget.client._environment["DOUBLE_SECONDS"] = "30"
         self.ui.stepsSpinBox.value = 7
         self.click(self.ui.applyButton)
         self.waitUntil(lambda: self.ui.progressBar.value > 0)
@@ -164,7 +164,8 @@ class UncertaintyTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         self.click(self.ui.uncertaintyCheckBox)
-        view.SetForegroundVolumeID(None)
+        for other in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):  # Slicer has some of its own
+            other.SetForegroundVolumeID(None)
         self.ui.samplesSpinBox.value += 1  # the panel looks at the views again
         self.assertFalse(self.ui.uncertaintyCheckBox.checked)
         self.assertIsNone(view.GetForegroundVolumeID())
@@ -201,7 +202,7 @@ class UncertaintyTest(SamplingCase):
 
     def test_a_map_that_a_script_makes_is_not_listed_as_a_volume_either(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes, uncertainty_nodes, volumes
+        from SpineSegAISlicer.scene import results, uncertainty, volumes
 
         from SpineSegAILib.anatomy import SCHEMES
         from SpineSegAILib.results import Segmentation
@@ -216,17 +217,17 @@ class UncertaintyTest(SamplingCase):
             uncertainty=sitk.Cast(image > 150, sitk.sitkFloat32),
             provenance={"uncertainty": {"L4": 0.5}},
         )
-        made = uncertainty_nodes.mapFromResult(result, volume, nodes.segmentationFromResult(result, volume))
+        made = uncertainty.mapFromResult(result, volume, results.segmentationFromResult(result, volume))
         self.assertEqual(self.maps(), [made])
         table = self.ui.queueTable
         self.assertEqual([table.item(row, 0).text() for row in range(table.rowCount)], ["T2"])
 
     def test_the_table_of_structures_tells_the_means_and_they_follow_their_segments(self):
-        from SpineSegAISlicer.structure_table import UNCERTAINTY
+        from SpineSegAISlicer.panels.structure_table import UNCERTAINTY
 
         make_volume()
         self.openPanel()
-        table = self.widget.correctionPanel.table
+        table = self.widget.correctionPanel.review.table
         self.run_to_the_end()
         self.waitUntil(lambda: table.rows)
         self.assertTrue(table.table.isColumnHidden(UNCERTAINTY))
@@ -251,7 +252,7 @@ class TimeTest(SamplingCase):
     def openWarm(self, method="verdiff-net"):
         self.openSampling(method)
         self.panel.warmUp()
-        self.waitUntil(lambda: self.panel._device is not None, 60)
+        self.waitUntil(lambda: self.panel.device.answer is not None, 60)
 
     def test_defaults_are_the_checkpoint_s(self):
         make_checkpoint(self.folder, "quick", method="verdiff-net", config={"samples": 3, "steps": 2})
@@ -259,13 +260,13 @@ class TimeTest(SamplingCase):
         checkpoints = self.ui.checkpointComboBox
         for name, samples, steps in (("sampled", 5, 20), ("quick", 3, 2)):
             checkpoints.setCurrentIndex(checkpoints.findData(name))
-            self.assertEqual(self.panel.options(), {"samples": samples, "steps": steps})
+            self.assertEqual(self.panel.sampling.options(), {"samples": samples, "steps": steps})
             self.assertEqual(self.ui.samplesSpinBox.text, f"{samples} (default)")
             self.assertEqual(self.ui.stepsSpinBox.text, f"{steps} steps (default)")
         for box, most in ((self.ui.samplesSpinBox, 50), (self.ui.stepsSpinBox, 1000)):
             self.assertEqual((box.minimum, box.maximum), (0, most))  # the least, 0, shows the default
         self.ui.stepsSpinBox.value = 4
-        self.assertEqual(self.panel.options(), {"samples": 3, "steps": 4})
+        self.assertEqual(self.panel.sampling.options(), {"samples": 3, "steps": 4})
 
     def test_only_methods_that_sample_ask_how(self):
         make_volume()
@@ -291,7 +292,7 @@ class TimeTest(SamplingCase):
         self.assertEqual(self.provenance()["options"], {"preview": "on"})
         self.choose("ddpm")
         self.assertTrue(self.ui.stepsSpinBox.enabled)
-        self.assertEqual(self.panel.options(), {"samples": 3, "steps": 8})
+        self.assertEqual(self.panel.sampling.options(), {"samples": 3, "steps": 8})
         self.assertEqual(self.widget._parameterNode.steps, 8)
 
     def test_the_time_is_that_of_the_last_run_and_follows_the_settings(self):
@@ -326,7 +327,7 @@ class TimeTest(SamplingCase):
     def test_the_device_may_be_told_after_the_scene_was_closed_in_another_module(self):
         self.openSampling()
         answers = []
-        self.patch(self.panel.client, "describeDevice", lambda asked, onDone, onError: answers.append(onDone))
+        self.patch(self.widget.client, "describeDevice", lambda asked, onDone, onError: answers.append(onDone))
         self.panel.warmUp()
         self.widget.exit()
         slicer.mrmlScene.Clear(0)
@@ -354,11 +355,11 @@ class RadiographTest(SamplingCase):
         self.run_to_the_end()
         self.waitUntil(lambda: "About" in self.ui.estimateLabel.text, 30)
         self.assertEqual(slicer.util.arrayFromVolume(self.maps()[0]).shape, (1, 150, 70))
-        from SpineSegAISlicer import nodes, run_times
+        from SpineSegAISlicer.scene import labelmaps, volumes
 
-        back = nodes.labelsFromSegmentation(self.output(), volume)
+        back = labelmaps.labelsFromSegmentation(self.output(), volume)
         self.assertEqual(back.GetSize(), (70, 150, 1))
-        self.assertAlmostEqual(run_times.workOf(volume, 2.0), 150 * 70)
+        self.assertAlmostEqual(volumes.sliceArea(volume, 2.0), 150 * 70)
 
     def test_a_checkpoint_for_stacks_says_that_it_takes_none(self):
         make_checkpoint(
@@ -398,7 +399,8 @@ class StartingFromTest(SamplingCase):
 
     def test_the_prior_is_what_the_reader_drew_and_locked_segments_go_with_it(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import labelmaps
+        from SpineSegAISlicer.scene.segments import setLocked
 
         volume = make_volume()
         self.openPanel()
@@ -406,19 +408,19 @@ class StartingFromTest(SamplingCase):
         drawn = self.output()
         segmentation = drawn.GetSegmentation()
         segmentation.RemoveSegment("L1")
-        nodes.setLocked(segmentation.GetSegment("L3"), True)
+        setLocked(segmentation.GetSegment("L3"), True)
         self.choose("verdiff-net")
         self.ui.priorSelector.setCurrentNode(drawn)
         self.ui.outputSegmentationSelector.setCurrentNode(None)
-        hints = self.panel.hints(volume)
-        expected = sitk.GetArrayFromImage(nodes.labelsFromSegmentation(drawn, volume))
+        hints = self.panel.steering.hints(volume)
+        expected = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(drawn, volume))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(hints.prior), expected)
         self.assertNotIn(20, expected)
         self.assertEqual(set(np.unique(sitk.GetArrayFromImage(hints.locked))), {0, 22})
 
     def test_what_is_locked_in_either_is_kept(self):
         import SimpleITK as sitk
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene.segments import setLocked
 
         volume = make_volume()
         self.openPanel()
@@ -427,12 +429,11 @@ class StartingFromTest(SamplingCase):
         self.ui.outputSegmentationSelector.setCurrentNode(None)
         self.run_to_the_end()
         second = self.output()
-        nodes.setLocked(first.GetSegmentation().GetSegment("L3"), True)
-        nodes.setLocked(second.GetSegmentation().GetSegment("L5"), True)
+        setLocked(first.GetSegmentation().GetSegment("L3"), True)
+        setLocked(second.GetSegmentation().GetSegment("L5"), True)
         self.choose("verdiff-net")
         self.ui.priorSelector.setCurrentNode(first)
-        self.panel.jobOutputId = second.GetID()
-        locked = sitk.GetArrayFromImage(self.panel.hints(volume).locked)
+        locked = sitk.GetArrayFromImage(self.panel.steering.hints(volume, second).locked)
         self.assertEqual(set(np.unique(locked)), {0, 22, 24})
 
     def test_another_volume_starts_from_the_image_again(self):
@@ -449,14 +450,14 @@ class StartingFromTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
-        hints, segment = {}, self.panel.client.segment
+        hints, segment = {}, self.widget.client.segment
 
-        def listen(image, checkpoint, device, given, *more, **callbacks):
-            hints[self.ui.statusLabel.text] = given
-            return segment(image, checkpoint, device, given, *more, **callbacks)
+        def listen(request, **callbacks):
+            hints[self.ui.statusLabel.text] = request.hints
+            return segment(request, **callbacks)
 
-        self.patch(self.panel.client, "segment", listen)
-        self.panel.start([other, chosen])
+        self.patch(self.widget.client, "segment", listen)
+        self.widget.segmenting.start([other, chosen])
         self.waitUntilDone()
         self.assertIsNone(hints["Segmenting “Other”…"].prior)
         self.assertIsNotNone(hints["Segmenting “T2”…"].prior)
@@ -466,21 +467,21 @@ class StartingFromTest(SamplingCase):
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
-        self.panel.start([other, chosen])
+        self.widget.segmenting.start([other, chosen])
         slicer.mrmlScene.RemoveNode(self.output())
         self.waitUntilDone()
         self.assertIn("was removed from the scene while it waited", self.dialogs[0])
         self.assertEqual([node.GetName() for node in self.segmentations()], ["Other spine"])
 
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):
-        from SpineSegAISlicer import correction_nodes
+        from SpineSegAISlicer.scene import correction_log
 
         make_volume()
         self.openSampling()
         self.run_to_the_end()
         self.ui.priorSelector.setCurrentNode(self.output())
         self.run_to_the_end()
-        self.assertIs(correction_nodes.readLog(self.output()).entries[-1].details["prior"], True)
+        self.assertIs(correction_log.readLog(self.output()).entries[-1].details["prior"], True)
 
     def test_no_more_is_promised_than_is_accepted(self):
         make_volume()

@@ -79,7 +79,7 @@ class ReadingTest(SceneCase):
         self.assertIn("“nothing” is empty and is left out.", found["T2"].notes)
 
     def test_nested_transforms_are_where_the_reader_sees_them(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import labelmaps
 
         from SpineSegAILib.anatomy.terminology import STRUCTURE_TAG
 
@@ -92,7 +92,7 @@ class ReadingTest(SceneCase):
             node.GetSegmentation().GetSegment(segmentId).SetTag(STRUCTURE_TAG, str(structure))
         case = self.only(self.save())
         image = case.label({"L4": 23, "L4/L5": 123, "L5": 24})
-        seen = nodes.labelsFromSegmentation(node, volume)
+        seen = labelmaps.labelsFromSegmentation(node, volume)
         for structure in (23, 123, 24):
             distance = np.linalg.norm(image_centroid(image, structure) - image_centroid(seen, structure))
             self.assertLess(distance, 1e-3)
@@ -131,10 +131,10 @@ class ReadingTest(SceneCase):
         self.assertIn("“Warp”, which is no linear transform", self.read(self.save("warp.mrb")).problems[0])
 
     def test_what_we_made_is_known_by_its_tags_after_renaming(self):
-        from SpineSegAISlicer import nodes
+        from SpineSegAISlicer.scene import results
 
         volume = make_volume()
-        node = nodes.segmentationFromResult(a_result(volume), volume)
+        node = results.segmentationFromResult(a_result(volume), volume)
         for segmentId in node.GetSegmentation().GetSegmentIDs():
             node.GetSegmentation().GetSegment(segmentId).SetName(f"mine {segmentId}".replace("/", " "))
         log = [{"tool": "shift", "by": -1, "note": "a;b:c|d%"}]
@@ -177,11 +177,11 @@ class ReadingTest(SceneCase):
 
 class CurrentCaseTest(SceneCase):
     def test_the_open_case_is_written_without_touching_the_scene(self):
-        from SpineSegAISlicer import current_case, nodes
+        from SpineSegAISlicer.scene import current_case, labelmaps, results
 
         volume = make_volume("T2 <sag> & ä")
         volume.SetAndObserveTransformNodeID(linear_transform(OBLIQUE).GetID())
-        node = nodes.segmentationFromResult(a_result(volume), volume)
+        node = results.segmentationFromResult(a_result(volume), volume)
         node.SetAttribute("SpineSegAI.CorrectionLog", '[{"note": "a;b"}]')
         before = self.nodeIds()
         target = self.folder / "case"
@@ -193,11 +193,11 @@ class CurrentCaseTest(SceneCase):
         self.assertEqual((case.volume, case.targets), ("T2 <sag> & ä", ["L4", "L4/L5", "L5"]))
         self.assertEqual(case.corrections, [{"note": "a;b"}])
         image = case.label({"L4": 23, "L4/L5": 123, "L5": 24})
-        seen = nodes.labelsFromSegmentation(node, volume)
+        seen = labelmaps.labelsFromSegmentation(node, volume)
         self.assertLess(np.linalg.norm(image_centroid(image, 23) - image_centroid(seen, 23)), 1e-3)
 
     def test_an_empty_segmentation_is_refused(self):
-        from SpineSegAISlicer import current_case
+        from SpineSegAISlicer.scene import current_case
 
         from SpineSegAILib.errors import DatasetError, ImageError
 
@@ -219,7 +219,7 @@ class CurrentCaseTest(SceneCase):
 def a_result(volume):
     """L4, its disc and L5 as the library would return them."""
     import SimpleITK as sitk
-    from SpineSegAISlicer import volumes
+    from SpineSegAISlicer.scene import volumes
 
     from SpineSegAILib.anatomy import SCHEMES
     from SpineSegAILib.results import Segmentation

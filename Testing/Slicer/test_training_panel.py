@@ -5,6 +5,7 @@ import signal
 import sys
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 from panel_case import PanelCase, slicer
 
@@ -16,7 +17,7 @@ class TrainingCase(PanelCase):
 
     def setUp(self):
         super().setUp()
-        from SpineSegAISlicer import segment_panel, training_panel
+        from SpineSegAISlicer.panels import choices, runs
         from tiny_data import write_tiny_dataset
 
         from SpineSegAILib.checkpoints import list_checkpoints
@@ -25,8 +26,8 @@ class TrainingCase(PanelCase):
             self.set(os.environ, name, str(self.folder))
         self.set(os.environ, "SPINESEGAI_CHECKPOINTS", "")
         self.set(os.environ, "OMP_NUM_THREADS", "1")
-        self.patch(segment_panel, "list_checkpoints", list_checkpoints)
-        self.patch(training_panel, "POLL_MILLISECONDS", 200)
+        self.patch(choices, "list_checkpoints", list_checkpoints)
+        self.patch(runs, "POLL_MILLISECONDS", 200)
         data = self.folder / "data"
         data.mkdir()
         self.dataset = write_tiny_dataset(data, training=2)
@@ -74,7 +75,7 @@ class TrainingCase(PanelCase):
         return self.widget.trainingPanel
 
     def state(self):
-        report = self.training.report()
+        report = self.training.runs.report()
         return report.state.value if report else None
 
     def endRuns(self):
@@ -167,13 +168,12 @@ class RunningTest(TrainingCase):
         # Pictures and plots.
         for label in (self.train.runCurvesLabel, self.train.runPreviewLabel):
             self.assertGreater(label.pixmap.width(), 100)
-        loss, dice = self.training.plots.charts()
+        (loss,) = self.training.runs.plots.charts()  # one validation is no curve
         table = loss.GetNthPlotSeriesNode(0).GetTableNode().GetTable()
         self.assertEqual([table.GetValue(i, 0).ToInt() for i in range(table.GetNumberOfRows())], [20, 40])
         self.assertGreater(table.GetValue(0, 1).ToDouble(), 0)
-        self.assertEqual(dice.GetNthPlotSeriesNode(0).GetTableNode().GetTable().GetNumberOfRows(), 1)
         self.train.runPlotButton.checked = False
-        self.assertFalse(self.training.plots.isShown)
+        self.assertFalse(self.training.runs.plots.isShown)
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode"), [])
         # The checkpoint is there, in the Segment section and to train further.
         self.assertGreaterEqual(self.ui.checkpointComboBox.findData("mine"), 0)
@@ -181,23 +181,23 @@ class RunningTest(TrainingCase):
         self.assertTrue(offered.is_file())
         self.assertGreaterEqual(self.train.trainStartComboBox.findData(str(offered)), 0)
         offered.unlink()
-        self.training.poll()
+        self.training.runs.poll()
         self.assertFalse(offered.exists(), "what the reader deletes stays deleted")
 
     def test_stop_and_resume_and_a_process_that_dies(self):
         self.openTraining()
         self.click(self.train.trainStartButton)
-        self.waitUntil(lambda: self.training.report().loss is not None, 600)
+        self.waitUntil(lambda: self.training.runs.report().loss is not None, 600)
         self.assertEqual(self.state(), "running")
         self.assertIn("left", self.train.runStatusLabel.text)
         self.click(self.train.runStopButton)
         self.waitUntil(lambda: self.state() == "stopped", 300)
         self.assertGreaterEqual(self.ui.checkpointComboBox.findData("mine"), 0)
         self.waitUntil(lambda: self.train.runResumeButton.enabled)
-        stopped = self.training.report().step
+        stopped = self.training.runs.report().step
         self.click(self.train.runResumeButton)
         self.assertEqual(self.dialogs, [])
-        self.waitUntil(lambda: self.training.report().step > stopped, 180)
+        self.waitUntil(lambda: self.training.runs.report().step > stopped, 180)
         self.endRuns()
         self.waitUntil(lambda: self.state() == "died", 60)
         self.assertIn("gone without a word", self.train.runStatusLabel.text)
@@ -213,11 +213,41 @@ class RunningTest(TrainingCase):
 
 
 class CurvesTest(PanelCase):
+    @staticmethod
+    def events(steps, validations):
+        """What a run has said after so many reports."""
+        said = [{"event": "step", "step": 10 * n, "losses": {"total": 1 / n}} for n in range(1, steps + 1)]
+        return said + [
+            {"event": "validation", "step": 10 * n, "scores": {"level_dice": 0.5}} for n in range(1, validations + 1)
+        ]
+
+    def rows(self, plots):
+        return [c.GetNthPlotSeriesNode(0).GetTableNode().GetTable().GetNumberOfRows() for c in plots.charts()]
+
+    def test_nothing_is_plotted_before_it_has_points(self):
+        from SpineSegAISlicer.panels.training_plots import CurvePlots
+
+        plots, shown = CurvePlots(), []
+        logic = SimpleNamespace(ShowChartInLayout=lambda chart: shown.append(chart.GetTitle()))
+        self.patch(slicer, "modules", SimpleNamespace(plots=SimpleNamespace(logic=lambda: logic)))
+        self.patch(slicer, "app", SimpleNamespace(layoutManager=object))
+        plots.show("mine", self.events(1, 1))
+        self.assertTrue(plots.isShown)
+        self.assertEqual((self.rows(plots), shown), ([], []))
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode"), [])
+        plots.update(self.events(2, 1))
+        self.assertEqual((self.rows(plots), shown), ([2], ["mine: Loss"]))
+        plots.update(self.events(5, 2))
+        self.assertEqual((self.rows(plots), shown), ([5, 2], ["mine: Loss"]))
+        plots.remove()
+        self.assertFalse(plots.isShown)
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotChartNode"), [])
+
     def test_another_scene_s_charts_are_not_taken_for_ours(self):
-        from SpineSegAISlicer.training_plots import CurvePlots
+        from SpineSegAISlicer.panels.training_plots import CurvePlots
 
         plots = CurvePlots()
-        plots.show("mine", [])
+        plots.show("mine", self.events(2, 2))
         self.assertTrue(plots.isShown)
         ids = [chart.GetID() for chart in plots.charts()]
         slicer.mrmlScene.Clear(0)
@@ -248,11 +278,11 @@ class ElsewhereTest(TrainingCase):
         run = self.elsewhere()
         self.openPanel()
         self.train.trainCollapsibleButton.collapsed = False
-        self.training.watch(run.folder)
+        self.training.runs.watch(run.folder)
         self.assertEqual(self.row()[:3], ["Their run", "running", "25 %"])
         self.assertIn("6 min left", self.train.runStatusLabel.text)
         run.event("step", step=500, losses={"total": 0.25}, steps_per_second=2.0, elapsed=250.0)
-        self.training.poll()
+        self.training.runs.poll()
         self.assertIn("loss 0.250", self.train.runStatusLabel.text)
         self.click(self.train.runStopButton)
         self.assertTrue(run.stop_requested)
@@ -260,7 +290,7 @@ class ElsewhereTest(TrainingCase):
 
     def test_a_folder_without_a_run_is_refused(self):
         self.openPanel()
-        self.training.watch(self.folder)
+        self.training.runs.watch(self.folder)
         self.assertIn("holds no run", self.dialogs[0])
 
     def test_the_folder_of_a_run_is_opened(self):
@@ -270,7 +300,7 @@ class ElsewhereTest(TrainingCase):
         self.patch(qt, "QDesktopServices", type("Services", (), {"openUrl": staticmethod(opened.append)}))
         run = self.elsewhere()
         self.openPanel()
-        self.training.watch(run.folder)
+        self.training.runs.watch(run.folder)
         self.train.trainCollapsibleButton.collapsed = False
         self.click(self.train.runFolderButton)
         self.assertTrue(opened[0].toLocalFile().endswith("elsewhere"))

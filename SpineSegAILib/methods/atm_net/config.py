@@ -39,6 +39,14 @@ class AtmNetConfig(MethodConfig):
     heads: int = Field(4, ge=1, description="heads of both attentions")
     sa_max_tokens: int | None = Field(None, ge=16, description="pool keys and values of self-attention to this many")
     alpha: float = Field(1.0, description="first value of the learnable weight of the text, one per stage")
+    normalisation: Literal["none", "before", "qk"] = Field(
+        "none",
+        description="before the attentions: none, as printed; layer norms on pixels and tokens; or queries and keys of "
+        "unit size (ours)",
+    )
+    decoder: Literal["paper", "residual"] = Field(
+        "paper", description="how a stage merges: one convolution, or Swin UNETR's residual blocks (ours)"
+    )
     descriptor: Literal["grid", "prototype"] = Field("grid", description="what a class's map is contrasted by")
     absent: Literal["masked", "negated"] = Field(
         "masked", description="classes known to be absent: left out or negated"

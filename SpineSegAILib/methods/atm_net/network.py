@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ...anatomy import KINDS
 from ...errors import ConfigError
 from ...hints import Hints
-from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout
+from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout, Tiling
 from ..blocks import rank_map
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
 from ..options import switch_option
@@ -71,6 +71,7 @@ class AtmNet(Method):
         super().__init__(config)
         self.config: AtmNetConfig = config
         base = config.feature_size
+        self.tiling = Tiling(context_mm=config.context_mm, around_column=config.around_column)
         self.reads_text = config.option > 0
         improved = partial(sources.improved, self.scheme, config.smallest_mm2)
         self.passes = Passes(sources.SELF_PASSES, improved)
@@ -84,14 +85,14 @@ class AtmNet(Method):
             self.stages = nn.ModuleList(
                 FusionStage(
                     self.widths[i], self.widths[i - 1], config.tokens, config.heads, config.sa_max_tokens,
-                    config.alpha if self.reads_text else None,
+                    config.alpha if self.reads_text else None, config.normalisation, config.decoder,
                 )
                 for i in range(STAGES, 0, -1)
             )  # fmt: skip
         else:
             self.plain = trunk
         self.text = TextTokens(config, self.widths[:0:-1] if self.reads_text else ())
-        outputs = self.scheme.channels if config.output == "classes" else len(KINDS)
+        outputs = self.scheme.channels if config.output == "classes" else self.scheme.head_kinds
         self.head: nn.Module = nn.Conv2d(base, outputs, 1)
         if config.head_width is not None:  # levels along a line are hard to tell apart linearly in few channels
             hidden = nn.Conv2d(base, config.head_width, 1)
@@ -155,7 +156,7 @@ class AtmNet(Method):
         out = self(batch.image, batch.coordinates, texts)
         allowed = batch.allowed
         if config.output == "kind-rank":
-            allowed = group_channels(allowed, self.scheme.kinds, len(KINDS))
+            allowed = group_channels(allowed, self.scheme.kinds, self.scheme.head_kinds)
         losses: dict[str, Tensor] = {}
         if config.loss == "dice-focal":
             losses["segmentation"] = dice_focal_loss(out.logits, allowed)

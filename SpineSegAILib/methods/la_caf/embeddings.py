@@ -17,7 +17,7 @@ import torch
 
 from ...errors import ConfigError, MissingPackageError
 from ..text.bank import TextBank
-from ..text.encoders import load_open_clip
+from ..text.encoders import load_open_clip, load_pretrained
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Sentences → (K, width) float32."""
@@ -70,11 +70,8 @@ def transformers_clip_text(name: str) -> Encode:
             from transformers import AutoTokenizer, CLIPTextModelWithProjection
         except ImportError as error:
             raise MissingPackageError("transformers is not installed.", "pip install transformers.") from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            network = CLIPTextModelWithProjection.from_pretrained(name).eval()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"The text encoder {name} cannot be loaded: {error}.", "Give its folder.") from error
+        tokenizer, network = load_pretrained(name, AutoTokenizer, CLIPTextModelWithProjection)
+        network.eval()
         with torch.inference_mode():
             return network(**tokenizer(list(texts), padding=True, return_tensors="pt")).text_embeds.float().numpy()
 

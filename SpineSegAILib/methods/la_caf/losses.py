@@ -11,7 +11,12 @@ _SMOOTH = 1.0
 
 
 def masked_sigmoid_loss(
-    logits: Tensor, allowed: Tensor, *, mask_unlabelled: bool = True, positive_weight: float = 1.0
+    logits: Tensor,
+    allowed: Tensor,
+    *,
+    mask_unlabelled: bool = True,
+    positive_weight: float = 1.0,
+    smooth_overlap: bool = True,
 ) -> dict[str, Tensor]:
     """Σ m (BCE + Dice) / Σ m over images and classes; m is 1 where the class is known at any voxel of the image.
 
@@ -24,6 +29,8 @@ def masked_sigmoid_loss(
         allowed: (B, K + 1, *spatial) bool, background first (`methods.losses`).
         mask_unlabelled: False counts all that is not annotated as background, as the release does.
         positive_weight: of the structure's own voxels in the cross-entropy; 1 in the release.
+        smooth_overlap: whether Dice is smoothed in the numerator, too. In the release it is not: there an absent class
+            costs 1 and has no gradient.
 
     Returns:
         ``total``, ``bce``, ``dice`` and ``one_of``, scalars; zero (with zero gradient) where nothing is known.
@@ -42,7 +49,7 @@ def masked_sigmoid_loss(
     bce = (bce * weight).sum(axes) / weight.sum(axes).clamp(min=1)
     inside = logits.sigmoid() * weight
     overlap = (inside * truth).sum(axes)
-    dice = 1 - (2 * overlap + _SMOOTH) / (inside.sum(axes) + truth.sum(axes) + _SMOOTH)
+    dice = 1 - (2 * overlap + _SMOOTH * smooth_overlap) / (inside.sum(axes) + truth.sum(axes) + _SMOOTH)
     one_of, images = _one_of(logits, allowed, axes)
     count = (counted.sum() + images.sum()).clamp(min=1)
     parts = {

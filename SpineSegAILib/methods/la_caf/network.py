@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
 from .config import LaCafConfig
 from .embeddings import encode_prompts, encoder, unit_rms
 from .losses import masked_sigmoid_loss
+from .universal_model import UNIVERSAL_MODEL, read_weights, renamed
 from .visual import slice_encoder
 
 _POOLED = 12
@@ -43,7 +45,7 @@ def _group_norm(width: int) -> nn.GroupNorm:
 class ClassText(nn.Module):
     """One class's text vector and its adapter, ``T = ReLU(W2 · GELU(W1 · E))`` without a skip.
 
-    There are no biases: with them an adapter could say all about its class without any text.
+    The release's adapters have biases, with which one could say all about its class without any text.
     The vector is a buffer: it is in the checkpoint and never learns. It is zero until it has been filled.
     """
 
@@ -55,9 +57,9 @@ class ClassText(nn.Module):
         self.adapter: nn.Module | None = None
         if config.text_map == "adapter":
             self.adapter = nn.Sequential(
-                nn.Linear(config.text_width, config.adapter_width, bias=False),
+                nn.Linear(config.text_width, config.adapter_width, bias=config.adapter_biases),
                 nn.GELU(),
-                nn.Linear(config.adapter_width, config.fusion_width, bias=False),
+                nn.Linear(config.adapter_width, config.fusion_width, bias=config.adapter_biases),
                 nn.ReLU(),
             )
 
@@ -98,7 +100,11 @@ def scalar_gain(text: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Text vectors look at the image: ``Z = LN(MHA(q=T, k=v=tokens) + T)`` (our default, after title and abstract)."""
+    """Text vectors look at the image: ``Z = LN(MHA(q=T, k=v=tokens) + T)`` (our default, after title and abstract).
+
+    T is as large as what it finds, and the same for every image, so Z tells classes apart rather than images, and so do
+    the heads made of it. With `attention_norm` (ours) ``Z = LN(MHA(q=LN(T), k=v=LN(tokens)))``: what was found, alone.
+    """
 
     def __init__(self, config: LaCafConfig, inputs: int) -> None:
         super().__init__()
@@ -107,17 +113,23 @@ class CrossAttention(nn.Module):
         self.attention = nn.MultiheadAttention(width, config.attention_heads, batch_first=True)
         self.norm = nn.LayerNorm(width)
         self.visual = nn.Linear(config.text_width, width) if config.use_clip_visual else None
+        self.before = nn.ModuleList(nn.LayerNorm(width) for _ in range(2)) if config.attention_norm else None
 
     def forward(self, text: Tensor, bottleneck: Tensor, whole: Tensor, visual: Tensor | None) -> Tensor:
         """(B, k, width) from text (k, width), bottleneck (B, C, d, h, w), image vector (B, width), CLIP (B, n, t)."""
         tokens = self.project(bottleneck)
         place = position_encoding(tokens.shape[2:], tokens.shape[1], tokens.device, longest=1000.0).to(tokens.dtype)
-        tokens = torch.cat([(tokens + place).flatten(2).mT, whole[:, None]], 1)
+        image, place = tokens.flatten(2).mT, place.flatten(1).T
+        extra = [whole[:, None]]
         if self.visual is not None and visual is not None:
-            tokens = torch.cat([tokens, self.visual(visual)], 1)
+            extra.append(self.visual(visual))
         queries = text.expand(len(bottleneck), -1, -1).to(tokens.dtype)
-        attended, _ = self.attention(queries, tokens, tokens, need_weights=False)
-        return self.norm(attended + queries)
+        if self.before is None:
+            found = torch.cat([image + place, *extra], 1)
+            return self.norm(self.attention(queries, found, found, need_weights=False)[0] + queries)
+        image, *extra = (self.before[0](x) for x in (image, *extra))
+        found = torch.cat([image + place, *extra], 1)
+        return self.norm(self.attention(self.before[1](queries), found, found, need_weights=False)[0])
 
 
 def head_sizes(width: int) -> tuple[int, int, int, int, int, int]:
@@ -165,13 +177,13 @@ class LaCafMethod(Method):
         self.config: LaCafConfig = config
         if not self.scheme.ids:
             raise ConfigError(f"The scheme {self.scheme.name} has no structures.", "LA-CAF needs at least one.")
-        self.tiling = Tiling(config.divisor)
+        self.tiling = Tiling(config.divisor, around_column=config.around_column)
         self.backbone: UNet3D | SlicewiseResEnc | SwinUNETR3D
         if config.backbone == "unet":
             self.backbone = UNet3D(config.input_channels, config.widths, config.strides)
         elif config.backbone == "resenc":
             # It sees slices one by one; windows that overlap by less are half the work.
-            self.tiling = Tiling(config.divisor, whole_slices=True, overlap=0.25)
+            self.tiling = replace(self.tiling, whole_slices=True, overlap=0.25)
             blocks = config.blocks or (2,) * len(config.widths)
             self.backbone = SlicewiseResEnc(config.input_channels, config.widths, blocks)
         else:
@@ -210,6 +222,24 @@ class LaCafMethod(Method):
     def embeddings(self) -> Tensor:
         """(K, text width) the text vectors, in the scheme's order."""
         return torch.stack([self._class(i).embedding for i in self.scheme.ids])
+
+    def open_resources(self, resources: Mapping[str, str]) -> None:
+        """Weights of the Universal Model, where the run was given them; those of a starting checkpoint replace them.
+
+        Raises:
+            ConfigError: the file cannot be read, or nothing in it fits.
+        """
+        if UNIVERSAL_MODEL not in resources:
+            return
+        mine = self.state_dict()
+        theirs = renamed(read_weights(resources[UNIVERSAL_MODEL]), self.config)
+        fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
+        if not any(name.startswith("backbone.") for name in fitting):
+            raise ConfigError(
+                f"Nothing in {resources[UNIVERSAL_MODEL]} fits this network.",
+                "The published U-Net fits the preset “paper” or “released”: backbone=unet, widths 64 to 512.",
+            )
+        self.load_state_dict({**mine, **fitting})
 
     def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the network of the default method, where the backbone is made like it."""
@@ -330,6 +360,7 @@ class LaCafMethod(Method):
             batch.allowed,
             mask_unlabelled=self.config.mask_unlabelled,
             positive_weight=self.config.positive_weight,
+            smooth_overlap=self.config.dice_smooth == "both",
         )
         if rank is not None:
             losses["rank"] = rank_loss(rank, batch.rank)

@@ -5,13 +5,12 @@ MONAI has the plain nnU-Net topology (`DynUNet`) but no residual *encoder* with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...anatomy import KINDS
 from ..base import Batch, Context, Method, Readout, Tiling
 from ..blocks import coarse_level, rank_map, resized
 from ..losses import group_channels, marginal_cross_entropy, partial_dice_loss, rank_loss
@@ -130,27 +129,50 @@ class ResEncUNetMethod(Method):
         super().__init__(config)
         self.config: ResEncUNetConfig = config
         self.network = ResEncUNet(config.dims, config.input_channels, config.widths, config.blocks, config.flat_levels)
-        self.tiling = Tiling(2 ** (len(config.widths) - 1))
+        self.tiling = Tiling(
+            2 ** (len(config.widths) - 1), context_mm=config.context_mm, around_column=config.around_column
+        )
         conv = _CONV[config.dims]
         self.predicts_rank = config.output == "kind-rank"
-        self.class_head = conv(config.widths[0], len(KINDS) if self.predicts_rank else self.scheme.channels, 1)
+        self.class_head = conv(config.widths[0], config.kinds if self.predicts_rank else self.scheme.channels, 1)
         if self.predicts_rank:
             self.rank_level = coarse_level(config.widths)
             self.rank_head = conv(config.widths[self.rank_level], 1, 1)
 
     def forward(self, images: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, 5 or C, *spatial), and rank (B, *spatial) where predicted."""
+        """Logits (B, K or C, *spatial), and rank (B, *spatial) where predicted."""
         features = self.network(self.network_input(images, coordinates))
         logits = self.class_head(features[0])
         if not self.predicts_rank:
             return logits, None
         return logits, rank_map(self.rank_head(features[self.rank_level]), images.shape[2:])
 
+    def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A network that sees fewer neighbours or tells fewer kinds apart, grown to this one; what it says stays the
+        same but for the new kinds, which start as improbable as they are rare."""
+        state = dict(state)
+        mine = self.state_dict()
+        for name in ("network.encoder.0.0.conv1.weight", "network.encoder.0.0.skip.weight"):
+            if name not in state or name not in mine:
+                continue
+            extra = mine[name].shape[1] - state[name].shape[1]
+            if extra > 0 and extra % 2 == 0 and mine[name].shape[0] == state[name].shape[0]:
+                images = state[name].shape[1] - self.config.dims * self.config.coordinates
+                old = state[name]
+                unseen = old.new_zeros((old.shape[0], extra, *old.shape[2:]))
+                state[name] = torch.cat([old[:, :images], unseen, old[:, images:]], 1)
+        weight, bias = state.get("class_head.weight"), state.get("class_head.bias")
+        if self.predicts_rank and weight is not None and bias is not None and len(weight) < self.config.kinds:
+            new = self.config.kinds - len(weight)
+            state["class_head.weight"] = torch.cat([weight, weight.new_zeros((new, *weight.shape[1:]))])
+            state["class_head.bias"] = torch.cat([bias, (bias[:1] - 4.0).expand(new)])
+        return state
+
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         logits, rank = self(batch.image, batch.coordinates)
         allowed = batch.allowed
         if self.predicts_rank:
-            allowed = group_channels(allowed, self.scheme.kinds, len(KINDS))
+            allowed = group_channels(allowed, self.scheme.kinds, self.config.kinds)
         ce = marginal_cross_entropy(logits, allowed)
         dice = partial_dice_loss(logits, allowed)
         losses = {"total": ce + dice, "cross_entropy": ce, "dice": dice}

@@ -41,9 +41,9 @@ class ChannelAttention(nn.Module):
     the three blocks similar, so 1x1 convolutions as in the position blocks are an option.
     """
 
-    def __init__(self, channels: int, convolutions: bool = False) -> None:
+    def __init__(self, channels: int, convolutions: bool = False, gamma: float = 0.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.tensor(gamma))
         self.projections = nn.ModuleList(
             nn.Conv2d(channels, channels, 1) if convolutions else nn.Identity() for _ in range(3)
         )
@@ -59,29 +59,42 @@ class ChannelAttention(nn.Module):
 
 
 class MCCA(nn.Module):
-    """Multi-channel cross attention.
+    """Multi-channel cross attention: an inter-class block on the segmentation features ``F_S^H``, an intra-class block
+    on the semantic ones ``F_S``; their sum passes the channel block.
 
-    ``F1 = γ1 F_S^H' + F_S``, ``F2 = γ2 F_S' + F_S^H``, summed, then channel attention. That the residual is the
-    *other* stream is inferred from SSHSNet; ``residual="self"`` is the other reading. Summing, not concatenating, is
-    our choice.
+    The paper multiplies an attended stream by γ and adds “the results”. Three readings (`residual`):
 
-    All γ start at 0, where the result is exactly ``F_S^H + F_S``.
+    - ``"cross"``: ``F1 = γ1 F_S^H' + F_S``, ``F2 = γ2 F_S' + F_S^H``, as SSHSNet does; our choice.
+    - ``"self"``: ``F1 = γ1 F_S^H' + F_S^H``, ``F2 = γ2 F_S' + F_S``.
+    - ``"attended"``: ``F1 = γ1 F_S^H' + F_S'``, ``F2 = γ2 F_S' + F_S^H'``, both attended, as its words may be taken.
+
+    Summing F1 and F2, not concatenating them, is our choice. With all γ = 0 the first two give exactly ``F_S^H + F_S``.
+
+    Args:
+        channels: of both streams.
+        residual: see above.
+        channel_convolutions: 1x1 convolutions before the channel attention.
+        gamma: first value of each γ.
     """
 
     def __init__(
-        self, channels: int, residual: Literal["cross", "self"] = "cross", channel_convolutions: bool = False
+        self,
+        channels: int,
+        residual: Literal["cross", "self", "attended"] = "cross",
+        channel_convolutions: bool = False,
+        gamma: float = 0.0,
     ) -> None:
         super().__init__()
         self.residual = residual
         self.inter_class = PositionAttention(channels)
         self.intra_class = PositionAttention(channels)
-        self.inter_scale = nn.Parameter(torch.zeros(()))
-        self.intra_scale = nn.Parameter(torch.zeros(()))
-        self.channel = ChannelAttention(channels, channel_convolutions)
+        self.inter_scale = nn.Parameter(torch.tensor(gamma))
+        self.intra_scale = nn.Parameter(torch.tensor(gamma))
+        self.channel = ChannelAttention(channels, channel_convolutions, gamma)
 
     def forward(self, segmentation: Tensor, semantic: Tensor) -> Tensor:
         """``F_S^H`` and ``F_S``, both (B, C, H, W) → ``MF`` of that shape."""
-        first, second = (semantic, segmentation) if self.residual == "cross" else (segmentation, semantic)
-        first = self.inter_scale * self.inter_class(segmentation) + first
-        second = self.intra_scale * self.intra_class(semantic) + second
-        return self.channel(first + second)
+        inter, intra = self.inter_class(segmentation), self.intra_class(semantic)
+        readings = {"cross": (semantic, segmentation), "self": (segmentation, semantic), "attended": (intra, inter)}
+        first, second = readings[self.residual]
+        return self.channel(self.inter_scale * inter + first + self.intra_scale * intra + second)

@@ -1,6 +1,7 @@
 """DeepLabv3+-like encoder and decoder: a reduced aligned Xception with atrous spatial pyramid pooling.
 
-The sizes are DGMSNet's, whose baseline result the SCAR-Net paper reports as its own baseline.
+Blocks and sizes are DGMSNet's, whose baseline result the SCAR-Net paper reports as its own baseline; only the branch of
+the global mean differs (`Pyramid`).
 """
 
 from __future__ import annotations
@@ -28,34 +29,82 @@ def convolution(inputs: int, outputs: int, norm: str, kernel: int = 3, stride: i
     )
 
 
-def separable(inputs: int, outputs: int, norm: str, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Depthwise 3x3 and pointwise convolution, each normalised; ReLU at the end."""
-    return nn.Sequential(
+def separable(
+    inputs: int,
+    outputs: int,
+    norm: str,
+    stride: int = 1,
+    dilation: int = 1,
+    *,
+    between: bool = False,
+    ends: bool = True,
+) -> nn.Sequential:
+    """Depthwise 3x3 and pointwise convolution, each normalised; ReLU at the end, and between the two, where wanted."""
+    layers: list[nn.Module] = [
         nn.Conv2d(inputs, inputs, 3, stride, dilation, dilation, inputs, bias=False),
         normalisation(norm, inputs),
+        *([nn.ReLU()] if between else []),
         nn.Conv2d(inputs, outputs, 1, bias=False),
         normalisation(norm, outputs),
-        nn.ReLU(),
-    )
+        *([nn.ReLU()] if ends else []),
+    ]
+    return nn.Sequential(*layers)
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions and a skip.
+    """Three separable convolutions, a ReLU before each, and a skip that is added after the last normalisation.
 
-    Returns of `forward`: the features before the last convolution, which alone may stride; and the block's result.
+    So a block can lower what it is given as well as raise it. Returns of `forward`: the features before the last
+    convolution, which alone may stride, and the block's result; neither has passed a ReLU.
+
+    Args:
+        inputs, outputs: channels.
+        norm: kind of normalisation.
+        stride: of the last convolution and the skip.
+        active: whether there is a ReLU before the first convolution; the first block's input has passed one.
+        late: whether the second convolution widens, as in the exit block, not the first.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: str, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, norm: str, stride: int = 1, *, active: bool = True, late: bool = False
+    ) -> None:
         super().__init__()
-        self.body = nn.Sequential(separable(inputs, outputs, norm), separable(outputs, outputs, norm))
-        self.last = separable(outputs, outputs, norm, stride)
-        self.skip: nn.Module = nn.Identity()
-        if inputs != outputs or stride > 1:
-            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), normalisation(norm, outputs))
+        middle = inputs if late else outputs
+        self.body = nn.Sequential(
+            nn.ReLU() if active else nn.Identity(),
+            separable(inputs, middle, norm, ends=False),
+            nn.ReLU(),
+            separable(middle, outputs, norm, ends=False),
+        )
+        self.last = nn.Sequential(nn.ReLU(), separable(outputs, outputs, norm, stride, ends=False))
+        self.skip = _skip(inputs, outputs, norm, stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         before = self.body(x)
         return before, self.last(before) + self.skip(x)
+
+
+class EarlierBlock(nn.Module):
+    """`XceptionBlock` of checkpoints of version 0.1: a ReLU after each convolution, the skip added after the last one,
+    so that features only grow; the first convolution widens in every block."""
+
+    def __init__(
+        self, inputs: int, outputs: int, norm: str, stride: int = 1, *, active: bool = True, late: bool = False
+    ) -> None:
+        super().__init__()
+        self.body = nn.Sequential(separable(inputs, outputs, norm), separable(outputs, outputs, norm))
+        self.last = separable(outputs, outputs, norm, stride)
+        self.skip = _skip(inputs, outputs, norm, stride)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.body(x)
+        return before, self.last(before) + self.skip(x)
+
+
+def _skip(inputs: int, outputs: int, norm: str, stride: int) -> nn.Module:
+    if inputs == outputs and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), normalisation(norm, outputs))
 
 
 class Pyramid(nn.Module):
@@ -64,10 +113,12 @@ class Pyramid(nn.Module):
     The branch of the global mean is not normalised: over one pixel of one image there is nothing to normalise by.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str, between: bool = True) -> None:
         super().__init__()
         self.point = convolution(inputs, outputs, norm, kernel=1)
-        self.dilated = nn.ModuleList(separable(inputs, outputs, norm, dilation=rate) for rate in ASPP_RATES)
+        self.dilated = nn.ModuleList(
+            separable(inputs, outputs, norm, dilation=rate, between=between) for rate in ASPP_RATES
+        )
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1), nn.ReLU())
         self.merge = convolution((2 + len(ASPP_RATES)) * outputs, outputs, norm, kernel=1)
 
@@ -89,13 +140,19 @@ class Encoder(nn.Module):
         self.stem = nn.Sequential(
             convolution(config.input_channels, config.stem[0], norm, stride=2), convolution(*config.stem, norm)
         )
-        self.quarter = XceptionBlock(config.stem[1], first, norm, 2)
-        self.eighth = XceptionBlock(first, config.stages[1], norm, 2)
-        self.sixteenth = XceptionBlock(config.stages[1], config.stages[2], norm, 2)
+        block = XceptionBlock if config.is_xception else EarlierBlock
+        self.quarter = block(config.stem[1], first, norm, 2, active=False)
+        self.eighth = block(first, config.stages[1], norm, 2)
+        self.sixteenth = block(config.stages[1], config.stages[2], norm, 2)
         widths = (*[config.stages[2]] * (config.middle + 1), config.exit[0])
-        self.middle = nn.ModuleList(XceptionBlock(a, b, norm) for a, b in pairwise(widths))
-        self.exit = nn.Sequential(*(separable(a, b, norm, dilation=2) for a, b in pairwise(config.exit)))
-        self.pyramid = Pyramid(config.exit[-1], config.features, norm)
+        self.middle = nn.ModuleList(
+            block(a, b, norm, late=number == config.middle) for number, (a, b) in enumerate(pairwise(widths))
+        )
+        between = config.is_xception
+        self.exit = nn.Sequential(
+            *(separable(a, b, norm, dilation=2, between=between) for a, b in pairwise(config.exit))
+        )
+        self.pyramid = Pyramid(config.exit[-1], config.features, norm, between)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fine = self.stem(x)
@@ -123,11 +180,11 @@ class Decoder(nn.Module):
         super().__init__()
         self.low = convolution(config.stages[1], config.low_channels, config.norm, kernel=1)
         self.refine = nn.Sequential(
-            separable(config.features + config.low_channels, config.decoder, config.norm),
-            separable(config.decoder, config.decoder, config.norm),
+            separable(config.features + config.low_channels, config.decoder, config.norm, between=config.is_xception),
+            separable(config.decoder, config.decoder, config.norm, between=config.is_xception),
         )
         self.narrow = convolution(config.decoder, fine, config.norm, kernel=1) if fine else None
-        self.sharpen = separable(fine + config.stem[1], fine, config.norm) if fine else None
+        self.sharpen = separable(fine + config.stem[1], fine, config.norm, between=config.is_xception) if fine else None
         self.head = nn.Conv2d(fine or config.decoder, outputs, 1)
 
     def forward(self, fine: Tensor, low: Tensor, high: Tensor, gate: Tensor | None = None) -> Tensor:

@@ -28,7 +28,17 @@ from .config import ScarNetConfig
 from .encoder import Decoder, Encoder
 from .label_fusion import disagreement, fuse
 from .losses import heatmap_error, supervised
-from .recognition import STRIDE, AdaptiveTransformer, DynamicKernels, heatmaps, neighbourhood, peaks, weight_map
+from .recognition import (
+    STRIDE,
+    AdaptiveTransformer,
+    DynamicKernels,
+    Steering,
+    heatmaps,
+    neighbourhood,
+    peaks,
+    point_maps,
+    weight_map,
+)
 
 NEIGHBOURHOOD_MM = 8.0
 """Slices up to this far to either side vote on a slice's key points: two of the usual 4 mm slices."""
@@ -74,9 +84,12 @@ class ScarNet(nn.Module):
         self.gate = nn.Conv2d(config.stages[1], 1, 1) if config.gate_low_features else None
         self.encoder = Encoder(config)
         self.adaptive = AdaptiveTransformer(
-            channels, config.heads, config.norm, config.adaptive == "transformer", config.weight_queries
+            channels, config.heads, config.norm, config.adaptive == "transformer", config.weight_queries,
+            len(config.point_channels) if config.mark_points else 0,
+        )  # fmt: skip
+        self.fusion = (
+            MCCA(channels, config.mcca_residual, config.channel_convolutions, config.gamma) if config.use_mcca else None
         )
-        self.fusion = MCCA(channels, config.mcca_residual, config.channel_convolutions) if config.use_mcca else None
         self.decoder = Decoder(config, config.label_scheme.channels, config.fine_channels)
         self.rank_head = _rank_head(channels) if config.rank_weight else None
 
@@ -90,7 +103,7 @@ class ScarNet(nn.Module):
         return Recognition(self.recognition_decoder(fine, low, high), self.kernels(high), gate, rank)
 
     def segment(
-        self, x: Tensor, kernels: Tensor, gate: Tensor | None, weight: Tensor | None, *, fused: bool = True
+        self, x: Tensor, kernels: Tensor, gate: Tensor | None, steering: Steering | None, *, fused: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Logits (B, classes, H, W), and rank (B, H, W) where there is a head for it.
 
@@ -98,11 +111,11 @@ class ScarNet(nn.Module):
             x: (B, inputs, H, W).
             kernels: (B, C, 7, 7).
             gate: (B, 1, H/4, W/4), or None.
-            weight: (B, 1, H/16, W/16), or None for a flat one.
+            steering: what the key points say, or None for nothing.
             fused: False adds the two feature maps in spite of MCCA.
         """
         fine, low, high = self.encoder(x)
-        semantic = self.adaptive(high, kernels, weight)
+        semantic = self.adaptive(high, kernels, steering)
         mixed = self.fusion(high, semantic) if self.fusion is not None and fused else high + semantic
         logits = self.decoder(fine, low, mixed, gate)
         return logits, None if self.rank_head is None else rank_map(self.rank_head(mixed), x.shape[2:])
@@ -123,11 +136,10 @@ class ScarNetMethod(Method):
     size does not carry over to larger images, so those are seen in such windows.
     """
 
-    tiling = Tiling(divisor=STRIDE, local=True)
-
     def __init__(self, config: ScarNetConfig) -> None:
         super().__init__(config)
         self.config: ScarNetConfig = config
+        self.tiling = Tiling(STRIDE, local=True, context_mm=config.context_mm, around_column=config.around_column)
         self.networks = nn.ModuleList(ScarNet(config) for _ in config.heatmap_weights)
         self.readout = Readout(tuple(f"networks.{number}.decoder.head" for number in range(len(self.networks))))
         self.channels = list(config.point_channels)
@@ -161,20 +173,26 @@ class ScarNetMethod(Method):
         target = heatmaps(points, spacing, x.shape[2:], config.heatmap_mm)[seen]
         error = heatmap_error(recognition.maps[seen], target, ~allowed[:, [i + 1 for i in self.channels]])
 
-        weight = None
+        steering = None
         if self.steered:
             used, _ = self._found(recognition.maps.detach())
-            if batch.progress < 1 / 3:  # early on, what is found leads nowhere
+            if batch.progress < config.true_until:  # early on, what is found leads nowhere
                 told = torch.rand(len(x), 1, 1, device=x.device) < config.true_points
                 used = torch.where(told & ~points.isnan(), points, used)
-            weight = self._weight(used, spacing, x.shape[2:])
-        # Weak cases pass through the recognition network only. A batch without masks still sends one image through
-        # the segmentation network, where all is allowed and the loss exactly 0: distributed training needs a gradient.
+            steering = self._steering(used, spacing, x.shape[2:])
+        # Nothing is asked of weak cases' segmentation. In a batch of them alone all is allowed and the loss exactly 0:
+        # one image still passes, since distributed training needs a gradient.
         rows = supervised(allowed).nonzero()[:, 0]
         if not len(rows):
             rows = rows.new_zeros(1)
-        gate, weight = (None if part is None else part[rows] for part in (recognition.gate, weight))
-        logits, rank = network.segment(x[rows], recognition.kernels[rows], gate, weight)
+        # Batch norm sees as many images as in the ancestor where weak ones pass, too.
+        everyone = config.weak_statistics and config.norm == "batch"
+        passed = torch.arange(len(x), device=x.device) if everyone else rows
+        gate = None if recognition.gate is None else recognition.gate[passed]
+        steering = None if steering is None else steering.of(passed)
+        logits, rank = network.segment(x[passed], recognition.kernels[passed], gate, steering)
+        if everyone:
+            logits, rank = logits[rows], None if rank is None else rank[rows]
         logits, allowed = logits[seen], allowed[rows]
         losses = {"cross_entropy": marginal_cross_entropy(logits, allowed), "heatmaps": error}
         losses["total"] = losses["cross_entropy"] + heatmap_weight * error
@@ -197,8 +215,11 @@ class ScarNetMethod(Method):
         points, heights = peaks(maps)
         return torch.where(heights[..., None] >= self.config.least_peak, points, torch.nan), heights
 
-    def _weight(self, points: Tensor, spacing: Tensor, shape: torch.Size) -> Tensor:
-        return weight_map(points, spacing, [n // STRIDE for n in shape], self.orders, self.config)
+    def _steering(self, points: Tensor, spacing: Tensor, shape: torch.Size) -> Steering:
+        coarse = [n // STRIDE for n in shape]
+        weight = weight_map(points, spacing, coarse, self.orders, self.config)
+        places = point_maps(points, spacing, coarse, self.config.weight_mm) if self.config.mark_points else None
+        return Steering(weight, places)
 
     # --- inference -------------------------------------------------------------------------------------------------
 
@@ -239,10 +260,10 @@ class ScarNetMethod(Method):
             given = ~hinted.isnan()
             points, found = torch.where(given, hinted, points), torch.where(given, hinted, found)
             heights = torch.where(given[..., 0], 1.0, heights)
-        weight = None
+        steering = None
         if self.steered and on["weight_map"]:
-            weight = self._weight(points, pixel_spacing(context.coordinates), x.shape[2:])
-        logits, rank = self._network(number).segment(x, looked["kernels"], looked["gate"], weight, fused=on["mcca"])
+            steering = self._steering(points, pixel_spacing(context.coordinates), x.shape[2:])
+        logits, rank = self._network(number).segment(x, looked["kernels"], looked["gate"], steering, fused=on["mcca"])
         maps = {"classes": logits.float().softmax(1), "points": found, "heights": heights}
         if rank is not None and on["rank"]:
             maps["rank"] = rank.float()

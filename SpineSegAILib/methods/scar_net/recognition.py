@@ -6,6 +6,7 @@ Key points are (B, K, 2) positions (row, column) in pixels of the input, NaN whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -89,6 +90,32 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, order, 0)[half.argmax(0), np.arange(values.shape[1])]
 
 
+@dataclass
+class Steering:
+    """What the key points say to the adaptive transformer, on the grid of the high-level features.
+
+    Attributes:
+        weight: (B, 1, h, w) W, see `weight_map`.
+        places: (B, K, h, w) a Gaussian around each key point, zero where there is none; None where they are not marked.
+    """
+
+    weight: Tensor
+    places: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Steering:
+        """Of these images of the batch."""
+        return Steering(self.weight[rows], None if self.places is None else self.places[rows])
+
+
+def point_maps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: float) -> Tensor:
+    """(B, K, h, w) Gaussians of peak 1 around the key points on the grid of the high-level features; zero without one.
+
+    Args: as of `weight_map`.
+    """
+    coarse = (points - (STRIDE - 1) / 2) / STRIDE
+    return torch.exp(_squared_mm(coarse, spacing * STRIDE, shape) / (-2 * width_mm**2)).nan_to_num(0.0)
+
+
 def weight_map(
     points: Tensor, spacing: Tensor, shape: Sequence[int], orders: Sequence[float], config: ScarNetConfig
 ) -> Tensor:
@@ -107,16 +134,14 @@ def weight_map(
     Returns:
         (B, 1, h, w) in [w0, 1].
     """
-    coarse = (points - (STRIDE - 1) / 2) / STRIDE
     guessed = torch.as_tensor(
         np.stack([_guess(p, o, orders) for p, o in zip(points.cpu().numpy(), spacing.cpu().numpy(), strict=True)]),
         device=points.device,
     )
     guessed = (guessed - (STRIDE - 1) / 2) / STRIDE
-    width = -2 * config.weight_mm**2
-    found = torch.exp(_squared_mm(coarse, spacing * STRIDE, shape) / width).nan_to_num(0.0)
+    found = point_maps(points, spacing, shape, config.weight_mm)
     beyond = (_squared_mm(guessed, spacing * STRIDE, shape).sqrt() - GUESS_RADIUS_MM).clamp(min=0)
-    missing = torch.exp(beyond**2 / width).nan_to_num(0.0)
+    missing = torch.exp(beyond**2 / (-2 * config.weight_mm**2)).nan_to_num(0.0)
     nearest = torch.maximum(found, missing).amax(1, keepdim=True)
     none = points[..., 0].isnan().all(1).view(-1, 1, 1, 1)
     return torch.where(none, 1.0, config.weight_floor + (1 - config.weight_floor) * nearest)
@@ -187,28 +212,39 @@ class AdaptiveTransformer(nn.Module):
 
     The attention is over positions; log W of the attended position is added to its score, so near key points counts
     more. That changes what every position gathers, wherever it is; `weight_queries` (our addition) also multiplies what
-    a position gathers by its own W, so that a key point changes most what is near it. `attends=False` leaves the
-    attention out, which is DGMSNet.
+    a position gathers by its own W, so that a key point changes most what is near it. W does not say which structure a
+    key point is of; with `marks` (our addition, their number) each adds a learnt vector of its own to A around it.
+    `attends=False` leaves the attention out, which is DGMSNet.
     """
 
     def __init__(
-        self, channels: int, heads: int, norm: str, attends: bool = True, weight_queries: bool = False
+        self,
+        channels: int,
+        heads: int,
+        norm: str,
+        attends: bool = True,
+        weight_queries: bool = False,
+        marks: int = 0,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.weight_queries = weight_queries
         self.before = nn.Conv2d(channels, channels, 1)
         self.attention = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(3)) if attends else None
+        self.marks = nn.Parameter(torch.randn(marks, channels) / channels**0.5) if attends and marks else None
         self.after = convolution(channels, channels, norm, kernel=1)
 
-    def forward(self, high: Tensor, kernels: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``F_S^H`` (B, C, h, w), κ (B, C, 7, 7), W (B, 1, h, w) or None for a flat one → ``F_S`` (B, C, h, w)."""
+    def forward(self, high: Tensor, kernels: Tensor, steering: Steering | None = None) -> Tensor:
+        """``F_S^H`` (B, C, h, w), κ (B, C, 7, 7), and what key points say (None: nothing) → ``F_S`` (B, C, h, w)."""
         adapted = dynamic_convolution(self.before(high), kernels)
         if self.attention is None:
             return self.after(adapted)
+        if self.marks is not None and steering is not None and steering.places is not None:
+            adapted = adapted + torch.einsum("bkhw,kc->bchw", steering.places.to(adapted.dtype), self.marks)
         query, key, value = (
             layer(adapted).unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for layer in self.attention
         )
+        weight = None if steering is None else steering.weight
         bias = None if weight is None else weight.flatten(2)[:, :, None].log().to(query.dtype)
         gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         gathered = gathered.transpose(2, 3).flatten(1, 2).unflatten(2, high.shape[2:])

@@ -1,6 +1,7 @@
 """Text encoders behind one interface: sentences in, one vector per token out. All are frozen.
 
-transformers and open_clip are imported only when an encoder of theirs is asked for.
+transformers and open_clip are imported only when an encoder of theirs is asked for, and load weights from safetensors
+files alone: a pickle runs whatever it holds.
 """
 
 from __future__ import annotations
@@ -175,15 +176,34 @@ def tiny_offline_encoder(texts: Sequence[str], width: int = 32, seed: int = 0) -
 def _pretrained_encoder(name: str) -> BertEncoder:
     transformers = _transformers()
     source = HUB_NAMES.get(name, name)
+    tokenizer, model = load_pretrained(source, transformers.AutoTokenizer, transformers.AutoModel)
+    return BertEncoder(name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1], tokenizer, model)
+
+
+def load_pretrained(source: str, tokenizer: Any, model: Any) -> tuple[Any, Any]:
+    """Tokenizer and model of a hub name or folder, by classes of transformers.
+
+    Raises:
+        ConfigError: they cannot be had, or the weights are a pickle; says what to do.
+    """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModel.from_pretrained(source)
+        return tokenizer.from_pretrained(source), model.from_pretrained(source, use_safetensors=True)
+    except ImportError as error:
+        raise _broken("transformers", error) from error
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if "safetensors" in reason:
+            raise ConfigError(
+                f"The text model {source} is published as a pickle alone, which is never opened here.",
+                "Convert it where it is trusted, then give the folder FOLDER: "
+                f"python -c \"import transformers as t; m = '{source}'; "
+                "t.AutoModel.from_pretrained(m).save_pretrained('FOLDER'); "
+                "t.AutoTokenizer.from_pretrained(m).save_pretrained('FOLDER')\"",
+            ) from error
         raise ConfigError(
-            f"The text model {source} cannot be loaded: {str(error).splitlines()[0]}",
+            f"The text model {source} cannot be loaded: {reason}",
             f"Where there is a network: hf download {source} --local-dir FOLDER; then give the FOLDER.",
         ) from error
-    return BertEncoder(name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1], tokenizer, model)
 
 
 def _clip_encoder(name: str) -> ClipEncoder:
@@ -200,26 +220,43 @@ def load_open_clip(model: str, weights: str) -> Any:
 
     Args:
         model: a name that open_clip knows, such as ``"ViT-B-32"``.
-        weights: a pretrained tag or a local file.
+        weights: a pretrained tag or a local file, of the kind safetensors; random weights where empty.
 
     Raises:
         MissingPackageError: open_clip is not installed.
-        ConfigError: the weights cannot be had.
+        ConfigError: the weights cannot be had, or are a pickle.
     """
     try:
         import open_clip
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingPackageError(
             "CLIP's text encoder needs open_clip, which is not installed.", "pip install open_clip_torch"
         ) from None
+    except (ImportError, RuntimeError) as error:
+        raise _broken("open_clip", error) from error
+    remedy = f"Give a tag that open_clip knows and a network connection, or a file: {CLIP}:ViT-B-32:FILE.safetensors."
     try:
+        published = open_clip.get_pretrained_cfg(model, weights) if weights else {}
+        file = open_clip.download_pretrained(published) if published else weights
+        if file and not file.endswith(".safetensors"):
+            raise ConfigError(f"The weights “{weights}” of CLIP are a pickle, which is never opened here.", remedy)
         network = open_clip.create_model(model, pretrained=weights or None)
+    except ConfigError:
+        raise
     except Exception as error:  # open_clip raises what its many sources raise
-        raise ConfigError(
-            f"CLIP {model} with weights “{weights}” cannot be loaded: {error}",
-            f"Give a tag that open_clip knows and a network connection, or a file: {CLIP}:ViT-B-32:FILE.safetensors.",
-        ) from error
+        raise ConfigError(f"CLIP {model} with weights “{weights}” cannot be loaded: {error}", remedy) from error
     return network.eval().requires_grad_(False)
+
+
+def _broken(package: str, error: Exception) -> MissingPackageError:
+    """What to say where a package is there and cannot be imported."""
+    reason = str(error).splitlines()[0]
+    return MissingPackageError(
+        f"{package} is installed and cannot be imported: {reason}",
+        "Most often torchvision does not fit torch: install the one that does (for a CPU: pip install torchvision "
+        "--index-url https://download.pytorch.org/whl/cpu), or uninstall it: the text encoders of transformers do "
+        "without.",
+    )
 
 
 def _transformers() -> Any:

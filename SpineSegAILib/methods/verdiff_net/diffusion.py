@@ -5,9 +5,13 @@ The paper's equations 2–7 are lost; its words fit the form of CARD (Han et al.
     q(y_t | y_{t−1}) = N(√α_t·y_{t−1} + (1 − √α_t)·f, β_t·I)
     y_t = √ᾱ_t·y0 + (1 − √ᾱ_t)·f + √(1 − ᾱ_t)·ε,  so that y_T ≈ N(f, I).
 
-Then r = y − f obeys an ordinary diffusion, and so it is computed. The steps are written out here and tested against
-MONAI's schedulers instead of calling those: they draw the noise of a batch from one generator, by which a slice's
-result would depend on its neighbours in the batch, and their times are spaced from T, which a later start breaks.
+Then r = y − f obeys an ordinary diffusion, and so it is computed. Mask and prior may be scaled down against the noise
+(`scale`; Chen et al., Analog bits, ICLR 2023): at full size a mask can be read off y_t alone, blurred and cut, for a
+third of all times, and a denoiser that learns to do so repeats in sampling what it said first.
+
+The steps are written out here and tested against MONAI's schedulers instead of calling those: they draw the noise of a
+batch from one generator, by which a slice's result would depend on its neighbours in the batch, and their times are
+spaced from T, which a later start breaks.
 
 Times are counted from 0: index t here is the literature's t + 1.
 """
@@ -101,6 +105,7 @@ class RecentredDiffusion(nn.Module):
         timesteps: length T.
         beta: first and last variance of the linear schedule.
         kl_clip: range of the KL term's weight.
+        scale: factor of mask and prior in what is noised; what goes in and comes out here is not scaled.
     """
 
     keep: Tensor
@@ -108,12 +113,17 @@ class RecentredDiffusion(nn.Module):
     kl_weight: Tensor
 
     def __init__(
-        self, timesteps: int = 1000, beta: tuple[float, float] = (1e-4, 0.02), kl_clip: tuple[float, float] = (0.01, 5)
+        self,
+        timesteps: int = 1000,
+        beta: tuple[float, float] = (1e-4, 0.02),
+        kl_clip: tuple[float, float] = (0.01, 5),
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.betas = np.linspace(*beta, timesteps)
         self.remaining = np.cumprod(1 - self.betas)  # ᾱ
-        weights = np.clip(self.kl_weights(), *kl_clip)
+        weights = np.clip(scale**2 * self.kl_weights(), *kl_clip)
         for name, value in (
             ("keep", np.sqrt(self.remaining)),
             ("spread", np.sqrt(1 - self.remaining)),
@@ -152,9 +162,16 @@ class RecentredDiffusion(nn.Module):
         return weights
 
     def noisy(self, mask: Tensor, center: Tensor, time: Tensor, noise: Tensor) -> Tensor:
-        """y_t of the clean mask y0 and the prior f, all (B, n, H, W), at the time indices (B,)."""
+        """y_t of the clean mask y0 and the prior f, all (B, n, H, W), at the time indices (B,); scaled."""
         at = (-1, *[1] * (mask.ndim - 1))
-        return center + self.keep[time].view(at) * (mask - center) + self.spread[time].view(at) * noise
+        clean = center + self.keep[time].view(at) * (mask - center)
+        return self.scale * clean + self.spread[time].view(at) * noise
+
+    def leveled(self, noisy: Tensor, time: Tensor) -> Tensor:
+        """y_t as a network sees it, of about the same size at every time whatever the scale; unchanged at scale 1."""
+        at = (-1, *[1] * (noisy.ndim - 1))
+        size = (self.scale**2 * self.keep[time] ** 2 + self.spread[time] ** 2).sqrt()
+        return noisy / size.view(at)
 
     def sample(
         self,
@@ -170,7 +187,7 @@ class RecentredDiffusion(nn.Module):
         al., ISBI 2023).
 
         Args:
-            denoise: (y_t (B, n, H, W), time indices (B,)) → ŷ0 (B, n, H, W).
+            denoise: (y_t (B, n, H, W), scaled, time indices (B,)) → ŷ0 (B, n, H, W), not scaled.
             center: (B, n, H, W) the prior f.
             noise: returns a new (B, n, H, W) of standard normal noise at each call.
             sampling: sampler, times.
@@ -179,12 +196,13 @@ class RecentredDiffusion(nn.Module):
         Returns:
             (B, n, H, W) masks in about −1…1.
         """
-        times = sampling.times
+        times, center = sampling.times, self.scale * center
         rest = float(self.spread[times[0]]) * noise()  # r = y − f
         before: tuple[Tensor, float] | None = None  # the last estimate of r0, and how far its step went
         for number, time in enumerate(times):
             later = times[number + 1] if number + 1 < len(times) else -1
-            clean = denoise(center + rest, torch.full(center.shape[:1], time, device=center.device)) - center
+            found = denoise(center + rest, torch.full(center.shape[:1], time, device=center.device))
+            clean = self.scale * found - center
             if sampling.sampler == "ddpm":
                 g0, g1, _, variance = self.posterior(time, later)
                 rest = g0 * clean + g1 * rest
@@ -201,7 +219,7 @@ class RecentredDiffusion(nn.Module):
                     before = clean, length
                 rest = self._deterministic(rest, target, time, later)
             tick((number + 1) / len(times))
-        return center + rest
+        return (center + rest) / self.scale
 
     def _deterministic(self, rest: Tensor, clean: Tensor, time: int, later: int) -> Tensor:
         """DDIM's step without noise (η = 0; Song et al. 2021, equation 12)."""

@@ -17,9 +17,6 @@ from .config import VerdiffNetConfig
 _NEAR = 15
 """Side of the neighbourhood, in pixels, that names what the prior does not."""
 
-_SUREST = 0.98
-"""Probability of the prior beyond which the denoiser need not be surer still to overrule it."""
-
 
 class Encoding(nn.Module):
     """A table of codes, one per class of the state.
@@ -102,9 +99,9 @@ class Encoding(nn.Module):
             found = combine(self.codes / self.temperature**2, state).softmax(1)
         return found[:, list(self.groups)] * naming if self.is_grouped else found
 
-    def prior_logits(self, center: Tensor) -> Tensor:
-        """Logits whose `estimate` is the prior f (B, n, H, W), none surer than 0.98."""
-        share = ((center.float() + 1) / 2).clamp(1 - _SUREST, _SUREST)
+    def prior_logits(self, center: Tensor, surest: float) -> Tensor:
+        """Logits whose `estimate` is the prior f (B, n, H, W), none surer than that."""
+        share = ((center.float() + 1) / 2).clamp(1 - surest, surest)
         return share.log() if self.exclusive else share.logit()
 
 

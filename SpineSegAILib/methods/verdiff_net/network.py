@@ -65,7 +65,7 @@ class VerdiffNet(Method):
         super().__init__(config)
         self.config: VerdiffNetConfig = config
         self.encoding = make_encoding(config)
-        self.diffusion = RecentredDiffusion(config.timesteps, config.beta, config.kl_clip)
+        self.diffusion = RecentredDiffusion(config.timesteps, config.beta, config.kl_clip, config.mask_scale)
         inputs, width = config.input_channels, config.msfm_width
         self.fusion: nn.Module = MSFM(inputs, width, config.msfm_kernels) if config.msfm else PlainStem(inputs, width)
         # Background's logit is zero, so that with one structure its probability is σ(l), as in the paper.
@@ -93,7 +93,11 @@ class VerdiffNet(Method):
             for parameter in self.denoiser.head[-1].parameters():
                 nn.init.zeros_(parameter)
         depth = len(config.prior_widths) if config.prior else 1
-        self.tiling = Tiling(max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1)))
+        self.tiling = Tiling(
+            max(config.patch * 2 ** (len(config.widths) - 1), 2 ** (depth - 1)),
+            context_mm=config.context_mm,
+            around_column=config.around_column,
+        )
         if config.stage == "prior":
             self.denoiser.requires_grad_(False)
         elif config.stage == "denoise" and self.conditional is not None:
@@ -124,8 +128,10 @@ class VerdiffNet(Method):
 
     def clean_logits(self, noisy: Tensor, time: Tensor, guidance: Guidance, center: Tensor) -> Tensor:
         """(B, n, H, W) of the clean mask, in full precision."""
-        logits = self.denoiser(noisy, time, guidance).float()
-        return logits + self.encoding.prior_logits(center) if self.config.around_prior else logits
+        logits = self.denoiser(self.diffusion.leveled(noisy, time), time, guidance).float()
+        if not self.config.around_prior:
+            return logits
+        return logits + self.encoding.prior_logits(center, self.config.surest)
 
     def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Also the default method's network, for a conditional U-Net made like it; the fused features count nothing
@@ -183,12 +189,24 @@ class VerdiffNet(Method):
             mask = self.encoding.encode(groups[likeliest])
             time = torch.randint(self.diffusion.timesteps, (len(mask),), device=mask.device)
             noisy = self.diffusion.noisy(mask, center, time, torch.randn_like(mask))
-        logits = self.clean_logits(noisy, time, self._guidance(c, center, prior), center)
+        guidance = self._guidance(c, center, prior)
+        if self.config.recycling and float(torch.rand(())) < self.config.recycling:
+            noisy = self._recycled(mask, center, time, guidance)
+        logits = self.clean_logits(noisy, time, guidance, center)
         weight = self.diffusion.kl_weight[time]
         return {
             "cross_entropy": code_cross_entropy(self.encoding, logits, allowed),
             "kl": weighted_square_error(self.encoding.estimate(logits), mask, decided, weight),
         }
+
+    @torch.no_grad()
+    def _recycled(self, mask: Tensor, center: Tensor, time: Tensor, guidance: Guidance) -> Tensor:
+        """y_t of what the denoiser answers at a noisier time, as in sampling, where its first answer may be wrong."""
+        last = self.diffusion.timesteps - 1
+        earlier = time + ((last - time + 1) * torch.rand(time.shape, device=time.device)).long()
+        noisy = self.diffusion.noisy(mask, center, earlier, torch.randn_like(mask))
+        answer = self.encoding.estimate(self.clean_logits(noisy, earlier, guidance, center))
+        return self.diffusion.noisy(answer, center, time, torch.randn_like(mask))
 
     # --- inference -------------------------------------------------------------------------------------------------
 
@@ -198,7 +216,8 @@ class VerdiffNet(Method):
         Of masks drawn without end, a voxel's class would have the variance ½·(1 − Σ_c p_c²), p(1 − p) for two classes.
         A few masks tell it badly, since each has decided every voxel. What the denoiser expects at the first step, when
         nothing is decided, tells it better (our choice): p is the mean of that over the samples, so that the variance
-        is what the samples' expectations differ by and what each leaves open (the law of total variance).
+        is what the samples' expectations differ by and what each leaves open (the law of total variance). The classes
+        are kinds (vertebra, disc …): the map is of doubt about outlines, not about which level a body is.
         """
         sampling = self._asked(context.options)
         if sampling.preview and self.conditional is None:
@@ -227,9 +246,16 @@ class VerdiffNet(Method):
         naming = self.encoding.naming(prior)
         maps = {"classes": self._mean(states, sampling.samples, naming)}
         if sampling.samples > 1:
-            first = self._mean(expected[0], sampling.samples, naming)
+            first = self._of_kinds(self._mean(expected[0], sampling.samples, naming))
             maps["uncertainty"] = ((1 - first.square().sum(1)) / 2).clamp(min=0).sqrt()
         return maps
+
+    def _of_kinds(self, probabilities: Tensor) -> Tensor:
+        """(B, K, H, W) class probabilities → (B, kinds, H, W)."""
+        kinds = [None, *(s.kind for s in self.scheme.structures)]
+        order = list(dict.fromkeys(kinds))
+        found = probabilities.new_zeros((len(probabilities), len(order), *probabilities.shape[2:]))
+        return found.index_add_(1, torch.tensor([order.index(k) for k in kinds], device=found.device), probabilities)
 
     def images_per_slice(self, options: Mapping[str, Any]) -> int:
         sampling = self._asked(options)

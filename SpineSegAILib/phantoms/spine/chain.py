@@ -62,6 +62,12 @@ class Body:
         angle = np.arctan2(self.frame[1, 2], self.frame[1, 1])
         return float(angle - np.arctan(self._slope()) if upper else angle + np.arctan(self._slope()))
 
+    def back_corner(self, upper: bool) -> np.ndarray:
+        """Where the back wall meets an endplate in the mid-sagittal plane."""
+        u = self.depth / 2
+        w = self.plates(np.zeros(1), np.array([u]))[0 if upper else 1]
+        return self.at(0, float(w[0]), u)
+
     def local(self, points: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(v, w, u) of points given as broadcastable (right, down, posterior)."""
         r, c, a = (p - o for p, o in zip(points, self.center, strict=True))

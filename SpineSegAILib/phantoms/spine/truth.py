@@ -41,7 +41,7 @@ def measure_truth(
 
 def _slip(disc: Disc) -> float:
     upper, lower = disc.upper, disc.lower
-    offset = upper.at(0, upper.height / 2, upper.depth / 2) - lower.at(0, -lower.height / 2, lower.depth / 2)
+    offset = upper.back_corner(upper=False) - lower.back_corner(upper=True)
     angle = (upper.tilt(upper=False) + lower.tilt(upper=True)) / 2  # of the disc's middle plane
     return float(-offset @ [0.0, -np.sin(angle), np.cos(angle)])
 

@@ -14,7 +14,7 @@ import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
 
-from .pythonqt import ProxyClass, wrap
+from .pythonqt import ERRORS, ProxyClass, wrap
 from .widgets import CUSTOM_WIDGETS
 
 LOGICS = {
@@ -129,6 +129,8 @@ def observe_new_nodes(scene: Any) -> None:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def added(caller: Any, event: str, node: Any) -> None:
+        if node.IsA("vtkMRMLSliceNode") and not node.GetLayoutName():
+            ERRORS.append("A slice node was added to the scene before it had a layout name: Slicer ends.")
         if scene.IsImporting() or node.GetHideFromEditors():
             return
         if node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLTableNode"):

@@ -10,6 +10,7 @@ import json
 import pathlib
 import types
 import typing
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import vtk
 from PySide6 import QtWidgets
 
 from . import widgets
-from .pythonqt import slot, unwrap
+from .pythonqt import ERRORS, slot, unwrap
 
 PROPERTY = "SlicerParameterName"
 
@@ -193,6 +194,12 @@ class _Connector:
             self._slot = None
 
 
+def _let_go(node: Any) -> None:
+    """The original leaves an observer on the node, which ends Slicer once garbage collection has cleared it."""
+    if node.GetScene() is not None:
+        ERRORS.append(f"The wrapper of {node.GetID()} was let go while the node is in the scene: Slicer ends.")
+
+
 def parameterNodeWrapper(classtype: type | None = None) -> Any:
     """Class decorator: annotated members become properties kept in the script node."""
     if classtype is None:
@@ -202,6 +209,7 @@ def parameterNodeWrapper(classtype: type | None = None) -> Any:
 
     def init(self: Any, parameterNode: Any) -> None:
         self.parameterNode = parameterNode
+        weakref.finalize(self, _let_go, parameterNode).atexit = False
         self._guis, self._next, self._updating = {}, 0, False
         for parameter in parameters.values():
             if not parameter.is_in(parameterNode):

@@ -2,12 +2,14 @@
 
 The two differ where it hurts: in PythonQt a Qt property is an attribute (``button.text``), in PySide6 a method. Code
 that only works in PySide6 fails in Slicer, and the other way round, so every object that Slicer-side code sees here is
-a proxy that asks the widget's meta-object what is a property. Nothing is listed by hand, so nothing can be forgotten.
+a proxy that asks first what the real application has (`slicer_api`). Nothing is listed by hand, so nothing can be
+forgotten.
 """
 
 from __future__ import annotations
 
 import ctypes
+import enum
 import inspect
 import sys
 import traceback
@@ -15,6 +17,8 @@ import types
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+from . import slicer_api
 
 ERRORS: list[str] = []
 """Tracebacks of exceptions in slots. PythonQt prints them and goes on; tests fail on them (see `conftest.py`)."""
@@ -36,7 +40,7 @@ def spare_references() -> None:
 
 def unwrap(value: Any) -> Any:
     """The PySide6 object behind a proxy; containers are looked through, anything else stays as it is."""
-    if isinstance(value, Proxy):
+    if isinstance(value, (Proxy, ValueProxy)):
         return object.__getattribute__(value, "_target")
     if isinstance(value, ProxyClass):
         return value.target
@@ -46,12 +50,20 @@ def unwrap(value: Any) -> Any:
 
 
 def wrap(value: Any) -> Any:
-    """What PythonQt would show: QObjects get a proxy, lists are looked through, enums and values stay."""
+    """What PythonQt would show: objects of Qt get a proxy, lists are looked through, enums and Python's own stay."""
     if isinstance(value, _QOBJECT) and not isinstance(value, Proxy):
         return Proxy(value)
+    if _is_qt_value(value):
+        return ValueProxy(value)
     if isinstance(value, list):
         return [wrap(v) for v in value]
     return value
+
+
+def _is_qt_value(value: Any) -> bool:
+    """An object of Qt that is no QObject: a colour, a cell of a table."""
+    kind = type(value)
+    return kind.__module__.startswith("PySide6.Qt") and not isinstance(value, (enum.Enum, type)) and not callable(value)
 
 
 def accepted_arguments(function: Any) -> int | None:
@@ -129,6 +141,69 @@ def _connections(owner: Proxy) -> list[tuple[str, Any, Any]]:
     return target._slicer_host_connections
 
 
+def _looked_up(owner: Any, target: Any, name: str) -> Any:
+    """An attribute as PythonQt shows it: a property's value, or a method that waits for its call."""
+    found = slicer_api.check(type(target), name)
+    meta = target.metaObject() if isinstance(target, _QOBJECT) else None
+    if meta is not None and meta.indexOfProperty(name) >= 0 and (found is None or name not in found.methods):
+        return wrap(target.property(name))
+    value = getattr(target, name)
+    if isinstance(value, QtCore.SignalInstance):
+        return SignalProxy(owner, name, value)
+    if found is not None and name in found.methods:
+        return Method(value, type(target).__name__, name in found.unknown)
+    if callable(value) and not isinstance(value, type):
+        return Method(value, type(target).__name__)
+    return wrap(value)
+
+
+class Method:
+    """A method of an object of Qt. Taken for a value, it would be true in Slicer, whatever it returns."""
+
+    def __init__(self, function: Any, owner: str, unknown: bool = False) -> None:
+        self._function, self._owner, self._unknown = function, owner, unknown
+        self.__name__ = getattr(function, "__name__", "method")
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        converted = [slot(a) if isinstance(a, (types.FunctionType, types.MethodType)) else unwrap(a) for a in arguments]
+        returned = self._function(*converted, **{k: unwrap(v) for k, v in named.items()})
+        if self._unknown:
+            raise ValueError(
+                f"Called {self.__name__}() of {self._owner}, return type {type(returned).__name__!r} is ignored because"
+                " it is unknown to PythonQt. Probably you should register it using PythonQt::registerClass()."
+            )
+        return wrap(returned)
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self._owner}.{self.__name__} is a method: call it")
+
+    def __format__(self, _specification: str) -> str:
+        raise TypeError(f"{self._owner}.{self.__name__} is a method: call it")
+
+
+class ValueProxy:
+    """An object of Qt that is no QObject, as PythonQt shows it."""
+
+    def __init__(self, target: Any) -> None:
+        object.__setattr__(self, "_target", target)
+
+    def __getattr__(self, name: str) -> Any:
+        return _looked_up(self, object.__getattribute__(self, "_target"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"Attribute {name!r} does not exist and creation of new attributes on C++ objects is not allowed"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return bool(unwrap(self) == unwrap(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(unwrap(self))
+
+
 class Proxy:
     """A QObject as PythonQt shows it."""
 
@@ -139,30 +214,25 @@ class Proxy:
         target = object.__getattribute__(self, "_target")
         if name == "name":
             return target.objectName()
-        meta = target.metaObject()
-        if meta.indexOfProperty(name) >= 0:
-            return wrap(target.property(name))
-        value = getattr(target, name)  # AttributeError says what is missing
-        if isinstance(value, QtCore.SignalInstance):
-            return SignalProxy(self, name, value)
-        if callable(value) and not isinstance(value, type):
-            return _method(value)
-        return wrap(value)
+        return _looked_up(self, target, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         target = object.__getattribute__(self, "_target")
         if name == "name":
             name = "objectName"
-        index = target.metaObject().indexOfProperty(name)
-        if index >= 0:
-            if not target.metaObject().property(index).isWritable():
-                raise AttributeError(f"Property {name!r} of {target.metaObject().className()} object is not writable")
-            if not target.setProperty(name, unwrap(value)):
-                raise ValueError(f"{target.metaObject().className()}.{name} cannot be set to {value!r}")
-            return
-        if hasattr(target, name):
-            raise AttributeError(f"{target.metaObject().className()}.{name} is a method, not a property")
-        setattr(target, name, value)
+        kind, index = type(target).__name__, target.metaObject().indexOfProperty(name)
+        try:
+            found = slicer_api.check(type(target), name)
+        except AttributeError as error:
+            raise AttributeError(
+                f"Attribute {name!r} does not exist and creation of new attributes on C++ objects is not allowed"
+            ) from error
+        if index < 0 or (found is not None and name in found.methods):
+            raise AttributeError(f"Slot {name!r} can not be overwritten on {kind} object")
+        if not target.metaObject().property(index).isWritable():
+            raise AttributeError(f"Property {name!r} of {kind} object is not writable")
+        if isinstance(value, Method) or not target.setProperty(name, unwrap(value)):
+            raise ValueError(f"Property {name!r} of {kind} does not accept an object of type {type(value).__name__}")
 
     def connect(self, signal: str, function: Any) -> bool:
         """``button.connect("clicked(bool)", f)``; an unknown signal is an error here, a warning in Slicer."""
@@ -196,17 +266,8 @@ class Proxy:
         return f"{target.metaObject().className()} ({target.objectName()!r})"
 
 
-def _method(function: Any) -> Any:
-    def call(*arguments: Any, **named: Any) -> Any:
-        converted = [slot(a) if isinstance(a, (types.FunctionType, types.MethodType)) else unwrap(a) for a in arguments]
-        return wrap(function(*converted, **{k: unwrap(v) for k, v in named.items()}))
-
-    call.__name__ = getattr(function, "__name__", "method")
-    return call
-
-
 class ProxyClass:
-    """``qt.QPushButton``: makes proxied objects, answers isinstance, passes on enums and static methods."""
+    """``qt.QPushButton``: makes proxied objects, answers isinstance, has enumeration values and static methods."""
 
     def __init__(self, target: type) -> None:
         self.target = target
@@ -219,8 +280,9 @@ class ProxyClass:
         return isinstance(unwrap(instance), self.target)
 
     def __getattr__(self, name: str) -> Any:
+        slicer_api.check(self.target, name)
         value = getattr(self.target, name)
-        return _method(value) if callable(value) and not isinstance(value, type) else value
+        return Method(value, self.__name__) if callable(value) and not isinstance(value, type) else value
 
 
 class ShownExactly(QtWidgets.QMessageBox):
@@ -235,6 +297,8 @@ def make_qt_module(ui_loader: type) -> types.ModuleType:
     module = types.ModuleType("qt", "Stand-in for Slicer's qt module, on PySide6")
 
     def lookup(name: str) -> Any:
+        if name not in slicer_api.NAMES["qt"]:
+            raise AttributeError(f"module 'qt' has no attribute {name!r}")
         if name == "QUiLoader":
             return ui_loader
         if name == "QMessageBox":
@@ -242,8 +306,7 @@ def make_qt_module(ui_loader: type) -> types.ModuleType:
         for source in MODULES:
             if hasattr(source, name):
                 value = getattr(source, name)
-                is_object = isinstance(value, type) and issubclass(value, _QOBJECT)
-                made = ProxyClass(value) if is_object else value
+                made = ProxyClass(value) if isinstance(value, type) and value is not QtCore.Qt else value
                 setattr(module, name, made)
                 return made
         raise AttributeError(f"module 'qt' has no attribute {name!r}")

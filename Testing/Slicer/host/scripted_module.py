@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import sys
 import unittest
 from typing import Any
 
@@ -43,6 +45,22 @@ class ScriptedLoadableModuleWidget:
 
     def cleanup(self) -> None:
         pass
+
+    def onReload(self) -> None:
+        """As `slicer.util.reloadScriptedModule`: the file is read again, and the widget made anew in its place."""
+        path = slicer.util.modulePath(self.moduleName)
+        specification = importlib.util.spec_from_file_location(self.moduleName, path)
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[self.moduleName] = module
+        specification.loader.exec_module(module)
+        while self.parent.layout().count():
+            item = self.parent.layout().takeAt(0)
+            if item.widget() is not None:
+                item.widget().hide()
+        self.cleanup()
+        widget = getattr(module, f"{self.moduleName}Widget")(self.parent)
+        widget.setup()
+        setattr(slicer.modules, f"{self.moduleName}Widget", widget)
 
     def enter(self) -> None:
         pass

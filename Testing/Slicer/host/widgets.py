@@ -26,6 +26,10 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QPushButton,
     QSlider,
+    QStyle,
+    QStyleOption,
+    QStyleOptionGroupBox,
+    QStylePainter,
     QTextBrowser,
     QToolButton,
     QVBoxLayout,
@@ -60,9 +64,9 @@ class ctkCollapsibleButton(QAbstractButton):
         self.setCheckable(True)
         self.setChecked(True)
         self.setContentsMargins(0, self.HEADER, 0, 0)
-        self.toggled.connect(lambda on: self.setCollapsed(not on))
+        self.toggled.connect(lambda on: self._setCollapsed(not on))
 
-    def setCollapsed(self, collapsed: bool) -> None:
+    def _setCollapsed(self, collapsed: bool) -> None:
         if collapsed == self._collapsed:
             return
         self._collapsed = collapsed
@@ -72,7 +76,7 @@ class ctkCollapsibleButton(QAbstractButton):
         self.setMaximumHeight(self.HEADER if collapsed else 16777215)
         self.contentsCollapsed.emit(collapsed)
 
-    collapsed = Property(bool, lambda self: self._collapsed, setCollapsed)
+    collapsed = Property(bool, lambda self: self._collapsed, _setCollapsed)
     contentsFrameShape = _property(int, "frame")
     _frame = 0
 
@@ -129,6 +133,21 @@ class ctkCollapsibleGroupBox(QGroupBox):
     def childEvent(self, event: QEvent) -> None:
         if event.added() and not self.isChecked() and isinstance(event.child(), QWidget):
             event.child().hide()
+
+    def initStyleOption(self, option: QStyleOptionGroupBox) -> None:
+        super().initStyleOption(option)
+        option.subControls &= ~QStyle.SubControl.SC_GroupBoxCheckBox
+        option.text = f"      {self.title()}"
+
+    def paintEvent(self, _: QEvent) -> None:
+        painter, option = QStylePainter(self), QStyleOptionGroupBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_GroupBox, option)
+        arrow = QStyleOption()
+        arrow.initFrom(self)
+        arrow.rect = QRect(4, self.fontMetrics().height() // 2 - 5, 10, 10)
+        kind = QStyle.PrimitiveElement
+        painter.drawPrimitive(kind.PE_IndicatorArrowDown if self.isChecked() else kind.PE_IndicatorArrowRight, arrow)
 
     collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, v: self.setChecked(not v))
 
@@ -244,9 +263,6 @@ class qMRMLWidget(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._scene = None
-        self._isEntered = True
-
-    isEntered = _property(bool, "isEntered")
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
@@ -413,8 +429,8 @@ class qMRMLSegmentationShow3DButton(ctkMenuButton):
 
     locked = _property(bool, "locked")
 
-    def setMRMLScene(self, scene: Any) -> None:
-        pass
+    def click(self) -> None:
+        raise AssertionError("Its menu would open, and block: show 3D by setChecked(True)")
 
     def setSegmentationNode(self, node: Any) -> None:
         self._node = node if node and node.IsA("vtkMRMLSegmentationNode") else None
@@ -447,6 +463,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         layout.addWidget(QLabel("Slicer's Segment Editor is shown here."))
         self._node: Any = None
         self._history = slicer.vtkSegmentationHistory()
+        self._undo_button, self._redo_button = QToolButton(self), QToolButton(self)
+        for button, name in ((self._undo_button, "UndoButton"), (self._redo_button, "RedoButton")):
+            button.setObjectName(name)
+            button.hide()
+        self._history.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._history_changed())
+        self._history_changed()
         self._undoEnabled = self._segmentationNodeSelectorVisible = self._sourceVolumeNodeSelectorVisible = True
         self._switchToSegmentationsButtonVisible = True
 
@@ -459,6 +481,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         lambda self: self._history.GetMaximumNumberOfStates(),
         lambda self, v: self._history.SetMaximumNumberOfStates(v),
     )
+
+    def _history_changed(self) -> None:
+        """As the original, whose buttons are there even where they are hidden."""
+        self._undo_button.setEnabled(self._history.IsRestorePreviousStateAvailable())
+        self._redo_button.setEnabled(self._history.IsRestoreNextStateAvailable())
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
         self._node = node

@@ -1,0 +1,1 @@
+"""Sections of the panel: behaviour of widgets that Qt Designer laid out."""

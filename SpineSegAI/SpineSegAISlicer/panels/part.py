@@ -1,0 +1,34 @@
+"""A group of tools of the Correct section."""
+
+
+class Part:
+    """What every group has; each does what of this it needs.
+
+    :param section: `CorrectionPanel`: its segmentation, its selection, its message.
+    """
+
+    def __init__(self, section):
+        self.section = section
+        self.ui = section.ui
+
+    def show(self):
+        """Bring the widgets in line with the segmentation; not called while the section is folded."""
+
+    def setEnabled(self, there, idle):
+        """Enable what can be done now.
+
+        :param there: a segmentation is chosen.
+        :param idle: and nothing is being segmented.
+        """
+
+    def onSelected(self):
+        """The reader has selected other structures."""
+
+    def onCorrected(self, step):
+        """A `correction.Correction` was carried out."""
+
+    def onRestored(self):
+        """Undo or redo was clicked."""
+
+    def onLeft(self):
+        """The segmentation is about to be another one, or none."""

@@ -1,0 +1,112 @@
+"""How masks are drawn by methods that sample, and how long that takes."""
+
+from slicer.i18n import tr as _
+
+from ..processes import dependencies, run_times
+from ..scene import volumes
+
+
+class Sampling:
+    """The widgets of samples, steps and preview; the options and the estimate that follow.
+
+    :param ui: the widgets.
+    :param parameters: `Parameters`.
+    :param choices: `Choices`.
+    :param device: `DeviceChoice`.
+    """
+
+    def __init__(self, ui, parameters, choices, device):
+        self._ui = ui
+        self._parameters = parameters
+        self._choices = choices
+        self._device = device
+        device.knownCallbacks.append(self._showEstimate)
+
+    def options(self):
+        """The method's run-time options."""
+        parameters, shown = self._parameters.node, self._shown()
+        if not shown:
+            return {}
+        if "preview" in shown and parameters.preview:
+            return {"preview": "on"}
+        usual = self._usual()
+        return {name: getattr(parameters, name) or usual[name] for name in ("samples", "steps") if name in shown}
+
+    def _shown(self):
+        """Names of the options that say how masks are drawn; empty for methods that draw none."""
+        method = self._choices.method()
+        return method.sampling if method is not None else ()
+
+    def _usual(self):
+        """Samples and steps that the checkpoint was made for, or else the method; for methods that sample."""
+        info, fields = self._choices.checkpoint(), self._choices.method().config_class().model_fields
+        said = info.metadata["method"] if info is not None else {}
+        return {name: said.get(name, fields[name].default) for name in ("samples", "steps")}
+
+    def update(self, enabled):
+        """Show what the method takes.
+
+        :param enabled: whether the reader may choose now.
+        """
+        ui, shown = self._ui, self._shown()
+        if shown and dependencies.areInstalled():  # on a fresh Slicer, configs cannot be read
+            usual = self._usual()
+            ui.samplesSpinBox.specialValueText = _("{count} (default)").format(count=usual["samples"])
+            ui.stepsSpinBox.specialValueText = _("{count} steps (default)").format(count=usual["steps"])
+        for name, widgets in (
+            ("samples", (ui.samplesLabel, ui.samplesSpinBox)),
+            ("steps", (ui.stepsLabel, ui.stepsSpinBox)),
+            ("preview", (ui.previewCheckBox,)),
+        ):
+            for widget in widgets:
+                widget.visible = name in shown
+        drawn = enabled and not ("preview" in shown and self._parameters.node.preview)
+        ui.samplesSpinBox.enabled = ui.stepsSpinBox.enabled = drawn
+        ui.previewCheckBox.enabled = enabled
+        self._showEstimate()
+
+    def _showEstimate(self):
+        """How long a run with these settings will take, as far as the last one tells."""
+        if self._parameters.node is None:  # the worker may say what the device is after the scene was closed
+            return
+        label = self._ui.estimateLabel
+        label.visible = bool(self._shown())
+        label.text = ""
+        volumeNode, info = self._parameters.inputVolume, self._choices.checkpoint()
+        if not self._shown() or info is None or volumeNode is None or volumeNode.GetImageData() is None:
+            return
+        if not dependencies.areInstalled():
+            return
+        seconds, device = None, self._device.name()
+        if device is not None:
+            evaluations = self._evaluations(self.options())
+            seconds = run_times.estimate(device, str(info.path), self._work(volumeNode, info), evaluations)
+        label.text = (
+            _("The time is known after the first run on this device.")
+            if seconds is None
+            else _("About {time} on this device.").format(time=run_times.words(seconds))
+        )
+        label.toolTip = _(
+            "As the last run on this device with this checkpoint went. Starting the process is not in it."
+        )
+
+    def learn(self, volumeNode, options, result):
+        """Remember how long a run took.
+
+        :param options: that it was made with.
+        """
+        info, seconds = self._choices.checkpoint(), result.provenance.get("seconds", {})
+        if options and info is not None and "network" in seconds:
+            device, evaluations = result.provenance.get("device"), self._evaluations(options)
+            run_times.learn(device, str(info.path), self._work(volumeNode, info), evaluations, seconds)
+
+    @staticmethod
+    def _evaluations(options):
+        return 0 if "preview" in options else options["samples"] * options["steps"]
+
+    @staticmethod
+    def _work(volumeNode, info):
+        from SpineSegAILib.imaging import Preprocessing
+
+        preprocessing = Preprocessing.model_validate(info.metadata.get("preprocessing", {}))
+        return volumes.sliceArea(volumeNode, preprocessing.min_slice_mm)

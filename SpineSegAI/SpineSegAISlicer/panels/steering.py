@@ -1,0 +1,96 @@
+"""What steers a segmentation besides the image: key points, a segmentation to start from, what is locked."""
+
+import slicer
+from slicer.i18n import tr as _
+
+from SpineSegAILib.errors import HintError
+
+from ..scene import keypoints, labelmaps
+
+
+class Steering:
+    """The widgets of key points and of the segmentation to start from; the hints that follow.
+
+    :param ui: the widgets.
+    :param parameters: `Parameters`.
+    :param choices: `Choices`.
+    """
+
+    def __init__(self, ui, parameters, choices):
+        self._ui = ui
+        self._parameters = parameters
+        self._choices = choices
+
+    def update(self, enabled):
+        """Show what the method takes.
+
+        :param enabled: whether the reader may choose now.
+        """
+        ui, method = self._ui, self._choices.method()
+        ui.keypointsLabel.visible = ui.keypointsSelector.visible = self._choices.accepts("keypoints")
+        takes = self._choices.accepts("prior")
+        ui.priorLabel.enabled = takes
+        ui.priorSelector.enabled = takes and enabled
+        ui.priorSelector.toolTip = (
+            _(
+                "Refine a segmentation that SpineSegAI made, as it was or corrected by you. It takes the place of the"
+                " mask that the method would start from. Locked segments stay as they are."
+            )
+            if takes
+            else _("{method} starts from nothing but the image; methods that refine a mask can start from one.").format(
+                method=method.title if method is not None else _("No method")
+            )
+        )
+
+    def chosen(self):
+        """Ids of the chosen volume, of its key points and of the segmentation to start from; empty if not chosen.
+
+        A result that comes while others wait is shown, and its volume is the chosen one then: so a run keeps these.
+        """
+        parameters = self._parameters.node
+        nodes = (parameters.inputVolume, parameters.keypoints, parameters.priorSegmentation)
+        return tuple(node.GetID() if node is not None else "" for node in nodes)
+
+    def hints(self, volumeNode, outputNode=None, chosen=None, usePrior=True):
+        """`SpineSegAILib.hints.Hints`: visible range, key points, segmentation to start from, what is locked.
+
+        :param outputNode: segmentation that the result goes into; what is locked there stays.
+        :param chosen: as `chosen` had it when the run began; as it is now if not given.
+        :param usePrior: whether the chosen segmentation is what to start from.
+        :raises HintError: what was chosen is gone, or is not what it should be.
+        """
+        from SpineSegAILib.hints import Hints
+
+        volumeId, keypointsId, priorId = chosen or self.chosen()
+        if volumeNode is None or volumeNode.GetID() != volumeId:  # others that wait in line get none of another volume
+            keypointsId = priorId = ""
+        visible = self._choices.visibleRange()
+        points = keypointsId and self._choices.accepts("keypoints")
+        prior = priorId and self._choices.accepts("prior") and usePrior
+        priorNode = self._node(priorId) if prior else None
+        return Hints(
+            visible=visible if any(visible) else None,
+            keypoints=keypoints.keypointsFromNode(self._node(keypointsId)) if points else {},
+            prior=labelmaps.labelsFromSegmentation(priorNode, volumeNode) if prior else None,
+            locked=_lockedInEither(outputNode, priorNode, volumeNode),
+        )
+
+    @staticmethod
+    def _node(nodeId):
+        node = slicer.mrmlScene.GetNodeByID(nodeId)
+        if node is None:
+            raise HintError(
+                _("What this volume was to be segmented with was removed from the scene while it waited."),
+                _("Choose other key points or another segmentation to start from, or none, and segment it again."),
+            )
+        return node
+
+
+def _lockedInEither(outputNode, priorNode, volumeNode):
+    """Locked structures of two segmentations as one label image, those of the first one on top; None without any."""
+    import SimpleITK as sitk
+
+    first, second = (labelmaps.lockedLabels(n, volumeNode) if n is not None else None for n in (outputNode, priorNode))
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second * sitk.Cast(first == 0, first.GetPixelID())

@@ -1,0 +1,1 @@
+"""Processes of Slicer's Python: found, started, asked, ended. Nothing here knows a widget or a node."""

@@ -1,0 +1,218 @@
+"""Python packages that the segmentation process needs, and how they get into Slicer's Python.
+
+Asked once, at the click that needs them. torch comes through the PyTorch extension, which knows the computer's graphics
+card; the rest through pip, with every other installed version pinned, so that nothing that Slicer or another extension
+relies on (numpy, SimpleITK, requests …) can change.
+"""
+
+import importlib.metadata
+import os
+import re
+import sys
+import tempfile
+
+import slicer
+from slicer.i18n import tr as _
+
+TORCH = "torch>=2.4.1"  # of monai 1.5
+
+PACKAGES = (
+    ("monai>=1.5", "4 MB"),
+    ("pydantic>=2", "7 MB"),
+    ("safetensors", "1 MB"),
+    ("einops", "0.1 MB"),
+    ("psutil", "0.5 MB"),
+    ("scipy", "40 MB"),
+)
+"""Requirement and rough size of the download, for packages other than torch."""
+
+TRAINING_PACKAGES = (("accelerate>=1", "2 MB"), ("matplotlib", "9 MB"), ("tqdm", "0.1 MB"))
+"""The same, for what training needs besides."""
+
+_SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
+
+
+_installed_all = False
+_installing = False  # Slicer goes on handling clicks while pip runs
+
+
+class NotInstalled(Exception):
+    """Packages are missing and were not installed; the text says what to do."""
+
+
+def missingPackages(more=()):
+    """Requirements that Slicer's Python does not meet, torch first. Imports none of them.
+
+    :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
+    """
+    return [requirement for requirement in (TORCH, *(r for r, _size in (*PACKAGES, *more))) if not _isMet(requirement)]
+
+
+def areInstalled():
+    """Whether nothing is missing for segmentation. Asked at every stroke, so a yes is remembered."""
+    global _installed_all
+    _installed_all = _installed_all or not missingPackages()
+    return _installed_all
+
+
+def _isMet(requirement):
+    minimum = requirement.partition(">=")[2]
+    installed = _installed(requirement)
+    return installed is not None and (not minimum or _numbers(installed) >= _numbers(minimum))
+
+
+def _installed(requirement):
+    """Version of a requirement's package that is there; None if there is none."""
+    try:
+        return importlib.metadata.version(_name(requirement))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _name(requirement):
+    return requirement.partition(">=")[0]
+
+
+def _numbers(version):
+    return tuple(int(n) for n in re.match(r"[\d.]*\d", version).group().split("."))
+
+
+def question(missing):
+    """What the reader is asked: names and sizes, and what is there already but too old."""
+    lines = []
+    for requirement in missing:
+        installed = _installed(requirement)
+        update = _("; version {version} is too old and will be updated").format(version=installed) if installed else ""
+        lines.append(f"• {requirement}  ({_SIZES[requirement]}{update})")
+    return (
+        _("SpineSegAI needs Python packages that this Slicer does not have yet:")
+        + "\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        + _("They are downloaded once and installed into Slicer. All other packages stay as they are.")
+        + "\n"
+        + _("Download and install them now?")
+    )
+
+
+def offlineInstructions(missing):
+    """How to get the packages onto a computer without internet access: the exact list, to carry over."""
+    names = " ".join(f'"{requirement}"' for requirement in missing)
+    python = ".".join(map(str, sys.version_info[:2]))
+    return (
+        _("On a computer with internet access, the same operating system and Python {python}, run:").format(
+            python=python
+        )
+        + f"\n\n    python -m pip download -d spinesegai-packages {names}\n\n"
+        + _("Copy the folder “spinesegai-packages” here, and run in Slicer's Python console:")
+        + f"\n\n    slicer.util.pip_install('--no-index --find-links=/path/to/spinesegai-packages {names}')\n"
+    )
+
+
+def ensure(more=()):
+    """Install what is missing, after asking.
+
+    :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
+    :raises NotInstalled: the reader declined, or the installation failed; says how to go on, with the exact list.
+    """
+    global _installing
+    missing = missingPackages(more)
+    if not missing:
+        return
+    if _installing:
+        raise NotInstalled(_("The packages are being installed. Wait until that is done, and try again."))
+    if not slicer.util.confirmOkCancelDisplay(question(missing), _("SpineSegAI: install packages")):
+        raise NotInstalled(
+            _("The packages were not installed, so training cannot start.")
+            if more
+            else _("The packages were not installed, so nothing was done.")
+        )
+    _installing = True
+    slicer.util.showStatusMessage(_("Installing Python packages for SpineSegAI…"))
+    try:
+        if TORCH in missing:
+            _installTorch()
+        others = [requirement for requirement in missing if requirement != TORCH]
+        if others:
+            _install(others)
+    except NotInstalled:
+        raise
+    except Exception as error:  # pip's failures have many classes; all of them mean the same to the reader
+        raise NotInstalled(
+            _("The packages could not be installed: {error}").format(error=error)
+            + "\n\n"
+            + offlineInstructions(missing)
+        ) from error
+    finally:
+        _installing = False
+        slicer.util.showStatusMessage("")
+    still = missingPackages(more)
+    if still:
+        raise NotInstalled(
+            _("These packages are still missing: {names}.").format(names=", ".join(still))
+            + "\n\n"
+            + offlineInstructions(still)
+        )
+
+
+def ready():
+    """`ensure`, and the reader is told why packages are still missing.
+
+    :returns: whether all are there.
+    """
+    try:
+        ensure()
+    except NotInstalled as error:
+        slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
+        return False
+    return True
+
+
+def _installTorch():
+    try:
+        import PyTorchUtils
+    except ModuleNotFoundError as error:
+        raise NotInstalled(
+            _(
+                "torch is installed by the extension “PyTorch”."
+                " Install it in the Extensions Manager, restart Slicer, and try again."
+            )
+            + "\n\n"
+            + offlineInstructions([TORCH])
+        ) from error
+    if (
+        PyTorchUtils.PyTorchUtilsLogic().installTorch(
+            askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch")
+        )
+        is None
+    ):
+        raise NotInstalled(_("The PyTorch extension did not install torch.") + "\n\n" + offlineInstructions([TORCH]))
+
+
+def _install(requirements):
+    """pip with all other versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
+    constraints = os.path.join(tempfile.mkdtemp(prefix="SpineSegAI-"), "constraints.txt")
+    with open(constraints, "w", encoding="utf-8") as file:
+        file.write(installedVersions(without=[_name(requirement) for requirement in requirements]))
+    try:
+        from slicer.packaging import pip_ensure
+    except ImportError:
+        slicer.util.pip_install(["--constraint", constraints, *requirements])
+        return
+    pip_ensure(
+        requirements, constraints=constraints, prompt_install=False, prompt_restart=False, requester="SpineSegAI"
+    )
+
+
+def installedVersions(without=()):
+    """One ``name==version`` line per installed package.
+
+    :param without: names, in lower case, of packages that may change.
+    """
+    versions = {}
+    for distribution in importlib.metadata.distributions():
+        name, version = distribution.metadata["Name"], distribution.version
+        # A local build such as 2.3.0+cu121 is on no index, but as a constraint it keeps what is there.
+        if name and version and name.lower() not in without:
+            versions.setdefault(name.lower(), f"{name}=={version}")
+    return "\n".join(versions[name] for name in sorted(versions)) + "\n"

@@ -1,0 +1,1 @@
+"""Nodes of the scene: results, corrections, volumes, points, tables. Nothing here knows a widget."""

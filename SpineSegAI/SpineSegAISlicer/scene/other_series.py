@@ -1,0 +1,79 @@
+"""Segmentations carried, by position, to other volumes of the same patient."""
+
+from dataclasses import replace
+
+from slicer.i18n import tr as _
+
+from SpineSegAILib.errors import ImageError, SpineSegAIError
+
+from .labelmaps import labelsFromSegmentation
+from .results import resultFromSegmentation, segmentationFromResult
+from .segments import isLocked, setLocked, structuresOfSegmentation
+from .volumes import checkVolume, otherSeriesOfStudy, refusedPlane, segmentedVolume
+
+CARRIED_ROLE = "SpineSegAI.CarriedTo"
+"""Node references from a segmentation to what was made of it on other volumes."""
+
+
+def applyToOtherSeries(segmentationNode, volumeNode):
+    """See `SpineSegAILogic.applyToOtherSeries`."""
+    result = resultFromSegmentation(segmentationNode, volumeNode)
+    report = []
+    for other in otherSeriesOfStudy(volumeNode):
+        try:
+            carried = _carried(result, segmentationNode, volumeNode, other)
+            report.append((other, segmentationFromResult(carried, other), _("carried over")))
+        except SpineSegAIError as error:
+            report.append((other, None, str(error)))
+    return report
+
+
+def carriedTo(segmentationNode, other):
+    """What was carried from a segmentation to another volume before; None if nothing was."""
+    for index in range(segmentationNode.GetNumberOfNodeReferences(CARRIED_ROLE)):
+        node = segmentationNode.GetNthNodeReference(CARRIED_ROLE, index)
+        if node is not None and segmentedVolume(node) is other:
+            return node
+    return None
+
+
+def carryTo(segmentationNode, volumeNode, other, saveState=None):
+    """Carry a segmentation, by position, to another volume.
+
+    What was carried there before is replaced, except for its locked structures. Locked structures stay locked.
+
+    :param saveState: called once before that is changed.
+    :returns: the other volume's segmentation node.
+    :raises ImageError: the other volume cannot be segmented, or shows another part of the body.
+    """
+    carried = _carried(resultFromSegmentation(segmentationNode, volumeNode), segmentationNode, volumeNode, other)
+    before = carriedTo(segmentationNode, other)
+    made = segmentationFromResult(carried, other, before, saveState)
+    if before is None:
+        segmentationNode.AddNodeReferenceID(CARRIED_ROLE, made.GetID())
+    source, target = segmentationNode.GetSegmentation(), made.GetSegmentation()
+    there = structuresOfSegmentation(made)
+    for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
+        if isLocked(source.GetSegment(segmentId)) and structureId in there:
+            setLocked(target.GetSegment(there[structureId]), True)
+    return made
+
+
+def _carried(result, segmentationNode, volumeNode, other):
+    """The result on the voxels of another series."""
+    checkVolume(other)
+    refused = refusedPlane(other, ("sagittal", "isotropic"))
+    if refused:
+        raise ImageError(_("not carried over: a {plane} series").format(plane=refused))
+    warning = _("Carried over by position from “{volume}”: check it, the patient may have moved.")
+    carried = replace(
+        result,
+        labels=labelsFromSegmentation(segmentationNode, other),
+        level_confidence=None,
+        outline_quality={},
+        warnings=[warning.format(volume=volumeNode.GetName()), *result.warnings],
+        provenance={**result.provenance, "carried_from": volumeNode.GetName()},
+    )
+    if not carried.present:
+        raise ImageError(_("not carried over: the two series do not overlap"))
+    return carried

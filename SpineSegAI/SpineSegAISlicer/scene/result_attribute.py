@@ -1,0 +1,29 @@
+"""The attribute of a segmentation node that keeps everything about a result but its voxels."""
+
+import json
+
+from SpineSegAILib.anatomy.terminology import LOG_ATTRIBUTE
+
+ATTRIBUTE = "SpineSegAI.Result"
+
+ATTRIBUTES = (ATTRIBUTE, LOG_ATTRIBUTE)
+"""All that is said of the segments apart from themselves."""
+
+
+def read(segmentationNode):
+    """The dictionary that `write` stored; empty for a segmentation that SpineSegAI did not make."""
+    try:
+        document = json.loads(segmentationNode.GetAttribute(ATTRIBUTE) or "{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def write(segmentationNode, document):
+    """Store `SpineSegAILib.results.Segmentation.to_document()`."""
+    segmentationNode.SetAttribute(ATTRIBUTE, json.dumps(document))
+
+
+def warningsOf(segmentationNode):
+    """Sentences that the reader should see, e.g. that the sacrum is not visible and levels are a guess."""
+    return read(segmentationNode).get("warnings", [])

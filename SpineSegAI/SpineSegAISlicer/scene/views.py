@@ -1,0 +1,71 @@
+"""Slice, 3D and table views: what they show, and where they look."""
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from SpineSegAILib.errors import CorrectionError
+
+from . import volumes
+
+
+def centreOfSpine(segmentationNode):
+    """World position (RAS, mm) to look at: the middle of the structures' common box."""
+    bounds = [0.0] * 6
+    segmentationNode.GetRASBounds(bounds)
+    return [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)]
+
+
+def centreViews(volumeNode, segmentationNode):
+    """Show the volume in the slice views, and jump to the spine in all of them."""
+    slicer.util.setSliceViewerLayers(background=volumeNode, fit=True)
+    centre = centreOfSpine(segmentationNode)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *centre, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    layoutManager = slicer.app.layoutManager()
+    if layoutManager is not None:
+        for index in range(layoutManager.threeDViewCount):
+            layoutManager.threeDWidget(index).threeDView().resetFocalPoint()
+
+
+def lookAt(position):
+    """Move all slice views to a world position (RAS, mm), and turn the 3D views' cameras about it from now on."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for cameraNode in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        camera = cameraNode.GetCamera()
+        shift = np.subtract(position, camera.GetFocalPoint())
+        camera.SetPosition(*np.add(camera.GetPosition(), shift))
+        camera.SetFocalPoint(*position)
+        cameraNode.ResetClippingRange()
+
+
+def shownSlice(volumeNode):
+    """Axis of a volume's array (k, j, i) along which it was acquired, and the index of the slice that a view shows.
+
+    :raises CorrectionError: no slice view is parallel to the slices of the volume.
+    """
+    matrix = volumes.ijkToWorldMatrix(volumeNode)
+    axis = 2 - volumes.acquisitionAxis(volumeNode)
+    normal = matrix[:3, axis] / np.linalg.norm(matrix[:3, axis])
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
+        across = toRas[:3, 2] / np.linalg.norm(toRas[:3, 2])
+        if abs(across @ normal) < 0.9:  # 25 degrees
+            continue
+        index = int(np.rint((np.linalg.inv(matrix) @ toRas[:, 3])[axis]))
+        if 0 <= index < volumeNode.GetImageData().GetDimensions()[axis]:
+            return 2 - axis, index
+    raise CorrectionError(
+        _("No slice view shows a slice of “{volume}” as it was acquired.").format(volume=volumeNode.GetName()),
+        _("Choose a layout with a view along the slices (mostly the sagittal, yellow one) and go to the slice."),
+    )
+
+
+def showTable(tableNode):
+    """Show a table in the layout's table view, where there are views; in a layout that has one."""
+    layoutManager = slicer.app.layoutManager()
+    if layoutManager is None:
+        return
+    layoutManager.setLayout(slicer.modules.tables.logic().GetLayoutWithTable(layoutManager.layout))
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    selection.SetActiveTableID(tableNode.GetID())
+    slicer.app.applicationLogic().PropagateTableSelection()

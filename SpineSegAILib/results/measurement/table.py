@@ -1,0 +1,127 @@
+"""The table of all measurements of a segmentation."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from ...anatomy import CANAL_ID, SACRUM_ID, STRUCTURES, Extent, Kind, disc_below, next_below
+from ..segmentation import Segmentation
+from .bodies import CUT, heights, outline
+from .canal import Canal
+from .definitions import EVERY, SPINE
+from .endplates import endplates, sacral_endplate
+from .plausibility import SACRAL_ANGLE, check
+from .rows import HEIGHTS, Blank, NotMeasured, Row, fill, finish, new_row, refuse
+from .scan import Scan
+from .spine import Column, of_the_spine, relate
+
+NO_SCALE = "the image does not tell the size of its pixels"
+
+
+def measure(segmentation: Segmentation) -> list[Row]:
+    """Measures every structure that is present, top down.
+
+    Returns:
+        A row per structure with the keys of `COLUMNS`; lengths in mm, volumes in mL, angles in degrees.
+    """
+    return measure_all(segmentation)[:-1]
+
+
+def measure_all(segmentation: Segmentation) -> list[Row]:
+    """The rows of `measure`, and at the end one of the spine as a whole (`SPINE`), with `SPINE_MEASUREMENTS`."""
+    scan = Scan(segmentation.labels, segmentation.scheme.extent)
+    present = segmentation.present
+    canal = Canal.of(scan) if CANAL_ID in present and CANAL_ID not in segmentation.unvalidated else None
+    rows: dict[int, Row] = {}
+    column = Column()
+    for sid in present:
+        rows[sid] = new_row(
+            id=sid,
+            structure=STRUCTURES[sid].name,
+            name=segmentation.name_of(sid, present),
+            kind=STRUCTURES[sid].kind.value,
+            outline_quality=segmentation.outline_quality.get(sid),
+            unvalidated=sid in segmentation.unvalidated,
+            touches_border=scan.is_cut(sid),
+        )
+        _size_and_place(rows[sid], scan, sid)
+        if STRUCTURES[sid].kind in (Kind.VERTEBRA, Kind.DISC):
+            _outline(rows[sid], scan, sid, column, canal)
+    _sacrum(scan, column)
+    relate(rows, scan, column)
+    spine = new_row(
+        id=0, structure=SPINE, name="whole spine", kind=SPINE, level_confidence=segmentation.level_confidence
+    )
+    of_the_spine(scan, column, spine)
+    every = [*rows.values(), spine]
+    check(every, scale_known=segmentation.scale_known)
+    if not segmentation.scale_known:
+        for row in every:
+            _without_lengths(row)
+    return [finish(row) for row in every]
+
+
+def _size_and_place(row: Row, scan: Scan, sid: int) -> None:
+    index = scan.center_of_mass(sid)
+    lps = scan.image.TransformContinuousIndexToPhysicalPoint(index[::-1].tolist())
+    ras = (-lps[0], -lps[1], lps[2])
+    for frame, point in (("lps", lps), ("ras", ras)):
+        for axis, value in zip("xyz", point, strict=True):
+            row[f"centroid_{frame}_{axis}_mm"] = float(value)
+    if scan.is_cut(sid):
+        refuse(row, ("volume_ml",), CUT)
+    else:
+        row["volume_ml"] = float(scan.mask(sid).sum() * np.prod(scan.spacing) / 1000.0)
+
+
+def _outline(row: Row, scan: Scan, sid: int, column: Column, canal: Canal | None) -> None:
+    """Heights, depth and canal depth of a vertebra or disc; its outline is kept in `column`."""
+    kind = STRUCTURES[sid].kind
+    try:
+        body = outline(scan, sid)
+        if kind is Kind.VERTEBRA:
+            column.plates[sid] = endplates(scan, sid, body, STRUCTURES[sid].name)
+    except NotMeasured as reason:
+        column.why[sid] = str(reason)
+        refuse(row, HEIGHTS[: 3 if kind is Kind.VERTEBRA else 4] + HEIGHTS[4:], str(reason))
+        return
+    column.bodies[sid] = body
+    row.update(heights(body, kind))
+    if canal is not None:
+        fill(row, "canal_depth_mm", canal.depth_at, body.center, body.axis)
+
+
+def _sacrum(scan: Scan, column: Column) -> None:
+    """The sacrum's upper endplate and, where it shows one, its outline."""
+    last = next((sid for sid in reversed(scan.column) if STRUCTURES[sid].kind is Kind.VERTEBRA), None)
+    if last is None or next_below(STRUCTURES[last], scan.ids) is not STRUCTURES[SACRUM_ID]:
+        return
+    present = SACRUM_ID in scan.column
+    if present and scan.extent is not Extent.WHOLE:
+        with suppress(NotMeasured):
+            column.bodies[SACRUM_ID] = outline(scan, SACRUM_ID, may_be_cut=True)  # its upper half is what counts
+    disc, body = disc_below(last), column.bodies.get(last)
+    try:
+        if body is None:
+            raise NotMeasured(f"{STRUCTURES[last].name} above it has none")
+        above = column.plates[last][1]
+        plate = sacral_endplate(
+            scan, SACRUM_ID if present else None, column.bodies.get(disc.id) if disc else None, above,
+            body.back - body.front,
+        )  # fmt: skip
+        low, high = SACRAL_ANGLE
+        if not low <= (turned := plate.tilt - above.tilt) <= high:
+            raise NotMeasured(f"its outline would be turned by {turned:.0f}° against {STRUCTURES[last].name}")
+    except NotMeasured as reason:
+        column.why[SACRUM_ID] = str(reason)
+    else:
+        column.plates[SACRUM_ID] = (plate, plate)
+
+
+def _without_lengths(row: Row) -> None:
+    lengths = [key for key in row if key in EVERY and EVERY[key].has_scale and row[key] is not None]
+    row.update(dict.fromkeys(lengths))
+    row["notes"] = [n for n in row["notes"] if not (isinstance(n, Blank) and EVERY[n.key].has_scale)]
+    row["notes"].append(f"Not given: lengths and volumes ({NO_SCALE}).")

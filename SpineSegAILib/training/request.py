@@ -1,0 +1,83 @@
+"""What a training is asked for, and what of it can be known to be wrong before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..anatomy import Extent
+from ..datasets.manifest import Manifest
+from ..errors import ConfigError
+from ..methods.base import Method
+from ..methods.catalog import build_method, stored_config
+from .averaging import load_matching
+from .config import TrainingConfig
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class TrainingRequest:
+    """What `spinesegai train` asks for.
+
+    Attributes:
+        config: of a new run; ignored when resuming.
+        output: run directory.
+        resume: go on with the run that is there.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        cache: folder for preprocessed cases; inside the run directory where not given.
+        report: called with each event of the main process.
+    """
+
+    config: TrainingConfig | None
+    output: Path
+    resume: bool = False
+    device: str = "auto"
+    cache: Path | None = None
+    report: Report | None = None
+
+
+def method_config(config: TrainingConfig, resources: Mapping[str, str]) -> Any:
+    return stored_config(config.method).with_resources(resources)
+
+
+def check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None:
+    """What can be known to be wrong before anything is written.
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError: says what.
+    """
+    wanted = method_config(config, config.resources)
+    for manifest in manifests:
+        _check_extent(manifest, wanted.label_scheme.extent)
+    manifests[0].cases("training")
+    method = build_method(wanted)
+    _check_patch(config.data.patch, method)
+    if config.start_from:
+        load_matching(method, config.start_from)
+
+
+def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:
+    for case in (*manifest.splits.get("training", ()), *manifest.splits.get("validation", ())):
+        extent = case.extent or manifest.extent
+        if wanted is not None and extent is not None and extent is not wanted:
+            raise ConfigError(
+                f"{case.name} has masks of vertebral extent “{extent.value}”, the scheme wants “{wanted.value}”.",
+                "Train and validate with a scheme of the same extent; the two are never mixed.",
+            )
+
+
+def _check_patch(patch: Sequence[int], method: Method) -> None:
+    if len(patch) != method.config.dims:
+        raise ConfigError(
+            f"The patch {tuple(patch)} is not {method.config.dims}D like the method.", "Correct data.patch."
+        )
+    window, divisor = method.tiling.window, method.tiling.divisor
+    if window and tuple(patch) != window:
+        raise ConfigError(f"This method takes inputs of {window}, not {tuple(patch)}.", "Correct data.patch.")
+    if any(n % d for n, d in zip(patch, method.tiling.divisors(len(patch)), strict=True)):
+        raise ConfigError(
+            f"The sides of the patch {tuple(patch)} must be multiples of {divisor}.", "Correct data.patch."
+        )

@@ -1,0 +1,48 @@
+"""How far a training is, and what follows from that: the learning rate, whether it is done, the precision."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .config import OptimizationConfig
+
+
+def precision(o: OptimizationConfig, cpu: bool) -> str:
+    if o.mixed_precision != "auto":
+        return o.mixed_precision
+    if cpu:
+        # bfloat16 pays only where the processor multiplies it in hardware.
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return "bf16" if supported() else "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def progress_of(o: OptimizationConfig, step: int, elapsed: float) -> float:
+    """Share of the training that is done: of the steps, or of the hours if those end sooner."""
+    progress = step / o.steps
+    if o.hours is not None:
+        progress = max(progress, elapsed / (3600 * o.hours))
+    return min(progress, 1.0)
+
+
+def is_done(o: OptimizationConfig, step: int, elapsed: float) -> bool:
+    steps = min(o.steps, o.stop_steps or o.steps)
+    hours = min(o.hours or math.inf, o.stop_hours or math.inf)
+    return step >= steps or elapsed >= 3600 * hours
+
+
+def learning_rate(o: OptimizationConfig, step: int, elapsed: float) -> float:
+    """Warm-up, then decay over the steps, or over the hours if those end sooner."""
+    progress = progress_of(o, step, elapsed)
+    if o.schedule == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * progress))
+    elif o.schedule == "poly":
+        shape = (1 - progress) ** 0.9
+    elif o.schedule == "constant":
+        shape = 1.0
+    else:
+        shape = 0.2 ** int(3 * progress)
+    rate = o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * shape
+    return rate * min(1.0, (step + 1) / max(o.warmup, 1))
