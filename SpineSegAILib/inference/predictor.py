@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class Predictor:
         hints, options = hints or Hints(), dict(options or {})
         self._check(hints, options)
         clock = _Clock()
-        report = progress or (lambda fraction, message: None)
+        report = progress or _report_nothing
         cancelled = cancelled or (lambda: False)
 
         def one_pass(scale: float, start: float, share: float) -> _Pass:
@@ -128,20 +129,24 @@ class Predictor:
             stop_if(cancelled)
             return _Pass(scale, volume, evidence, levels)
 
+        def see(volume: CanonicalVolume) -> tuple[Evidence, LevelResult | None]:
+            with clock("network"):
+                evidence = self._evidence(volume, None, None, Hints(), options, _report_nothing, cancelled, notes)
+            stop_if(cancelled)
+            evidence = self.calibration.apply(evidence)
+            return evidence, self._levels(evidence, volume, Hints(), {})
+
         notes: list[str] = []
-        if not orientation_is_known(image) and self._counts_levels:
-            image, found = as_found(image, self.preprocessing, self.predict_evidence)
+        if not orientation_is_known(image) and self._sees_columns:
+            image, found = as_found(image, self.preprocessing, see)
             notes += found
         given = _scale(options)
         seen = one_pass(given or 1.0, 0.0, 0.9)
-        free = self._counts_levels and reference is None and not hints.given() - {"structures"}
-        look = (
-            Look.of(seen.evidence, seen.levels) if free and seen.levels is not None and is_large(seen.volume) else None
-        )
+        unaided = self._sees_columns and reference is None and not hints.given() - {"structures"}
+        look = seen.look if unaided else None
         size = seen.size
-        if look is not None and given is None and not look.is_plain:
-            size = small_size(lambda scale: self.preprocessing.apply(image, scale), self.predict_evidence, look) or size
-            stop_if(cancelled)
+        if look is not None and given is None:
+            size = small_size(lambda scale: self.preprocessing.apply(image, scale), see, look) or size
         if given is None and size is not None and _worth_another_pass(size):
             try:
                 again = one_pass(size, 0.9, 0.05)
@@ -157,11 +162,9 @@ class Predictor:
                     "measurement."
                 )
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
-        if look is not None and levels is not None:
-            look = Look.of(evidence, levels)
-            turn = better_turn(volume, self.predict_evidence) if look.is_doubtful else None
+        if unaided and (look := seen.look) is not None:
+            turn = better_turn(volume, see, look)
             notes += [] if turn is None else [turn.doubt]
-            stop_if(cancelled)
         notes += doubts(image, volume, levels, self.preprocessing.modality)
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
@@ -204,8 +207,9 @@ class Predictor:
         )
 
     @property
-    def _counts_levels(self) -> bool:
-        return any(s.order is not None for s in self.scheme.structures)
+    def _sees_columns(self) -> bool:
+        """Whether it names levels of a spine that is seen from the side."""
+        return "sagittal" in self.preprocessing.planes and any(s.order is not None for s in self.scheme.structures)
 
     @memory_in_words()
     def predict_evidence(
@@ -373,6 +377,15 @@ class _Pass:
     def size(self) -> float | None:
         """Of the vertebrae, over an adult's, after scaling."""
         return relative_size(self.levels) if self.levels else None
+
+    @cached_property
+    def look(self) -> Look | None:
+        """How well a spine was recognized; None where there is too little to look at."""
+        return Look.of(self.evidence, self.levels) if self.levels and is_large(self.volume) else None
+
+
+def _report_nothing(fraction: float, message: str) -> None:
+    pass
 
 
 def _usual(size: float) -> bool:
