@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .anatomy import LabelScheme, scheme
-from .errors import CheckpointError, ConfigError, SpineSegAIError
-from .files import atomic_write
+from .anatomy import LabelScheme, scheme, structure
+from .errors import CheckpointError, ConfigError, SpineSegAIError, problems
+from .files import atomic_write, parse_json
+from .methods.catalog import METHODS
 from .resources import resources_folder, user_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .methods.base import Method
+    from .methods.config import MethodConfig
 
 Trained = tuple[Mapping[str, Any], Mapping[str, "Tensor"]]
 """A method's configuration, as in the header, and its weights."""
@@ -71,22 +75,22 @@ class CheckpointInfo:
     @property
     def trained_on(self) -> frozenset[str]:
         """Names of the cases that it, or what it started from, has learnt from."""
-        training = self.metadata.get("training", {})
-        return frozenset({*training.get("cases", ()), *training.get("cases_before", ())})
+        training = self.metadata.get("training") or {}
+        return frozenset({*(training.get("cases") or ()), *(training.get("cases_before") or ())})
 
     @property
     def unvalidated(self) -> frozenset[int]:
         """Ids of structures learnt from phantoms alone."""
-        from .anatomy import structure
-
-        return frozenset(structure(n).id for n in self.metadata.get("unvalidated", ()))
+        return frozenset(structure(n).id for n in self.metadata.get("unvalidated") or ())
 
 
 def read_header(path: str | Path) -> CheckpointInfo:
-    """What a checkpoint file says of itself, without its weights.
+    """What a checkpoint file says of itself, without its weights: enough to list it.
+
+    What is needed to use it is checked by `inference.metadata.read_metadata`.
 
     Raises:
-        CheckpointError: missing, truncated, foreign, or of a newer format.
+        CheckpointError: missing, truncated, foreign, of a newer format, or its description is damaged.
     """
     path = Path(path)
     if path.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".bin"):
@@ -94,41 +98,91 @@ def read_header(path: str | Path) -> CheckpointInfo:
             f"{path.name} is a pickled file, which could run any program when it is opened; it is not loaded.",
             "Use a SpineSegAI checkpoint (.safetensors).",
         )
+    header, size = _safetensors_header(path)
+    stored = header.get("__metadata__")
+    text = stored.get(KEY) if isinstance(stored, dict) else None
+    if not isinstance(text, str):
+        raise CheckpointError(
+            f"{path.name} holds weights, but is not a SpineSegAI checkpoint.", "Use one made by `spinesegai train`."
+        )
+    metadata = parse_json(text, f"The description in {path.name}", CheckpointError)
+    _check_listed(metadata, path)
+    return CheckpointInfo(path.name.removesuffix(SUFFIX), path, metadata, size)
+
+
+def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file, and the file's size."""
     try:
-        size = path.stat().st_size
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would let us wait for ever
+            raise CheckpointError(f"{path} is not a file.", "Choose a checkpoint (.safetensors).")
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(_MAX_HEADER, size):
+            if length > min(_MAX_HEADER, about.st_size):
                 raise ValueError("header length")
             header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        if not all(type(end) is int for end in ends):
+            raise ValueError("data_offsets")
     except FileNotFoundError:
         raise CheckpointError(f"The checkpoint {path} does not exist.", "Choose another, or copy it there.") from None
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.", "Check the file.") from error
-    except (ValueError, struct.error):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, struct.error):
         raise CheckpointError(f"{path.name} is not a safetensors file, or is damaged.", "Copy it again.") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path.name} is damaged.", "Copy it again.")
-    ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-    if size < 8 + length + max(ends, default=0):
+    if about.st_size < 8 + length + max(ends, default=0):
         raise CheckpointError(f"{path.name} is truncated: part of its weights is missing.", "Copy it again.")
-    try:
-        metadata = json.loads(header["__metadata__"][KEY])
-        version = int(metadata["format"])
-    except (KeyError, ValueError, TypeError):
-        raise CheckpointError(
-            f"{path.name} holds weights, but is not a SpineSegAI checkpoint.", "Use one made by `spinesegai train`."
-        ) from None
+    return header, about.st_size
+
+
+_LISTED: Mapping[str, type] = {
+    "title": str, "preprocessing": dict, "calibration": dict, "patch": list, "unvalidated": list, "training": dict,
+    "validation": dict, "mechanisms": dict, "licence": str,
+}  # fmt: skip
+"""Parts of the description that lists and cards show, and what each has to be."""
+
+
+def _check_listed(metadata: Any, path: Path) -> None:
+    """What can be checked without the packages that a Slicer lacks until the first segmentation.
+
+    Raises:
+        CheckpointError: the description is of a newer format, lacks what every checkpoint has, or holds something else.
+    """
+    damaged = CheckpointError(
+        f"The description in {path.name} is incomplete or damaged.", "Create the checkpoint again."
+    )
+    version = metadata.get("format") if isinstance(metadata, dict) else None
+    if not isinstance(version, int):
+        raise damaged
     if version > FORMAT:
         raise CheckpointError(
             f"{path.name} has format {version}; this version of SpineSegAI reads up to {FORMAT}.", "Update SpineSegAI."
         )
-    info = CheckpointInfo(path.name.removesuffix(SUFFIX), path, metadata, size)
+    if any(not isinstance(metadata[key], kind) for key, kind in _LISTED.items() if metadata.get(key) is not None):
+        raise damaged
+    method = metadata.get("method")
+    if not isinstance(method, dict) or not all(isinstance(method.get(key), str) for key in ("method", "scheme")):
+        raise damaged
+    training, preprocessing = metadata.get("training") or {}, metadata.get("preprocessing") or {}
+    lists = (
+        *(training.get("cases"), training.get("cases_before")),
+        *(metadata.get("unvalidated"), preprocessing.get("planes")),
+    )
+    variants = [found for found in (metadata.get("validation") or {}).values() if isinstance(found, dict)]
+    if any(not isinstance(row, dict) for variant in variants for row in variant.values()):
+        raise damaged
+    if any(not isinstance(found, list) or not all(isinstance(n, str) for n in found) for found in lists if found):
+        raise damaged
     try:
-        _ = info.method, info.scheme
-    except (KeyError, TypeError):
-        raise CheckpointError(f"The description in {path.name} is incomplete.", "Make the checkpoint again.") from None
-    return info
+        scheme(method["scheme"])
+        for name in metadata.get("unvalidated") or ():
+            structure(name)
+    except SpineSegAIError as error:
+        raise CheckpointError(
+            f"{path.name} cannot be used: {error.message}", "Update SpineSegAI, if the checkpoint is newer."
+        ) from None
+    if method["method"] not in METHODS:
+        raise CheckpointError(f"{path.name} is of the unknown method “{method['method']}”.", "Update SpineSegAI.")
 
 
 def checkpoint_folders() -> list[Path]:
@@ -142,18 +196,29 @@ def user_checkpoints_folder() -> Path:
     return user_folder() / "Checkpoints"
 
 
-def list_checkpoints() -> list[CheckpointInfo]:
-    """Every readable checkpoint, the default one first. Damaged files are left out."""
+def search_checkpoints() -> tuple[list[CheckpointInfo], list[CheckpointError]]:
+    """Every checkpoint that can be listed, the default one first; and why files that are called so cannot."""
     found: list[CheckpointInfo] = []
+    unusable: list[CheckpointError] = []
     for folder in checkpoint_folders():
-        if not folder.is_dir():
+        try:
+            paths = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+        except OSError as error:
+            unusable.append(CheckpointError(f"{folder} cannot be read: {error.strerror}.", "Check its permissions."))
             continue
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+        for path in paths:
+            if path.name.startswith("."):  # what macOS leaves beside files on other disks
+                continue
             try:
                 found.append(read_header(path))
-            except SpineSegAIError:
-                continue
-    return sorted(found, key=lambda info: info.name != DEFAULT_CHECKPOINT)
+            except CheckpointError as error:
+                unusable.append(error)
+    return sorted(found, key=lambda info: info.name != DEFAULT_CHECKPOINT), unusable
+
+
+def list_checkpoints() -> list[CheckpointInfo]:
+    """Every checkpoint that can be listed, the default one first."""
+    return search_checkpoints()[0]
 
 
 def find_checkpoint(name: str | Path | None = None, method: str | None = None) -> CheckpointInfo:
@@ -162,20 +227,19 @@ def find_checkpoint(name: str | Path | None = None, method: str | None = None) -
     Raises:
         CheckpointError: there is none.
     """
-    if name is not None:
-        for info in list_checkpoints():
-            if info.name == str(name):
-                return info
-        if Path(name).suffix or os.sep in str(name):
-            return read_header(name)
-    else:
-        for info in list_checkpoints():
-            if method in (None, info.method):
-                return info
+    found, unusable = search_checkpoints()
+    for info in found:
+        if (name is None and method in (None, info.method)) or (name is not None and info.name == str(name)):
+            return info
+    if name is not None and (Path(name).suffix or os.sep in str(name)):
+        return read_header(name)
     what = f"named “{name}”" if name is not None else f"for the method {method}" if method else ""
-    known = ", ".join(i.name for i in list_checkpoints()) or "none"
+    known = ", ".join(info.name for info in found) or "none"
     where = ", ".join(str(f) for f in checkpoint_folders())
-    raise CheckpointError(f"There is no checkpoint {what}.".replace(" .", "."), f"Known: {known}. Looked in {where}.")
+    left = "".join(f" {error.message}" for error in unusable)
+    raise CheckpointError(
+        f"There is no checkpoint {what}.".replace(" .", "."), f"Available: {known}. Looked in {where}.{left}"
+    )
 
 
 def save_checkpoint(
@@ -205,33 +269,96 @@ def load_tensors(info: CheckpointInfo) -> dict[str, Tensor]:
     """The weights, as float32 where they are floating-point.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, or its weights are no finite numbers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         tensors = load_file(info.path)
-    except (SafetensorError, OSError) as error:
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+        wrong = next((name for name, t in tensors.items() if not t.isfinite().all()), None)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{info.path.name} is damaged: {error}.", "Copy it again.") from None
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    if wrong is not None:
+        raise CheckpointError(
+            f"The weights “{wrong}” in {info.path.name} are no finite numbers.", "Train it again, or use another."
+        )
+    return tensors
+
+
+def method_config(info: CheckpointInfo) -> MethodConfig:
+    """The configuration of a checkpoint's network.
+
+    Raises:
+        CheckpointError: it is not valid.
+    """
+    from pydantic import ValidationError
+
+    from .methods.catalog import stored_config
+
+    try:
+        return stored_config(info.metadata["method"])
+    except ValidationError as error:
+        raise not_valid(info, problems(error)) from None
+    except SpineSegAIError as error:
+        raise not_valid(info, error.message) from None
+
+
+def not_valid(info: CheckpointInfo, why: str) -> CheckpointError:
+    """A description that something is wrong with."""
+    return CheckpointError(
+        f"The description in {info.path.name} is not valid: {why.rstrip('.')}.", "Create the checkpoint again."
+    )
 
 
 def load_method(info: CheckpointInfo) -> Method:
     """The trained method, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: the weights do not fit the description.
+        CheckpointError: the description is not valid, or the weights do not fit it.
     """
-    from .methods.catalog import build_method, stored_config
+    from .methods.catalog import build_method
 
-    method = build_method(stored_config(info.metadata["method"]))
+    config = method_config(info)
+    tensors = load_tensors(info)
     try:
-        method.load_state_dict(load_tensors(info))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"The weights in {info.path.name} do not fit its description: {reason}") from None
+        with _no_larger_than(sum(t.numel() for t in tensors.values())):
+            method = build_method(config)
+        method.load_state_dict(tensors)
+    except ConfigError as error:
+        raise not_valid(info, error.message) from None
+    except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"The weights in {info.path.name} do not fit its description: {reason}", "Copy it again."
+        ) from None
     return method.eval()
+
+
+@contextmanager
+def _no_larger_than(stored: int) -> Iterator[None]:
+    """Networks that are built inside end in an error once they have far more weights than are stored: what a damaged
+    description asks for may need more memory than there is.
+
+    Raises:
+        ValueError: see above.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    left = 2 * stored + 1_000_000  # some are built twice, and some have weights that are not saved
+
+    def count(_: Any, name: str, weights: Any) -> None:
+        nonlocal left
+        left -= 0 if weights is None else weights.numel()
+        if left < 0:
+            raise ValueError("it describes a far larger network")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def join_checkpoints(

@@ -6,6 +6,7 @@ The command line prints both and exits with 2; the panel shows them in a dialog.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,6 +71,18 @@ class DeviceError(SpineSegAIError):
 
 class OutputError(SpineSegAIError):
     """A result cannot be written."""
+
+
+class PathError(SpineSegAIError):
+    """The operating system refuses a file or folder."""
+
+    @classmethod
+    def of(cls, error: OSError) -> PathError:
+        """What the system says, in words."""
+        what = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else "A file"
+        return cls(
+            f"{what} cannot be used: {error.strerror or error}.", "Check the path, its permissions and the disk."
+        )
 
 
 class MissingPackageError(SpineSegAIError):

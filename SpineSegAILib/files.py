@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -29,6 +31,11 @@ def stem_and_suffix(path: str | Path) -> tuple[str, str]:
             return name[: -len(double)], double
     suffix = Path(name).suffix
     return name.removesuffix(suffix), suffix.lower()
+
+
+def real_path(path: str | Path) -> Path:
+    """The absolute path without links; links in a circle stay, where `Path.resolve` fails."""
+    return Path(os.path.realpath(path))
 
 
 def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
@@ -133,6 +140,26 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
+def write_csv_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table, its first row the heading. Missing values are empty cells.
+
+    Text that a spreadsheet would take for a formula, such as the name of a file called ``=1+1``, gets an apostrophe
+    before it.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str) or not re.match(r"\s*[=+\-@＝＋－＠]", cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell  # a negative number
+
+
 LARGEST_TEXT_BYTES = 64 * 2**20
 """Of a JSON or TOML file: the largest real ones are reports of some megabytes."""
 
@@ -146,7 +173,7 @@ def read_json(path: str | Path, failure: type[SpineSegAIError]) -> Any:
     Raises:
         failure: the file is missing, too large, not UTF-8, not JSON, or nested too deeply.
     """
-    return parse_json(_text(Path(path), failure), str(path), failure)
+    return parse_json(read_text(path, failure), str(path), failure)
 
 
 def parse_json(text: str, name: str, failure: type[SpineSegAIError]) -> Any:
@@ -187,7 +214,7 @@ def read_table(path: str | Path, failure: type[SpineSegAIError]) -> dict[str, An
                 "TOML needs Python 3.11.", "Use it, or write the configuration as JSON."
             ) from None
         try:
-            table = tomllib.loads(_text(path, failure).removeprefix("\ufeff"))
+            table = tomllib.loads(read_text(path, failure))
         except RecursionError:
             raise failure(f"{path} cannot be read: it is nested too deeply.", "Create the file again.") from None
         except ValueError as error:
@@ -199,14 +226,23 @@ def read_table(path: str | Path, failure: type[SpineSegAIError]) -> dict[str, An
     return table
 
 
-def _text(path: Path, failure: type[SpineSegAIError]) -> str:
+def read_text(path: str | Path, failure: type[SpineSegAIError]) -> str:
+    """What a text file holds; a byte-order mark is no part of it.
+
+    Args:
+        failure: class of the error.
+
+    Raises:
+        failure: the file is missing, too large, or not UTF-8.
+    """
+    path = Path(path)
     try:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
             raise failure(f"{path} {what}.", "Check the path.")
         if path.stat().st_size > LARGEST_TEXT_BYTES:
             raise failure(f"{path} is too large ({path.stat().st_size / 1e6:.0f} MB).", "Check the path.")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise failure(f"{path} cannot be read: it is not text in UTF-8.", "Save it as UTF-8.") from None
     except OSError as error:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from .. import __version__
-from ..errors import SpineSegAIError
+from ..errors import PathError, SpineSegAIError
 from . import (
     calibrate,
     checkpoints,
@@ -85,6 +86,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def refusals_in_words() -> Iterator[None]:
+    """What the operating system refuses is a `PathError`, whichever of the many looks at a path it was.
+
+    Raises:
+        PathError: see above.
+        BrokenPipeError: as it is.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PathError.of(error) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -94,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.wrong_value:
             raise args.wrong_value
-        with termination_as_interruption():
+        with termination_as_interruption(), refusals_in_words():
             args.run(args)
             sys.stdout.flush()
     except SpineSegAIError as error:

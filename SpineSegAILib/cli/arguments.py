@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..anatomy import Extent, Structure, structure
+from ..anatomy import VALUE_MAPS, Extent, Structure, structure
 from ..errors import ConfigError, OutputError, SpineSegAIError, one_of
-from ..files import check_suffix, check_writable
+from ..files import check_suffix, check_writable, real_path
 from ..hints import Anchor, Point
 from ..methods.catalog import method_info
 
@@ -37,6 +37,9 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
+            empty = not arg_string.strip() and arg_string != action.default
+            if empty and action.nargs != argparse.PARSER:  # as a path, it would be the current folder
+                raise ConfigError("It is empty.", "Give a value, or omit it.")
             return super()._get_value(action, arg_string)
         except SpineSegAIError as error:
             error.message = f"{'/'.join(action.option_strings) or action.metavar}: {error.message}"
@@ -233,6 +236,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label_values(parser: argparse.ArgumentParser, files: str) -> None:
+    """``--label-values``.
+
+    Args:
+        files: the arguments that it is about.
+    """
+    parser.add_argument(
+        "--label-values",
+        type=choice(*VALUE_MAPS),
+        metavar="NAME",
+        help=f"numbering of the label image in {files}: {', '.join(VALUE_MAPS)}; default: SpineSegAI's structure ids",
+    )
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """``--option key=value``, any number of times."""
     parser.add_argument(
@@ -317,11 +334,11 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, str |
     Raises:
         OutputError: two of them are the same file, a folder is missing or protected …
     """
-    used = {Path(path).resolve(): flag for flag, path in inputs.items() if path}
+    used = {real_path(path): flag for flag, path in inputs.items() if path}
     for flag, path in outputs.items():
         if path is None:
             continue
-        other = used.setdefault(path.resolve(), flag)
+        other = used.setdefault(real_path(path), flag)
         if other != flag:
             raise OutputError(f"{other} and {flag} name the same file: {path}.", "Choose another name.")
     for path in filter(None, outputs.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from . import arguments
-from .terminal import print_json, print_table
+from .terminal import print_json, print_note, print_table
 
 HELP = "List the checkpoints."
 
@@ -17,9 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the list."""
-    from ..checkpoints import checkpoint_folders, list_checkpoints
+    from ..checkpoints import checkpoint_folders, search_checkpoints
 
-    found = list_checkpoints()
+    found, unusable = search_checkpoints()
+    for error in unusable:
+        print_note(str(error))
     if args.json:
         print_json(
             [

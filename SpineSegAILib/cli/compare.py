@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="run only this entry; may be repeated"
     )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help="leave this entry out; may be repeated"
+    )
     parser.add_argument("--rehearse", action="store_true", help="dry run: tiny networks, two steps, two cases")
     arguments.add_device(parser)
     arguments.add_json(parser)
@@ -52,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     output = args.output
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file.", "Use a folder, new or of an earlier comparison.")
-    from ..comparison.run import Work, describe, run_comparison
+    from ..comparison.parts import Work
+    from ..comparison.run import describe, run_comparison
     from ..comparison.tables import markdown, tabulate, write_tables
     from ..training.run import RunDirectory
     from ..training.trainer import run_training
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(sentence, file=sys.stderr, flush=True)
 
-    work = Work(output, args.device, args.only, args.rehearse, train=train, say=say)
+    work = Work(output, args.device, args.only, args.without, args.rehearse, train=train, say=say)
     documents = run_comparison(config, work)
     found = tabulate(config, describe(config, work), documents)
     paths = write_tables(found, output)

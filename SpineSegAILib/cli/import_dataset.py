@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Adds the dataset's cases to the training set."""
     from ..datasets.public_sets import import_dataset
-    from ..datasets.segment_names import parse_table
+    from ..results.segment_names import parse_table
 
     with progress_bar(args.quiet, args.progress_lines) as report:
         target = import_dataset(

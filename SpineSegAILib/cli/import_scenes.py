@@ -41,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Adds the scenes to the training set, or lists what would be added."""
     from ..datasets.scene_files import find_scenes
-    from ..datasets.segment_names import parse_table, read_table
+    from ..datasets.scene_summary import SceneSummary
     from ..datasets.slicer_scene import read_scene
-    from ..datasets.training_set import SceneSummary, TrainingSet
+    from ..datasets.training_set import TrainingSet
+    from ..results.segment_names import parse_table, read_table
 
     target = TrainingSet(args.output)
     said = parse_table([*(read_table(args.mapping) if args.mapping else ()), *args.map])

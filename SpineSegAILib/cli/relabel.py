@@ -14,7 +14,7 @@ from ..files import SEGMENTATION_SUFFIXES, atomic_write
 from ..hints import Anchor, Point
 from . import arguments
 from .arguments import STDOUT, structure_id, structure_ids, two_structure_ids
-from .terminal import print_json, print_written, write_json
+from .terminal import print_json, print_note, print_written, write_json
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -107,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lock", type=structure_ids, default=(), metavar="A,…", help="structures that no step may change or rename"
     )
+    arguments.add_label_values(parser, "INPUT")
     arguments.add_json_file(parser)
     arguments.add_quiet(parser)
 
@@ -161,6 +162,8 @@ def run(args: argparse.Namespace) -> None:
     outputs = _outputs(args)
     result = _corrected(args, steps)
     summary = _write(args, outputs, result)
+    for note in result.notes:
+        print_note(note)
     if args.json == STDOUT:
         print_json(summary)
     elif not args.quiet:
@@ -222,7 +225,7 @@ def _corrected(args: argparse.Namespace, steps: Sequence[Step]) -> Segmentation:
     from ..correction import LabeledStructures, apply_correction
     from ..results import read_segmentation
 
-    result = read_segmentation(args.input, strict=True)
+    result = read_segmentation(args.input, values=args.label_values)
     for step in steps:
         scheme = None if result.scheme.name == "file" else result.scheme
         labelling = LabeledStructures.of(result.labels, scheme, args.lock)

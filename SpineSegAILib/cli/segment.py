@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
 from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write, stem_and_suffix
-from ..hints import Anchor, Hints
+from ..hints import Hints
 from ..keypoints import read_keypoints
 from ..methods.catalog import METHODS, MethodInfo, method_info
 from . import arguments
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="take the levels from a corrected segmentation of another series of the study",
     )
+    arguments.add_label_values(parser, "--prior, --lock or --levels-from")
     parser.add_argument(
         "--structures", type=arguments.structure_ids, metavar="L3,L4", help="return only these structures"
     )
@@ -121,7 +122,10 @@ def run(args: argparse.Namespace) -> None:
     outputs = _outputs(args)
     info = _checkpoint(args)
     hints = _hints(args, method_info(info.method), info.scheme)
-    image, result = _segmented(args, info, hints)
+    given = _given_segmentations(args)
+    hints = replace(hints, prior=_labels(given, "--prior"), locked=_labels(given, "--lock"))
+    image, result = _segmented(args, info, hints, _labels(given, "--levels-from"))
+    result.warnings[:0] = [f"{flag}: {note}" for flag, found in given.items() for note in found.notes]
     if args.extent == Extent.WHOLE.value:
         result = whole_vertebrae(result)
     result = _without_experimental(args, result, hints)
@@ -200,10 +204,10 @@ def _checkpoint(args: argparse.Namespace) -> CheckpointInfo:
 
 
 def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) -> Hints:
-    """What the user knows, as far as the method can use it.
+    """What the user knows, as far as the method can use it, but for segmentations.
 
     Raises:
-        HintError: the method cannot use one of them, or a file of hints cannot be read.
+        HintError: the method cannot use one of them, or the file of key points cannot be read.
         SchemeError: a structure is not in the checkpoint's scheme.
     """
     given = {
@@ -217,19 +221,44 @@ def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) ->
     check_hints({name for name, value in given.items() if value}, method)
     for structure_id in (*(args.structures or ()), *(anchor.structure_id for anchor in args.anchor)):
         scheme.require(structure_id)
-    prior = locked = None
-    if args.prior or args.lock:
-        from ..results import read_segmentation
-
-        prior, locked = (read_segmentation(path).labels if path else None for path in (args.prior, args.lock))
     return Hints(
         visible=args.visible,
         anchors=tuple(args.anchor),
         keypoints=read_keypoints(args.keypoints) if args.keypoints else {},
-        prior=prior,
-        locked=locked,
         structures=args.structures or (),
     )
+
+
+def _given_segmentations(args: argparse.Namespace) -> dict[str, Segmentation]:
+    """Flag → segmentation in its file.
+
+    Raises:
+        ImageError, CorrectionError, SchemeError: a file cannot be read, or not understood; of what is to be locked
+            nothing may be left out.
+        HintError: a file holds no structures.
+        ConfigError: --label-values has nothing to apply to.
+    """
+    flags = {"--prior": args.prior, "--lock": args.lock, "--levels-from": args.levels_from}
+    paths = {flag: path for flag, path in flags.items() if path}
+    if args.label_values and not paths:
+        raise ConfigError("--label-values is the numbering of a label image.", f"Use it with {one_of(flags)}.")
+    if not paths:
+        return {}
+    from ..results import read_segmentation
+
+    found = {
+        flag: read_segmentation(path, complete=flag == "--lock", values=args.label_values)
+        for flag, path in paths.items()
+    }
+    for flag, segmentation in found.items():
+        if not segmentation.present:
+            why = " ".join(segmentation.notes) or "All its voxels are background."
+            raise HintError(f"{flag}: {paths[flag]} holds no structures. {why}", "Give another file.")
+    return found
+
+
+def _labels(given: Mapping[str, Segmentation], flag: str) -> sitk.Image | None:
+    return given[flag].labels if flag in given else None
 
 
 def check_hints(given: Iterable[str], method: MethodInfo) -> None:
@@ -253,8 +282,13 @@ def check_hints(given: Iterable[str], method: MethodInfo) -> None:
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> tuple[sitk.Image, Segmentation]:
+def _segmented(
+    args: argparse.Namespace, info: CheckpointInfo, hints: Hints, levels: sitk.Image | None
+) -> tuple[sitk.Image, Segmentation]:
     """The image and its segmentation.
+
+    Args:
+        levels: segmentation of another series of the study, to take the levels from.
 
     Raises:
         ImageError: the image cannot be used, or nothing was found in it.
@@ -266,8 +300,10 @@ def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> 
     with progress_bar(args.quiet) as report:
         report(0.0, "reading the image")
         image = read_image(args.image)
-        if args.levels_from:
-            hints = replace(hints, anchors=(*hints.anchors, _level_of(args.levels_from, image)))
+        if levels is not None:
+            from ..inference.level_transfer import level_anchor
+
+            hints = replace(hints, anchors=(*hints.anchors, level_anchor(levels, image)))
         report(0.0, "loading the checkpoint")
         from ..inference import Predictor
 
@@ -281,14 +317,6 @@ def _segmented(args: argparse.Namespace, info: CheckpointInfo, hints: Hints) -> 
     what = "None of the requested structures" if args.structures else "No spine"
     require_structures(result, f"{what} was found in {args.image}.")
     return image, result
-
-
-def _level_of(path: str, image: sitk.Image) -> Anchor:
-    """An anchor in this image, from the segmentation of another series."""
-    from ..inference.level_transfer import level_anchor
-    from ..results import read_segmentation
-
-    return level_anchor(read_segmentation(path).labels, image)
 
 
 def _without_experimental(args: argparse.Namespace, result: Segmentation, hints: Hints) -> Segmentation:
@@ -375,9 +403,9 @@ def _structure_rows(result: Segmentation) -> list[tuple[str, ...]]:
     voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
     ids, counts = np.unique(sitk.GetArrayViewFromImage(result.labels), return_counts=True)
     voxels, present = dict(zip(ids.tolist(), counts.tolist(), strict=True)), result.present
-    rows = [("structure", "volume", "outline quality")]
+    rows: list[tuple[str, ...]] = [("structure", "volume", "outline quality")]
     for sid in present:
         quality = result.outline_quality.get(sid)
         shown = "" if quality is None else f"{quality:.2f}"
         rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
-    return rows if result.scale_known else [(name, quality) for name, _, quality in rows]
+    return rows if result.scale_known else [(row[0], row[2]) for row in rows]

@@ -99,10 +99,14 @@ def training_progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]
 
 
 @contextmanager
-def _handling(numbers: Iterable[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
-    """Signals go to this handler; in a thread other than the main one, Python has them stay as they are."""
+def _handling(names: Iterable[str], handler: Callable[..., None]) -> Iterator[None]:
+    """Signals go to this handler, those that the system knows; in a thread other than the main one, Python has them
+    stay as they are. A terminal that is closed (SIGHUP) stays without effect for a command that `nohup` started."""
     here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in numbers} if here else {}
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)] if here else []
+    if "SIGHUP" in names and here and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -112,18 +116,21 @@ def _handling(numbers: Iterable[signal.Signals], handler: Callable[..., None]) -
 
 @contextmanager
 def termination_as_interruption() -> Iterator[None]:
-    """SIGTERM raises `KeyboardInterrupt`, as Ctrl-C does, so that temporary files are removed."""
+    """SIGTERM, and SIGHUP of a terminal that is closed, raise `KeyboardInterrupt`, as Ctrl-C does, so that temporary
+    files are removed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with _handling([signal.SIGTERM], interrupt):
+    with _handling(["SIGTERM", "SIGHUP"], interrupt):
         yield
 
 
 @contextmanager
 def stop_on_interrupt(run: RunDirectory, to_resume: str) -> Iterator[None]:
     """The first Ctrl-C lets a training run save and end after its step; the second one ends it at once.
+
+    A request to end (SIGTERM) and a terminal that is closed (SIGHUP) count as Ctrl-C.
 
     Args:
         run: of the training.
@@ -144,7 +151,7 @@ def stop_on_interrupt(run: RunDirectory, to_resume: str) -> Iterator[None]:
         asked = True
         run.request_stop()
 
-    with _handling([signal.SIGINT, signal.SIGTERM], interrupt):
+    with _handling(["SIGINT", "SIGTERM", "SIGHUP"], interrupt):
         yield
     if asked:
         print(f"spinesegai: stopped and saved; {to_resume}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import extended, structure
 from ..errors import ConfigError
+from ..files import real_path
 from ..methods.catalog import DEFAULT_METHOD, make_config, stored_config
 from . import arguments
 from .terminal import print_note, print_written, stop_on_interrupt, training_progress
@@ -205,10 +206,10 @@ def training_config(args: argparse.Namespace) -> TrainingConfig:
         "data.phantoms": args.phantoms,
         "seed": args.seed,
         "start_from": args.start_from,
-        "also": [str(Path(path).resolve()) for path in args.also] or None,
+        "also": [str(real_path(path)) for path in args.also] or None,
     }
     if args.start_from and Path(args.start_from).is_file():
-        flags["start_from"] = str(Path(args.start_from).resolve())  # a resume may come from another folder
+        flags["start_from"] = str(real_path(args.start_from))  # a resume may come from another folder
     changes = [(key, value) for key, value in flags.items() if value is not None] + args.set
     method = {key.removeprefix("method."): value for key, value in changes if key.startswith("method.")}
     if _continues(args):
@@ -219,7 +220,7 @@ def training_config(args: argparse.Namespace) -> TrainingConfig:
         recipe = config.recipe
     if "scheme" not in method:
         config = _with_own_structures(config, args.dataset)
-    return configure(config, str(Path(args.dataset).resolve()), name=args.output.name, recipe=recipe, changes=changes)
+    return configure(config, str(real_path(args.dataset)), name=args.output.name, recipe=recipe, changes=changes)
 
 
 def _continues(args: argparse.Namespace) -> bool:
@@ -243,8 +244,10 @@ def _continues(args: argparse.Namespace) -> bool:
 def _continued(args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Method, configuration and settings of the checkpoint in --from, its scheme with the structures added."""
     from ..checkpoints import find_checkpoint
+    from ..inference.metadata import read_metadata
 
     info = find_checkpoint(args.start_from)
+    read_metadata(info)  # what follows takes it as it is
     if args.method not in (None, info.method):
         raise ConfigError(f"{info.name} is of the method {info.method}, not {args.method}.", "Omit --method.")
     start = stored_config(info.metadata["method"]).model_dump(mode="json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import ConfigError, problems
 from ..evaluation.variants import ALL_VARIANTS
-from ..files import read_table
+from ..files import read_table, real_path
+from ..methods.catalog import make_config
+from ..methods.options import switch_option
 from ..resources import resources_folder
+from ..training.config import flatten
 from .folds import Supervision
 from .papers import PAPERS, known_rows
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
 ENTRY_PREFIX = "entry:"
+ARG_MAX = "arg max"
+"""What follows the name of a row that is scored by the network's own classes (`ComparisonConfig.argmax`)."""
 
 
 class Budget(BaseModel):
@@ -29,15 +34,18 @@ class Budget(BaseModel):
 
 
 class Entry(BaseModel):
-    """A row of the table: a checkpoint that is there, or a method to be trained."""
+    """A row of the table: a checkpoint that is there, a method to be trained, or another program that is run."""
 
     model_config = _MODEL
 
     name: str = Field(min_length=1, description="of the row")
     checkpoint: str = Field("", description="name or file of a checkpoint to take")
     method: str = Field("", description="id of a method to train")
+    program: Literal["", "nnunet-v2"] = Field("", description="another program that trains and segments, if installed")
     preset: str | None = Field(None, description="named configuration of the method")
-    set: dict[str, Any] = Field(default_factory=dict, description="settings of the training, as of “train --set”")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the training, as of “train --set”; of a program, its own"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="run-time options of the method")
     start_from: str = Field("", description="checkpoint whose weights are taken where they fit, or entry:NAME")
     share: float = Field(1.0, gt=0, description="of the budget, for a row that is trained in stages")
@@ -51,15 +59,23 @@ class Entry(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Entry:
-        if bool(self.checkpoint) == bool(self.method):
-            raise ValueError(f"{self.name}: name either a checkpoint or a method")
+    def _one_kind(self) -> Entry:
+        if sum(map(bool, (self.checkpoint, self.method, self.program))) != 1:
+            raise ValueError(f"{self.name}: name either a checkpoint or a method, or a program")
+        ours = self.preset or self.options or self.start_from or self.hints or self.allow_label_leak or self.once
+        if self.program and (ours or not self.shown):
+            raise ValueError(f"{self.name}: a program that is run takes settings (set), and nothing else")
         trained = self.set or self.preset or self.start_from or self.once or self.supervision != "full"
         if self.checkpoint and trained:
             raise ValueError(f"{self.name}: a checkpoint that is taken is not trained")
         if self.once and self.shown:
             raise ValueError(f"{self.name}: what is trained once for all folds is not scored (shown = false)")
         return self
+
+    @property
+    def is_named_by_us(self) -> bool:
+        """Whether the levels that are scored come from `consistency`, not from the network's own classes."""
+        return not self.program and switch_option(self.options, "consistency", True)
 
     @property
     def paper_row(self) -> str:
@@ -90,30 +106,37 @@ class ComparisonConfig(BaseModel):
         None, description="which of a run; by default the best on the validation split, always the last to score it"
     )
     variants: tuple[str, ...] = Field(("full",), min_length=1, description="copies of the cases, see “evaluate”")
+    argmax: bool = Field(
+        False,
+        description="every row whose network chooses among the structures is followed by one that is scored by its own "
+        "choice, as papers do, without the naming of levels that all methods have here",
+    )
+    grid: int | None = Field(
+        None,
+        ge=16,
+        description="side in pixels of the square to which the paper resizes slices: distances in pixels "
+        "are measured there",
+    )
+    house_augmentation: bool = Field(
+        True, description="off: images are changed in training as `set` says, and in no other way"
+    )
     set: dict[str, Any] = Field(default_factory=dict, description="settings of every training")
     resources: dict[str, str] = Field(default_factory=dict, description="files to learn from, such as text_bank")
     entries: tuple[Entry, ...] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
-    def _with_starts(cls, values: Any) -> Any:
-        """A table ``start`` becomes an entry before each one that is trained from scratch: the same method, trained
-        once for all folds on the cases that are never scored, with the settings of the table on top."""
-        if not isinstance(values, dict) or "start" not in values:
+    def _expanded(cls, values: Any) -> Any:
+        """The entries that `start` and `argmax` stand for."""
+        if not isinstance(values, dict) or not all(isinstance(e, dict) for e in values.get("entries", ())):
             return values
         values = dict(values)
-        start = values.pop("start")
-        entries: list[Any] = []
-        for entry in values.get("entries", ()):
-            trained = isinstance(entry, dict) and entry.get("method") and not entry.get("start_from")
-            if trained and isinstance(start, dict):
-                name = f"{entry.get('name')}, start"
-                own = {"set": {**entry.get("set", {}), **start.get("set", {})}, "share": start.get("share", 1.0)}
-                taken = {k: v for k, v in entry.items() if k in ("method", "preset")}
-                entries.append({**taken, **own, "name": name, "once": True, "shown": False})
-                entry = {**entry, "start_from": f"{ENTRY_PREFIX}{name}"}
-            entries.append(entry)
-        return {**values, "entries": entries}
+        if "start" in values:
+            start = values.pop("start")
+            values["entries"] = [e for entry in values.get("entries", ()) for e in _with_start(entry, start)]
+        if values.get("argmax"):
+            values["entries"] = [e for entry in values.get("entries", ()) for e in _with_argmax(entry, values)]
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> ComparisonConfig:
@@ -161,6 +184,34 @@ class ComparisonConfig(BaseModel):
         return self.weights or ("last" if self.folds or self.split == "validation" else "best")
 
 
+def _with_start(entry: dict[str, Any], start: Any) -> Iterator[dict[str, Any]]:
+    """An entry that is trained from scratch, after one of the same method that is trained once for all folds on the
+    cases that are never scored, with the settings of the table ``start`` on top."""
+    if entry.get("method") and not entry.get("start_from") and isinstance(start, dict):
+        name = f"{entry.get('name')}, start"
+        own = {"set": {**entry.get("set", {}), **start.get("set", {})}, "share": start.get("share", 1.0)}
+        taken = {k: v for k, v in entry.items() if k in ("method", "preset")}
+        yield {**taken, **own, "name": name, "once": True, "shown": False}
+        entry = {**entry, "start_from": f"{ENTRY_PREFIX}{name}"}
+    yield entry
+
+
+def _with_argmax(entry: dict[str, Any], values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An entry, and the same training scored by the network's own classes."""
+    yield entry
+    if not entry.get("method") or not entry.get("shown", True) or "consistency" in entry.get("options", {}):
+        return
+    settings = {**dict(flatten(values.get("set", {}))), **dict(flatten(entry.get("set", {})))}
+    own = {k.removeprefix("method."): v for k, v in settings.items() if k.startswith("method.")}
+    if not make_config(entry["method"], entry.get("preset"), **own).predicts_classes:
+        return
+    name = str(entry.get("name"))
+    known = known_rows([table for table in values.get("papers", ()) if table in PAPERS])
+    paper = entry.get("paper") or (name if name in known else "")
+    options = {**entry.get("options", {}), "consistency": "off"}
+    yield {**entry, "name": f"{name}, {ARG_MAX}", "options": options, "paper": paper}
+
+
 def shipped_configs() -> dict[str, Path]:
     """Configurations that come with SpineSegAI, by name."""
     return {path.stem: path for path in sorted((resources_folder() / "Compare").glob("*.toml"))}
@@ -191,8 +242,8 @@ def read_comparison(
         raise ConfigError(
             f"{path} is not valid: {problems(error)}.", "See the README's “Evaluate and compare”."
         ) from None
-    here = path.resolve().parent
+    here = real_path(path).parent
     found = {name: str(here / file) for name, file in config.resources.items()}
-    found |= {name: str(Path(file).resolve()) for name, file in (resources or {}).items()}
-    manifest = Path(dataset).resolve() if dataset else here / config.dataset
+    found |= {name: str(real_path(file)) for name, file in (resources or {}).items()}
+    manifest = real_path(dataset) if dataset else here / config.dataset
     return config.model_copy(update={"dataset": str(manifest), "resources": found})

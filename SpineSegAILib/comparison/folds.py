@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from ..anatomy import STRUCTURES
 from ..datasets.manifest import SPLITS, Case, read_label, read_manifest
 from ..errors import ConfigError, DatasetError
-from ..files import atomic_write, read_json
+from ..files import atomic_write, read_json, real_path
 from ..imaging.geometry import like
 from ..keypoints import centres_of
 
@@ -136,7 +136,7 @@ def _moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
         for entry in table[split]:
             for key in ("image", "label"):
                 if entry.get(key):
-                    entry[key] = os.path.relpath((before / entry[key]).resolve(), after.resolve())
+                    entry[key] = os.path.relpath(real_path(before / entry[key]), real_path(after))
     return table
 
 

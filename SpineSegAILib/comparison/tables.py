@@ -3,7 +3,6 @@ a page."""
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,14 @@ from ..evaluation import page, plots
 from ..evaluation.report import POLICY
 from ..evaluation.statistics import DECISIVE_PAIRS, holm, mean_intervals, paired
 from ..evaluation.summary import DISTANCES, mean, paired_values
-from ..files import atomic_write
+from ..files import atomic_write, write_csv_rows
 from .config import ComparisonConfig
-from .papers import PAPERS, PaperTable, figure, is_share
+from .papers import NOT_OFFERED, PAPERS, Figures, PaperTable, deviation, figure, is_share
 
 MAIN = {
-    "Dice": "macro.dice", "Jaccard": "macro.iou", "surface Dice": "macro.surface_dice", "HD95 mm": "macro.hd95_mm",
-    "ASD mm": "macro.asd_mm", "HD95 px": "macro.hd95_px", "ASD px": "macro.asd_px",
-    "Dice, any level": "macro.matched_dice",
+    "Dice": "macro.dice", "Jaccard": "macro.iou", "precision": "macro.precision",
+    "surface Dice": "macro.surface_dice", "HD95 mm": "macro.hd95_mm", "ASD mm": "macro.asd_mm",
+    "HD95 px": "macro.hd95_px", "ASD px": "macro.asd_px", "Dice, any level": "macro.matched_dice",
 }  # fmt: skip
 """Columns of the main table; shares in percent."""
 
@@ -69,6 +68,7 @@ def _entry(documents: Sequence[Mapping[str, Any]], name: str, variant: str) -> d
         "method": first["method"],
         "preset": first["preset"],
         "taken": first["taken"],
+        "named_by_us": first["named_by_us"],
         "seeds": [d["seed"] for d in mine],
         "steps": mean([d["steps"] for d in mine]),
         "hours": mean([d["hours"] for d in mine]),
@@ -150,13 +150,13 @@ def _beside(table: PaperTable, documents: Sequence[Mapping[str, Any]], variant: 
     here: dict[str, list[Mapping[str, Any]]] = {}
     for d in documents:
         here.setdefault(d["name"], []).append(d)
-    for name, figures in table.rows.items():
+    for name in table.rows:
         partners: list[str | None] = [n for n, found in here.items() if found[0]["paper"] == name]
         for partner in partners or [None]:
-            rows.append(_paper_row(name, list(figures), partner, here.get(partner or "", []), table, variant))
+            rows.append(_paper_row(name, partner, here.get(partner or "", []), table, variant))
     for name, found in here.items():
         if found[0]["paper"] not in table.rows:
-            rows.append(_paper_row("", [None] * len(table.columns), name, found, table, variant))
+            rows.append(_paper_row("", name, found, table, variant))
     return {
         "id": table.id, "title": table.title, "citation": table.citation, "note": table.note,
         "columns": list(table.columns), "rows": rows,
@@ -164,16 +164,20 @@ def _beside(table: PaperTable, documents: Sequence[Mapping[str, Any]], variant: 
 
 
 def _paper_row(
-    name: str,
-    figures: list[float | None],
-    partner: str | None,
-    documents: Sequence[Mapping[str, Any]],
-    table: PaperTable,
-    variant: str,
+    name: str, partner: str | None, documents: Sequence[Mapping[str, Any]], table: PaperTable, variant: str
 ) -> dict[str, Any]:
     summaries = [d["report"]["variants"][variant] for d in documents]
-    here = [mean([figure(s, key) for s in summaries]) for key in table.columns.values()]
-    return {"paper": name, "figures": figures, "entry": partner, "here": here}
+    none: Figures = (None,) * len(table.columns)
+    spreads = [mean([deviation(s, key) for s in summaries]) for key in table.columns.values()]
+    return {
+        "paper": name,
+        "figures": list(table.rows.get(name, none)),
+        "deviations": list(table.deviations.get(name, none)),
+        "entry": partner,
+        "here": [mean([figure(s, key) for s in summaries]) for key in table.columns.values()],
+        "here_deviations": spreads if table.deviations else list(none),
+        "why_not": "" if partner else NOT_OFFERED.get(name, ""),
+    }
 
 
 # --- as files --------------------------------------------------------------------------------------------------------
@@ -188,8 +192,7 @@ def write_tables(found: Mapping[str, Any], folder: Path) -> list[Path]:
     paths = [folder / f"table.{suffix}" for suffix in ("json", "csv", "md", "html")]
     with atomic_write(*paths) as (document, sheet, text, html):
         document.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        with sheet.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(_sheet(found))
+        write_csv_rows(sheet, _sheet(found))
         text.write_text(markdown(found), encoding="utf-8")
         html.write_text(document_page(found), encoding="utf-8")
     return paths
@@ -197,8 +200,8 @@ def write_tables(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def _sheet(found: Mapping[str, Any]) -> list[list[Any]]:
     plain = (
-        "method", "preset", "taken", "steps", "hours", "parameters", "scored", "missed", "invented", "absent_in_both",
-        "undefined_distances", "identification", "seconds", "peak_mb", "device_peak_mb",
+        "method", "preset", "taken", "named_by_us", "steps", "hours", "parameters", "scored", "missed", "invented",
+        "absent_in_both", "undefined_distances", "identification", "seconds", "peak_mb", "device_peak_mb",
     )  # fmt: skip
     lines: list[list[Any]] = []
     for variant, part in found["variants"].items():
@@ -264,6 +267,11 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{each}, with the seeds {seeds}; the {found['weights']} weights of each run are scored. {found['machine']}; "
         f"SpineSegAI {found['library']}.",
         POLICY,
+        _NAMING,
+        f"Distances in pixels are those of slices resized to {found['grid']} × {found['grid']} pixels, after padding "
+        "to a square, by nearest neighbour; all else is measured on the cases' own grids."
+        if found["grid"]
+        else "",
     ]
     if found["rehearsal"]:
         told.insert(0, "A rehearsal: tiny networks after two steps. These figures mean nothing.")
@@ -297,10 +305,14 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str
             title = f"Differences from {found['baseline']}{of}"
             made.append((title, *_pairs(part["differences"]), _NOTE_PAIRS))
     for table in found["papers"]:
-        made.append((f"Beside the paper: {table['title']}", *_papers(table), f"{table['citation']}. {table['note']}"))
+        made.append((f"Beside the paper: {table['title']}", *_papers(table), _beside_note(table)))
     return made
 
 
+_NAMING = (
+    "Rows are scored after SpineSegAI has named the levels (anatomical consistency), which the methods do not do in "
+    "their papers, except those marked “its own classes”: each voxel is what the network itself finds likeliest."
+)
 _NOTE_MAIN = (
     "Means of the structures' means, shares in %; ± is the standard deviation over seeds, the interval is over "
     "patients. Level-strict, but for “any level”; ident.: share of the levels recognised per subject; PQ: panoptic "
@@ -319,19 +331,18 @@ _NOTE_PAIRS = (
 
 def _main(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     header = ["", "Dice", "95 %", *list(MAIN)[1:], "Dice, vertebrae", "Dice, discs", "ident.", "PQ vert.", "PQ discs"]
-    header += ["n", "missed", "invented", "absent in both", "no distance"]
+    header += ["n", "missed", "invented", "absent in both", "no distance", "levels named by"]
     lines = []
     for row in rows:
         cells = []
         for title in (*MAIN, "Dice, vertebrae", "Dice, discs"):
-            text = page.number(row["figures"][title], 2)
-            spread = row["spread"][title]
-            cells.append(text if spread is None else f"{text} ± {spread:.2f}")
+            cells.append(_with_deviation(row["figures"][title], row["spread"][title]))
         cells.insert(1, page.span(row["interval"], 1) or "–")
         shares = (row["identification"], row["panoptic"]["vertebrae"], row["panoptic"]["discs"])
         counts = [row[k] for k in ("scored", "missed", "invented", "absent_in_both", "undefined_distances")]
         percent = [page.number(None if v is None else 100 * v, 1) for v in shares]
-        lines.append([row["name"], *cells, *percent, *(f"{c:g}" for c in counts)])
+        naming = "SpineSegAI" if row["named_by_us"] else "its own classes"
+        lines.append([row["name"], *cells, *percent, *(f"{c:g}" for c in counts), naming])
     return header, lines
 
 
@@ -373,9 +384,20 @@ def _papers(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = ["paper", *(f"{c}, paper" for c in columns), "here", *(f"{c}, here" for c in columns)]
     lines = [
         [
-            row["paper"] or "–", *(page.number(v, 2) for v in row["figures"]),
-            row["entry"] or "–", *(page.number(v, 2) for v in row["here"]),
+            row["paper"] or "–", *map(_with_deviation, row["figures"], row["deviations"]),
+            row["entry"] or "–", *map(_with_deviation, row["here"], row["here_deviations"]),
         ]
         for row in table["rows"]
     ]  # fmt: skip
     return header, lines
+
+
+def _with_deviation(value: float | None, spread: float | None) -> str:
+    text = page.number(value, 2)
+    return text if spread is None else f"{text} ± {spread:.2f}"
+
+
+def _beside_note(table: Mapping[str, Any]) -> str:
+    missing = [f"{row['paper']} ({row['why_not']})" for row in table["rows"] if row["why_not"]]
+    not_here = f" Not offered here: {'; '.join(missing)}." if missing else ""
+    return f"{table['citation']}. {table['note']}{not_here}"

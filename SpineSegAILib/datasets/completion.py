@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
 from ..errors import DatasetError, HintError
-from ..files import atomic_write, read_json
+from ..files import atomic_write, read_json, real_path
 from ..hints import Anchor, Hints
 from ..imaging import read_image
 from ..imaging.geometry import like
@@ -51,7 +51,7 @@ def complete_dataset(
         for entry in table.get(split, []):
             for key in ("image", "label", "label_whole"):
                 if entry.get(key):
-                    entry[key] = os.path.relpath((dataset.parent / entry[key]).resolve(), output.resolve())
+                    entry[key] = os.path.relpath(real_path(dataset.parent / entry[key]), real_path(output))
     known = set(predictor.scheme.ids) - set(predictor.info.unvalidated)
     for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
         if case.label is None:

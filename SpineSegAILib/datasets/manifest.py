@@ -32,7 +32,7 @@ from ..anatomy import (
     structure,
 )
 from ..errors import DatasetError, ImageError, SpineSegAIError
-from ..files import read_json
+from ..files import read_json, real_path
 from ..hints import Point
 from ..keypoints import parse_keypoints, read_keypoints
 
@@ -389,9 +389,12 @@ def _case(
 
 def _existing(name: str, folder: Path, where: str, must_exist: bool = True) -> Path:
     path = folder / name
-    if must_exist and not path.exists():
-        raise DatasetError(f"{where}: {path} does not exist.", "Correct the path, or take the case out.")
-    return path.resolve()
+    try:
+        if must_exist and not path.exists():
+            raise DatasetError(f"{where}: {path} does not exist.", "Correct the path, or take the case out.")
+    except (OSError, ValueError) as error:  # too long, may not be looked at, holds a null character
+        raise DatasetError(f"{where}: {name!r} cannot be used: {error}.", "Correct the path.") from None
+    return real_path(path)
 
 
 def _structure(name: Any, where: str) -> int:

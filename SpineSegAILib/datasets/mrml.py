@@ -153,6 +153,7 @@ def _matrix(transform: Node, scene: str) -> np.ndarray:
         matrix = np.array(transform.xml["matrixTransformToParent"].split(), float).reshape(4, 4)
     except (KeyError, ValueError):
         matrix = np.zeros((4, 4))
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+    projects = not np.array_equal(matrix[3], (0.0, 0.0, 0.0, 1.0))
+    if projects or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
         raise DatasetError(f"The transform “{transform.name}” in {scene} is damaged.", "Save the scene again.")
     return matrix

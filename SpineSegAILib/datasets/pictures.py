@@ -113,7 +113,8 @@ def _pieces(mask: np.ndarray) -> list[np.ndarray]:
 
 def _pairs(folder: Path) -> Iterator[tuple[str, sitk.Image, np.ndarray]]:
     """Name, image and mask (rows, columns) of every picture, in the order of their names."""
-    images = sorted(path for path in folder.glob("*_image.*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    found = sorted(path for path in folder.glob("*_image.*") if not path.name.startswith("."))
+    images = [path for path in found if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
     if not images:
         raise DatasetError(f"{folder} holds no pictures called NAME_image.png.", "Check the folder.")
     for path in images:

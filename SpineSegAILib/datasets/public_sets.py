@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
 from ..errors import DatasetError, ImageError
-from ..files import read_json
-from ..imaging import read_file
-from .manifest import own_structure
-from .segment_names import CUSTOM, IGNORE, place
+from ..files import read_json, read_text, real_path
+from ..imaging import read_file, read_geometry
+from ..results.segment_names import CUSTOM, IGNORE, place
+from .manifest import Case, own_structure, refuse_other_grid
 from .training_set import Report, TrainingSet
 
 _IMAGES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -84,9 +84,10 @@ def import_dataset(
     for number, (image, label, patient) in enumerate(found.pairs):
         if progress:
             progress(number / len(found.pairs), image.name)
+        _refuse_other_grid(image, label)
         entry: dict[str, Any] = {
-            "image": image.resolve(),
-            "label": label.resolve(),
+            "image": real_path(image),
+            "label": real_path(label),
             "annotated": _annotated(label, values),
             "patient": patient,
             "source": kind if kind != "nnunet" else folder.name,
@@ -104,6 +105,15 @@ def import_dataset(
     target.table.setdefault("modality", {"0": found.modality})
     target.add_entries(entries, splits=found.splits, validation_share=validation_share)
     return target
+
+
+def _refuse_other_grid(image: Path, label: Path) -> None:
+    """Raises:
+    DatasetError: a label lies elsewhere than its image, by the measure that training and evaluation have.
+    """
+    grids = read_geometry(image), read_geometry(label)
+    if grids[0] is not None and grids[1] is not None:
+        refuse_other_grid(grids[0], grids[1], Case(image, label))
 
 
 def _meaning(
@@ -173,8 +183,11 @@ def _spider(folder: Path) -> _Found:
 def _spider_splits(overview: Path) -> dict[str, str]:
     if not overview.exists():
         return {}
-    text = overview.read_text(encoding="utf-8-sig")
-    rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in text.partition("\n")[0] else ",")
+    text = read_text(overview, DatasetError)
+    try:
+        rows = list(csv.DictReader(text.splitlines(), delimiter=";" if ";" in text.partition("\n")[0] else ","))
+    except csv.Error as error:
+        raise DatasetError(f"{overview} is damaged: {error}.", "Download it again, or remove it.") from None
     names = {"training": "training", "train": "training", "validation": "validation", "val": "validation"}
     found = {}
     for row in rows:
@@ -205,7 +218,7 @@ def _verse(folder: Path) -> _Found:
         split = "validation" if "validation" in name else "training" if "training" in name else ""
         if "test" in name and not split:
             split = "test"
-        for image in sorted(raw.glob("sub-*/*_ct.nii.gz")):
+        for image in _visible(raw.glob("sub-*/*_ct.nii.gz")):
             mask = raw.parent / "derivatives" / image.parent.name / f"{_stem(image)[: -len('_ct')]}_seg-vert_msk.nii.gz"
             if mask.exists():
                 pairs.append((image, mask, image.parent.name))
@@ -224,7 +237,7 @@ def _ctspine1k(folder: Path) -> _Found:
         (folder / "data", folder / "label"),
     )
     pairs = []
-    for mask in sorted(labels.rglob("*_seg.nii.gz")):
+    for mask in _visible(labels.rglob("*_seg.nii.gz")):
         stem = _stem(mask).removesuffix("_seg")
         beside = data / mask.parent.relative_to(labels)
         found = [beside / f"{stem}{end}" for end in ("_ct.nii.gz", ".nii.gz")]
@@ -239,7 +252,7 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
     names = {"trainset:": "training", "test_public:": "validation", "test_private:": "test"}
     splits: dict[str, str] = {}
     split = ""
-    for line in map(str.strip, listing.read_text(encoding="utf-8").splitlines()):
+    for line in map(str.strip, read_text(listing, DatasetError).splitlines()):
         split = names.get(line, split)
         if line in patients and split:
             patient = patients[line]
@@ -249,30 +262,38 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
 
 def _nnunet(folder: Path) -> _Found:
     """``dataset.json``, ``imagesTr/case_0000.nii.gz``, ``labelsTr/case.nii.gz``: the first channel is taken."""
+    path = folder / "dataset.json"
     try:
-        table = read_json(folder / "dataset.json", DatasetError)
-        labels, ending = table["labels"], table.get("file_ending", ".nii.gz")
-        channels = table.get("channel_names") or table.get("modality") or {}
-        named = [(name, value) if not str(name).isdigit() else (value, name) for name, value in labels.items()]
+        table = read_json(path, DatasetError)
     except DatasetError as error:
         raise DatasetError(error.message, _LAYOUTS["nnunet"]) from None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DatasetError(f"{folder / 'dataset.json'} is not nnU-Net's: {error!r}.", _LAYOUTS["nnunet"]) from None
+    table = table if isinstance(table, dict) else {}
+    labels, ending = table.get("labels"), table.get("file_ending", ".nii.gz")
+    channels = table.get("channel_names") or table.get("modality") or {}
+    if not (isinstance(labels, dict) and isinstance(channels, dict) and re.fullmatch(r"\.[\w.]+", str(ending))):
+        raise DatasetError(f"{path} is not nnU-Net's.", _LAYOUTS["nnunet"])
     values: dict[int, str] = {}
-    for name, value in named:
+    for key, entry in labels.items():
+        name, value = (key, entry) if not key.isdigit() else (entry, key)
         if isinstance(value, list):
             raise DatasetError(
                 f"The label “{name}” of {folder.name} is a region of several.", "Give each label a name."
             )
-        if int(value):
-            values[int(value)] = str(name)
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            raise DatasetError(
+                f"The label “{name}” in {path} has the value {value!r}.", "Values are numbers."
+            ) from None
+        if number:
+            values[number] = str(name)
     if len(channels) > 1:
         raise DatasetError(
             f"The cases of {folder.name} have {len(channels)} channels: {', '.join(map(str, channels.values()))}.",
             "SpineSegAI takes one image per case; make a data set of one of them.",
         )
     pairs = []
-    for mask in sorted((folder / "labelsTr").glob(f"*{ending}")):
+    for mask in _visible((folder / "labelsTr").glob(f"*{ending}")):
         case = mask.name.removesuffix(ending)
         image = folder / "imagesTr" / f"{case}_0000{ending}"
         if not image.exists():
@@ -302,9 +323,14 @@ _LAYOUTS = {
 
 def _files(folder: Path) -> dict[str, Path]:
     """Images of a folder by their name without suffix, numbers in order."""
-    found = [p for p in folder.glob("*") if p.name.lower().endswith(_IMAGES) and not p.name.startswith(".")]
+    found = [p for p in _visible(folder.glob("*")) if p.name.lower().endswith(_IMAGES)]
     number = lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
     return {_stem(path): path for path in sorted(found, key=number)}
+
+
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    """Paths by name, without what macOS leaves beside files on other disks (``._case.nii.gz``)."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _stem(path: Path) -> str:

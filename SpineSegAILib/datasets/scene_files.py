@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..errors import DatasetError
+from ..files import real_path
 
 SCENE_SUFFIXES = (".mrb", ".mrml")
 
@@ -79,7 +80,7 @@ class _Folder(SceneFiles):
 
     def __init__(self, path: Path, folder: Path, root: Path) -> None:
         super().__init__(path, folder)
-        self._root = root.resolve()
+        self._root = real_path(root)
 
     def document(self) -> bytes:
         if self.path.stat().st_size > MAX_DOCUMENT_BYTES:
@@ -90,7 +91,7 @@ class _Folder(SceneFiles):
         name = unquote(reference)
         if "://" in name or "\0" in name:
             raise self._outside(reference)
-        path = (self.path.parent / name).resolve()  # follows links, so that they cannot lead outside either
+        path = real_path(self.path.parent / name)  # follows links, so that they cannot lead outside either
         if not path.is_relative_to(self._root):
             raise self._outside(reference)
         if not path.is_file():

@@ -8,149 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..anatomy import Extent, structure
+from ..anatomy import structure
 from ..anatomy.terminology import LOG_ATTRIBUTE
 from ..errors import DatasetError, ImageError, SpineSegAIError
 from ..files import parse_json
 from ..hints import Point
 from ..imaging import Geometry, check_image, read_image
 from ..imaging.geometry import RAS_FROM_LPS
+from ..imaging.inline import MAX_VOXELS, copy_name, inline_copy
 from ..keypoints import read_control_points
+from ..results.segment_names import CUSTOM, IGNORE, place
+from ..results.slicer_file import StoredSegment, layers_of, read_stored
 from .mrml import LABEL_MAP, POINT_LIST, SEGMENTATION, VOLUME, Document, Node, parse
+from .scene_case import SceneCase, SceneReport, SceneSegment
 from .scene_files import SceneFiles, open_scene
-from .segment_names import CUSTOM, IGNORE, Placement, place
 
-MAX_VOXELS = 2**30
-"""Of a volume: a whole-body CT at half a millimetre. More is a damaged header, or an attack."""
 MAX_OVERLAP = 0.5
 """Two structures may share this part of the smaller one; more, and one of them is not what its name says."""
 
 _REFERENCE_ROLE = "referenceImageGeometryRef"
-_VOLUME_FILE = re.compile(r".*\.(nrrd|nii|nii\.gz|mha|dcm|ima|\d+)|[^.]*", re.I)  # the last two are DICOM's
+_OWN_FORMATS = (".nrrd", ".nii", ".nii.gz", ".mha")
+_VOLUME_FILE = re.compile(r".*\.(nrrd|nii|nii\.gz|mha|dcm|ima|\d+)|[^.]*", re.I)  # those after mha are DICOM's
 _ELSEWHERE_MM = 0.1
-
-
-@dataclass
-class SceneSegment:
-    """One segment of a case.
-
-    Attributes:
-        name: as the reader sees it.
-        placement: what it is taken as.
-        layer: (z, y, x) on the volume's voxels; segments that do not overlap share one.
-        value: this segment's in its layer.
-    """
-
-    name: str
-    placement: Placement
-    layer: np.ndarray
-    value: int
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(z, y, x) bool."""
-        return self.layer == self.value
-
-    @cached_property
-    def voxels(self) -> int:
-        """How many of the volume's voxels it has."""
-        return int(np.count_nonzero(self.mask))
-
-    @property
-    def is_drawn(self) -> bool:
-        """Whether it goes into the case."""
-        return self.voxels > 0 and self.placement.target not in ("", IGNORE)
-
-
-@dataclass
-class SceneCase:
-    """One volume of a scene and what is annotated in it.
-
-    Attributes:
-        scene: the scene's file name.
-        volume: the volume's name in the scene.
-        patient: pseudonym made of the DICOM patient, else the scene's name.
-        image: the volume where it lies in the world.
-        segments: of all its segmentations.
-        keypoints: target → point (LPS, mm).
-        extent: whether vertebrae are bodies or whole, where the segments say.
-        corrections: the correction log, or None.
-        notes: sentences for the reader.
-    """
-
-    scene: str
-    volume: str
-    patient: str
-    image: sitk.Image
-    segments: list[SceneSegment] = field(default_factory=list)
-    keypoints: dict[str, Point] = field(default_factory=dict)
-    extent: Extent | None = None
-    corrections: Any = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def unplaced(self) -> list[str]:
-        """Names of the segments that nothing is known of."""
-        return [s.name for s in self.segments if s.voxels and not s.placement.target]
-
-    @property
-    def drawn(self) -> list[SceneSegment]:
-        """The segments that go into the case, in drawing order: structures of the reader's own on top of anatomy,
-        since a tumour lies inside a vertebra; else as Slicer draws them, the last one on top."""
-        chosen = [s for s in self.segments if s.is_drawn]
-        return sorted(chosen, key=lambda s: s.placement.target.startswith(CUSTOM))
-
-    @property
-    def targets(self) -> list[str]:
-        """What is annotated."""
-        return list(dict.fromkeys(s.placement.target for s in self.drawn))
-
-    def label(self, ids: Mapping[str, int]) -> sitk.Image:
-        """The segments as one int16 label image on the image's voxels.
-
-        Args:
-            ids: target → structure id.
-        """
-        values = np.zeros(self.image.GetSize()[::-1], np.int16)
-        for segment in self.drawn:
-            values[segment.mask] = ids[segment.placement.target]
-        return Geometry.of(self.image).image(values)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the voxels, whatever the order of their axes: the same volume in another scene has the same."""
-        return fingerprint(self.image)
-
-    @property
-    def is_annotated(self) -> bool:
-        """Whether there is anything to learn from."""
-        return bool(self.drawn or self.keypoints)
-
-
-@dataclass
-class SceneReport:
-    """What a scene holds.
-
-    Attributes:
-        path: the scene.
-        cases: its volumes, annotated or not.
-        problems: why annotations in it cannot be used, a sentence each.
-        notes: what was left out without harm.
-    """
-
-    path: Path
-    cases: list[SceneCase] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def read_scene(
@@ -261,14 +147,16 @@ class _Reader:
         path = self._stored(volume)
         if not _VOLUME_FILE.fullmatch(path.name):
             raise DatasetError(f"The {name} is stored as {path.suffix}, which is not read.", "Save it as .nrrd.")
-        _refuse_detached(path, name)
-        _refuse_huge(path, name)
         try:
-            image = read_image(path)
+            with inline_copy(path) as place:
+                _refuse_huge(place, name)
+                if not path.name.lower().endswith(_OWN_FORMATS):
+                    if sitk.ImageFileReader.GetImageIOFromFileName(str(place)) != "GDCMImageIO":
+                        raise DatasetError(f"The {name} is no DICOM file.", "Save it as .nrrd.")
+                    _refuse_links(path.parent, name)
+                image = read_image(place)
         except ImageError as error:
-            raise DatasetError(
-                f"The {name} cannot be used: {error.message.replace(path.name, 'its file')}", error.remedy
-            ) from None
+            raise _unusable(error, path, name) from None
         self._refuse_elsewhere(volume, image, name)
         matrix = self.document.to_world(volume)
         return image if np.allclose(matrix, np.eye(4)) else _moved(image, matrix, name)
@@ -310,20 +198,15 @@ class _Reader:
                 f"The {name} is stored as surfaces ({path.suffix}).",
                 "Make “Binary labelmap” its source representation (module “Segmentations”) and save the scene again.",
             )
-        _refuse_detached(path, name)
-        _refuse_huge(path, name)
         try:
-            stored = sitk.ReadImage(str(path))
-        except RuntimeError:
-            raise DatasetError(f"The {name} is damaged.", "Save the scene again.") from None
-        described = _described_segments(stored)
-        if not described:
+            stored = read_stored(path)
+        except ImageError as error:
+            raise _unusable(error, path, name) from None
+        if not stored.segments:
             case.notes.append(f"The {name} has no segments.")
-        layers = self._on_volume(stored, segmentation, case.image)
+        layers = self._on_volume(stored.image, segmentation, case.image)
         others = {s.placement.target: s.name for s in case.segments if s.is_drawn}
-        for segment in described:
-            if segment.layer >= len(layers):
-                raise DatasetError(f"The {name} is damaged: it has no layer {segment.layer}.", "Save the scene again.")
+        for segment in stored.segments:
             placement = place(segment.name, segment.tags, self.table, self.customs)
             found = SceneSegment(segment.name, placement, layers[segment.layer], segment.value)
             case.segments.append(found)
@@ -343,7 +226,7 @@ class _Reader:
         for target, names in merged.items():
             if len(names) > 1:
                 case.notes.append(f"{' and '.join(f'“{n}”' for n in names)} are both taken as {target} and are merged.")
-        case.corrections = case.corrections or _corrections(segmentation, described, case)
+        case.corrections = case.corrections or _corrections(segmentation, stored.segments, case)
 
     def _on_volume(self, stored: sitk.Image, segmentation: Node, image: sitk.Image) -> list[np.ndarray]:
         """Every layer (z, y, x) on the voxels of the image, nearest neighbour."""
@@ -351,9 +234,7 @@ class _Reader:
         transform = sitk.AffineTransform(3)
         transform.SetMatrix(to_local[:3, :3].ravel().tolist())
         transform.SetTranslation(to_local[:3, 3].tolist())
-        here = sitk.Resample(stored, image, transform, sitk.sitkNearestNeighbor, 0)
-        array = sitk.GetArrayFromImage(here)
-        return list(np.moveaxis(array, -1, 0)) if array.ndim == 4 else [array]
+        return layers_of(sitk.Resample(stored, image, transform, sitk.sitkNearestNeighbor, 0))
 
     def _refuse_overlaps(self, case: SceneCase) -> None:
         drawn = case.drawn
@@ -424,57 +305,21 @@ class _Reader:
         return holding[0]
 
 
-def fingerprint(image: sitk.Image) -> str:
-    """SHA-1 of the voxels in a common order of axes: programs turn axes round as they load."""
-    return sitk.Hash(sitk.DICOMOrient(image, "LPS"))
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Described:
-    """A segment as the header of a .seg.nrrd has it."""
-
-    name: str
-    layer: int
-    value: int
-    tags: dict[str, str]
+def _unusable(error: ImageError, path: Path, name: str) -> DatasetError:
+    """What is wrong with a file, said of its node: the file's name is one that nobody knows."""
+    message = error.message
+    for known in (path.name, copy_name(path)):
+        message = message.replace(f"“{known}”", "its file").replace(known, "its file")
+    return DatasetError(f"The {name} cannot be used: {message[0].lower()}{message[1:]}", error.remedy)
 
 
-def _described_segments(stored: sitk.Image) -> list[_Described]:
-    keys = set(stored.GetMetaDataKeys())
-
-    def value(number: int, what: str, otherwise: str) -> str:
-        key = f"Segment{number}_{what}"
-        return stored.GetMetaData(key) if key in keys else otherwise
-
-    numbers = sorted(int(m[1]) for key in keys if (m := re.fullmatch(r"Segment(\d{1,5})_ID", key)))
-    # Before 4.11, Slicer wrote a layer for each segment and no values.
-    old = not any(f"Segment{n}_LabelValue" in keys for n in numbers)
-    found = []
-    for n in numbers:
-        tags = (entry.partition(":") for entry in value(n, "Tags", "").split("|") if ":" in entry)
-        try:
-            layer, label = int(value(n, "Layer", str(n if old else 0))), int(value(n, "LabelValue", "1"))
-        except ValueError:
-            raise DatasetError(f"Segment {n} of a segmentation is damaged.", "Save the scene again.") from None
-        name = value(n, "Name", "") or value(n, "ID", "")
-        found.append(_Described(name, max(layer, 0), label, {key: text for key, _, text in tags}))
-    return found
-
-
-def _refuse_detached(path: Path, name: str) -> None:
-    """An NRRD or MetaImage header may name another file as its data; ours have to hold them."""
-    if not path.name.lower().endswith((".nrrd", ".mha")):
-        return
-    with path.open("rb") as file:
-        header = file.read(1 << 16).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
-    detached = re.search(rb"^data ?file *:", header, re.I | re.M) or (
-        re.search(rb"^ElementDataFile *= *(\S+)", header, re.I | re.M)
-    )
-    if detached and (not detached.groups() or detached[1] != b"LOCAL"):
-        raise DatasetError(f"The {name} keeps its voxels in another file.", "Save it as one .nrrd file.")
+def _refuse_links(folder: Path, name: str) -> None:
+    """A DICOM file stands for its series, whose other files lie beside it: none of them may be elsewhere."""
+    if any(path.is_symlink() for path in folder.iterdir()):
+        raise DatasetError(f"The {name} lies in a folder with links to other places.", "Save the scene as .mrb.")
 
 
 def _refuse_huge(path: Path, name: str) -> None:
@@ -522,7 +367,7 @@ def _inside(image: sitk.Image, point: Point) -> bool:
     return all(-0.5 <= i <= n - 0.5 for i, n in zip(index, image.GetSize(), strict=True))
 
 
-def _corrections(segmentation: Node, segments: list[_Described], case: SceneCase) -> Any:
+def _corrections(segmentation: Node, segments: Sequence[StoredSegment], case: SceneCase) -> Any:
     """The correction log, if there is one that can be read."""
     texts = [segmentation.attributes.get(LOG_ATTRIBUTE), *(s.tags.get(LOG_ATTRIBUTE) for s in segments)]
     for text in filter(None, texts):
@@ -540,6 +385,3 @@ def _pseudonym(patient: str) -> str:
 
 def _listed(nodes: list[Node]) -> str:
     return ", ".join(f"“{node.name}”" for node in nodes)
-
-
-__all__ = ["SceneCase", "SceneReport", "SceneSegment", "fingerprint", "read_scene"]

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from ..anatomy import structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import atomic_write, read_json
+from ..files import atomic_write, read_json, real_path
 from ..hints import Point
 
 SOURCE = "spinal-disease"
@@ -40,7 +40,7 @@ def import_spinal_disease(annotation: str | Path, images: str | Path, output: st
     try:
         studies = read_json(annotation, DatasetError)
         wanted = [(str(s["studyUid"]), s["data"][0]["instanceUid"], _points(s["data"][0])) for s in studies]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{annotation} is not an annotation of the Spinal Disease Dataset ({error!r}).",
             "Give the file whose name ends in _annotation.json.",
@@ -53,7 +53,7 @@ def import_spinal_disease(annotation: str | Path, images: str | Path, output: st
         path = files[instance]
         cases.append(
             {
-                "image": os.path.relpath(path.resolve(), output.parent.resolve()),
+                "image": os.path.relpath(real_path(path), real_path(output.parent)),
                 "keypoints": _physical(points, path, f"{annotation}, study {study}"),
                 "patient": study,
                 "source": SOURCE,
@@ -78,7 +78,7 @@ def _files_of_instances(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    for path in sorted(folder.rglob("*.dcm")):
+    for path in sorted(path for path in folder.rglob("*.dcm") if not path.name.startswith(".")):
         reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, Kind, sorted_ids, structure
-from ..errors import DatasetError, OutputError, SpineSegAIError
-from ..files import atomic_write, read_json
+from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, sorted_ids, structure
+from ..errors import DatasetError, SpineSegAIError
+from ..files import atomic_write, read_json, real_path
+from ..results.segment_names import CUSTOM
+from .adding import Adding, adding_to
+from .entries import (
+    CaseRow,
+    case_row,
+    header_of,
+    is_labelled,
+    is_own,
+    key_of,
+    name_of,
+    patient_of,
+    relative,
+    spacing_of,
+)
 from .manifest import SPLITS, own_structure
-from .segment_names import CUSTOM, parse_target
+from .scene_summary import SceneSummary
 
 if TYPE_CHECKING:
-    from .slicer_scene import SceneCase, SceneReport
+    from .scene_case import SceneCase, SceneReport
 
 MANIFEST = "dataset.json"
 UNLABELLED = "unlabelled"
@@ -37,31 +45,6 @@ NAMES = "segment_names"
 """Key of the manifest: the reader's meaning of segment names, kept for the next scenes."""
 
 Report = Callable[[float, str], None]
-
-_STALE_SECONDS = 86_400.0  # no import takes a day
-
-
-@dataclass
-class CaseRow:
-    """A case as the panel's table shows it.
-
-    Attributes:
-        key: what `TrainingSet` knows it by: its image, as the manifest names it.
-        split: of `ALL_SPLITS`.
-        structures: for a reader, ``"L1–L5, 4 discs, canal"``.
-        spacing: mm, or None if not known.
-        warnings: sentences.
-    """
-
-    key: str
-    name: str
-    patient: str
-    split: str
-    structures: str
-    spacing: tuple[float, ...] | None
-    warnings: list[str] = field(default_factory=list)
-    image: Path = Path()
-    scores: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TrainingSet:
@@ -110,7 +93,7 @@ class TrainingSet:
 
     def rows(self) -> list[CaseRow]:
         """The cases for a reader, with what is doubtful about each."""
-        return [self._row(split, entry) for split, entry in self.entries()]
+        return [case_row(self.folder, self.table, split, entry) for split, entry in self.entries()]
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +133,7 @@ class TrainingSet:
         """
         summary = SceneSummary()
         report_progress = progress or (lambda fraction, message: None)
-        with self._adding() as adding:
+        with adding_to(self) as adding:
             for number, report in enumerate(reports):
                 report_progress(number / max(count, 1), f"{report.path.name}")
                 summary.take(report)
@@ -189,11 +172,11 @@ class TrainingSet:
             splits: patient → split, where the data set says.
             validation_share: of the patients it does not.
         """
-        with self._adding() as adding:
+        with adding_to(self) as adding:
             for entry in entries:
                 for key in ("image", "label"):
                     if key in entry:
-                        entry[key] = _relative(entry[key], self.folder)
+                        entry[key] = relative(entry[key], self.folder)
                 for split in ALL_SPLITS:
                     same = [
                         e for e in self.table.get(split, []) if isinstance(e, dict) and e["image"] == entry["image"]
@@ -215,20 +198,20 @@ class TrainingSet:
         Raises:
             DatasetError: one does not exist or is no image.
         """
-        known = {(self.folder / str(e.get("image", ""))).resolve() for _, e in self.entries()}
-        with self._adding() as adding:
+        known = {real_path(self.folder / str(e.get("image", ""))) for _, e in self.entries()}
+        with adding_to(self) as adding:
             for image in map(Path, images):
-                spacing = _spacing(image)
+                spacing = spacing_of(image)
                 if spacing is None:
                     raise DatasetError(
                         f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
                     )
-                if image.resolve() not in known:
-                    entry = {"image": _relative(image, self.folder), "patient": _name(image.name), "source": "image"}
-                    adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(_header(image).GetSize())})
+                if real_path(image) not in known:
+                    entry = {"image": relative(image, self.folder), "patient": name_of(image.name), "source": "image"}
+                    adding.new.append({**entry, "spacing_mm": list(spacing), "size": list(header_of(image).GetSize())})
             self._deal(adding.new, None, 0.0)
             adding.commit()
-        return [_name(entry) for entry in adding.new]
+        return [name_of(entry) for entry in adding.new]
 
     def remove(self, keys: Iterable[str]) -> None:
         """Takes cases out, and deletes their files if they are the training set's own.
@@ -237,9 +220,9 @@ class TrainingSet:
             keys: of the cases (`CaseRow.key`).
         """
         wanted = set(keys)
-        gone = [entry for _, entry in self.entries() if _key(entry) in wanted]
+        gone = [entry for _, entry in self.entries() if key_of(entry) in wanted]
         for split in ALL_SPLITS:
-            kept = [e for e in self.table.get(split, []) if _key(e) not in wanted]
+            kept = [e for e in self.table.get(split, []) if key_of(e) not in wanted]
             if split in self.table:
                 self.table[split] = kept
         self.save()
@@ -261,25 +244,25 @@ class TrainingSet:
         if split not in SPLITS:
             raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
         wanted = set(keys)
-        bare = [_name(entry) for of, entry in self.entries() if of == UNLABELLED and _key(entry) in wanted]
+        bare = [name_of(entry) for of, entry in self.entries() if of == UNLABELLED and key_of(entry) in wanted]
         if bare:
             raise DatasetError(f"{bare[0]} is not annotated yet.", "Annotate it and add it as a case.")
-        patients = {_patient(entry) for _, entry in self.entries() if _key(entry) in wanted}
+        patients = {patient_of(entry) for _, entry in self.entries() if key_of(entry) in wanted}
         moved = []
         for of in SPLITS:
             for entry in list(self.table.get(of, [])):
-                if of != split and _patient(entry) in patients:
+                if of != split and patient_of(entry) in patients:
                     self.table[of].remove(entry)
                     self.table.setdefault(split, []).append(entry)
-                    moved.append(_key(entry))
+                    moved.append(key_of(entry))
         self.save()
         return moved
 
     def set_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
         """Keeps the ranking of unlabelled cases with them: key → scores."""
         for split, entry in self.entries():
-            if split == UNLABELLED and _key(entry) in scores:
-                entry["ranking"] = dict(scores[_key(entry)])
+            if split == UNLABELLED and key_of(entry) in scores:
+                entry["ranking"] = dict(scores[key_of(entry)])
         self.save()
 
     def save(self) -> None:
@@ -294,40 +277,9 @@ class TrainingSet:
 
     # --- adding ------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _adding(self) -> Iterator[_Adding]:
-        """A place for new files; they and the manifest take their places with `commit`, or nothing changes."""
-        before = json.dumps(self.table)
-        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-        adding = None
-        try:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for left in self.folder.glob(".adding-*"):  # by a process that was killed
-                    if left.stat().st_mtime < time.time() - _STALE_SECONDS:
-                        shutil.rmtree(left, ignore_errors=True)
-                adding = _Adding(self, Path(tempfile.mkdtemp(prefix=".adding-", dir=self.folder)))
-                yield adding
-            except OSError as error:
-                raise OutputError(
-                    f"The training set {self.folder} cannot be written: {error.strerror or error}.",
-                    "Is the disk full, or the folder protected?",
-                ) from error
-        except BaseException:
-            self.table = json.loads(before)
-            raise
-        finally:
-            if adding is not None:
-                shutil.rmtree(adding.place, ignore_errors=True)
-            for folder in made:  # empty ones alone can be removed
-                try:
-                    folder.rmdir()
-                except OSError:
-                    break
-
     def _add_case(
         self,
-        adding: _Adding,
+        adding: Adding,
         case: SceneCase,
         summary: SceneSummary,
         *,
@@ -344,7 +296,7 @@ class TrainingSet:
         former = next(((s, e) for s, e in self.entries() if self._is_same_image(e, case)), None)
         if former and not case.is_annotated:
             return  # what is there knows more, or as much
-        name = _name(former[1]) if former and _is_own(former[1]) else self._free_name(case, adding)
+        name = name_of(former[1]) if former and is_own(former[1]) else self._free_name(case, adding)
         entry: dict[str, Any] = {
             "image": f"images/{name}.nii.gz",
             "patient": patient or case.patient,
@@ -372,7 +324,7 @@ class TrainingSet:
             entry["notes"] = case.notes
         if former:
             self.table[former[0]].remove(former[1])
-            summary.replaced.append(_name(former[1]))
+            summary.replaced.append(name_of(former[1]))
         adding.all.append(entry)
         if former and former[0] in SPLITS and not split:
             self.table[former[0]].append(entry)
@@ -381,7 +333,7 @@ class TrainingSet:
 
     def _is_same_image(self, entry: dict[str, Any], case: SceneCase) -> bool:
         """Whether an entry is of this case's volume. Of images that lie elsewhere, those alone are read that may be."""
-        from .slicer_scene import fingerprint
+        from .scene_case import fingerprint
 
         if "image_hash" not in entry and entry.get("size"):
             if sorted(entry["size"]) != sorted(case.image.GetSize()):
@@ -410,12 +362,12 @@ class TrainingSet:
         """Value in label files: a structure of the reader's own has the manifest's."""
         return structure_id if structure_id in BUILT_IN else self.table["custom"][_declared(self.table, structure_id)]
 
-    def _free_name(self, case: SceneCase, adding: _Adding) -> str:
+    def _free_name(self, case: SceneCase, adding: Adding) -> str:
         stem = Path(case.scene).stem
         wanted = (
             re.sub(r"[^\w-]+", "_", stem if stem == case.volume else f"{stem}_{case.volume}").strip("_")[:80] or "case"
         )
-        taken = {_name(e) for _, e in self.entries()} | {_name(e) for e in adding.new}
+        taken = {name_of(e) for _, e in self.entries()} | {name_of(e) for e in adding.new}
         numbers = (f"{wanted}_{n}" for n in range(2, len(taken) + 3))
         return wanted if wanted not in taken else next(name for name in numbers if name not in taken)
 
@@ -441,7 +393,7 @@ class TrainingSet:
         self, entry: Mapping[str, Any], split: str, replaced: Mapping[str, Any] | None = None
     ) -> None:
         for of, other in self.entries():
-            if of in SPLITS and of != split and _patient(other) == _patient(entry) and other is not replaced:
+            if of in SPLITS and of != split and patient_of(other) == patient_of(entry) and other is not replaced:
                 raise DatasetError(
                     f"The patient {entry['patient']} of {entry.get('origin') or entry['image']} is already in {of}.",
                     f"A patient may be in one split only: add the case to {of}, or move the patient first.",
@@ -449,16 +401,16 @@ class TrainingSet:
 
     def _deal(self, entries: Sequence[dict[str, Any]], split: str | None, share: float) -> None:
         """Puts new cases into splits, all of a patient into one; the same patients always fall the same way."""
-        known = {_patient(e): of for of, e in self.entries() if of in SPLITS}
+        known = {patient_of(e): of for of, e in self.entries() if of in SPLITS}
         new = sorted(
-            {_patient(e) for e in entries if _patient(e) not in known and _is_labelled(e)},
+            {patient_of(e) for e in entries if patient_of(e) not in known and is_labelled(e)},
             key=lambda patient: hashlib.sha256(repr(patient).encode()).digest(),
         )
         held = set(new[: round(share * len(new))])
         for entry in entries:
-            patient = _patient(entry)
+            patient = patient_of(entry)
             dealt = known.get(patient) or ("validation" if patient in held else "training")
-            self._put(entry, UNLABELLED if not _is_labelled(entry) else split or dealt)
+            self._put(entry, UNLABELLED if not is_labelled(entry) else split or dealt)
 
     def _put(self, entry: dict[str, Any], split: str) -> None:
         if split in SPLITS:
@@ -473,222 +425,10 @@ class TrainingSet:
                 if own not in used and re.fullmatch(rf"{folder}/[^/\\]+", own):
                     (self.folder / own).unlink(missing_ok=True)
 
-    # --- rows --------------------------------------------------------------------------------------------------------
-
-    def _row(self, split: str, entry: Mapping[str, Any]) -> CaseRow:
-        image = self.folder / str(entry.get("image", ""))
-        warnings = [str(note) for note in entry.get("notes", [])]
-        for key in ("image", "label"):
-            if entry.get(key) and not (self.folder / str(entry[key])).exists():
-                warnings.insert(0, f"The {key} file {entry[key]} is missing.")
-        if entry.get("keypoints") and not entry.get("label"):
-            warnings.append("Key points alone, no masks: for methods that learn from weak cases.")
-        if not (entry.get("extent") or self.table.get("extent")) and _has_vertebrae(entry):
-            warnings.append("It is not said whether vertebrae are bodies or whole.")
-        if entry.get("corrections"):
-            warnings.append("Corrected by hand.")
-        spacing = entry.get("spacing_mm") or _spacing(image)
-        return CaseRow(
-            key=_key(entry),
-            name=_name(entry),
-            patient=_patient(entry)[1],
-            split=split,
-            structures=structures_in_words(entry.get("annotated") or list(entry.get("keypoints") or ())),
-            spacing=tuple(spacing) if spacing else None,
-            warnings=warnings,
-            image=image,
-            scores=entry.get("ranking", {}),
-        )
-
-
-@dataclass
-class _Adding:
-    """New cases on their way into a training set."""
-
-    owner: TrainingSet
-    place: Path
-    new: list[dict[str, Any]] = field(default_factory=list)  # that have no split yet
-    all: list[dict[str, Any]] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-
-    def write(self, image: sitk.Image, name: str) -> None:
-        """An image into the waiting place, looked at again: some writers do not notice a full disk."""
-        target = self.place / name
-        target.parent.mkdir(exist_ok=True)
-        try:
-            sitk.WriteImage(image, str(target), useCompression=True)
-            written = sitk.ReadImage(str(target))
-            whole = sitk.Hash(written) == sitk.Hash(image)
-        except RuntimeError:
-            whole = False
-        if not whole:
-            raise OutputError(f"{name} could not be written whole.", "Is the disk full, or the folder protected?")
-        self.files.append(name)
-
-    def commit(self) -> None:
-        """Files first, the manifest last."""
-        for name in self.files:
-            target = self.owner.folder / name
-            target.parent.mkdir(exist_ok=True)
-            os.replace(self.place / name, target)
-        self.owner.table.setdefault("name", self.owner.folder.resolve().name)
-        self.owner.save()
-
-
-@dataclass
-class SceneSummary:
-    """What an import met: for the reader, and as JSON for the panel.
-
-    Attributes:
-        cases: scene, volume, patient, spacing, segments (name, target, how, voxels), notes.
-        problems: sentences; annotations are lost if they are not solved.
-        notes: sentences.
-        replaced: names of cases that were there before.
-    """
-
-    cases: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-
-    def take(self, report: SceneReport) -> None:
-        """Notes what a scene holds, without its voxels."""
-        self.problems += report.problems
-        self.notes += report.notes
-        self.cases += [
-            {
-                "scene": case.scene,
-                "volume": case.volume,
-                "patient": case.patient,
-                "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
-                "annotated": case.targets,
-                "keypoints": sorted(case.keypoints),
-                "extent": case.extent.value if case.extent else None,
-                "segments": [
-                    {"name": s.name, "target": s.placement.target, "how": s.placement.how, "voxels": s.voxels}
-                    for s in case.segments
-                ],
-                "unlabelled": not case.is_annotated,
-                "corrected": case.corrections is not None,
-                "notes": case.notes,
-            }
-            for case in report.cases
-        ]
-
-    def segment_rows(self) -> list[tuple[str, str, str, str]]:
-        """(name, target, because of, in how many cases) of every segment that has voxels; what is not known first."""
-        counts: dict[tuple[str, str, str], int] = {}
-        for case in self.cases:
-            for s in case["segments"]:
-                if s["voxels"]:
-                    key = (s["name"], s["target"], s["how"])
-                    counts[key] = counts.get(key, 0) + 1
-        rows = sorted(counts.items(), key=lambda item: bool(item[0][1]))  # stable: else as they came
-        return [(name, target or "?", how or "not understood", str(n)) for (name, target, how), n in rows]
-
-    @property
-    def unplaced(self) -> list[str]:
-        """Names of segments that nothing is known of."""
-        names = [s["name"] for c in self.cases for s in c["segments"] if s["voxels"] and not s["target"]]
-        return list(dict.fromkeys(names))
-
-    def document(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "cases": self.cases,
-            "problems": self.problems,
-            "notes": self.notes,
-            "replaced": self.replaced,
-            "unplaced": self.unplaced,
-        }
-
-
-def structures_in_words(names: Iterable[str]) -> str:
-    """``"T12–L5, S1, 5 discs, canal, tumour"``."""
-    found = []
-    own = []
-    for name in names:
-        try:
-            found.append(structure(parse_target(name).removeprefix(CUSTOM)))
-        except SpineSegAIError:
-            own.append(str(name).removeprefix(CUSTOM))
-    parts: list[str] = []
-    levels = sorted((s for s in found if s.is_vertebral and s.order is not None), key=lambda s: s.order or 0.0)
-    runs: list[list[Any]] = []
-    for s in levels:
-        step = (s.order or 0.0) - (runs[-1][-1].order or 0.0) if runs else 0.0
-        gap = step == 1 or (step == 2 and {runs[-1][-1].name, s.name} in ({"T12", "L1"}, {"L5", "S1"}))
-        runs[-1].append(s) if runs and gap else runs.append([s])
-    parts += [run[0].name if len(run) == 1 else f"{run[0].name}–{run[-1].name}" for run in runs]
-    discs = [s for s in found if s.kind is Kind.DISC and s.order is not None]
-    parts += [discs[0].name] if len(discs) == 1 else [f"{len(discs)} discs"] if discs else []
-    posterior = [s for s in found if s.kind is Kind.POSTERIOR and s.order is not None]
-    if posterior:
-        parts.append(posterior[0].name if len(posterior) == 1 else f"posterior elements of {len(posterior)}")
-    parts += [s.name for s in found if s.order is None]
-    return ", ".join([*parts, *own])
-
 
 def _declared(table: Mapping[str, Any], structure_id: int) -> str:
     name = STRUCTURES[structure_id].name.casefold()
     return next(key for key in table["custom"] if key.casefold() == name)
-
-
-def _key(entry: Any) -> str:
-    return str(entry.get("image", "") if isinstance(entry, dict) else entry)
-
-
-def _name(entry: Any) -> str:
-    """A case's name: that of its image, without suffixes."""
-    image = _key(entry)
-    return re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", image.replace("\\", "/").rsplit("/", 1)[-1])
-
-
-def _patient(entry: Any) -> tuple[str, str]:
-    """(source, patient): the same number means another person elsewhere."""
-    entry = entry if isinstance(entry, dict) else {"image": str(entry)}
-    return str(entry.get("source", "")), str(entry.get("patient") or _name(entry))
-
-
-def _is_labelled(entry: Mapping[str, Any]) -> bool:
-    return bool(entry.get("label") or entry.get("keypoints"))
-
-
-def _has_vertebrae(entry: Mapping[str, Any]) -> bool:
-    names = entry.get("annotated") if entry.get("label") else None
-    for name in names or ():
-        try:
-            if structure(name).is_vertebral:
-                return True
-        except SpineSegAIError:
-            continue
-    return False
-
-
-def _is_own(entry: Mapping[str, Any]) -> bool:
-    """Whether the image is a file that the training set made."""
-    return str(entry.get("image", "")).startswith("images/")
-
-
-def _header(image: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(image))
-    reader.ReadImageInformation()
-    return reader
-
-
-def _spacing(image: Path) -> tuple[float, ...] | None:
-    try:
-        return tuple(round(s, 4) for s in _header(image).GetSpacing())
-    except RuntimeError:
-        return None
-
-
-def _relative(path: str | Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
-    except ValueError:  # another drive
-        return str(Path(path).resolve())
 
 
 def _ordered(table: Mapping[str, Any]) -> dict[str, Any]:

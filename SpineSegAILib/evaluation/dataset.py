@@ -67,6 +67,7 @@ def evaluate_dataset(
     label_leak: bool = False,
     hints: Callable[[sitk.Image], Hints] | None = None,
     trained_on: Collection[str] = (),
+    grid: int | None = None,
     watch: Callable[[Seen], None] | None = None,
     limit: int | None = None,
     progress: Callable[[float, str], None] | None = None,
@@ -88,6 +89,7 @@ def evaluate_dataset(
             report says so.
         hints: what a user would say of a case, made of its reference; the report says so.
         trained_on: names of the cases that the method learnt from; the report says which of them it scored.
+        grid: of distances in pixels, see `evaluate_case`; the report says so.
         watch: shown each case and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
         progress: called with a fraction and a sentence.
@@ -123,7 +125,7 @@ def evaluate_dataset(
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
-            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, hints, unusable)
+            seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, hints, unusable, grid)
             reports[variant].append(seen.report)
             if watch is not None:
                 watch(seen)
@@ -138,6 +140,7 @@ def evaluate_dataset(
         **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
         **({"hints": "Each case was given with hints made of its reference."} if hints else {}),
         **_cautions(cases, manifest.extent, predictor.scheme.extent, trained_on),
+        **({"grid": f"Distances in pixels are those of slices resized to {grid} × {grid}."} if grid else {}),
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
         "variants": {variant: summarize(found) for variant, found in reports.items()},
     }
@@ -194,6 +197,7 @@ def _evaluate_variant(
     label_leak: bool,
     hints: Callable[[sitk.Image], Hints] | None,
     unusable: str = "",
+    grid: int | None = None,
 ) -> Seen:
     copy, reference = make_variant(image, label, variant)
     result: Segmentation | None = None
@@ -222,6 +226,7 @@ def _evaluate_variant(
         variant=variant,
         patient=case.patient,
         cut=cut_ids(label, reference) & set(case.annotated),
+        grid=grid,
     )
     report.seconds, report.peak_mb, report.device_peak_mb = cost.seconds, cost.peak_mb, cost.device_peak_mb
     report.failure = failure

@@ -97,6 +97,24 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
     return float(hd95), float(asd), one_sided
 
 
+def on_square_grid(labels: np.ndarray, axis: int, side: int) -> np.ndarray:
+    """Every slice brought to `side` × `side` pixels by nearest neighbour, as where a network sees slices resized.
+
+    A slice that is no square is padded to one, equally on both sides, so that nothing is stretched.
+
+    Args:
+        labels: (D, H, W), 0 for nothing.
+        axis: the one that slices are counted along.
+    """
+    longest = max(n for a, n in enumerate(labels.shape) if a != axis)
+    for plane in (a for a in range(labels.ndim) if a != axis):
+        length = labels.shape[plane]
+        at = np.floor((np.arange(side) + 0.5) * longest / side - (longest - length) / 2).astype(int)
+        labels = labels.take(at.clip(0, length - 1), plane)
+        labels[tuple([slice(None)] * plane + [(at < 0) | (at >= length)])] = 0
+    return labels
+
+
 def _surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 

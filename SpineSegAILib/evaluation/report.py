@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..anatomy import STRUCTURES
-from ..files import atomic_write
+from ..files import atomic_write, write_csv_rows
 
 POLICY = (
-    "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU and surface Dice "
-    "0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; means of "
-    "distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap intervals "
-    "over patients."
+    "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU, precision and "
+    "surface Dice 0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; "
+    "means of distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap "
+    "intervals over patients."
 )
 """How the figures are to be read."""
 
@@ -41,15 +40,14 @@ def write_csv(report: Mapping[str, Any], path: str | Path) -> None:
     """
     cases = [case for summary in report["variants"].values() for case in summary["cases"]]
     columns = list(dict.fromkeys(key for case in cases for s in case["structures"] for key in s))
-    with atomic_write(path) as (temporary,), temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_CASE_COLUMNS, *("structure" if c == "name" else c for c in columns)])
-        for case in cases:
-            for s in case["structures"] or [{}]:
-                writer.writerow([*(case[c] for c in _CASE_COLUMNS), *(s.get(c) for c in columns)])
+    rows = [[*_CASE_COLUMNS, *("structure" if c == "name" else c for c in columns)]]
+    for case in cases:
+        rows += [[*(case[c] for c in _CASE_COLUMNS), *(s.get(c) for c in columns)] for s in case["structures"] or [{}]]
+    with atomic_write(path) as (temporary,):
+        write_csv_rows(temporary, rows)
 
 
-CAUTIONS = ("label_leak", "seen", "extent", "left_out")
+CAUTIONS = ("label_leak", "seen", "extent", "grid", "left_out")
 """Keys of a report whose sentences come before its numbers."""
 
 

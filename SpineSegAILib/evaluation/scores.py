@@ -15,7 +15,7 @@ from ..anatomy import ARTERY_ID, DISC_ID, POSTERIOR_ID, STRUCTURES, VEIN_ID, VER
 from ..errors import DatasetError
 from ..imaging import Geometry
 from ..results import Segmentation
-from .masks import NAN, pixel_distances, surface_measures
+from .masks import NAN, on_square_grid, pixel_distances, surface_measures
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,6 +35,7 @@ class StructureScore:
         group: ``"vertebrae"``, ``"discs"`` …, as in the averages.
         dice: level-strict: against the predicted structure of the same id.
         iou: likewise.
+        precision: likewise: share of the prediction that is right; 0 where nothing is predicted.
         hd95_mm: likewise; NaN if either mask is empty.
         asd_mm: likewise.
         surface_dice: likewise, at `masks.TOLERANCE_MM`; 0 if one mask is empty.
@@ -58,6 +59,7 @@ class StructureScore:
     group: str
     dice: float
     iou: float
+    precision: float
     hd95_mm: float
     asd_mm: float
     surface_dice: float
@@ -222,6 +224,7 @@ def evaluate_case(
     variant: str = "full",
     patient: str = "",
     cut: Iterable[int] = (),
+    grid: int | None = None,
 ) -> CaseReport:
     """Scores one segmentation.
 
@@ -240,6 +243,8 @@ def evaluate_case(
         variant: likewise.
         patient: likewise.
         cut: annotated ids of which too little is in view to be scored.
+        grid: side of the square that slices are brought to before distances in pixels are measured
+            (`masks.on_square_grid`); none: the image's own pixels.
 
     Raises:
         DatasetError: the two images have different geometries.
@@ -280,13 +285,14 @@ def evaluate_case(
     report.diagonal_mm = math.hypot(*(n * s for n, s in zip(reference.GetSize(), reference.GetSpacing(), strict=True)))
     if isinstance(prediction, Segmentation):
         report.warnings = list(prediction.warnings)
+    flat = [truth, guess] if grid is None else [on_square_grid(x, axis, grid) for x in (truth, guess)]
     scored = []
     for sid in sorted_ids(annotated - cut):
         if offered is not None and sid not in offered:
             report.not_offered.append(STRUCTURES[sid].name)
             continue
         scored.append(sid)
-        score = _score(sid, truth, guess, spacing, voxel_ml, axis)
+        score = _score(sid, truth, guess, spacing, voxel_ml, pixel_distances(flat[0] == sid, flat[1] == sid, axis))
         if score is None:
             report.absent.append(STRUCTURES[sid].name)
         else:
@@ -314,9 +320,18 @@ def _beyond(sid: int, truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
 
 
 def _score(
-    sid: int, truth: np.ndarray, guess: np.ndarray, spacing: Sequence[float], voxel_ml: float, axis: int
+    sid: int,
+    truth: np.ndarray,
+    guess: np.ndarray,
+    spacing: Sequence[float],
+    voxel_ml: float,
+    in_pixels: tuple[float, float, int],
 ) -> StructureScore | None:
-    """Score of one structure; None if it is in neither."""
+    """Score of one structure; None if it is in neither.
+
+    Args:
+        in_pixels: of `masks.pixel_distances`.
+    """
     ours, theirs = truth == sid, guess == sid
     reference, predicted, both = int(ours.sum()), int(theirs.sum()), int((ours & theirs).sum())
     if not reference and not predicted:
@@ -332,7 +347,7 @@ def _score(
         partner = guess == matched_id
         together += int(partner.sum())
         matched = strict if matched_id == sid else surface_measures(ours, partner, spacing)
-    hd95_px, asd_px, one_sided = pixel_distances(ours, theirs, axis)
+    hd95_px, asd_px, one_sided = in_pixels
     has_level = STRUCTURES[sid].order is not None
     return StructureScore(
         id=sid,
@@ -340,6 +355,7 @@ def _score(
         group=group,
         dice=2.0 * both / (reference + predicted),
         iou=both / (reference + predicted - both),
+        precision=both / predicted if predicted else 0.0,
         hd95_mm=strict[0],
         asd_mm=strict[1],
         surface_dice=strict[2],

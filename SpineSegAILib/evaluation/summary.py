@@ -15,7 +15,7 @@ from .scores import CaseReport, Panoptic, StructureScore, group_of
 from .statistics import mean_intervals
 
 METRICS = (
-    "dice", "iou", "hd95_mm", "asd_mm", "surface_dice", "hd95_px", "asd_px",
+    "dice", "iou", "precision", "hd95_mm", "asd_mm", "surface_dice", "hd95_px", "asd_px",
     "matched_dice", "matched_iou", "matched_hd95_mm", "matched_asd_mm", "matched_surface_dice",
 )  # fmt: skip
 """Fields of `StructureScore` that are averaged."""

@@ -20,14 +20,14 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume, Preprocessing, back_to_source, carry_tags, orientation_is_known, scale_is_known
+from ..imaging import CanonicalVolume, back_to_source, carry_tags, orientation_is_known, scale_is_known
 from ..methods.catalog import method_info
-from ..methods.options import number_option, switch_option
+from ..methods.options import number_option, switch_option, whole_option
 from ..results import Segmentation
-from .calibration import Calibration
 from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
 from .doubts import doubts, not_told
+from .metadata import read_metadata
 from .restore import around_locked, labels_on_source, restricted
 from .second_look import Look, as_found, better_turn, is_large, small_size
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
@@ -64,10 +64,9 @@ class Predictor:
         started = time.perf_counter()
         self.info = checkpoint if isinstance(checkpoint, CheckpointInfo) else find_checkpoint(checkpoint)
         self.device = choose_device(device)
+        metadata = read_metadata(self.info)
         self.method = load_method(read_header(self.info.path)).to(self.device)
-        self.preprocessing = Preprocessing.model_validate(self.info.metadata["preprocessing"])
-        self.calibration = Calibration.model_validate(self.info.metadata.get("calibration", {}))
-        self.patch = tuple(self.info.metadata.get("patch", ()))
+        self.preprocessing, self.calibration, self.patch = metadata.preprocessing, metadata.calibration, metadata.patch
         self.load_seconds = time.perf_counter() - started
 
     @property
@@ -260,7 +259,14 @@ class Predictor:
             raise ConfigError(
                 f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
             )
-        switch_option(options, "consistency", True)  # read after the network's minutes: what is wrong is said before
+        # Read in the course of the work, some after the network's minutes or not at all: what is wrong is said before.
+        switch_option(options, "consistency", True)
+        switch_option(options, "mirror", False)
+        whole_option(options, "batch", 1, least=1)
+        overlap = number_option(options, "overlap", 0.5)
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
+        _scale(options)
 
     def _prior(self, prior: sitk.Image, volume: CanonicalVolume) -> np.ndarray:
         """Channels of the scheme (D, H, W) of a segmentation to start from, whatever its grid."""

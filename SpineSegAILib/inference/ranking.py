@@ -11,7 +11,6 @@ A network can be wrong and sure. So this is an order in which to look, not a mea
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from ..anatomy import Kind
 from ..consistency import LevelResult
 from ..errors import Cancelled, ImageError, SpineSegAIError
 from ..evidence import Evidence
-from ..files import atomic_write
+from ..files import atomic_write, write_csv_rows
 from ..imaging import CanonicalVolume, read_image
 
 if TYPE_CHECKING:
@@ -174,10 +173,8 @@ def write_csv(ranking: Sequence[Scores], path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     rows = [scores.document() for scores in ranking]
-    with atomic_write(path) as (part,), part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["image"])
-        writer.writeheader()
-        writer.writerows(rows)
+    with atomic_write(path) as (part,):
+        write_csv_rows(part, [list(rows[0]) if rows else ["image"], *(list(row.values()) for row in rows)])
 
 
 def _kinds(evidence: Evidence) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from .base import Method
@@ -38,6 +39,7 @@ class MethodInfo:
         hints: names of the `Hints` fields that it uses beyond those that `consistency` serves for every method.
         sampling: run-time options of how masks are drawn, for the panel to show; empty for methods that draw none.
         package: subpackage of `SpineSegAILib.methods` with `config.CONFIG` and `network.build`.
+        needs: optional packages that its network is made with: pairs of a module and what pip calls it.
     """
 
     id: str
@@ -50,6 +52,7 @@ class MethodInfo:
     modalities: tuple[str, ...] = ("MR", "CT")
     hints: frozenset[str] = frozenset()
     sampling: tuple[str, ...] = ()
+    needs: tuple[tuple[str, str], ...] = ()
 
     @property
     def accepted_hints(self) -> frozenset[str]:
@@ -59,6 +62,18 @@ class MethodInfo:
     def config_class(self) -> type[MethodConfig]:
         """The pydantic model with every hyperparameter (imports no torch)."""
         return import_module(f"{__package__}.{self.package}.config").CONFIG
+
+    def require_packages(self) -> None:
+        """Looks whether what its network is made with is installed.
+
+        Raises:
+            MissingPackageError: it is not, and how to get it.
+        """
+        for module, package in self.needs:
+            if find_spec(module) is None:
+                raise MissingPackageError(
+                    f"{self.title} needs {package}, which is not installed.", f"pip install {package}"
+                )
 
 
 COMMON_HINTS = frozenset({"visible", "anchors", "structures", "locked"})
@@ -203,8 +218,14 @@ def stored_config(values: Mapping[str, Any]) -> MethodConfig:
 
 
 def build_method(config: MethodConfig) -> Method:
-    """The network of a configuration, randomly initialised."""
+    """The network of a configuration, randomly initialised.
+
+    Raises:
+        ConfigError: it cannot be built in so many dimensions.
+        MissingPackageError: a package that it is made with is not installed.
+    """
     info = method_info(config.method)
     if config.dims not in info.dims:
         raise ConfigError(f"{info.title} cannot be built in {config.dims}D.", f"Use dims={info.dims[0]}.")
+    info.require_packages()
     return import_module(f"{__package__}.{info.package}.network").build(config)

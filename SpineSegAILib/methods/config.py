@@ -91,6 +91,14 @@ class MethodConfig(BaseModel):
         return scheme(self.scheme)
 
     @property
+    def predicts_classes(self) -> bool:
+        """Whether the network itself chooses among the scheme's structures; else names come from `consistency` alone.
+
+        Methods that can do either have an option ``output``.
+        """
+        return getattr(self, "output", "classes") == "classes"
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """Settings of a training run (`training.config.TrainingConfig`) that fit this configuration; what a user sets
         goes before them."""

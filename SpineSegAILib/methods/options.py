@@ -35,25 +35,30 @@ def number_option(options: Mapping[str, Any], name: str, default: float, remedy:
     value = options.get(name, default)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ConfigError(f"The option {name} is “{value}”, not a number.", remedy)
     return number
 
 
-def whole_option(options: Mapping[str, Any], name: str, default: int) -> int:
+def whole_option(options: Mapping[str, Any], name: str, default: int, least: int | None = None) -> int:
     """An option that is a whole number.
 
+    Args:
+        least: the smallest that is valid.
+
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is none, or too small.
     """
     value = options.get(name, default)
     try:
         number = float(value)
         if number.is_integer():
+            if least is not None and number < least:
+                raise ConfigError(f"The option {name} is “{value}”, which is too small.", f"Use {least} or more.")
             return int(number)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ConfigError(f"The option {name} is “{value}”, not a whole number of {name}.", "Correct it.")
 

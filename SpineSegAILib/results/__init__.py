@@ -7,7 +7,8 @@ from ..lazy import lazy_exports
 if TYPE_CHECKING:
     from .alternatives import Alternative
     from .checks import check_names, check_overlap
-    from .files import check_sidecar, read_segmentation, side_file, write_image
+    from .files import check_sidecar, side_file, write_image
+    from .reading import read_segmentation
     from .segmentation import Segmentation, drop_unvalidated, require_structures
     from .whole import whole_vertebrae
 else:

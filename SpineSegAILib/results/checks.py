@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ..anatomy import STRUCTURES, structure
-from ..errors import CorrectionError, SchemeError
+from ..anatomy import GENERIC_IDS, STRUCTURES
+from ..errors import CorrectionError
+from .segment_names import structure_of_name
 
 
 def check_names(segments: Iterable[tuple[int, str]]) -> None:
@@ -19,31 +20,36 @@ def check_names(segments: Iterable[tuple[int, str]]) -> None:
     Raises:
         CorrectionError: one was renamed by hand to another structure, or a structure is there twice.
     """
-    seen: dict[int, str] = {}
+    segments = list(segments)
     for sid, name in segments:
-        try:
-            called = structure(_short(name))
-        except SchemeError:
-            called = None  # a name of the reader's own says nothing of the level
-        was = STRUCTURES[sid].name
-        if called is not None and called.id != sid:
+        called = structure_of_name(name)
+        if called is not None and called[0] not in (sid, *GENERIC_IDS):
+            was = STRUCTURES[sid].name
             raise CorrectionError(
                 f"The segment “{name}” was renamed by hand: it is recorded as {was}.",
-                f"Call it {was} again, and say “this one is {called.name}”: the other levels then follow.",
+                f"Call it {was} again, and say “this one is {STRUCTURES[called[0]].name}”: "
+                "the other levels then follow.",
             )
+    check_once(segments)
+
+
+def check_once(segments: Iterable[tuple[int, str]]) -> None:
+    """A structure must not be there twice.
+
+    Args:
+        segments: (structure id, name that the reader sees).
+
+    Raises:
+        CorrectionError: names the first two that are the same.
+    """
+    seen: dict[int, str] = {}
+    for sid, name in segments:
         if sid in seen:
             raise CorrectionError(
-                f"{was} is there twice, as “{seen[sid]}” and “{name}”.", "Merge the two, or delete one."
+                f"{STRUCTURES[sid].name} is there twice, as “{seen[sid]}” and “{name}”.",
+                "Merge the two, delete one, or rename one.",
             )
         seen[sid] = name
-
-
-def _short(display_name: str) -> str:
-    """``"L4 vertebra (body)"`` → ``"L4"``, ``"L4/L5 disc"`` → ``"L4/L5"``."""
-    text = display_name.split(" (")[0]
-    for word in (" vertebra", " disc"):
-        text = text.removesuffix(word)
-    return text
 
 
 def check_overlap(masks: Mapping[int, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
-from ..errors import ImageError
+from ..errors import ImageError, SchemeError
 from ..files import jsonable
 from ..imaging.geometry import like
 from ..imaging.tags import DIRECTION_TAG
@@ -44,6 +45,7 @@ class Segmentation:
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
         corrections: what a reader changed; None where nothing was.
         scale_known: False where the image does not tell the size of its pixels: then lengths and volumes mean nothing.
+        notes: what the reader of a file left out or doubts (`reading.read_segmentation`); not written.
     """
 
     labels: sitk.Image
@@ -58,6 +60,7 @@ class Segmentation:
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     corrections: CorrectionLog | None = None
     scale_known: bool = True
+    notes: list[str] = field(default_factory=list)
 
     @property
     def present(self) -> list[int]:
@@ -142,33 +145,35 @@ class Segmentation:
         Raises:
             ImageError: the document is of a newer version, or damaged.
         """
-        if document and document.get("version", 0) > FORMAT_VERSION:
-            raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
         _set_direction(labels, document)
         try:
+            if document.get("version", 0) > FORMAT_VERSION:
+                raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
             described = document.get("scheme")
             found = LabelScheme.from_document(described) if described is not None else scheme
             if found is None:
                 raise KeyError("scheme")
+            rows = document.get("structures", ())
             return cls(
                 labels=labels,
                 scheme=found,
                 level_confidence=_level_confidence(document),
                 outline_quality={
-                    s["id"]: s["outline_quality"]
-                    for s in document.get("structures", ())
-                    if s.get("outline_quality") is not None
+                    _known(s["id"]): _finite(s["outline_quality"]) for s in rows if s.get("outline_quality") is not None
                 },
                 alternatives=[Alternative.from_document(a) for a in document.get("alternatives", ())],
-                warnings=list(document.get("warnings", ())),
-                unvalidated=frozenset(document.get("unvalidated", ())),
+                warnings=[str(warning) for warning in document.get("warnings", ())],
+                unvalidated=frozenset(map(_known, document.get("unvalidated", ()))),
                 provenance=dict(document.get("provenance", {})),
                 uncertainty=uncertainty,
-                keypoints={int(sid): tuple(point) for sid, point in document.get("keypoints_lps_mm", {}).items()},
+                keypoints={
+                    _known(int(sid)): (_finite(x), _finite(y), _finite(z))
+                    for sid, (x, y, z) in document.get("keypoints_lps_mm", {}).items()
+                },
                 corrections=_corrections(document.get("corrections")),
                 scale_known=bool(document.get("scale_known", True)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, SchemeError) as error:
             raise ImageError("The result is damaged: it lacks what SpineSegAI writes.", "Create it again.") from error
 
     def write(self, path: str | Path, *, overwrite: bool = True) -> list[Path]:
@@ -225,10 +230,30 @@ def _level_confidence(document: Mapping[str, Any]) -> float | None:
     """The document's; of one of the first version, which has it per structure, the least certain level's."""
     if "level_confidence" in document:
         value = document["level_confidence"]
-        return None if value is None else float(value)
+        return None if value is None else _finite(value)
     each = {s["id"]: s.get("confidence") for s in document.get("structures", ())}
     counted = [sid for sid, c in each.items() if c is not None and sid in STRUCTURES and STRUCTURES[sid].is_counted]
-    return min((float(each[sid]) for sid in counted), default=None)
+    return min((_finite(each[sid]) for sid in counted), default=None)
+
+
+def _known(structure_id: Any) -> int:
+    """A structure id of a document.
+
+    Raises:
+        KeyError: it is none.
+    """
+    return STRUCTURES[structure_id].id
+
+
+def _finite(value: Any) -> float:
+    """A number of a document.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if isinstance(value, (str, bool)) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)
 
 
 def _corrections(document: Any) -> CorrectionLog | None:

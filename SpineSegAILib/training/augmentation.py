@@ -238,7 +238,7 @@ class Augmenter:
         if c.level_probability < 1 and rng.random() >= c.level_probability:
             return unit * 4 - 2
         # A brighter spot elsewhere in the body moves the percentiles: vary what they are stretched to.
-        return (unit * rng.uniform(0.75, 1.3) + rng.uniform(-0.05, 0.05)) * 4 - 2
+        return (unit * rng.uniform(*c.brightness) + rng.uniform(-c.offset, c.offset)) * 4 - 2
 
     def _bias(self, rng: np.random.Generator, device: torch.device) -> Tensor:
         coarse = (3,) * self.dims

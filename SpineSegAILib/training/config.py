@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError, problems
 from ..imaging import Preprocessing
-from ..methods.config import MethodConfig
+from ..methods.config import NO_AUGMENTATION, MethodConfig
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
 _NAMED_VALUES = {"source_weights", "mixture"}
@@ -48,9 +48,18 @@ class AugmentationConfig(BaseModel):
     blur_probability: float = 0.2
     low_resolution_probability: float = 0.2
     level_probability: float = Field(1.0, ge=0, le=1, description="brightness and contrast changed a little")
+    brightness: tuple[float, float] = Field(
+        (0.75, 1.3), description="range of the factor of the grey values, whose percentiles differ between exams"
+    )
+    offset: float = Field(0.05, ge=0, description="shift of the grey values, ±, as a share of their range")
     mirror_left_right: bool = Field(
         True, description="3D, and neighbouring slices in 2D; never where structures have sides"
     )
+
+    @classmethod
+    def none(cls) -> AugmentationConfig:
+        """Nothing is changed: what a paper's own augmentation is set on top of."""
+        return cls(**NO_AUGMENTATION)
 
 
 class DataConfig(BaseModel):
@@ -89,13 +98,15 @@ class OptimizationConfig(BaseModel):
 
     model_config = _MODEL
 
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw",
+        description="adam: weight decay is L2 regularization of all parameters, as in papers that say Adam; adamw: it"
+        " is decoupled, and spares biases and normalizations",
+    )
     steps: int = Field(4000, ge=1)
     hours: float | None = Field(None, gt=0, description="stop after this time even if steps are left")
     stop_steps: int | None = Field(None, ge=1, description="end after these steps though the schedule is longer")
     stop_hours: float | None = Field(None, gt=0, description="end after these hours though the schedule is longer")
-    optimizer: Literal["adamw", "adam"] = Field(
-        "adamw", description="adam adds the weight decay to the gradient, adamw takes it off the weights"
-    )
     batch: int = Field(8, ge=1, description="global batch size, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)
@@ -106,7 +117,7 @@ class OptimizationConfig(BaseModel):
     )
     warmup: int = Field(100, ge=0)
     weight_decay: float = Field(1e-2, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 for no limit")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     keep: float = Field(
         0.0,

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch.utils.data import Dataset, Sampler
 from ..anatomy import GENERIC_IDS, KINDS, STRUCTURES, Kind, LabelScheme, laterality, ranks
 from ..datasets.manifest import Case, read_case
 from ..errors import DatasetError, HintError
+from ..files import read_json
 from ..hints import Point
 from ..imaging import Preprocessing, read_image
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 _CACHE_VERSION = 5
+_ARRAYS = ("image.npy", "codes.npy")
 MAX_CODES = 96
 """Rows of the table of voxel sets that travels with every sample."""
 
@@ -60,7 +63,7 @@ class CachedCase:
     source: str
 
     def __post_init__(self) -> None:
-        meta = json.loads((self.folder / "case.json").read_text(encoding="utf-8"))
+        meta = read_json(self.folder / "case.json", DatasetError)
         self.name: str = meta["name"]
         self.spacing: tuple[float, float, float] = tuple(meta["spacing"])
         self.sets: list[list[int]] = meta["sets"]
@@ -69,6 +72,7 @@ class CachedCase:
         self.centres: list[tuple[int, int, float, float, int]] = [tuple(c) for c in meta["centres"]]
         self.keypoints: dict[int, tuple[float, float, float]] = {int(i): tuple(p) for i, p in meta["keypoints"].items()}
         self.center: tuple[float, float, float] = tuple(meta["center"])
+        self.checks: dict[str, int] = dict(meta.get("checks", {}))  # of earlier versions, none
 
     @property
     def image(self) -> np.ndarray:
@@ -79,6 +83,16 @@ class CachedCase:
     def codes(self) -> np.ndarray:
         """(D, H, W) uint8, memory-mapped."""
         return np.load(self.folder / "codes.npy", mmap_mode="r")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arrays are there, and as large as they say."""
+        try:
+            image, codes = self.image, self.codes
+        except (OSError, EOFError, ValueError):
+            return False
+        kinds = image.dtype == np.float16 and codes.dtype == np.uint8
+        return kinds and image.ndim == 3 and codes.shape == image.shape
 
     def tables(self, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
         """Per code: (MAX_CODES, C) bool allowed channels, and (MAX_CODES,) float32 rank, NaN where there is none."""
@@ -92,7 +106,7 @@ class CachedCase:
         for code, ids in enumerate(self.sets):
             channels: set[int] = set()
             for i in ids:
-                channels |= _channels(scheme, i)
+                channels |= possible_channels(scheme, i)
             allowed[code] = False
             allowed[code, list(channels)] = True
             if len(ids) == 1 and ids[0] in rank_of:
@@ -133,7 +147,7 @@ class CachedCase:
         return result if slice_index is None else result[:, 1:]
 
 
-def _channels(scheme: LabelScheme, structure_id: int) -> set[int]:
+def possible_channels(scheme: LabelScheme, structure_id: int) -> set[int]:
     """Channels that a voxel of a structure may be; 0 is background.
 
     A vertebra, disc or posterior element that the scheme has no channel for (T8 at the top of a tall image) is
@@ -210,8 +224,8 @@ def _cached(
 ) -> CachedCase:
     key = json.dumps([_CACHE_VERSION, name, stamp, preprocessing.model_dump(), scheme.ids], default=str)
     target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if (target / "case.json").exists():
-        return CachedCase(target, source)
+    if found := _kept(target, source):
+        return found
     image, label_image, annotated = load()
     volume = preprocessing.apply(image)
     if label_image is not None:
@@ -246,12 +260,38 @@ def _cached(
     part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
     np.save(part / "image.npy", volume.array.astype(np.float16))
     np.save(part / "codes.npy", coded.codes)
+    meta["checks"] = {name: _check_sum(part / name) for name in _ARRAYS}
     (part / "case.json").write_text(json.dumps(meta), encoding="utf-8")
     try:
         os.replace(part, target)
     except OSError:  # another process was quicker
         shutil.rmtree(part, ignore_errors=True)
     return CachedCase(target, source)
+
+
+def _kept(target: Path, source: str) -> CachedCase | None:
+    """The case in the cache; None if it is not there, or damaged: then it is taken away, to be made again."""
+    if not target.exists():
+        return None
+    try:
+        case = CachedCase(target, source)
+        if case.is_whole and all(_check_sum(target / name) == value for name, value in case.checks.items()):
+            return case
+    except (DatasetError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    os.replace(target, aside / target.name)  # whoever reads it keeps what it has open
+    shutil.rmtree(aside, ignore_errors=True)
+    return None
+
+
+def _check_sum(path: Path) -> int:
+    """CRC-32 of a file: tells damage, not intent."""
+    result = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            result = zlib.crc32(block, result)
+    return result
 
 
 def _centres(label: np.ndarray, annotated: set[int]) -> list[tuple[int, int, float, float, int]]:

@@ -20,12 +20,13 @@ from typing import Any
 
 from ..checkpoints import SUFFIX, user_checkpoints_folder
 from ..errors import OutputError, SpineSegAIError, TrainingError
-from ..files import atomic_write
+from ..files import atomic_write, real_path
 from .processes import ProcessId
-from .run import STALE_SECONDS, RunDirectory, read_saved, write_json
+from .run import STALE_SECONDS, RunDirectory, parse_event, read_saved, with_numbers, write_json
 
 PROGRESS_SECONDS = 1800.0
 """A run that lives but has not got on for this long has stalled: no step, no case, no validation takes longer."""
+_OF_STEPS = ("step", "elapsed", "steps_per_second", "losses")
 LOG_BYTES = 20_000
 """Of the end of the log, for `log_tail`."""
 
@@ -197,7 +198,7 @@ def _spawn(
         **devices.environment(), **(environment or {}),
     }  # fmt: skip
     command = [*devices.command(python), "-m", "SpineSegAILib", "train", *arguments]
-    command += ["--output", str(run.folder.resolve()), "--device", devices.kind]
+    command += ["--output", str(real_path(run.folder)), "--device", devices.kind]
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         run.stop_file.unlink(missing_ok=True)
@@ -254,14 +255,12 @@ class EventReader:
                     self._events, self._offset, self._inode = [], 0, about.st_ino
                 file.seek(self._offset)
                 *lines, _rest = file.read().split(b"\n")
-        except FileNotFoundError:
+        except OSError:
             return self._events
         for line in lines:
             self._offset += len(line) + 1
-            try:
-                self._events.append(json.loads(line))
-            except ValueError:  # cut short by a crash
-                continue
+            if (event := parse_event(line)) is not None:  # else cut short by a crash
+                self._events.append(event)
         return self._events
 
 
@@ -275,20 +274,26 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
         TrainingError: the folder holds no run.
     """
     run = RunDirectory(folder)
-    if not run.config_file.exists() and not run.launch_file.exists():
+    try:
+        there = run.config_file.exists() or run.launch_file.exists()
+    except OSError as error:
+        raise TrainingError(f"{run.folder} cannot be read: {error.strerror}.", "Check its permissions.") from None
+    if not there:
         raise TrainingError(f"{run.folder} holds no run.", "Choose the folder that a run writes to.")
     config = read_saved(run.config_file)
     events = run.events() if events is None else events
     state, message = _state(run, events)
-    steps = [e for e in events if e.get("event") == "step"]
-    step = max([int(run.status().get("step", 0)), *(e["step"] for e in steps[-1:])])
-    wanted = config.get("optimization", {})
-    total = int(wanted.get("steps", 0))
+    steps = [e for e in events if e.get("event") == "step" and all(key in e for key in _OF_STEPS)]
+    steps = [e for e in steps if "total" in e["losses"]]
+    step = int(max([run.status().get("step", 0), *(e["step"] for e in steps[-1:])]))
+    wanted = config.get("optimization")
+    wanted = wanted if isinstance(wanted, dict) else {}
+    total, hours = _amount(wanted, "steps"), _amount(wanted, "hours")
     speed = steps[-1]["steps_per_second"] if steps else None
-    limit = 3600 * (wanted.get("hours") or float("inf"))
+    limit = 3600 * (hours or float("inf"))
     elapsed = steps[-1]["elapsed"] if steps else 0.0
     left = min((total - step) / speed, limit - elapsed) if state.is_active and speed else None
-    validations = [e for e in events if e.get("event") == "validation"]
+    validations = [e for e in events if e.get("event") == "validation" and "scores" in e]
     return RunReport(
         folder=run.folder,
         name=str(config.get("name") or run.folder.name),
@@ -296,7 +301,7 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
         message=message,
         obstacle="" if state.is_active else _obstacle(run, state),
         step=step,
-        steps=total,
+        steps=int(total),
         progress=1.0 if state is State.FINISHED else min(max(step / max(total, 1), elapsed / limit), 1.0),
         steps_per_second=speed,
         seconds_left=None if left is None else max(left, 0.0),
@@ -371,7 +376,7 @@ def _launched(run: RunDirectory) -> bool:
 def _state(run: RunDirectory, events: Sequence[Mapping[str, Any]]) -> tuple[State, str]:
     said = run.status()
     if not run.is_alive():
-        launch = read_saved(run.launch_file)
+        launch = with_numbers(read_saved(run.launch_file))
         if _launched(run) and said.get("heartbeat", 0.0) < launch.get("time", 0.0):
             return State.STARTING, ""
         return _ending(run, said, events)
@@ -386,14 +391,14 @@ def _state(run: RunDirectory, events: Sequence[Mapping[str, Any]]) -> tuple[Stat
         return State.STALLED, f"It has not got on for {_duration(still)}."
     if run.stop_requested:
         return State.STOPPING, "It finishes its step and saves."
-    doing = State(said["state"]) if said.get("state") in State._value2member_map_ else State.RUNNING
+    doing = next((state for state in State if state.value == said.get("state")), State.RUNNING)
     if doing is State.PREPARING and said.get("total"):
-        return doing, f"Case {said['done']} of {said['total']}"
+        return doing, f"Case {said.get('done', 0)} of {said['total']}"
     return doing, str(said.get("message", ""))
 
 
 def _ending(run: RunDirectory, said: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> tuple[State, str]:
-    launched = read_saved(run.launch_file).get("time", 0.0)
+    launched = with_numbers(read_saved(run.launch_file)).get("time", 0.0)
     if said.get("state") in ("finished", "stopped") and said.get("heartbeat", 0.0) >= launched:
         return State(said["state"]), ""
     last = events[-1] if events else {}
@@ -433,8 +438,14 @@ def _is_whole(path: Path) -> bool:
             header = json.loads(file.read(length)) if length < size else {}
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         return bool(ends) and size >= 8 + length + max(ends)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, MemoryError):
         return False
+
+
+def _amount(table: Mapping[str, Any], key: str) -> float:
+    """A number of a configuration; 0 where there is none, or no sensible one."""
+    value = table.get(key)
+    return value if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0
 
 
 def _duration(seconds: float) -> str:

@@ -26,13 +26,13 @@ _DPI = 160
 
 def loss_curve(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
     """Steps and total losses of a run's events."""
-    steps = [e for e in events if e.get("event") == "step"]
+    steps = [e for e in events if e.get("event") == "step" and "step" in e and "total" in e.get("losses", ())]
     return [e["step"] for e in steps], [e["losses"]["total"] for e in steps]
 
 
 def score_curve(events: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one validation score."""
-    found = [e for e in events if e.get("event") == "validation" and name in e["scores"]]
+    found = [e for e in events if e.get("event") == "validation" and "step" in e and name in e.get("scores", ())]
     return [e["step"] for e in found], [e["scores"][name] for e in found]
 
 

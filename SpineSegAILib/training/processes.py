@@ -44,9 +44,10 @@ class ProcessId:
     def read(cls, values: Mapping[str, Any]) -> ProcessId | None:
         """From what `as_dict` gave; None if that is not there."""
         try:
-            return cls(int(values["pid"]), float(values["started"]), str(values["host"]))
-        except (KeyError, TypeError, ValueError):
+            found = cls(int(values["pid"]), float(values["started"]), str(values["host"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
+        return found if 0 < found.pid < 2**31 else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

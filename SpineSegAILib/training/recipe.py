@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ConfigError, problems
-from ..files import read_table
+from ..files import read_table, real_path
 from ..methods.catalog import make_config
 from ..resources import resources_folder
 from .config import TrainingConfig, configure, fill_in, flatten
@@ -209,7 +209,7 @@ def stage_config(
 def _prepare(source: Source, request: RecipeRequest) -> Path:
     """The source's manifest, made if need be."""
     if source.manifest:
-        return (request.data / source.manifest).resolve()
+        return real_path(request.data / source.manifest)
     from ..datasets import pictures
 
     told = source.slices or source.pictures

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,37 @@ def read_saved(path: Path) -> dict[str, Any]:
     except TrainingError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+_NUMBERS = ("time", "heartbeat", "progressed", "step", "total", "done", "elapsed", "steps_per_second")
+"""Keys of events, of the status and of what a launch leaves, whose values are numbers."""
+
+
+def with_numbers(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved, without values that should be numbers and are not: a file may be anybody's, or damaged."""
+    return {key: value for key, value in saved.items() if key not in _NUMBERS or _is_number(value)}
+
+
+def parse_event(line: str | bytes) -> dict[str, Any] | None:
+    """An event out of its line; None if that is cut short or damaged."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or with_numbers(event) != event:
+        return None
+    tables = [event[key] for key in ("losses", "scores") if key in event]
+    if not all(isinstance(t, dict) and all(v is None or _is_plain(v) for v in t.values()) for t in tables):
+        return None
+    return event
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_plain(value) and abs(value) < 1e300  # neither NaN nor infinite
 
 
 class RunDirectory:
@@ -254,14 +285,18 @@ class RunDirectory:
 
         try:
             return TrainingConfig.model_validate_json(self.config_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise TrainingError(f"{self.folder} holds no run.", "Start one without --resume.") from None
+        except OSError as error:
+            raise TrainingError(
+                f"{self.config_file} cannot be read: {error.strerror}.", "Check the path and its permissions."
+            ) from None
         except ValueError as error:
             raise TrainingError(f"{self.config_file} is damaged: {error}.", "Start a new run.") from None
 
     def status(self) -> dict[str, Any]:
         """The last status; empty if there is none."""
-        return read_saved(self.status_file)
+        return with_numbers(read_saved(self.status_file))
 
     def owner(self) -> ProcessId | None:
         """The process that holds the lock, or held it when it died."""
@@ -282,14 +317,11 @@ class RunDirectory:
 
     def events(self) -> list[dict[str, Any]]:
         """All whole lines of the events; a line cut short by a crash is left out."""
-        found = []
-        if self.events_file.exists():
-            for line in self.events_file.read_text(encoding="utf-8", errors="replace").split("\n"):
-                try:
-                    found.append(json.loads(line))
-                except ValueError:
-                    continue
-        return found
+        try:
+            lines = self.events_file.read_bytes().split(b"\n")
+        except OSError:
+            return []
+        return [event for line in lines if (event := parse_event(line)) is not None]
 
     def request_stop(self) -> None:
         """Ask the run to finish its step, save and end."""

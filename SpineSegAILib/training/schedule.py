@@ -1,12 +1,23 @@
-"""How far a training is, and what follows from that: the learning rate, whether it is done, the precision."""
+"""The optimizer, how far a training is, and what follows from that: the learning rate, whether it is done."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from torch import nn
 
 from .config import OptimizationConfig
+
+
+def make_optimizer(o: OptimizationConfig, method: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of what learns; parameters of one dimension are biases and normalizations."""
+    learning = [p for p in method.parameters() if p.requires_grad]
+    decay, plain = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
+    spared = o.weight_decay if o.optimizer == "adam" else 0.0
+    groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": spared}]
+    kind = torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW
+    return kind([g for g in groups if g["params"]], lr=o.learning_rate)
 
 
 def precision(o: OptimizationConfig, cpu: bool) -> str:

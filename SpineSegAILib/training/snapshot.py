@@ -16,7 +16,7 @@ from typing import Any
 
 from ..anatomy import CUSTOM_IDS, STRUCTURES
 from ..datasets.manifest import Case, Manifest, read_manifest
-from ..errors import DatasetError
+from ..errors import DatasetError, SpineSegAIError
 from ..files import read_json
 from .run import RunDirectory, read_saved, write_json
 
@@ -52,11 +52,12 @@ class Snapshot:
         for path in _files(case):
             if not path.exists():
                 raise DatasetError(
-                    f"{path} is gone, and the run has no copy of it yet.", "Put it back, or start a new run without it."
+                    f"{path} is gone, and the run has no whole copy of it.",
+                    "Put it back, or start a new run without it.",
                 )
             if checksum(path) != self.checksums[str(path)]:
                 raise DatasetError(
-                    f"{path} has changed since the run began, and the run has no copy of what it was.",
+                    f"{path} has changed since the run began, and the run has no whole copy of what it was.",
                     "Put the old file back, or start a new run (--from its checkpoint).",
                 )
 
@@ -120,9 +121,13 @@ def read_snapshot(run: RunDirectory) -> Snapshot:
         DatasetError: it is damaged.
     """
     sums = read_saved(run.dataset_file).get(_KEY)
+    damaged = DatasetError(f"{run.dataset_file} is damaged.", "Start a new run from the checkpoint of this one.")
     if not isinstance(sums, dict):
-        raise DatasetError(f"{run.dataset_file} is damaged.", "Start a new run from the checkpoint of this one.")
-    return Snapshot(read_manifest(run.dataset_file, must_exist=False), sums)
+        raise damaged
+    manifest = read_manifest(run.dataset_file, must_exist=False)
+    if any(str(path) not in sums for cases in manifest.splits.values() for case in cases for path in _files(case)):
+        raise damaged
+    return Snapshot(manifest, sums)
 
 
 def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
@@ -132,7 +137,7 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
         folder: the run's cache.
 
     Raises:
-        DatasetError: there is no copy yet, and the files are not what they were.
+        DatasetError: there is no copy yet, or a damaged one, and the files are not what they were.
     """
     import SimpleITK as sitk
 
@@ -142,15 +147,31 @@ def keep_case(case: Case, snapshot: Snapshot, folder: Path) -> Case:
 
     key = hashlib.sha256(json.dumps(["validation", *snapshot.stamp(case)], default=str).encode()).hexdigest()[:12]
     places = [folder / f"{case.name}-{key}.{part}.nrrd" for part in ("image", "label")]
-    if not all(place.exists() for place in places):
+    values = case.label_values if case.label_whole is None else None  # a label that was put together has ids
+    copy = replace(case, image=places[0], label=places[1], label_whole=None, label_values=values)
+    if not _is_whole(copy):
         snapshot.verify(case)
         folder.mkdir(parents=True, exist_ok=True)
         images = read_image(case.image), read_drawn(case) if case.label_whole is None else read_label(case)
         with atomic_write(*places) as parts:
             for image, part in zip(images, parts, strict=True):
                 sitk.WriteImage(image, str(part), useCompression=True)
-    values = case.label_values if case.label_whole is None else None  # a label that was put together has ids
-    return replace(case, image=places[0], label=places[1], label_whole=None, label_values=values)
+    return copy
+
+
+def _is_whole(copy: Case) -> bool:
+    """Whether the copies of a case are there and can be read."""
+    from ..datasets.manifest import read_drawn
+    from ..imaging import read_image
+
+    if copy.label is None or not (copy.image.exists() and copy.label.exists()):
+        return False
+    try:
+        read_image(copy.image)
+        read_drawn(copy)
+    except SpineSegAIError:
+        return False
+    return True
 
 
 def keep_inputs(resources: Mapping[str, str], run: RunDirectory) -> dict[str, str]:

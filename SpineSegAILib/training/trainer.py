@@ -41,7 +41,7 @@ from .pictures import draw_curves, draw_result
 from .request import TrainingRequest, check_request, method_config
 from .run import RunDirectory, read_saved, write_json
 from .saved_state import read_state, write_state
-from .schedule import is_done, learning_rate, precision, progress_of
+from .schedule import is_done, learning_rate, make_optimizer, precision, progress_of
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 
 _START = "start.json"
@@ -174,11 +174,7 @@ class _Trainer:
             self._start()
         self.origin = self._origin() if config.start_from and o.keep else {}
         self.ema = WeightAverage(self.method, o.ema) if o.ema else None
-        decay = [p for p in self.method.parameters() if p.requires_grad and p.ndim > 1]
-        plain = [p for p in self.method.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.optimizer]
-        self.optimizer = optimizer([g for g in groups if g["params"]], lr=o.learning_rate)
+        self.optimizer = make_optimizer(o, self.method)
         if not self.fresh:
             self._load_state()
         if self.main and self.request.resume:
@@ -266,7 +262,7 @@ class _Trainer:
             batch = raw if on_cpu else augment(raw, self.accelerator.device)
             batch.progress = progress_of(o, self.step, self.elapsed)
             losses = self._gradients(model, optimizer, batch)
-            norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip)
+            norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip or math.inf)
             # With fp16, the scaler expects gradients that are not finite, and leaves such steps out.
             finite = bool(torch.isfinite(losses["total"])) and (
                 self.accelerator.scaler is not None or bool(torch.isfinite(torch.as_tensor(norm)))
@@ -313,12 +309,10 @@ class _Trainer:
             except StopIteration:
                 return
             except Exception as error:
-                gone = [
-                    c for c in cases if not (c.folder / "image.npy").exists() or not (c.folder / "codes.npy").exists()
-                ]
-                if gone:
+                lost = [case for case in cases if not case.is_whole]
+                if lost:
                     raise DatasetError(
-                        f"The preprocessed case {gone[0].folder} is gone.",
+                        f"The preprocessed case {lost[0].folder} is gone or damaged.",
                         "Resume the run: it is made again if the original is unchanged.",
                     ) from error
                 if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):

@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import gc
 import io
+import json
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from .. import __version__
-from ..errors import Cancelled, MissingPackageError, SpineSegAIError
+from ..errors import Cancelled, MissingPackageError, OutputError, SpineSegAIError
 from ..imaging import refuse_labels
 from ..results import drop_unvalidated, require_structures
 from .protocol import (
@@ -44,6 +47,9 @@ from .protocol import (
 
 IDLE_SECONDS = 600.0
 """A model that nobody asked for during ten minutes gives its memory back; loading it again costs seconds."""
+
+LONGEST_LINE = 2**26
+"""Bytes of a request: key points of a whole spine, and a result's document with a long log, have some thousands."""
 
 MakePredictor = Callable[[str, str], Any]
 """(checkpoint, device) → object with the `segment` method of `inference.Predictor`."""
@@ -84,14 +90,16 @@ class Worker:
 
     # --- input (its own thread) ---------------------------------------------------------------------------------------
 
-    def read(self, lines: Any) -> None:
-        """Queue the requests of `lines` until they end."""
+    def read(self, lines: Iterable[bytes]) -> None:
+        """Queue the requests of `lines` until they end; what is no request is answered."""
         for line in lines:
             if not line.strip():
                 continue
             try:
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(f"a line is longer than {LONGEST_LINE} bytes")
                 request = REQUEST.validate_json(line)
-            except ValueError as error:
+            except (ValueError, RecursionError, OverflowError, MemoryError) as error:
                 self._send(ErrorEvent(job=None, kind="ProtocolError", message=f"Not a request: {error}"))
                 continue
             if isinstance(request, CancelRequest):
@@ -128,6 +136,10 @@ class Worker:
                 self._send(self._describe(request))
         except SpineSegAIError as error:
             self._send(ErrorEvent(job=job, kind=error.kind, message=error.message, remedy=error.remedy))
+        except OSError as error:
+            traceback.print_exc(file=sys.stderr)
+            failed = OutputError(f"Reading or writing failed: {error}.", "Is the disk full, or the folder protected?")
+            self._send(ErrorEvent(job=job, kind=failed.kind, message=failed.message, remedy=failed.remedy))
         except ImportError as error:
             traceback.print_exc(file=sys.stderr)
             missing = MissingPackageError(
@@ -143,7 +155,7 @@ class Worker:
                     job=job,
                     kind="InternalError",
                     message=f"{type(error).__name__}: {error}",
-                    remedy="This is a defect of SpineSegAI; please report it with the log.",
+                    remedy="This is a bug in SpineSegAI; please report it with the log.",
                     traceback=text,
                 )
             )
@@ -154,9 +166,9 @@ class Worker:
         job = request.job
         image = load_image(request.image)
         refuse_labels(image)
-        hints = request.hints.hints()
         self._progress(job, 0.0, "Loading the checkpoint")
         predictor = self._predictor(request.checkpoint, request.device)
+        hints = request.hints.hints()  # now that the structures that the checkpoint adds are known
         if job in self._cancelled:
             raise Cancelled("Cancelled.")
         result = predictor.segment(
@@ -194,8 +206,10 @@ class Worker:
 
     def _predictor(self, checkpoint: str, device: str) -> Any:
         """The predictor of a checkpoint, loaded only if it is another one, or a file that has changed."""
-        path = Path(checkpoint)
-        key = (checkpoint, device, path.stat().st_mtime if path.is_file() else 0.0)
+        changed = 0.0
+        with suppress(OSError, ValueError):  # not a file: a checkpoint's name
+            changed = Path(checkpoint).stat().st_mtime
+        key = (checkpoint, device, changed)
         if self._loaded is None or self._loaded[0] != key:
             self._release()
             self._loaded = (key, self._make_predictor(checkpoint, device))
@@ -215,8 +229,42 @@ class Worker:
 
     def _send(self, event: Message) -> None:
         with self._output_lock:
-            self._output.write(event.model_dump_json() + "\n")
+            self._output.write(_line(event))
             self._output.flush()
+
+
+def _line(event: Message) -> str:
+    """A message as a line; what cannot be written in UTF-8, such as half a character of a file's name, becomes “?”."""
+    try:
+        return event.model_dump_json() + "\n"
+    except ValueError:
+        return json.dumps(event.model_dump(mode="python"), default=str) + "\n"
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a stream; of longer ones than a request can be, the beginning."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        yield line
+        while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+            line = stream.readline(LONGEST_LINE + 1)
+
+
+def _end_on_signals(folder: Path) -> None:
+    """A request to end is heard while a network computes, and leaves nothing behind.
+
+    A thread waits for it: Python's own handlers run between two steps of the main thread, which may be seconds apart.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows knows no such requests
+        return
+    ending = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+
+    def wait() -> None:
+        number = signal.sigwait(ending)
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor = default_predictor) -> int:
@@ -232,12 +280,13 @@ def main(arguments: Sequence[str] | None = None, make_predictor: MakePredictor =
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.stdout = sys.stderr
-    requests = os.fdopen(os.dup(0), encoding="utf-8")  # paths may hold any letter, whatever the system's encoding
+    requests = os.fdopen(os.dup(0), "rb")
+    _end_on_signals(options.folder)
 
     worker = Worker(output, options.folder, make_predictor, options.idle)
 
     def read() -> None:
-        worker.read(requests)
+        worker.read(_lines(requests))
         # Whoever started us is gone: a running computation is of no use to anyone.
         shutil.rmtree(options.folder, ignore_errors=True)
         os._exit(0)

@@ -6,6 +6,7 @@ they lie in raw ``.npy`` files in a private temporary folder, and a message name
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,12 +14,18 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ..anatomy import STRUCTURES
+from ..errors import HintError, ImageError
 from ..hints import Anchor, Hints, Point
 from ..results import Segmentation
 from ..results.measurement_table import Column
 
 PROTOCOL = 2
 """Raised whenever a message changes its meaning; both ends refuse another number."""
+
+
+Job = Annotated[int, Field(ge=0, lt=2**53)]
+"""A number that the client chooses."""
 
 
 class Message(BaseModel):
@@ -45,11 +52,23 @@ def save_image(image: sitk.Image, path: Path) -> ImageFile:
 
 
 def load_image(file: ImageFile) -> sitk.Image:
-    """The image that `save_image` wrote."""
-    image = sitk.GetImageFromArray(np.load(file.path, mmap_mode="r", allow_pickle=False))
-    image.SetSpacing(file.spacing)
-    image.SetOrigin(file.origin)
-    image.SetDirection(file.direction)
+    """The image that `save_image` wrote.
+
+    Raises:
+        ImageError: the file is gone or damaged, or is not such an image.
+    """
+    try:
+        array = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.ndim != 3 or not array.size:
+            raise ValueError("it is not a volume")
+        if not all(math.isfinite(x) for x in (*file.spacing, *file.origin, *file.direction)) or min(file.spacing) <= 0:
+            raise ValueError("its geometry is none")
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(file.spacing)
+        image.SetOrigin(file.origin)
+        image.SetDirection(file.direction)
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise ImageError(f"The voxels in {file.path} cannot be read: {error}.", "Try again.") from None
     return image
 
 
@@ -76,7 +95,22 @@ class HintsMessage(Message):
         )
 
     def hints(self) -> Hints:
-        """The hints themselves."""
+        """The hints themselves.
+
+        Raises:
+            HintError: one names no structure, or its point is none.
+            ImageError: an image of theirs cannot be read.
+        """
+        named = (*self.keypoints, *self.structures, *(sid for sid, _ in self.anchors), *(self.visible or ()))
+        for sid in named:
+            if sid is not None and sid not in STRUCTURES:
+                raise HintError(f"{sid} is no structure.", "Use structure ids, as in L5 24.")
+        for sid in self.visible or ():
+            if sid is not None and not (STRUCTURES[sid].is_vertebral and STRUCTURES[sid].order is not None):
+                raise HintError(f"{STRUCTURES[sid].name} is not a vertebra.", "A visible range is of vertebrae.")
+        for point in (*self.keypoints.values(), *(point for _, point in self.anchors)):
+            if not all(map(math.isfinite, point)):
+                raise HintError(f"{point} is not a point.", "A point is x, y, z in LPS millimeters.")
         return Hints(
             visible=self.visible,
             anchors=tuple(Anchor(structure, point) for structure, point in self.anchors),
@@ -105,9 +139,19 @@ class ResultMessage(Message):
         )
 
     def segmentation(self) -> Segmentation:
-        """The result itself."""
+        """The result itself.
+
+        Raises:
+            ImageError: its voxels cannot be read, or its document is damaged.
+        """
         uncertain = load_image(self.uncertainty) if self.uncertainty else None
-        return Segmentation.from_document(load_image(self.labels), self.document, uncertainty=uncertain)
+        result = Segmentation.from_document(load_image(self.labels), self.document, uncertainty=uncertain)
+        foreign = [
+            v for v in np.unique(sitk.GetArrayViewFromImage(result.labels)).tolist() if v and v not in STRUCTURES
+        ]
+        if foreign:
+            raise ImageError(f"The segmentation holds the value {foreign[0]}, which is no structure.", "Try again.")
+        return result
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -120,7 +164,7 @@ class SegmentRequest(Message):
     """
 
     op: Literal["segment"] = "segment"
-    job: int
+    job: Job
     image: ImageFile
     checkpoint: str
     device: str = "auto"
@@ -133,7 +177,7 @@ class MeasureRequest(Message):
     """Measure a segmentation, which may have been corrected since it was made."""
 
     op: Literal["measure"] = "measure"
-    job: int
+    job: Job
     result: ResultMessage
 
 
@@ -141,7 +185,7 @@ class DeviceRequest(Message):
     """What is `device` really? Loads torch, so that the first segmentation need not."""
 
     op: Literal["device"] = "device"
-    job: int
+    job: Job
     device: str = "auto"
 
 
@@ -149,7 +193,7 @@ class CancelRequest(Message):
     """Stop job `job`; it answers with an error of kind ``Cancelled``. Of no effect when the job is over."""
 
     op: Literal["cancel"] = "cancel"
-    job: int
+    job: Job
 
 
 Request = Annotated[SegmentRequest | MeasureRequest | DeviceRequest | CancelRequest, Field(discriminator="op")]
@@ -169,7 +213,7 @@ class ReadyEvent(Message):
 
 class ProgressEvent(Message):
     event: Literal["progress"] = "progress"
-    job: int
+    job: Job
     fraction: float
     message: str
 
@@ -178,7 +222,7 @@ class SegmentEvent(Message):
     """Answer to `SegmentRequest`."""
 
     event: Literal["segmentation"] = "segmentation"
-    job: int
+    job: Job
     result: ResultMessage
 
 
@@ -186,7 +230,7 @@ class MeasureEvent(Message):
     """Answer to `MeasureRequest`: a row per structure."""
 
     event: Literal["measurements"] = "measurements"
-    job: int
+    job: Job
     columns: tuple[Column, ...]
     rows: tuple[tuple[bool | int | float | str | None, ...], ...]
 
@@ -200,7 +244,7 @@ class DeviceEvent(Message):
     """
 
     event: Literal["device"] = "device"
-    job: int
+    job: Job
     device: str
     name: str
 
@@ -214,7 +258,7 @@ class ErrorEvent(Message):
     """
 
     event: Literal["error"] = "error"
-    job: int | None
+    job: Job | None
     kind: str
     message: str
     remedy: str = ""

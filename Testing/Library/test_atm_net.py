@@ -642,6 +642,28 @@ def test_an_empty_or_foreign_bank_is_refused(bank_file, tmp_path, volume):
         TextBank(tmp_path / "missing.safetensors")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"scheme": 5}, {"encoder": None}, {"width": "x"}, {"width": 7}, {"width": -1}, {"texts": 5}, {"texts": ["a"]},
+     {"lengths": ["x"]}, {"lengths": [-1]}, {"lengths": [10**9]}, {"lengths": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_bank_is_said(bank_file, tmp_path, changes):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(bank_file, "pt") as file:
+        ((key, text),) = file.metadata().items()
+    damaged = tmp_path / "damaged.safetensors"
+    for told in (json.dumps({**json.loads(text), **changes}), "[" * 100_000, "[]", "5"):
+        save_file(load_file(bank_file), damaged, {key: told})
+        with pytest.raises(ConfigError, match="is not a text bank, is damaged"):
+            TextBank(damaged)
+    save_file({"other": torch.zeros(2, 2)}, damaged, {key: text})
+    with pytest.raises(ConfigError, match="is not a text bank, is damaged"):
+        TextBank(damaged)
+
+
 def test_a_bank_gives_back_what_the_encoder_said(bank_file):
     bank = TextBank(bank_file)
     text = Prompt(3, level_run(SMALL, *ids("L1", "L5")), "upper").text(SMALL)
@@ -733,6 +755,12 @@ def test_a_bert_is_frozen_and_outside_the_network(tmp_path, text_packages):
     assert torch.allclose(again.encode([texts[-1]])[0], alone, atol=1e-5)
     with pytest.raises(ConfigError, match=r"cannot be loaded.*hf download"):
         make_encoder(str(tmp_path / "nowhere"))
+    # Weights that are pickled are not loaded.
+    state = encoder.model.state_dict()
+    (tmp_path / "my-bert" / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "my-bert" / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"cannot be loaded.*must be \.safetensors"):
+        make_encoder(str(tmp_path / "my-bert"))
 
 
 def test_clip_reads_long_prompts_in_parts(text_packages):

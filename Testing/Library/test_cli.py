@@ -286,7 +286,7 @@ def test_protected_folder(case, tiny_checkpoint, predictor, capsys, monkeypatch)
     assert "cannot be written to" in capsys.readouterr().err and files(case) == {"case.nii.gz"}
 
 
-@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption_leaves_nothing(case, tiny_checkpoint, request_to_end):
     program = textwrap.dedent(
         """
@@ -553,7 +553,8 @@ def test_train_then_segment(trainable, case, capsys):
     assert "already holds a run" in capsys.readouterr().err
 
 
-def test_interrupted_training_is_saved_for_resuming(trainable):
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_training_is_saved_for_resuming(trainable, request_to_end):
     command = [sys.executable, "-m", "SpineSegAILib", *map(str, train_words(trainable, "--steps", "100000"))]
     status = trainable.parent / "run/status.json"
 
@@ -565,7 +566,7 @@ def test_interrupted_training_is_saved_for_resuming(trainable):
         deadline = time.monotonic() + 120
         while state() != "running" and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(request_to_end)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()

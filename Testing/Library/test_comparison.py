@@ -12,15 +12,16 @@ from tiny_data import write_tiny_dataset
 from SpineSegAILib.anatomy import STRUCTURES, VALUE_MAPS, VERTEBRA_ID
 from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.cli import main
-from SpineSegAILib.comparison import run as runs
 from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
 from SpineSegAILib.comparison.papers import PAPERS, figure
-from SpineSegAILib.comparison.run import Work, describe, run_comparison
+from SpineSegAILib.comparison.parts import Work, training_of
+from SpineSegAILib.comparison.run import describe, plan, run_comparison
 from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
 from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels
 from SpineSegAILib.training.run import RunDirectory
+from SpineSegAILib.training.trainer import run_training
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
@@ -209,7 +210,7 @@ def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_p
         trained.append((request.config.method["method"], request.config.seed, request.resume))
         if len(trained) == 3:
             raise KeyboardInterrupt
-        runs.run_training(request)
+        run_training(request)
 
     with pytest.raises(KeyboardInterrupt):
         run_comparison(config, Work(tmp_path, "cpu", train=killed_at_third))
@@ -253,7 +254,7 @@ def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint,
 
     def train(request):
         started.append(request.config.start_from)
-        return runs.run_training(request)
+        return run_training(request)
 
     found = run_comparison(config, Work(tmp_path / "out", "cpu", train=train))
     assert started == [str(taken)]
@@ -273,7 +274,7 @@ def test_a_second_stage_is_another_one_where_its_first_stage_is(manifest, tiny_c
             entry("Again", "entry:A1"),
             entry("Outside", str(outside)),
         ]
-        parts = runs._parts(config_of(manifest, entries=entries, seeds=[1, 2]), Work(tmp_path / "out", "cpu"))
+        parts = plan(config_of(manifest, entries=entries, seeds=[1, 2]), Work(tmp_path / "out", "cpu"))
         return {part.entry.name: part.folder for part in parts if part.seed == 1}
 
     outside = tmp_path / "outside.safetensors"
@@ -290,7 +291,7 @@ def test_a_second_stage_is_another_one_where_its_first_stage_is(manifest, tiny_c
 
 def test_what_a_reader_should_know_of_a_row_is_said(manifest, tmp_path):
     def train(request):
-        runs.run_training(request)
+        run_training(request)
         RunDirectory(request.output).best.unlink()
 
     config = config_of(manifest, split="training")
@@ -304,10 +305,10 @@ def test_what_a_reader_should_know_of_a_row_is_said(manifest, tmp_path):
 
 def test_equal_hours_mean_a_schedule_over_the_hours(manifest):
     config = config_of(manifest, budget={"hours": 2.0})
-    training = runs._training(config.entries[0], 35, config, manifest, False)
+    training = training_of(config.entries[0], 35, config, manifest, False)
     assert training.optimization.hours == 2.0 and training.optimization.steps > 10**6
     half = config.entries[0].model_copy(update={"share": 0.5})
-    assert runs._training(half, 35, config, manifest, False).optimization.hours == 1.0
+    assert training_of(half, 35, config, manifest, False).optimization.hours == 1.0
 
 
 def test_the_scored_cases_never_choose_the_weights():

@@ -23,7 +23,7 @@ from SpineSegAILib.evaluation import (
     surface_distances,
     write_report,
 )
-from SpineSegAILib.evaluation.masks import TOLERANCE_MM, pixel_distances, surface_measures
+from SpineSegAILib.evaluation.masks import TOLERANCE_MM, on_square_grid, pixel_distances, surface_measures
 from SpineSegAILib.results import Segmentation
 
 SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
@@ -190,8 +190,38 @@ def test_shift_by_one_level_is_seen():
 def test_partial_overlap():
     report = evaluate_case(image_of(column(L4=(20, 30))), image_of(column(L4=(25, 35))), [structure("L4").id])
     (s,) = report.structures
-    assert s.dice == pytest.approx(0.5) and s.iou == pytest.approx(1 / 3)
+    assert s.dice == pytest.approx(0.5) and s.iou == pytest.approx(1 / 3) and s.precision == pytest.approx(0.5)
     assert s.hd95_mm == pytest.approx(5.0) and s.level_right
+
+
+def test_precision_is_the_share_of_the_prediction_that_is_right():
+    reference, small, large = (image_of(column(L4=rows)) for rows in ((20, 30), (20, 24), (15, 40)))
+    both = [evaluate_case(reference, guess, [structure("L4").id], case=n) for n, guess in (("a", small), ("b", large))]
+    assert [r.structures[0].precision for r in both] == [1.0, pytest.approx(10 / 25)]
+    assert summarize(both)["overall"]["macro"]["precision"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_distances_in_pixels_of_a_papers_grid(axis):
+    """Slices of 60 × 12 pixels, padded to 60 × 60 and brought to 120 × 120: every distance doubles."""
+    reference, predicted = (np.moveaxis(column(L4=rows), 0, axis) for rows in ((20, 30), (23, 33)))
+    images = [image_of(array) for array in (reference, predicted)]
+    for image in images:
+        image.SetDirection(np.eye(3)[:, np.roll(range(3), 2 - axis)].ravel())  # left to right along `axis`
+    own, finer = (evaluate_case(*images, [structure("L4").id], grid=g).structures[0] for g in (None, 120))
+    assert own.hd95_px == pytest.approx(3.0) and finer.hd95_px == pytest.approx(6.0)
+    assert finer.hd95_mm == own.hd95_mm and finer.dice == own.dice
+
+
+def test_a_slice_is_padded_to_a_square_and_resized():
+    labels = np.zeros((2, 6, 3), np.int16)
+    labels[0, :, 1], labels[1, 5, 2] = 1, 2
+    square = on_square_grid(labels, 0, 12)
+    assert square.shape == (2, 12, 12) and labels.sum() == 6 + 2
+    # Three columns in the middle of six; the pixel grid of the odd rest lies half a pixel aside.
+    assert np.flatnonzero((square[0] == 1).any(0)).tolist() == [5, 6] and (square[0] == 1).any(1).all()
+    assert np.argwhere(square[1] == 2).tolist() == [[10, 7], [10, 8], [11, 7], [11, 8]]
+    assert on_square_grid(np.ones((2, 8, 8), np.int16), 0, 4).all()
 
 
 def test_absent_structures():
@@ -200,7 +230,7 @@ def test_absent_structures():
     found = scores(report)
     assert set(found) == {"L3", "L4", "L5"}  # L1 is in neither
     for name in ("L4", "L5"):
-        assert found[name].dice == found[name].iou == 0.0 and math.isnan(found[name].hd95_mm)
+        assert found[name].dice == found[name].iou == found[name].precision == 0.0 and math.isnan(found[name].hd95_mm)
     assert found["L4"].level_right is False and found["L5"].level_right is None
     assert found["L5"].false_positive_ml == pytest.approx(0.48)
 

@@ -183,7 +183,7 @@ def test_what_is_absent_in_one_and_invented_by_the_other_is_a_pair():
     rows = {"L3": (5, 15), "L4": (20, 30)}
     right = summarize([case(rows, rows, "L3 L4 L5 S1", case="a")])
     invented = summarize([case(rows, {**rows, "L5": (35, 45)}, "L3 L4 L5 S1", case="a")])
-    for metric in ("dice", "iou", "surface_dice"):
+    for metric in ("dice", "iou", "precision", "surface_dice"):
         first, second, left = paired_values(right, invented, metric)
         assert first == {"/a": 1.0} and second == {"/a": pytest.approx(2 / 3)} and left == 0
         assert paired_values(invented, right, metric, "vertebrae") == (second, first, 0)

@@ -1,9 +1,20 @@
 """Files are written whole or not at all, and read or refused in words."""
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from SpineSegAILib.errors import ConfigError, DatasetError, OutputError
-from SpineSegAILib.files import atomic_write, check_suffix, check_writable, read_json, read_table, stem_and_suffix
+from SpineSegAILib.files import (
+    atomic_write,
+    check_suffix,
+    check_writable,
+    read_json,
+    read_table,
+    stem_and_suffix,
+    write_csv_rows,
+)
 
 
 def names(folder) -> set[str]:
@@ -93,3 +104,25 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
     (tmp_path / "b.toml").write_text("a =")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_table(tmp_path / "b.toml", ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"), ("+1+1", "'+1+1"), ("-2+3", "'-2+3"), ("@SUM(A1)", "'@SUM(A1)"),
+        (" =1", "' =1"), ("\t=1", "'\t=1"), ("＝1", "'＝1"), ("-", "'-"),
+        ("-3.25", "-3.25"), ("+7", "+7"), (-3.25, "-3.25"),
+        (None, ""), ("L4/L5", "L4/L5"), ("a=b", "a=b"), ("", ""), (0, "0"), (True, "True"),
+    ],
+)  # fmt: skip
+def test_no_cell_of_a_table_is_a_formula(tmp_path, cell, written):
+    write_csv_rows(tmp_path / "t.csv", [["image", "n"], [cell, 1]])
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["image", "n"], [written, "1"]]
+
+
+def test_every_table_is_written_by_one_function():
+    root = Path(__file__).parents[2]
+    for path in (*(root / "SpineSegAILib").rglob("*.py"), *(root / "SpineSegAI").rglob("*.py")):
+        if path.name != "files.py":
+            assert "csv.writer" not in (text := path.read_text(encoding="utf-8")) and "DictWriter" not in text, path

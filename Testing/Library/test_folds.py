@@ -9,11 +9,11 @@ from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header
-from SpineSegAILib.comparison import run as runs
 from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
 from SpineSegAILib.comparison.folds import with_supervision, write_folds, write_never_scored
 from SpineSegAILib.comparison.hints import visible_levels
-from SpineSegAILib.comparison.run import Work, describe, run_comparison
+from SpineSegAILib.comparison.parts import Work, training_of
+from SpineSegAILib.comparison.run import describe, run_comparison
 from SpineSegAILib.comparison.tables import markdown, tabulate
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError
@@ -182,5 +182,5 @@ def test_what_folds_do_not_allow(manifest, change, message):
 def test_every_entry_of_the_shipped_screenings_can_be_trained(name, manifest, tmp_path):
     config = read_comparison(name, dataset=manifest, resources={"text_bank": tmp_path / "bank.safetensors"})
     for entry in config.entries:
-        training = runs._training(entry, 35, config, manifest, rehearse=False)
+        training = training_of(entry, 35, config, manifest, rehearse=False)
         assert training.method["method"] == entry.method

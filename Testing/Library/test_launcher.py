@@ -309,3 +309,50 @@ def test_the_log_shows_the_latest_state_of_a_progress_bar(tmp_path):
     RunDirectory(tmp_path).log_file.write_bytes(b"a\n 10%\r 20%\r 30%\nlast\n")
     assert launcher.log_tail(tmp_path) == "a\n 30%\nlast"
     assert launcher.log_tail(tmp_path, 1) == "last"
+
+
+ODD = ["", "{", "[]", "5", '"x"', "null", "[" * 100_000, "{}", "\0", '{"event": 5}', '{"event": "step"}',
+       '{"event": "step", "step": "x", "losses": {"total": 1}, "elapsed": 1, "steps_per_second": 1}',
+       '{"event": "step", "step": 1, "losses": [], "elapsed": 1, "steps_per_second": 1}',
+       '{"event": "step", "step": 1, "losses": {"total": "x"}, "elapsed": 1, "steps_per_second": 1}',
+       '{"event": "step", "step": 1, "losses": {"total": 1}, "elapsed": 1e999, "steps_per_second": 0}',
+       '{"event": "validation", "scores": 5}', '{"event": "validation"}', '{"event": "error", "message": [1]}',
+       '{"optimization": []}', '{"optimization": {"steps": "x", "hours": []}, "name": [1]}',
+       '{"optimization": {"steps": -1, "hours": -5}}', '{"pid": "x", "started": 1, "host": "h"}',
+       '{"pid": 1e400, "started": 1, "host": "h"}', '{"pid": -4, "started": 1, "host": "h"}',
+       '{"pid": 99999999999, "started": 1, "host": "h"}', 
+       '{"state": [], "heartbeat": "x", "progressed": {}, "step": null}',
+       '{"state": "preparing", "heartbeat": 1e999, "total": "x"}', '{"state": "preparing", "total": 5, "step": 1e308}',
+       '{"time": "x"}', '{"time": 1e999}']  # fmt: skip
+FILES = ("config.json", "events.jsonl", "status.json", "lock.json", "launch.json", "state/state.safetensors", "log.txt")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_files_of_a_run_stop_no_list(tmp_path, name):
+    whole = {
+        "config.json": '{"name": "mine", "optimization": {"steps": 10}}',
+        "events.jsonl": '{"event": "step", "step": 3, "losses": {"total": 0.5}, "elapsed": 4, "steps_per_second": 1}\n',
+        "status.json": '{"state": "running", "heartbeat": 1, "progressed": 1, "step": 3}',
+    }
+    for number, text in enumerate([*ODD, None]):
+        folder = tmp_path / str(number)
+        (folder / "state").mkdir(parents=True)
+        for file, content in whole.items():
+            (folder / file).write_text(content)
+        if text is None:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(text.encode() + b"\xff\n")
+            (folder / name).write_text(text + "\n")
+        report = launcher.status(folder)
+        assert isinstance(report.step, int) and 0 <= report.progress <= 1 and isinstance(report.message, str)
+        assert launcher.status(folder, EventReader(RunDirectory(folder)).events()) == report
+        launcher.log_tail(folder)
+
+
+def test_a_run_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for folder in (tmp_path / "loop" / "run", tmp_path / ("x" * 300)):
+        with pytest.raises(TrainingError):
+            launcher.status(folder)

@@ -8,16 +8,17 @@ import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import STRUCTURES, Extent, structure
 from SpineSegAILib.cli import main
-from SpineSegAILib.datasets import read_label, read_manifest
+from SpineSegAILib.datasets import Case, read_label, read_manifest
+from SpineSegAILib.datasets.manifest import read_case
 from SpineSegAILib.datasets.public_sets import import_dataset
-from SpineSegAILib.datasets.segment_names import parse_table
 from SpineSegAILib.errors import DatasetError
+from SpineSegAILib.results.segment_names import parse_table
 
 
 def put(path, *values):
-    """An image with a slice for each value, and one of zeros."""
+    """An image with a slice for each value, and others of zeros."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    array = np.zeros((len(values) + 1, 3, 4), np.int16)
+    array = np.zeros((8, 3, 4), np.int16)
     for n, value in enumerate(values):
         array[n] = value
     sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
@@ -198,6 +199,77 @@ def test_foreign_values_and_damaged_masks(tmp_path):
     put(tmp_path / "masks" / "1_t2.mha", 0)
     with pytest.raises(DatasetError, match="are empty"):
         import_dataset("spider", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("millimetres", [0.0, 0.04, 0.4])
+def test_a_label_beside_its_image_is_the_same_to_import_and_evaluation(tmp_path, millimetres):
+    put(tmp_path / "images" / "1_t2.mha", 50)
+    put(tmp_path / "masks" / "1_t2.mha", 1, 2)
+    label = sitk.ReadImage(str(tmp_path / "masks" / "1_t2.mha"))
+    label.SetOrigin((0.0, millimetres, 0.0))
+    sitk.WriteImage(label, str(tmp_path / "masks" / "1_t2.mha"))
+    case = Case(
+        tmp_path / "images" / "1_t2.mha", tmp_path / "masks" / "1_t2.mha", (24, 23), label_values={1: 24, 2: 23}
+    )
+    if millimetres < 0.1:
+        import_dataset("spider", tmp_path, tmp_path / "out")
+        read_case(case)
+        return
+    for attempt in (lambda: import_dataset("spider", tmp_path, tmp_path / "out"), lambda: read_case(case)):
+        with pytest.raises(DatasetError, match="does not lie on the grid of"):
+            attempt()
+
+
+LAYOUTS = {
+    "spider": ("images/1_t2.mha", "masks/1_t2.mha"),
+    "mrspineseg": ("MR/Case1.nii.gz", "Mask/mask_case1.nii.gz"),
+    "verse": ("rawdata/sub-1/sub-1_ct.nii.gz", "derivatives/sub-1/sub-1_seg-vert_msk.nii.gz"),
+    "ctspine1k": ("data/colon/1.nii.gz", "label/colon/1_seg.nii.gz"),
+    "nnunet": ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_what_macos_leaves_beside_files_is_skipped(tmp_path, kind):
+    for name in LAYOUTS[kind]:
+        put(tmp_path / name, 20 if kind in ("verse", "ctspine1k") else 1)
+        (tmp_path / name).with_name(f"._{(tmp_path / name).name}").write_bytes(b"\0\5\x16\7macOS")
+    if kind == "nnunet":
+        (tmp_path / "dataset.json").write_text('\ufeff{"labels": {"background": 0, "L5": 1}}', encoding="utf-8")
+    assert len(list(import_dataset(kind, tmp_path, tmp_path / "out").entries())) == 1
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\0", b"a;b\0c\n1;2", b"new_file_name,subset\n" + b'"' + b"x" * 200_000])
+def test_damaged_tables_of_public_sets_are_said(tmp_path, data):
+    for name in LAYOUTS["spider"]:
+        put(tmp_path / name, 1)
+    (tmp_path / "overview.csv").write_bytes(data)
+    try:
+        import_dataset("spider", tmp_path, tmp_path / "out")
+    except DatasetError as error:
+        assert "overview.csv" in str(error)
+    for name in LAYOUTS["ctspine1k"]:
+        put(tmp_path / name, 20)
+    (tmp_path / "data_split.txt").write_bytes(data)
+    try:
+        import_dataset("ctspine1k", tmp_path, tmp_path / "out2")
+    except DatasetError as error:
+        assert "data_split.txt" in str(error)
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["[]", "5", "null", "{}", '{"labels": []}', '{"labels": {"L5": "x"}}', '{"labels": {"L5": null}}',
+     '{"labels": {"L5": 1e999}}', '{"labels": {"L5": 1}, "channel_names": ["MR"]}', "[" * 100_000,
+     '{"labels": {"L5": 1}, "file_ending": 5}', '{"labels": {"L5": 1}, "file_ending": "/../*"}',
+     '{"labels": {"L5": {}}}', '{"labels": {"1": ["L5"]}}'],
+)  # fmt: skip
+def test_damaged_descriptions_of_nnunet_are_said(tmp_path, table):
+    for name in LAYOUTS["nnunet"]:
+        put(tmp_path / name, 1)
+    (tmp_path / "dataset.json").write_text(table)
+    with pytest.raises(DatasetError):
+        import_dataset("nnunet", tmp_path, tmp_path / "out")
 
 
 def test_sets_can_be_joined_and_the_shell_says_what_it_did(tmp_path, capsys):

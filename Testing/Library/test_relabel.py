@@ -11,6 +11,7 @@ import slicerio
 
 from SpineSegAILib import cli
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, structure
+from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.results import Segmentation, read_segmentation
 
 SCHEME = SCHEMES["lumbar-mr"]
@@ -164,16 +165,41 @@ def edited(path, change) -> None:
     slicerio.write_segmentation(str(path), document)
 
 
-def test_a_segment_renamed_by_hand(tmp_path, capsys):
+def renamed(names):
+    """What a double click on a segment's name changes: the name, not the tag nor the id."""
+
+    def change(document):
+        for segment in document["segments"]:
+            segment["name"] = names.get(segment["name"], segment["name"])
+
+    return change
+
+
+def test_segments_renamed_by_hand_are_what_they_are_called(tmp_path, capsys):
+    path = tmp_path / "spine.seg.nrrd"
+    column("L1 L2 L3").write(path)
+    edited(path, renamed({f"L{n} vertebra (body)": f"L{n + 1}" for n in (1, 2, 3)}))
+    assert relabel(path, "--shift", "down") == ["L3", "L4", "L5"]
+    note = " ".join(capsys.readouterr().err.split())
+    assert "“L2” was made as L1 and renamed by hand: it is taken as L2." in note
+    assert read_segmentation(path).outline_quality == {structure("L2").id: 0.5}  # it follows the voxels
+
+
+def test_a_name_given_twice_by_hand(tmp_path, capsys):
     path = tmp_path / "spine.seg.nrrd"
     column().write(path)
-
-    def rename(document):
-        document["segments"][0]["name"] = "L2 vertebra"
-
-    edited(path, rename)
+    edited(path, renamed({"L1 vertebra (body)": "L2 corrected"}))
     assert cli.main(["relabel", str(path), "--output", str(tmp_path / "a.nii.gz"), "--shift", "up"]) == 2
-    assert "The segment “L2 vertebra” was renamed by hand: it is recorded as L1" in capsys.readouterr().err
+    assert "L2 is there twice, as “L2 corrected” and “L2 vertebra (body)”" in capsys.readouterr().err
+
+
+def test_vertebrae_renamed_and_discs_forgotten(tmp_path, capsys):
+    path = tmp_path / "spine.seg.nrrd"
+    column("L1 L1/L2 L2").write(path)
+    edited(path, renamed({"L1 vertebra (body)": "L2", "L2 vertebra (body)": "L3"}))
+    assert relabel(path, "--delete", "L1/L2") == ["L2", "L3"]
+    assert "out of order: L2 lies above L1/L2" in " ".join(capsys.readouterr().err.split())
+    assert not any("out of order" in w for w in read_segmentation(tmp_path / "out.seg.nrrd").warnings)
 
 
 def test_segments_that_overlap(tmp_path, capsys):
@@ -190,7 +216,8 @@ def test_segments_that_overlap(tmp_path, capsys):
     edited(path, overlap)
     assert cli.main(["relabel", str(path), "--output", str(tmp_path / "a.nii.gz"), "--shift", "up"]) == 2
     assert "L1 and L2 overlap in 240 voxels" in capsys.readouterr().err
-    assert read_segmentation(path).present == [20, 21]
+    with pytest.raises(CorrectionError, match="L1 and L2 overlap"):
+        read_segmentation(path)
 
 
 def test_a_plain_label_image(tmp_path):

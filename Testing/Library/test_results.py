@@ -13,7 +13,7 @@ import slicerio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme
+from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, sorted_ids
 from SpineSegAILib.errors import ImageError, OutputError, SchemeError
 from SpineSegAILib.files import SEGMENTATION_SUFFIXES
 from SpineSegAILib.results import Alternative, Segmentation, read_segmentation
@@ -35,9 +35,9 @@ def rotation(*degrees: float) -> np.ndarray:
 
 
 def labels_with(ids, *, size=(9, 12, 14), direction=None) -> sitk.Image:
-    """Small oblique label image: a slab for each id."""
+    """Small oblique label image: a slab for each id, from top to bottom as in the body."""
     values = np.zeros(size[::-1], np.int16)
-    for k, sid in enumerate(ids):
+    for k, sid in enumerate(reversed(sorted_ids(ids))):
         values[k % size[2], 2:5, 1 + k // size[2] : 3 + k // size[2]] = sid
     image = sitk.GetImageFromArray(values)
     image.SetSpacing((1.2, 0.9, 4.4))
@@ -230,7 +230,7 @@ def test_a_segmentation_corrected_in_slicer_comes_back_on_the_images_grid(tmp_pa
         assert getattr(read, what) == getattr(written, what), what
 
 
-def test_segments_are_recognised_by_tag_name_or_code_and_others_reported(tmp_path):
+def test_segments_are_recognised_by_name_tag_or_code_and_others_reported(tmp_path):
     path = tmp_path / "scene.seg.nrrd"
     voxels = np.zeros((6, 6, 6), np.uint8)
     for value in range(1, 6):
@@ -242,7 +242,7 @@ def test_segments_are_recognised_by_tag_name_or_code_and_others_reported(tmp_pat
     }
     segments = [
         {"id": "Segment_1", "name": "renamed", "tags": {"SpineSegAI.StructureId": "24"}},
-        {"id": "L4", "name": "the fourth"},
+        {"id": "L1", "name": "LWK 4"},
         {"id": "Segment_3", "name": "L4/L5"},
         {"id": "Segment_4", "name": "vertebra", "terminology": coded},
         {"id": "Segment_5", "name": "tumour"},

@@ -4,17 +4,26 @@ import pytest
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, display_name
 from SpineSegAILib.anatomy.terminology import terminology_entry
-from SpineSegAILib.datasets.segment_names import parse_table, parse_target, place, read_table, structure_of_name
 from SpineSegAILib.errors import DatasetError
+from SpineSegAILib.results.segment_names import parse_table, parse_target, place, read_table, structure_of_name
 
 
 @pytest.mark.parametrize(
     ("names", "structure"),
     [
         (["L4", "l4", "L4 vertebra", "vertebra L4", "Vertebra_L4", "vertebrae_L4", "L4 vertebral body", "VB L4",
-          "lumbar vertebra 4", "4th lumbar vertebra", "fourth lumbar vertebra", "L4 (body)", "Lumbar 4"], "L4"),
-        (["T12", "TH12", "Th 12".replace(" ", ""), "D12", "thoracic vertebra 12", "T12 vertebra"], "T12"),
-        (["S1", "sacrum", "Sacrum S1"], "S1"),
+          "lumbar vertebra 4", "4th lumbar vertebra", "fourth lumbar vertebra", "L4 (body)", "Lumbar 4", "L 4", "L-4",
+          "LWK4", "LWK 4", "lwk_4", "Lendenwirbel 4", "4. Lendenwirbelkörper", "Wirbel L4", "Wirbelkoerper L4",
+          "vertèbre L4", "Corps vertébral L4", "vértebra L4", "vertebra lumbar 4", "corpo vertebrale L4",
+          "L4 corrected", "L4 vertebra (edited)", "LWK4 korrigiert", "L4 vertebra (body) (experimental)"], "L4"),
+        (["T12", "TH12", "Th 12", "D12", "thoracic vertebra 12", "T12 vertebra", "BWK12", "BWK 12"], "T12"),
+        (["C3", "HWK3", "Halswirbel 3"], "C3"),
+        (["S1", "sacrum", "Sacrum S1", "Sakrum", "Kreuzbein", "Os sacrum", "SWK1"], "S1"),
+        (["Bandscheibe L4/5", "LWK 4/5", "disque L4-L5", "disco L4/L5", "Zwischenwirbelscheibe L4/L5"], "L4/L5"),
+        (["BWK 12/LWK 1"], "T12/L1"),
+        (["Spinalkanal", "Wirbelkanal", "canal rachidien", "canal vertébral", "canale vertebrale"], "canal"),
+        (["Rückenmark", "moelle épinière", "médula espinal", "midollo spinale"], "cord"),
+        (["pulmonary artery, right"], "pulmonary artery, right"),
         (["L4/5", "L4-5", "L4_5", "L4/L5", "L4-L5", "L4 - L5", "L4–L5", "L4L5", "L4-L5 disc", "disc L4/L5", "Disk L4-5",
           "disc between L4 and L5", "IVD_L4-L5", "intervertebral disc L4/L5", "L5/L4"], "L4/L5"),
         (["L5/S1", "L5-S1", "L5/S", "disc L5S1", "L5/L6"], "L5/S1"),
@@ -36,7 +45,8 @@ def test_names_that_are_understood(names, structure):
 @pytest.mark.parametrize(
     "name",
     ["", "L4 tumour", "L4/L6", "disc L4", "L4_1", "Segment_1", "left psoas", "L7", "T14", "C1/C2", "liver", "L4 L5 S1",
-     "L4 and L5", "L4 pedicle", "bone metastasis", "spine", "lumbar spine", "canal stenosis", "cage L4/L5", "S2", "45"],
+     "L4 and L5", "L4 et L5", "L4 old", "L4 alt", "L4 copy", "L4 (2)", "1", "20",
+     "L4 pedicle", "bone metastasis", "spine", "lumbar spine", "canal stenosis", "cage L4/L5", "S2", "45"],
 )  # fmt: skip
 def test_names_that_are_not(name):
     assert structure_of_name(name) is None
@@ -58,21 +68,31 @@ def test_extent_is_read_from_the_name():
     assert structure_of_name("disc L4/L5")[1] is None
 
 
-def test_the_readers_word_goes_before_tag_terminology_and_name():
+def test_the_readers_word_goes_before_name_tag_and_terminology():
     entry = terminology_entry(22, extent=Extent.BODY)
     tags = {"SpineSegAI.StructureId": "21", "SpineSegAI.Scheme": "lumbar-mr", "TerminologyEntry": entry}
     table = parse_table([("l5  VERTEBRA", "S1")])
     assert place("L5 vertebra", tags, table).target == "S1"
-    by_tag = place("L5 vertebra", tags, {})
-    assert (by_tag.target, by_tag.how, by_tag.extent) == ("L2", "tag", Extent.BODY)
-    assert "taken as that" in by_tag.note and "L5 vertebra=L5" in by_tag.note
-    by_code = place("L5 vertebra", {"TerminologyEntry": entry}, {})
+    renamed = place("L5 vertebra", tags, {})
+    assert (renamed.target, renamed.how, renamed.extent) == ("L5", "name", Extent.BODY)
+    assert renamed.note == "“L5 vertebra” was made as L2 and renamed by hand: it is taken as L5."
+    by_tag = place("the good one", tags, {})
+    assert (by_tag.target, by_tag.how, by_tag.note) == ("L2", "tag", "")
+    assert place("vertebra", tags, {}).target == "L2"
+    by_code = place("the good one", {"TerminologyEntry": entry}, {})
     assert (by_code.target, by_code.how, by_code.extent) == ("L3", "terminology", Extent.BODY)
+    assert place("L5 vertebra", {"TerminologyEntry": entry}, {}).target == "L5"
     assert place("L5 vertebra", {}, {}).target == "L5"
     tissue = (
         "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^"
     )
     assert place("Segment_3", {"TerminologyEntry": tissue}, {}).target == ""
+
+
+def test_a_disc_is_the_same_under_both_names_that_l6_gives_it():
+    tags = {"SpineSegAI.StructureId": "124"}
+    for name in ("L5/S1 disc", "L5/L6 disc"):
+        assert (place(name, tags, {}).target, place(name, tags, {}).note) == ("L5/S1", "")
 
 
 def test_a_name_with_a_level_says_more_than_a_code_without():

@@ -13,8 +13,8 @@ from scene_data import Scene, box, lumbar, sagittal, volume_image
 
 from SpineSegAILib.anatomy import Extent, structure
 from SpineSegAILib.datasets import scene_files, slicer_scene
-from SpineSegAILib.datasets.segment_names import parse_table
 from SpineSegAILib.datasets.slicer_scene import read_scene
+from SpineSegAILib.results.segment_names import parse_table
 
 L4, DISC, L5 = (structure(n).id for n in ("L4", "L4/L5", "L5"))
 

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_data import write_tiny_dataset
@@ -23,6 +25,7 @@ from SpineSegAILib.training.averaging import load_matching
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
 from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
+from SpineSegAILib.training.schedule import make_optimizer
 from SpineSegAILib.training.trainer import run_training
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +77,32 @@ def test_a_run_learns_validates_and_leaves_a_checkpoint_that_segments(manifest, 
     image = sitk.ReadImage(str(manifest.parent / "case2_image.nii.gz"))
     result = Predictor(run.last, "cpu").segment(image)
     assert result.labels.GetSize() == image.GetSize()
+
+
+def test_weight_decay_is_decoupled_or_the_papers_regularization():
+    """One step of a network with no gradient of its own: only what decays moves."""
+
+    def moved(optimizer: str) -> tuple[float, float]:
+        torch.manual_seed(0)
+        network = torch.nn.Linear(2, 2)
+        before = [p.detach().clone() for p in network.parameters()]
+        made = make_optimizer(OptimizationConfig(optimizer=optimizer, weight_decay=0.1, learning_rate=0.01), network)
+        sum(0 * p.sum() for p in network.parameters()).backward()
+        made.step()
+        weight, bias = (b - a.detach() for a, b in zip(network.parameters(), before, strict=True))
+        return float((weight / before[0]).mean()), float(bias.abs().max())
+
+    share, bias = moved("adamw")
+    assert share == pytest.approx(0.01 * 0.1, rel=1e-3) and bias == 0
+    share, bias = moved("adam")  # Adam divides the L2 gradient by its own size: every parameter moves by the rate
+    assert bias == pytest.approx(0.01, rel=1e-3)
+
+
+def test_no_limit_of_the_gradient_is_no_limit(manifest, tmp_path):
+    """With plain Adam, too: both are what papers say."""
+    free = run_here(config_for(manifest, 4, clip=0.0, optimizer="adam", report_every=1), tmp_path / "free")
+    bound = run_here(config_for(manifest, 4, clip=1e-6, optimizer="adam", report_every=1), tmp_path / "bound")
+    assert losses_of(free)[1] == losses_of(bound)[1] and losses_of(free)[4] != losses_of(bound)[4]
 
 
 def start_process(config: TrainingConfig, folder: Path, processes: int = 1, **request) -> subprocess.Popen:
@@ -344,8 +373,6 @@ def test_a_run_goes_on_without_the_files_it_has_read(own_data, tmp_path):
 
 @pytest.mark.parametrize("change, said", [("unlink", "is gone"), ("write", "has changed since the run began")])
 def test_a_run_that_must_read_changed_data_again_says_so(own_data, tmp_path, change, said):
-    import shutil
-
     run = stopped_run(config_for(own_data, 8, report_every=1), tmp_path / "run")
     shutil.rmtree(run.folder / "cache")
     label = own_data.parent / "case1_label.nii.gz"
@@ -360,9 +387,72 @@ def test_a_run_that_must_read_changed_data_again_says_so(own_data, tmp_path, cha
     assert said in report.message
 
 
-def test_a_cache_that_vanishes_is_named(own_data, tmp_path):
-    import shutil
+def spoil_cache(folder: Path, kind: str) -> None:
+    """Damages the first preprocessed case, or the copies of the validation case."""
+    case = sorted(path.parent for path in folder.glob("*/case.json"))[0]
+    match kind:
+        case "text":
+            (case / "case.json").write_text("{")
+        case "deep text":
+            (case / "case.json").write_text("[" * 100_000)
+        case "no text":
+            (case / "case.json").unlink()
+        case "other text":
+            (case / "case.json").write_text("[]")
+        case "half an image":
+            data = (case / "image.npy").read_bytes()
+            (case / "image.npy").write_bytes(data[: len(data) // 2])
+        case "other codes":
+            np.save(case / "codes.npy", np.zeros((2, 2, 2), np.uint8))
+        case "no codes":
+            (case / "codes.npy").unlink()
+        case "one bit":
+            data = bytearray((case / "image.npy").read_bytes())
+            data[-100] ^= 64
+            (case / "image.npy").write_bytes(data)
+        case "a file":
+            shutil.rmtree(case)
+            case.write_text("x")
+        case "validation":
+            for copy in folder.glob("*.nrrd"):
+                copy.write_bytes(copy.read_bytes()[:300])
 
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text", "deep text", "no text", "other text", "half an image", "other codes", "no codes", "one bit", "a file",
+     "validation"],
+)  # fmt: skip
+def test_a_damaged_cache_is_made_again(own_data, tmp_path, kind):
+    config = config_for(own_data, 6, report_every=1)
+    straight = losses_of(run_here(config, tmp_path / "straight"))
+    run = stopped_run(config, tmp_path / "run")
+    spoil_cache(run.folder / "cache", kind)
+    run_training(TrainingRequest(None, run.folder, resume=True, device="cpu"))
+    assert losses_of(run) == straight
+    assert not list((run.folder / "cache").glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["half an image", "validation"])
+def test_a_damaged_cache_of_data_that_are_gone_is_said_truly(own_data, tmp_path, kind):
+    run = stopped_run(config_for(own_data, 8, report_every=1), tmp_path / "run")
+    spoil_cache(run.folder / "cache", kind)
+    for image in own_data.parent.glob("*_image.nii.gz"):
+        image.unlink()
+    with pytest.raises(DatasetError, match="is gone, and the run has no whole copy of it"):
+        run_training(TrainingRequest(None, run.folder, resume=True, device="cpu"))
+
+
+def test_a_damaged_list_of_cases_is_said(own_data, tmp_path):
+    run = stopped_run(config_for(own_data, 8, report_every=1), tmp_path / "run")
+    table = json.loads(run.dataset_file.read_text())
+    table["checksums"].popitem()
+    run.dataset_file.write_text(json.dumps(table))
+    with pytest.raises(DatasetError, match=r"dataset\.json is damaged"):
+        run_training(TrainingRequest(None, run.folder, resume=True, device="cpu"))
+
+
+def test_a_cache_that_vanishes_is_named(own_data, tmp_path):
     config = config_for(own_data, 50, report_every=1)
     run = RunDirectory(tmp_path / "run")
 
@@ -370,7 +460,7 @@ def test_a_cache_that_vanishes_is_named(own_data, tmp_path):
         if event["event"] == "step":
             shutil.rmtree(run.folder / "cache")
 
-    with pytest.raises(DatasetError, match=r"preprocessed case .* is gone"):
+    with pytest.raises(DatasetError, match=r"preprocessed case .* is gone or damaged"):
         run_training(TrainingRequest(config, run.folder, device="cpu", report=delete))
     assert losses_of(run)
     request = TrainingRequest(None, run.folder, resume=True, device="cpu", report=lambda e: stop_at(run, e, 3))

@@ -74,6 +74,23 @@ def test_without_augmentation_the_patch_is_the_window_s_centre(cases):
             assert torch.allclose(batch.image[i, 0], middle, atol=1e-4)
 
 
+def test_with_every_change_off_nothing_is_changed(cases):
+    """What a paper's own augmentation is set on top of; grey values beyond the percentiles are cut off."""
+    data = dataset(cases)
+    plain, off = batch_of(data, range(8)), batch_of(data, range(8), AugmentationConfig.none())
+    assert torch.allclose(off.image, plain.image.clamp(-2, 2), atol=1e-5)
+    assert torch.equal(off.allowed, plain.allowed) and torch.allclose(off.coordinates, plain.coordinates, atol=1e-6)
+    shares = [name for name in AugmentationConfig.model_fields if name.endswith("_probability")]
+    assert not any(getattr(AugmentationConfig.none(), name) for name in shares)
+    changes = {"level_probability": 1.0, "brightness": (1.2, 1.2), "offset": 0.0}
+    brighter = AugmentationConfig.none().model_copy(update=changes)
+    unit = (plain.image.clamp(-2, 2) + 2) / 4
+    inside = plain.image > PREPROCESSING.padding
+    assert torch.allclose(
+        batch_of(data, range(8), brighter).image[inside], (unit * 1.2 * 4 - 2).clamp(max=3)[inside], atol=1e-4
+    )
+
+
 def test_levels_keep_their_ranks_through_augmentation(cases):
     batch = batch_of(dataset(cases), range(16), AugmentationConfig())
     for name, rank in (("L5", 0.0), ("L3", 2.0), ("T12", 5.0)):

@@ -11,11 +11,12 @@ from scene_data import Scene, box, lumbar, volume_image
 
 from SpineSegAILib.anatomy import STRUCTURES, Extent, structure
 from SpineSegAILib.cli import main
-from SpineSegAILib.datasets import read_label, read_manifest, training_set
-from SpineSegAILib.datasets.segment_names import parse_table
+from SpineSegAILib.datasets import adding, read_label, read_manifest, training_set
+from SpineSegAILib.datasets.entries import structures_in_words
 from SpineSegAILib.datasets.slicer_scene import read_scene
-from SpineSegAILib.datasets.training_set import TrainingSet, structures_in_words
+from SpineSegAILib.datasets.training_set import TrainingSet
 from SpineSegAILib.errors import DatasetError, OutputError
+from SpineSegAILib.results.segment_names import parse_table
 
 BODIES = "It is not said whether vertebrae are bodies or whole."
 
@@ -243,7 +244,7 @@ def test_a_read_only_folder(tmp_path, monkeypatch):
         def refuse(*args, **named):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(training_set.tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr(adding.tempfile, "mkdtemp", refuse)
     else:
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(OutputError, match="cannot be written: Permission denied"):

@@ -6,6 +6,7 @@ of an error to raise, ``DOUBLE_NOISE`` that it prints to standard output, as lib
 is unsure at the edges.
 """
 
+import builtins
 import os
 import sys
 import time
@@ -43,7 +44,8 @@ class DoublePredictor:
             print("a library says hello")
             os.system("echo and so does a C program")
         if os.environ.get("DOUBLE_FAIL"):
-            raise getattr(errors, os.environ["DOUBLE_FAIL"])("It went wrong on purpose.", "Do something else.")
+            kind = getattr(errors, os.environ["DOUBLE_FAIL"], None) or getattr(builtins, os.environ["DOUBLE_FAIL"])
+            raise kind("It went wrong on purpose.", "Do something else.")
         seconds = float(os.environ.get("DOUBLE_SECONDS", "0.2"))
         stubborn = bool(os.environ.get("DOUBLE_STUBBORN"))
         end = time.monotonic() + seconds

@@ -202,22 +202,118 @@ def test_a_foreseeable_failure_is_an_event_with_its_remedy(start, image):
 
 
 def test_a_defect_is_an_event_and_the_worker_lives_on(start, image):
-    worker = start()
-    broken = request(worker, image)
-    os.remove(broken.image.path)
-    worker.send(broken)
-    event = worker.next("error")
-    assert event.kind == "InternalError" and "Traceback" in event.traceback
-    worker.send(request(worker, image, job=2))
-    assert worker.next("segmentation").job == 2
+    worker = start(DOUBLE_FAIL="ZeroDivisionError")
+    for job in (1, 2):
+        worker.send(request(worker, image, job=job))
+        event = worker.next("error")
+        assert event.job == job and event.kind == "InternalError" and "Traceback" in event.traceback
+        assert "This is a bug in SpineSegAI" in event.remedy
 
 
-def test_a_line_that_is_no_request_is_answered(start):
+ODD_LINES = [
+    b"this is not JSON", b'{"op": "segment", "job": 1}', b"\xff\xfe\x00{", b'{"op": "measure\xe9"}', b"[" * 200_000,
+    b'{"a":' * 100_000, b'{"op": "fly", "job": 1}', b"null", b"5", b"[]", b'"x"', b"{}", b"1e999999", b"9" * 10_000,
+    b'{"op": "cancel", "job": 1e400}', b'{"op": "cancel", "job": -1}',
+    b'{"op": "cancel", "job": ' + b"9" * 5000 + b"}", b'{"op": "device", "job": 1, "device": "\\ud800"}', b"\0",
+    b'{"op": "cancel"}' + b" " * (2**26 + 10),
+]  # fmt: skip
+
+
+def test_every_line_is_answered_and_the_worker_lives_on(start):
     worker = start()
-    worker.send("this is not JSON")
-    worker.send('{"op": "segment", "job": 1}')
-    assert worker.next("error").kind == "ProtocolError"
-    assert worker.next("error").kind == "ProtocolError"
+    worker.next("ready")
+    for line in ODD_LINES:
+        worker.process.stdin.buffer.write(line + b"\n")
+        worker.process.stdin.flush()
+        assert worker.next("error", seconds=20).kind in ("ProtocolError", "DeviceError"), line[:50]
+    worker.send(DeviceRequest(job=3, device="nothing"))
+    assert worker.next("error").job == 3
+
+
+def spoil(kind, worker, image):
+    """A request that something foreseeable is wrong with."""
+    asked = request(worker, image)
+    path = Path(asked.image.path)
+    document = asked.model_dump(mode="json")
+    match kind:
+        case "gone":
+            path.unlink()
+        case "folder":
+            path.unlink()
+            path.mkdir()
+        case "damaged":
+            path.write_bytes(path.read_bytes()[:200])
+        case "no array":
+            path.write_bytes(b"hello")
+        case "pickled":
+            np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+        case "archive":
+            np.savez(path.with_suffix(""), a=np.zeros(3))
+            path.with_suffix(".npz").rename(path)
+        case "flat":
+            np.save(path, np.zeros((4, 4), np.int16))
+        case "empty":
+            np.save(path, np.zeros((0, 4, 4), np.int16))
+        case "of text":
+            np.save(path, np.full((3, 3, 3), "x"))
+        case "no spacing":
+            document["image"]["spacing"] = [0, 1, 1]
+        case "negative spacing":
+            document["image"]["spacing"] = [-1, 1, 1]
+        case "no direction":
+            document["image"]["direction"] = [0] * 9
+        case "nul":
+            document["image"]["path"] = "a\0b"
+        case "long":
+            document["image"]["path"] = "x" * 10_000
+        case "no structure":
+            document["hints"]["structures"] = [999]
+        case "no level":
+            document["hints"]["anchors"] = [[999, [0, 0, 0]]]
+        case "no vertebra":
+            document["hints"]["visible"] = [61, 26]
+        case "no folder":
+            worker.folder.chmod(0o500)
+            path.parent.rename(worker.folder.with_name("moved"))
+            worker.folder.write_text("a file")
+            document["image"]["path"] = str(worker.folder.with_name("moved") / path.name)
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gone", "folder", "damaged", "no array", "pickled", "archive", "flat", "empty", "of text", "no spacing",
+        "negative spacing", "no direction", "nul", "long", "no structure", "no level", "no vertebra", "no folder",
+    ],
+)  # fmt: skip
+def test_foreseeable_faults_are_no_defects(start, image, kind):
+    worker = start()
+    worker.next("ready")
+    worker.send(spoil(kind, worker, image))
+    event = worker.next("error", "segmentation", seconds=20)
+    assert event.event == "error" and event.kind != "InternalError" and event.remedy and not event.traceback
+
+
+def test_a_damaged_result_is_no_defect_of_measuring(start, image):
+    worker = start()
+    worker.send(request(worker, image))
+    result = worker.next("segmentation").result
+    for document in ({}, {"scheme": 5}, {**result.document, "version": "x"}, {**result.document, "structures": [1]},
+                     {**result.document, "keypoints_lps_mm": {"999": [1, 2, 3]}}):  # fmt: skip
+        worker.send(MeasureRequest(job=2, result=result.model_copy(update={"document": document})))
+        assert worker.next("error").kind == "ImageError"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no such requests here")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_request_to_end_leaves_nothing_behind(start, image, number):
+    worker = start(DOUBLE_SECONDS="60", DOUBLE_STUBBORN="1")
+    worker.send(request(worker, image))
+    worker.next("progress")
+    worker.process.send_signal(getattr(signal, number))
+    assert worker.process.wait(5) == 128 + getattr(signal, number)
+    assert not worker.folder.exists()
 
 
 def test_it_ends_when_its_input_closes_even_while_computing(start, image):

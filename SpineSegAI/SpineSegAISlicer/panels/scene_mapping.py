@@ -111,7 +111,7 @@ class SceneMapping:
 
     def _target(self, combo):
         """What a row's reader chose or typed; a name that is no structure is one of the reader's own."""
-        from SpineSegAILib.datasets.segment_names import parse_target
+        from SpineSegAILib.results.segment_names import parse_target
 
         text = combo.currentText.strip()
         index = combo.findText(text)

@@ -1,13 +1,11 @@
 """Measurements as table nodes, and table nodes as files."""
 
-import csv
-
 import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SpineSegAILib.files import atomic_write
+from SpineSegAILib.files import atomic_write, write_csv_rows
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
@@ -52,11 +50,9 @@ def writeTable(tableNode, path):
     """
     table = tableNode.GetTable()
     columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
-    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([column.GetName() for column in columns])
-        for row in range(table.GetNumberOfRows()):
-            writer.writerow([_cell(column.GetValue(row)) for column in columns])
+    rows = [[_cell(column.GetValue(row)) for column in columns] for row in range(table.GetNumberOfRows())]
+    with atomic_write(path) as (place,):
+        write_csv_rows(place, [[column.GetName() for column in columns], *rows])
 
 
 def _cell(value):

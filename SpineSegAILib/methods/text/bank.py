@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ...errors import ConfigError
@@ -62,6 +65,16 @@ def write_bank(
         save_file({"features": every.contiguous()}, part, {_KEY: json.dumps(document, ensure_ascii=False)})
 
 
+class _Document(BaseModel):
+    """What a bank says of itself."""
+
+    scheme: str
+    encoder: str
+    width: int = Field(ge=1)
+    texts: list[str]
+    lengths: list[Annotated[int, Field(ge=0)]]
+
+
 class TextBank:
     """A bank on disk.
 
@@ -81,19 +94,20 @@ class TextBank:
         self.path = Path(path)
         try:
             self._file = safe_open(self.path, "pt")
-            document = json.loads(self._file.metadata()[_KEY])
+            document = _Document.model_validate_json(self._file.metadata()[_KEY])
+            self._rows = self._file.get_slice("features")
+            rows = self._rows.get_shape()
+            if list(rows) != [sum(document.lengths), document.width] or len(document.texts) != len(document.lengths):
+                raise ValueError("features")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             raise ConfigError(
-                f"{self.path} is not a text bank, or is missing.", "Make one with “spinesegai text-bank”."
+                f"{self.path} is not a text bank, is damaged, or is missing.",
+                "Make one with “spinesegai text-bank”.",
             ) from None
-        self.scheme: str = document["scheme"]
-        self.encoder: str = document["encoder"]
-        self.width: int = document["width"]
-        lengths: list[int] = document["lengths"]
-        self.longest = max(lengths, default=0)
-        ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        self._place = {t: (a, b) for t, a, b in zip(document["texts"], ends, ends[1:], strict=False)}
-        self._rows = self._file.get_slice("features")
+        self.scheme, self.encoder, self.width = document.scheme, document.encoder, document.width
+        self.longest = max(document.lengths, default=0)
+        ends = [0, *accumulate(document.lengths)]
+        self._place = {t: (a, b) for t, a, b in zip(document.texts, ends, ends[1:], strict=False)}
         self.features = lru_cache(maxsize=512)(self._features)
 
     def require(self, scheme: str, texts: Sequence[str]) -> None:

@@ -202,7 +202,8 @@ def load_pretrained(source: str, tokenizer: Any, model: Any) -> tuple[Any, Any]:
             ) from error
         raise ConfigError(
             f"The text model {source} cannot be loaded: {reason}",
-            f"Where there is a network: hf download {source} --local-dir FOLDER; then give the FOLDER.",
+            f"Where there is a network: hf download {source} --local-dir FOLDER; then give the FOLDER. "
+            "Its weights must be .safetensors.",
         ) from error
 
 

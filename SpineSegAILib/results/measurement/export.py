@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...files import atomic_write, check_suffix
+from ...files import atomic_write, check_suffix, write_csv_rows
 from .definitions import SHORT_COLUMNS
 
 SUFFIXES = (".csv", ".json")
@@ -40,11 +39,8 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path, columns: Sequ
         OutputError: if the file cannot be written; nothing is left behind.
     """
     path = Path(path)
-    with atomic_write(path) as (place,), place.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: _cell(key, row.get(key)) for key in columns})
+    with atomic_write(path) as (place,):
+        write_csv_rows(place, [columns, *([_cell(key, row.get(key)) for key in columns] for row in rows)])
     return path
 
 

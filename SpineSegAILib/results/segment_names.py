@@ -1,4 +1,7 @@
-"""Which structure a segment is: what the reader says, then our tag, then its terminology, then its name in English.
+"""Which structure a segment is: what the reader says, then the level in its name, then our tag, then its terminology.
+
+The name is what people see and change: a segment that was renamed by hand is what it is called, whatever is recorded of
+it. A segment's id in its file says nothing: other programs number theirs.
 
 A *target* is what a segment is taken as: a structure's name (``L4``, ``L4/L5``, ``canal``), ``custom:tumour`` for a
 structure of the reader's own, or ``ignore``. A segment that nothing is known of has the empty target and is reported.
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +68,7 @@ def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs:
         name: the segment's.
         tags: of the segment, as Slicer keeps them.
         table: the reader's: `name_key` of a segment → target.
-        customs: names of the reader's own structures that the data set has already.
+        customs: names of the reader's own structures that are known already.
     """
     key = name_key(name)
     named = structure_of_name(name)
@@ -73,22 +77,33 @@ def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs:
     extent = (said[1] if said else None) or tag_extent or (named[1] if named else None)
     if key in table:
         return Placement(table[key], "table", extent)
-    if tagged is not None:
+    if named and named[0] not in GENERIC_IDS:  # “vertebra” alone says less than a tag or a code
         note = ""
-        if named and named[0] not in (tagged, *GENERIC_IDS):
+        if tagged is not None and tagged != named[0]:
             note = (
-                f"“{name}” was made as {STRUCTURES[tagged].name} and is taken as that; "
-                f"if its name is right, say “{name}={STRUCTURES[named[0]].name}”."
+                f"“{name}” was made as {STRUCTURES[tagged].name} and renamed by hand: "
+                f"it is taken as {STRUCTURES[named[0]].name}."
             )
-        return Placement(target_of(tagged), "tag", extent, note)
-    if said and not (said[0] in GENERIC_IDS and named):  # a name with a level says more than “vertebra”
-        return Placement(target_of(said[0]), "terminology", extent)
-    if named:
-        return Placement(target_of(named[0]), "name", extent)
+        return Placement(target_of(named[0]), "name", extent, note)
+    if tagged is not None:
+        return Placement(target_of(tagged), "tag", extent)
     own = {name_key(custom): custom for custom in customs}
     if key in own:
         return Placement(f"{CUSTOM}{own[key]}", "name")
-    return Placement("", "")
+    if said:
+        return Placement(target_of(said[0]), "terminology", extent)
+    return Placement(target_of(named[0]), "name", extent) if named else Placement("", "")
+
+
+def structure_of_segment(name: str, tags: Mapping[str, str]) -> tuple[int | None, Extent | None, str]:
+    """Structure id of a segment, its extent where that is said, and a sentence for the reader if it was renamed.
+
+    The id is None for a segment that is no structure known here.
+    """
+    customs = [s.name for s in STRUCTURES.values() if s.kind is Kind.CUSTOM]
+    found = place(name, tags, {}, customs)
+    sid = structure(found.target.removeprefix(CUSTOM)).id if found.target else None
+    return sid, found.extent, found.note
 
 
 def target_of(structure_id: int) -> str:
@@ -169,36 +184,73 @@ def _tagged(tags: Mapping[str, str]) -> tuple[int | None, Extent | None]:
     return known, extent if known is not None and STRUCTURES[known].is_vertebral else None
 
 
-# --- names in English ------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------------
 
 _LEVEL = r"(?:[c][1-7]|(?:th?|d)(?:1[0-3]|[1-9])|l[1-6]|s1)"
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
 _NUMBERS = {word: str(n) for n, word in enumerate((*_ORDINALS, "twelfth"), start=1)}
-_REGIONS = {"cervical": "c", "thoracic": "t", "dorsal": "t", "lumbar": "l"}
-_VERTEBRA_WORDS = {"vertebra", "vertebrae", "vertebral", "vert", "vb", "body", "bodies", "corpus", "whole", "bone"}
-_DISC_WORDS = {"disc", "disk", "discs", "disks", "intervertebral", "ivd", "discus"}
+# Words as `_plain` has them: without accents. English, German, French, Spanish, Italian and Dutch.
+_REGIONS = {
+    **dict.fromkeys(("cervical", "cervicale", "hwk", "hw", "halswirbel", "halswirbelkorper"), "c"),
+    **dict.fromkeys(("thoracic", "dorsal", "thoracique", "dorsale", "toracica", "bwk", "bw", "brustwirbel"), "t"),
+    **dict.fromkeys(("brustwirbelkorper",), "t"),
+    **dict.fromkeys(("lumbar", "lombaire", "lombare", "lwk", "lw", "lendenwirbel", "lendenwirbelkorper"), "l"),
+    **dict.fromkeys(("swk",), "s"),
+}
+_BODY_WORDS = {"body", "bodies", "corpus", "vb", "wirbelkorper", "corps", "cuerpo", "corpo", "wervellichaam"}
+_VERTEBRA_WORDS = {
+    *("vertebra", "vertebrae", "vertebral", "vert", "whole", "bone", "wirbel", "vertebre", "vertebres", "vertebrale"),
+    *("wervel", *_BODY_WORDS),
+}
+_DISC_WORDS = {
+    *("disc", "disk", "discs", "disks", "intervertebral", "ivd", "discus", "diskus", "bandscheibe", "bandscheiben"),
+    *("zwischenwirbelscheibe", "disque", "disques", "disco", "dischi", "intervertebrale", "tussenwervelschijf"),
+}
 _POSTERIOR_WORDS = {"posterior", "element", "elements", "arch", "neural"}
-_FILLERS = {"the", "of", "between", "and", "level", "segment", "seg", "label", "mask", "spine", "spinal", "human", "id"}
-_TUBES = {"canal": "canal", "spinalcanal": "canal", "cord": "cord", "myelon": "cord"}
+_SACRUM_WORDS = {"sacrum", "sacral", "sakrum", "kreuzbein", "sacro", "sacrale", "os"}
+_AND = {"and", "und", "et", "y"}
+_FILLERS = {
+    *("the", "of", "between", "level", "segment", "seg", "label", "mask", "spine", "spinal", "human", "id", *_AND),
+    *("de", "du", "des", "der", "die", "das", "le", "la", "el", "il", "della", "del", "zwischen", "entre", "niveau"),
+    # what people add to a name when they have looked at it; not “old” and “copy”, of which there is another one
+    *("corrected", "edited", "revised", "reviewed", "checked", "fixed", "modified", "manual", "final", "corr"),
+    *("korrigiert", "bearbeitet", "corrige", "corrigee", "corregido", "corregida", "corretto", "corretta"),
+}
+_TUBES = {
+    "canal": {
+        *("canal", "spinalcanal", "spinalkanal", "wirbelkanal", "canal rachidien", "canale", "canalis"),
+        *("vertebral canal", "vertebra canal", "canal vertebral", "canale vertebrale", "canalis vertebralis"),
+        *("canal espinal", "canal medullaire", "canal medular", "wervelkanaal"),
+    },
+    "cord": {
+        *("cord", "myelon", "ruckenmark", "moelle", "moelle epiniere", "medula", "medula espinal", "midollo"),
+        *("midollo spinale", "medulla spinalis", "ruggenmerg"),
+    },
+}
+_TUBE_NAMES = {words: tube for tube, names in _TUBES.items() for words in names}
 
 
 def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
-    """Structure id and extent that an English name says, if every word of it is understood: “vertebra L4”, “L4-5”,
-    “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “spinal canal”. None for “L4 tumour”, “L4/L6”, “disc L4”."""
-    text = name.strip().casefold().replace("(unvalidated)", " ")
-    body = "(body)" in text or re.search(r"vertebral[\s_]*bod|\bvb\b|\bbody\b|\bcorpus\b", text) is not None
+    """Structure id and extent that a name says, if every word of it is understood: “vertebra L4”, “L4-5”, “LWK 4”,
+    “vertèbre L4”, “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “L4 corrected”, “spinal canal”. None for “L4 tumour”,
+    “L4/L6”, “disc L4”, and for numbers: what other programs mean by them is not known."""
+    exact = _EXACT.get(name_key(name))
+    if exact is not None:
+        return exact, None
+    text = _plain(name)
+    body = "(body)" in text or re.search(rf"vertebral[\s_]*bod|\b(?:{'|'.join(_BODY_WORDS)})\b", text) is not None
     text = re.sub(r"[\s_\-–—/\\.,:;()&+]+", " ", text).strip()
     words = _joined_levels(text)
     levels, rest = [w for w in words if re.fullmatch(_LEVEL, w)], [w for w in words if not re.fullmatch(_LEVEL, w)]
+    if not levels and " ".join(rest) in _TUBE_NAMES:
+        return structure(_TUBE_NAMES[" ".join(rest)]).id, None
     rest = [w for w in rest if w not in _FILLERS]
     disc = bool(set(rest) & _DISC_WORDS)
-    if "sacrum" in rest or "sacral" in rest:
-        rest = [w for w in rest if w not in ("sacrum", "sacral")]
+    if set(rest) & _SACRUM_WORDS - {"os"}:
+        rest = [w for w in rest if w not in _SACRUM_WORDS]
         levels = levels or ["s1"]
-    if len(rest) == 1 and rest[0] in _TUBES and not levels:
-        return structure(_TUBES[rest[0]]).id, None
-    if rest in (["vertebral", "canal"], ["vertebra", "canal"]) and not levels:
-        return structure("canal").id, None
+    if not levels and " ".join(rest) in _TUBE_NAMES:
+        return structure(_TUBE_NAMES[" ".join(rest)]).id, None
     posterior = "posterior" in rest or "arch" in rest
     if posterior:
         rest = [w for w in rest if w not in _POSTERIOR_WORDS]
@@ -215,7 +267,7 @@ def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
         return VERTEBRA_ID, extent
     if len(ids) == 1 and not disc:
         return ids[0], extent
-    if "and" in words and not disc:  # perhaps two vertebrae in one segment
+    if _AND & set(words) and not disc:  # perhaps two vertebrae in one segment
         return None
     if len(ids) == 2 and not set(rest) & (_VERTEBRA_WORDS - {"vertebral"}):
         upper, lower = sorted(ids, key=lambda i: STRUCTURES[i].order or 0.0)
@@ -225,9 +277,20 @@ def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
     return None
 
 
+def _plain(name: str) -> str:
+    """Small letters without accents, without what we add to names ourselves."""
+    text = unicodedata.normalize("NFKD", name.strip().casefold())
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    for own in ("(unvalidated)", "(experimental)"):
+        text = text.replace(own, " ")
+    return text.replace("koerper", "korper").replace("ruecken", "rucken")
+
+
 def _joined_levels(text: str) -> list[str]:
     """Words, with levels made out: “l4 5” → l4, l5; “l4l5” → l4, l5; “lumbar vertebra 4”, “4th lumbar” → l4."""
     words: list[str] = []
+    text = re.sub(r"\b(lwk?|bwk?|hwk?|swk) ?(?=\d)", lambda m: _REGIONS[m[1]], text)  # LWK 4 is L4
+    text = re.sub(r"\b(l|th?|d|c|s) (?=\d)", r"\1", text)
     for word in text.split():
         pair = re.fullmatch(rf"({_LEVEL})({_LEVEL}|s)", word)
         words += [pair[1], pair[2]] if pair else [re.sub(r"^(\d+)(st|nd|rd|th)$", r"\1", _NUMBERS.get(word, word))]
@@ -250,3 +313,7 @@ def _joined_levels(text: str) -> list[str]:
 def _usual(level: str) -> str:
     """``TH12`` and ``D12`` are T12."""
     return re.sub(r"^(th|d)", "t", level).upper()
+
+
+_EXACT = {name_key(s.name): s.id for s in STRUCTURES.values() if s.kind is not Kind.CUSTOM}
+"""Names as `anatomy` has them; those of vessels among them."""
