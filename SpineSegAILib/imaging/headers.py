@@ -209,11 +209,13 @@ def beside(path: Path, name: str) -> Path:
     data = path.parent / name
     if not name or name != data.name or name in (".", ".."):
         raise ImageError(
-            f"{path.name} keeps its voxels in “{name}”, which is not one file beside it.",
+            f"{path.name} keeps its voxels in another file, “{name}”, that is not one beside it.",
             "Save it as one file, e.g. .nrrd.",
         )
     if not data.is_file():
-        raise ImageError(f"{path.name} keeps its voxels in {name}, which is not there.", "Copy both files.")
+        raise ImageError(
+            f"{path.name} keeps its voxels in another file, {name}, that is not there.", "Copy both files."
+        )
     return data
 
 

@@ -27,6 +27,8 @@ def image_of(header: Header) -> sitk.Image:
     n = len(header.size)
     spacing = header.spacing or (1.0,) * n
     check_spacing(spacing[:3], header.path.name)
+    if not np.isfinite(header.origin).all():
+        raise ImageError(f"The header of {header.path.name} is damaged: its origin is no place.", "Export it again.")
     shape = header.size[::-1]
     if header.components > 1:
         shape = (*shape, header.components) if header.interleaved else (header.components, *shape)
