@@ -20,9 +20,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
-from ..errors import DatasetError
-from ..files import read_itk_image, read_json, read_text, real_path
-from ..imaging import read_geometry
+from ..errors import DatasetError, ImageError
+from ..files import read_json, read_text, real_path
+from ..imaging import read_file, read_geometry
 from ..results.segment_names import CUSTOM, IGNORE, place
 from . import spinal_disease
 from .manifest import Case, own_structure, refuse_other_grid
@@ -171,9 +171,9 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        found = np.unique(sitk.GetArrayFromImage(read_itk_image(label)))
-    except RuntimeError:
-        raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
+        found = np.unique(sitk.GetArrayFromImage(read_file(label)))
+    except ImageError as error:
+        raise DatasetError(f"The label image {label} cannot be read: {error.message}", error.remedy) from None
     present = [v for v in found.tolist() if v]
     stray = [v for v in present if v not in values]
     if stray:
