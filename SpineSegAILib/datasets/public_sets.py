@@ -20,9 +20,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
-from ..errors import DatasetError
-from ..files import read_itk_image, read_json, read_text, real_path
-from ..imaging import read_geometry
+from ..errors import DatasetError, ImageError
+from ..files import read_json, read_text, real_path
+from ..imaging import read_file, read_geometry
 from ..results.segment_names import CUSTOM, IGNORE, place
 from . import spinal_disease
 from .manifest import Case, own_structure, refuse_other_grid
@@ -171,9 +171,9 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        found = np.unique(sitk.GetArrayFromImage(read_itk_image(label)))
-    except RuntimeError:
-        raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
+        found = np.unique(sitk.GetArrayFromImage(read_file(label)))
+    except ImageError as error:
+        raise DatasetError(f"The label image {label} cannot be read: {error.message}", error.remedy) from None
     present = [v for v in found.tolist() if v]
     stray = [v for v in present if v not in values]
     if stray:
@@ -303,7 +303,7 @@ def _nnunet(folder: Path) -> _Found:
         raise DatasetError(f"{path} is not nnU-Net's.", _LAYOUTS["nnunet"])
     values: dict[int, str] = {}
     for key, entry in labels.items():
-        name, value = (key, entry) if not key.isdigit() else (entry, key)
+        name, value = (key, entry) if not key.isdecimal() else (entry, key)
         if isinstance(value, list):
             raise DatasetError(
                 f"The label “{name}” of {folder.name} is a region of several.", "Give each label a name."
@@ -359,7 +359,7 @@ _LAYOUTS = {
 def _files(folder: Path) -> dict[str, Path]:
     """Images of a folder by their name without suffix, numbers in order."""
     found = [p for p in _visible(folder.glob("*")) if p.name.lower().endswith(_IMAGES)]
-    number = lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
+    number = lambda p: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
     return {_stem(path): path for path in sorted(found, key=number)}
 
 

@@ -19,6 +19,7 @@ from ..errors import Cancelled, DatasetError, DeviceError, ImageError
 from ..hints import Hints
 from ..imaging import read_geometry
 from ..results import Segmentation
+from .measurements import compare_measurements
 from .scores import CaseReport, evaluate_case
 from .summary import summarize
 from .variants import cut_ids, make_variant, require_variant
@@ -243,6 +244,8 @@ def _evaluate_variant(
     )
     report.seconds, report.peak_mb, report.device_peak_mb = cost.seconds, cost.peak_mb, cost.device_peak_mb
     report.failure = failure
+    if result is not None and variant == "full" and report.levels_right is not False:
+        report.measurements = compare_measurements(reference, result, case.annotated)
     return Seen(copy, reference, result, report)
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import ConfigError, MissingPackageError, problems
 
 if TYPE_CHECKING:
     from .base import Method
@@ -251,23 +251,16 @@ def method_info(method_id: str) -> MethodInfo:
         raise ConfigError(f"There is no method “{method_id}”.", f"Available: {', '.join(METHODS)}.") from None
 
 
-def make_config(method_id: str, preset: str | None = None, **values: Any) -> MethodConfig:
+def make_config(method_id: str, preset: str | None = None, /, **values: Any) -> MethodConfig:
     """A validated configuration: the preset's values, then `values` on top.
 
     Raises:
         ConfigError: unknown method or preset, unknown option, or a value that does not fit.
     """
-    from pydantic import ValidationError
-
-    cls = method_info(method_id).config_class()
-    presets = cls.presets(method_id)
+    presets = method_info(method_id).config_class().presets(method_id)
     if preset is not None and preset not in presets:
         raise ConfigError(f"{method_id} has no preset “{preset}”.", f"It has: {', '.join(presets)}.")
-    try:
-        return cls.model_validate({**presets.get(preset or "", {}), **values, "method": method_id})
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"The options of {method_id} are not valid: {problems}.") from error
+    return _validated(method_id, {**presets.get(preset or "", {}), **values})
 
 
 def stored_config(values: Mapping[str, Any]) -> MethodConfig:
@@ -276,8 +269,17 @@ def stored_config(values: Mapping[str, Any]) -> MethodConfig:
     Raises:
         ConfigError: as `make_config`.
     """
-    known = {**method_info(values["method"]).config_class().BEFORE, **values}
-    return make_config(known.pop("method"), **known)
+    method_id = values["method"]
+    return _validated(method_id, {**method_info(method_id).config_class().BEFORE, **values})
+
+
+def _validated(method_id: str, values: Mapping[str, Any]) -> MethodConfig:
+    from pydantic import ValidationError
+
+    try:
+        return method_info(method_id).config_class().model_validate({**values, "method": method_id})
+    except ValidationError as error:
+        raise ConfigError(f"The options of {method_id} are not valid: {problems(error)}.") from error
 
 
 def build_method(config: MethodConfig) -> Method:

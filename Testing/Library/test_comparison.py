@@ -209,6 +209,24 @@ def config_of(manifest: Path, **more) -> ComparisonConfig:
     return ComparisonConfig.model_validate({**table, "entries": entries, **more})
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"set": 5}, {"set": "a"}, {"entries": True}, {"entries": [5]}, {"entries": None}, {"papers": 5}, {"papers": [{}]},
+     {"start": {"set": 1}}, {"entries": [{"name": "a", "method": {}}]}, {"entries": [{"name": "a", "method": "no"}]},
+     {"entries": [{"name": "a", "method": "unet", "set": "x"}]},
+     {"entries": [{"name": "a", "method": "unet", "preset": []}]},
+     {"entries": [{"name": "a", "method": "unet", "options": 3}]},
+     {"entries": [{"name": "a", "method": "unet", "set": {"method.method_id": 1, "method.preset": 2}}]}],
+    ids=str,
+)  # fmt: skip
+def test_configurations_of_an_odd_form_are_refused_in_words(manifest, tmp_path, odd):
+    table = {"title": "T", "dataset": str(manifest), "argmax": True, "budget": {"steps": 2},
+             "entries": [{"name": "U-Net", "method": "unet", "preset": "tiny"}], **odd}  # fmt: skip
+    (tmp_path / "c.json").write_text(json.dumps(table))
+    with pytest.raises(ConfigError):
+        read_comparison(tmp_path / "c.json")
+
+
 def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_path, monkeypatch):
     config = config_of(manifest, seeds=[1, 2])
     trained = []
