@@ -21,7 +21,7 @@ from .anatomy import LabelScheme, scheme, structure
 from .errors import CheckpointError, ConfigError, SpineSegAIError
 from .files import atomic_write, parse_json
 from .methods.catalog import METHODS
-from .resources import resources_folder
+from .resources import resources_folder, user_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,7 +193,7 @@ def checkpoint_folders() -> list[Path]:
 
 def user_checkpoints_folder() -> Path:
     """Where the user's own checkpoints are; may not exist yet."""
-    return Path.home() / "SpineSegAI" / "Checkpoints"
+    return user_folder() / "Checkpoints"
 
 
 def search_checkpoints() -> tuple[list[CheckpointInfo], list[CheckpointError]]:

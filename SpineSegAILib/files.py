@@ -12,13 +12,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import MissingPackageError, OutputError, SpineSegAIError, one_of
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File types that an image can be written to."""
@@ -125,29 +121,6 @@ def _to_disk(path: Path) -> None:
     if path.is_file():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-
-
-@contextmanager
-def itk_path(path: Path) -> Iterator[Path]:
-    """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
-    ``a.nii`` that lies beside it."""
-    if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(shutil.copy(path, folder))
-
-
-def read_itk_image(path: Path) -> sitk.Image:
-    """An image or label file as it is, unchecked.
-
-    Raises:
-        RuntimeError: ITK cannot read it.
-    """
-    import SimpleITK as sitk
-
-    with itk_path(path) as place:
-        return sitk.ReadImage(str(place))
 
 
 def jsonable(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""``spinesegai calibrate``: a checkpoint whose edges lie where the readers of a dataset drew them."""
+"""``spinesegai calibrate``: a checkpoint whose edges lie where the readers of a dataset drew them, and which knows how
+good its outlines are."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from ..errors import DatasetError
 from . import arguments
 from .terminal import print_written
 
-HELP = "Choose a checkpoint's calibration on labeled cases."
+HELP = "Choose a checkpoint's calibration of edges and of outline quality on labeled cases."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
-    parser.add_argument("dataset", metavar="DATASET.json", help="manifest")
+    parser.add_argument("dataset", metavar="DATASET.json", nargs="+", help="manifest; may be several")
     parser.add_argument(
         "--output",
         type=arguments.output_file(".safetensors"),
@@ -27,33 +28,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", default="validation", metavar="NAME", help="cases to choose it on; default: validation"
     )
+    parser.add_argument(
+        "--keep-edges",
+        action="store_true",
+        help="keep the calibration of the edges; fit only the outline quality, on the cases and their damaged copies",
+    )
     arguments.add_device(parser)
     arguments.add_options(parser)
     arguments.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tries calibrations, and writes the checkpoint with the best one."""
+    """Tries calibrations, fits the outline quality, and writes the checkpoint with both."""
     from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint
     from ..datasets import read_manifest
 
-    arguments.check_outputs({"--output": args.output}, {"DATASET": args.dataset, "CHECKPOINT": args.checkpoint})
+    inputs = {"CHECKPOINT": args.checkpoint, **{f"DATASET {n}": d for n, d in enumerate(args.dataset, start=1)}}
+    arguments.check_outputs({"--output": args.output}, inputs)
     info = find_checkpoint(args.checkpoint)
-    cases = read_manifest(args.dataset).cases(args.split)
+    cases = [case for dataset in args.dataset for case in read_manifest(dataset).cases(args.split)]
     if seen := [case.name for case in cases if case.name in info.trained_on]:
         raise DatasetError(
             f"The checkpoint was trained on {seen[0]} and {len(seen) - 1} others of these cases.",
             "Use a split that it has not seen.",
         )
     from ..evaluation.calibrate import fit_calibration
+    from ..evaluation.fit_quality import fit_quality
     from ..inference import Predictor
 
     def say(line: str) -> None:
         if not args.quiet:
             print(line, file=sys.stderr, flush=True)
 
-    calibration = fit_calibration(Predictor(info, device=args.device), cases, dict(args.option), say)
-    info = replace(info, metadata={**info.metadata, "calibration": calibration.model_dump()})
+    predictor = Predictor(info, device=args.device)
+    if not args.keep_edges:
+        predictor.calibration = fit_calibration(predictor, cases, dict(args.option), say)
+    quality = fit_quality(predictor, cases, report=say)
+    found = {"calibration": predictor.calibration.model_dump(), "outline_quality": quality.model_dump()}
+    info = replace(info, metadata={**info.metadata, **found})
     save_checkpoint(args.output, load_tensors(info), info.metadata)
     if not args.quiet:
         print_written([args.output])

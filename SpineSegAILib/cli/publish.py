@@ -33,6 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--append", type=Path, action="append", default=[], metavar="FILE.md", help="add this to the end of the card"
     )
+    parser.add_argument(
+        "--measure",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DATASET.json",
+        help="also report measurements and outline quality on this dataset's cases of the split; may be repeated",
+    )
+    parser.add_argument(
+        "--phantoms",
+        type=arguments.whole_number(minimum=0),
+        default=0,
+        metavar="N",
+        help="also report them on this number of synthetic spines; default 0",
+    )
     parser.add_argument("--shown-dataset", default="", metavar="TEXT", help="how the card names the dataset")
     arguments.add_device(parser)
     arguments.add_options(parser)
@@ -47,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.output.is_dir():
         raise OutputError(f"{args.output} is a file.", "Use a folder.")
     info = find_checkpoint(args.checkpoint)
-    read_manifest(args.dataset).cases(args.split)
+    for dataset in (args.dataset, *args.measure):
+        read_manifest(dataset).cases(args.split)
     texts = [_text(path) for path in (args.notes, *args.append) if path]
     from ..evaluation.publish import Publication, Row, publish
 
@@ -61,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
         rows=[Row(title, options) for title, options in map(_row, args.row)],
         more=texts[1:] if args.notes else texts,
         shown_dataset=args.shown_dataset,
+        measured=args.measure,
+        phantoms=args.phantoms,
     )
     with progress_bar(args.quiet) as report:
         paths = publish(info, what, args.output, device=args.device, report=report)

@@ -52,7 +52,11 @@ class Entry(BaseModel):
     shown: bool = Field(True, description="off for a row that others only start from")
     paper: str = Field("", description="its row in the papers' tables; by default that of the same name")
     allow_label_leak: bool = Field(False, description="let the method read the reference; the row is marked")
-    hints: Literal["", "visible"] = Field("", description="what the method is given of each case when it is scored")
+    hints: Literal["", "visible", "reference", "found"] = Field(
+        "",
+        description="what the method is given of each case when it is scored: the range of levels in view; or for "
+        "methods that take boxes, those of the reference or of what the default checkpoint finds",
+    )
     supervision: Supervision = Field("full", description="what of the training cases is labelled, see `folds`")
     once: bool = Field(
         False, description="with folds: trained once for all of them, on the cases that are never scored; not shown"

@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
+from ..datasets import read_manifest
 from ..errors import ConfigError
 from ..files import atomic_write
 from ..inference import Predictor
 from ..inference.calibration import Calibration
 from ..methods.catalog import method_info
+from ..results.quality import GOOD_DICE, LOW
 from .dataset import evaluate_dataset
+from .phantoms import write_phantoms
 from .templates import render
 from .variants import VARIANTS
 
@@ -53,6 +57,9 @@ class Publication:
         rows: see `Row`.
         more: Markdown that others measured, for the end of the card.
         shown_dataset: how the card names the dataset.
+        measured: more manifests; their cases of the split are evaluated as they are, for the card's tables of
+            measurements and outline quality.
+        phantoms: how many synthetic spines are measured, too.
     """
 
     name: str
@@ -64,6 +71,8 @@ class Publication:
     rows: Sequence[Row] = ()
     more: Sequence[str] = ()
     shown_dataset: str = ""
+    measured: Sequence[Path] = ()
+    phantoms: int = 0
 
 
 def publish(
@@ -103,6 +112,7 @@ def publish(
             progress=partial(_report_row, report, row.title),
         )  # fmt: skip
         mechanisms.append({"title": row.title, "flags": row.flags, "summary": again["variants"]["full"]})
+    trust = [(title, again["variants"]["full"]) for title, again in _further_data(checkpoint, predictor, what, report)]
     metadata = {
         **checkpoint.metadata,
         "validation": {variant: main_results(summary) for variant, summary in document["variants"].items()},
@@ -116,8 +126,30 @@ def publish(
     with atomic_write(*paths) as (weights, card):
         save_checkpoint(weights, load_tensors(checkpoint), metadata)
         published = replace(read_header(weights), path=paths[0])
-        card.write_text(model_card(published, document, what, mechanisms), encoding="utf-8")
+        card.write_text(model_card(published, document, what, mechanisms, trust), encoding="utf-8")
     return paths
+
+
+def _further_data(
+    checkpoint: CheckpointInfo, predictor: Predictor, what: Publication, report: Callable[[float, str], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Title and report of each further dataset, and of the phantoms."""
+
+    def evaluated(title: str, manifest: Path, split: str) -> tuple[str, dict[str, Any]]:
+        again = evaluate_dataset(
+            manifest, split, predictor, options=what.options, trained_on=checkpoint.trained_on,
+            progress=partial(_report_row, report, title),
+        )  # fmt: skip
+        if "seen" in again:
+            raise ConfigError(again["seen"], "Measure on cases that the checkpoint has not seen.")
+        return title, again
+
+    for manifest in what.measured:
+        yield evaluated(read_manifest(manifest).name or manifest.stem, manifest, what.split)
+    if what.phantoms:
+        with TemporaryDirectory() as folder:
+            manifest = write_phantoms(Path(folder), what.phantoms)
+            yield evaluated(f"{what.phantoms} synthetic spines", manifest, "validation")
 
 
 def _report_row(report: Callable[[float, str], None], title: str, share: float, sentence: str) -> None:
@@ -125,14 +157,20 @@ def _report_row(report: Callable[[float, str], None], title: str, share: float, 
 
 
 def model_card(
-    info: CheckpointInfo, report: Mapping[str, Any], what: Publication, mechanisms: Sequence[Mapping[str, Any]] = ()
+    info: CheckpointInfo,
+    report: Mapping[str, Any],
+    what: Publication,
+    mechanisms: Sequence[Mapping[str, Any]] = (),
+    trust: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> str:
     """The model card as Markdown.
 
     Args:
         report: of `evaluate_dataset`, with the ``command`` that makes it.
         mechanisms: title, flags and summary of each row, the first of them as shipped.
+        trust: title and summary of further data, whose measurements and outline qualities are shown.
     """
+    own = f"{what.split} split"
     text = render(
         "model_card.md.j2",
         info=info,
@@ -144,6 +182,10 @@ def model_card(
         report=report,
         rows=_rows,
         mechanisms=mechanisms,
+        measured=[(own, report["variants"]["full"]), *trust],
+        qualities=[*((f"{own}, {name}", s) for name, s in report["variants"].items()), *trust],
+        good_dice=GOOD_DICE,
+        low=LOW,
         more=[text.strip() for text in what.more],
     )
     return text.rstrip() + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..anatomy import STRUCTURES
 from ..files import atomic_write, write_csv_rows
+from ..results.quality import GOOD_DICE, LOW
 
 POLICY = (
     "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU, precision and "
@@ -103,12 +104,40 @@ def _about_all(summary: Mapping[str, Any]) -> list[str]:
         if quality["pq"] is not None:
             sq = "–" if quality["sq"] is None else f"{quality['sq']:.3f}"
             lines.append(f"  {group}, whatever the level: PQ {quality['pq']:.3f}, RQ {quality['rq']:.3f}, SQ {sq}")
+    if (quality := summary.get("outline_quality")) is not None:
+        lines.append(f"  {quality_in_words(quality)}")
+    lines += _measurement_lines(summary.get("measurements", {}))
     if summary["seconds"] is not None:
         memory = "" if summary["peak_mb"] is None else f", at most {summary['peak_mb']:.0f} MB resident"
         device = summary["device_peak_mb"]
         memory += "" if device is None else f", {device:.0f} MB on the device"
         lines.append(f"  {summary['seconds']:.2f} s per case{memory}")
     return lines
+
+
+def quality_in_words(quality: Mapping[str, Any]) -> str:
+    """`quality.quality_summary` as a sentence."""
+    area = quality["roc_area"]
+    return (
+        f"outline quality below {LOW:g}: {quality['low']} of {quality['outlines']} outlines, of which "
+        f"{quality['poor_of_low']} have a Dice below {GOOD_DICE:g}; of the others "
+        f"{quality['poor'] - quality['poor_of_low']} have (expected in all: {quality['expected_poor']:.1f}, "
+        f"found: {quality['poor']}{'' if area is None else f'; area under the ROC curve {area:.2f}'})"
+    )
+
+
+def _measurement_lines(lines: Mapping[str, Any]) -> list[str]:
+    """Errors of measurements, a line each."""
+    if not lines:
+        return []
+    shown = [
+        f"  {'measured against the reference':32}{'values':>8}{'blank':>8}{'bias':>8}{'mean':>8}{'95 %':>8}{'max':>8}"
+    ]
+    for name, line in lines.items():
+        numbers = [line[key] for key in ("bias", "mean_error", "p95_error", "largest_error")]
+        cells = "".join(f"{'–' if x is None else f'{x:.1f}':>8}" for x in numbers)
+        shown.append(f"    {name:30}{line['values']:>8}{line['blank'] / line['values']:>8.0%}{cells} {line['unit']}")
+    return shown
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,9 @@ from ..anatomy import ARTERY_ID, DISC_ID, POSTERIOR_ID, STRUCTURES, VEIN_ID, VER
 from ..errors import DatasetError
 from ..imaging import Geometry
 from ..results import Segmentation
+from ..results.quality import cut_by_border
 from .masks import NAN, on_square_grid, pixel_distances, surface_measures
+from .measurements import MeasuredPair
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -52,6 +54,8 @@ class StructureScore:
         reference_ml: volume of the reference.
         predicted_ml: volume of the prediction of this id.
         false_positive_ml: part of the latter that lies outside the reference.
+        outline_quality: what the prediction says of the outline that overlaps most; NaN where it says nothing.
+        cut: whether the image's border cuts that one within the sagittal plane.
     """
 
     id: int
@@ -76,6 +80,8 @@ class StructureScore:
     reference_ml: float
     predicted_ml: float
     false_positive_ml: float
+    outline_quality: float = NAN
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ class CaseReport:
         device_peak_mb: likewise on the accelerator.
         failure: why there was no prediction; everything is then scored as missed.
         warnings: of the segmentation.
+        measurements: of the copy as it is, where every level is right: an error of level is no error of an outline.
     """
 
     case: str
@@ -176,6 +183,7 @@ class CaseReport:
     device_peak_mb: float | None = None
     failure: str = ""
     warnings: list[str] = field(default_factory=list)
+    measurements: list[MeasuredPair] = field(default_factory=list)
 
     @property
     def levels_right(self) -> bool | None:
@@ -196,6 +204,7 @@ class CaseReport:
         values = {key: value for key, value in document.items() if key in own}
         values["structures"] = [_restored(StructureScore, s) for s in document["structures"]]
         values["unscored"] = [_restored(UnscoredVolume, u) for u in document["unscored"]]
+        values["measurements"] = [MeasuredPair(**pair) for pair in document.get("measurements", ())]
         values["panoptic"] = {group: Panoptic(**counts) for group, counts in document["panoptic"].items()}
         return _restored(cls, {k: v for k, v in values.items() if k not in ("levels_right", "identification_rate")})
 
@@ -297,6 +306,13 @@ def evaluate_case(
             report.absent.append(STRUCTURES[sid].name)
         else:
             report.structures.append(score)
+    if isinstance(prediction, Segmentation) and prediction.outline_quality:
+        at_border = cut_by_border(labels)
+        report.structures = [
+            replace(s, outline_quality=prediction.outline_quality.get(s.matched_id or 0, NAN),
+                    cut=s.matched_id in at_border)
+            for s in report.structures
+        ]  # fmt: skip
     report.panoptic = _panoptic(truth, guess, scored)
     outside = np.bincount(guess[truth == 0].ravel(), minlength=1)
     for sid in sorted_ids(int(v) for v in np.unique(guess) if v and (v not in annotated or v in cut)):

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..anatomy import STRUCTURES, sorted_ids, structure
 from ..files import jsonable
+from .measurements import measurement_summary
+from .quality import quality_summary
 from .scores import CaseReport, Panoptic, StructureScore, group_of
 from .statistics import mean_intervals
 
@@ -37,6 +39,8 @@ def summarize(reports: Sequence[CaseReport]) -> dict[str, Any]:
         "identification": _identification(reports),
         "panoptic": _panoptic(reports),
         "false_positive_ml": _false_positives(reports),
+        "outline_quality": quality_summary(reports),
+        "measurements": measurement_summary(pair for r in reports for pair in r.measurements),
         "failures": {r.case: r.failure for r in reports if r.failure},
         "seconds": mean([r.seconds for r in reports]),
         "peak_mb": max((r.peak_mb for r in reports if r.peak_mb is not None), default=None),

@@ -13,6 +13,7 @@ from ..errors import SpineSegAIError, problems
 from ..imaging import Preprocessing
 from ..methods.config import MethodConfig
 from .calibration import Calibration
+from .quality import DEFAULT_QUALITY, QualityModel
 
 _FINEST_MM = 0.05  # pixels of a network's input: finer ones need more memory than there is
 _LARGEST_PATCH = 2**26  # voxels; those of published networks have some millions
@@ -40,6 +41,7 @@ class Metadata(BaseModel):
     method: MethodConfig
     preprocessing: Preprocessing
     calibration: Calibration = Calibration()
+    outline_quality: QualityModel = DEFAULT_QUALITY
     patch: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = ()
     unvalidated: tuple[str, ...] = ()
     training: Training = Training()

@@ -62,7 +62,7 @@ def render_preview(
     path: str | Path,
     *,
     title: str = "",
-    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes the picture as PNG.
 
@@ -71,7 +71,7 @@ def render_preview(
         segmentation: its result, in the image's geometry.
         path: where to write; ends with ``.png``.
         title: name of the case, shown above the picture.
-        rows: `measurement.measure_all` of the segmentation, where the caller has it; else it is measured.
+        rows: `measurement.measure_all` of the segmentation; its notes stand below the picture.
 
     Raises:
         ValueError: if image and labels differ in size.
@@ -91,7 +91,7 @@ def draw_preview(
     segmentation: Segmentation,
     *,
     title: str = "",
-    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
     """The picture as a matplotlib figure that belongs to no window; see `render_preview`."""
     from matplotlib.figure import Figure
@@ -106,7 +106,7 @@ def draw_preview(
     panels = [(views[0], False), *((view, True) for view in views)]
     height = _HEIGHT_INCH
     widths = [height * float(np.clip(v.size_mm[1] / v.size_mm[0], *_ASPECT_LIMITS)) for v, _ in panels]
-    notes = _notes(segmentation, columns=int(sum(widths) * 12))
+    notes = _notes(segmentation, rows, columns=int(sum(widths) * 12))
     footer = 0.38 + 0.19 * len(notes)
     total = (sum(widths) + _MARGIN_INCH * (len(widths) + 1), height + _HEADER_INCH + footer)
     figure = Figure(figsize=total, dpi=_DPI, facecolor=_BACKGROUND)
@@ -232,14 +232,24 @@ def _names(segmentation: Segmentation) -> dict[int, str]:
     return result
 
 
-def _notes(segmentation: Segmentation, columns: int) -> list[str]:
-    """Lines below the picture."""
+_MOST_LINES = 8  # of the table's notes; the picture is above them
+
+
+def _notes(segmentation: Segmentation, rows: Sequence[Mapping[str, Any]], columns: int) -> list[str]:
+    """Lines below the picture: what the result warns of, and what the table notes of each structure."""
+
+    def wrapped(notes: list[str]) -> list[str]:
+        return [line for note in notes for line in textwrap.wrap(note, columns, subsequent_indent="  ")]
+
     notes = [f"• {warning}" for warning in segmentation.warnings]
     if not segmentation.present:
         notes.insert(0, "• No structure was found in this image.")
     if any(sid in segmentation.unvalidated for sid in segmentation.present):
         notes.append("* Unvalidated: learnt from phantoms alone.")
-    return [line for note in notes for line in textwrap.wrap(note, columns, subsequent_indent="  ")]
+    measured = wrapped([f"• {row['structure']}: {row['notes']}" for row in rows if row["notes"]])
+    if len(measured) > _MOST_LINES:
+        measured = [*measured[: _MOST_LINES - 1], "• More notes are in the table of measurements."]
+    return [*wrapped(notes), *measured]
 
 
 # --- how it is drawn --------------------------------------------------------------------------------------------------

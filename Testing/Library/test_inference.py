@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from SpineSegAILib.anatomy import KINDS, structure
+from SpineSegAILib.anatomy import KINDS, STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError, SpineSegAIError
 from SpineSegAILib.hints import Anchor, Hints
@@ -92,7 +92,7 @@ def test_a_perfect_network_gives_back_the_labels(oracle, phantom):
     for name in ("L1", "L3", "L5", "L2/L3", "L5/S1", "S1"):
         a, b = truth == structure(name).id, found == structure(name).id
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.97, name
-    assert result.provenance["seconds"].keys() == {"preprocess", "network", "consistency", "back"}
+    assert result.provenance["seconds"].keys() == {"preprocess", "network", "consistency", "back", "quality"}
     assert structure("canal").id in result.unvalidated
 
 
@@ -626,3 +626,17 @@ def test_hints_that_name_what_the_scheme_lacks(second_generation, phantom, tiny)
     locked.CopyInformation(phantom.image)
     kept = sitk.GetArrayFromImage(lumbar.segment(phantom.image, Hints(locked=locked)).labels)
     assert (kept[array > 0] == arch).all()  # what the reader drew stays, whatever the model knows
+
+
+def test_a_true_range_is_obeyed_on_a_real_case(real_lumbar_mr):
+    """Its own count is T11 to L5, or was; the reader sees T12 to S1."""
+    image = sitk.ReadImage(str(real_lumbar_mr.parent / "myo_05_image.nii.gz"))
+    t12, s1 = structure("T12").id, structure("S1").id
+    result = Predictor(device="cpu").segment(image, Hints(visible=(t12, s1)))
+    found = [STRUCTURES[sid].name for sid in result.present if STRUCTURES[sid].is_vertebral]
+    assert found == ["T12", "L1", "L2", "L3", "L4", "L5", "S1"]
+    assert not [a for a in result.alternatives if a.question] and not any(
+        "not recognized" in w for w in result.warnings
+    )
+    assert set(result.outline_quality) == set(result.present)
+    assert all(0 <= quality <= 1 for quality in result.outline_quality.values())

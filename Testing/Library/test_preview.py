@@ -208,6 +208,17 @@ def test_long_warnings_are_wrapped_not_cut():
     assert sum(line.count("word") for line in lines) == 120
 
 
+def test_the_tables_notes_stand_below_and_do_not_hide_the_picture():
+    image, segmentation = case()
+    blank = "Not given: slip (the upper back corner of S1 is missing from its outline)."
+    rows = [{"structure": "L5", "notes": blank}, {"structure": "L4", "notes": ""}]
+    found = texts(draw_preview(image, segmentation, rows=rows))
+    assert f"• L5: {blank}" in " ".join(found) and not any(t.startswith("• L4") for t in found)
+    many = texts(draw_preview(image, segmentation, rows=[{"structure": f"T{n}", "notes": blank} for n in range(1, 13)]))
+    assert "• More notes are in the table of measurements." in many
+    assert sum(t.startswith("• T") for t in many) < 8
+
+
 def test_failures(tmp_path):
     image, segmentation = case()
     with pytest.raises(ValueError, match="differ in size"):

@@ -1,22 +1,30 @@
 """From a trained checkpoint to one that can be handed on: calibrated, evaluated, with a card."""
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from tiny_data import write_tiny_dataset
 
-from SpineSegAILib.anatomy import KINDS, scheme
+from SpineSegAILib.anatomy import CANAL_ID, KINDS, STRUCTURES, scheme, structure
 from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError
 from SpineSegAILib.evaluation import VARIANTS, calibrate
 from SpineSegAILib.evaluation.calibrate import fit_calibration
+from SpineSegAILib.evaluation.measurements import compare_measurements, measurement_summary
 from SpineSegAILib.evaluation.publish import Publication, Row, publish
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import Preprocessing
+from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.calibration import Calibration
 from SpineSegAILib.methods.catalog import build_method, make_config
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
+from SpineSegAILib.results import Segmentation
+
+L3, L4 = structure("L3").id, structure("L4").id
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +62,68 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
     assert f"| **vertebrae** | 6 | {dice:.3f} |" in text
     for part in ("## What it is for", "spinesegai train …", "`--option batch=1`", "## Else", "canal"):
         assert part in text
+
+
+class Oracle:
+    """Images that hold their own labels, seen as they are but for L3's upper half."""
+
+    scheme = scheme("lumbar-mr")
+
+    def segment(self, image, **_):
+        values = sitk.GetArrayFromImage(image).astype(np.int16)
+        rows = np.flatnonzero((values == L3).any((0, 2)))
+        missing = values[:, : rows[len(rows) // 2]]
+        missing[missing == L3] = 0
+        return Segmentation(like(image, values), self.scheme, outline_quality={L3: 0.2, L4: 0.9})
+
+
+def own_labels(folder, count, seed=0):
+    """As `write_phantoms`; each image is its own label."""
+    phantom = make_phantom(PhantomSpec(top="L1", slices=9), np.random.default_rng(seed))
+    entries = []
+    for number in range(count):
+        sitk.WriteImage(phantom.labels, str(folder / f"{number}.nii.gz"))
+        names = [STRUCTURES[int(sid)].name for sid in np.unique(sitk.GetArrayViewFromImage(phantom.labels)) if sid]
+        entries.append({"image": f"{number}.nii.gz", "label": f"{number}.nii.gz", "annotated": names})
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({"name": "Further", "validation": entries}), encoding="utf-8")
+    return path
+
+
+def test_the_card_says_how_far_measurements_and_qualities_can_be_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr("SpineSegAILib.evaluation.publish.Predictor", lambda *_, **__: Oracle())
+    monkeypatch.setattr("SpineSegAILib.evaluation.publish.VARIANTS", ("full",))
+    monkeypatch.setattr("SpineSegAILib.evaluation.publish.write_phantoms", own_labels)
+    dataset = own_labels(tmp_path, 1)
+    what = Publication("shown", dataset, "validation", "", "", measured=[dataset], phantoms=2)
+    _, card = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
+    text = card.read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    heights = {row[0]: row for row in rows if row[1:2] == ["vertebra: height (mm)"]}
+    assert set(heights) == {"validation split", "Further", "2 synthetic spines"}
+    assert [heights[name][2] for name in heights] == ["15", "15", "30"]  # three heights of five vertebrae
+    row = heights["Further"]
+    assert row[3] == "0 %" and -4.0 < float(row[4]) < -1.5  # L3 lacks half of its 27 mm
+    assert 9.0 < float(row[7]) < 16.0
+    assert "| Further | lordosis L1–S1 (°) | 1 | 0 % | 0.0 | 0.0 | 0.0 | 0.0 |" in text
+    quality = next(row for row in rows if row[0] == "validation split, full" and len(row) == 7)
+    assert quality[1:] == ["2", "1", "0.9", "1", "1", "1.00"]
+
+
+def test_what_a_segmentation_leaves_blank_is_counted():
+    phantom = make_phantom(PhantomSpec(top="L3", slices=9), np.random.default_rng(0))
+    values = sitk.GetArrayFromImage(phantom.labels)
+    annotated = set(np.unique(values).tolist()) - {0, CANAL_ID}
+    complete = compare_measurements(phantom.labels, Segmentation(phantom.labels, Oracle.scheme), annotated)
+    assert all(pair.found == pytest.approx(pair.reference) for pair in complete)
+    assert {"vertebra: slip", "disc: height", "vertebra: endplate angle"} <= {pair.line for pair in complete}
+    assert not [pair for pair in complete if pair.line.startswith("canal")]  # which these readers did not label
+    values[values == structure("L5").id] = 0
+    part = compare_measurements(phantom.labels, Segmentation(like(phantom.labels, values), Oracle.scheme), annotated)
+    assert {(p.structure, p.key) for p in part} == {(p.structure, p.key) for p in complete}
+    lines = measurement_summary(part)
+    assert lines["vertebra: slip"]["values"] == 3 and lines["vertebra: slip"]["blank"] == 2  # of L4 and L5
+    assert lines["vertebra: height"]["blank"] == 3 and lines["vertebra: height"]["largest_error"] < 0.5
 
 
 def test_cases_that_a_checkpoint_has_seen_do_not_make_its_card(manifest, tmp_path):

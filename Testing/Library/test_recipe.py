@@ -181,7 +181,7 @@ def test_the_shell_trains_a_recipe_completes_calibrates_and_publishes(data, tmp_
     calibrated = str(tmp_path / "calibrated.safetensors")
     words = ["calibrate", checkpoint, dataset, "--output", calibrated, "--device", "cpu"]
     assert main(words) == 0 and "without calibration" in capsys.readouterr().err
-    assert "calibration" in read_header(calibrated).metadata
+    assert {"calibration", "outline_quality"} <= set(read_header(calibrated).metadata)
     notes = tmp_path / "notes.md"
     notes.write_text("## What it is for\n")
     words = ["publish", calibrated, dataset, "--output", str(tmp_path / "p"), "--name", "mine", "--notes", str(notes)]

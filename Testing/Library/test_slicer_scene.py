@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scene_data import Scene, box, lumbar, sagittal, volume_image
 
 from SpineSegAILib.anatomy import Extent, structure
-from SpineSegAILib.datasets import scene_files, slicer_scene
+from SpineSegAILib.datasets import scene_files
 from SpineSegAILib.datasets.slicer_scene import read_scene
+from SpineSegAILib.imaging import headers
 from SpineSegAILib.results.segment_names import parse_table
 
 L4, DISC, L5 = (structure(n).id for n in ("L4", "L4/L5", "L5"))
@@ -390,7 +391,7 @@ def test_a_huge_volume_is_refused_by_its_header(tmp_path, monkeypatch):
     scene = lumbar()
     scene.files["Data/T2.nrrd"] = header + bytes(1000)
     assert "60000 × 60000 × 60000 voxels" in problem(scene.write(tmp_path / "s.mrb"))
-    monkeypatch.setattr(slicer_scene, "MAX_VOXELS", 100)
+    monkeypatch.setattr(headers, "MAX_VOXELS", 100)
     assert "voxels" in problem(lumbar().write(tmp_path / "t.mrb"))
 
 

@@ -16,6 +16,6 @@ if TYPE_CHECKING:
     from .export import write_csv, write_measurements
     from .plausibility import LIMITS, Limit
     from .rows import Row
-    from .table import measure, measure_all
+    from .table import measure, measure_all, sacrum_is_broken
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...anatomy import Kind, order_of
+from ..quality import LOW
 from .definitions import EVERY, SPINE
 from .rows import Row, label, refuse
 
@@ -101,13 +102,16 @@ _HEIGHT_KEYS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")
 
 
 def check(rows: Iterable[Row], *, scale_known: bool = True) -> None:
-    """Leaves impossible values of the rows blank, and notes what is unusual.
+    """Leaves impossible values of the rows blank, and notes what is unusual and which outlines are doubtful.
 
     Args:
         scale_known: whether millimetres mean something; if not, only angles and ratios are looked at.
     """
     rows = list(rows)
     for row in rows:
+        quality = row["outline_quality"]
+        if quality is not None and quality < LOW:
+            row["notes"].append(f"Low outline quality ({quality:.2f}): please check the outline.")
         _within_limits(row, scale_known)
         _lordosis_beside_itself(row)
     if scale_known:

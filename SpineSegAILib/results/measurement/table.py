@@ -120,6 +120,24 @@ def _sacrum(scan: Scan, column: Column) -> None:
         column.plates[SACRUM_ID] = (plate, plate)
 
 
+def sacrum_is_broken(segmentation: Segmentation) -> bool:
+    """Whether S1 is segmented below a lumbar vertebra, and lacks its upper endplate or that one's back corner.
+
+    Then neither a slip nor an angle can rest on its outline.
+    """
+    scan = Scan(segmentation.labels, segmentation.scheme.extent)
+    last = next((sid for sid in reversed(scan.column) if STRUCTURES[sid].kind is Kind.VERTEBRA), None)
+    if SACRUM_ID not in scan.column or last is None or next_below(STRUCTURES[last], scan.ids) != STRUCTURES[SACRUM_ID]:
+        return False
+    column, disc = Column(), disc_below(last)
+    for sid in (last, *([disc.id] if disc and disc.id in scan.ids else ())):
+        _outline(new_row(), scan, sid, column, None)
+    if last not in column.plates:  # its own outline is in question, or the image ends there
+        return False
+    _sacrum(scan, column)
+    return SACRUM_ID not in column.plates or column.plates[SACRUM_ID][0].corner is None
+
+
 def _without_lengths(row: Row) -> None:
     lengths = [key for key in row if key in EVERY and EVERY[key].has_scale and row[key] is not None]
     row.update(dict.fromkeys(lengths))
