@@ -85,7 +85,7 @@ def _masked(folder: Path, output: Path) -> list[dict[str, Any]]:
         path = folder / "MR" / f"{name}.dcm"
         if not path.exists():
             continue
-        image, drawn = read_file(path), sitk.GetArrayFromImage(read_file(mask)).squeeze()
+        image, drawn = sitk.ReadImage(str(path)), sitk.GetArrayFromImage(read_file(mask)).squeeze()
         if drawn.shape != image.GetSize()[1::-1]:
             raise DatasetError(
                 f"{mask} has {drawn.shape[::-1]} pixels, its slice {path.name} {image.GetSize()[:2]}.",
