@@ -98,7 +98,8 @@ def test_masks_of_the_test_slices_lie_on_their_slices(tmp_path, study, phantom):
     (folder / "mask").mkdir()
     drawn = {}
     for number, name in enumerate(("Case417", "Case418", "Case419")):
-        source = sorted((tmp_path / "train" / "study0").iterdir())[number]
+        write_series(tmp_path / "tests" / name, f"7{number}", "T2 sag", sitk.Cast(phantom.image, sitk.sitkInt16))
+        source = sorted((tmp_path / "tests" / name).iterdir())[3]  # a series each
         shutil.copy(source, folder / "MR" / f"{name}.dcm")
         columns, rows, _ = sitk.ReadImage(str(source)).GetSize()
         array = np.zeros((rows, columns), np.int16)
