@@ -58,8 +58,8 @@ def predictor(monkeypatch, phantom):
             found = Segmentation(
                 phantom.labels,
                 scheme("lumbar-mr"),
-                {24: 0.9},
-                ["The levels are a guess."],
+                outline_quality={24: 0.9},
+                warnings=["The levels are a guess."],
                 unvalidated=asked.get("unvalidated", frozenset()),
                 provenance={"seconds": {}},
                 uncertainty=sitk.Cast(image * 0, sitk.sitkFloat32) + asked["doubt"] if "doubt" in asked else None,
@@ -271,7 +271,7 @@ def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkp
 def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor, monkeypatch):
     (case / "out.seg.nrrd").write_text("what was there before")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("SpineSegAILib.results.preview.render_preview", full)
