@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .anatomy import LabelScheme, scheme, structure
-from .errors import CheckpointError, ConfigError, SpineSegAIError, problems
+from .errors import CheckpointError, ConfigError, SpineSegAIError
 from .files import atomic_write, parse_json
 from .methods.catalog import METHODS
-from .resources import resources_folder
+from .resources import resources_folder, user_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,7 +193,7 @@ def checkpoint_folders() -> list[Path]:
 
 def user_checkpoints_folder() -> Path:
     """Where the user's own checkpoints are; may not exist yet."""
-    return Path.home() / "SpineSegAI" / "Checkpoints"
+    return user_folder() / "Checkpoints"
 
 
 def search_checkpoints() -> tuple[list[CheckpointInfo], list[CheckpointError]]:
@@ -293,14 +293,10 @@ def method_config(info: CheckpointInfo) -> MethodConfig:
     Raises:
         CheckpointError: it is not valid.
     """
-    from pydantic import ValidationError
-
     from .methods.catalog import stored_config
 
     try:
         return stored_config(info.metadata["method"])
-    except ValidationError as error:
-        raise not_valid(info, problems(error)) from None
     except SpineSegAIError as error:
         raise not_valid(info, error.message) from None
 

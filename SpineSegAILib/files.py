@@ -12,13 +12,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import MissingPackageError, OutputError, SpineSegAIError, one_of
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File types that an image can be written to."""
@@ -53,22 +49,42 @@ def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
         raise OutputError(f"Unsupported file extension: {path}.", f"Use {one_of(suffixes)}.")
 
 
+def check_name(path: str | Path, failure: type[SpineSegAIError]) -> None:
+    """Checks that a file and its folders have names that every library can take: ITK ends the process at others.
+
+    Args:
+        failure: class of the error.
+
+    Raises:
+        failure: a name is not UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "replace")
+        raise failure(f"The name of {shown} is not UTF-8.", "Rename the file, or the folder that it is in.") from None
+
+
 def check_writable(path: str | Path) -> None:
     """Finds out early whether a file may be written.
 
     Raises:
-        OutputError: the folder does not exist or cannot be written to, or the path is a folder.
+        OutputError: the folder does not exist or cannot be written to, the path is a folder, or a name cannot be used.
     """
+    check_name(path, OutputError)
     path = Path(path)
     folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder.", "Give the name of a file in it.")
-    if not folder.is_dir():
-        raise OutputError(f"The folder {folder} does not exist.", "Make it first, or choose another.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder {folder} cannot be written to.", "Choose another folder.")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise OutputError(f"{path} is write-protected.", "Choose another name.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder.", "Give the name of a file in it.")
+        if not folder.is_dir():
+            raise OutputError(f"The folder {folder} does not exist.", "Make it first, or choose another.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"The folder {folder} cannot be written to.", "Choose another folder.")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise OutputError(f"{path} is write-protected.", "Choose another name.")
+    except OSError as error:  # too long a name, a folder that may not be entered, links in a circle
+        raise OutputError(f"{path} cannot be written: {error.strerror}.", "Choose another name or folder.") from None
 
 
 @contextmanager
@@ -87,7 +103,7 @@ def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
         try:
             for target in targets:
                 check_writable(target)
-                folders.append(Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)))
+                folders.append(Path(tempfile.mkdtemp(prefix=".spinesegai-", dir=target.parent)))
             yield [folder / target.name for folder, target in zip(folders, targets, strict=True)]
             for folder, target in zip(folders, targets, strict=True):
                 for written in sorted(folder.iterdir()):
@@ -105,29 +121,6 @@ def _to_disk(path: Path) -> None:
     if path.is_file():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-
-
-@contextmanager
-def itk_path(path: Path) -> Iterator[Path]:
-    """Where to read a file so that it is the one that is read: asked for ``a.nii.gz``, ITK's NIfTI reader takes an
-    ``a.nii`` that lies beside it."""
-    if not path.name.lower().endswith(".nii.gz") or not path.with_suffix("").exists():
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(shutil.copy(path, folder))
-
-
-def read_itk_image(path: Path) -> sitk.Image:
-    """An image or label file as it is, unchecked.
-
-    Raises:
-        RuntimeError: ITK cannot read it.
-    """
-    import SimpleITK as sitk
-
-    with itk_path(path) as place:
-        return sitk.ReadImage(str(place))
 
 
 def jsonable(value: Any) -> Any:

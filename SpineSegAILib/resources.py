@@ -1,7 +1,8 @@
-"""Where the files that ship with the library are: checkpoints, terminology, samples."""
+"""Where files are: those that ship with the library (checkpoints, terminology, samples), and the user's own."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from .errors import SpineSegAIError
@@ -27,3 +28,15 @@ def resources_folder(library: Path = _HERE) -> Path:
         f"The files that belong to SpineSegAI are in neither {candidates[0]} nor {candidates[1]}.",
         "The installation is incomplete: install the package or the extension again.",
     )
+
+
+def user_folder() -> Path:
+    """Where a user's own checkpoints and training runs are; may not exist yet.
+
+    In the home folder; where there is none (a container's user without a name), beside temporary files.
+    """
+    try:
+        home = Path.home()
+    except (RuntimeError, OSError):  # no HOME and no entry in the list of users
+        home = Path(tempfile.gettempdir())
+    return home / "SpineSegAI"

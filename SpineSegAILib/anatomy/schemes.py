@@ -232,7 +232,7 @@ def scheme(name: str) -> LabelScheme:
         raise SchemeError(f"There is no label scheme “{base}”.", f"Known: {', '.join(SCHEMES)}.") from None
     for entry in added:
         label, _, number = entry.partition("=")
-        if number and not number.isdigit():
+        if number and not number.isdecimal():
             raise SchemeError(f"“{entry}” in the scheme “{name}” is not an addition.", "Write +cord or +psoas=300.")
         s = custom_structure(label, int(number)) if number else structure(label)
         if s.id in found.ids:

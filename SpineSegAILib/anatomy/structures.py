@@ -203,7 +203,7 @@ def structure(name_or_id: str | int) -> Structure:
     Raises:
         SchemeError: if there is none.
     """
-    if isinstance(name_or_id, str) and not name_or_id.strip().isdigit():
+    if isinstance(name_or_id, str) and not re.fullmatch(r"\d{1,9}", name_or_id.strip()):
         key = re.sub(r"\s+", " ", name_or_id.strip().lower()).replace("-", "/")
         found = _BY_NAME.get(_ALIASES.get(key, key))
     else:
@@ -233,7 +233,7 @@ def custom_structure(name: str, structure_id: int) -> Structure:
         raise SchemeError(
             f"{name}={structure_id} cannot be added: {other.id} is “{other.name}”.", "Choose another name or number."
         )
-    if structure_id not in CUSTOM_IDS or not name or name.isdigit() or set(name) & set("+=,"):
+    if structure_id not in CUSTOM_IDS or not name or name.isdecimal() or set(name) & set("+=,"):
         raise SchemeError(
             f"“{name}={structure_id}” cannot be added.",
             f"Use a name without + = , and a number from {CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}.",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from .. import __version__
-from ..errors import PathError, SpineSegAIError
+from ..errors import DeviceError, PathError, SpineSegAIError
 from . import (
     calibrate,
     checkpoints,
@@ -88,10 +88,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def refusals_in_words() -> Iterator[None]:
-    """What the operating system refuses is a `PathError`, whichever of the many looks at a path it was.
+    """What the operating system refuses is a `PathError`, whichever of the many looks at a path it was; or it refuses
+    memory.
 
     Raises:
-        PathError: see above.
+        PathError, DeviceError: see above.
         BrokenPipeError: as it is.
     """
     try:
@@ -100,6 +101,8 @@ def refusals_in_words() -> Iterator[None]:
         raise
     except OSError as error:
         raise PathError.of(error) from error
+    except MemoryError as error:
+        raise DeviceError("There is not enough memory for this.", "Close other programs, or use less data.") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from . import arguments
 from .terminal import print_written, progress_bar
 
 HELP = "Make a training set from the folder of a public dataset."
-_FORMATS = ("spider", "mrspineseg", "verse", "ctspine1k", "nnunet")
+_FORMATS = ("spider", "mrspineseg", "verse", "ctspine1k", "parse", "nnunet", "spinal-disease")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

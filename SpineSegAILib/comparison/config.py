@@ -52,7 +52,11 @@ class Entry(BaseModel):
     shown: bool = Field(True, description="off for a row that others only start from")
     paper: str = Field("", description="its row in the papers' tables; by default that of the same name")
     allow_label_leak: bool = Field(False, description="let the method read the reference; the row is marked")
-    hints: Literal["", "visible"] = Field("", description="what the method is given of each case when it is scored")
+    hints: Literal["", "visible", "reference", "found"] = Field(
+        "",
+        description="what the method is given of each case when it is scored: the range of levels in view; or for "
+        "methods that take boxes, those of the reference or of what the default checkpoint finds",
+    )
     supervision: Supervision = Field("full", description="what of the training cases is labelled, see `folds`")
     once: bool = Field(
         False, description="with folds: trained once for all of them, on the cases that are never scored; not shown"
@@ -128,8 +132,8 @@ class ComparisonConfig(BaseModel):
     @classmethod
     def _expanded(cls, values: Any) -> Any:
         """The entries that `start` and `argmax` stand for."""
-        if not isinstance(values, dict) or not all(isinstance(e, dict) for e in values.get("entries", ())):
-            return values
+        if not _can_be_expanded(values):
+            return values  # the fields say what is wrong
         values = dict(values)
         if "start" in values:
             start = values.pop("start")
@@ -182,6 +186,21 @@ class ComparisonConfig(BaseModel):
     def taken_weights(self) -> str:
         """Which weights of a run are scored: never those that the scored cases have chosen."""
         return self.weights or ("last" if self.folds or self.split == "validation" else "best")
+
+
+def _can_be_expanded(values: Any) -> bool:
+    """Whether what `_with_start` and `_with_argmax` look at is of the right kind."""
+    if not isinstance(values, dict) or not isinstance(values.get("entries", []), (list, tuple)):
+        return False
+    entries, start = values.get("entries", []), values.get("start", {})
+    if not all(isinstance(table, dict) for table in (start, *entries)):
+        return False
+    tables = (holder.get(key, {}) for holder in (values, start, *entries) for key in ("set", "options"))
+    words = (entry[key] for entry in entries for key in ("method", "preset", "paper", "name") if key in entry)
+    papers = values.get("papers", [])
+    if not isinstance(papers, (list, tuple)):
+        return False
+    return all(isinstance(t, dict) for t in tables) and all(isinstance(w, str) for w in (*words, *papers))
 
 
 def _with_start(entry: dict[str, Any], start: Any) -> Iterator[dict[str, Any]]:

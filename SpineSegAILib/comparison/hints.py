@@ -1,4 +1,4 @@
-"""What a user who sees a case would tell a method, made of the case's reference."""
+"""What a user who sees a case would tell a method: made of the case's reference, or of what the default finds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,33 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, Kind, structure, vertebra_above
+from ..evaluation import HintMaker
 from ..hints import Hints
+from ..inference import Predictor
+
+
+def hint_maker(name: str, device: str) -> HintMaker | None:
+    """What an entry's cases are given with (`Entry.hints`); None for nothing.
+
+    Args:
+        name: ``"visible"``: the range of levels; ``"reference"``: the reference, for methods that take boxes or centres
+            of it; ``"found"``: what the default checkpoint finds, for the same; or empty.
+        device: for the default checkpoint.
+    """
+    if name == "visible":
+        return HintMaker(lambda image, reference: visible_levels(reference))
+    if name == "reference":
+        return HintMaker(
+            lambda image, reference: Hints(prior=reference),
+            "Each case was given with the boxes of its reference: not a result on new images.",
+        )
+    if name == "found":
+        predictor = Predictor(device=device)
+        return HintMaker(
+            lambda image, reference: Hints(prior=predictor.segment(image).labels),
+            f"Each case was given with the boxes of what {predictor.info.name} finds.",
+        )
+    return None
 
 
 def visible_levels(reference: sitk.Image) -> Hints:

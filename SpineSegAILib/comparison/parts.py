@@ -23,10 +23,11 @@ from ..methods.catalog import make_config, method_info
 from ..training.config import AugmentationConfig, TrainingConfig, configure, fill_in, flatten
 from ..training.request import TrainingRequest
 from ..training.run import RunDirectory
+from ..training.snapshot import checksum
 from ..training.trainer import run_training
 from .config import ComparisonConfig, Entry
 from .folds import Fold
-from .hints import visible_levels
+from .hints import hint_maker
 
 Say = Callable[[str], None]
 REHEARSED_CASES = 2
@@ -171,7 +172,7 @@ class _CheckpointPart(Part):
             },
             options=options,
             label_leak=self.entry.allow_label_leak,
-            hints=visible_levels if self.entry.hints == "visible" else None,
+            hints=hint_maker(self.entry.hints, work.device),
             trained_on=predictor.info.trained_on,
         )  # fmt: skip
         report["weights"] = "" if self.seed is None else predictor.info.name  # not validated, a run has no best ones
@@ -321,11 +322,13 @@ def content(training: TrainingConfig) -> list[str]:
 
 
 def file_digest(path: Path) -> str:
-    """What tells a file from others of the same name.
+    """What tells a file, or a folder's files, from others of the same name.
 
     Raises:
         ConfigError: there is none.
     """
+    if path.is_dir():
+        return checksum(path)[:10]
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
     except FileNotFoundError:

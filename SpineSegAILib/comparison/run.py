@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..evaluation.page import write_page
 from ..evaluation.summary import merge_reports
 from ..evaluation.worst import WorstCases
 from ..files import read_json, real_path
-from .config import ENTRY_PREFIX, ComparisonConfig
+from .config import ARG_MAX, ENTRY_PREFIX, ComparisonConfig
 from .folds import Fold, with_supervision, write_folds, write_never_scored
 from .nnunet.part import nnunet_part
 from .parts import (
@@ -149,10 +149,16 @@ def plan(config: ComparisonConfig, work: Work) -> list[Part]:
 
 
 def _wanted(config: ComparisonConfig, work: Work) -> set[str]:
-    """The entries asked for, and those that they start from; all, if none is named."""
+    """The entries asked for, and those that they start from; all, if none is named. A name stands for the row of the
+    same training that is scored by the network's own classes, too."""
     by_name = {entry.name: entry for entry in config.entries}
+
+    def rows(names: Iterable[str]) -> list[str]:
+        return [row for name in names for row in (name, f"{name}, {ARG_MAX}") if row in by_name]
+
     wanted: set[str] = set()
-    ahead = [name for name in work.only or by_name if name not in work.without]
+    without = set(rows(work.without))
+    ahead = [name for name in rows(work.only) or by_name if name not in without]
     while ahead:
         name = ahead.pop()
         wanted.add(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..anatomy import Kind, structure
-from ..errors import SpineSegAIError
+from ..errors import DatasetError, SpineSegAIError
 from ..files import real_path
 from ..results.segment_names import CUSTOM, parse_target
 
@@ -40,9 +40,38 @@ class CaseRow:
     scores: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_entry(entry: Any, where: str) -> None:
+    """Checks that an entry can be listed; what it says of its case is checked where the case is read.
+
+    Raises:
+        DatasetError: one of its parts is something else than manifests have there.
+    """
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise DatasetError(f"{where} names no image.", 'Write {"image": …, "label": …, "annotated": […]}.')
+    for key, (is_right, what) in _FORMS.items():
+        if entry.get(key) is not None and not is_right(entry[key]):
+            raise DatasetError(f"“{key}” in {where} is not {what}.", "Correct it, or create the data set again.")
+
+
+def _list_of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(type(item) in kinds for item in value)
+
+
+_FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "label": (lambda value: isinstance(value, str), "the name of a file"),
+    "annotated": (_list_of(str), "a list of names"),
+    "keypoints": (lambda value: isinstance(value, (str, dict)), "a table of points or the name of a file"),
+    "notes": (_list_of(str), "a list of sentences"),
+    "spacing_mm": (_list_of(int, float), "a list of numbers"),
+    "size": (_list_of(int), "a list of numbers"),
+    "ranking": (lambda value: isinstance(value, dict), "a table"),
+}
+
+
 def case_row(folder: Path, table: Mapping[str, Any], split: str, entry: Mapping[str, Any]) -> CaseRow:
     image = folder / str(entry.get("image", ""))
-    warnings = [str(note) for note in entry.get("notes", [])]
+    warnings = [str(note) for note in entry.get("notes") or ()]
     for key in ("image", "label"):
         if entry.get(key) and not (folder / str(entry[key])).exists():
             warnings.insert(0, f"The {key} file {entry[key]} is missing.")
@@ -62,7 +91,7 @@ def case_row(folder: Path, table: Mapping[str, Any], split: str, entry: Mapping[
         spacing=tuple(spacing) if spacing else None,
         warnings=warnings,
         image=image,
-        scores=entry.get("ranking", {}),
+        scores=entry.get("ranking") or {},
     )
 
 

@@ -251,17 +251,16 @@ def read_drawn(case: Case) -> sitk.Image:
     Raises:
         DatasetError: there is none, or it cannot be read.
     """
-    from ..files import read_itk_image
-    from ..imaging import as_volume, gray_picture, is_picture
+    from ..imaging import as_volume, read_file, whole_numbers
 
     if case.label is None:
         raise DatasetError(f"The case {case.name} has no label image.", "Take it out of this split.")
     try:
-        image = read_itk_image(case.label)
-    except RuntimeError:
-        raise DatasetError(f"The label image {case.label} cannot be read.", "It may be damaged.") from None
+        image = read_file(case.label)
+    except ImageError as error:
+        raise DatasetError(f"The label image {case.label} cannot be read: {error.message}", error.remedy) from None
     try:
-        return as_volume(gray_picture(image) if is_picture(case.label) else image, case.label.name)
+        return whole_numbers(as_volume(image, case.label.name), case.label.name)
     except ImageError as error:
         raise DatasetError(error.message, "Labels are one whole number per voxel, in the space of the image.") from None
 
@@ -334,7 +333,7 @@ def _table_values(table: Mapping[str, Any], path: Path) -> _Values:
         name, value = (entry, key) if isinstance(entry, str) else (key, entry)
         try:
             number = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DatasetError(f"“labels” in {path}: “{value}” is not a label value.", "Values are numbers.") from None
         if number:
             names[number] = _structure(name, f"“labels” in {path}")

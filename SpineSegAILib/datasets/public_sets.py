@@ -2,7 +2,9 @@
 
 Files stay where they are. Sources of the layouts and label values: SPIDER (Zenodo 10159290; van der Graaf et al.,
 Scientific Data 2024), MRSpineSeg (spinesegmentation-challenge.com, “Data description”), VerSe (osf.io/4skx2, “subject
-based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), nnU-Net v2 (documentation/dataset_format.md).
+based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), PARSE 2022 (parse2022.grand-challenge.org: a folder
+per patient), nnU-Net v2 (documentation/dataset_format.md). The Spinal Disease Dataset has key points in the place of
+masks (`spinal_disease`).
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Extent, sorted_ids, structure
-from ..errors import DatasetError
-from ..files import read_itk_image, read_json, read_text, real_path
-from ..imaging import read_geometry
+from ..errors import DatasetError, ImageError
+from ..files import read_json, read_text, real_path
+from ..imaging import read_file, read_geometry
 from ..results.segment_names import CUSTOM, IGNORE, place
+from . import spinal_disease
 from .manifest import Case, own_structure, refuse_other_grid
 from .training_set import Report, TrainingSet
 
@@ -58,7 +61,7 @@ def import_dataset(
     """Adds a public data set's labelled cases to a training set; its files stay where they are.
 
     Args:
-        kind: one of `FORMATS`.
+        kind: one of `NAMES`.
         folder: of the data set.
         output: folder or manifest of the training set.
         validation_share: of the patients, where the data set has no split of its own.
@@ -71,10 +74,12 @@ def import_dataset(
         OutputError: the training set cannot be written.
     """
     folder = Path(folder)
-    if kind not in FORMATS:
-        raise DatasetError(f"“{kind}” is no format of a data set.", f"Known: {', '.join(FORMATS)}.")
+    if kind not in NAMES:
+        raise DatasetError(f"“{kind}” is no format of a data set.", f"Known: {', '.join(NAMES)}.")
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.", "Check the path.")
+    if kind == spinal_disease.SOURCE:
+        return _import_spinal_disease(folder, TrainingSet(output), validation_share)
     found = FORMATS[kind](folder)
     if not found.pairs:
         raise DatasetError(f"There are no labelled cases of {kind} in {folder}.", _LAYOUTS[kind])
@@ -104,6 +109,18 @@ def import_dataset(
     target.table.setdefault("name", folder.name)
     target.table.setdefault("modality", {"0": found.modality})
     target.add_entries(entries, splits=found.splits, validation_share=validation_share)
+    return target
+
+
+def _import_spinal_disease(folder: Path, target: TrainingSet, validation_share: float) -> TrainingSet:
+    """Key points teach and are not scored, so that only cases with masks are dealt to training and validation."""
+    entries = spinal_disease.spinal_disease_entries(folder, target.folder)
+    if not entries:
+        raise DatasetError(f"There are no cases of {spinal_disease.SOURCE} in {folder}.", _LAYOUTS["spinal-disease"])
+    target.table.setdefault("name", folder.name)
+    target.table.setdefault("modality", {"0": "MR"})
+    splits = {entry["patient"]: "training" for entry in entries if "label" not in entry}
+    target.add_entries(entries, splits=splits, validation_share=validation_share)
     return target
 
 
@@ -154,9 +171,9 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
         DatasetError: it cannot be read, or holds a value without a meaning.
     """
     try:
-        found = np.unique(sitk.GetArrayFromImage(read_itk_image(label)))
-    except RuntimeError:
-        raise DatasetError(f"The label image {label} cannot be read.", "It may be damaged.") from None
+        found = np.unique(sitk.GetArrayFromImage(read_file(label)))
+    except ImageError as error:
+        raise DatasetError(f"The label image {label} cannot be read: {error.message}", error.remedy) from None
     present = [v for v in found.tolist() if v]
     stray = [v for v in present if v not in values]
     if stray:
@@ -260,6 +277,18 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
     return splits
 
 
+def _parse(folder: Path) -> _Found:
+    """``PA000005/image/PA000005.nii.gz``, ``PA000005/label/PA000005.nii.gz``: 1 is the pulmonary artery, of both sides
+    and with its trunk. Veins are not labelled, hence not known."""
+    base = next((f for f in (folder, folder / "train") if any(f.glob("*/label"))), folder)
+    pairs = []
+    for label in _visible(base.glob("*/label/*.nii.gz")):
+        image = label.parents[1] / "image" / label.name
+        if image.exists():
+            pairs.append((image, label, label.parents[1].name))
+    return _Found(pairs, {1: "pulmonary artery"}, {}, "CT", None)
+
+
 def _nnunet(folder: Path) -> _Found:
     """``dataset.json``, ``imagesTr/case_0000.nii.gz``, ``labelsTr/case.nii.gz``: the first channel is taken."""
     path = folder / "dataset.json"
@@ -274,7 +303,7 @@ def _nnunet(folder: Path) -> _Found:
         raise DatasetError(f"{path} is not nnU-Net's.", _LAYOUTS["nnunet"])
     values: dict[int, str] = {}
     for key, entry in labels.items():
-        name, value = (key, entry) if not key.isdigit() else (entry, key)
+        name, value = (key, entry) if not key.isdecimal() else (entry, key)
         if isinstance(value, list):
             raise DatasetError(
                 f"The label “{name}” of {folder.name} is a region of several.", "Give each label a name."
@@ -308,15 +337,21 @@ FORMATS: Mapping[str, Callable[[Path], _Found]] = {
     "mrspineseg": _mrspineseg,
     "verse": _verse,
     "ctspine1k": _ctspine1k,
+    "parse": _parse,
     "nnunet": _nnunet,
 }
-"""Readers by name."""
+"""Readers of images with masks by name."""
+
+NAMES = (*FORMATS, spinal_disease.SOURCE)
+"""Every format that can be imported."""
 
 _LAYOUTS = {
     "spider": "It has the folders images and masks with files such as 1_t2.mha.",
     "mrspineseg": "It has the folders MR (Case1.nii.gz) and Mask (mask_case1.nii.gz).",
     "verse": "It has the folders rawdata and derivatives, or folders such as dataset-verse20training with these.",
     "ctspine1k": "It has the folders data and label, or raw_data/volumes and raw_data/labels.",
+    "spinal-disease": "It has files such as lumbar_train150_annotation.json, and folders of studies.",
+    "parse": "It has a folder per patient with image/NAME.nii.gz and label/NAME.nii.gz.",
     "nnunet": "It has a dataset.json and the folders imagesTr and labelsTr.",
 }
 
@@ -324,7 +359,7 @@ _LAYOUTS = {
 def _files(folder: Path) -> dict[str, Path]:
     """Images of a folder by their name without suffix, numbers in order."""
     found = [p for p in _visible(folder.glob("*")) if p.name.lower().endswith(_IMAGES)]
-    number = lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
+    number = lambda p: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", p.name)]  # noqa: E731
     return {_stem(path): path for path in sorted(found, key=number)}
 
 

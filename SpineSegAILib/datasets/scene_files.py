@@ -6,10 +6,13 @@ own folder, and nowhere else; an archive's members are unpacked one at a time, u
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import posixpath
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -29,6 +32,11 @@ MAX_FILE_BYTES = 4 * 2**30
 """Of one file, unpacked: twice the largest volume that is accepted."""
 MAX_MEMBERS = 20_000
 _CHUNK = 1 << 20
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+"""What reading an archive raises that is damaged, encrypted, or packed in an unusual way."""
 
 
 class SceneFiles:
@@ -172,7 +180,9 @@ class _Archive(SceneFiles):
         try:
             with self._archive.open(self._members[name]) as stream:
                 yield stream
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except (*_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's
+                raise
             raise DatasetError(
                 f"{self.path.name} is damaged or encrypted: {name} cannot be read ({error}).", "Save the scene again."
             ) from None
@@ -201,7 +211,7 @@ def open_scene(path: str | Path, root: str | Path | None = None) -> Iterator[Sce
             archive = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise DatasetError(f"The scene {path} does not exist.", "Check the path.") from None
-        except zipfile.BadZipFile:
+        except _DAMAGE:
             raise DatasetError(f"{path.name} is damaged: it is no archive.", "Save or copy the scene again.") from None
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check the file.") from None

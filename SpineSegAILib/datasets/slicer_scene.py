@@ -21,8 +21,9 @@ from ..errors import DatasetError, ImageError, SpineSegAIError
 from ..files import parse_json
 from ..hints import Point
 from ..imaging import Geometry, check_image, read_image
+from ..imaging.dicom_headers import is_dicom
 from ..imaging.geometry import RAS_FROM_LPS
-from ..imaging.inline import MAX_VOXELS, copy_name, inline_copy
+from ..imaging.headers import MAX_VOXELS, first_bytes
 from ..keypoints import read_control_points
 from ..results.segment_names import CUSTOM, IGNORE, place
 from ..results.slicer_file import StoredSegment, layers_of, read_stored
@@ -148,13 +149,11 @@ class _Reader:
         if not _VOLUME_FILE.fullmatch(path.name):
             raise DatasetError(f"The {name} is stored as {path.suffix}, which is not read.", "Save it as .nrrd.")
         try:
-            with inline_copy(path) as place:
-                _refuse_huge(place, name)
-                if not path.name.lower().endswith(_OWN_FORMATS):
-                    if sitk.ImageFileReader.GetImageIOFromFileName(str(place)) != "GDCMImageIO":
-                        raise DatasetError(f"The {name} is no DICOM file.", "Save it as .nrrd.")
-                    _refuse_links(path.parent, name)
-                image = read_image(place)
+            if not path.name.lower().endswith(_OWN_FORMATS):
+                if not is_dicom(first_bytes(path, 256)):
+                    raise DatasetError(f"The {name} is no DICOM file.", "Save it as .nrrd.")
+                _refuse_links(path.parent, name)
+            image = read_image(path, inline=True)
         except ImageError as error:
             raise _unusable(error, path, name) from None
         self._refuse_elsewhere(volume, image, name)
@@ -311,8 +310,7 @@ class _Reader:
 def _unusable(error: ImageError, path: Path, name: str) -> DatasetError:
     """What is wrong with a file, said of its node: the file's name is one that nobody knows."""
     message = error.message
-    for known in (path.name, copy_name(path)):
-        message = message.replace(f"“{known}”", "its file").replace(known, "its file")
+    message = message.replace(f"“{path.name}”", "its file").replace(path.name, "its file")
     return DatasetError(f"The {name} cannot be used: {message[0].lower()}{message[1:]}", error.remedy)
 
 
@@ -320,22 +318,6 @@ def _refuse_links(folder: Path, name: str) -> None:
     """A DICOM file stands for its series, whose other files lie beside it: none of them may be elsewhere."""
     if any(path.is_symlink() for path in folder.iterdir()):
         raise DatasetError(f"The {name} lies in a folder with links to other places.", "Save the scene as .mrb.")
-
-
-def _refuse_huge(path: Path, name: str) -> None:
-    """Looks at the header alone, before memory is asked for."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return  # whoever reads it says what is wrong
-    size = [float(n) for n in (*reader.GetSize(), reader.GetNumberOfComponents())]
-    if np.prod(size) > MAX_VOXELS:
-        shown = " × ".join(f"{n:.0f}" for n in size[:-1])
-        raise DatasetError(
-            f"The {name} has {shown} voxels, which is more than a computer can take at once.", "Crop it in Slicer."
-        )
 
 
 def _moved(image: sitk.Image, matrix: np.ndarray, name: str) -> sitk.Image:

@@ -1,68 +1,115 @@
 """The Spinal Disease Dataset (Tianchi 79463): sagittal MR with the centres of vertebrae and discs, without masks.
 
-Its form: folders of DICOM files, each study's in one folder, and a JSON list with one entry per study, which names the
-DICOM instance that was annotated and gives (column, row) pixels in it::
+Its form: folders of DICOM files, each study's in one folder, and JSON lists (``lumbar_train150_annotation.json``) with
+one entry per study, which names the DICOM instance that was annotated and gives (column, row) pixels in it::
 
     [{"studyUid": …, "data": [{"seriesUid": …, "instanceUid": …, "annotation": [{"data": {"point": [
         {"coord": [252, 79], "tag": {"identification": "L1-L2", "disc": "v1"}, "zIndex": 5}, …]}}]}]}]
+
+DGMSNet's authors publish masks of the middle slices of its two test parts (github.com/pangshumao/DGMSNet),
+``in/mask/Case417.nii.gz``, and their program copies the slices to ``in/MR/Case417.dcm``. The masks lie in no space;
+they are taken as lying on the pixels of their slice.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import atomic_write, read_json, real_path
+from ..files import read_itk_image, read_json, real_path
 from ..hints import Point
 
 SOURCE = "spinal-disease"
 
 
-def import_spinal_disease(annotation: str | Path, images: str | Path, output: str | Path) -> Path:
-    """Write a manifest whose training cases have key points and no masks.
+_MASK_VALUES = dict(enumerate(("L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"), start=1))
+
+
+def spinal_disease_entries(folder: Path, output: Path) -> list[dict[str, Any]]:
+    """Entries of a manifest, with absolute paths: studies with key points, and slices with masks where these are.
 
     Args:
-        annotation: the JSON file, such as ``lumbar_train150_annotation.json``.
-        images: folder with the studies' folders.
-        output: the manifest to write; it refers to the DICOM files where they are.
+        folder: of the data set, with the annotations and the studies' folders.
+        output: folder of the training set, to which masks are written on the grid of their slices.
 
     Raises:
-        DatasetError: the annotation is not of that form, or names an instance that is not there.
+        DatasetError: there is nothing, an annotation is not of that form or names an instance that is not there, or a
+            mask is not of its slice's size.
     """
-    annotation, images, output = Path(annotation), Path(images), Path(output)
+    annotations = sorted(folder.glob("*_annotation.json"))
+    entries: dict[str, dict[str, Any]] = {}
+    files = _files_of_instances(folder) if annotations else {}
+    for annotation in annotations:
+        for entry in _studies(annotation, files, folder):
+            entries.setdefault(entry["patient"], entry)  # DGMSNet's program joins the lists to one more
+    return [*entries.values(), *_masked(folder / "in", output)]
+
+
+def _studies(annotation: Path, files: Mapping[str, Path], folder: Path) -> list[dict[str, Any]]:
     try:
         studies = read_json(annotation, DatasetError)
         wanted = [(str(s["studyUid"]), s["data"][0]["instanceUid"], _points(s["data"][0])) for s in studies]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{annotation} is not an annotation of the Spinal Disease Dataset ({error!r}).",
-            "Give the file whose name ends in _annotation.json.",
+            "Download it again, or take it out of the folder.",
         ) from None
-    files = _files_of_instances(images)
-    cases = []
+    entries = []
     for study, instance, points in wanted:
         if instance not in files:
-            raise DatasetError(f"The annotated image {instance} is not in {images}.", "Is the folder complete?")
+            raise DatasetError(f"The annotated image {instance} is not in {folder}.", "Is the folder complete?")
         path = files[instance]
-        cases.append(
+        entries.append(
             {
-                "image": os.path.relpath(real_path(path), real_path(output.parent)),
+                "image": real_path(path),
                 "keypoints": _physical(points, path, f"{annotation}, study {study}"),
                 "patient": study,
                 "source": SOURCE,
             }
         )
-    table = {"name": "Spinal Disease Dataset", "modality": {"0": "MR"}, "training": cases}
-    with atomic_write(output) as (part,):
-        part.write_text(json.dumps(table, indent=1), encoding="utf-8")
-    return output
+    return entries
+
+
+def _masked(folder: Path, output: Path) -> list[dict[str, Any]]:
+    """Cases of the slices that DGMSNet's authors drew."""
+    entries = []
+    for mask in sorted(path for path in (folder / "mask").glob("Case*.nii.gz") if not path.name.startswith(".")):
+        name = mask.name.removesuffix(".nii.gz")
+        path = folder / "MR" / f"{name}.dcm"
+        if not path.exists():
+            continue
+        image, drawn = read_itk_image(path), sitk.GetArrayFromImage(read_itk_image(mask)).squeeze()
+        if drawn.shape != image.GetSize()[1::-1]:
+            raise DatasetError(
+                f"{mask} has {drawn.shape[::-1]} pixels, its slice {path.name} {image.GetSize()[:2]}.",
+                "Are both from the same release?",
+            )
+        values = [int(v) for v in np.unique(drawn) if v]
+        if stray := [v for v in values if v not in _MASK_VALUES]:
+            raise DatasetError(f"{mask} has the value {stray[0]}, which means nothing there.", "Download it again.")
+        label = sitk.GetImageFromArray(drawn[None].astype(np.uint8))
+        label.CopyInformation(image)
+        target = output / "labels" / f"spinal-disease-{name}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(label, str(target))
+        entries.append(
+            {
+                "image": real_path(path),
+                "label": real_path(target),
+                "annotated": [_MASK_VALUES[v] for v in values],
+                "label_values": {str(v): name for v, name in _MASK_VALUES.items()},
+                "patient": name,
+                "source": SOURCE,
+                "extent": "body",
+            }
+        )
+    return entries
 
 
 def _points(entry: Mapping[str, Any]) -> list[tuple[str, float, float]]:

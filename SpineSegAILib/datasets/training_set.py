@@ -23,6 +23,7 @@ from .adding import Adding, adding_to
 from .entries import (
     CaseRow,
     case_row,
+    check_entry,
     header_of,
     is_labelled,
     is_own,
@@ -67,6 +68,12 @@ class TrainingSet:
                 isinstance(self.table.get(split, []), list) for split in ALL_SPLITS
             ):
                 raise DatasetError(f"{self.path} is not a data set file.", "Choose another folder.")
+            for split in ALL_SPLITS:
+                for number, entry in enumerate(self.table.get(split, []), start=1):
+                    check_entry(entry, f"entry {number} of {split} in {self.path}")
+            own = self.table.get("custom", {})
+            if not isinstance(own, dict) or not all(type(value) is int for value in own.values()):
+                raise DatasetError(f"“custom” in {self.path} is no table of numbers.", "Choose another folder.")
 
     @property
     def folder(self) -> Path:
@@ -82,8 +89,7 @@ class TrainingSet:
     @property
     def customs(self) -> list[str]:
         """Structures of the reader's own."""
-        own = self.table.get("custom", {})
-        return list(own) if isinstance(own, dict) else []
+        return list(self.table.get("custom", {}))
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(split, entry) of every case."""

@@ -9,7 +9,7 @@ slices, as papers on 2D networks give them. Level-strict figures compare with th
 matched ones with the one that overlaps most, whatever its level.
 """
 
-from .dataset import Seen, Segmenter, evaluate_dataset
+from .dataset import HintMaker, Seen, Segmenter, evaluate_dataset
 from .masks import dice, hd95_and_asd, surface_distances, surface_measures
 from .report import format_report, write_csv, write_report
 from .scores import CaseReport, Panoptic, StructureScore, UnscoredVolume, evaluate_case
@@ -19,6 +19,7 @@ from .variants import VARIANTS, make_variant
 __all__ = [
     "VARIANTS",
     "CaseReport",
+    "HintMaker",
     "Panoptic",
     "Seen",
     "Segmenter",

@@ -27,6 +27,19 @@ from .variants import cut_ids, make_variant, require_variant
 _SAMPLE_SECONDS = 0.02
 
 
+@dataclass(frozen=True)
+class HintMaker:
+    """What a user would say of a case.
+
+    Attributes:
+        make: of a case's image and reference.
+        about: a sentence for the report: what the hints were made of.
+    """
+
+    make: Callable[[sitk.Image, sitk.Image], Hints]
+    about: str = "Each case was given with hints made of its reference."
+
+
 class Segmenter(Protocol):
     """What `evaluate_dataset` needs of a `Predictor`."""
 
@@ -66,7 +79,7 @@ def evaluate_dataset(
     about: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     label_leak: bool = False,
-    hints: Callable[[sitk.Image], Hints] | None = None,
+    hints: HintMaker | None = None,
     trained_on: Collection[str] = (),
     grid: int | None = None,
     watch: Callable[[Seen], None] | None = None,
@@ -88,7 +101,7 @@ def evaluate_dataset(
         options: run-time options of the method.
         label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
             report says so.
-        hints: what a user would say of a case, made of its reference; the report says so.
+        hints: what a user would say of a case; the report says where that comes from.
         trained_on: names of the cases that the method learnt from; the report says which of them it scored.
         grid: of distances in pixels, see `evaluate_case`; the report says so.
         watch: shown each case and its result, as `worst.WorstCases` wants them.
@@ -139,7 +152,7 @@ def evaluate_dataset(
         "library": __version__,
         **(about or {}),
         **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
-        **({"hints": "Each case was given with hints made of its reference."} if hints else {}),
+        **({"hints": hints.about} if hints else {}),
         **_cautions(cases, manifest.extent, predictor.scheme.extent, trained_on),
         **({"grid": f"Distances in pixels are those of slices resized to {grid} × {grid}."} if grid else {}),
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
@@ -196,7 +209,7 @@ def _evaluate_variant(
     predictor: Segmenter,
     options: Mapping[str, Any] | None,
     label_leak: bool,
-    hints: Callable[[sitk.Image], Hints] | None,
+    hints: HintMaker | None,
     unusable: str = "",
     grid: int | None = None,
 ) -> Seen:
@@ -208,7 +221,7 @@ def _evaluate_variant(
             # Only an evaluation that says so gives the reference away; its report is stamped.
             told: dict[str, Any] = {"reference": reference} if label_leak else {}
             if hints is not None:
-                told["hints"] = hints(reference)
+                told["hints"] = hints.make(copy, reference)
             if not unusable:
                 result = predictor.segment(copy, options=dict(options or {}), **told)
         except (ImageError, DeviceError) as error:

@@ -5,9 +5,21 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .checks import MODALITY_TAG, PICTURE, as_volume, check_image, known_modality, plausibility_warnings
+    from .checks import as_volume, check_image, plausibility_warnings, refuse_labels, whole_numbers
     from .geometry import SAGITTAL_DIRECTION, Geometry, Plane, plane
+    from .headers import check_inline
+    from .pictures import is_picture
     from .preprocessing import CanonicalVolume, Preprocessing, back_to_source, resample_to_source
-    from .reading import gray_picture, is_picture, read_geometry, read_image
+    from .reading import read_file, read_geometry, read_image
+    from .tags import (
+        MODALITY_TAG,
+        ORIENTATION_UNKNOWN_TAG,
+        PICTURE,
+        SCALE_UNKNOWN_TAG,
+        as_it_lies,
+        carry_tags,
+        orientation_is_known,
+        scale_is_known,
+    )
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

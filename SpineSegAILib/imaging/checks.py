@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .geometry import SAGITTAL_DIRECTION, Geometry, facing, view_mm
+from .content import in_hounsfield_units, is_symmetric, seems_ct, seems_radiograph, shows_labels
+from .geometry import NEARLY, PERPENDICULAR, SAGITTAL_DIRECTION, Geometry, canonical_axes, facing, like, shear, view_mm
+from .tags import (
+    BODY_PART_TAG,
+    OF_THE_IMAGE,
+    PICTURE,
+    SERIES_TAG,
+    as_it_lies,
+    carry_tags,
+    known_modality,
+    notes_of,
+    orientation_is_known,
+    scale_is_known,
+    tag_of,
+)
 
 _SPACING_RANGE_MM = (0.02, 25.0)  # finer than a micro-CT of a mouse, or coarser than any localizer: a damaged header
 _LEAST_VIEW_MM = 30.0  # a lumbar body is 27 mm high
 _LARGEST_VIEW_MM = 3000.0  # longer than any patient, and more than memory holds
-_AIR_HU, _AIR_SHARE = (-1200, -900), 0.02  # of an image's values, from which on it is taken for CT
+_LEAST_PIXELS = 64  # along rows and columns, to judge by what is seen
+_LOOKED_AT = (0.35, 0.5, 0.65)  # of the way through an image's slices
 _MODALITIES = {"MR": "MR", "CT": "CT", "XR": "radiographs"}  # that checkpoints are for
-MODALITY_TAG = "0008|0060"
-"""DICOM's, as an image's metadata."""
-PICTURE = "picture"
-"""What `MODALITY_TAG` holds where the image came from a PNG or JPEG."""
 
 
 def check_view(source: Geometry) -> None:
@@ -30,58 +44,109 @@ def check_view(source: Geometry) -> None:
 
 STACKS = {"MR", "CT", "PT", "NM"}  # DICOM modalities that make one file per slice
 RADIOGRAPHS = {"CR", "DX", "RF", "XA", "RG"}
-PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
+_OTHER_PARTS = re.compile(
+    r"\b(c[ -]?spine|cervical|hws|neck|head|brain|skull|t[ -]?spine|bws|knee|shoulder|hip|ankle|wrist|breast)\b", re.I
+)
 
 
-def plausibility_warnings(image: sitk.Image, trained_on: str) -> list[str]:
+def plausibility_warnings(
+    image: sitk.Image, trained_on: str, models: Callable[[str], Sequence[str]] | None = None, *, as_segmented: str = ""
+) -> list[str]:
     """Sentences for the reader of a result: why an image may not be what a checkpoint can segment.
 
-    DICOM says of which modality it is (`read_image`). Elsewhere only CT gives itself away, by air at −1000 HU.
+    Modality, body part and plane are those that DICOM tells (`read_image`); elsewhere values give CT, radiographs and
+    images that are not sagittal away (`content`).
 
     Args:
         trained_on: `Preprocessing.modality`; nothing is said of modalities where it is none of MR, CT and XR.
+        models: names of the checkpoints that are there for a modality.
+        as_segmented: modality that the vertebrae look like (`content.bright_rim`), or nothing.
     """
-    result = []
+    result = notes_of(image)
     told = known_modality(image)
+    part = next((m[0] for tag in (BODY_PART_TAG, SERIES_TAG) if (m := _OTHER_PARTS.search(tag_of(image, tag)))), "")
     image = as_volume(image, "image")
-    source = Geometry.of(image)
+    lying = as_it_lies(image)
+    source = Geometry.of(lying)
     _, rows, columns = view_mm(source)
     if min(rows, columns) < _LEAST_VIEW_MM:
         result.append(
             f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
             "whole image; if it is one, correct the voxel spacing in its header."
         )
-    if told == PICTURE:
+    if not scale_is_known(image):
         result.append(
-            "A picture does not tell its scale: a pixel counts as 1 mm here, so lengths and volumes mean nothing."
+            f"{'A picture' if told == PICTURE else 'The file'} does not tell its scale (it has no pixel size): a pixel "
+            "counts as 1 mm here, so lengths and volumes mean nothing."
         )
-    elif 1 in source.size and trained_on != "XR" and told not in RADIOGRAPHS and (way := facing(source)):
-        result.append(
-            f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
-            "means nothing."
-        )
+    if 1 in source.size:
+        result += _about_the_plane(image, source, trained_on, told)
+    if part and trained_on == "MR":
+        result.append(f"By its header (“{part}”) this image does not show the lumbar spine: all names may be wrong.")
     found = "XR" if told in RADIOGRAPHS else told if told in STACKS else ""
-    if not found and trained_on != "CT":
-        some = sampled_values(sitk.GetArrayViewFromImage(image))
-        low, high = _AIR_HU
-        found = "CT" if ((low < some) & (some < high)).mean() > _AIR_SHARE else ""
-    if found and found != trained_on and trained_on in _MODALITIES:
-        name = _MODALITIES.get(found, found)
+    if not found and trained_on == "MR":
+        found, symmetric = _by_content(lying)
+        found = found or as_segmented
+        if symmetric:
+            result.append(
+                "The image shows left and right alike, as axial and coronal ones do: if it is not sagittal, its result "
+                "means nothing. Choose a sagittal series."
+            )
+    values = sitk.GetArrayViewFromImage(image)
+    if trained_on == "CT" and not in_hounsfield_units(values) and seems_ct(values):
         result.append(
-            f"This seems to be {name}, and the checkpoint was trained on {_MODALITIES[trained_on]}: names and outlines "
-            f"may be wrong. Choose a checkpoint for {name}, if there is one."
+            "This seems to be CT whose values are not Hounsfield units (shifted, scaled or windowed): the result may "
+            "be wrong. Export the original values."
         )
+    if found and found != trained_on and trained_on in _MODALITIES:
+        result.append(_other_modality(found, trained_on, models))
     return result
 
 
-def sampled_values(values: np.ndarray) -> np.ndarray:
-    """(n,) about a million of the values, evenly taken."""
-    return values.reshape(-1)[:: max(1, values.size // 1_000_000)]
+def _about_the_plane(image: sitk.Image, source: Geometry, trained_on: str, told: str) -> list[str]:
+    """What a single slice was taken for, where its header says something else or nothing."""
+    if trained_on == "XR" or told == PICTURE or told in RADIOGRAPHS:
+        return []
+    if not orientation_is_known(image):
+        return [
+            "The file does not tell the orientation of this single slice; it was taken for a sagittal one, rows from "
+            "top to bottom. If that is not so, its result means nothing."
+        ]
+    way = facing(source)
+    return [
+        f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
+        "means nothing."
+    ] * bool(way)
 
 
-def known_modality(image: sitk.Image) -> str:
-    """What is known of an image's modality."""
-    return image.GetMetaData(MODALITY_TAG) if image.HasMetaDataKey(MODALITY_TAG) else ""
+def _by_content(image: sitk.Image) -> tuple[str, bool]:
+    """What an image is of by its values, nothing for MR; and whether it is not sagittal."""
+    values = sitk.GetArrayViewFromImage(image)
+    single = 1 in values.shape
+    if in_hounsfield_units(values):
+        return "CT", False
+    axes, _ = canonical_axes(Geometry.of(image))
+    slices = values.transpose(axes)
+    if min(slices.shape[1:]) < _LEAST_PIXELS:
+        return "", False
+    if single and seems_radiograph(values):
+        return "XR", False
+    planes = slices if single else slices[[round(at * (len(slices) - 1)) for at in _LOOKED_AT]]
+    if is_symmetric(planes):
+        return "", True
+    return ("CT" if seems_ct(values) else ""), False
+
+
+def _other_modality(found: str, trained_on: str, models: Callable[[str], Sequence[str]] | None) -> str:
+    name = _MODALITIES.get(found, found)
+    said = (
+        f"This seems to be {name}, and the checkpoint was trained on {_MODALITIES[trained_on]}: names and outlines "
+        "may be wrong."
+    )
+    if models is None:
+        return f"{said} Choose a checkpoint for {name}, if there is one."
+    there = models(found)
+    return f"{said} Choose a checkpoint for {name}: {', '.join(there)}." if there else f"{said} None is for {name}."
 
 
 def as_volume(image: sitk.Image, name: str) -> sitk.Image:
@@ -90,11 +155,12 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
     Raises:
         ImageError: for colour, complex numbers and time series.
     """
+    given = image
     components = image.GetNumberOfComponentsPerPixel()
     if components > 1:
         raise ImageError(
-            f"The {name} has {components} values per pixel (a colour picture or a vector image).",
-            "Export it as a single-channel grey-scale image.",
+            f"The {name} has {components} values per pixel (a color picture, or several images in one).",
+            "Export it as a single-channel grayscale image.",
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise ImageError(f"The {name} holds complex numbers.", "Export its magnitude.")
@@ -111,7 +177,52 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
             f"The {name} has {image.GetDimension()} dimensions (a time series or several contrasts in one file).",
             "Export one 3D volume of it.",
         )
-    return image
+    return carry_tags(given, image, OF_THE_IMAGE)
+
+
+def refuse_labels(image: sitk.Image, name: str = "image") -> None:
+    """Raises:
+    ImageError: the image is a label map (`content.shows_labels`).
+    """
+    if shows_labels(image):
+        raise ImageError(
+            f"The {name} is a label map (few whole numbers, in patches), not an image.",
+            "Choose the image that it was drawn on.",
+        )
+
+
+def check_spacing(spacing: Sequence[float], name: str) -> None:
+    """Checks that voxels are neither finer nor coarser than any scanner's.
+
+    Raises:
+        ImageError: they are, or these are no lengths.
+    """
+    low, high = _SPACING_RANGE_MM
+    if not all(low <= s <= high for s in spacing):
+        raise ImageError(
+            f"{name} has a voxel spacing of {' by '.join(f'{s:g}' for s in spacing)} mm.",
+            f"Correct its header; {low:g} to {high:g} mm is taken.",
+        )
+
+
+_WHOLE = 1e-3
+"""Label values may be off whole numbers by this much: what rescaling with 32-bit numbers leaves."""
+
+
+def whole_numbers(image: sitk.Image, name: str) -> sitk.Image:
+    """A label image with integers, where it has floating-point numbers that are whole but for rounding.
+
+    Raises:
+        ImageError: they are not, or not finite.
+    """
+    values = sitk.GetArrayViewFromImage(image)
+    if not np.issubdtype(values.dtype, np.inexact):
+        return image
+    if not np.isfinite(values).all():
+        raise ImageError(f"The {name} holds values that are not finite numbers (NaN or infinity).", "Export it again.")
+    if values.size and (abs(values - np.rint(values)).max() > _WHOLE or abs(values).max() >= 2**31):
+        raise ImageError(f"The {name} holds values that are not whole numbers.", "Choose the label file.")
+    return like(image, np.rint(values).astype(np.int32))
 
 
 def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
@@ -128,14 +239,8 @@ def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
     image = as_volume(image, name)
     if min(image.GetSize()) == 0:
         raise ImageError(f"The {name} is empty.", "Choose another image.")
-    spacing, direction = np.array(image.GetSpacing()), np.array(image.GetDirection()).reshape(3, 3)
-    low, high = _SPACING_RANGE_MM
-    if not (np.isfinite(spacing).all() and (spacing >= low).all() and (spacing <= high).all()):
-        raise ImageError(
-            f"The {name} has a voxel spacing of {' by '.join(f'{s:g}' for s in spacing)} mm.",
-            f"Correct its header; {low:g} to {high:g} mm is taken.",
-        )
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+    check_spacing(image.GetSpacing(), f"The {name}")
+    if shear(np.reshape(image.GetDirection(), (3, 3))) > NEARLY:
         raise ImageError(
             f"The axes of the {name} are not perpendicular (a sheared or gantry-tilted volume).",
             PERPENDICULAR,

@@ -7,6 +7,8 @@ the right (axis 0, slices), from superior to inferior (axis 1, rows) and from an
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
@@ -14,12 +16,18 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
+from .tags import carry_tags
+
 Plane = Literal["sagittal", "axial", "coronal", "isotropic", "single-slice"]
 
 # Columns are the canonical image's x, y and z axes in LPS: toward posterior, inferior and the patient's right.
 _PIR = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 SAGITTAL_DIRECTION: tuple[float, ...] = tuple(_PIR.ravel())
 """Direction cosines of a picture whose rows run downwards and whose columns run from anterior to posterior."""
+EXACT, NEARLY = 1e-4, 1e-3
+"""Shear up to which axes count as perpendicular: as they are, and once turned to the nearest ones that are."""
+PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
+"""The remedy for axes that are not."""
 _ISOTROPIC_RATIO = 1.5  # of the largest spacing to the smallest one, up to which no plane is preferred
 _ISOTROPIC_MM = 1.5  # slices as thin as this serve every plane, whatever the pixel size
 
@@ -81,11 +89,26 @@ def set_index_to_lps(image: sitk.Image, matrix: np.ndarray) -> None:
     image.SetDirection((matrix[:3, :3] / spacing).ravel().tolist())
 
 
+def shear(matrix: np.ndarray) -> float:
+    """Largest cosine between two axes (columns); infinite where one has no length."""
+    with np.errstate(all="ignore"):
+        axes = matrix / np.linalg.norm(matrix, axis=0)
+    if not np.isfinite(axes).all():
+        return math.inf
+    return float(np.abs(axes.T @ axes - np.eye(axes.shape[1])).max())
+
+
+def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The orthonormal axes nearest to a matrix's columns; a reflection stays one."""
+    u, _, vt = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0), full_matrices=False)
+    return u @ vt
+
+
 def like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
-    """An array (z, y, x) as an image on another one's voxels."""
+    """An array (z, y, x) as an image on another one's voxels, with what its file says about them (`tags`)."""
     made = sitk.GetImageFromArray(array)
     made.CopyInformation(image)
-    return made
+    return carry_tags(image, made)
 
 
 def view_mm(source: Geometry) -> np.ndarray:
@@ -123,6 +146,19 @@ def canonical_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool
     best = max(orders, key=lambda order: sum(abs(cosines[i, axis]) for i, axis in enumerate(order)))
     slices, rows, columns = best
     return best, (bool(cosines[0, slices] < 0), bool(cosines[1, rows] < 0), bool(cosines[2, columns] < 0))
+
+
+def direction_of(axes: Sequence[int], flips: Sequence[bool]) -> tuple[float, ...]:
+    """The direction with which an image has these canonical axes: `canonical_axes` the other way round.
+
+    Args:
+        axes: for slices, rows and columns, the source's numpy axis.
+        flips: whether it runs the other way.
+    """
+    matrix = np.zeros((3, 3))
+    for canonical, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+        matrix[:, 2 - axis] = _PIR[:, 2 - canonical] * (-1.0 if flip else 1.0)
+    return tuple(matrix.ravel().tolist())
 
 
 def plane(image: sitk.Image) -> Plane:

@@ -11,11 +11,11 @@ import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ImageError
-from .checks import STACKS, as_volume, check_image, check_view, known_modality, sampled_values
+from .checks import STACKS, as_volume, check_image, check_view, whole_numbers
+from .content import sampled_values, without_padding
 from .geometry import Geometry, Plane, canonical_axes, facing, plane
 from .resampling import AxisStep, Route
-
-_PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
+from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_known
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class CanonicalVolume:
     geometry: Geometry
     source: Geometry
     _route: Route = field(repr=False)
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """For slices, rows and columns, the source's numpy axis."""
+        return self._route.axes
+
+    @property
+    def flips(self) -> tuple[bool, bool, bool]:
+        """Whether that axis runs the other way."""
+        return self._route.flips
 
     @property
     def image(self) -> sitk.Image:
@@ -96,8 +106,15 @@ class Preprocessing(BaseModel):
             ImageError: if the content is unusable (`check_image`) or the plane is not one that is accepted.
         """
         image = check_image(image)
-        found = plane(image)
-        if found == "single-slice" and known_modality(image) in STACKS:  # then its direction is not just a picture's
+        lying = as_it_lies(image)
+        found = plane(lying)
+        if not orientation_is_known(image) and not image.HasMetaDataKey(DIRECTION_TAG) and found != "single-slice":
+            raise ImageError(
+                "The file does not tell the image's orientation (a NIfTI file without qform and sform, or the like).",
+                "Convert the original DICOM series again, e.g. with Slicer or dcm2niix.",
+            )
+        # Then its direction is not just a picture's.
+        if found == "single-slice" and known_modality(image) in STACKS and orientation_is_known(image):
             found = facing(Geometry.of(image)) or found
         if found not in self.planes:
             wanted = "a sagittal series" if "sagittal" in self.planes else f"one that is {self.planes[0]}"
@@ -106,13 +123,13 @@ class Preprocessing(BaseModel):
                 f"Choose {wanted}, or a checkpoint for this kind of image.",
             )
         source = Geometry.of(image)
-        route = self._route(source, scale)
+        route = self._route(Geometry.of(lying), scale)
         check_view(source)
         values = sitk.GetArrayViewFromImage(image)
         low, high = self.low, self.high
         if self.intensity == "percentile":
             some = sampled_values(values)
-            kept = _without_padding(some)
+            kept = without_padding(some)
             low, high = np.percentile(kept, (low, high))
             if kept.size < some.size:  # where it is mixed with its neighbours, it would drown them
                 values = np.clip(values, kept.min(), kept.max())
@@ -135,10 +152,8 @@ class Preprocessing(BaseModel):
         Raises:
             ImageError: if the label image is not scalar, or holds values that are not whole numbers.
         """
-        label = as_volume(label, "label image")
+        label = whole_numbers(as_volume(label, "label image"), "label image")
         values = sitk.GetArrayViewFromImage(label)
-        if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.rint(values)):
-            raise ImageError("The label image holds values that are not whole numbers.", "Choose the label file.")
         if not Geometry.of(label).matches(canonical.source):
             label = sitk.Cast(label, sitk.sitkInt16)
             g = canonical.geometry
@@ -189,16 +204,3 @@ def _back(array: np.ndarray, canonical: CanonicalVolume, order: int) -> np.ndarr
     if array.shape != canonical.array.shape:
         raise ValueError(f"array has shape {array.shape}, the canonical grid {canonical.array.shape}")
     return canonical._route.back(array, order)
-
-
-def _without_padding(some: np.ndarray) -> np.ndarray:
-    """The values without those that no scanner measured: an extreme one that many voxels have and that lies far beyond
-    all others, such as −32768 around a volume that was turned or stitched."""
-    for extreme in (some.min(), some.max()):
-        rest = some[some != extreme]
-        if not rest.size or some.size - rest.size <= _PADDING_SHARE * some.size:
-            continue
-        low, high = np.percentile(rest, (0.5, 99.5)).astype(float)
-        if low < high and abs(float(extreme) - (low + high) / 2) > (_PADDING_GAP + 0.5) * (high - low):
-            some = rest
-    return some

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ from ..consistency import LevelResult, relative_size, resolve_levels
 from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import PICTURE, CanonicalVolume, back_to_source, known_modality, plausibility_warnings
+from ..imaging import CanonicalVolume, back_to_source, carry_tags, orientation_is_known, scale_is_known
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option, whole_option
 from ..results import Segmentation
 from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
+from .doubts import doubts, not_told
 from .metadata import read_metadata
 from .quality import outline_quality
 from .restore import around_locked, labels_on_source, restricted
+from .second_look import Look, as_found, better_turn, is_large, small_size
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
 
 OPTIONS: Mapping[str, str] = {
@@ -105,7 +108,7 @@ class Predictor:
         hints, options = hints or Hints(), dict(options or {})
         self._check(hints, options)
         clock = _Clock()
-        report = progress or (lambda fraction, message: None)
+        report = progress or _report_nothing
         cancelled = cancelled or (lambda: False)
 
         def one_pass(scale: float, start: float, share: float) -> _Pass:
@@ -127,25 +130,43 @@ class Predictor:
             stop_if(cancelled)
             return _Pass(scale, volume, evidence, levels)
 
+        def see(volume: CanonicalVolume) -> tuple[Evidence, LevelResult | None]:
+            with clock("network"):
+                evidence = self._evidence(volume, None, None, Hints(), options, _report_nothing, cancelled, notes)
+            stop_if(cancelled)
+            evidence = self.calibration.apply(evidence)
+            return evidence, self._levels(evidence, volume, Hints(), {})
+
         notes: list[str] = []
+        if not orientation_is_known(image) and self._sees_columns:
+            image, found = as_found(image, self.preprocessing, see)
+            notes += found
         given = _scale(options)
         seen = one_pass(given or 1.0, 0.0, 0.9)
-        if given is None and seen.size is not None and _worth_another_pass(seen.size):
+        unaided = self._sees_columns and reference is None and not hints.given() - {"structures"}
+        look = seen.look if unaided else None
+        size = seen.size
+        if look is not None and given is None:
+            size = small_size(lambda scale: self.preprocessing.apply(image, scale), see, look) or size
+        if given is None and size is not None and _worth_another_pass(size):
             try:
-                again = one_pass(seen.size, 0.9, 0.05)
+                again = one_pass(size, 0.9, 0.05)
             except HintError:  # they did for the first one
                 again = seen
             # What was taken for a column may not be one: then a second look finds none of the usual size either.
             if again.size is not None and _usual(again.size):
                 seen = again
-                other = "these are no lumbar vertebrae and all names are wrong, or " if seen.scale < _SMALL else ""
+                other = "they are cervical ones and all names are wrong, or " if seen.scale < _SMALL else ""
                 notes.append(
                     f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
                     f"this scale. If that is not so, {other}the image's spacing is wrong, and with it every "
                     "measurement."
                 )
-        notes += plausibility_warnings(image, self.preprocessing.modality)
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
+        if unaided and (look := seen.look) is not None:
+            turn = better_turn(volume, see, look)
+            notes += [] if turn is None else [turn.doubt]
+        notes += doubts(image, volume, levels, self.preprocessing.modality)
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
@@ -155,7 +176,10 @@ class Predictor:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
                 labels = restricted(labels, hints.structures)
-            uncertainty = None if evidence.uncertainty is None else back_to_source(evidence.uncertainty, volume)
+            carry_tags(image, labels)
+            uncertainty = None
+            if evidence.uncertainty is not None:
+                uncertainty = carry_tags(image, back_to_source(evidence.uncertainty, volume))
         result = Segmentation(
             labels=labels,
             scheme=self.scheme,
@@ -172,13 +196,14 @@ class Predictor:
                 "options": options,
                 "seconds": clock.seconds,
                 "scale": round(seen.scale, 3),
+                **not_told(labels),
                 **({} if uncertainty is None else {"uncertainty": _mean_per_structure(uncertainty, labels)}),
                 **({"about": evidence.about} if evidence.about else {}),
                 **({"label_leak": True} if reference is not None else {}),
             },
             uncertainty=uncertainty,
             keypoints=_points_by_level(evidence, levels, volume, hints),
-            scale_known=known_modality(image) != PICTURE,
+            scale_known=scale_is_known(image),
         )
         if levels is not None:
             with clock("quality"):
@@ -190,6 +215,11 @@ class Predictor:
             result.outline_quality = {sid: q for sid, q in quality.items() if sid not in drawn_by_reader}
         report(1.0, "Done")
         return result
+
+    @property
+    def _sees_columns(self) -> bool:
+        """Whether it names levels of a spine that is seen from the side."""
+        return "sagittal" in self.preprocessing.planes and any(s.order is not None for s in self.scheme.structures)
 
     @memory_in_words()
     def predict_evidence(
@@ -364,6 +394,15 @@ class _Pass:
     def size(self) -> float | None:
         """Of the vertebrae, over an adult's, after scaling."""
         return relative_size(self.levels) if self.levels else None
+
+    @cached_property
+    def look(self) -> Look | None:
+        """How well a spine was recognized; None where there is too little to look at."""
+        return Look.of(self.evidence, self.levels) if self.levels and is_large(self.volume) else None
+
+
+def _report_nothing(fraction: float, message: str) -> None:
+    pass
 
 
 def _usual(size: float) -> bool:

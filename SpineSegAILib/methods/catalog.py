@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import ConfigError, MissingPackageError, problems
 
 if TYPE_CHECKING:
     from .base import Method
@@ -31,7 +31,9 @@ class MethodInfo:
     Attributes:
         id: stable id, as on the command line and in checkpoints.
         title: what it is called in the panel.
-        group: ``"system"`` for the four published spine systems, ``"baseline"`` for what they are compared with.
+        group: ``"system"`` for the four published spine systems, ``"baseline"`` for what they are compared with and
+            what is worth choosing besides, ``"comparison"`` for what is there to be compared with alone: panels do not
+            offer it.
         summary: the idea in a sentence.
         citation: where it comes from.
         dims: spatial dimensions it can be built for.
@@ -97,6 +99,27 @@ _BASELINES = (
      "Chen et al., Rethinking atrous convolution for semantic image segmentation. 2017"),
 )  # fmt: skip
 
+_SMP = (("segmentation_models_pytorch", "segmentation-models-pytorch"),)
+_SMP_METHODS = (
+    ("unetplusplus", "U-Net++", "U-Net whose skip connections are nested and dense.",
+     "Zhou et al., UNet++: redesigning skip connections to exploit multiscale features. IEEE TMI 2020"),
+    ("deeplabv3plus", "DeepLabv3+", "Atrous spatial pyramid with a decoder that reads finer features.",
+     "Chen et al., Encoder-decoder with atrous separable convolution for semantic image segmentation. ECCV 2018"),
+    ("fpn", "FPN", "Features of all resolutions, summed top down.",
+     "Lin et al., Feature pyramid networks for object detection. CVPR 2017"),
+    ("upernet", "UPerNet", "Pyramid pooling and a feature pyramid.",
+     "Xiao et al., Unified perceptual parsing for scene understanding. ECCV 2018"),
+    ("segformer", "SegFormer", "Hierarchical transformer with a decoder of linear layers.",
+     "Xie et al., SegFormer: simple and efficient design for semantic segmentation with transformers. NeurIPS 2021"),
+)  # fmt: skip
+
+_SAM_METHODS: tuple[tuple[str, str, str, str, frozenset[str]], ...] = (
+    ("sam", "SAM", "Segments what boxes or key points show; its weights are the user's.",
+     "Kirillov et al., Segment anything. ICCV 2023", frozenset({"keypoints"})),
+    ("medsam", "MedSAM", "SAM trained on medical images: segments what boxes show; its weights are the user's.",
+     "Ma et al., Segment anything in medical images. Nature Communications 2024", frozenset()),
+)  # fmt: skip
+
 METHODS: Mapping[str, MethodInfo] = {
     info.id: info
     for info in (
@@ -127,7 +150,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "Diffusion U-Net",
             "baseline",
             "Conditional diffusion from pure noise, without a prior.",
-            "Ho et al., Denoising diffusion probabilistic models. NeurIPS 2020; Wu et al., MedSegDiff. MIDL 2024",
+            "Ho et al., Denoising diffusion probabilistic models. NeurIPS 2020",
             "verdiff_net",
             modalities=("MR", "CT", "XR"),
             sampling=("samples", "steps"),
@@ -169,6 +192,46 @@ METHODS: Mapping[str, MethodInfo] = {
             "scar_net",
         ),
         *(MethodInfo(i, t, "baseline", s, c, "baselines", d) for i, t, s, d, c in _BASELINES),
+        MethodInfo(
+            "bisenet",
+            "BiSeNet",
+            "comparison",
+            "A shallow path keeps detail, a deep one sees far.",
+            "Yu et al., BiSeNet: bilateral segmentation network for real-time semantic segmentation. ECCV 2018",
+            "bisenet",
+        ),
+        MethodInfo(
+            "swin-unet",
+            "Swin-Unet",
+            "comparison",
+            "Encoder and decoder of shifted-window attention, without convolutions between them.",
+            "Cao et al., Swin-Unet: Unet-like pure transformer for medical image segmentation. ECCV workshops 2022",
+            "swin_unet",
+        ),
+        MethodInfo(
+            "medsegdiff",
+            "MedSegDiff",
+            "comparison",
+            "Conditional diffusion that encodes the image at every time, led by the noisy mask's lower frequencies.",
+            "Wu et al., MedSegDiff: medical image segmentation with diffusion probabilistic model. MIDL 2024",
+            "verdiff_net",
+            modalities=("MR", "CT", "XR"),
+            sampling=("samples", "steps"),
+        ),
+        *(
+            MethodInfo(
+                i,
+                t,
+                "comparison",
+                s,
+                c,
+                "sam",
+                hints=frozenset({"prior"}) | h,
+                needs=(("transformers", "transformers"),),
+            )
+            for i, t, s, c, h in _SAM_METHODS
+        ),
+        *(MethodInfo(i, t, "comparison", s, c, "smp", needs=_SMP) for i, t, s, c in _SMP_METHODS),
     )
 }
 """Every method by id."""
@@ -188,23 +251,16 @@ def method_info(method_id: str) -> MethodInfo:
         raise ConfigError(f"There is no method “{method_id}”.", f"Available: {', '.join(METHODS)}.") from None
 
 
-def make_config(method_id: str, preset: str | None = None, **values: Any) -> MethodConfig:
+def make_config(method_id: str, preset: str | None = None, /, **values: Any) -> MethodConfig:
     """A validated configuration: the preset's values, then `values` on top.
 
     Raises:
         ConfigError: unknown method or preset, unknown option, or a value that does not fit.
     """
-    from pydantic import ValidationError
-
-    cls = method_info(method_id).config_class()
-    presets = cls.presets(method_id)
+    presets = method_info(method_id).config_class().presets(method_id)
     if preset is not None and preset not in presets:
         raise ConfigError(f"{method_id} has no preset “{preset}”.", f"It has: {', '.join(presets)}.")
-    try:
-        return cls.model_validate({**presets.get(preset or "", {}), **values, "method": method_id})
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"The options of {method_id} are not valid: {problems}.") from error
+    return _validated(method_id, {**presets.get(preset or "", {}), **values})
 
 
 def stored_config(values: Mapping[str, Any]) -> MethodConfig:
@@ -213,8 +269,17 @@ def stored_config(values: Mapping[str, Any]) -> MethodConfig:
     Raises:
         ConfigError: as `make_config`.
     """
-    known = {**method_info(values["method"]).config_class().BEFORE, **values}
-    return make_config(known.pop("method"), **known)
+    method_id = values["method"]
+    return _validated(method_id, {**method_info(method_id).config_class().BEFORE, **values})
+
+
+def _validated(method_id: str, values: Mapping[str, Any]) -> MethodConfig:
+    from pydantic import ValidationError
+
+    try:
+        return method_info(method_id).config_class().model_validate({**values, "method": method_id})
+    except ValidationError as error:
+        raise ConfigError(f"The options of {method_id} are not valid: {problems(error)}.") from error
 
 
 def build_method(config: MethodConfig) -> Method:

@@ -21,7 +21,7 @@ from ..anatomy.terminology import (
     UNSCALED_TAG,
     UNVALIDATED_TAG,
 )
-from ..errors import OutputError
+from ..errors import ImageError, OutputError
 from ..files import (
     SEGMENTATION_SUFFIXES,
     atomic_write,
@@ -29,7 +29,9 @@ from ..files import (
     read_json,
     stem_and_suffix,
 )
+from ..imaging import nifti, read_file
 from ..imaging.geometry import RAS_FROM_LPS, index_to_lps
+from ..imaging.tags import FORMS_TAG, without_tag
 from .segmentation import FORMAT, Segmentation
 
 REFERENCE = "Reference image geometry"  # Slicer's conversion parameter; without it Slicer saves cropped segments
@@ -146,10 +148,13 @@ def _write_slicer(result: Segmentation, path: Path) -> None:
 def write_image(image: sitk.Image, path: Path) -> None:
     """Writes and looks whether all of it arrived: some image writers do not notice a full disk."""
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-        written = sitk.ReadImage(str(path))  # kept in a name: a view does not keep its image alive
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            nifti.write(image, path)
+        else:
+            sitk.WriteImage(without_tag(image, FORMS_TAG), str(path), useCompression=True)
+        written = read_file(path)  # kept in a name: a view does not keep its image alive
         whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
-    except RuntimeError:
+    except (RuntimeError, ImageError):
         whole = False
     if not whole:
         raise OutputError(f"{path.name} could not be written whole.", "Is the disk full, or the folder protected?")

@@ -26,7 +26,8 @@ from ..anatomy.terminology import (
     UNVALIDATED_TAG,
 )
 from ..errors import ConfigError, CorrectionError, ImageError, SchemeError, one_of
-from ..files import SEGMENTATION_SUFFIXES, parse_json, read_itk_image, read_json, stem_and_suffix
+from ..files import SEGMENTATION_SUFFIXES, parse_json, read_json, stem_and_suffix
+from ..imaging import carry_tags, read_file
 from ..imaging.geometry import RAS_FROM_LPS, like, set_index_to_lps
 from .checks import check_once, check_overlap
 from .files import HEADER_KEY, REFERENCE, side_file
@@ -111,17 +112,14 @@ def _read_label_image(path: Path, values: str | None) -> Segmentation:
     if not summary and not values:
         _refuse_implausible(where, path)
     notes = _order_notes(where, path.name, ours=bool(summary))
-    result = _assembled(sitk.Cast(labels, sitk.sitkInt16), summary, where, str(side or path))
+    result = _assembled(carry_tags(labels, sitk.Cast(labels, sitk.sitkInt16)), summary, where, str(side or path))
     result.notes += notes
     return result
 
 
 def _whole_numbers(path: Path) -> sitk.Image:
     """A label image, its values rounded where they are whole numbers but for floating point."""
-    try:
-        image = read_itk_image(path)
-    except RuntimeError as error:
-        raise ImageError(f"“{path.name}” cannot be read: it is damaged or no image.", "Create it again.") from error
+    image = read_file(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(
             f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.",
@@ -144,7 +142,7 @@ def _whole_numbers(path: Path) -> sitk.Image:
     beyond = [v for v in (whole.min(), whole.max()) if not 0 <= v <= np.iinfo(np.int32).max]
     if beyond:
         raise SchemeError(f"“{path.name}” has label values that are no structure ids: {beyond[0]:g}.", _remedy([]))
-    return like(image, whole.astype(np.int32))
+    return carry_tags(image, like(image, whole.astype(np.int32)))
 
 
 def _refuse_foreign(where: Mapping[int, Place], path: Path) -> None:

@@ -123,7 +123,7 @@ def parse_target(text: str) -> str:
         return IGNORE
     if text.lower().startswith(CUSTOM):
         name = text[len(CUSTOM) :].strip()
-        if not name or name.isdigit() or set(name) & set("+=,"):
+        if not name or name.isdecimal() or set(name) & set("+=,"):
             raise DatasetError(f"“{text}” is no name for a structure.", "Use letters, as in custom:tumour.")
         try:
             known = structure(name)
@@ -300,10 +300,10 @@ def _joined_levels(text: str) -> list[str]:
         last = found[-1] if found else ""
         if word == "s" and re.fullmatch(r"l[56]", last):
             found.append("s1")
-        elif word.isdigit() and re.fullmatch(_LEVEL, last):  # L4-5; a number that does not follow is a copy's
+        elif word.isdecimal() and re.fullmatch(_LEVEL, last):  # L4-5; a number that does not follow is a copy's
             letter = last.rstrip("0123456789")
             found.append(f"{letter}{word}" if int(word) == int(last.removeprefix(letter)) + 1 else "?")
-        elif word.isdigit() and region and re.fullmatch(_LEVEL, f"{region}{word}"):
+        elif word.isdecimal() and region and re.fullmatch(_LEVEL, f"{region}{word}"):
             found.append(f"{region}{word}")
         else:
             found.append(word)

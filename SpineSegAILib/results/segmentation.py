@@ -15,6 +15,7 @@ from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
 from ..errors import ImageError, SchemeError
 from ..files import jsonable
 from ..imaging.geometry import like
+from ..imaging.tags import DIRECTION_TAG
 from .alternatives import Alternative
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Segmentation:
         Raises:
             ImageError: the document is of a newer version, or damaged.
         """
+        _set_direction(labels, document)
         try:
             if document.get("version", 0) > FORMAT_VERSION:
                 raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
@@ -214,6 +216,14 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
             f"{remedy}, or use another checkpoint.",
         )
     return rest
+
+
+def _set_direction(labels: sitk.Image, document: Mapping[str, Any]) -> None:
+    """How the labels lie, where the image's file did not tell it (`imaging.tags`), onto labels that were read again."""
+    provenance = document.get("provenance")
+    direction = str(provenance.get("orientation", "")).split() if isinstance(provenance, Mapping) else []
+    if len(direction) == 9 and all(word.lstrip("-") in ("0", "1") for word in direction):
+        labels.SetMetaData(DIRECTION_TAG, " ".join(direction))
 
 
 def _level_confidence(document: Mapping[str, Any]) -> float | None:

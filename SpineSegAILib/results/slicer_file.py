@@ -11,8 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from ..imaging import read_file
 from ..imaging.geometry import like
-from ..imaging.inline import inline_copy, read_nrrd_header, unescaped
+from ..imaging.headers import read_header
 
 _FRACTIONAL = "Fractional labelmap"
 _MANY = 8  # values in a layer of one segment that are not its: so many are no forgotten segments, but fractions
@@ -71,9 +72,12 @@ def has_segments(path: Path) -> bool:
     if path.suffix.lower() != ".nrrd":
         return False
     try:
-        keys = read_nrrd_header(path).keys
+        header = read_header(path)
     except (ImageError, OSError):
-        return path.name.lower().endswith(".seg.nrrd")  # whoever reads it says what is wrong
+        header = None  # whoever reads it says what is wrong
+    if header is None:
+        return path.name.lower().endswith(".seg.nrrd")
+    keys = header.metadata
     return any(re.fullmatch(r"Segment\d{1,5}_ID|Segmentation_MasterRepresentation", key) for key in keys)
 
 
@@ -83,12 +87,11 @@ def read_stored(path: Path) -> StoredSegmentation:
     Raises:
         ImageError: it is damaged, keeps its voxels elsewhere, or holds fractions of an unknown range.
     """
-    keys = read_nrrd_header(path).keys
-    try:
-        with inline_copy(path) as place:
-            image = sitk.ReadImage(str(place))
-    except RuntimeError:
-        raise damaged(path) from None
+    header = read_header(path)
+    if header is None:
+        raise damaged(path)
+    keys = header.metadata
+    image = read_file(path, inline=True)
     if image.GetDimension() != 3:
         raise damaged(path)
     segments = _described(keys, path)
@@ -119,7 +122,7 @@ def _described(keys: Mapping[str, str], path: Path) -> tuple[StoredSegment, ...]
     old = not any(f"Segment{n}_LabelValue" in keys for n in numbers)
 
     def value(number: int, what: str, otherwise: str) -> str:
-        return unescaped(keys.get(f"Segment{number}_{what}", otherwise))
+        return keys.get(f"Segment{number}_{what}", otherwise)
 
     found = []
     for n in numbers:

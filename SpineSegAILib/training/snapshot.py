@@ -175,7 +175,7 @@ def _is_whole(copy: Case) -> bool:
 
 
 def keep_inputs(resources: Mapping[str, str], run: RunDirectory) -> dict[str, str]:
-    """The files that a method needs to learn, as copies that the run owns.
+    """The files that a method needs to learn, as copies that the run owns; folders stay where they are.
 
     Raises:
         DatasetError: one is missing.
@@ -183,6 +183,9 @@ def keep_inputs(resources: Mapping[str, str], run: RunDirectory) -> dict[str, st
     kept = {}
     for name, original in resources.items():
         source = Path(original)
+        if source.is_dir():
+            kept[name] = original
+            continue
         copy = run.inputs / f"{name}{source.suffix}"
         if not copy.exists():
             if not source.is_file():

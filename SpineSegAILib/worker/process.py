@@ -25,6 +25,7 @@ from typing import IO, Any, TextIO
 
 from .. import __version__
 from ..errors import Cancelled, MissingPackageError, OutputError, SpineSegAIError
+from ..imaging import refuse_labels
 from ..results import drop_unvalidated, require_structures
 from .protocol import (
     PROTOCOL,
@@ -164,6 +165,7 @@ class Worker:
     def _segment(self, request: SegmentRequest) -> SegmentEvent:
         job = request.job
         image = load_image(request.image)
+        refuse_labels(image)
         self._progress(job, 0.0, "Loading the checkpoint")
         predictor = self._predictor(request.checkpoint, request.device)
         hints = request.hints.hints()  # now that the structures that the checkpoint adds are known

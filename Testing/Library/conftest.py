@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from tiny_data import SHARED_DATA
+from tiny_data import SHARED_DATA, write_tiny_checkpoint
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
 
@@ -60,24 +60,7 @@ _KEPT: list[object] = []
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A checkpoint of the default method, very small and untrained."""
-    import torch
-
-    from SpineSegAILib.checkpoints import save_checkpoint
-    from SpineSegAILib.imaging import Preprocessing
-    from SpineSegAILib.methods.catalog import DEFAULT_METHOD, build_method, make_config
-
-    torch.manual_seed(0)
-    config = make_config(DEFAULT_METHOD, "tiny")
-    metadata = {
-        "title": "Tiny",
-        "method": config.model_dump(mode="json"),
-        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
-        "patch": [64, 64],
-        "unvalidated": ["canal"],
-    }
-    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
-    save_checkpoint(path, build_method(config).state_dict(), metadata)
-    return path
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_ways_to_write_a_structure(written, meant):
     assert structure(written).name == meant
 
 
-@pytest.mark.parametrize("unknown", ["L7", "C1/C2", "", "lung", 27, 300])
+@pytest.mark.parametrize("unknown", ["²", "9" * 5000, "L7", "C1/C2", "", "lung", 27, 300])
 def test_unknown_structures_are_refused(unknown):
     with pytest.raises(SchemeError) as caught:
         structure(unknown)

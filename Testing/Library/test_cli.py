@@ -59,6 +59,7 @@ def predictor(monkeypatch, phantom):
                 phantom.labels,
                 scheme("lumbar-mr"),
                 outline_quality={24: 0.9},
+                level_confidence=0.9,
                 warnings=["The levels are a guess."],
                 unvalidated=asked.get("unvalidated", frozenset()),
                 provenance={"seconds": {}},

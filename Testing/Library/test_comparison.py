@@ -97,11 +97,11 @@ def imported(kind: str, folder: Path, *more: str) -> Path:
 def listed(folder: Path, pairs, names: list[str], **more) -> Path:
     """A manifest of one's own: two training cases and one to be scored."""
     lists = {"training": [], "test": []}
-    for n, (image, label) in enumerate(pairs):
+    for n, (image, label) in enumerate(pairs):  # with more than three, all are for training, to be dealt to folds
         put(image, folder / f"{n}.nii.gz")
         put(label, folder / f"{n}_label.nii.gz")
         entry = {"image": f"{n}.nii.gz", "label": f"{n}_label.nii.gz", "annotated": names}
-        lists["test" if n == 2 else "training"].append(entry)
+        lists["test" if n == 2 and len(pairs) == 3 else "training"].append(entry)
     path = folder / "dataset.json"
     path.write_text(json.dumps({"name": "Own", **more, **lists}), encoding="utf-8")
     return path
@@ -110,7 +110,7 @@ def listed(folder: Path, pairs, names: list[str], **more) -> Path:
 def lumbar(folder: Path) -> Path:
     names = ["L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
     ids = {sid: sid for sid, s in STRUCTURES.items() if s.name in names}
-    path = listed(folder, [(i, coded(x, ids)) for i, x in spines(3)], names, modality={"0": "MR"}, extent="body")
+    path = listed(folder, [(i, coded(x, ids)) for i, x in spines(5)], names, modality={"0": "MR"}, extent="body")
     table = json.loads(path.read_text(encoding="utf-8"))
     weak = {"image": "weak.nii.gz", "keypoints": {"L4": [0.0, 0.0, 0.0], "L5": [0.0, 0.0, -30.0]}}
     (folder / "weak.nii.gz").write_bytes((folder / "0.nii.gz").read_bytes())
@@ -153,6 +153,10 @@ def test_every_shipped_configuration_has_a_fake():
     assert set(shipped_configs()) - screenings == set(FAKES)
 
 
+LEFT_OUT = ("nnU-Net v2", "SAM", *(f"λ = {weight}" for weight in range(50, 101, 10)))
+"""Needs what tests have not, or is another row's network with another number; see test_nnunet and test_sam."""
+
+
 @pytest.mark.parametrize("name", FAKES)
 def test_a_papers_comparison_works_from_end_to_end(name, tmp_path, capsys):
     manifest = FAKES[name](tmp_path)
@@ -160,20 +164,23 @@ def test_a_papers_comparison_works_from_end_to_end(name, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["compare", name, str(out), "--dataset", str(manifest), "--rehearse", "--device", "cpu", "--quiet"]
     every = [entry.name for entry in config.entries if entry.shown]
-    shown = [e.name for e in config.entries if e.shown and not e.start_from][:2] if name in ALREADY_TRIED else every
-    words += [word for entry in shown for word in ("--only", entry) if name in ALREADY_TRIED]
+    shown = [row for row in every if row not in LEFT_OUT and (row in every[:4] or not row.endswith(", arg max"))]
+    if name in ALREADY_TRIED:
+        shown = [row for row in shown if row in every[:4]]
+    unwanted = [row for row in every if row not in shown]
+    words += [word for row in unwanted for word in ("--without", row)]
     assert main(words) == 0, capsys.readouterr().err
     table = json.loads((out / "table.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in table["variants"]["full"]["rows"]] == shown
     assert table["missing"] == [entry for entry in every if entry not in shown]
     assert all(row["scored"] > 0 for row in table["variants"]["full"]["rows"])
     # Every row of the paper is there, and every entry stands in one: beside its figures, or alone.
-    (beside,) = table["papers"]
-    paper = PAPERS[config.papers[0]]
-    assert set(paper.rows) <= {row["paper"] for row in beside["rows"]}
-    for row in beside["rows"]:
-        assert row["figures"] == list(paper.rows.get(row["paper"], [None] * len(paper.columns)))
-    assert sorted(row["entry"] for row in beside["rows"] if row["entry"]) == sorted(shown)
+    assert len(table["papers"]) == len(config.papers)
+    for beside, paper in zip(table["papers"], map(PAPERS.__getitem__, config.papers), strict=True):
+        assert set(paper.rows) <= {row["paper"] for row in beside["rows"]}
+        for row in beside["rows"]:
+            assert row["figures"] == list(paper.rows.get(row["paper"], [None] * len(paper.columns)))
+        assert sorted(row["entry"] for row in beside["rows"] if row["entry"]) == sorted(shown)
     text = (out / "table.md").read_text(encoding="utf-8")
     assert "These figures mean nothing" in text and "was trained for two steps" in text and paper.citation in text
     page = (out / "table.html").read_text(encoding="utf-8")
@@ -200,6 +207,24 @@ def config_of(manifest: Path, **more) -> ComparisonConfig:
     ]
     table = {"title": "T", "dataset": str(manifest), "split": "validation", "budget": {"steps": 2}, "set": SMALL}
     return ComparisonConfig.model_validate({**table, "entries": entries, **more})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"set": 5}, {"set": "a"}, {"entries": True}, {"entries": [5]}, {"entries": None}, {"papers": 5}, {"papers": [{}]},
+     {"start": {"set": 1}}, {"entries": [{"name": "a", "method": {}}]}, {"entries": [{"name": "a", "method": "no"}]},
+     {"entries": [{"name": "a", "method": "unet", "set": "x"}]},
+     {"entries": [{"name": "a", "method": "unet", "preset": []}]},
+     {"entries": [{"name": "a", "method": "unet", "options": 3}]},
+     {"entries": [{"name": "a", "method": "unet", "set": {"method.method_id": 1, "method.preset": 2}}]}],
+    ids=str,
+)  # fmt: skip
+def test_configurations_of_an_odd_form_are_refused_in_words(manifest, tmp_path, odd):
+    table = {"title": "T", "dataset": str(manifest), "argmax": True, "budget": {"steps": 2},
+             "entries": [{"name": "U-Net", "method": "unet", "preset": "tiny"}], **odd}  # fmt: skip
+    (tmp_path / "c.json").write_text(json.dumps(table))
+    with pytest.raises(ConfigError):
+        read_comparison(tmp_path / "c.json")
 
 
 def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_path, monkeypatch):

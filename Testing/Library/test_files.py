@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and read or refused in words."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,22 @@ def test_every_table_is_written_by_one_function():
     for path in (*(root / "SpineSegAILib").rglob("*.py"), *(root / "SpineSegAI").rglob("*.py")):
         if path.name != "files.py":
             assert "csv.writer" not in (text := path.read_text(encoding="utf-8")) and "DictWriter" not in text, path
+
+
+@pytest.mark.parametrize("name", [b"\xff.nii.gz", b"\xff/a.nii.gz"])
+def test_names_that_are_no_text_are_refused_before_anything_is_written(tmp_path, name):
+    target = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    try:
+        target.parent.mkdir(exist_ok=True)
+    except OSError:  # a file system that has no such names
+        return
+    with pytest.raises(OutputError, match="not UTF-8"), atomic_write(target):
+        raise AssertionError("the block must not run")
+    assert not list(target.parent.glob("*.nii.gz*"))
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    target = tmp_path / f"{'n' * 248}.nii.gz"
+    with atomic_write(target) as (part,):
+        part.write_text("x")
+    assert names(tmp_path) == {target.name}

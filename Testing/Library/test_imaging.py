@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SpineSegAILib.errors import ImageError
-from SpineSegAILib.files import read_itk_image
 from SpineSegAILib.imaging import (
     Geometry,
     Preprocessing,
@@ -20,6 +19,7 @@ from SpineSegAILib.imaging import (
     check_image,
     plane,
     plausibility_warnings,
+    read_file,
     read_image,
     resample_to_source,
 )
@@ -409,7 +409,7 @@ def test_the_file_that_was_asked_for_is_read_whatever_lies_beside_it(tmp_path):
     one, other = volume(), volume(seed=1)
     sitk.WriteImage(one, str(tmp_path / "a.nii.gz"))
     sitk.WriteImage(other, str(tmp_path / "a.nii"))
-    for found in (read_image(tmp_path / "a.nii.gz"), read_itk_image(tmp_path / "a.nii.gz")):
+    for found in (read_image(tmp_path / "a.nii.gz"), read_file(tmp_path / "a.nii.gz")):
         assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(one))
     assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / "a.nii")), sitk.GetArrayFromImage(other))
 

@@ -21,7 +21,7 @@ def example_batch(dims: int, channels: int, sizes: tuple[int, ...]) -> Batch:
 
 
 @pytest.mark.parametrize(("method_id", "dims"), CASES)
-def test_every_method_trains_a_step_and_predicts(method_id, dims):
+def test_every_method_trains_a_step_and_predicts(method_id, dims, text_packages):
     torch.manual_seed(0)
     sizes = (64, 96) if dims == 2 else (32, 64, 32)
     extra = {"window": sizes} if method_id == "unetr" else {}
@@ -114,7 +114,7 @@ def test_the_catalogue_says_what_it_must():
     for info in METHODS.values():
         assert info.summary.endswith(".")
         assert info.citation
-        assert info.group in ("system", "baseline")
+        assert info.group in ("system", "baseline", "comparison")
         assert {"small", "tiny"} <= set(info.config_class().presets(info.id))
         assert scheme(make_config(info.id).scheme)
 

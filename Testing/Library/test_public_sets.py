@@ -36,6 +36,17 @@ def taken(target):
     return manifest, found
 
 
+def test_parse_knows_arteries_of_both_sides_and_nothing_of_veins(tmp_path):
+    for patient in ("PA000005", "PA000016"):
+        put(tmp_path / "parse" / "train" / patient / "image" / f"{patient}.nii.gz", 50)
+        put(tmp_path / "parse" / "train" / patient / "label" / f"{patient}.nii.gz", 1)
+    manifest, found = taken(import_dataset("parse", tmp_path / "parse", tmp_path / "out", validation_share=0.5))
+    assert set(found) == {"training", "validation"}
+    cases = found["training"] | found["validation"]
+    assert cases == {f"{p}/{p}": ["pulmonary artery"] for p in ("PA000005", "PA000016")}
+    assert manifest.modality == "CT" and manifest.cases("training")[0].extent is not Extent.WHOLE
+
+
 def test_spider(tmp_path):
     folder = tmp_path / "spider"
     for name in ("1_t1", "1_t2", "2_t2", "10_t2_SPACE"):

@@ -90,6 +90,21 @@ def test_a_refusal_in_the_middle_of_the_work_is_a_sentence_and_json(folder, caps
     assert json.loads(out)["error"]["kind"] == PathError.__name__
 
 
+def test_a_lack_of_memory_is_a_sentence(capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError("Unable to allocate 478. TiB")
+
+    monkeypatch.setattr("SpineSegAILib.checkpoints.checkpoint_folders", refuse)
+    assert cli.main(["checkpoints"]) == 2
+    assert "spinesegai: There is not enough memory for this." in capsys.readouterr().err
+
+
+def test_a_phantom_finer_than_memory_allows_is_refused(tmp_path, capsys):
+    for value in ("pixel_mm=0.0001", "slice_mm=1e-9", "pixel_mm=inf", "pixel_mm=nan"):
+        assert cli.main(["phantom", "--output", str(tmp_path / "p.nii.gz"), "--spec", value]) == 2
+        assert "--spec is not valid" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_home_that_may_not_be_entered_stops_nothing(folder, capsys, monkeypatch):
     for home in ("loop", "file", "n" * 300):
         monkeypatch.setenv("HOME", str(folder / home))

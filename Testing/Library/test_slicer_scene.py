@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scene_data import Scene, box, lumbar, sagittal, volume_image
 
 from SpineSegAILib.anatomy import Extent, structure
-from SpineSegAILib.datasets import scene_files, slicer_scene
+from SpineSegAILib.datasets import scene_files
 from SpineSegAILib.datasets.slicer_scene import read_scene
+from SpineSegAILib.imaging import headers
 from SpineSegAILib.results.segment_names import parse_table
 
 L4, DISC, L5 = (structure(n).id for n in ("L4", "L4/L5", "L5"))
@@ -390,7 +391,7 @@ def test_a_huge_volume_is_refused_by_its_header(tmp_path, monkeypatch):
     scene = lumbar()
     scene.files["Data/T2.nrrd"] = header + bytes(1000)
     assert "60000 × 60000 × 60000 voxels" in problem(scene.write(tmp_path / "s.mrb"))
-    monkeypatch.setattr(slicer_scene, "MAX_VOXELS", 100)
+    monkeypatch.setattr(headers, "MAX_VOXELS", 100)
     assert "voxels" in problem(lumbar().write(tmp_path / "t.mrb"))
 
 
@@ -429,3 +430,30 @@ def test_scenes_in_folders(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(scene_files.DatasetError, match="There is no scene in"):
         scene_files.find_scenes([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_members_are_damage_whatever_they_are_packed_with(tmp_path, method):
+    scene = lumbar()
+    path = scene.write(tmp_path / "a.mrb")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    packed = tmp_path / "b.mrb"
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    whole = packed.read_bytes()
+    begin = whole.index(b"a.mrml") + len(b"a.mrml")
+    packed.write_bytes(whole[: begin + 20] + b"\xa5" * 40 + whole[begin + 60 :])
+    assert "is damaged" in problem(packed)
+
+
+def test_a_member_that_begins_before_the_archive_is_damage(tmp_path):
+    path = lumbar().write(tmp_path / "a.mrb")
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02", 0, data.rindex(b"PK\x05\x06"))
+    while at >= 0:  # in the directory: where each member's own header is
+        data[at + 42 : at + 46] = b"\xff\xff\xff\x7f"
+        at = data.rfind(b"PK\x01\x02", 0, at)
+    path.write_bytes(bytes(data[:10]) + bytes(data[60:]))  # what comes before the directory is shorter than it says
+    assert "is damaged" in problem(path)

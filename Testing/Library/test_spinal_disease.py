@@ -1,6 +1,7 @@
 """The reader of the Spinal Disease Dataset, on a study written in its form."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import SimpleITK as sitk
 from test_imaging import write_series
 
 from SpineSegAILib.anatomy import scheme, structure
-from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.datasets.spinal_disease import import_spinal_disease
+from SpineSegAILib.cli import main
+from SpineSegAILib.datasets.manifest import read_label, read_manifest
+from SpineSegAILib.datasets.public_sets import import_dataset
 from SpineSegAILib.errors import DatasetError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -47,7 +49,17 @@ def study(tmp_path, phantom):
 
 
 def test_points_become_physical_and_train(tmp_path, study, phantom):
-    manifest = read_manifest(import_spinal_disease(study[0], tmp_path / "train", tmp_path / "dataset.json"))
+    flags = [
+        "import-dataset",
+        "--format",
+        "spinal-disease",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
+    assert main(flags) == 0
+    manifest = read_manifest(tmp_path / "out" / "dataset.json")
     (case,) = manifest.cases("training")
     assert case.label is None and case.annotated == () and case.patient == "1.2.3.1"
     assert set(case.keypoints) == {structure(n).id for n in NAMES}
@@ -61,12 +73,12 @@ def test_points_become_physical_and_train(tmp_path, study, phantom):
 
 def test_what_does_not_fit_is_refused(tmp_path, study):
     path, table = study
-    output = tmp_path / "dataset.json"
-    with pytest.raises(DatasetError, match="does not exist"):
-        import_spinal_disease(tmp_path / "no.json", tmp_path, output)
-    (tmp_path / "other.json").write_text('{"training": []}')
+    output = tmp_path / "out"
+    with pytest.raises(DatasetError, match="no cases"):
+        import_dataset("spinal-disease", tmp_path / "train", output)
+    path.write_text('{"training": []}')
     with pytest.raises(DatasetError, match="not an annotation"):
-        import_spinal_disease(tmp_path / "other.json", tmp_path, output)
+        import_dataset("spinal-disease", tmp_path, output)
     for change, words in (
         ({"instanceUid": "9.9"}, "9.9 is not in"),
         ({"annotation": [{"data": {"point": []}}]}, "no points"),
@@ -76,5 +88,34 @@ def test_what_does_not_fit_is_refused(tmp_path, study):
         broken = [{**table[0], "data": [{**table[0]["data"][0], **change}]}]
         path.write_text(json.dumps(broken))
         with pytest.raises(DatasetError, match=words):
-            import_spinal_disease(path, tmp_path / "train", output)
+            import_dataset("spinal-disease", tmp_path, output)
     assert not output.exists()
+
+
+def test_masks_of_the_test_slices_lie_on_their_slices(tmp_path, study, phantom):
+    folder = tmp_path / "in"
+    (folder / "MR").mkdir(parents=True)
+    (folder / "mask").mkdir()
+    drawn = {}
+    for number, name in enumerate(("Case417", "Case418", "Case419")):
+        source = sorted((tmp_path / "train" / "study0").iterdir())[number]
+        shutil.copy(source, folder / "MR" / f"{name}.dcm")
+        columns, rows, _ = sitk.ReadImage(str(source)).GetSize()
+        array = np.zeros((rows, columns), np.int16)
+        array[3:9, 4:12], array[9:12, 4:12] = 5, 10
+        drawn[name] = array
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "mask" / f"{name}.nii.gz"))
+    target = import_dataset("spinal-disease", tmp_path, tmp_path / "out", validation_share=0.4)
+    manifest = read_manifest(target.path)
+    assert len(manifest.cases("training")) == 3 and len(manifest.cases("validation")) == 1
+    assert not any(case.label is None for case in manifest.cases("validation"))
+    masked = [case for case in manifest.cases("training") if case.label]
+    assert all(case.annotated == (structure("L5").id, structure("L5/S1").id) for case in masked)
+    for case in masked:
+        label = read_label(case)
+        found = sitk.GetArrayFromImage(label)[0]
+        assert np.array_equal(found == structure("L5").id, drawn[case.patient] == 5)
+        assert np.allclose(label.GetOrigin(), sitk.ReadImage(str(case.image)).GetOrigin(), atol=1e-3)
+    sitk.WriteImage(sitk.GetImageFromArray(drawn["Case417"].T[:-1]), str(folder / "mask" / "Case417.nii.gz"))
+    with pytest.raises(DatasetError, match="pixels, its slice Case417"):
+        import_dataset("spinal-disease", tmp_path, tmp_path / "out")

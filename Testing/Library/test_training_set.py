@@ -272,6 +272,33 @@ def test_a_manifest_that_is_none(tmp_path):
         TrainingSet(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"annotated": [{}]}, {"annotated": "L4"}, {"annotated": [None]}, {"keypoints": [1]}, {"notes": 5}, {"label": 5},
+     {"spacing_mm": ["a"]}, {"spacing_mm": 4}, {"size": {}}, {"ranking": [1]}, {"image": None}, {"image": ["a"]}],
+    ids=str,
+)  # fmt: skip
+def test_entries_of_an_odd_form_are_said(tmp_path, odd):
+    entry = {"image": "a.nii.gz", "label": "b.nii.gz", "annotated": ["L4"], **odd}
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": ["a.nii.gz", entry]}))
+    with pytest.raises(DatasetError, match=f"entry 2 of training in .*dataset.json.*|“{next(iter(odd))}”"):
+        TrainingSet(tmp_path)
+
+
+@pytest.mark.parametrize("own", [["tumor"], {"tumor": "a"}, {"tumor": None}, 5])
+def test_structures_of_the_readers_own_of_an_odd_form_are_said(tmp_path, own):
+    (tmp_path / "dataset.json").write_text(json.dumps({"custom": own}))
+    with pytest.raises(DatasetError, match="“custom”"):
+        TrainingSet(tmp_path)
+
+
+def test_a_label_value_that_is_no_number_is_said(tmp_path):
+    for value in ("1e999", "{}", '"x"', "null"):
+        (tmp_path / "dataset.json").write_text(f'{{"labels": {{"L5": {value}}}, "training": []}}')
+        with pytest.raises(DatasetError, match="“labels”"):
+            read_manifest(tmp_path / "dataset.json")
+
+
 def test_rows_removal_and_splits(tmp_path):
     target = TrainingSet(tmp_path / "set")
     log = json.dumps([{"what": "shift"}])

@@ -1,4 +1,4 @@
-"""A data set of small phantoms, partly annotated, for tests that train."""
+"""A data set of small phantoms, partly annotated, for tests that train; and a network that knows nothing."""
 
 from __future__ import annotations
 
@@ -39,4 +39,25 @@ def write_tiny_dataset(folder: Path, training: int = 3) -> Path:
         lists["training" if number < training else "validation"].append(entry)
     path = folder / "dataset.json"
     path.write_text(json.dumps({"name": "Tiny", "modality": {"0": "MR"}, "extent": "body", **lists}))
+    return path
+
+
+def write_tiny_checkpoint(path: Path) -> Path:
+    """A checkpoint of the default method, very small and untrained; returns its path."""
+    import torch
+
+    from SpineSegAILib.checkpoints import save_checkpoint
+    from SpineSegAILib.imaging import Preprocessing
+    from SpineSegAILib.methods.catalog import DEFAULT_METHOD, build_method, make_config
+
+    torch.manual_seed(0)
+    config = make_config(DEFAULT_METHOD, "tiny")
+    metadata = {
+        "title": "Tiny",
+        "method": config.model_dump(mode="json"),
+        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
+        "patch": [64, 64],
+        "unvalidated": ["canal"],
+    }
+    save_checkpoint(path, build_method(config).state_dict(), metadata)
     return path

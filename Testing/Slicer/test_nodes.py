@@ -18,7 +18,7 @@ from SpineSegAISlicer.scene import labelmaps, results, views, volumes
 from SpineSegAISlicer.scene.segments import isLocked, setLocked
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES
-from SpineSegAILib.errors import HintError, ImageError
+from SpineSegAILib.errors import CorrectionError, HintError, ImageError
 from SpineSegAILib.results import Segmentation
 
 
@@ -171,6 +171,34 @@ class SegmentationTest(unittest.TestCase):
         node.GetSegmentation().CollapseBinaryLabelmaps(False)
         back = labelmaps.labelsFromSegmentation(node, volume)
         np.testing.assert_array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(result.labels))
+
+    def test_names_that_a_reader_typed_count_wherever_voxels_are_used(self):
+        import SimpleITK as sitk
+
+        volume = make_volume()
+        result = result_of(volume)
+        node = results.segmentationFromResult(result, volume)
+        segmentation = node.GetSegmentation()
+        for segment_id, name in (("L3", "L2"), ("L3/L4", "Bandscheibe L2/L3"), ("L4", "L3 corrected")):
+            segmentation.GetSegment(segment_id).SetName(name)
+        setLocked(segmentation.GetSegment("L4"), True)
+        made = sitk.GetArrayViewFromImage(result.labels)
+        locked = sitk.GetArrayFromImage(labelmaps.lockedLabels(node, volume))
+        np.testing.assert_array_equal(locked, np.where(made == 23, 22, 0))
+        every = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(node, volume))
+        np.testing.assert_array_equal(every, np.select([made == 22, made == 122, made == 23], [21, 121, 22]))
+
+    def test_two_segments_of_one_name_are_refused(self):
+        volume = make_volume()
+        node = results.segmentationFromResult(result_of(volume), volume)
+        segmentation = node.GetSegmentation()
+        segmentation.GetSegment("L4").SetName("L3")
+        setLocked(segmentation.GetSegment("L4"), True)
+        for read in (labelmaps.lockedLabels, labelmaps.labelsFromSegmentation):
+            with self.assertRaisesRegex(CorrectionError, "L3 is there twice"):
+                read(node, volume)
+        segmentation.GetSegment("L4").SetName("L4")
+        labelmaps.labelsFromSegmentation(node, volume)
 
     def test_names_colours_terminology_quality(self):
         volume = make_volume()

@@ -98,8 +98,10 @@ class ChoosingTest(PanelCase):
         for index in set(range(combo.count)) - set(headings):
             tip = combo.itemData(index, qt.Qt.ToolTipRole)
             info = METHODS[combo.itemData(index)]
+            self.assertNotEqual(info.group, "comparison")
             for part in (info.title, info.summary, info.citation):
                 self.assertIn(part, tip)
+        self.assertIn("resenc-unet", {combo.itemData(index) for index in range(combo.count)})
 
     def test_checkpoints_follow_the_method(self):
         make_checkpoint(self.folder, "other", method="unet")
@@ -121,6 +123,14 @@ class ChoosingTest(PanelCase):
         self.assertEqual(self.ui.methodComboBox.currentData, "attention-unet")
         self.assertEqual(self.ui.checkpointComboBox.currentData, str(path))
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+
+    def test_a_checkpoint_file_of_a_method_that_is_not_offered_brings_it(self):
+        path = make_checkpoint(self.folder, "compared", method="bisenet")
+        self.openPanel()
+        self.assertEqual(self.ui.methodComboBox.findData("bisenet"), -1)
+        self.panel.choices.useCheckpointFile(str(path))
+        self.assertEqual(self.ui.methodComboBox.currentData, "bisenet")
+        self.assertEqual(self.panel.choices.checkpoint().method, "bisenet")
 
     def test_a_foreign_file_is_refused_with_the_reason(self):
         self.openPanel()

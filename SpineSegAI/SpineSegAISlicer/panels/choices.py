@@ -125,6 +125,8 @@ class Choices:
         ui, parameters = self._ui, self._parameters.node
         with self._parameters.showing():
             method = parameters.method if parameters.method in METHODS else DEFAULT_METHOD
+            if ui.methodComboBox.findData(method) < 0:  # of a checkpoint file; it is not among those that are offered
+                self._addMethod(METHODS[method])
             ui.methodComboBox.setCurrentIndex(ui.methodComboBox.findData(method))
             self._fillCheckpoints(method, parameters.checkpoint)
             self._fillLevels()
@@ -154,9 +156,13 @@ class Choices:
             combo.addItem(title)
             combo.model().item(combo.count - 1).setEnabled(False)
             for info in members:
-                combo.addItem(info.title, info.id)
-                tip = f"<b>{info.title}</b><br>{info.summary}<br><i>{info.citation}</i>"
-                combo.setItemData(combo.count - 1, tip, qt.Qt.ToolTipRole)
+                self._addMethod(info)
+
+    def _addMethod(self, info):
+        combo = self._ui.methodComboBox
+        combo.addItem(info.title, info.id)
+        tip = f"<b>{info.title}</b><br>{info.summary}<br><i>{info.citation}</i>"
+        combo.setItemData(combo.count - 1, tip, qt.Qt.ToolTipRole)
 
     def _fillCheckpoints(self, method, wanted):
         combo = self._ui.checkpointComboBox

@@ -67,7 +67,7 @@ class TrainingPanel:
 
     def _fillMethods(self):
         combo = self.ui.trainMethodComboBox
-        for info in METHODS.values():
+        for info in (info for info in METHODS.values() if info.group != "comparison"):
             combo.addItem(info.title, info.id)
             combo.setItemData(combo.count - 1, f"<b>{info.title}</b><br>{info.summary}", qt.Qt.ToolTipRole)
         combo.setCurrentIndex(combo.findData(DEFAULT_METHOD))

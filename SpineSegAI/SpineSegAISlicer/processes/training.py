@@ -1,6 +1,6 @@
 """Training runs: the library's launcher, Slicer's Python for it, and where runs write to."""
 
-from pathlib import Path
+from SpineSegAILib.resources import user_folder
 
 from . import dependencies, python
 
@@ -9,7 +9,7 @@ _launcher = None
 
 def runsFolder():
     """Where runs that are started here write to."""
-    return Path.home() / "SpineSegAI" / "Runs"
+    return user_folder() / "Runs"
 
 
 def launcher():

@@ -51,7 +51,7 @@ def stepNoted(segmentationNode):
     """The step that led to the segments as they are: the last one that any has; 0 for none, None without segments."""
     segmentation = segmentationNode.GetSegmentation()
     noted = [tagOf(segmentation.GetSegment(i), STEP_TAG) for i in segmentation.GetSegmentIDs()]
-    return max(int(text) if text.isdigit() else 0 for text in noted) if noted else None
+    return max(int(text) if text.isdecimal() else 0 for text in noted) if noted else None
 
 
 class LogKeeper:

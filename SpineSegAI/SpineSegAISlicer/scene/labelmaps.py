@@ -13,7 +13,7 @@ from vtk.util import numpy_support
 from SpineSegAILib.errors import HintError, ImageError
 from SpineSegAILib.results import check_overlap
 
-from .segments import addStructure, isLocked, segmentOf, structuresOf, structuresOfSegmentation
+from .segments import addStructure, isLocked, segmentOf, structuresOf, structuresOfSegmentation, takeOverNames
 from .volumes import ijkToWorldMatrix, imageFromMatrix, imageFromVolume, worldTransform
 
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -192,7 +192,9 @@ def labelsFromSegmentation(segmentationNode, volumeNode):
     """Label image on the volume's voxels, in the world's geometry; values are structure ids.
 
     :raises HintError: no segment is a structure that SpineSegAI knows.
+    :raises CorrectionError: renamed by hand, two segments are the same structure.
     """
+    takeOverNames(segmentationNode)
     structures = structuresOfSegmentation(segmentationNode)
     if not structures:
         raise HintError(
@@ -204,6 +206,7 @@ def labelsFromSegmentation(segmentationNode, volumeNode):
 
 def lockedLabels(segmentationNode, volumeNode):
     """The same of the locked structures alone; None if none is locked."""
+    takeOverNames(segmentationNode)
     segmentation = segmentationNode.GetSegmentation()
     structures = {
         structureId: segmentId

@@ -1,7 +1,7 @@
 """Segments that hold structures of ours: whose they are, what they are called, what is tagged on them.
 
 A segment's identity is its id (the structure's name, ``L4/L5``) and the tag `STRUCTURE_TAG`; never its voxel value,
-which Slicer rewrites, nor its display name, which users change.
+which Slicer rewrites. Users change its display name: what that says is taken over before its voxels are used.
 """
 
 import slicer
@@ -11,6 +11,8 @@ from slicer.i18n import tr as _
 from SpineSegAILib import anatomy
 from SpineSegAILib.anatomy import terminology
 from SpineSegAILib.anatomy.terminology import STRUCTURE_TAG
+from SpineSegAILib.results.checks import check_once
+from SpineSegAILib.results.segment_names import structure_of_segment
 
 LOCKED_TAG = "SpineSegAI.Locked"
 """Tag of a segment that no result may change; set by the reader."""
@@ -41,7 +43,7 @@ def setTag(segment, tag, value):
 def structureOfSegment(segment):
     """Structure id that a segment holds, by its tag; None for a segment that SpineSegAI did not make."""
     text = tagOf(segment, STRUCTURE_TAG)
-    return int(text) if text.isdigit() and int(text) in anatomy.STRUCTURES else None
+    return int(text) if text.isdecimal() and int(text) in anatomy.STRUCTURES else None
 
 
 def structuresOfSegmentation(segmentationNode):
@@ -57,6 +59,22 @@ def structuresOf(segmentation):
         if structureId is not None:
             found[structureId] = segmentId
     return found
+
+
+def takeOverNames(segmentationNode):
+    """Segments that a reader gave the name of another structure hold that one from now on, as in files.
+
+    :raises CorrectionError: a structure would be there twice; nothing is changed then.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    called = []
+    for recorded, segmentId in structuresOf(segmentation).items():
+        segment = segmentation.GetSegment(segmentId)
+        named = structure_of_segment(segment.GetName(), {STRUCTURE_TAG: str(recorded)})[0]
+        called.append((named, segment))
+    check_once((structureId, segment.GetName()) for structureId, segment in called)
+    for structureId, segment in called:
+        setTag(segment, STRUCTURE_TAG, str(structureId))
 
 
 def segmentOf(segmentationNode, structureId):

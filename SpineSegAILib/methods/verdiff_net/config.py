@@ -1,4 +1,4 @@
-"""Configuration of Verdiff-Net and of the plain diffusion baseline."""
+"""Configuration of Verdiff-Net and of the diffusion models that it is compared with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 
 from ..config import NO_AUGMENTATION, MethodConfig
 
-BASELINE = "ddpm"
-"""The same code without prior, MSFM and NSA: a plain conditional diffusion model."""
+BASELINES = {
+    "ddpm": {},
+    "medsegdiff": {"dynamic_condition": True, "frequency_parser": True},
+}
+"""The same code without prior, MSFM and NSA: a plain conditional diffusion model, and one with MedSegDiff's parts."""
 
 MANY_CLASSES = 8
 """Beyond this many classes (background included) masks are encoded as bits: the paper fears the memory of nine."""
@@ -49,6 +52,12 @@ class VerdiffNetConfig(MethodConfig):
     nsa: bool = Field(True, description="noise semantic adapter after each residual block of the diffusion encoder")
     nsa_kernel: Literal["select", "3", "5"] = Field(
         "select", description="fine kernel of the adapter: 3 near the prior's mask and 5 elsewhere, or one everywhere"
+    )
+    dynamic_condition: bool = Field(
+        False, description="the image is encoded at every time, led by the noisy mask, as in MedSegDiff"
+    )
+    frequency_parser: bool = Field(
+        False, description="the noisy mask's features are filtered by frequency before they lead (MedSegDiff)"
     )
     prior: bool = Field(True, description="re-centre the diffusion on the conditional U-Net's mask; off: on zero")
     encoding: Literal["auto", "binary", "onehot", "bits", "binary+label", "kind+label"] = Field(
@@ -130,8 +139,9 @@ class VerdiffNetConfig(MethodConfig):
     @classmethod
     def _baseline(cls, values: Any) -> Any:
         """The baseline has neither prior nor modules of the paper, unless one of them is switched on for a trial."""
-        if isinstance(values, dict) and values.get("method") == BASELINE:
-            values = {"msfm": False, "nsa": False, **values, "prior": False, "rank_weight": 0.0}
+        if isinstance(values, dict) and values.get("method") in BASELINES:
+            own = BASELINES[values["method"]]
+            values = {"msfm": False, "nsa": False, **own, **values, "prior": False, "rank_weight": 0.0}
             if str(values.get("encoding", "")).endswith("+label"):
                 values["encoding"] = "auto"
             return values
@@ -151,6 +161,8 @@ class VerdiffNetConfig(MethodConfig):
             raise ValueError("msfm_kernels must be odd")
         if self.attention_levels > len(self.widths):
             raise ValueError("attention_levels cannot exceed the number of widths")
+        if self.frequency_parser and not self.dynamic_condition:
+            raise ValueError("frequency_parser filters what leads dynamic_condition, which is off")
         low, high = self.beta
         if not 0 < low <= high < 1:
             raise ValueError(f"beta must rise inside 0…1, not from {low} to {high}")

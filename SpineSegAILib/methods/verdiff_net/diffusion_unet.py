@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..blocks import group_norm, sinusoids
+from .dynamic_condition import DynamicCondition
 from .nsa import NSA
 
 
@@ -51,6 +52,7 @@ class DiffusionUNet(nn.Module):
         attention_levels: how many of the lowest resolutions attend.
         nsa: kernel of the noise semantic adapter (see `NSA`), or None for no adapter.
         patch: pixels per side that are taken as one; their states become channels (1 in the paper; our addition).
+        condition: encodes the image anew at every time (see `DynamicCondition`), or None.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class DiffusionUNet(nn.Module):
         attention_levels: int,
         nsa: str | None,
         patch: int = 1,
+        condition: DynamicCondition | None = None,
     ) -> None:
         super().__init__()
+        self.condition = condition
         self.depth, self.patch = len(widths), patch
         self.coarser = patch.bit_length() - 1
         states *= patch**2
@@ -133,6 +137,7 @@ class DiffusionUNet(nn.Module):
         noisy = F.pixel_unshuffle(noisy.to(guidance.stem.dtype), self.patch)
         x = self.stem(torch.cat([noisy, guidance.stem], 1))
         skips = []
+        image = guidance.stem[:, -self.project.out_channels :]
         for level, stage in enumerate(self.encoder):
             x = self.down[level](x)
             added = guidance.levels[level]
@@ -141,6 +146,10 @@ class DiffusionUNet(nn.Module):
             for block in stage.children():
                 x = block(x, embedding, guidance.foreground[level])
                 skips.append(x)
+            if self.condition is not None:
+                image = self.condition(level, image, x)
+        if self.condition is not None:
+            x = x + image
         x = self.middle(x, embedding, guidance.foreground[-1])
         for up, stage in zip(self.up, self.decoder, strict=True):
             for block in stage.children():

@@ -19,6 +19,7 @@ from .config import VerdiffNetConfig
 from .corruption import corrupted
 from .diffusion import SAMPLERS, RecentredDiffusion, Sampling
 from .diffusion_unet import DiffusionUNet, Guidance
+from .dynamic_condition import DynamicCondition
 from .encoding import make_encoding
 from .losses import code_cross_entropy, weighted_square_error
 from .msfm import MSFM, PlainStem
@@ -86,6 +87,7 @@ class VerdiffNet(Method):
             config.attention_levels,
             config.nsa_kernel if config.nsa else None,
             config.patch,
+            DynamicCondition(config.widths, parser=config.frequency_parser) if config.dynamic_condition else None,
         )
         prior_head = Readout(("conditional.head",), {"preview": "on"})
         self.readout = Readout(("denoiser.head",)) if self.conditional is None else prior_head

@@ -71,8 +71,8 @@ class PhantomSpec(BaseModel):
     contrast: Contrast = "t2"
     contrast_jitter: float = Field(0.1, ge=0, le=1, description="Relative spread of tissue intensities.")
     slices: int = Field(15, ge=1, le=400)
-    slice_mm: float = Field(4.0, gt=0)
-    pixel_mm: float = Field(1.0, gt=0)
+    slice_mm: float = Field(4.0, ge=0.1, le=100)
+    pixel_mm: float = Field(1.0, ge=0.1, le=100)
     noise: float = Field(0.02, ge=0, description="Standard deviation, relative to the brightest tissue.")
     bias: float = Field(0.15, ge=0, description="Strength of the smooth intensity field.")
     coil_mm: float | None = Field(

@@ -1,0 +1,1 @@
+"""BiSeNet: a shallow path for detail, a deep one for context."""

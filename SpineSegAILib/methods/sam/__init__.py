@@ -1,0 +1,1 @@
+"""SAM and MedSAM, which segment what a box or a point shows them."""

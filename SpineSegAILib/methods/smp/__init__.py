@@ -1,0 +1,1 @@
+"""Architectures of segmentation-models-pytorch, each with one softmax output per structure."""

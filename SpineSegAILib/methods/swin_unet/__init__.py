@@ -1,0 +1,1 @@
+"""Swin-Unet: encoder and decoder of shifted-window attention, without convolutions between them."""

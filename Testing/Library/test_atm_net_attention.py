@@ -1,0 +1,134 @@
+"""What ATM-Net's attentions read, and that normalisation keeps them from falling onto one token."""
+
+import math
+
+import pytest
+import torch
+from test_methods import example_batch
+from torch.nn import functional as F
+
+from SpineSegAILib.methods.atm_net.fusion import FusionStage
+from SpineSegAILib.methods.atm_net.losses import contrastive_loss
+from SpineSegAILib.methods.blocks import position_encoding
+from SpineSegAILib.methods.catalog import build_method, make_config
+
+C, SIZE, TOKENS = 16, (6, 4), 8
+
+
+def stage(**values) -> FusionStage:
+    torch.manual_seed(0)
+    return FusionStage(C, 8, TOKENS, 2, values.pop("max_tokens", None), 1.0, **values)
+
+
+def inputs():
+    g = torch.Generator().manual_seed(3)
+    return (torch.randn(s, generator=g) for s in ((2, C, *SIZE), (2, 8, 12, 8), (2, TOKENS, C)))
+
+
+def watched(made: FusionStage, features, skip, text):
+    """(queries, keys, values) of both attentions, and the result."""
+    seen = {}
+    for name in ("self_attention", "cross_attention"):
+        getattr(made, name).register_forward_pre_hook(lambda module, given, name=name: seen.update({name: given}))
+    return seen, made(features, skip, text)
+
+
+def entropy(made: FusionStage, queries, keys) -> float:
+    """Of the weights over the tokens, as a share of the largest that there is."""
+    weights = made.cross_attention.weights(queries, keys)
+    return float(-(weights * weights.clamp(min=1e-12).log()).sum(-1).mean() / math.log(weights.shape[-1]))
+
+
+@pytest.mark.parametrize("normalisation", ["none", "before", "qk"])
+def test_positions_are_in_queries_and_keys_and_never_in_values(normalisation):
+    features, skip, text = inputs()
+    made = stage(normalisation=normalisation)
+    seen, _ = watched(made, features, skip, text)
+    places = position_encoding(SIZE, C, centered=True).flatten(1).T
+    queries, keys, values = seen["self_attention"]
+    plain = made.before_self(features.flatten(2).transpose(1, 2))
+    assert torch.allclose(values, plain, atol=1e-6)  # equation 1
+    assert torch.allclose(queries - values, places.expand_as(values), atol=1e-5) and torch.equal(queries, keys)
+    queries, keys, values = seen["cross_attention"]
+    assert torch.allclose(values, made.token_norm(text), atol=1e-6)  # equation 2
+    assert torch.allclose(keys - values, made.text_position.expand_as(values), atol=1e-5)
+    assert made.text_position.abs().max() > 0.5
+
+
+def test_pooled_values_have_no_positions_either():
+    features, skip, text = inputs()
+    made = stage(max_tokens=8)
+    seen, _ = watched(made, features, skip, text)
+    _, keys, values = seen["self_attention"]
+    assert values.shape[1] < math.prod(SIZE)
+    assert torch.allclose(values, F.avg_pool2d(features, 2, ceil_mode=True).flatten(2).transpose(1, 2), atol=1e-6)
+    assert not torch.allclose(keys, values, atol=1e-2)
+
+
+def test_tokens_that_grow_take_all_attention_unless_they_are_normalised():
+    features, skip, text = inputs()
+    found = {}
+    for normalisation in ("none", "before", "qk"):
+        made = stage(normalisation=normalisation)
+        seen, _ = watched(made, features, skip, 500 * text)
+        queries, keys, _ = seen["cross_attention"]
+        found[normalisation] = entropy(made, queries, keys)
+    assert found["none"] < 0.2  # what happened in training as printed
+    assert found["before"] > 0.8 and found["qk"] > 0.8
+
+
+@pytest.mark.parametrize("decoder", ["paper", "residual"])
+def test_either_decoder_merges_what_comes_from_below_with_the_skip(decoder):
+    features, skip, text = inputs()
+    made = stage(normalisation="before", decoder=decoder)
+    result = made(features, skip, text)
+    assert result.shape == skip.shape
+    assert not torch.allclose(made(features, 0 * skip, text), result, atol=1e-3)
+    assert not torch.allclose(made(0 * features, skip, text), result, atol=1e-3)
+    assert hasattr(made.merge, "conv2") == (decoder == "residual")
+
+
+def test_after_a_tiny_training_no_stage_has_fallen_onto_one_token_and_every_stage_hears_the_range():
+    torch.manual_seed(0)
+    own = {"normalisation": "qk", "decoder": "residual", "alpha": 0.01, "scheme": "lumbar11"}
+    method = build_method(make_config("atm-net", "tiny", **own))
+    batch = example_batch(2, method.scheme.channels, (64, 64))
+    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        method.training_losses(batch)["total"].backward()
+        optimizer.step()
+    method.eval()
+    heard, entropies = [], []
+
+    def look(module, given, result):
+        heard.append(result)
+        weights = module.weights(*given[:2])
+        spread = -(weights * weights.clamp(min=1e-12).log()).sum(-1).mean()
+        entropies.append(float(spread / math.log(weights.shape[-1])))
+
+    for each in method.stages:
+        each.cross_attention.register_forward_hook(look)
+    texts = [text for text in method.config.text_prompts() if text.startswith("Sagittal")]
+    first, second = min(texts, key=len), max(texts, key=len)
+    with torch.inference_mode():
+        encoded = method._encode(batch.image, batch.coordinates)
+        for text in (first, second):
+            features = encoded[-1]
+            for each, skip, said in zip(method.stages, encoded[-2::-1], method.text([text] * 2), strict=True):
+                features = each(features, skip, said)
+    count = len(method.stages)
+    assert min(entropies) > 0.4
+    for one, other in zip(heard[:count], heard[count:], strict=True):
+        assert (one - other).norm() > 1e-3 * one.norm()
+
+
+def test_the_contrast_goes_both_ways():
+    g = torch.Generator().manual_seed(1)
+    visual, text = (F.normalize(torch.randn(2, 5, 6, generator=g), dim=2) for _ in range(2))
+    part = torch.ones(2, 5, dtype=torch.bool)
+    similarity, own = visual @ text.mT / 0.07, torch.arange(5)
+    rows = torch.stack([F.cross_entropy(s, own) for s in similarity]).mean()
+    columns = torch.stack([F.cross_entropy(s.T, own) for s in similarity]).mean()
+    assert (rows - columns).abs() > 0.01
+    assert torch.allclose(contrastive_loss(visual, text, part), (rows + columns) / 2, atol=1e-5)
