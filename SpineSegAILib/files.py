@@ -103,7 +103,7 @@ def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
         try:
             for target in targets:
                 check_writable(target)
-                folders.append(Path(tempfile.mkdtemp(prefix=".spinesegai-", dir=target.parent)))
+                folders.append(Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent)))
             yield [folder / target.name for folder, target in zip(folders, targets, strict=True)]
             for folder, target in zip(folders, targets, strict=True):
                 for written in sorted(folder.iterdir()):

@@ -14,7 +14,7 @@ from scipy import ndimage
 from ..anatomy import disc_below, level_chain, structure
 from ..errors import DatasetError
 from ..files import atomic_write
-from ..imaging import read_image
+from ..imaging import read_file, read_image
 from ..imaging.geometry import like
 
 SPLITS = ("training", "training", "training", "validation", "test")
@@ -122,7 +122,7 @@ def _pairs(folder: Path) -> Iterator[tuple[str, sitk.Image, np.ndarray]]:
         drawn = folder / f"{name}_label.png"
         if not drawn.exists():
             raise DatasetError(f"{path} has no mask {drawn.name} beside it.", "Add it, or remove the picture.")
-        yield name, read_image(path), sitk.GetArrayFromImage(sitk.ReadImage(str(drawn)))
+        yield name, read_image(path), sitk.GetArrayFromImage(read_file(drawn))
 
 
 def _write(

@@ -22,8 +22,9 @@ import SimpleITK as sitk
 
 from ..anatomy import structure
 from ..errors import DatasetError, SpineSegAIError
-from ..files import read_itk_image, read_json, real_path
+from ..files import read_json, real_path
 from ..hints import Point
+from ..imaging import read_file
 
 SOURCE = "spinal-disease"
 
@@ -84,7 +85,7 @@ def _masked(folder: Path, output: Path) -> list[dict[str, Any]]:
         path = folder / "MR" / f"{name}.dcm"
         if not path.exists():
             continue
-        image, drawn = read_itk_image(path), sitk.GetArrayFromImage(read_itk_image(mask)).squeeze()
+        image, drawn = sitk.ReadImage(str(path)), sitk.GetArrayFromImage(read_file(mask)).squeeze()
         if drawn.shape != image.GetSize()[1::-1]:
             raise DatasetError(
                 f"{mask} has {drawn.shape[::-1]} pixels, its slice {path.name} {image.GetSize()[:2]}.",

@@ -541,8 +541,9 @@ SUBJECTS: Mapping[str, Callable[[Random, Samples, Path], None]] = {
 
 @contextlib.contextmanager
 def place_for_input(parent: Path) -> Iterator[Path]:
-    """A folder that is there as long as its input."""
-    folder = Path(tempfile.mkdtemp(dir=parent))
+    """A folder that is there as long as its input; always the same one, since inputs name it."""
+    folder = parent / "input"
+    folder.mkdir()
     try:
         yield folder
     finally:
