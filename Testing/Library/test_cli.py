@@ -58,6 +58,7 @@ def predictor(monkeypatch, phantom):
             found = Segmentation(
                 phantom.labels,
                 scheme("lumbar-mr"),
+                outline_quality={24: 0.9},
                 level_confidence=0.9,
                 warnings=["The levels are a guess."],
                 unvalidated=asked.get("unvalidated", frozenset()),
