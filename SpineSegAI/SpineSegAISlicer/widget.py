@@ -1,4 +1,4 @@
-"""The panel: its sections, wired to the scene and to each other."""
+"""The panel: its three tabs, wired to the scene and to each other."""
 
 import sys
 
@@ -28,6 +28,8 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.correctionPanel = None
         self.datasetPanel = None
         self.trainingPanel = None
+        self.tabs = None
+        self.messages = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._shown = None  # choices as the sections show them
@@ -39,6 +41,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
         from .logic import SpineSegAILogic
+        from .panels.tabs import Tabs
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAI.ui"))
         self.layout.addWidget(uiWidget)
@@ -47,8 +50,10 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SpineSegAILogic()
         self._setUpSegment()
         self.ui.tryLabel.connect("linkActivated(QString)", self.onTry)
-        self._setUpCorrect(uiWidget.layout())
-        self._setUpTraining(uiWidget.layout())
+        self._setUpCorrect()
+        self._setUpTraining()
+        self.tabs = Tabs(self.ui.tabWidget)
+        self.tabs.changedCallbacks.append(self.onTab)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -60,7 +65,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
 
     def _setUpSegment(self):
-        """The Segment section, its result, and several volumes."""
+        """The tab Segment: the input, the result, and several volumes."""
         from .panels.measuring import Measuring
         from .panels.messages import Messages
         from .panels.parameters import Parameters
@@ -70,7 +75,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from .processes import worker_client
 
         ui = self.ui
-        messages = Messages(ui.statusLabel, ui.logText)
+        messages = self.messages = Messages(ui.statusLabel, ui.logText)
         self.parameters = Parameters()
         self.client = worker_client.WorkerClient()
         self.client.logCallbacks.append(messages.log)
@@ -80,24 +85,24 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.resultPanel = ResultPanel(ui, self.parameters, self.choices, self.segmenting, self.measuring, messages)
         self.queuePanel = QueuePanel(ui, self.parameters, self.segmenting, messages)
 
-    def _setUpCorrect(self, layout):
-        """The Correct section, above several volumes."""
+    def _setUpCorrect(self):
+        """The tab Correct."""
         from .panels.correct import CorrectionPanel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SpineSegAICorrect.ui"))
-        layout.insertWidget(layout.indexOf(self.ui.queueCollapsibleButton), uiWidget)
+        self.ui.correctTab.layout().addWidget(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.correctionPanel = CorrectionPanel(uiWidget, self.parameters, self.choices, self.segmenting, self.measuring)
+        self.correctionPanel = CorrectionPanel(uiWidget, self.parameters, self.choices, self.segmenting)
+        self.correctionPanel.refreshedCallbacks.append(self.resultPanel.onSegments)
+        self.resultPanel.warnings.answerCallbacks.append(self.onAnswer)
 
-    def _setUpTraining(self, layout):
-        """The Training set and Train sections, above the log."""
+    def _setUpTraining(self):
+        """The tab Train: the dataset, and runs."""
         from .panels.dataset import DatasetPanel
         from .panels.train import TrainingPanel
 
         device = self.segmentPanel.device
-        self.datasetUi, self.trainingUi = (
-            self._addSection(layout, name) for name in ("SpineSegAIDataset", "SpineSegAITrain")
-        )
+        self.datasetUi, self.trainingUi = (self._addSection(name) for name in ("SpineSegAIDataset", "SpineSegAITrain"))
         self.datasetPanel = DatasetPanel(
             self.datasetUi,
             self.parameters,
@@ -109,10 +114,11 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             dataset=lambda: self.datasetPanel.path,
             onCheckpoint=self.segmentPanel.refreshCheckpoints,
         )
+        self.ui.trainTab.layout().addStretch(1)
 
-    def _addSection(self, layout, name):
+    def _addSection(self, name):
         uiWidget = slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui"))
-        layout.insertWidget(layout.indexOf(self.ui.logCollapsibleButton), uiWidget)
+        self.ui.trainTab.layout().addWidget(uiWidget)
         return slicer.util.childWidgetVariables(uiWidget)
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -257,6 +263,15 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         if reference is not None and reference != volumeId:
             parameters.outputSegmentation = None
+
+    def onTab(self):
+        """Another tab was opened."""
+        self.correctionPanel.setShown(self.tabs.current == "correctTab")
+
+    def onAnswer(self, alternative):
+        """Beside the result, the other naming was chosen: a correction like any other, told where it was clicked."""
+        self.correctionPanel.levels.choose(alternative)
+        self.messages.say(self.correctionPanel.ui.correctMessageLabel.text)
 
     def onTry(self, link=None):
         """Load the sample and segment it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -78,7 +79,7 @@ def predict_volume(
         request.memory["reference"] = reference
     for sid in request.hints.keypoints:
         method.scheme.require(sid)
-    with torch.inference_mode(), _autocast(device):
+    with torch.inference_mode(), _autocast(device), _asked_between_layers(request.cancelled):
         maps = _around_column(request, patch, _by_slices if method.config.dims == 2 else _by_windows)
     return Evidence(
         spacing=volume.spacing,
@@ -111,6 +112,16 @@ def stop_if(cancelled: Cancel) -> None:
     """Raises `Cancelled` if the caller asked for it."""
     if cancelled():
         raise Cancelled("Cancelled.")
+
+
+@contextmanager
+def _asked_between_layers(cancelled: Cancel) -> Iterator[None]:
+    """Asks before every layer of every network: a slice may take seconds on a busy computer, a layer does not."""
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, inputs: stop_if(cancelled))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ from .protocol import (
     Message,
     ProgressEvent,
     ReadyEvent,
+    ReportEvent,
+    ReportRequest,
     ResultMessage,
     SegmentEvent,
     SegmentRequest,
@@ -47,6 +50,9 @@ from .protocol import (
 
 IDLE_SECONDS = 600.0
 """A model that nobody asked for during ten minutes gives its memory back; loading it again costs seconds."""
+
+ALIVE_SECONDS = 0.5
+"""How often a worker that was asked to stop says that it is still there, until it has stopped."""
 
 LONGEST_LINE = 2**26
 """Bytes of a request: key points of a whole spine, and a result's document with a long log, have some thousands."""
@@ -85,6 +91,7 @@ class Worker:
         self._make_predictor = make_predictor
         self._idle_seconds = idle_seconds
         self._requests: queue.Queue[Message | None] = queue.Queue()
+        self._unanswered: set[int] = set()
         self._cancelled: set[int] = set()
         self._loaded: tuple[tuple[str, str, float], Any] | None = None
 
@@ -103,10 +110,19 @@ class Worker:
                 self._send(ErrorEvent(job=None, kind="ProtocolError", message=f"Not a request: {error}"))
                 continue
             if isinstance(request, CancelRequest):
-                self._cancelled.add(request.job)
+                if request.job in self._unanswered:
+                    self._cancelled.add(request.job)
+                    threading.Thread(target=self._say_alive, args=(request.job,), daemon=True).start()
             else:
+                self._unanswered.add(request.job)
                 self._requests.put(request)
         self._requests.put(None)
+
+    def _say_alive(self, job: int) -> None:
+        """On a busy computer it may take a while until work comes to a place where it can stop."""
+        while job in self._unanswered:
+            self._progress(job, 0.0, "Stopping")
+            time.sleep(ALIVE_SECONDS)
 
     # --- work (the main thread) ---------------------------------------------------------------------------------------
 
@@ -132,6 +148,8 @@ class Worker:
                 self._send(self._segment(request))
             elif isinstance(request, MeasureRequest):
                 self._send(self._measure(request))
+            elif isinstance(request, ReportRequest):
+                self._send(self._report(request))
             elif isinstance(request, DeviceRequest):
                 self._send(self._describe(request))
         except SpineSegAIError as error:
@@ -160,6 +178,7 @@ class Worker:
                 )
             )
         finally:
+            self._unanswered.discard(job)
             self._cancelled.discard(job)
 
     def _segment(self, request: SegmentRequest) -> SegmentEvent:
@@ -192,6 +211,12 @@ class Worker:
 
         columns, rows = measurement_table(request.result.segmentation())
         return MeasureEvent(job=request.job, columns=columns, rows=rows)
+
+    def _report(self, request: ReportRequest) -> ReportEvent:
+        from ..results.preview import render_preview
+
+        render_preview(load_image(request.image), request.result.segmentation(), request.path, title=request.title)
+        return ReportEvent(job=request.job)
 
     def _describe(self, request: DeviceRequest) -> DeviceEvent:
         import torch

@@ -20,7 +20,7 @@ from ..hints import Anchor, Hints, Point
 from ..results import Segmentation
 from ..results.measurement_table import Column
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a message changes its meaning; both ends refuse another number."""
 
 
@@ -181,6 +181,17 @@ class MeasureRequest(Message):
     result: ResultMessage
 
 
+class ReportRequest(Message):
+    """Write a picture of a segmentation of `image` (`results.preview`) to the PNG file `path`."""
+
+    op: Literal["report"] = "report"
+    job: int
+    image: ImageFile
+    result: ResultMessage
+    title: str
+    path: str
+
+
 class DeviceRequest(Message):
     """What is `device` really? Loads torch, so that the first segmentation need not."""
 
@@ -196,7 +207,9 @@ class CancelRequest(Message):
     job: Job
 
 
-Request = Annotated[SegmentRequest | MeasureRequest | DeviceRequest | CancelRequest, Field(discriminator="op")]
+Request = Annotated[
+    SegmentRequest | MeasureRequest | ReportRequest | DeviceRequest | CancelRequest, Field(discriminator="op")
+]
 REQUEST: TypeAdapter[Any] = TypeAdapter(Request)
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -235,6 +248,13 @@ class MeasureEvent(Message):
     rows: tuple[tuple[bool | int | float | str | None, ...], ...]
 
 
+class ReportEvent(Message):
+    """Answer to `ReportRequest`: the file is there."""
+
+    event: Literal["report"] = "report"
+    job: int
+
+
 class DeviceEvent(Message):
     """Answer to `DeviceRequest`.
 
@@ -266,7 +286,7 @@ class ErrorEvent(Message):
 
 
 Event = Annotated[
-    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | DeviceEvent | ErrorEvent,
+    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | ReportEvent | DeviceEvent | ErrorEvent,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)

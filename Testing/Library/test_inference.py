@@ -205,6 +205,23 @@ def test_cancel_and_progress(tiny):
         predictor.segment(plain_image((9, 40, 40)), options={"batch": 2}, cancelled=cancelled)
 
 
+def test_cancel_is_asked_between_the_layers_of_a_pass(tiny):
+    """All slices in one pass: on a busy computer that takes seconds, which nobody wants to wait for."""
+    predictor = Predictor(tiny, "cpu")
+    layers: list[torch.nn.Module] = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: layers.append(module))
+    try:
+        options = {"batch": 64}
+        predictor.segment(plain_image((9, 40, 40)), options=options)
+        whole = len(layers)
+        layers.clear()
+        with pytest.raises(Cancelled):
+            predictor.segment(plain_image((9, 40, 40)), options=options, cancelled=lambda: len(layers) >= 5)
+    finally:
+        handle.remove()
+    assert 5 <= len(layers) < whole // 2
+
+
 def test_out_of_memory_is_retried_smaller(tiny, monkeypatch):
     predictor = Predictor(tiny, "cpu")
     predictor.device = torch.device("meta")  # anything that is not the CPU

@@ -2,8 +2,8 @@
 
 Only for tests of what happens around a prediction (progress, cancel, faults). What it does is set by environment
 variables: ``DOUBLE_SECONDS`` how long it computes, ``DOUBLE_STUBBORN`` that it ignores Cancel, ``DOUBLE_FAIL`` the name
-of an error to raise, ``DOUBLE_NOISE`` that it prints to standard output, as libraries do. Asked for several samples, it
-is unsure at the edges.
+of an error to raise, ``DOUBLE_NOISE`` that it prints to standard output, as libraries do, ``DOUBLE_ASK`` that levels
+are a close call. Asked for several samples, it is unsure at the edges.
 """
 
 import builtins
@@ -17,11 +17,19 @@ import SimpleITK as sitk
 from SpineSegAILib import errors
 from SpineSegAILib.anatomy import SCHEMES
 from SpineSegAILib.anatomy import STRUCTURES as ANATOMY
+from SpineSegAILib.correction import LabeledStructures, shift
 from SpineSegAILib.keypoints import centres_of
-from SpineSegAILib.results import Segmentation
+from SpineSegAILib.results import Alternative, Segmentation
 from SpineSegAILib.worker import process as worker
 
 STRUCTURES = (20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26, 61)
+
+
+def other_naming():
+    """Everything a level higher."""
+    found = [i for i in STRUCTURES if ANATOMY[i].order is not None]
+    up = shift(LabeledStructures(frozenset(found)), "up")
+    return Alternative("T12 L1 L2 L3 L4 L5", 0.25, up.mapping, "L1 to S1, or T12 to L5 (25 %)?")
 
 
 class DoublePredictor:
@@ -71,11 +79,13 @@ class DoublePredictor:
             values = sitk.GetArrayViewFromImage(doubt)
             means = {i: float(values[labels == i].mean()) for i in STRUCTURES}
             about["uncertainty"] = {ANATOMY[i].name: round(mean, 4) for i, mean in means.items()}
+        asked = [other_naming()] if os.environ.get("DOUBLE_ASK") else []
         return Segmentation(
             labels=result,
+            alternatives=asked,
             scheme=SCHEMES["lumbar-mr"],
             outline_quality={s: 0.9 for s in STRUCTURES},
-            warnings=["The sacrum is not visible: levels are a guess."],
+            warnings=[*(a.question for a in asked), "The sacrum is not visible: levels are a guess."],
             unvalidated=frozenset({61}),
             provenance={"checkpoint": str(self.checkpoint), "device": "cpu", "hints": str(hints), **about},
             uncertainty=doubt,

@@ -67,8 +67,8 @@ class FreshSlicerTest(PanelCase):
         make_checkpoint(self.folder, "sampling", method="verdiff-net")
         make_volume()
         self.openPanel()
-        self.ui.methodComboBox.setCurrentIndex(self.ui.methodComboBox.findData("verdiff-net"))
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "sampling")
+        self.chooseModelOf("verdiff-net")
+        self.assertEqual(self.ui.modelComboBox.currentData, "sampling")
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
         self.assertEqual((self.ui.samplesSpinBox.specialValueText, self.ui.estimateLabel.text), ("", ""))
 
@@ -98,7 +98,7 @@ class FreshSlicerTest(PanelCase):
         slicer.util.updateSegmentBinaryLabelmapFromArray(np.roll(mask, 2), node, segmentId, volume)
         correct.refresh()
         correct.ui.correctUndoButton.click()
-        self.assertEqual(correct.ui.correctMessageLabel.text, "Taken back.")
+        self.assertEqual(correct.ui.correctMessageLabel.text, "Undone.")
         self.assertIn("shift", node.GetAttribute("SpineSegAI.CorrectionLog"))
         self.assertEqual(self.asked, [])
 
@@ -113,7 +113,7 @@ class FreshSlicerTest(PanelCase):
         for button in (
             *(correct.ui.shiftUpButton, correct.ui.swapButton, correct.ui.smoothButton, correct.ui.interpolateButton),
             *(correct.ui.againButton, correct.ui.repairBoxButton, correct.ui.carryButton, correct.ui.refineButton),
-            *(correct.ui.remeasureButton, self.ui.measureButton, self.ui.applyButton),
+            *(self.ui.csvButton, self.ui.measureButton, self.ui.applyButton),
         ):
             self.asked.clear()
             self.dialogs.clear()

@@ -161,14 +161,19 @@ class PanelCase(unittest.TestCase):
     def ui(self):
         return self.widget.ui
 
+    def chooseModelOf(self, method):
+        """Choose the first model of a method."""
+        name = next(info.name for info in self.listCheckpoints() if info.method == method)
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData(name))
+
     def click(self, button):
         """Click, as a user does: a disabled button does nothing."""
         button.click()
 
-    def waitUntil(self, condition, seconds=20.0, message="it did not happen in time"):
+    def waitUntil(self, condition, seconds=60.0, message="it did not happen in time"):
         self.assertTrue(host.wait_until(condition, seconds), message)
 
-    def waitUntilDone(self, seconds=60.0):
+    def waitUntilDone(self, seconds=180.0):
         self.waitUntil(lambda: not self.widget.segmenting.isRunning, seconds, "the segmentation did not end")
 
     def run_to_the_end(self):

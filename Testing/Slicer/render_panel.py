@@ -1,8 +1,7 @@
-"""Draw the panel as users see it, into a PNG: ``python Testing/Slicer/render_panel.py OUTPUT.png [STATE [IMAGE]]``.
+"""Draw the panel as users see it: ``python Testing/Slicer/render_panel.py FOLDER [IMAGE [CHECKPOINT]]``.
 
-States: ``before``; ``after`` segments first, with the shipped default checkpoint; ``correct`` is the Correct section
-with a level selected, after the same; ``uncertainty`` is the panel after a method that samples, with its map shown, for
-which a Verdiff-Net checkpoint must be found. Without an image (any that SimpleITK reads) it is the shipped sample.
+Writes ``TAB-STATE-WIDTH-STYLE.png`` for every tab and state, at two widths, light and dark, from one run of the shipped
+default model (or another) on an image that SimpleITK reads (or the shipped sample).
 """
 
 import sys
@@ -12,48 +11,111 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import host
 
-WIDTH = 420
+WIDTHS = (380, 500)
+STYLES = ("light", "dark")
 
 
-def render(path: str, state: str = "after", image: str = "") -> None:
-    """Write the picture of the panel in a state."""
+def main(folder: str, image: str = "", checkpoint: str = "") -> None:
+    """Write the pictures of all tabs and states."""
     host.start()
     import slicer
-    from host.pythonqt import unwrap
     from panel_case import open_widget
     from SpineSegAISlicer.scene import samples
 
     from SpineSegAI import SpineSegAIWidget
 
+    Path(folder).mkdir(parents=True, exist_ok=True)
     widget = open_widget(SpineSegAIWidget)
-    panel, frame = widget.segmentPanel, unwrap(widget.parent)
-    widget._parameterNode.inputVolume = slicer.util.loadVolume(image) if image else samples.load()
-    host.wait_until(lambda: panel.device.answer is not None, 60)
-    if state == "uncertainty":
-        widget._parameterNode.method = "verdiff-net"
-    if state != "before":
-        widget.ui.applyButton.click()
-        host.wait_until(lambda: not widget.segmenting.isRunning, 300)
-    if state == "correct":
-        for name in ("segmentCollapsibleButton", "resultCollapsibleButton"):
-            getattr(widget.ui, name).collapsed = True
-        correct = widget.correctionPanel
-        correct.review.table.select([23])
-        correct.ui.againGroupBox.collapsed = False
-        correct.ui.repairGroupBox.collapsed = False
-    if state == "uncertainty":
-        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
-        widget.ui.uncertaintyCheckBox.click()
-        assert widget.ui.uncertaintyCheckBox.checked
-    frame.resize(WIDTH, 100)
-    frame.show()
-    host.wait_until(lambda: False, 0.2)
-    frame.resize(WIDTH, frame.sizeHint().height())
-    host.wait_until(lambda: False, 0.2)
-    frame.grab().save(path)
+    panel, ui, parameters = widget.segmentPanel, widget.ui, widget._parameterNode
+    draw = Camera(widget, Path(folder))
+    draw("segment-empty")
+    draw("correct-empty", "correctTab")
+    draw("train-empty", "trainTab")
+    parameters.inputVolume = slicer.util.loadVolume(image) if image else samples.load()
+    parameters.checkpoint = checkpoint
+    panel.warmUp()
+    host.wait_until(lambda: panel.device.answer is not None, 120)
+    draw("segment-before")
+    ui.applyButton.click()
+    host.wait_until(lambda: ui.progressBar.value > 20, 120)
+    draw("segment-running")
+    host.wait_until(lambda: not widget.segmenting.isRunning, 600)
+    draw("segment-after")
+    ask(parameters.outputSegmentation)
+    widget.correctionPanel.refresh()
+    draw("segment-question")
+    ui.advancedCollapsibleButton.collapsed = False
+    draw("segment-advanced")
+    ui.advancedCollapsibleButton.collapsed = True
+    ui.queueCollapsibleButton.collapsed = False
+    draw("segment-volumes")
+    ui.queueCollapsibleButton.collapsed = True
+    correct = widget.correctionPanel
+    draw("correct-question", "correctTab")
+    correct.review.table.select([23])
+    draw("correct-selected", "correctTab")
+    for name in ("levels", "editor", "repair", "again", "series"):
+        getattr(correct.ui, f"{name}GroupBox").collapsed = False
+    draw("correct-unfolded", "correctTab")
+    widget.datasetUi.datasetCollapsibleButton.collapsed = False
+    widget.trainingUi.trainCollapsibleButton.collapsed = False
+    draw("train-unfolded", "trainTab")
     widget.cleanup()
     slicer.mrmlScene.Clear()
 
 
+def ask(node) -> None:
+    """As if the levels were a close call: the question, and its answer."""
+    from SpineSegAISlicer.scene import result_attribute
+    from SpineSegAISlicer.scene.segments import structuresOfSegmentation
+
+    from SpineSegAILib import anatomy, correction
+    from SpineSegAILib.results import Alternative
+
+    up = correction.shift(correction.LabeledStructures(frozenset(structuresOfSegmentation(node))), "up")
+    after = anatomy.sorted_ids({up.mapping.get(i, i) for i in structuresOfSegmentation(node)})
+    names = " ".join(anatomy.STRUCTURES[i].name for i in after if anatomy.STRUCTURES[i].is_vertebral)
+    document = result_attribute.read(node)
+    question = f"Which levels are these? They may also be {names.split()[0]} to {names.split()[-1]} (25 %)."
+    document["alternatives"] = [Alternative(names, 0.25, up.mapping, question).to_document()]
+    document["warnings"] = [question, *document.get("warnings", [])]
+    result_attribute.write(node, document)
+
+
+class Camera:
+    """Takes the pictures, and says how large what they show wants to be."""
+
+    def __init__(self, widget, folder):
+        from host.pythonqt import unwrap
+
+        self._widget, self._folder = widget, folder
+        self._frame = unwrap(widget.parent)
+
+    def __call__(self, name, tab="segmentTab"):
+        from PySide6.QtGui import QColor, QPalette
+        from PySide6.QtWidgets import QApplication
+
+        self._widget.tabs.show(tab)
+        frame, application = self._frame, QApplication.instance()
+        frame.show()
+        for style in STYLES:
+            palette = QPalette(QColor(53, 53, 53)) if style == "dark" else QPalette(QColor(239, 239, 239))
+            if style == "dark":
+                palette.setColor(QPalette.Base, QColor(35, 35, 35))
+                palette.setColor(QPalette.Link, QColor(90, 160, 250))
+            application.setPalette(palette)
+            frame.setPalette(palette)
+            for width in WIDTHS:
+                frame.resize(width, 100)
+                host.wait_until(lambda: False, 0.05)
+                frame.resize(width, frame.layout().totalHeightForWidth(width) if frame.hasHeightForWidth() else 0)
+                host.wait_until(lambda: False, 0.05)
+                frame.resize(width, max(frame.minimumSizeHint().height(), frame.height()))
+                host.wait_until(lambda: False, 0.05)
+                frame.grab().save(str(self._folder / f"{name}-{width}-{style}.png"))
+        least = frame.minimumSizeHint()
+        print(f"{name}: at least {least.width()} wide, {frame.width()} x {frame.height()}", flush=True)
+
+
 if __name__ == "__main__":
-    render(*sys.argv[1:])
+    main(*sys.argv[1:])

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from panel_case import PanelCase, make_checkpoint, make_view, make_volume, np, qt, sagittal, slicer
 
+LABELMAP = "Binary labelmap"
+NAME, CONFIDENCE, SHOWN, LOCKED, UNCERTAINTY = range(5)
+"""Columns of the list."""
+
 LUMBAR = (18, 118, 19, 119, 20, 120, 21, 121, 22, 122, 23, 123, 24, 124, 26)
 """T11 to S1 with the discs between them."""
 
@@ -27,6 +31,7 @@ class CorrectionCase(PanelCase):
 
         if self.widget is None:
             self.openPanel(**environment)
+            self.widget.tabs.show("correctTab")
         self.node = results.segmentationFromResult(self.result(ids, self.volume, quality, keypoints), self.volume)
         self.parameters = self.widget._parameterNode
         self.parameters.inputVolume = self.volume
@@ -90,6 +95,15 @@ class CorrectionCase(PanelCase):
         segmentation = self.node.GetSegmentation()
         return [segmentation.GetSegment(i).GetName() for i in segmentation.GetSegmentIDs()]
 
+    def segment(self, structureId):
+        """The segment that is a structure now."""
+        return self.node.GetSegmentation().GetSegment(self.segmentId(structureId))
+
+    def segmentId(self, structureId):
+        from SpineSegAISlicer.scene.segments import structuresOfSegmentation
+
+        return structuresOfSegmentation(self.node)[structureId]
+
     def array(self, volume=None, node=None):
         import SimpleITK as sitk
         from SpineSegAISlicer.scene import labelmaps
@@ -98,8 +112,10 @@ class CorrectionCase(PanelCase):
 
     def snapshot(self):
         """Everything that undo has to bring back, voxels segment by segment."""
-        from SpineSegAISlicer.scene import correction_log, corrections, labelmaps, result_attribute
-        from SpineSegAISlicer.scene.segments import STRUCTURE_TAG, tagOf
+        from SpineSegAISlicer.scene import correction_log, labelmaps, result_attribute
+        from SpineSegAISlicer.scene.segments import KEYPOINT_TAG, LOCKED_TAG, STRUCTURE_TAG, UNCERTAINTY_TAG, tagOf
+
+        from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, SCHEME_TAG, UNVALIDATED_TAG
 
         segmentation = self.node.GetSegmentation()
         segments = []
@@ -109,7 +125,8 @@ class CorrectionCase(PanelCase):
                 "TerminologyEntry",
                 STRUCTURE_TAG,
                 correction_log.STEP_TAG,
-                *corrections.FOLLOWING_TAGS,
+                *(CONFIDENCE_TAG, UNVALIDATED_TAG, SCHEME_TAG),
+                *(KEYPOINT_TAG, UNCERTAINTY_TAG, LOCKED_TAG),
             )
             segments.append((segmentId, segment.GetName(), segment.GetColor(), *(tagOf(segment, tag) for tag in tags)))
         held = tuple(
@@ -251,23 +268,40 @@ class LevelToolsTest(CorrectionCase):
         self.assertUndoIsExact(lambda: self.press("shiftUpButton"))
         self.assertEqual(self.names()[:3], ["T10 vertebra (body)", "T10/T11 disc", "T11 vertebra (body)"])
         self.assertEqual(self.names()[-1], "L5 vertebra (body)")
-        self.assertEqual(list(self.node.GetSegmentation().GetSegmentIDs())[-1], "L5")
+        self.assertEqual(self.node.GetSegmentation().GetSegmentIDs()[-1], self.segmentId(24))
         self.assertTrue(((self.array() == 24) == (voxels == 26)).all())
 
     def test_the_segments_images_are_not_touched_by_a_change_of_names(self):
         self.open()
-        image = self.node.GetSegmentation().GetSegment("L4").GetRepresentation("Binary labelmap")
+        segment, segmentId, image = self.segment(23), self.segmentId(23), self.segment(23).GetRepresentation(LABELMAP)
         time_ = image.GetMTime()
         self.press("shiftUpButton")
-        self.assertIs(self.node.GetSegmentation().GetSegment("L3").GetRepresentation("Binary labelmap"), image)
+        self.assertIs(self.segment(22), segment)
+        self.assertEqual(self.segmentId(22), segmentId)
+        self.assertIs(segment.GetRepresentation(LABELMAP), image)
         self.assertEqual(image.GetMTime(), time_)
 
-    def test_surfaces_move_with_the_names(self):
+    def test_surfaces_and_visibility_stay_with_the_segment(self):
         self.open()
         self.node.CreateClosedSurfaceRepresentation()
-        surface = self.node.GetSegmentation().GetSegment("L4").GetRepresentation("Closed surface")
+        surface = self.segment(23).GetRepresentation("Closed surface")
+        self.tick(23, SHOWN, on=False)
         self.press("shiftUpButton")
-        self.assertIs(self.node.GetSegmentation().GetSegment("L3").GetRepresentation("Closed surface"), surface)
+        self.assertIs(self.segment(22).GetRepresentation("Closed surface"), surface)
+        visible = self.node.GetDisplayNode().GetSegmentVisibility
+        self.assertEqual([visible(self.segmentId(i)) for i in (21, 22, 23)], [True, False, True])
+
+    def test_only_segments_whose_voxels_change_are_written(self):
+        """Each that is written is drawn again in all views of Slicer."""
+        self.open()
+        images = {i: self.segment(i).GetRepresentation(LABELMAP) for i in LUMBAR}
+        for structureId in (22, 20, 23):
+            self.select(structureId)
+            self.press("smoothButton")
+        written = {i for i in LUMBAR if self.segment(i).GetRepresentation(LABELMAP) is not images[i]}
+        self.assertTrue({20, 22, 23} <= written)
+        self.assertTrue(written <= {20, 22, 23, 119, 120, 121, 122, 123}, written)  # and what is beside them
+        self.assertLessEqual(self.node.GetSegmentation().GetNumberOfLayers(), 2)
 
     def test_those_above_are_shifted_alone(self):
         self.open()
@@ -358,7 +392,7 @@ class LevelToolsTest(CorrectionCase):
         self.press("insertBelowButton")
         self.assertIn("L3 vertebra (body)", self.names())
         self.assertEqual((self.array() == 22).sum(), 0)
-        self.assertEqual(self.correct.editor.widget.currentSegmentID(), "L3")
+        self.assertEqual(self.correct.editor.widget.currentSegmentID(), self.segmentId(22))
         self.assertFalse(self.cui.editorGroupBox.collapsed)
         self.assertIn("draw L3", self.message())
         names = self.names()
@@ -382,7 +416,7 @@ class LevelToolsTest(CorrectionCase):
 
         self.open(quality={22: 0.42}, keypoints={22: (1.0, 2.0, 3.0)})
         self.press("shiftUpButton")
-        segment = self.node.GetSegmentation().GetSegment("L2")
+        segment = self.segment(21)
         self.assertEqual(tagOf(segment, "SpineSegAI.OutlineQuality"), "0.4200")
         self.assertIn("L2", tagOf(segment, "TerminologyEntry"))
         result = results.resultFromSegmentation(self.node, self.volume)
@@ -444,6 +478,75 @@ class LevelToolsTest(CorrectionCase):
         text = Path(path).read_text(encoding="utf-8")
         self.assertIn("SpineSegAI.CorrectionLog", text)
         self.assertEqual(len(correction_log.readLog(self.node).entries), 2)
+
+
+class SelectionTest(CorrectionCase):
+    """What is highlighted is what tools act on, whatever it is called meanwhile."""
+
+    def highlighted(self):
+        """The one row that looks selected: its text."""
+        table = self.cui.structuresTable
+        (row,) = [row for row in range(table.rowCount) if table.item(row, NAME).isSelected()]
+        return table.item(row, NAME).text()
+
+    def assertSelected(self, structureId, segmentId):
+        from SpineSegAILib.anatomy import STRUCTURES
+
+        self.assertEqual(self.correct.review.table.selected(), [structureId])
+        self.assertEqual(self.correct.editor.widget.currentSegmentID(), segmentId)
+        self.assertIn(STRUCTURES[structureId].name, self.highlighted())
+
+    def test_it_follows_its_segment_through_undo_and_redo(self):
+        self.open()
+        self.select(23)
+        segmentId = self.segmentId(23)
+        for button, structureId in (
+            ("shiftUpButton", 22), ("correctUndoButton", 23), ("correctRedoButton", 22), ("shiftUpButton", 21),
+            ("correctUndoButton", 22), ("correctUndoButton", 23),
+        ):  # fmt: skip
+            self.press(button)
+            self.assertSelected(structureId, segmentId)
+
+    def test_shifted_taken_back_and_deleted_it_is_the_one_that_was_selected(self):
+        self.open()
+        voxels = self.array()
+        self.select(23)
+        for button in ("shiftUpButton", "correctUndoButton", "deleteButton"):
+            self.press(button)
+        voxels[voxels == 23] = 0
+        self.assertTrue((self.array() == voxels).all())
+        self.assertEqual(self.correct.review.table.selected(), [])
+        self.press("correctUndoButton")
+        self.press("shiftDownButton")
+        self.assertEqual(len(self.names()), len(LUMBAR))
+
+    def test_after_a_step_by_somebody_else_tools_know_what_is_selected(self):
+        """A script, or the Segment Editor's own key, takes a step back: the next click comes before any event."""
+        self.open()
+        self.select(23)
+        self.press("shiftUpButton")
+        self.correct.editor.widget.undo()
+        self.cui.deleteButton.click()
+        self.assertNotIn("L4 vertebra (body)", self.names())
+        self.assertIn("L3 vertebra (body)", self.names())
+
+    def test_what_is_chosen_by_the_editors_keys_is_highlighted(self):
+        self.open()
+        self.assertEqual(self.correct.review.table.selected(), [])  # the editor's own first choice is nobody's
+        self.select(23)
+        self.correct.editor.widget.setCurrentSegmentID(self.segmentId(20))
+        self.assertSelected(20, self.segmentId(20))
+
+    def test_what_was_split_off_is_taken_back_and_nothing_else_is_drawn_on(self):
+        self.open(ids=(20, 120, 21, 121, 22, 122, 23))
+        self.select(22)
+        self.press("splitButton")
+        new = next(i for i in (21, 22) if self.segmentId(i) not in ("L1", "L2", "L3", "L4"))
+        self.select(new)
+        self.assertSelected(new, self.segmentId(new))
+        self.press("correctUndoButton")
+        table, editor = self.correct.review.table, self.correct.editor.widget
+        self.assertIn(editor.currentSegmentID(), [*table.selectedSegments(), ""])
 
 
 class ReviewTest(CorrectionCase):
@@ -707,11 +810,33 @@ class AgainTest(CorrectionCase):
         self.assertTrue(inside[before == 22].all())
         self.assertFalse(inside.all())
         self.again("repairBoxButton")
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"), [])  # its work is done
+        self.assertFalse(self.cui.repairBoxButton.enabled)
         after = self.array()
         self.assertTrue((after[~inside] == before[~inside]).all())
         self.assertFalse((after[inside] == before[inside]).all())
         self.press("correctUndoButton")
         self.assertEqual(self.snapshot(), state)
+
+    def test_the_box_goes_with_the_module_and_with_the_segmentation(self):
+        self.open()
+        for leave in (self.widget.exit, lambda: self.correct.setSegmentationNode(None)):
+            self.select(22)
+            self.press("boxButton")
+            self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")), 1)
+            leave()
+            self.assertEqual(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"), [])
+            self.widget.enter()
+            self.assertFalse(self.cui.repairBoxButton.enabled)
+
+    def test_the_box_stays_while_its_repair_failed(self):
+        self.open(DOUBLE_FAIL="DeviceError")
+        self.select(22)
+        self.press("boxButton")
+        self.press("repairBoxButton")
+        self.waitUntilDone(180)
+        self.assertEqual(len(self.dialogs), 1)
+        self.assertTrue(self.cui.repairBoxButton.enabled)
 
     def test_the_shown_slice_is_repaired_alone(self):
         self.open()
@@ -745,7 +870,7 @@ class OtherSeriesTest(CorrectionCase):
         carried = self.correct.segmentationNode
         self.assertIsNot(carried, self.node)
         self.assertIs(self.widget._parameterNode.inputVolume, self.other)
-        self.assertIn("Carried over", self.message())
+        self.assertIn("Copied to", self.message())
         names = [carried.GetSegmentation().GetSegment(i).GetName() for i in carried.GetSegmentation().GetSegmentIDs()]
         self.assertEqual(names, self.names())
         segment = carried.GetSegmentation().GetSegment("L3")
@@ -812,7 +937,7 @@ class MeasureTest(CorrectionCase):
         self.open(ids=(22, 122, 23, 123, 24))
         self.press("shiftUpButton")
         path = self.folder / "table.csv"
-        self.correct.measures.saveTable(str(path))
+        self.widget.resultPanel.saveTable(str(path))
         self.waitUntil(lambda: path.exists() or self.dialogs, 60)
         self.assertEqual(self.dialogs, [])
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
@@ -833,7 +958,8 @@ class BadInputTest(CorrectionCase):
 
     def test_no_segmentation_chosen(self):
         self.openPanel()
-        self.assertIn("No segmentation is chosen", self.message())
+        self.assertIn("Segment a volume first", self.cui.correctEmptyLabel.text)
+        self.assertFalse(self.cui.correctEmptyLabel.isHidden())
         self.assertFalse(self.cui.nextStructureButton.enabled)
         self.assertFalse(self.cui.shiftUpButton.enabled)
 
@@ -876,7 +1002,8 @@ class BadInputTest(CorrectionCase):
         self.assertGreater(segmentation.GetNumberOfLayers(), 1)
         self.select(20, 21)
         self.refused(lambda: self.press("mergeButton"), "overlap in", "L3")
-        self.refused(lambda: self.press("remeasureButton"), "overlap in")
+        self.click(self.ui.measureButton)
+        self.assertIn("overlap in", self.dialogs[0])
 
     def test_a_segment_renamed_by_hand(self):
         self.open()

@@ -65,7 +65,7 @@ class FaultTest(PanelCase):
         self.openPanel()
         self.panel.warmUp()
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
-        self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("volumes"))
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("volumes"))
         self.assertIn("a single slice", self.ui.applyButton.toolTip)
 
     def test_oblique_volumes_under_a_transform_are_overlaid(self):

@@ -23,7 +23,7 @@ class Client:
         return self.jobs[-1]
 
     def cancel(self, job):
-        job.cancelled = True
+        job.cancelledAt = 0.0
         self.cancelled.append(job)
 
     def answer(self, warnings=()):

@@ -16,8 +16,7 @@ class KeypointsTest(PanelCase):
         self.choose("scar-net")
 
     def choose(self, method):
-        combo = self.ui.methodComboBox
-        combo.setCurrentIndex(combo.findData(method))
+        self.chooseModelOf(method)
 
     def shown(self):
         """The list after a click on “Key points”."""

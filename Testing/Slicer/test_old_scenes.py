@@ -24,7 +24,7 @@ class FirstVersionTest(PanelCase):
         self.openPanel()
         self.assertTrue(slicer.mrmlScene.ReadFromMRB(str(FIRST_VERSION)))
         self.cui = self.widget.correctionPanel.ui
-        self.cui.correctCollapsibleButton.collapsed = False
+        self.widget.tabs.show("correctTab")
         self.widget.correctionPanel.refresh()
 
     def segmentIds(self):
@@ -50,8 +50,7 @@ class FirstVersionTest(PanelCase):
 
     def test_choices_are_as_they_were(self):
         self.assertEqual(self.volume().GetName(), "T2")
-        self.assertEqual(self.ui.methodComboBox.currentData, "scar-net")
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "points")
+        self.assertEqual(self.ui.modelComboBox.currentData, "points")
         self.assertEqual((self.ui.topLevelComboBox.currentText, self.ui.bottomLevelComboBox.currentText), ("T12", "S1"))
         self.assertAlmostEqual(self.output().GetDisplayNode().GetOpacity(), 0.5)
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
@@ -65,8 +64,12 @@ class FirstVersionTest(PanelCase):
         self.cui.structuresTable.selectRow(0)
         levels = [self.cui.levelComboBox.itemText(i) for i in range(self.cui.levelComboBox.count)]
         self.assertEqual((levels[1], levels[-1]), ("T9", "S1"))  # of the scheme that the result was made with
-        self.assertTrue(self.ui.uncertaintyCheckBox.enabled)
+        self.assertTrue(not self.ui.uncertaintyCheckBox.isHidden())
         self.assertEqual(self.log(), ["shift"])
+
+    def names(self):
+        segmentation = self.output().GetSegmentation()
+        return [segmentation.GetSegment(i).GetName().split()[0] for i in self.segmentIds()]
 
     def locked(self, segmentId):
         return self.output().GetSegmentation().GetSegment(segmentId).HasTag("SpineSegAI.Locked")
@@ -80,11 +83,15 @@ class FirstVersionTest(PanelCase):
         self.cui.structuresTable.item(6, 3).setCheckState(qt.Qt.Unchecked)
         before = self.labels()
         self.click(self.cui.shiftDownButton)
-        self.assertEqual(self.segmentIds()[:2] + self.segmentIds()[-2:], ["L1", "L1/L2", "S1", "canal"])
+        names = self.names()
+        self.assertEqual(names[:2] + names[-2:], ["L1", "L1/L2", "S1", "spinal"])
+        self.assertEqual(self.segmentIds(), LEVELS)  # the same segments, under other names
         self.assertEqual(self.log(), ["shift", "shift"])
-        np.testing.assert_array_equal(self.labels()["L4"], before["L3"])
+        self.assertEqual(names[LEVELS.index("L3")], "L4")
+        np.testing.assert_array_equal(self.labels()["L3"], before["L3"])
         self.click(self.cui.correctUndoButton)
         self.assertEqual((self.segmentIds(), self.log()), (LEVELS, ["shift"]))
+        self.assertEqual(self.names()[:2], ["T12", "T12/L1"])
         for segmentId, array in self.labels().items():
             np.testing.assert_array_equal(array, before[segmentId])
 

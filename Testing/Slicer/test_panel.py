@@ -2,7 +2,7 @@
 
 import unittest
 
-from panel_case import PanelCase, axial, centroid, make_checkpoint, make_view, make_volume, np, sagittal, slicer
+from panel_case import PanelCase, axial, centroid, make_checkpoint, make_view, make_volume, np, qt, sagittal, slicer
 
 
 class OpeningTest(PanelCase):
@@ -10,8 +10,7 @@ class OpeningTest(PanelCase):
         volume = make_volume()
         self.openPanel()
         self.assertIs(self.ui.inputVolumeSelector.currentNode(), volume)
-        self.assertEqual(self.ui.methodComboBox.currentData, "resenc-unet")
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
+        self.assertEqual(self.ui.modelComboBox.currentData, "double")
         self.assertEqual(self.ui.applyButton.text, "Segment spine")
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
@@ -75,7 +74,7 @@ class OpeningTest(PanelCase):
             path.unlink()
         self.openPanel()
         self.assertIn("No volume is selected", self.ui.applyButton.toolTip)
-        self.assertIn("There is no checkpoint for", self.ui.applyButton.toolTip)
+        self.assertIn("There is no model", self.ui.applyButton.toolTip)
 
     def test_the_notice_names_research_use_and_the_five_lumbar_vertebrae(self):
         self.openPanel()
@@ -84,34 +83,37 @@ class OpeningTest(PanelCase):
 
 
 class ChoosingTest(PanelCase):
-    def test_methods_are_grouped_and_say_what_they_are(self):
+    def test_models_say_what_they_are_for_and_by_which_method(self):
+        from SpineSegAILib.checkpoints import DEFAULT_CHECKPOINT
         from SpineSegAILib.methods.catalog import METHODS
 
+        make_checkpoint(self.folder, "xray", method="verdiff-net", scheme="vertebra", title="Radiographs (Verdiff-Net)",
+                        preprocessing={"modality": "XR"})  # fmt: skip
+        make_checkpoint(self.folder, "atm", method="atm-net", title="Lumbar MR (ATM-Net)")
+        make_checkpoint(self.folder, DEFAULT_CHECKPOINT, title="Lumbar MR (residual-encoder U-Net)")
         self.openPanel()
-        combo = self.ui.methodComboBox
-        headings = [i for i in range(combo.count) if combo.itemData(i) is None]
-        self.assertTrue(headings)
-        import qt
+        combo = self.ui.modelComboBox
+        titles = {combo.itemData(i): combo.itemText(i) for i in range(combo.count)}
+        self.assertEqual(titles["xray"], "Radiographs · Verdiff-Net")
+        self.assertEqual(titles["atm"], "Lumbar MR · ATM-Net")
+        self.assertEqual(titles[DEFAULT_CHECKPOINT], "Lumbar MR · recommended")
+        self.assertEqual(titles["double"], "Double")  # as its maker called it
+        tip = combo.itemData(combo.findData("atm"), qt.Qt.ToolTipRole)
+        for part in (METHODS["atm-net"].summary, METHODS["atm-net"].citation):
+            self.assertIn(part, tip)
 
-        for index in headings:
-            self.assertFalse(combo.model().item(index).isEnabled())
-        for index in set(range(combo.count)) - set(headings):
-            tip = combo.itemData(index, qt.Qt.ToolTipRole)
-            info = METHODS[combo.itemData(index)]
-            self.assertNotEqual(info.group, "comparison")
-            for part in (info.title, info.summary, info.citation):
-                self.assertIn(part, tip)
-        self.assertIn("resenc-unet", {combo.itemData(index) for index in range(combo.count)})
-
-    def test_checkpoints_follow_the_method(self):
+    def test_a_method_without_a_model_is_said_to_have_none(self):
+        """As in a scene from a computer that had one."""
+        make_volume()
         make_checkpoint(self.folder, "other", method="unet")
         self.openPanel()
-        combo = self.ui.methodComboBox
-        combo.setCurrentIndex(combo.findData("unet"))
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "other")
-        combo.setCurrentIndex(combo.findData("fcn"))
-        self.assertEqual(self.ui.checkpointComboBox.count, 0)
-        self.assertIn("There is no checkpoint for FCN", self.ui.applyButton.toolTip)
+        self.widget._parameterNode.method = "unet"
+        self.assertEqual(self.ui.modelComboBox.currentData, "other")
+        self.widget._parameterNode.method = "fcn"
+        self.assertEqual(self.ui.modelComboBox.currentText, "FCN (no model)")
+        self.assertIn("There is no model for FCN", self.ui.applyButton.toolTip)
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("double"))
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
     def test_a_checkpoint_file_brings_its_method(self):
         make_volume()
@@ -120,16 +122,15 @@ class ChoosingTest(PanelCase):
         path = make_checkpoint(elsewhere, "mine", method="attention-unet")
         self.openPanel()
         self.panel.choices.useCheckpointFile(str(path))
-        self.assertEqual(self.ui.methodComboBox.currentData, "attention-unet")
-        self.assertEqual(self.ui.checkpointComboBox.currentData, str(path))
+        self.assertEqual(self.panel.choices.method().id, "attention-unet")
+        self.assertEqual(self.ui.modelComboBox.currentData, str(path))
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
     def test_a_checkpoint_file_of_a_method_that_is_not_offered_brings_it(self):
         path = make_checkpoint(self.folder, "compared", method="bisenet")
         self.openPanel()
-        self.assertEqual(self.ui.methodComboBox.findData("bisenet"), -1)
+        self.assertEqual(self.ui.modelComboBox.findData("compared"), -1)
         self.panel.choices.useCheckpointFile(str(path))
-        self.assertEqual(self.ui.methodComboBox.currentData, "bisenet")
         self.assertEqual(self.panel.choices.checkpoint().method, "bisenet")
 
     def test_a_foreign_file_is_refused_with_the_reason(self):
@@ -138,7 +139,7 @@ class ChoosingTest(PanelCase):
         path.write_bytes(b"pickle")
         self.panel.choices.useCheckpointFile(str(path))
         self.assertIn("pickled file", self.dialogs[0])
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
+        self.assertEqual(self.ui.modelComboBox.currentData, "double")
 
     def test_details_tell_structures_data_figures_and_licence(self):
         figures = {"dice": 0.912, "hd95_mm": 2.5, "levels_right": 40, "levels": 41}
@@ -154,15 +155,16 @@ class ChoosingTest(PanelCase):
         make_checkpoint(self.folder, "own", training=training, validation={"vertebra_dice": 0.8125})
         (self.folder / "known.md").write_text("# Known")
         self.openPanel()
-        combo = self.ui.checkpointComboBox
+        combo = self.ui.modelComboBox
         combo.setCurrentIndex(combo.findData("known"))
-        self.ui.checkpointDetailsButton.checked = True
-        html = self.ui.checkpointDetailsBrowser.html
-        for expected in ("T9 – S1", "11 discs", "spinal canal", "bodies", "three sources, 2 cases, 120 generated",
-                         "Dice 0.912, HD95 2.5 mm, levels right 40 of 41", "the data's terms", "known.md"):  # fmt: skip
+        self.ui.modelDetailsButton.checked = True
+        html = self.ui.modelDetailsBrowser.html
+        for expected in ("T9 – S1", "11 discs", "spinal canal", "bodies", "three sources, 2 cases, 120 synthetic",
+                         "Dice 0.912, HD95 2.5 mm, levels correctly identified: 40 of 41", "Residual-encoder U-Net",
+                         "the data's terms", "known.md"):  # fmt: skip
             self.assertIn(expected, html.replace("&#x27;", "'"))
         combo.setCurrentIndex(combo.findData("own"))
-        self.assertIn("vertebra dice: 0.812", self.ui.checkpointDetailsBrowser.html)
+        self.assertIn("vertebra dice: 0.812", self.ui.modelDetailsBrowser.html)
 
     def test_a_scene_that_was_closed_leaves_no_widget_connected(self):
         make_volume()
@@ -269,10 +271,10 @@ class SegmentingTest(PanelCase):
         self.assertEqual(self.ui.applyButton.text, "Cancel")
         self.waitUntil(lambda: self.ui.progressBar.value > 5)
         self.assertIn("Computing", self.ui.statusLabel.text)
-        self.assertFalse(self.ui.methodComboBox.enabled)
+        self.assertFalse(self.ui.modelComboBox.enabled)
         self.waitUntil(lambda: self.ui.elapsedLabel.text != "")
         self.waitUntilDone()
-        self.assertTrue(self.ui.methodComboBox.enabled)
+        self.assertTrue(self.ui.modelComboBox.enabled)
 
     def test_segmenting_again_updates_the_same_node(self):
         make_volume()
@@ -349,7 +351,7 @@ class SegmentingTest(PanelCase):
         self.openPanel()
         self.run_to_the_end()
         sliceNode = make_view()
-        self.click(self.ui.centreButton)
+        self.click(self.ui.centerButton)
         from SpineSegAISlicer.scene import views
 
         self.assertAlmostEqual(
@@ -421,12 +423,23 @@ class SeveralVolumesTest(PanelCase):
         self.assertEqual(self.segmentations(), [])
         self.assertEqual((self.state("A"), self.state("B")), ("cancelled", "cancelled"))
 
-    def test_without_a_tick_it_says_what_to_do(self):
-        make_volume("A")
+    def test_without_a_tick_nothing_can_be_started_and_one_click_ticks_all(self):
         self.openPanel()
+        self.ui.queueCollapsibleButton.collapsed = False
+        self.assertFalse(self.ui.queueEmptyLabel.isHidden())
+        self.assertTrue(self.ui.queueTable.isHidden())
+        make_volume("A")
+        make_volume("B")
         self.tick()
+        self.assertTrue(self.ui.queueEmptyLabel.isHidden())
+        self.assertFalse(self.ui.queueButton.enabled)
+        self.click(self.ui.tickAllButton)
+        self.assertTrue(self.ui.queueButton.enabled)
         self.click(self.ui.queueButton)
-        self.assertIn("Tick the volumes", self.dialogs[0])
+        self.waitUntilDone()
+        self.assertEqual({n.GetName() for n in self.segmentations()}, {"A spine", "B spine"})
+        self.click(self.ui.tickAllButton)
+        self.assertFalse(self.ui.queueButton.enabled)
 
     def study(self, *volumes):
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
@@ -471,7 +484,7 @@ class SavingTest(PanelCase):
         make_checkpoint(self.folder, "second")
         make_volume()
         self.openPanel()
-        self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("second"))
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("second"))
         self.ui.deviceComboBox.setCurrentIndex(self.ui.deviceComboBox.findData("cpu"))
         self.ui.topLevelComboBox.setCurrentIndex(self.ui.topLevelComboBox.findText("T11"))
         self.ui.bottomLevelComboBox.setCurrentIndex(self.ui.bottomLevelComboBox.findText("S1"))
@@ -484,9 +497,9 @@ class SavingTest(PanelCase):
         path = str(self.folder / "scene.mrb")
         self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
         slicer.mrmlScene.Clear(0)
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "double")
+        self.assertEqual(self.ui.modelComboBox.currentData, "double")
         self.assertTrue(slicer.mrmlScene.ReadFromMRB(path))
-        self.assertEqual(self.ui.checkpointComboBox.currentData, "second")
+        self.assertEqual(self.ui.modelComboBox.currentData, "second")
         self.assertEqual(self.ui.deviceComboBox.currentData, "cpu")
         self.assertEqual((self.ui.topLevelComboBox.currentText, self.ui.bottomLevelComboBox.currentText), ("T11", "S1"))
         self.assertAlmostEqual(self.ui.opacitySlider.value, 0.3)
@@ -499,7 +512,7 @@ class SavingTest(PanelCase):
         make_volume()
         self.openPanel()
         self.widget._parameterNode.checkpoint = "from-another-computer"
-        self.assertIn("from-another-computer", self.ui.checkpointComboBox.currentText)
+        self.assertIn("from-another-computer", self.ui.modelComboBox.currentText)
         self.assertFalse(self.ui.applyButton.enabled)
         self.assertIn("from-another-computer", self.ui.applyButton.toolTip)
 

@@ -56,13 +56,18 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertIn(" s.", self.ui.statusLabel.text + " s.")
         self.waitUntil(lambda: self.ui.deviceLabel.text != "" or self.panel.device.answer is None)
 
-    def test_the_device_is_named_and_red_on_a_cpu(self):
+    def test_the_device_is_named_and_after_a_run_its_time(self):
         self.openPanel()
         self.ui.deviceComboBox.setCurrentIndex(self.ui.deviceComboBox.findData("cpu"))
         self.panel.warmUp()
         self.waitUntil(lambda: self.ui.deviceLabel.text != "", 60)
-        self.assertRegex(self.ui.deviceLabel.text, r"CPU \(\d+ threads?\): slow")
-        self.assertIn("#c62828", self.ui.deviceLabel.styleSheet)
+        self.assertRegex(self.ui.deviceLabel.text, r"^CPU \(\d+ threads?\)$")
+        self.assertEqual(self.ui.deviceLabel.styleSheet, "")
+        self.widget._parameterNode.checkpoint = str(self.path)
+        self.assertEqual(self.ui.estimateLabel.text, "")
+        self.widget.onTry("#try")
+        self.waitUntilDone(120)
+        self.assertRegex(self.ui.estimateLabel.text, r"^About \d+ (s|min) on this device\.$")
 
     def test_the_same_by_a_script(self):
         from SpineSegAISlicer.scene import samples
@@ -90,7 +95,7 @@ class DefaultCheckpointTest(RealWorkerCase):
     def segment(self, volume):
         self.openPanel()
         self.ui.inputVolumeSelector.setCurrentNode(volume)
-        self.assertEqual(self.ui.checkpointComboBox.currentData, DEFAULT)
+        self.assertEqual(self.ui.modelComboBox.currentData, DEFAULT)
         self.ui.deviceComboBox.setCurrentIndex(self.ui.deviceComboBox.findData("cpu"))
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
         self.click(self.ui.applyButton)

@@ -19,12 +19,12 @@ MAY_IMPORT = {
 """Arrows run one way: processes know no node, nodes know no widget."""
 
 SECTIONS = {
-    "segmentCollapsibleButton": {"segment", "choices", "device", "sampling", "steering"},
+    "advancedCollapsibleButton": {"segment", "choices", "device", "sampling", "steering"},
     "resultCollapsibleButton": {"result"},
     "queueCollapsibleButton": {"queue"},
-    "correctCollapsibleButton": {
+    "SpineSegAICorrect": {
         *("correct", "editor_bridge", "undo_tools", "review", "level_tools"),
-        *("hint_tools", "repair_tools", "series_tools", "measure_tools"),
+        *("hint_tools", "repair_tools", "series_tools"),
     },
     "datasetCollapsibleButton": {"dataset", "case_list", "scene_mapping"},
     "trainCollapsibleButton": {"train", "runs"},

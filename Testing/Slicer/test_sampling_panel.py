@@ -19,8 +19,7 @@ class SamplingCase(PanelCase):
         self.choose(method)
 
     def choose(self, method):
-        combo = self.ui.methodComboBox
-        combo.setCurrentIndex(combo.findData(method))
+        self.chooseModelOf(method)
 
     def provenance(self):
         """What the worker was told, and said."""
@@ -140,7 +139,7 @@ class UncertaintyTest(SamplingCase):
         self.ui.samplesSpinBox.value = 1
         self.run_to_the_end()
         self.assertFalse(self.ui.uncertaintyCheckBox.enabled)
-        self.assertIn("several samples", self.ui.uncertaintyCheckBox.toolTip)
+        self.assertTrue(self.ui.uncertaintyCheckBox.isHidden())
         self.assertIsNone(view.GetForegroundVolumeID())
         self.click(self.ui.undoButton)  # the segments that the map was made with
         self.assertTrue(self.ui.uncertaintyCheckBox.enabled)
@@ -257,12 +256,12 @@ class TimeTest(SamplingCase):
     def test_defaults_are_the_checkpoint_s(self):
         make_checkpoint(self.folder, "quick", method="verdiff-net", config={"samples": 3, "steps": 2})
         self.openSampling()
-        checkpoints = self.ui.checkpointComboBox
+        checkpoints = self.ui.modelComboBox
         for name, samples, steps in (("sampled", 5, 20), ("quick", 3, 2)):
             checkpoints.setCurrentIndex(checkpoints.findData(name))
             self.assertEqual(self.panel.sampling.options(), {"samples": samples, "steps": steps})
-            self.assertEqual(self.ui.samplesSpinBox.text, f"{samples} (default)")
-            self.assertEqual(self.ui.stepsSpinBox.text, f"{steps} steps (default)")
+            self.assertEqual(self.ui.samplesSpinBox.text, f"{samples} samples")
+            self.assertEqual(self.ui.stepsSpinBox.text, f"{steps} steps")
         for box, most in ((self.ui.samplesSpinBox, 50), (self.ui.stepsSpinBox, 1000)):
             self.assertEqual((box.minimum, box.maximum), (0, most))  # the least, 0, shows the default
         self.ui.stepsSpinBox.value = 4
@@ -317,11 +316,11 @@ class TimeTest(SamplingCase):
         longer = make_volume("Longer", size=(20, 60, 50))
         make_checkpoint(self.folder, "second", method="verdiff-net")
         self.openWarm()
-        self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("sampled"))
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("sampled"))
         self.run_to_the_end()
         self.ui.inputVolumeSelector.setCurrentNode(longer)
         self.assertEqual(self.estimate(), "About 4 s on this device.")
-        self.ui.checkpointComboBox.setCurrentIndex(self.ui.checkpointComboBox.findData("second"))
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("second"))
         self.assertIn("after the first run", self.estimate())
 
     def test_the_device_may_be_told_after_the_scene_was_closed_in_another_module(self):
@@ -378,12 +377,11 @@ class StartingFromTest(SamplingCase):
         self.openPanel()
         self.run_to_the_end()
         drawn = self.output()
-        self.assertFalse(self.ui.priorSelector.enabled)
-        self.assertIn("Residual-encoder U-Net", self.ui.priorSelector.toolTip)
+        self.assertTrue(self.ui.priorSelector.isHidden())
         self.choose("ddpm")
-        self.assertFalse(self.ui.priorSelector.enabled)
+        self.assertTrue(self.ui.priorSelector.isHidden())
         self.choose("verdiff-net")
-        self.assertTrue(self.ui.priorSelector.enabled)
+        self.assertFalse(self.ui.priorSelector.isHidden())
         self.ui.outputSegmentationSelector.setCurrentNode(None)
         self.assertIn("prior=None", self.run_and_tell())
         self.ui.outputSegmentationSelector.setCurrentNode(None)

@@ -74,7 +74,7 @@ def test_the_walk_follows_widgets_into_other_functions():
 
 def test_what_is_right_is_not_found():
     source = (
-        "class Panel:\n    def __init__(self, ui):\n        combo = ui.methodComboBox\n"
+        "class Panel:\n    def __init__(self, ui):\n        combo = ui.modelComboBox\n"
         "        for button, slot in ((ui.applyButton, self.f), (ui.undoButton, combo.clear)):\n"
         "            button.connect('clicked(bool)', slot)\n"
         "        combo.addItem(str(combo.count), combo.currentData)\n"

@@ -176,7 +176,7 @@ class RunningTest(TrainingCase):
         self.assertFalse(self.training.runs.plots.isShown)
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode"), [])
         # The checkpoint is there, in the Segment section and to train further.
-        self.assertGreaterEqual(self.ui.checkpointComboBox.findData("mine"), 0)
+        self.assertGreaterEqual(self.ui.modelComboBox.findData("mine"), 0)
         offered = self.folder / "SpineSegAI/Checkpoints/mine.safetensors"
         self.assertTrue(offered.is_file())
         self.assertGreaterEqual(self.train.trainStartComboBox.findData(str(offered)), 0)
@@ -192,7 +192,7 @@ class RunningTest(TrainingCase):
         self.assertIn("left", self.train.runStatusLabel.text)
         self.click(self.train.runStopButton)
         self.waitUntil(lambda: self.state() == "stopped", 300)
-        self.assertGreaterEqual(self.ui.checkpointComboBox.findData("mine"), 0)
+        self.assertGreaterEqual(self.ui.modelComboBox.findData("mine"), 0)
         self.waitUntil(lambda: self.train.runResumeButton.enabled)
         stopped = self.training.runs.report().step
         self.click(self.train.runResumeButton)

@@ -23,6 +23,7 @@ from SpineSegAILib.worker.protocol import (
     DeviceRequest,
     HintsMessage,
     MeasureRequest,
+    ReportRequest,
     SegmentRequest,
     load_image,
     save_image,
@@ -188,6 +189,38 @@ def test_a_waiting_job_can_be_cancelled(start, image):
     assert worker.next("segmentation").job == 1
     event = worker.next("error")
     assert (event.job, event.kind) == (2, "Cancelled")
+
+
+def test_a_worker_that_is_slow_to_stop_says_that_it_is_alive_and_then_no_more(start, image):
+    worker = start(DOUBLE_SECONDS="3", DOUBLE_STUBBORN="1")
+    worker.send(request(worker, image))
+    worker.next("progress")
+    worker.send(CancelRequest(job=1))
+    while worker.next("progress").message != "Stopping":
+        pass
+    assert worker.next("error").kind == "Cancelled"
+    worker.send(CancelRequest(job=1))  # too late: there is nothing to stop
+    worker.send(DeviceRequest(job=2, device="cpu"))
+    assert worker.next("device").job == 2
+    time.sleep(0.7)
+    assert worker.events.empty()
+
+
+def test_a_report_is_written_to_the_file(start, image, tmp_path):
+    worker = start(DOUBLE_SECONDS="0.1")
+    worker.send(request(worker, image))
+    result = worker.next("segmentation").result
+    path = tmp_path / "report.png"
+    report = ReportRequest(
+        job=2, image=save_image(image, worker.folder / "r.npy"), result=result, title="A case", path=str(path)
+    )
+    worker.send(report)
+    assert worker.next("report", "error").event == "report"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").write_text("")
+    worker.send(report.model_copy(update={"job": 3, "path": str(tmp_path / "file" / "report.png")}))
+    event = worker.next("report", "error")
+    assert (event.event, event.kind) == ("error", "OutputError")
 
 
 def test_a_foreseeable_failure_is_an_event_with_its_remedy(start, image):

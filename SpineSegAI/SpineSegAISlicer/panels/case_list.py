@@ -23,6 +23,12 @@ class CaseList:
         for split, title in SPLITS:
             ui.splitComboBox.addItem(title, split)
         ui.casesTable.wordWrap = False
+        header = ui.casesTable.horizontalHeader()
+        for column in (CASE, SPLIT, STRUCTURES):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(NOTES, qt.QHeaderView.Stretch)
+        for column in (SPACING, PATIENT):  # in the tooltip of the case: the panel is narrow
+            ui.casesTable.setColumnHidden(column, True)
         ui.casesTable.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
         ui.casesTable.connect("itemSelectionChanged()", panel.updateButtons)
         ui.splitButton.connect("clicked(bool)", self._onSplit)
@@ -77,12 +83,11 @@ class CaseList:
             }
             for column, text in texts.items():
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip("\n".join(notes) if column == NOTES else text)
+                about = [row.name, row.patient, spacing and _("{spacing} mm").format(spacing=spacing)]
+                tips = {CASE: "\n".join(line for line in about if line), NOTES: "\n".join(notes)}
+                item.setToolTip(tips.get(column, text))
                 item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
                 table.setItem(number, column, item)
-        for column in (CASE, SPLIT, STRUCTURES, SPACING):
-            table.resizeColumnToContents(column)
-        table.setColumnWidth(NOTES, 160)
 
     def _selected(self):
         """Numbers of the selected rows."""
@@ -103,7 +108,7 @@ class CaseList:
 
     def _onRemove(self):
         keys = [self.rows[n].key for n in self._selected()]
-        question = _("Remove from the training set: {count}. Files that it made for them are deleted.")
+        question = _("Remove from the dataset: {count}. Files that it made for them are deleted.")
         if not slicer.util.confirmOkCancelDisplay(question.format(count=len(keys)), _("SpineSegAI")):
             return
         with self.panel.showingErrors():

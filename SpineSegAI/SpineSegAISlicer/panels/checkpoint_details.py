@@ -1,10 +1,11 @@
-"""What a checkpoint says of itself, for readers: structures, data, figures, licence."""
+"""What a model says of itself, for users: method, structures, data, results, license."""
 
 from html import escape
 
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
+from SpineSegAILib.methods.catalog import METHODS
 
 
 def detailsHtml(info):
@@ -15,7 +16,8 @@ def detailsHtml(info):
     document = info.metadata
     scheme = info.scheme
     rows = [
-        (_("Checkpoint"), f"{escape(info.title)} ({info.size_bytes / 1e6:.1f} MB)"),
+        (_("Model"), f"{escape(info.title)} ({info.size_bytes / 1e6:.1f} MB)"),
+        (_("Method"), escape(_method(info.method))),
         (_("Structures"), escape(_structures(info))),
     ]
     if scheme.extent is not None:
@@ -23,21 +25,27 @@ def detailsHtml(info):
         rows.append((_("Vertebrae are"), extent))
     if info.unvalidated:
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
-        rows.append((_("Unvalidated"), escape(_("learnt from generated images alone: {names}").format(names=names))))
+        rows.append((_("Experimental"), escape(_("trained on synthetic images alone: {names}").format(names=names))))
     preprocessing = document.get("preprocessing", {})
     if preprocessing.get("planes"):
         rows.append((_("Takes"), escape(f"{preprocessing.get('modality', '')} · {', '.join(preprocessing['planes'])}")))
     if document.get("training"):
         rows.append((_("Trained on"), escape(_training(document["training"]))))
     if document.get("validation"):
-        rows.append((_("Figures"), _figures(document["validation"])))
+        rows.append((_("Results"), _figures(document["validation"])))
     if document.get("licence"):
-        rows.append((_("Licence"), escape(str(document["licence"]))))
+        rows.append((_("License"), escape(str(document["licence"]))))
     card = info.path.with_suffix(".md")
     if card.is_file():
         rows.append(("", f'<a href="{card.resolve().as_uri()}">{_("Model card")}</a>'))
     cells = "".join(f"<tr><td><b>{title}</b>&nbsp;</td><td>{text}</td></tr>" for title, text in rows)
     return f"<table cellpadding='2'>{cells}</table>"
+
+
+def _method(methodId):
+    """``ATM-Net: what it does (who described it)``; the id of a method that this version does not have."""
+    method = METHODS.get(methodId)
+    return f"{method.title}: {method.summary} ({method.citation})" if method is not None else methodId
 
 
 def _structures(info):
@@ -63,7 +71,7 @@ def _training(training):
     if training.get("cases"):
         parts.append(_("{count} cases").format(count=len(training["cases"])))
     if training.get("phantoms"):
-        parts.append(_("{count} generated images").format(count=training["phantoms"]))
+        parts.append(_("{count} synthetic images").format(count=training["phantoms"]))
     if training.get("steps"):
         parts.append(_("{count} steps").format(count=training["steps"]))
     parts.append(str(training.get("date", "")))
@@ -78,7 +86,7 @@ def _figures(validation):
             f"{escape(str(name).replace('_', ' '))}: {_number(value)}" for name, value in validation.items()
         )
     lines = [
-        _("{group}: Dice {dice}, HD95 {hd95} mm, levels right {right} of {levels}").format(
+        _("{group}: Dice {dice}, HD95 {hd95} mm, levels correctly identified: {right} of {levels}").format(
             group=escape(group),
             dice=_number(row.get("dice")),
             hd95=_number(row.get("hd95_mm")),

@@ -1,4 +1,4 @@
-"""What to segment with: method, checkpoint, visible levels, experimental structures."""
+"""What to segment with: the model, visible levels, experimental structures."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.checkpoints import SUFFIX, list_checkpoints, read_header
+from SpineSegAILib.checkpoints import DEFAULT_CHECKPOINT, SUFFIX, list_checkpoints, read_header
 from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
@@ -15,7 +15,12 @@ from ..processes.failure import Failure
 from ..scene import volumes
 from .checkpoint_details import detailsHtml
 
-GROUPS = (("system", _("Systems")), ("baseline", _("Baselines")))
+PURPOSES = {
+    ("MR", "lumbar-mr"): _("Lumbar MR"),
+    ("XR", "vertebra"): _("Radiographs"),
+}
+"""(modality, label scheme) → what a model is for, as a radiologist says it."""
+
 PLANES = {
     "axial": _("an axial stack"),
     "coronal": _("a coronal stack"),
@@ -39,20 +44,21 @@ class Choices:
         self._messages = messages
         self.isWarm = False  # whether what is slow to load may be loaded, since the panel has been open for a while
         self._checkpoints = list_checkpoints()
-        self._fillMethods()
-        ui.checkpointDetailsBrowser.visible = False
-        ui.methodComboBox.connect("currentIndexChanged(int)", self._onMethod)
-        ui.checkpointComboBox.connect("currentIndexChanged(int)", self._onCheckpoint)
-        ui.checkpointBrowseButton.connect("clicked(bool)", self._onBrowse)
-        ui.checkpointDetailsButton.connect("toggled(bool)", self._showDetails)
+        ui.modelDetailsBrowser.visible = False
+        ui.modelComboBox.connect("currentIndexChanged(int)", self._onModel)
+        ui.modelBrowseButton.connect("clicked(bool)", self._onBrowse)
+        ui.modelDetailsButton.connect("toggled(bool)", self._showDetails)
         ui.topLevelComboBox.connect("currentIndexChanged(int)", self._onLevels)
         ui.bottomLevelComboBox.connect("currentIndexChanged(int)", self._onLevels)
 
     # --- what was chosen ---------------------------------------------------------------------------------------------
 
     def method(self):
-        """The chosen method's catalogue entry; None if none is chosen."""
-        return METHODS.get(self._ui.methodComboBox.currentData)
+        """The catalog's entry of the chosen model's method; of the one that is wanted if there is no model of it."""
+        info, parameters = self.checkpoint(), self._parameters.node
+        if info is not None:
+            return METHODS.get(info.method)
+        return METHODS.get(parameters.method) if parameters is not None else None
 
     def accepts(self, hint):
         """Whether the chosen method takes a hint, by its name in `SpineSegAILib.hints.Hints`."""
@@ -65,8 +71,8 @@ class Choices:
 
     @property
     def checkpointName(self):
-        """Name or path of the chosen checkpoint; empty if none is chosen."""
-        return self._ui.checkpointComboBox.currentData or ""
+        """Name or path of the chosen model's checkpoint; empty if there is none."""
+        return self._ui.modelComboBox.currentData or ""
 
     def visibleRange(self):
         """Ids of the topmost and the lowest vertebra in view; None for an end that is not given."""
@@ -88,19 +94,19 @@ class Choices:
         return reasons
 
     def _reasonsAgainstCheckpoint(self):
-        method = self.method()
-        if method is None:
-            return [_("No method is selected.")]
         if self.checkpoint() is not None:
             return []
-        if self._ui.checkpointComboBox.count == 0:
+        if self._ui.modelComboBox.count == 0:
+            return [_("There is no model: browse for one, or train one.")]
+        wanted = METHODS.get(self._parameters.node.method)
+        if not self.checkpointName and wanted is not None:
             return [
-                _("There is no checkpoint for {method}: browse for one, train one, or choose another method.").format(
-                    method=method.title
+                _("There is no model for {method}: browse for one, train one, or choose another.").format(
+                    method=wanted.title
                 )
             ]
         return [
-            _("The checkpoint “{name}” is not there any more: choose another one.").format(
+            _("The model “{name}” is not there any more: choose another one.").format(
                 name=Path(self.checkpointName).name
             )
         ]
@@ -111,7 +117,7 @@ class Choices:
         if not refused:
             return []
         return [
-            _("“{volume}” is {plane}; this checkpoint takes {accepted}.").format(
+            _("“{volume}” is {plane}; this model takes {accepted}.").format(
                 volume=volumeNode.GetName(),
                 plane=PLANES[refused],
                 accepted=_(" or ").join(PLANES[p] for p in accepted if p != "single-slice"),
@@ -124,11 +130,7 @@ class Choices:
         """Bring the widgets in line with the parameter node."""
         ui, parameters = self._ui, self._parameters.node
         with self._parameters.showing():
-            method = parameters.method if parameters.method in METHODS else DEFAULT_METHOD
-            if ui.methodComboBox.findData(method) < 0:  # of a checkpoint file; it is not among those that are offered
-                self._addMethod(METHODS[method])
-            ui.methodComboBox.setCurrentIndex(ui.methodComboBox.findData(method))
-            self._fillCheckpoints(method, parameters.checkpoint)
+            self._fillModels(parameters.method, parameters.checkpoint)
             self._fillLevels()
             ui.topLevelComboBox.setCurrentIndex(max(0, ui.topLevelComboBox.findData(parameters.topLevel)))
             ui.bottomLevelComboBox.setCurrentIndex(max(0, ui.bottomLevelComboBox.findData(parameters.bottomLevel)))
@@ -138,47 +140,58 @@ class Choices:
     def setEnabled(self, enabled):
         """Let the reader choose, or not while a segmentation runs."""
         ui = self._ui
-        for widget in (ui.methodComboBox, ui.checkpointBrowseButton, ui.unvalidatedCheckBox):
+        for widget in (ui.modelBrowseButton, ui.unvalidatedCheckBox):
             widget.enabled = enabled
-        for combo, least in ((ui.checkpointComboBox, 1), (ui.topLevelComboBox, 2), (ui.bottomLevelComboBox, 2)):
+        for combo, least in ((ui.modelComboBox, 1), (ui.topLevelComboBox, 2), (ui.bottomLevelComboBox, 2)):
             combo.enabled = enabled and combo.count >= least
 
     def refreshCheckpoints(self):
         """Look for checkpoint files again: some may have come since, e.g. from a training run."""
         self._checkpoints = list_checkpoints()
 
-    def _fillMethods(self):
-        combo = self._ui.methodComboBox
-        for group, title in GROUPS:
-            members = [info for info in METHODS.values() if info.group == group]
-            if not members:
-                continue
-            combo.addItem(title)
-            combo.model().item(combo.count - 1).setEnabled(False)
-            for info in members:
-                self._addMethod(info)
+    def _fillModels(self, method, wanted):
+        """All models, the recommended one first.
 
-    def _addMethod(self, info):
-        combo = self._ui.methodComboBox
-        combo.addItem(info.title, info.id)
-        tip = f"<b>{info.title}</b><br>{info.summary}<br><i>{info.citation}</i>"
-        combo.setItemData(combo.count - 1, tip, qt.Qt.ToolTipRole)
-
-    def _fillCheckpoints(self, method, wanted):
-        combo = self._ui.checkpointComboBox
+        :param method: whose first model is meant where none is named; the default's if empty.
+        :param wanted: name or path of the one that is chosen; empty if none is named.
+        """
+        combo = self._ui.modelComboBox
         combo.clear()
-        known = [info for info in self._checkpoints if info.method == method]
+        known = [i for i in self._checkpoints if i.method in METHODS and METHODS[i.method].group != "comparison"]
         for info in known:
-            combo.addItem(info.title, info.name)
-            combo.setItemData(combo.count - 1, str(info.path), qt.Qt.ToolTipRole)
-        if wanted and wanted not in [info.name for info in known]:
+            self._addModel(info, info.name)
+        if not wanted:
+            first = next((info for info in known if info.method == (method or DEFAULT_METHOD)), None)
+            wanted = first.name if first is not None else ""
+        if wanted and combo.findData(wanted) < 0:
             info = self._info(wanted)
-            if info is None:
+            if info is not None:
+                self._addModel(info, wanted)
+            else:
                 combo.addItem(_("{name} (not found)").format(name=Path(wanted).name), wanted)
-            elif info.method == method:
-                combo.addItem(info.title, wanted)
-                combo.setItemData(combo.count - 1, wanted, qt.Qt.ToolTipRole)
-        combo.setCurrentIndex(max(0, combo.findData(wanted)) if combo.count else -1)
+        if not wanted and known:
+            title = METHODS[method].title if method in METHODS else _("Default")
+            combo.addItem(_("{method} (no model)").format(method=title), "")
+        combo.setCurrentIndex(combo.findData(wanted) if combo.count else -1)
+
+    def _addModel(self, info, data):
+        combo = self._ui.modelComboBox
+        combo.addItem(self._titleOf(info), data)
+        method = METHODS.get(info.method)
+        about = f"<br>{method.summary}<br><i>{method.citation}</i>" if method is not None else ""
+        combo.setItemData(combo.count - 1, f"<b>{info.title}</b>{about}<br>{info.path}", qt.Qt.ToolTipRole)
+
+    @staticmethod
+    def _titleOf(info):
+        """What a model is for; the shipped ones differ in their method, users' own ones in their name."""
+        modality = info.metadata.get("preprocessing", {}).get("modality")
+        purpose = PURPOSES.get((modality, info.scheme.name))
+        if purpose is None or not info.title.startswith(purpose):  # named by its maker
+            return info.title
+        if info.name == DEFAULT_CHECKPOINT:
+            return _("{purpose} · recommended").format(purpose=purpose)
+        method = METHODS.get(info.method)
+        return f"{purpose} · {method.title}" if method is not None else info.title
 
     def _info(self, nameOrPath):
         """What is known of a checkpoint, read from its header; None if it cannot be read."""
@@ -209,25 +222,22 @@ class Choices:
         if info and info.unvalidated:
             names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
             box.toolTip = _(
-                "Also segment what this checkpoint learnt from generated images alone, without a real example: {names}."
-                " The segments are called “(unvalidated)”."
+                "Also segment what this model was trained for on synthetic images alone, without a real example:"
+                " {names}. The segments are called “(unvalidated)”."
             ).format(names=names)
 
     def _showDetails(self):
-        shown = self._ui.checkpointDetailsButton.checked
-        self._ui.checkpointDetailsBrowser.visible = shown
+        shown = self._ui.modelDetailsButton.checked
+        self._ui.modelDetailsBrowser.visible = shown
         if shown:
             info = self.checkpoint()
-            self._ui.checkpointDetailsBrowser.setHtml(detailsHtml(info) if info else _("No checkpoint is chosen."))
+            self._ui.modelDetailsBrowser.setHtml(detailsHtml(info) if info else _("No model is chosen."))
 
     # --- chosen ------------------------------------------------------------------------------------------------------
 
-    def _onMethod(self):
-        if self.method() is not None:
-            self._parameters.write(method=self.method().id, checkpoint="")
-
-    def _onCheckpoint(self):
-        self._parameters.write(checkpoint=self.checkpointName)
+    def _onModel(self):
+        info = self.checkpoint()
+        self._parameters.write(method=info.method if info is not None else "", checkpoint=self.checkpointName)
 
     def _onLevels(self):
         top, bottom = self.visibleRange()
@@ -235,7 +245,7 @@ class Choices:
 
     def _onBrowse(self):
         path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(), _("Checkpoint"), "", _("SpineSegAI checkpoints (*{suffix})").format(suffix=SUFFIX)
+            slicer.util.mainWindow(), _("Model"), "", _("SpineSegAI models (*{suffix})").format(suffix=SUFFIX)
         )
         if isinstance(path, tuple):  # PySide-style bindings give the filter as well
             path = path[0]
@@ -243,7 +253,7 @@ class Choices:
             self.useCheckpointFile(path)
 
     def useCheckpointFile(self, path):
-        """Choose a checkpoint file, and its method with it."""
+        """Choose a model file."""
         try:
             info = read_header(path)
             if info.method not in METHODS:

@@ -1,4 +1,4 @@
-"""The Correct section: one segmentation, its structures, and the tools that change them.
+"""The tab Correct: one segmentation, its structures, and the tools that change them.
 
 Every tool is one click and one undo step. What a tool does to names and voxels is decided in the library
 (`SpineSegAILib.correction`); `scene.corrections` carries it out on segments. Undo is the Segment Editor's, so strokes
@@ -20,13 +20,12 @@ from ..scene import corrections, labelmaps, volumes
 from .editor_bridge import EditorBridge
 from .hint_tools import HintTools
 from .level_tools import LevelTools
-from .measure_tools import MeasureTools
 from .repair_tools import RepairTools
 from .review import Review
 from .series_tools import SeriesTools
 from .undo_tools import UndoTools
+from .warnings_box import WARNING_STYLE, WarningsBox
 
-ERROR_STYLE = "background: #fff3cd; color: #664d03; border: 1px solid #e0c97f; padding: 4px; border-radius: 3px;"
 DONE_STYLE = "color: palette(window-text);"
 
 
@@ -37,16 +36,17 @@ class CorrectionPanel:
     :param parameters: `Parameters`.
     :param choices: `Choices`: what to segment again with.
     :param segmenting: `Segmenting`.
-    :param measuring: `Measuring`.
     """
 
-    def __init__(self, root, parameters, choices, segmenting, measuring):
+    def __init__(self, root, parameters, choices, segmenting):
         self.root = root
         self.ui = slicer.util.childWidgetVariables(root)
         self.parameters = parameters
         self.choices = choices
         self.segmenting = segmenting
         self.segmentationNode = None
+        self.isShown = False  # whether the tab is open: only then the list is kept up to date
+        self.refreshedCallbacks = []  # called after the segments may have changed
         self._observed = []
         self._ownStep = False
         self._updating = False
@@ -58,19 +58,19 @@ class CorrectionPanel:
         self.hints = HintTools(self)
         self.repair = RepairTools(self)
         self.series = SeriesTools(self)
-        self.measures = MeasureTools(self, measuring)
         self.parts = (
-            *(self.editor, self.undo, self.review, self.levels),
-            *(self.hints, self.repair, self.series, self.measures),
+            *(self.undo, self.review, self.editor, self.levels),  # the editor follows the list
+            *(self.hints, self.repair, self.series),
         )
 
         ui = self.ui
         ui.correctMessageLabel.visible = False
+        self.warnings = WarningsBox(ui.correctWarningLabel, ui.correctAnswerButton)
+        self.warnings.answerCallbacks.append(self.levels.choose)
         self._refreshSoon = qt.QTimer()
         self._refreshSoon.setSingleShot(True)
         self._refreshSoon.setInterval(0)
         self._refreshSoon.connect("timeout()", self.refresh)
-        ui.correctCollapsibleButton.connect("contentsCollapsed(bool)", self._refreshSoon.start)
         ui.correctSegmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onSegmentationChosen)
         self.shortcuts = []
         for keys, slot in (
@@ -98,20 +98,20 @@ class CorrectionPanel:
         """The module is opened."""
         for shortcut in self.shortcuts:
             shortcut.setEnabled(True)
-        self.editor.enter()
+        for part in self.parts:
+            part.enter()
         self.refresh()
 
     def exit(self):
         """Another module is opened: it must not be disturbed by our keys or by an effect of the editor."""
         for shortcut in self.shortcuts:
             shortcut.setEnabled(False)
-        self.review.stopPicking()
-        self.editor.exit()
+        for part in self.parts:
+            part.exit()
 
     def onSceneClose(self):
         """Everything in the scene goes away."""
         self.review.stopPicking()
-        self.repair.forgetBox()
         self.setSegmentationNode(None)
         self.editor.onSceneClose()
 
@@ -211,11 +211,20 @@ class CorrectionPanel:
         """Bring the section in line with the segmentation."""
         self.editor.noteDrawn()
         self.undo.keep()
-        if self.ui.correctCollapsibleButton.collapsed:
-            return
-        for part in self.parts:
-            part.show()
+        if self.isShown:
+            for part in self.parts:
+                part.show()
         self.updateButtons()
+        for callback in self.refreshedCallbacks:
+            callback()
+
+    def setShown(self, shown):
+        """The tab was opened, or another one."""
+        self.isShown = shown
+        if shown:
+            self.refresh()
+        else:
+            self.review.stopPicking()
 
     def onSelected(self):
         """The reader chose a structure: everything looks at it."""
@@ -224,11 +233,11 @@ class CorrectionPanel:
         self.updateButtons()
 
     def showMessage(self, text, isError=False):
-        """A sentence at the top of the section."""
+        """A sentence below the level tools."""
         label = self.ui.correctMessageLabel
         label.text = text
         label.visible = bool(text)
-        label.setStyleSheet(ERROR_STYLE if isError else DONE_STYLE)
+        label.setStyleSheet(WARNING_STYLE if isError else DONE_STYLE)
 
     def showError(self, error):
         """Why something could not be done, and what to do."""
@@ -241,8 +250,9 @@ class CorrectionPanel:
         self.ui.correctSegmentationSelector.enabled = not self.segmenting.isRunning
         for part in self.parts:
             part.setEnabled(there, idle)
-        if not there:
-            self.showMessage(_("No segmentation is chosen: segment a volume, or choose one here."))
+        self.ui.correctToolsWidget.visible = there
+        self.ui.correctEmptyLabel.visible = not there
+        self.warnings.show(self.segmentationNode, idle)
 
     # --- changed -----------------------------------------------------------------------------------------------------
 
@@ -272,9 +282,9 @@ class CorrectionPanel:
         try:
             labelling = corrections.labellingOf(self.segmentationNode)
             self.refuseWhileRunning()
+            self.review.table.fill(self.segmentationNode)  # what is selected is what the segments are now
             step = make(labelling)
             volumeNode = None if step.only_names else self.requireVolume()
-            selected = [step.mapping.get(i, i) for i in self.review.table.selected()]
             with self.ownStep():
                 corrections.applyCorrection(self.segmentationNode, volumeNode, step, self.undo.saveState)
         except SpineSegAIError as error:
@@ -282,8 +292,8 @@ class CorrectionPanel:
             return None
         for part in self.parts:
             part.onCorrected(step)
-        self.review.table.fill(self.segmentationNode)
-        self.review.table.select([i for i in selected if i])
+        self.review.table.fill(self.segmentationNode)  # the selection stays on its segments, whatever they are called
+        self.onSelected()
         self.refresh()
         self.showMessage(". ".join([step.words, *(note.rstrip(".") for note in step.notes)]) + ".")
         return step

@@ -87,6 +87,8 @@ class DatasetPanel:
         ui.datasetFolderLineEdit.enabled = ui.datasetFolderButton.enabled = free
         ui.datasetProgressBar.visible = ui.datasetCancelButton.visible = self.isRunning
         ui.mappingGroupBox.visible = self.mapping.isAsking
+        ui.datasetWidget.visible = bool(self.path)
+        ui.datasetEmptyLabel.visible = not self.path
 
     def refresh(self, *_collapsed):
         """Read the manifest again and show its cases. Nothing while the section is folded."""

@@ -5,7 +5,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib.errors import SpineSegAIError
 
 DEVICES = (("auto", _("Automatic")), ("cpu", "CPU"), ("cuda", "NVIDIA GPU (CUDA)"), ("mps", "Apple GPU (MPS)"))
-CPU_STYLE = "color: #c62828;"
+ERROR_STYLE = "color: #c62828;"
 
 
 class DeviceChoice:
@@ -77,18 +77,17 @@ class DeviceChoice:
     def _show(self):
         label = self._label
         if self.answer is None or self.answer[0] != self.chosen:
-            label.text, label.toolTip = "", _("Shown once the segmentation process has started.")
-            label.setStyleSheet("")
+            label.visible = False
             return
         _asked, device, name = self.answer
+        label.visible = True
         label.text = name
         if device is None:
             label.toolTip = _("This device cannot be used: {reason}").format(reason=name)
-            label.setStyleSheet(CPU_STYLE)
-        elif device == "cpu":
-            label.text = _("CPU ({name}): slow").format(name=name)
-            label.toolTip = _("No graphics card is used: a volume takes seconds to minutes.")
-            label.setStyleSheet(CPU_STYLE)
-        else:
-            label.toolTip = device
-            label.setStyleSheet("")
+            label.setStyleSheet(ERROR_STYLE)
+            return
+        label.setStyleSheet("")
+        label.toolTip = device
+        if device == "cpu":
+            label.text = _("CPU ({name})").format(name=name)
+            label.toolTip = _("No graphics card is used.")

@@ -31,6 +31,8 @@ class EditorBridge(Part):
         self._node = None
         self._tag = None
         self._effect = ""
+        self._segmentId = ""  # the editor's segment when it was looked at last
+        self._isTaking = False  # a segmentation, of which the editor chooses a segment by itself
         widget.maximumNumberOfUndoStates = UNDO_STEPS
         widget.segmentationNodeSelectorVisible = False
         widget.sourceVolumeNodeSelectorVisible = False
@@ -45,18 +47,25 @@ class EditorBridge(Part):
         """Nothing is drawn while something runs."""
         self.widget.enabled = idle
 
-    def onSelected(self):
-        """The editor draws on what is selected."""
+    def show(self):
+        """The editor draws on what is selected in the list, also after undo and redo; on nothing where nothing is."""
         segments = self.section.review.table.selectedSegments()
-        if segments:
-            self.widget.setCurrentSegmentID(segments[0])
+        if self.widget.currentSegmentID() not in (segments or [""]):
+            self.widget.setCurrentSegmentID(segments[0] if segments else "")
+        self._segmentId = self.widget.currentSegmentID()
+
+    def onSelected(self):
+        """The same."""
+        self.show()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def enter(self):
         """The module is opened."""
+        self._isTaking = True
         self._selectNode()
         self.widget.updateWidgetFromMRML()
+        self._isTaking = False
 
     def exit(self):
         """Another module is opened: no effect of ours is at work there."""
@@ -75,10 +84,12 @@ class EditorBridge(Part):
     def setSegmentationNode(self, node, volumeNode):
         """Edit this segmentation from now on; None for none."""
         self._before = None
+        self._isTaking = True
         self._selectNode()
         self.widget.setSegmentationNode(node)
         if volumeNode is not None:
             self.widget.setSourceVolumeNode(volumeNode)
+        self._isTaking = False
 
     def _selectNode(self):
         """Our Segment Editor node, made anew after the scene was closed."""
@@ -93,9 +104,9 @@ class EditorBridge(Part):
         self._forgetNode()
         self._node = node
         self._effect = None
-        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onEffect)
+        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onNode)
         self.widget.setMRMLSegmentEditorNode(node)
-        self._onEffect(node)
+        self._onNode(node)
 
     def _forgetNode(self):
         if self._node is not None:
@@ -140,8 +151,22 @@ class EditorBridge(Part):
         self.widget.setActiveEffect(None)
         self._before = None
 
-    def _onEffect(self, node, event=None):
-        """Keep what an effect adds off the other segments; a mask that the reader chooses himself stays."""
+    def _onNode(self, node, event=None):
+        self._onEffect(node)
+        segmentId, before = node.GetSelectedSegmentID() or "", self._segmentId
+        self._segmentId = segmentId
+        if segmentId != before and not self._isTaking:
+            self._follow()
+
+    def _follow(self):
+        """What the user chose in the editor, by its keys, is what the list highlights: there is one selection."""
+        table = self.section.review.table
+        table.fill(self.section.segmentationNode)
+        if self._segmentId and self._segmentId not in table.selectedSegments():
+            table.selectSegment(self._segmentId)
+
+    def _onEffect(self, node):
+        """Keep what an effect adds off the other segments; a mask that the user chooses stays."""
         effect = node.GetActiveEffectName() or ""
         if effect == self._effect:
             return

@@ -37,9 +37,9 @@ class HintTools(Part):
         ui.subsetCheckBox.visible = choices.accepts("structures")
         top, bottom = (anatomy.STRUCTURES[i].name if i else "…" for i in choices.visibleRange())
         ui.rangeHintLabel.text = (
-            _("In view: {top} to {bottom} (“Visible levels” above).").format(top=top, bottom=bottom)
+            _("In view: {top} to {bottom} (“Visible levels” in the tab “Segment”).").format(top=top, bottom=bottom)
             if any(choices.visibleRange())
-            else _("In view: not said (“Visible levels” above).")
+            else _("In view: not given (“Visible levels” in the tab “Segment”).")
         )
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(self.anchors))
         ui.anchorHintLabel.text = _("Known to be right: {levels}.").format(levels=names or _("none"))

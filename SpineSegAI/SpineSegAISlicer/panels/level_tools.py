@@ -107,6 +107,10 @@ class LevelTools(Part):
         if step is not None:
             self.section.hints.addAnchor(level, picked)
 
+    def choose(self, alternative):
+        """Take the other naming that a result offers."""
+        return self.section.do(lambda labelling: correction.choose_naming(labelling, alternative))
+
     def _onCounting(self, index):
         to = self.ui.countingComboBox.currentData
         if index > 0:

@@ -1,4 +1,4 @@
-"""Measuring a segmentation in the worker, into a table of the scene."""
+"""Measuring a segmentation in the worker, into a table of the scene; a picture of it into a file."""
 
 from slicer.i18n import tr as _
 
@@ -38,6 +38,18 @@ class Measuring:
                 onDone=lambda columns, rows: self._onMeasured(segmentationNode, columns, rows, onDone),
                 onError=lambda failure: self._onFailed(segmentationNode, failure),
             )
+        except SpineSegAIError as error:
+            self._messages.show(Failure.of(error))
+        self._changed()
+
+    def report(self, image, result, title, path, onDone):
+        """Write a picture of a result.
+
+        :param image: what was segmented.
+        :param onDone: called without arguments.
+        """
+        try:
+            self._job = self._client.report(image, result, title, path, onDone=onDone, onError=self._messages.show)
         except SpineSegAIError as error:
             self._messages.show(Failure.of(error))
         self._changed()

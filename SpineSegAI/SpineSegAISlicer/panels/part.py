@@ -21,8 +21,14 @@ class Part:
         :param idle: and nothing is being segmented.
         """
 
+    def enter(self):
+        """The module is opened."""
+
+    def exit(self):
+        """Another module is opened, which must not be disturbed."""
+
     def onSelected(self):
-        """The reader has selected other structures."""
+        """The user has selected other structures."""
 
     def onCorrected(self, step):
         """A `correction.Correction` was carried out."""

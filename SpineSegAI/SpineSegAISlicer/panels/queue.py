@@ -24,18 +24,30 @@ class QueuePanel:
         self.segmenting = segmenting
         self.queue = segmenting.queue
         self.messages = messages
+        header = ui.queueTable.horizontalHeader()
+        header.setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        header.setSectionResizeMode(STATE_COLUMN, qt.QHeaderView.ResizeToContents)
         ui.queueCollapsibleButton.connect("contentsCollapsed(bool)", self.update)
+        ui.queueTable.connect("cellChanged(int,int)", self._updateButtons)
+        ui.tickAllButton.connect("clicked(bool)", self._onTickAll)
         ui.queueButton.connect("clicked(bool)", self._onQueue)
         ui.seriesButton.connect("clicked(bool)", self._onSeries)
         self.queue.changedCallbacks.append(self.update)
 
     def update(self):
         """Bring the section in line with the scene and the queue."""
-        idle = not self.segmenting.isRunning
-        self.ui.queueButton.enabled = idle
-        self.ui.seriesButton.enabled = idle and self.parameters.outputVolume is not None
         if not self.ui.queueCollapsibleButton.collapsed:
             self._fillTable()
+        self._updateButtons()
+
+    def _updateButtons(self):
+        ui, idle, some = self.ui, not self.segmenting.isRunning, self.ui.queueTable.rowCount > 0
+        ui.queueEmptyLabel.visible = not some
+        for widget in (ui.queueTable, ui.tickAllButton, ui.queueButton):
+            widget.visible = some
+        ui.tickAllButton.enabled = idle
+        ui.queueButton.enabled = idle and bool(self._tickedVolumeIds())
+        ui.seriesButton.enabled = idle and self.parameters.outputVolume is not None
 
     def _fillTable(self):
         """Volumes of the scene with their state; ticks are kept."""
@@ -52,7 +64,6 @@ class QueuePanel:
             state = qt.QTableWidgetItem(self.queue.states.get(node.GetID(), ""))
             state.setToolTip(self.queue.states.get(node.GetID(), ""))
             table.setItem(row, STATE_COLUMN, state)
-        table.resizeColumnToContents(NAME_COLUMN)
 
     def _tickedVolumeIds(self):
         table = self.ui.queueTable
@@ -61,11 +72,14 @@ class QueuePanel:
 
     def _onQueue(self):
         nodes = [slicer.mrmlScene.GetNodeByID(volumeId) for volumeId in self._tickedVolumeIds()]
-        nodes = [node for node in nodes if node is not None]
-        if not nodes:
-            slicer.util.infoDisplay(_("Tick the volumes that are to be segmented."), windowTitle=_("SpineSegAI"))
-            return
-        self.segmenting.start(nodes)
+        self.segmenting.start([node for node in nodes if node is not None])
+
+    def _onTickAll(self):
+        table = self.ui.queueTable
+        items = [table.item(row, NAME_COLUMN) for row in range(table.rowCount)]
+        all_ = len(self._tickedVolumeIds()) == len(items)
+        for item in items:
+            item.setCheckState(qt.Qt.Unchecked if all_ else qt.Qt.Checked)
 
     def _onSeries(self):
         source = self.parameters.outputVolume
@@ -83,4 +97,4 @@ class QueuePanel:
         self.ui.queueCollapsibleButton.collapsed = False
         self.update()
         made = sum(1 for entry in report if entry[1] is not None)
-        self.messages.say(_("Carried over to {count} of {all} other series.").format(count=made, all=len(report)))
+        self.messages.say(_("Copied to {count} of {all} other series.").format(count=made, all=len(report)))

@@ -1,5 +1,7 @@
 """Repairing a part: segmented again in a box or on a slice, interpolated, smoothed."""
 
+import slicer
+
 from SpineSegAILib.errors import SpineSegAIError
 
 from ..processes import dependencies
@@ -15,6 +17,8 @@ class RepairTools(Part):
         super().__init__(section)
         ui = self.ui
         self.boxNode = None
+        self._repair = None  # the `SegmentAgain` of the box, while it runs
+        section.segmenting.placedCallbacks.append(self._onPlaced)
         for button, slot in (
             (ui.boxButton, self._onBox),
             (ui.repairBoxButton, self._onRepairBox),
@@ -36,9 +40,25 @@ class RepairTools(Part):
         if self.boxNode is not None and self.boxNode.GetScene() is None:
             self.boxNode = None
 
-    def forgetBox(self):
-        """Everything in the scene goes away."""
-        self.boxNode = None
+    def onLeft(self):
+        """The box was for another segmentation."""
+        self.removeBox()
+
+    def exit(self):
+        """In another module the box would be in the way of the mouse."""
+        self.removeBox()
+
+    def removeBox(self):
+        """Take the box out of the views."""
+        node, self.boxNode = self.boxNode, None
+        if node is not None and node.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(node)
+
+    def _onPlaced(self, task):
+        """The box goes once its work is done."""
+        if self._repair is not None and task.again is self._repair:
+            self.removeBox()
+        self._repair = None
 
     # --- segmented again ---------------------------------------------------------------------------------------------
 
@@ -53,7 +73,7 @@ class RepairTools(Part):
 
     def _onRepairBox(self):
         try:
-            self._repair(markups.boxOnGrid(self.boxNode, self.section.requireVolume()))
+            self._repair = self._start(markups.boxOnGrid(self.boxNode, self.section.requireVolume()))
         except SpineSegAIError as error:
             self.section.showError(error)
 
@@ -63,20 +83,25 @@ class RepairTools(Part):
             axis, index = views.shownSlice(self.section.requireVolume())
             box = [slice(None)] * 3
             box[axis] = slice(index, index + 1)
-            self._repair(tuple(box))
+            self._start(tuple(box))
         except SpineSegAIError as error:
             self.section.showError(error)
 
-    def _repair(self, box):
-        """Segment again, and take over what is inside a box of the volume's array (k, j, i)."""
+    def _start(self, box):
+        """Segment again, and take over what is inside a box of the volume's array (k, j, i).
+
+        :returns: the `SegmentAgain`; None if it was not started.
+        """
         if not dependencies.ready():
-            return
+            return None
         section = self.section
         labelling = corrections.labellingOf(section.segmentationNode)
         section.refuseWhileRunning()
         labelling.require_unlocked(())
         # Levels outside stay, so the new result has to count like them.
-        section.segmentAgain(SegmentAgain(anchors=section.hints.centresOf(labelling.vertebrae), box=box))
+        again = SegmentAgain(anchors=section.hints.centresOf(labelling.vertebrae), box=box)
+        section.segmentAgain(again)
+        return again
 
     # --- interpolated, smoothed --------------------------------------------------------------------------------------
 

@@ -113,6 +113,10 @@ class Review(Part):
         else:
             self.picker.stop()
 
+    def exit(self):
+        """A click in another module is not for us."""
+        self.stopPicking()
+
     def stopPicking(self):
         """Wait for no click any more."""
         self.picker.stop()

@@ -51,8 +51,8 @@ class Sampling:
         ui, shown = self._ui, self._shown()
         if shown and dependencies.areInstalled():  # on a fresh Slicer, configs cannot be read
             usual = self._usual()
-            ui.samplesSpinBox.specialValueText = _("{count} (default)").format(count=usual["samples"])
-            ui.stepsSpinBox.specialValueText = _("{count} steps (default)").format(count=usual["steps"])
+            ui.samplesSpinBox.specialValueText = _("{count} samples").format(count=usual["samples"])
+            ui.stepsSpinBox.specialValueText = _("{count} steps").format(count=usual["steps"])
         for name, widgets in (
             ("samples", (ui.samplesLabel, ui.samplesSpinBox)),
             ("steps", (ui.stepsLabel, ui.stepsSpinBox)),
@@ -70,25 +70,23 @@ class Sampling:
         if self._parameters.node is None:  # the worker may say what the device is after the scene was closed
             return
         label = self._ui.estimateLabel
-        label.visible = bool(self._shown())
-        label.text = ""
+        label.text = self._estimate()
+        label.visible = bool(label.text)
+        label.toolTip = _("As the last run on this device with this model went. Starting the process is not in it.")
+
+    def _estimate(self):
         volumeNode, info = self._parameters.inputVolume, self._choices.checkpoint()
-        if not self._shown() or info is None or volumeNode is None or volumeNode.GetImageData() is None:
-            return
+        if info is None or volumeNode is None or volumeNode.GetImageData() is None:
+            return ""
         if not dependencies.areInstalled():
-            return
+            return ""
         seconds, device = None, self._device.name()
         if device is not None:
             evaluations = self._evaluations(self.options())
             seconds = run_times.estimate(device, str(info.path), self._work(volumeNode, info), evaluations)
-        label.text = (
-            _("The time is known after the first run on this device.")
-            if seconds is None
-            else _("About {time} on this device.").format(time=run_times.words(seconds))
-        )
-        label.toolTip = _(
-            "As the last run on this device with this checkpoint went. Starting the process is not in it."
-        )
+        if seconds is not None:
+            return _("About {time} on this device.").format(time=run_times.words(seconds))
+        return _("The time is known after the first run on this device.") if self._shown() else ""
 
     def learn(self, volumeNode, options, result):
         """Remember how long a run took.
@@ -96,13 +94,15 @@ class Sampling:
         :param options: that it was made with.
         """
         info, seconds = self._choices.checkpoint(), result.provenance.get("seconds", {})
-        if options and info is not None and "network" in seconds:
+        if info is not None and "network" in seconds:
             device, evaluations = result.provenance.get("device"), self._evaluations(options)
             run_times.learn(device, str(info.path), self._work(volumeNode, info), evaluations, seconds)
 
     @staticmethod
     def _evaluations(options):
-        return 0 if "preview" in options else options["samples"] * options["steps"]
+        if "preview" in options:
+            return 0
+        return options["samples"] * options["steps"] if options else 1
 
     @staticmethod
     def _work(volumeNode, info):

@@ -35,6 +35,11 @@ class SceneMapping:
         for extent, title in EXTENTS:
             ui.extentComboBox.addItem(title, extent)
         ui.mappingTable.wordWrap = False
+        header = ui.mappingTable.horizontalHeader()
+        for column in (SEGMENT, TARGET):
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
+        for column in (REASON, COUNT):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         ui.mappingTable.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
 
     @property
@@ -88,15 +93,12 @@ class SceneMapping:
             self._choices.append((name, combo, target))
             combo.connect("currentIndexChanged(int)", self._update)
             combo.connect("editTextChanged(QString)", self._update)
-        table.resizeColumnToContents(SEGMENT)
-        table.setColumnWidth(TARGET, 130)
-        table.setColumnWidth(REASON, 120)
 
     def _targetComboBox(self, target):
         combo = qt.QComboBox()
         combo.editable = True
         combo.addItem(_("? choose"), "")
-        combo.addItem(_("leave out"), IGNORE)
+        combo.addItem(_("omit"), IGNORE)
         customs = self._customs
         if target.startswith(CUSTOM) and target[len(CUSTOM) :] not in customs:
             customs = [*customs, target[len(CUSTOM) :]]

@@ -1,4 +1,4 @@
-"""The Segment section: input, the big button, progress.
+"""The tab Segment: input, the big button, progress.
 
 The panel computes nothing. It reads the choices, hands volumes to the worker one after the other, and turns answers
 into nodes. Whatever can go wrong arrives as a `Failure` and is shown with its remedy.
@@ -78,6 +78,7 @@ class SegmentPanel:
             button.enabled = not self.queue.isCancelling
         for widget in (self.ui.inputVolumeSelector, self.ui.outputSegmentationSelector, self.ui.tryLabel):
             widget.enabled = idle
+        self.ui.tryLabel.visible = self.parameters.inputVolume is None
         self.choices.setEnabled(idle)
         self.device.setEnabled(idle)
         self.sampling.update(enabled=idle)

@@ -7,7 +7,7 @@ import slicer
 from ..processes import dependencies
 from ..processes.job_queue import JobQueue
 from ..processes.worker_client import SegmentationRequest
-from ..scene import results, uncertainty, volumes
+from ..scene import results, uncertainty, views, volumes
 from ..scene.segment_again import SegmentAgain
 
 
@@ -72,10 +72,11 @@ class SegmentTask:
         self.key = volumeNode.GetID()
         self.history = None  # `UndoHistory` of the segments that the answer replaced; None if it replaced none
         self.segmentationNode = None  # where the answer was placed
+        self.viewsBefore = views.arrangement()
         self.options = {}
         self._segmenting = segmenting
         self._outputId = outputNode.GetID() if outputNode is not None else None
-        self._again = again
+        self.again = again
         self._chosen = chosen
         self._hints = None
 
@@ -104,8 +105,8 @@ class SegmentTask:
         """
         by, volumeNode = self._segmenting, self.volumeNode
         image = volumes.imageFromVolume(volumeNode)
-        hints = by.steering.hints(volumeNode, self._outputNode, self._chosen, usePrior=self._again is None)
-        self._hints = self._again.hints(hints) if self._again is not None else hints
+        hints = by.steering.hints(volumeNode, self._outputNode, self._chosen, usePrior=self.again is None)
+        self._hints = self.again.hints(hints) if self.again is not None else hints
         self.options = by.sampling.options()
         return SegmentationRequest(
             image=image,
@@ -129,7 +130,7 @@ class SegmentTask:
             for callback in self._segmenting.beforeReplaceCallbacks:
                 callback(outputNode)
 
-        again = self._again
+        again = self.again
         if again is None and outputNode is not None:
             again = SegmentAgain(prior=self._hints.prior)
         place = again.place if again is not None else results.segmentationFromResult

@@ -73,7 +73,7 @@ class SeriesTools(Part):
         except SpineSegAIError as error:
             self.section.showError(error)
             return
-        words = _("Carried over to “{volume}”: check it, the patient may have moved.").format(volume=other.GetName())
+        words = _("Copied to “{volume}”: check it, the patient may have moved.").format(volume=other.GetName())
         self.section.showMessage(words + (" " + _("“Undo” brings back what was there.") if replaced else ""))
 
     def _onRefine(self):

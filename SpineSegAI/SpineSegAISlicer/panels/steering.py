@@ -26,21 +26,10 @@ class Steering:
 
         :param enabled: whether the reader may choose now.
         """
-        ui, method = self._ui, self._choices.method()
+        ui = self._ui
         ui.keypointsLabel.visible = ui.keypointsSelector.visible = self._choices.accepts("keypoints")
-        takes = self._choices.accepts("prior")
-        ui.priorLabel.enabled = takes
-        ui.priorSelector.enabled = takes and enabled
-        ui.priorSelector.toolTip = (
-            _(
-                "Refine a segmentation that SpineSegAI made, as it was or corrected by you. It takes the place of the"
-                " mask that the method would start from. Locked segments stay as they are."
-            )
-            if takes
-            else _("{method} starts from nothing but the image; methods that refine a mask can start from one.").format(
-                method=method.title if method is not None else _("No method")
-            )
-        )
+        ui.priorLabel.visible = ui.priorSelector.visible = self._choices.accepts("prior")
+        ui.priorSelector.enabled = enabled
 
     def chosen(self):
         """Ids of the chosen volume, of its key points and of the segmentation to start from; empty if not chosen.

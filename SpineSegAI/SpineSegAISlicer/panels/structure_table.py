@@ -69,6 +69,7 @@ class StructureTable:
             self.rows = rows
             # Most methods do not tell; no room is spent on it.
             self.table.setColumnHidden(UNCERTAINTY, all(row.uncertainty is None for row in rows))
+            self.table.setColumnHidden(QUALITY, all(row.quality is None for row in rows))
             self._select(lambda row: row.segmentId in selected)
         finally:
             self._filling = False
@@ -107,9 +108,16 @@ class StructureTable:
 
     def select(self, structureIds):
         """Select these structures, and tell."""
+        self._selectRows(lambda row: row.structureId in structureIds)
+
+    def selectSegment(self, segmentId):
+        """Select this segment, whatever it is, and tell."""
+        self._selectRows(lambda row: row.segmentId == segmentId)
+
+    def _selectRows(self, wanted):
         self._filling = True
         try:
-            self._select(lambda row: row.structureId in structureIds)
+            self._select(wanted)
         finally:
             self._filling = False
         self._onSelected()

@@ -36,11 +36,11 @@ class UndoTools(Part):
 
     def undo(self):
         """Take back the last step or stroke."""
-        self._restore(self.section.editor.undo, _("Taken back."))
+        self._restore(self.section.editor.undo, _("Undone."))
 
     def redo(self):
         """Make the step again that was taken back last."""
-        self._restore(self.section.editor.redo, _("Done again."))
+        self._restore(self.section.editor.redo, _("Redone."))
 
     def _restore(self, restore, words):
         section = self.section
@@ -56,7 +56,7 @@ class UndoTools(Part):
                 section.segmentationNode.Modified()
         for part in section.parts:
             part.onRestored()
-        section.showMessage(words if changed else _("There is nothing more to take back or to do again."))
+        section.showMessage(words if changed else _("There is nothing more to undo or redo."))
         section.refresh()
 
     def _times(self):

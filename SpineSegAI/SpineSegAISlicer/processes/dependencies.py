@@ -29,6 +29,9 @@ PACKAGES = (
 TRAINING_PACKAGES = (("accelerate>=1", "2 MB"), ("matplotlib", "9 MB"), ("tqdm", "0.1 MB"))
 """The same, for what training needs besides."""
 
+REPORT_PACKAGES = (("matplotlib", "9 MB"),)
+"""The same, for a report."""
+
 _SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
 
 
@@ -124,7 +127,7 @@ def ensure(more=()):
     if not slicer.util.confirmOkCancelDisplay(question(missing), _("SpineSegAI: install packages")):
         raise NotInstalled(
             _("The packages were not installed, so training cannot start.")
-            if more
+            if more == TRAINING_PACKAGES
             else _("The packages were not installed, so nothing was done.")
         )
     _installing = True
@@ -155,13 +158,14 @@ def ensure(more=()):
         )
 
 
-def ready():
+def ready(more=()):
     """`ensure`, and the reader is told why packages are still missing.
 
+    :param more: packages besides those for segmentation, as `REPORT_PACKAGES`.
     :returns: whether all are there.
     """
     try:
-        ensure()
+        ensure(more)
     except NotInstalled as error:
         slicer.util.errorDisplay(str(error), windowTitle=_("SpineSegAI"))
         return False

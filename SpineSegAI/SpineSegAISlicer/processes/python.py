@@ -92,17 +92,16 @@ class PythonProcess:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def terminate(self):
-        """Ask it and its children to tidy up and end; kill what does not."""
+        """Ask it and its children to tidy up and end; what has not ended some time later is killed."""
         process = self._process
-        if process is None:
-            return
-        _endChildren(process, lambda child: child.terminate(), wait=True)
-        process.terminate()
-        if not process.waitForFinished(GRACE_MILLISECONDS):
-            process.kill()
+        if process is not None:
+            children = _children(process)
+            _tell(children, "terminate")
+            process.terminate()
+            qt.QTimer.singleShot(GRACE_MILLISECONDS, lambda: (_tell(children, "kill"), process.kill()))
 
     def kill(self):
-        """End it and its children at once: PythonSlicer is a launcher that has one."""
+        """End it and its children at once."""
         if self._process is not None:
             _kill(self._process)
 
@@ -167,21 +166,27 @@ class PythonProcess:
 
 
 def _kill(process):
-    _endChildren(process, lambda child: child.kill())
+    _tell(_children(process), "kill")
     process.kill()
 
 
-def _endChildren(process, end, wait=False):
+def _children(process):
+    """Processes that a process has started: PythonSlicer is a launcher that has one."""
     try:
         import psutil
 
-        children = psutil.Process(process.processId()).children(recursive=True)
-        for child in children:
-            end(child)
-        if wait:
-            psutil.wait_procs(children, timeout=GRACE_MILLISECONDS / 1000)
+        return psutil.Process(process.processId()).children(recursive=True)
     except Exception as error:  # already gone, or psutil absent: the launcher's end closes their input
         logging.debug(f"SpineSegAI: children of a process: {error}")
+        return []
+
+
+def _tell(children, what):
+    for child in children:
+        try:
+            getattr(child, what)()
+        except Exception as error:  # already gone
+            logging.debug(f"SpineSegAI: {what} {child}: {error}")
 
 
 _kept = []

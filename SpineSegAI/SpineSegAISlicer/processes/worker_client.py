@@ -8,6 +8,7 @@ import collections
 import contextlib
 import shutil
 import tempfile
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,11 @@ from SpineSegAILib.errors import OutputError
 from .failure import Failure
 from .python import PythonProcess
 
-CANCEL_SECONDS = 0.7
-"""How long the worker may take to stop by itself; then it is killed, so that Cancel acts within a second."""
+SILENT_SECONDS = 2.0
+"""A worker that was asked to stop, and has said nothing for so long, hangs: it is killed."""
+
+CANCEL_SECONDS = 10.0
+"""One that keeps talking, and has not stopped after this time, is killed as well."""
 
 STOP_MILLISECONDS = 300
 """How long the worker may take to end when its input closes, as it does at once unless it computes."""
@@ -66,7 +70,12 @@ class Job:
         self.onDone = onDone
         self.onError = onError
         self.onProgress = onProgress
-        self.cancelled = False
+        self.cancelledAt = None  # when it was asked to stop, on the clock of `time.monotonic`
+
+    @property
+    def cancelled(self):
+        """Whether it was asked to stop."""
+        return self.cancelledAt is not None
 
     def silence(self):
         """Nobody wants to hear of it any more."""
@@ -92,6 +101,7 @@ class WorkerClient:
         self._jobs = {}
         self._waiting = []  # lines that wait for the handshake
         self._number = 0
+        self._heard = 0.0  # when the worker said anything last
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -133,6 +143,26 @@ class WorkerClient:
         self._send(message)
         return job
 
+    def report(self, image, result, title, path, onDone, onError):
+        """Write a picture of a `Segmentation` of an image to a PNG file under a title; `onDone` gets nothing.
+
+        :raises OutputError: the voxels cannot be handed over.
+        """
+        from SpineSegAILib.worker.protocol import ReportRequest, ResultMessage, save_image
+
+        self._ensureStarted()
+        job = self._newJob(lambda event: (), onDone, onError)
+        with self._handingOver(job) as folder:
+            message = ReportRequest(
+                job=job.number,
+                image=save_image(image, folder / "image.npy"),
+                result=ResultMessage.of(result, folder, "result"),
+                title=title,
+                path=str(path),
+            )
+        self._send(message)
+        return job
+
     def describeDevice(self, device, onDone, onError):
         """Ask what a device is; `onDone` gets its id (``"cuda:0"``, ``"cpu"``) and its name. Warms the worker up."""
         from SpineSegAILib.worker.protocol import DeviceRequest
@@ -143,14 +173,17 @@ class WorkerClient:
         return job
 
     def cancel(self, job):
-        """Ask a job to stop; a worker that does not obey is killed (and started again by the next request)."""
+        """Ask a job to stop, which it does between two layers of its network; the worker stays warm.
+
+        One that hangs is killed, and started again by the next request.
+        """
         from SpineSegAILib.worker.protocol import CancelRequest
 
         if not self.isAtWorkOn(job) or job.cancelled:
             return
-        job.cancelled = True
+        job.cancelledAt = time.monotonic()
         self._send(CancelRequest(job=job.number))
-        qt.QTimer.singleShot(int(CANCEL_SECONDS * 1000), lambda: self._killIfStubborn(job))
+        self._watch(job)
 
     def isAtWorkOn(self, job):
         """Whether a job's answer is still to come."""
@@ -229,13 +262,19 @@ class WorkerClient:
         if self._folder is not None:
             shutil.rmtree(self._folder / f"job{job.number}", ignore_errors=True)
 
-    def _killIfStubborn(self, job):
+    def _watch(self, job):
+        """Look at a job that was asked to stop, until it has, or has to be killed."""
         if not self.isAtWorkOn(job):
             return
-        self._addLog(_("The segmentation process did not stop in time and was ended."))
+        until = min(max(job.cancelledAt, self._heard) + SILENT_SECONDS, job.cancelledAt + CANCEL_SECONDS)
+        left = until - time.monotonic()
+        if left > 0:
+            qt.QTimer.singleShot(int(1000 * left) + 1, lambda: self._watch(job))
+            return
+        self._addLog(_("The segmentation process did not answer and was ended."))
         # Do not wait for the operating system: the reader does not.
         self._kill()
-        self._failAll(Failure("WorkerError", _("Another computation was ended with it."), log=self.logTail()))
+        self._failAll(Failure("WorkerError", _("Another running job was stopped as well."), log=self.logTail()))
 
     def _kill(self):
         self._process.kill()
@@ -259,7 +298,7 @@ class WorkerClient:
             self._addLog(_("The segmentation process ended (exit code {code}).").format(code=exitCode))
             message = _("The segmentation process ended unexpectedly (exit code {code}).").format(code=exitCode)
             remedy = _(
-                "Try again. If it happens again, the computer may be short of memory: close other programs,"
+                "Try again. If it happens again, the computer may be short of memory: close other applications,"
                 " or choose “CPU”."
             )
         self._failAll(Failure("WorkerError", message, remedy, self.logTail()))
@@ -275,13 +314,14 @@ class WorkerClient:
     def _onLine(self, line):
         from SpineSegAILib.worker.protocol import EVENT
 
+        self._heard = time.monotonic()
         if not line.strip():
             return
         try:
             event = EVENT.validate_json(line)
         except ValueError as error:
             self._addLog(f"Unexpected output of the segmentation process: {line[:200]!r} ({error})")
-            self._refuse(_("The segmentation process and the panel do not understand each other."))
+            self._refuse(_("The panel and the segmentation process are incompatible versions."))
             return
         if event.event == "ready":
             self._onReady(event)
@@ -352,6 +392,6 @@ def _writing():
         yield
     except OSError as error:
         raise OutputError(
-            _("The voxels cannot be handed over: {error}").format(error=error),
+            _("The image could not be passed to the segmentation process: {error}").format(error=error),
             _("Free some space on the disk that holds temporary files."),
         ) from error

@@ -1,7 +1,8 @@
-"""The reader's corrections on segmentation nodes: what is labelled, a correction carried out, one undo step.
+"""The user's corrections on segmentation nodes: what is labeled, a correction carried out, one undo step.
 
-Renaming moves what segments hold from one to another: their voxels and surfaces stay the very same objects, so it costs
-nothing and nothing can be lost. Only where voxels change are they written anew. Locked segments are never written.
+A segment stays the same object, under the same id, whatever it is called: renaming costs nothing, nothing can be lost,
+and whoever has selected, hidden or drawn on it still has the same thing. Only structures whose voxels change are
+written. Locked segments are never written.
 """
 
 import numpy as np
@@ -9,33 +10,24 @@ import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib import anatomy
-from SpineSegAILib.anatomy.terminology import CONFIDENCE_TAG, QUALITY_TAG, SCHEME_TAG, UNSCALED_TAG, UNVALIDATED_TAG
+from SpineSegAILib.anatomy.terminology import QUALITY_TAG, SCHEME_TAG, STRUCTURE_TAG, UNVALIDATED_TAG
 from SpineSegAILib.correction import LabeledStructures
 from SpineSegAILib.errors import CorrectionError
 from SpineSegAILib.results import check_names
 
 from . import correction_log, labelmaps, results
-from .labelmaps import LABELMAP, SURFACE
+from .labelmaps import LABELMAP
 from .segments import (
-    KEYPOINT_TAG,
-    LOCKED_TAG,
-    UNCERTAINTY_TAG,
     addStructure,
     isLocked,
     nameSegment,
+    segmentOf,
     setTag,
     sortSegments,
     structureOfSegment,
+    structuresOf,
     structuresOfSegmentation,
-    tagOf,
 )
-
-FOLLOWING_TAGS = (
-    *(CONFIDENCE_TAG, QUALITY_TAG, UNVALIDATED_TAG, UNSCALED_TAG, SCHEME_TAG),
-    *(KEYPOINT_TAG, UNCERTAINTY_TAG, LOCKED_TAG),
-)
-"""What goes with the voxels when they get another name."""
-
 
 # --- what is labelled ------------------------------------------------------------------------------------------------
 
@@ -69,106 +61,79 @@ def labellingOf(segmentationNode):
 
 
 def applyCorrection(segmentationNode, volumeNode, correction, saveState=None):
-    """Carry out a `correction.Correction`: ids, names, colours, codes, tags, and voxels where it changes any.
+    """Carry out a `correction.Correction`: names, colors, codes, tags, and voxels where it changes any.
 
     :param volumeNode: the volume that the segmentation belongs to; its voxels are the grid of `correction.patch`.
     :param saveState: called once before anything is changed, for one undo step.
     """
-    if correction.only_names:
-        after = None
-    else:
-        labels = labelmaps.checkedLabels(segmentationNode, volumeNode)
-        import SimpleITK as sitk
-
-        after = correction.apply(sitk.GetArrayViewFromImage(labels))
-
+    labels = None if correction.only_names else labelmaps.checkedLabels(segmentationNode, volumeNode)
     before = frozenset(structuresOfSegmentation(segmentationNode))
     correction_log.readLog(segmentationNode)  # a damaged one is refused before anything is changed
     if saveState is not None:
         saveState()
     with slicer.util.NodeModify(segmentationNode):
-        if after is None:
-            _rename(segmentationNode, correction.mapping)
-        else:
-            _rewrite(segmentationNode, volumeNode, correction.mapping, after)
-        _describe(segmentationNode, before, correction.mapping)
+        _rename(segmentationNode.GetSegmentation(), correction.mapping)
+        made = _redraw(segmentationNode, volumeNode, labels, correction) if labels is not None else set()
+        _describe(segmentationNode, before, made | set(correction.mapping.values()))
         sortSegments(segmentationNode.GetSegmentation())
         results.updateSummary(segmentationNode)
         correction_log.addToLog(segmentationNode, correction.log_entry(before))
         segmentationNode.Modified()
 
 
-def _rename(segmentationNode, mapping):
-    """What segments hold goes to the segments of the new names; nothing is merged or removed."""
-    segmentation = segmentationNode.GetSegmentation()
-    structures = structuresOfSegmentation(segmentationNode)
-    held = {new: _Held(segmentation.GetSegment(structures[old])) for old, new in mapping.items() if old in structures}
-    left = [structures[old] for old in mapping if old in structures and old not in held]
-    for segmentId in left:
-        segmentation.GetSegment(segmentId).RemoveAllRepresentations()  # else Slicer erases the voxels that move on
+def _rename(segmentation, mapping):
+    """Segments become other structures. Of those that become the same one, one stays: that which was it before."""
+    structures = structuresOf(segmentation)
+    kept, gone = {}, []
+    for old in sorted(mapping, key=lambda i: mapping[i] != i):
+        if old in structures:
+            new = mapping[old]
+            if new and new not in kept:
+                kept[new] = segmentation.GetSegment(structures[old])
+            else:
+                gone.append(structures[old])
+    _remove(segmentation, gone)
+    for new, segment in kept.items():
+        setTag(segment, STRUCTURE_TAG, str(new))
+
+
+def _remove(segmentation, segmentIds):
+    labelmaps.takeOutVoxels(segmentation, segmentIds)
+    for segmentId in segmentIds:
         segmentation.RemoveSegment(segmentId)
-    for new, content in held.items():
-        if new in structures:
-            content.give(segmentation.GetSegment(structures[new]))
-        else:
-            segment = slicer.vtkSegment()
-            content.give(segment)
-            addStructure(segmentation, segment, new)
 
 
-class _Held:
-    """What a segment holds, apart from its name: representations, label value, tags."""
+def _redraw(segmentationNode, volumeNode, labels, correction):
+    """Give other voxels to the structures that a correction changes, once they have their names.
 
-    def __init__(self, segment):
-        self.representations = {name: segment.GetRepresentation(name) for name in (LABELMAP, SURFACE)}
-        self.labelValue = segment.GetLabelValue()
-        self.tags = {tag: tagOf(segment, tag) or None for tag in FOLLOWING_TAGS}
+    :returns: ids of the structures whose segments are new.
+    """
+    import SimpleITK as sitk
 
-    def give(self, segment):
-        segment.RemoveAllRepresentations()
-        segment.SetLabelValue(self.labelValue)
-        for name, data in self.representations.items():
-            if data is not None:
-                segment.AddRepresentation(name, data)
-        self.giveTags(segment)
-
-    def giveTags(self, segment):
-        for tag, value in self.tags.items():
-            setTag(segment, tag, value)
-
-
-def _rewrite(segmentationNode, volumeNode, mapping, labels):
-    """Voxels as an array says, and tags as the names say; of what is merged, the one that had the name keeps its."""
+    before = sitk.GetArrayViewFromImage(labels)
+    after = correction.apply(before)
+    changed = correction.redrawn(before)
     segmentation = segmentationNode.GetSegmentation()
-    structures = structuresOfSegmentation(segmentationNode)
+    structures = structuresOf(segmentation)
     locked = {s for s, i in structures.items() if isLocked(segmentation.GetSegment(i))}
-    tags = {new: _Held(segmentation.GetSegment(structures[old])) for old, new in mapping.items() if old in structures}
-    tags |= {s: _Held(segmentation.GetSegment(i)) for s, i in structures.items() if s not in mapping}
-    there = np.zeros(int(labels.max(initial=0)) + 1, bool)
-    there[labels] = True
-    present = anatomy.sorted_ids(set(np.flatnonzero(there).tolist()) - locked - {0})
+    there = np.bincount(after.ravel(), minlength=max(anatomy.STRUCTURES) + 1) > 0
     segmentationNode.RemoveClosedSurfaceRepresentation()  # made again when asked for
-    gone = [segmentId for s, segmentId in structures.items() if s not in locked and s not in present]
-    labelmaps.takeOutVoxels(segmentation, gone)
-    for segmentId in gone:
-        segmentation.RemoveSegment(segmentId)
-    labelmaps.writeVoxels(segmentation, labels, present, volumeNode)
-    structures = structuresOfSegmentation(segmentationNode)
-    scheme = results.schemeOf(segmentationNode).name
-    for s in present:
-        segment = segmentation.GetSegment(structures[s])
-        if s in tags:
-            tags[s].giveTags(segment)
-        else:
-            setTag(segment, SCHEME_TAG, scheme)
+    _remove(segmentation, [structures[s] for s in changed if s in structures and not there[s]])
+    written = {s for s in {*changed, *labelmaps.structuresAside(segmentation)} - locked if there[s]}
+    labelmaps.writeVoxels(segmentation, after, anatomy.sorted_ids(written), volumeNode)
+    for s in changed & written:
+        setTag(segmentOf(segmentationNode, s), QUALITY_TAG, None)  # was of the outline that it had
+    made = written - set(structures)
+    for s in made:
+        setTag(segmentOf(segmentationNode, s), SCHEME_TAG, results.schemeOf(segmentationNode).name)
+    return made
 
 
-def _describe(segmentationNode, before, mapping):
+def _describe(segmentationNode, before, touched):
     """Name what was renamed, and discs whose neighbours were; names that a reader gave to others stay."""
     segmentation = segmentationNode.GetSegmentation()
     structures = structuresOfSegmentation(segmentationNode)
     extent = results.schemeOf(segmentationNode).extent
-    touched = {new for old, new in mapping.items() if new}
     for s, segmentId in structures.items():
         segment = segmentation.GetSegment(segmentId)
         same = anatomy.display_name(s, before, extent) == anatomy.display_name(s, structures, extent)

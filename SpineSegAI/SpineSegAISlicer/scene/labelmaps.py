@@ -41,6 +41,15 @@ def writeVoxels(segmentation, labels, structureIds, volumeNode):
             addStructure(segmentation, segment, structureId)
 
 
+def structuresAside(segmentation):
+    """Structures that are not in the image which most segments share; written together, they share a second one."""
+    structures = structuresOf(segmentation)
+    held = {s: segmentation.GetSegment(i).GetRepresentation(LABELMAP) for s, i in structures.items()}
+    images = [image for image in held.values() if image is not None]
+    main = max(images, key=images.count, default=None)
+    return {s for s, image in held.items() if image is not None and image is not main}
+
+
 def takeOutVoxels(segmentation, segmentIds):
     """Take the voxels away from segments, also where other segments go on using the same image."""
     values = {}

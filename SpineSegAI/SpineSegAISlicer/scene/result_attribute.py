@@ -27,3 +27,14 @@ def write(segmentationNode, document):
 def warningsOf(segmentationNode):
     """Sentences that the reader should see, e.g. that the sacrum is not visible and levels are a guess."""
     return read(segmentationNode).get("warnings", [])
+
+
+def alternativesOf(segmentationNode):
+    """The other namings that a reader is asked about (`results.Alternative`), best first."""
+    from SpineSegAILib.results import Alternative
+
+    try:
+        found = [Alternative.from_document(a) for a in read(segmentationNode).get("alternatives", ())]
+    except (KeyError, TypeError, ValueError):  # someone edited the scene
+        return []
+    return [alternative for alternative in found if alternative.question and alternative.mapping]

@@ -1,27 +1,35 @@
-"""How unsure a method is of each voxel, as a volume node that can be laid over the image.
+"""How uncertain a method is of each voxel, as a volume node that can be laid over the image.
 
-A volume has one map: a new result fills it anew. A map belongs to a segmentation as long as both were made by the same
-result, which the map's copy of the structures' means tells: after an undo it belongs to it no more.
+A volume has one map: a new result fills it again. A map belongs to a segmentation as long as both were made by the same
+result, which the map's copy of the structures' means tells: after an undo it no longer does. A map's value is the
+standard deviation of what a voxel is: √(p (1 − p)), where p is the chance that it belongs to another structure than it
+was given.
 """
 
 import json
 
+import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import result_attribute
+from . import labelmaps, result_attribute
 from .results import placeInStudyOf
-from .volumes import UNCERTAINTY_ATTRIBUTE, isUncertaintyMap
+from .segments import structuresOfSegmentation
+from .volumes import UNCERTAINTY_ATTRIBUTE, ijkToWorldMatrix, isUncertaintyMap
 
 ROLE = "SpineSegAI.Uncertainty"
 """Node reference of a volume to its map."""
 
-WINDOW = (0.0, 0.5)
-"""Half is the largest standard deviation that a probability can have."""
+LEAST_CHANCE, MOST_CHANCE = 0.2, 0.5
+"""What is shown: from one chance in five that a voxel belongs to another structure, to even chances. All edges are less
+certain than the inside; below a fifth there is nothing to look at."""
 
-TRANSPARENT_BELOW = 0.05
-"""Samples differ by a few per cent all along the edges: from here on there is something to look at."""
+WINDOW = tuple((p * (1 - p)) ** 0.5 for p in (LEAST_CHANCE, MOST_CHANCE))
+"""The same as standard deviations: 0.4 to 0.5."""
+
+SURROUNDINGS_MM = 10.0
+"""A map is shown as far from the structures; elsewhere, methods are uncertain of skin and bowel."""
 
 OVERLAY_OPACITY = 0.7
 """The image shows through, and edges can still be told."""
@@ -52,7 +60,9 @@ def mapFromResult(result, volumeNode, segmentationNode):
         node.CreateDefaultDisplayNodes()
         _setDisplay(node.GetDisplayNode())
     with slicer.util.NodeModify(node):
-        slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(result.uncertainty))
+        values = sitk.GetArrayFromImage(result.uncertainty)
+        values[~_surroundings(segmentationNode, volumeNode)] = 0
+        slicer.util.updateVolumeFromArray(node, values)
         matrix = vtk.vtkMatrix4x4()
         volumeNode.GetIJKToRASMatrix(matrix)
         node.SetIJKToRASMatrix(matrix)
@@ -63,14 +73,27 @@ def mapFromResult(result, volumeNode, segmentationNode):
 
 
 def _setDisplay(displayNode):
-    # Yellow to red: seen on grey, and one of the tables that Slicer makes itself.
+    # Yellow to red: seen on gray, and one of the tables that Slicer makes itself.
     warm = slicer.vtkSlicerColorLogic.GetColorTableNodeID(slicer.vtkMRMLColorTableNode.Warm1)
     displayNode.SetAndObserveColorNodeID(warm)
     displayNode.SetAutoWindowLevel(False)
     displayNode.SetWindowLevelMinMax(*WINDOW)
     displayNode.SetAutoThreshold(False)
-    displayNode.SetThreshold(TRANSPARENT_BELOW, 1.0)
+    displayNode.SetThreshold(WINDOW[0], 1.0)
     displayNode.SetApplyThreshold(True)
+
+
+def _surroundings(segmentationNode, volumeNode):
+    """Where a map is shown: boxes around every voxel of a structure, as a boolean array (k, j, i)."""
+    segments = dict.fromkeys(structuresOfSegmentation(segmentationNode).values(), 1)
+    near = labelmaps.mergedArray(segmentationNode, segments, volumeNode) > 0
+    for axis, mm in enumerate(np.linalg.norm(ijkToWorldMatrix(volumeNode)[:3, :3], axis=0)[::-1]):
+        reach = round(SURROUNDINGS_MM / mm)
+        # A voxel is near if the running count of structure voxels grows within reach on both sides of it.
+        wide = np.pad(near, [(reach + 1, reach) if a == axis else (0, 0) for a in range(3)])
+        count = np.moveaxis(np.cumsum(wide, axis=axis, dtype=np.int32), axis, 0)
+        near = np.moveaxis(count[2 * reach + 1 :] > count[: -2 * reach - 1], 0, axis)
+    return near
 
 
 def mapOf(segmentationNode, volumeNode):

@@ -8,6 +8,56 @@ from SpineSegAILib.errors import CorrectionError
 
 from . import volumes
 
+SAGITTAL_LAYOUT = 5525
+"""Number of our layout among Slicer's: any that no other extension uses."""
+
+SAGITTAL_LAYOUT_XML = """<layout type="horizontal" split="true">
+ <item splitSize="650"><view class="vtkMRMLSliceNode" singletontag="Yellow">
+  <property name="orientation" action="default">Sagittal</property>
+  <property name="viewlabel" action="default">Y</property>
+  <property name="viewcolor" action="default">#EDD54C</property>
+ </view></item>
+ <item splitSize="350"><layout type="vertical" split="true">
+  <item><view class="vtkMRMLViewNode" singletontag="1">
+   <property name="viewlabel" action="default">1</property>
+  </view></item>
+  <item><view class="vtkMRMLSliceNode" singletontag="Red">
+   <property name="orientation" action="default">Axial</property>
+   <property name="viewlabel" action="default">R</property>
+   <property name="viewcolor" action="default">#F34A33</property>
+  </view></item>
+ </layout></item>
+</layout>
+"""
+"""A large sagittal view beside the 3D and the axial view."""
+
+
+def arrangement():
+    """Layout and slices that are shown: equal as long as nobody has changed them. None where there are no views."""
+    layoutManager = slicer.app.layoutManager()
+    if layoutManager is None:
+        return None
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    slices = {node.GetID(): (node.GetOrientation(), node.GetSliceOffset()) for node in nodes}
+    return layoutManager.layout, slices
+
+
+def showResult(volumeNode, segmentationNode, before):
+    """Show a new result in a sagittal layout, the spine centred; nothing if the user has arranged the views himself.
+
+    :param before: `arrangement` when the segmentation was started.
+    """
+    layoutNode = slicer.vtkMRMLLayoutNode
+    usual = (layoutNode.SlicerLayoutFourUpView, layoutNode.SlicerLayoutConventionalView)
+    if before is None or before[0] not in usual or arrangement() != before:
+        return
+    layoutManager = slicer.app.layoutManager()
+    node = layoutManager.layoutLogic().GetLayoutNode()
+    if not node.IsLayoutDescription(SAGITTAL_LAYOUT):
+        node.AddLayoutDescription(SAGITTAL_LAYOUT, SAGITTAL_LAYOUT_XML)
+    layoutManager.setLayout(SAGITTAL_LAYOUT)
+    centreViews(volumeNode, segmentationNode)
+
 
 def centreOfSpine(segmentationNode):
     """World position (RAS, mm) to look at: the middle of the structures' common box."""

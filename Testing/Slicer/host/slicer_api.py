@@ -35,6 +35,7 @@ NOT_IN_THE_FILE: dict[str, dict[str, str]] = {
     },
     "QDesktopServices": {"openUrl": "static; Slicer's own modules call it"},
     "QUiLoader": {"load": "`slicer.util.loadUI` calls it"},
+    "QSizePolicy": dict.fromkeys(("Preferred", "Ignored"), "values of `QWidget.setSizePolicy`; Slicer's DICOM module"),
     "QFile": dict.fromkeys(("ReadOnly", "exists", "fileName", "open"), "`slicer.util.loadUI` uses it"),
     "QWidgetItem": {"widget": "what a layout's `itemAt` and `takeAt` give; `slicer.util.reloadScriptedModule` uses it"},
     "Application": dict.fromkeys(
