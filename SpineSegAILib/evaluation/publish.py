@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..anatomy import Kind
 from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
 from ..errors import ConfigError
 from ..files import atomic_write
@@ -25,6 +26,9 @@ from .dataset import evaluate_dataset
 from .phantoms import write_phantoms
 from .templates import render
 from .variants import VARIANTS
+
+LEAST_CASES, LEAST_DICE = 3, 0.8
+"""What a structure must reach on unseen cases, so that results hold it without being asked to."""
 
 LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
 
@@ -112,6 +116,7 @@ def publish(
     trust = _phantoms(checkpoint, predictor, what, report) if what.phantoms else []
     metadata = {
         **checkpoint.metadata,
+        "unvalidated": experimental(checkpoint, document["variants"]["full"]),
         "validation": {variant: main_results(summary) for variant, summary in document["variants"].items()},
         "validation_command": document["command"],
         "licence": LICENCE,
@@ -177,6 +182,26 @@ def model_card(
         more=[text.strip() for text in what.more],
     )
     return text.rstrip() + "\n"
+
+
+def experimental(checkpoint: CheckpointInfo, summary: Mapping[str, Any]) -> list[str]:
+    """Structures that a result holds on request only.
+
+    They are those that no real case of the training showed, and those that unseen cases do not show to be good: scored
+    in fewer than `LEAST_CASES`, or with a mean Dice below `LEAST_DICE`. Posterior elements, which readers draw without
+    their levels, are judged together. What no reader drew in an unseen case is left as the training has it.
+
+    Args:
+        summary: of an evaluation on unseen cases.
+    """
+    found = []
+    for known in checkpoint.scheme.structures:
+        together = summary["groups"].get("posterior elements") if known.kind is Kind.POSTERIOR else None
+        row = together or summary["structures"].get(known.name)
+        good = row is None or (row["scored"] >= LEAST_CASES and (row["dice"] or 0.0) >= LEAST_DICE)
+        if known.id in checkpoint.unvalidated or not good:
+            found.append(known.name)
+    return found
 
 
 def main_results(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From a trained checkpoint to one that can be handed on: calibrated, evaluated, with a card."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from SpineSegAILib.errors import ConfigError, DatasetError
 from SpineSegAILib.evaluation import VARIANTS, calibrate
 from SpineSegAILib.evaluation.calibrate import fit_calibration
 from SpineSegAILib.evaluation.measurements import compare_measurements, measurement_summary
-from SpineSegAILib.evaluation.publish import Publication, Row, publish
+from SpineSegAILib.evaluation.publish import Publication, Row, experimental, publish
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.imaging.geometry import like
@@ -171,3 +172,21 @@ def test_an_interrupted_publication_leaves_nothing(manifest, tmp_path, monkeypat
     with pytest.raises(RuntimeError):
         publish(info, Publication("b", [manifest], "validation", "", ""), tmp_path / "out", device="cpu")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_unseen_cases_do_not_show_to_be_good_is_experimental(tmp_path):
+    def row(scored, dice):
+        return {"scored": scored, "dice": dice}
+
+    info = checkpoint(tmp_path / "a.safetensors")
+    assert experimental(info, {"groups": {}, "structures": {}}) == [STRUCTURES[i].name for i in info.unvalidated]
+    found = {"L1": row(6, 0.95), "L2": row(2, 0.95), "L3": row(6, 0.79), "L1/L2": row(3, 0.80), "L2/L3": row(0, None)}
+    assert experimental(info, {"groups": {}, "structures": found}) == ["L2", "L3", "L2/L3", "canal"]
+    whole = replace(
+        info, metadata={**info.metadata, "method": {**info.metadata["method"], "scheme": "lumbar-mr-posterior"}}
+    )
+    together = {"groups": {"posterior elements": row(6, 0.7)}, "structures": {"L1": row(6, 0.95)}}
+    names = experimental(whole, together)
+    assert "L4 posterior elements" in names and "L1" not in names and "S1" not in names
+    together["groups"]["posterior elements"] = row(6, 0.81)
+    assert "L4 posterior elements" not in experimental(whole, together)
