@@ -179,18 +179,20 @@ class ResultPanel:
             return None
 
     def _onSaveTable(self):
-        path = self._fileName(_("Measurements"), _("Table (*.csv)"), ".csv")
-        if path:
-            self.saveTable(path)
+        if dependencies.ready():  # before anyone looks for a folder in vain
+            path = self._fileName(_("Measurements"), _("Table (*.csv)"), ".csv")
+            if path:
+                self.saveTable(path)
 
     def saveTable(self, path):
         """Measure, and write the table to a CSV file."""
         self.measure(lambda tableNode: self._writing(path, lambda: tables.writeTable(tableNode, path)))
 
     def _onSaveReport(self):
-        path = self._fileName(_("Report"), _("Picture (*.png)"), ".png")
-        if path:
-            self.saveReport(path)
+        if dependencies.ready(dependencies.REPORT_PACKAGES):
+            path = self._fileName(_("Report"), _("Picture (*.png)"), ".png")
+            if path:
+                self.saveReport(path)
 
     def saveReport(self, path):
         """Write a picture of the result with its levels and warnings."""
