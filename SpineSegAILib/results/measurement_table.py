@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from .column import Column
 from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS, measure_all
 from .segmentation import Segmentation
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table.
-
-    Attributes:
-        key: stable name.
-        title: what a user reads, with the unit.
-        description: how it is measured.
-    """
-
-    key: str
-    title: str
-    description: str = ""
-
 
 NOTES = Column("notes", "Notes", "why a value is not given, and what is unusual")
 _TRUST = (

@@ -228,6 +228,7 @@ class UncertaintyTest(SamplingCase):
         self.openPanel()
         table = self.widget.correctionPanel.review.table
         self.run_to_the_end()
+        self.widget.tabs.show("correctTab")
         self.waitUntil(lambda: table.rows)
         self.assertTrue(table.table.isColumnHidden(UNCERTAINTY))
         self.choose("verdiff-net")

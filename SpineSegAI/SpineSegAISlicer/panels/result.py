@@ -1,5 +1,7 @@
 """The result: warnings, how the segments are shown, what can be made of them, and files."""
 
+import re
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -219,7 +221,7 @@ class ResultPanel:
             )
 
     def _fileName(self, title, kinds, suffix):
-        name = self.parameters.outputSegmentation.GetName() + suffix
+        name = re.sub(r'[/\\:*?"<>|]', "_", self.parameters.outputSegmentation.GetName()) + suffix
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds)
         if isinstance(path, tuple):  # PySide-style bindings give the filter as well
             path = path[0]
