@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from panel_case import PanelCase, host, make_volume, qt, sagittal
+from panel_case import PanelCase, host, make_volume, qt, sagittal, slicer
 
 SIZE = (39, 305, 305)
 """Slices, rows, columns of a usual lumbar MR."""
@@ -63,6 +63,7 @@ class Pauses(PanelCase):
     def measure(self):
         """Step → the longest pause (seconds) by the clock, and in processor time."""
         self.pauses = {}
+        slicer.mrmlScene.Clear(0)
         make_volume("Large", SIZE, sagittal((0.8, 0.8, 3.3), (-60.0, 120.0, 120.0)))
         self.step(
             "opening", lambda: self.openPanel(DOUBLE_SECONDS="0.3"), lambda: self.panel.device.answer is not None

@@ -163,7 +163,7 @@ class DecimalCommaTest(PanelCase):
         self.assertAlmostEqual(self.widget._parameterNode.opacity, 0.25)
         np.testing.assert_allclose(labelmaps.centreOf(self.output(), 23), centre)
         spacing = self.widget._parameterNode.inputVolume.GetSpacing()
-        np.testing.assert_allclose(spacing, (1.0, 1.25, 4.0))
+        np.testing.assert_allclose(spacing, (1.25, 1.0, 4.0))
         self.assertIsNotNone(volume)
         self.assertEqual(self.dialogs, [])
 
