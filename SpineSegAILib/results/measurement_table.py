@@ -14,7 +14,7 @@ _TRUST = (
     Column("outline_quality", "Outline quality", "how far the structure's outline can be trusted, 0 to 1"),
 )
 _ABOUT = (
-    Column("unvalidated", "Experimental", "learned from synthetic images alone"),
+    Column("unvalidated", "Experimental", "not validated on real cases"),
     Column("touches_border", "Cut by the border", "not wholly in the image"),
 )
 

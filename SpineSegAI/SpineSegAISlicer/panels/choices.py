@@ -225,7 +225,7 @@ class Choices:
         if info and info.unvalidated:
             names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
             box.toolTip = _(
-                "Also segment what this model was trained for on synthetic images alone, without a real example:"
+                "Also segment structures for which this model is not validated on real cases:"
                 " {names}. The segments are called “(unvalidated)”."
             ).format(names=names)
 
