@@ -51,7 +51,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         :param hints: `SpineSegAILib.hints.Hints`, e.g. ``Hints(visible=(18, 26))`` for T11 to S1.
         :param options: options of the method, name → value.
-        :param includeUnvalidated: also structures that the checkpoint learnt from generated images alone.
+        :param includeUnvalidated: also experimental structures, which are not validated on real cases.
         :param segmentationNode: node to update; its locked segments stay as they are. A new one if not given.
         :param progress: function of a fraction (0…1) and a sentence.
         :returns: the segmentation node.

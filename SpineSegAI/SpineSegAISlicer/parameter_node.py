@@ -21,7 +21,7 @@ class SpineSegAIParameterNode:
     samples, steps, preview - of methods that sample: masks drawn and steps of each, 0 for as many as the checkpoint was
         made for; or only what they would start from.
     priorSegmentation - what such a method starts from; its own mask if not set.
-    includeUnvalidated - also segment what the checkpoint learnt from generated images alone.
+    includeUnvalidated - also segment experimental structures, which are not validated on real cases.
     opacity - of the segments.
     """
 

@@ -62,7 +62,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onNodeAdded)
         self.initializeParameterNode()
-        qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUp)
+        qt.QTimer.singleShot(WARM_UP_MILLISECONDS, self.segmentPanel.warmUpInSteps)
 
     def _setUpSegment(self):
         """The tab Segment: the input, the result, and several volumes."""

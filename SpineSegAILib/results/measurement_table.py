@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from .column import Column
 from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS, measure_all
 from .segmentation import Segmentation
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table.
-
-    Attributes:
-        key: stable name.
-        title: what a user reads, with the unit.
-        description: how it is measured.
-    """
-
-    key: str
-    title: str
-    description: str = ""
-
 
 NOTES = Column("notes", "Notes", "why a value is not given, and what is unusual")
 _TRUST = (
@@ -30,7 +14,7 @@ _TRUST = (
     Column("outline_quality", "Outline quality", "how far the structure's outline can be trusted, 0 to 1"),
 )
 _ABOUT = (
-    Column("unvalidated", "Experimental", "learned from synthetic images alone"),
+    Column("unvalidated", "Experimental", "not validated on real cases"),
     Column("touches_border", "Cut by the border", "not wholly in the image"),
 )
 

@@ -77,9 +77,9 @@ def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs:
     extent = (said[1] if said else None) or tag_extent or (named[1] if named else None)
     if key in table:
         return Placement(table[key], "table", extent)
-    if named and named[0] not in GENERIC_IDS:  # “vertebra” alone says less than a tag or a code
+    if named and named[0] not in (*GENERIC_IDS, tagged):  # “vertebra” alone says less than a tag or a code
         note = ""
-        if tagged is not None and tagged != named[0]:
+        if tagged is not None:
             note = (
                 f"“{name}” was made as {STRUCTURES[tagged].name} and renamed by hand: "
                 f"it is taken as {STRUCTURES[named[0]].name}."

@@ -18,7 +18,7 @@ from ..anatomy import STRUCTURES
 from ..errors import HintError, ImageError
 from ..hints import Anchor, Hints, Point
 from ..results import Segmentation
-from ..results.measurement_table import Column
+from ..results.column import Column
 
 PROTOCOL = 3
 """Raised whenever a message changes its meaning; both ends refuse another number."""

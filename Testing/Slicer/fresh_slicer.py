@@ -75,12 +75,14 @@ class FreshSlicerTest(PanelCase):
     def test_a_segmentation_can_be_looked_at(self):
         node = self.segmentation()
         self.openPanel()
+        self.widget.tabs.show("correctTab")
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
         self.assertIs(correct.editor.widget.segmentationNode(), node)
         self.assertEqual([row.structureId for row in correct.review.table.rows], [23, 24])
         self.widget.cleanup()
         self.openPanel()  # with the choice in the scene
+        self.widget.tabs.show("correctTab")
         self.assertEqual(len(self.widget.correctionPanel.review.table.rows), 2)
         self.assertEqual(self.asked, [])
 
@@ -88,6 +90,7 @@ class FreshSlicerTest(PanelCase):
         node = self.segmentation()
         node.SetAttribute("SpineSegAI.CorrectionLog", '{"entries": [{"tool": "shift"}]}')
         self.openPanel()
+        self.widget.tabs.show("correctTab")
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
         correct.ui.structuresTable.selectRow(0)
@@ -106,6 +109,7 @@ class FreshSlicerTest(PanelCase):
         node = self.segmentation()
         make_volume("Another")
         self.openPanel()
+        self.widget.tabs.show("correctTab")
         correct = self.widget.correctionPanel
         correct.ui.correctSegmentationSelector.setCurrentNode(node)
         correct.ui.structuresTable.selectRow(0)
@@ -113,7 +117,7 @@ class FreshSlicerTest(PanelCase):
         for button in (
             *(correct.ui.shiftUpButton, correct.ui.swapButton, correct.ui.smoothButton, correct.ui.interpolateButton),
             *(correct.ui.againButton, correct.ui.repairBoxButton, correct.ui.carryButton, correct.ui.refineButton),
-            *(self.ui.csvButton, self.ui.measureButton, self.ui.applyButton),
+            *(self.ui.csvButton, self.ui.reportButton, self.ui.measureButton, self.ui.applyButton),
         ):
             self.asked.clear()
             self.dialogs.clear()

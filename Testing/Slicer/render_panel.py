@@ -1,7 +1,8 @@
 """Draw the panel as users see it: ``python Testing/Slicer/render_panel.py FOLDER [IMAGE [CHECKPOINT]]``.
 
 Writes ``TAB-STATE-WIDTH-STYLE.png`` for every tab and state, at two widths, light and dark, from one run of the shipped
-default model (or another) on an image that SimpleITK reads (or the shipped sample).
+default model (or another) on an image that SimpleITK reads (or the shipped sample). For screens that are scaled, set
+``QT_SCALE_FACTOR=1.5``.
 """
 
 import sys
@@ -92,6 +93,7 @@ class Camera:
         self._frame = unwrap(widget.parent)
 
     def __call__(self, name, tab="segmentTab"):
+        from host.pythonqt import unwrap
         from PySide6.QtGui import QColor, QPalette
         from PySide6.QtWidgets import QApplication
 
@@ -108,9 +110,9 @@ class Camera:
             for width in WIDTHS:
                 frame.resize(width, 100)
                 host.wait_until(lambda: False, 0.05)
-                frame.resize(width, frame.layout().totalHeightForWidth(width) if frame.hasHeightForWidth() else 0)
-                host.wait_until(lambda: False, 0.05)
-                frame.resize(width, max(frame.minimumSizeHint().height(), frame.height()))
+                page = unwrap(getattr(self._widget.ui, tab))  # the tabs themselves are as high as the highest of them
+                height = max(page.layout().totalHeightForWidth(page.width()), page.minimumSizeHint().height())
+                frame.resize(width, frame.height() - page.height() + height)
                 host.wait_until(lambda: False, 0.05)
                 frame.grab().save(str(self._folder / f"{name}-{width}-{style}.png"))
         least = frame.minimumSizeHint()

@@ -126,7 +126,7 @@ class AddingTest(DatasetCase):
         self.openPanel()
         self.dataset.addScenes([path])
         self.waitForProcess()
-        for row, target in ((0, "L3"), (1, "leave out")):
+        for row, target in ((0, "L3"), (1, "omit")):
             combo = self.data.mappingTable.cellWidget(row, 1)
             combo.setCurrentIndex(combo.findText(target))
         self.assertEqual(self.mapping()[0][2], "said by you")

@@ -4,7 +4,7 @@ import unittest
 from pathlib import Path
 from typing import ClassVar
 
-from panel_case import PanelCase, image_centroid, np, slicer
+from panel_case import PanelCase, centroid, image_centroid, np, slicer
 
 REAL_CASE = Path(__file__).parents[2].parent / "shared/data/lumbar_mr/chu_08_image.nii.gz"
 DEFAULT = "lumbar-mr-resenc"
@@ -82,6 +82,50 @@ class TinyCheckpointTest(RealWorkerCase):
         self.assertTrue(node.IsA("vtkMRMLSegmentationNode"))
         self.assertEqual(seen[-1], 1.0)
         self.assertIs(SpineSegAILogic().segment(volume, str(self.path), "cpu", segmentationNode=node), node)
+
+
+class EverySystemTest(RealWorkerCase):
+    """The published systems that ship, chosen in the box and run by the button, on the sample."""
+
+    def segmentWith(self, method):
+        """The sample by a system. Returns where L4 is, and where it should be (RAS, mm)."""
+        import SimpleITK as sitk
+        from SpineSegAISlicer.scene import samples
+
+        self.openPanel()
+        self.widget._parameterNode.inputVolume = samples.load()
+        self.ui.deviceComboBox.setCurrentIndex(self.ui.deviceComboBox.findData("cpu"))
+        self.chooseModelOf(method)
+        self.assertEqual(self.panel.choices.checkpoint().method, method)
+        self.click(self.ui.applyButton)
+        self.waitUntilDone(600)
+        self.assertEqual(self.dialogs, [])
+        truth = sitk.ReadImage(str(samples.samplePath()).replace(".nii.gz", "_label.nii.gz"))
+        return centroid(self.output(), 23, self.widget._parameterNode.inputVolume), image_centroid(truth, 23)
+
+    def test_atm_net(self):
+        found, truth = self.segmentWith("atm-net")
+        self.assertLess(np.linalg.norm(found - truth), 5.0)
+
+    def test_la_caf(self):
+        found, truth = self.segmentWith("la-caf")
+        self.assertLess(np.linalg.norm(found - truth), 5.0)
+
+    def test_a_level_that_is_said_to_be_right_is_obeyed(self):
+        """By hand: everything a level higher, this one is right, segment again."""
+        where, _truth = self.segmentWith("resenc-unet")
+        volume = self.widget._parameterNode.inputVolume
+        self.widget.tabs.show("correctTab")
+        correct = self.widget.correctionPanel
+        self.click(correct.ui.shiftUpButton)
+        correct.ui.againGroupBox.collapsed = False
+        correct.review.table.select([22])
+        self.click(correct.ui.addAnchorButton)
+        self.assertIn("L3", correct.ui.anchorHintLabel.text)
+        self.click(correct.ui.againButton)
+        self.waitUntilDone(600)
+        self.assertEqual(self.dialogs, [])
+        self.assertLess(np.linalg.norm(centroid(self.output(), 22, volume) - where), 5.0)
 
 
 class DefaultCheckpointTest(RealWorkerCase):

@@ -5,7 +5,7 @@ Runs in the host and inside Slicer.
 
 import unittest
 
-from panel_case import PanelCase, make_volume, np, qt, slicer
+from panel_case import PanelCase, make_volume, np, qt, slicer, vtk
 
 ASKED = {"DOUBLE_ASK": "1"}
 
@@ -127,7 +127,7 @@ class FilesTest(ResultCase):
         self.widget.resultPanel.saveReport(str(path))
         self.assertFalse(self.ui.reportButton.enabled)
         self.waitUntil(lambda: path.exists() or self.dialogs, 120)
-        self.waitUntil(lambda: self.ui.reportButton.enabled)
+        self.waitUntil(lambda: self.ui.reportButton.enabled, 120)
         self.assertEqual(self.dialogs, [])
         self.assertTrue(path.read_bytes().startswith(b"\x89PNG"))
         self.assertIn("report.png", self.ui.statusLabel.text)
@@ -161,6 +161,7 @@ class LayoutManager:
     """As far as `scene.views` uses it."""
 
     threeDViewCount = 0
+    mrmlSliceLogics = staticmethod(vtk.vtkCollection)
 
     def __init__(self, layout):
         self.layout = layout
@@ -239,6 +240,18 @@ class TabsTest(ResultCase):
         self.widget.trainingUi.trainCollapsibleButton.collapsed = False
         for tab in ("segmentTab", "correctTab", "trainTab"):
             self.widget.tabs.show(tab)
+            slicer.app.processEvents()
+            self.assertLessEqual(self.widget.parent.minimumSizeHint.width(), 380, tab)
+
+    def test_long_names_make_nothing_wider(self):
+        self.segment()
+        self.ui.advancedCollapsibleButton.collapsed = False
+        self.output().SetName("A name as long as those that scanners give their series " * 3)
+        self.volume.SetName(self.output().GetName())
+        make_volume(self.volume.GetName() + "once more")
+        for tab in ("segmentTab", "correctTab"):
+            self.widget.tabs.show(tab)
+            self.cui.seriesGroupBox.collapsed = False
             slicer.app.processEvents()
             self.assertLessEqual(self.widget.parent.minimumSizeHint.width(), 380, tab)
 

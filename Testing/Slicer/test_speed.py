@@ -8,9 +8,10 @@ import time
 import unittest
 from pathlib import Path
 
+import measure_pauses
+from measure_pauses import LIMIT_SECONDS, SIZE, Heartbeat
 from panel_case import PanelCase, make_volume, np, sagittal
 
-SIZE = (39, 305, 305)
 OPENING = """
 import sys, time
 sys.path.insert(0, {folder!r})
@@ -28,32 +29,6 @@ widget.cleanup()
 """
 
 
-class Heartbeat:
-    """The longest pause of the event loop, by a timer that should fire every few milliseconds."""
-
-    def __init__(self):
-        import qt
-
-        self.longest, self._last = 0.0, None
-        self._timer = qt.QTimer()
-        self._timer.setInterval(5)
-        self._timer.connect("timeout()", self._beat)
-
-    def _beat(self):
-        now = time.perf_counter()
-        if self._last is not None:
-            self.longest = max(self.longest, now - self._last)
-        self._last = now
-
-    def start(self):
-        self.longest, self._last = 0.0, None
-        self._timer.start()
-
-    def stop(self):
-        self._timer.stop()
-        return self.longest
-
-
 class SpeedTest(PanelCase):
     def large(self):
         return make_volume("Large", SIZE, sagittal((0.8, 0.8, 3.3), (-60.0, 120.0, 120.0)))
@@ -67,10 +42,10 @@ class SpeedTest(PanelCase):
         self.click(self.ui.applyButton)
         heartbeat.start()
         self.waitUntil(lambda: self.ui.progressBar.value > 90)
-        longest = heartbeat.stop()
+        heartbeat.stop()
         self.waitUntilDone()
-        print(f"event loop, longest pause while the worker computes: {1000 * longest:.0f} ms")
-        self.assertLess(longest, 0.1)
+        print(f"event loop, longest pause while the worker computes: {1000 * heartbeat.processor:.0f} ms")
+        self.assertLess(heartbeat.processor, 0.1)
 
     def test_handing_over_and_taking_in_take_less_than_a_second(self):
         """Processor time, the best of three: other programs are none of our doing. Nothing here waits."""
@@ -108,18 +83,36 @@ class SpeedTest(PanelCase):
         self.assertLess(handed + best["reading"] + max(best["20 segments"], best["update"]), 1.0)
 
     def test_a_second_click_costs_little_beyond_the_network(self):
+        """Processor time of the panel and the worker together: other programs are none of our doing."""
+        import psutil
+
+        def used():
+            worker = psutil.Process(self.widget.client.processId).cpu_times()
+            return time.process_time() + worker.user + worker.system
+
         self.large()
-        computing = 0.3
-        self.openPanel(DOUBLE_SECONDS=str(computing))
+        self.openPanel(DOUBLE_SECONDS="0.3")  # asleep, not at work
         self.run_to_the_end()
         seconds = []
         for _ in range(2):
-            started = time.perf_counter()
+            started = used()
             self.run_to_the_end()
-            seconds.append(time.perf_counter() - started - computing)
+            seconds.append(used() - started)
         print(f"second click, beyond the network: {min(seconds):.2f} s")
         self.assertLess(min(seconds), 1.5)
         self.assertEqual(self.ui.logText.plainText.count("LOADED"), 1)
+
+
+class PausesTest(measure_pauses.Pauses):
+    """Processor time, the better of two: other programs are none of our doing."""
+
+    def runTest(self):
+        best = self.measure()
+        self.widget.cleanup()
+        for name, (_clock, processor) in self.measure().items():
+            best[name] = min(best[name][1], processor)
+        print("event loop, longest pauses:", ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in best.items()))
+        self.assertEqual({name: s for name, s in best.items() if s > LIMIT_SECONDS}, {})
 
 
 class OpeningTest(unittest.TestCase):

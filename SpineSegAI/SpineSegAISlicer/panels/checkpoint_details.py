@@ -25,7 +25,7 @@ def detailsHtml(info):
         rows.append((_("Vertebrae are"), extent))
     if info.unvalidated:
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
-        rows.append((_("Experimental"), escape(_("trained on synthetic images alone: {names}").format(names=names))))
+        rows.append((_("Experimental"), escape(_("not validated on real cases: {names}").format(names=names))))
     preprocessing = document.get("preprocessing", {})
     if preprocessing.get("planes"):
         rows.append((_("Takes"), escape(f"{preprocessing.get('modality', '')} · {', '.join(preprocessing['planes'])}")))

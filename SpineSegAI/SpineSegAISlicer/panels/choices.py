@@ -30,6 +30,21 @@ PLANES = {
 }
 
 
+def modelTitle(info):
+    """What a model is for; the shipped ones differ in their method, users' own ones in their name.
+
+    :param info: `CheckpointInfo`.
+    """
+    modality = info.metadata.get("preprocessing", {}).get("modality")
+    purpose = PURPOSES.get((modality, info.scheme.name))
+    if purpose is None or not info.title.startswith(purpose):  # named by its maker
+        return info.title
+    if info.name == DEFAULT_CHECKPOINT:
+        return _("{purpose} · recommended").format(purpose=purpose)
+    method = METHODS.get(info.method)
+    return f"{purpose} · {method.title}" if method is not None else info.title
+
+
 class Choices:
     """The widgets, and what they say. Other sections ask here, not the widgets.
 
@@ -176,22 +191,10 @@ class Choices:
 
     def _addModel(self, info, data):
         combo = self._ui.modelComboBox
-        combo.addItem(self._titleOf(info), data)
+        combo.addItem(modelTitle(info), data)
         method = METHODS.get(info.method)
         about = f"<br>{method.summary}<br><i>{method.citation}</i>" if method is not None else ""
         combo.setItemData(combo.count - 1, f"<b>{info.title}</b>{about}<br>{info.path}", qt.Qt.ToolTipRole)
-
-    @staticmethod
-    def _titleOf(info):
-        """What a model is for; the shipped ones differ in their method, users' own ones in their name."""
-        modality = info.metadata.get("preprocessing", {}).get("modality")
-        purpose = PURPOSES.get((modality, info.scheme.name))
-        if purpose is None or not info.title.startswith(purpose):  # named by its maker
-            return info.title
-        if info.name == DEFAULT_CHECKPOINT:
-            return _("{purpose} · recommended").format(purpose=purpose)
-        method = METHODS.get(info.method)
-        return f"{purpose} · {method.title}" if method is not None else info.title
 
     def _info(self, nameOrPath):
         """What is known of a checkpoint, read from its header; None if it cannot be read."""
@@ -222,7 +225,7 @@ class Choices:
         if info and info.unvalidated:
             names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
             box.toolTip = _(
-                "Also segment what this model was trained for on synthetic images alone, without a real example:"
+                "Also segment structures for which this model is not validated on real cases:"
                 " {names}. The segments are called “(unvalidated)”."
             ).format(names=names)
 

@@ -48,8 +48,17 @@ class Measuring:
         :param image: what was segmented.
         :param onDone: called without arguments.
         """
+
+        def onWritten():
+            self._changed()
+            onDone()
+
+        def onError(failure):
+            self._changed()
+            self._messages.show(failure)
+
         try:
-            self._job = self._client.report(image, result, title, path, onDone=onDone, onError=self._messages.show)
+            self._job = self._client.report(image, result, title, path, onDone=onWritten, onError=onError)
         except SpineSegAIError as error:
             self._messages.show(Failure.of(error))
         self._changed()

@@ -1,5 +1,7 @@
 """The result: warnings, how the segments are shown, what can be made of them, and files."""
 
+import re
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -179,18 +181,20 @@ class ResultPanel:
             return None
 
     def _onSaveTable(self):
-        path = self._fileName(_("Measurements"), _("Table (*.csv)"), ".csv")
-        if path:
-            self.saveTable(path)
+        if dependencies.ready():  # before anyone looks for a folder in vain
+            path = self._fileName(_("Measurements"), _("Table (*.csv)"), ".csv")
+            if path:
+                self.saveTable(path)
 
     def saveTable(self, path):
         """Measure, and write the table to a CSV file."""
         self.measure(lambda tableNode: self._writing(path, lambda: tables.writeTable(tableNode, path)))
 
     def _onSaveReport(self):
-        path = self._fileName(_("Report"), _("Picture (*.png)"), ".png")
-        if path:
-            self.saveReport(path)
+        if dependencies.ready(dependencies.REPORT_PACKAGES):
+            path = self._fileName(_("Report"), _("Picture (*.png)"), ".png")
+            if path:
+                self.saveReport(path)
 
     def saveReport(self, path):
         """Write a picture of the result with its levels and warnings."""
@@ -217,7 +221,7 @@ class ResultPanel:
             )
 
     def _fileName(self, title, kinds, suffix):
-        name = self.parameters.outputSegmentation.GetName() + suffix
+        name = re.sub(r'[/\\:*?"<>|]', "_", self.parameters.outputSegmentation.GetName()) + suffix
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds)
         if isinstance(path, tuple):  # PySide-style bindings give the filter as well
             path = path[0]

@@ -4,6 +4,7 @@ The panel computes nothing. It reads the choices, hands volumes to the worker on
 into nodes. Whatever can go wrong arrives as a `Failure` and is shown with its remedy.
 """
 
+import importlib
 from html import escape
 
 import qt
@@ -13,7 +14,7 @@ from ..processes import dependencies, run_times
 from .choices import Choices
 from .device import DeviceChoice
 from .sampling import Sampling
-from .segmenting import Segmenting
+from .segmenting import SLOW_IMPORTS, TOOL_IMPORTS, Segmenting
 from .steering import Steering
 
 DOUBLE_CLICK_SECONDS = 0.5
@@ -109,8 +110,18 @@ class SegmentPanel:
             self.messages.say(_("Cancelling…"))
         self.queue.cancel(quietly)
 
+    def warmUpInSteps(self, names=(*SLOW_IMPORTS, *TOOL_IMPORTS)):
+        """As `warmUp`, with turns of the event loop in between. Called some time after the panel has opened."""
+        if self.parameters.node is None or not dependencies.areInstalled():
+            return
+        if names:
+            importlib.import_module(names[0])
+            qt.QTimer.singleShot(0, lambda: self.warmUpInSteps(names[1:]))
+        else:
+            self.warmUp()
+
     def warmUp(self):
-        """Load in the background what the first click would wait for. Called some time after the panel has opened."""
+        """Load what the first click would wait for."""
         if self.parameters.node is not None and dependencies.areInstalled():
             self.segmenting.warmUp()
             self.updateButtons()

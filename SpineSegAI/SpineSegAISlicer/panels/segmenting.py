@@ -10,6 +10,12 @@ from ..processes.worker_client import SegmentationRequest
 from ..scene import results, uncertainty, views, volumes
 from ..scene.segment_again import SegmentAgain
 
+SLOW_IMPORTS = ("SimpleITK", "pydantic", "SpineSegAILib.worker.protocol")
+"""What talking to the worker needs, in an order in which each has little left to load after those before it."""
+
+TOOL_IMPORTS = ("scipy.ndimage", "SpineSegAILib.correction.voxels")
+"""The same, for the first repair."""
+
 
 class Segmenting:
     """What the sections share to segment: the queue, and how to start it.
@@ -42,7 +48,8 @@ class Segmenting:
         """Load what the first click would wait for, and start the worker. Does nothing the second time."""
         if not self.choices.isWarm:
             self.choices.isWarm = True
-            importlib.import_module("SpineSegAILib.worker.protocol")
+            for name in SLOW_IMPORTS:
+                importlib.import_module(name)
             self.device.ask()
 
     def start(self, volumeNodes, outputNode=None, again=None):

@@ -10,8 +10,6 @@ from SpineSegAILib.anatomy.terminology import QUALITY_TAG
 from ..scene.segments import UNCERTAINTY_TAG, isLocked, setLocked, structureOfSegment, tagOf
 
 NAME, QUALITY, SHOWN, LOCKED, UNCERTAINTY = range(5)
-UNSURE = 0.5
-"""Below this quality an outline is written in red: more likely to be corrected than not."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,14 @@ class StructureTable:
             self._filling = False
 
     def _write(self, index, row):
+        from SpineSegAILib.results.quality import LOW  # with SimpleITK, for which opening the panel does not wait
+
         name = qt.QTableWidgetItem(row.name.replace(" (body)", ""))  # the same for all: no room is spent on it
         name.setToolTip(row.name)
         name.setData(qt.Qt.DecorationRole, qt.QColor(*[round(255 * c) for c in row.color]))
         name.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
         quality = _figure("" if row.quality is None else f"{100 * row.quality:.0f} %")
-        if row.quality is not None and row.quality < UNSURE:
+        if row.quality is not None and row.quality < LOW:
             quality.setForeground(qt.QBrush(qt.QColor("#c62828")))
         self.table.setItem(index, NAME, name)
         self.table.setItem(index, QUALITY, quality)

@@ -12,6 +12,7 @@ from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
 from ..processes.training import interpreter, launcher, modified, runsFolder
+from .choices import modelTitle
 from .runs import RunList, attempt
 from .segment import listed
 
@@ -79,8 +80,8 @@ class TrainingPanel:
         self._updating = True
         combo.clear()
         for info in list_checkpoints():
-            combo.addItem(info.title, str(info.path))
-            combo.setItemData(combo.count - 1, str(info.path), qt.Qt.ToolTipRole)
+            combo.addItem(modelTitle(info), str(info.path))
+            combo.setItemData(combo.count - 1, f"<b>{info.title}</b><br>{info.path}", qt.Qt.ToolTipRole)
         combo.addItem(_("Nothing (random weights)"), "")
         index = combo.findData(before) if before is not None else 0
         combo.setCurrentIndex(max(index, 0))

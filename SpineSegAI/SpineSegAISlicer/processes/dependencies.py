@@ -2,10 +2,12 @@
 
 Asked once, at the click that needs them. torch comes through the PyTorch extension, which knows the computer's graphics
 card; the rest through pip, with every other installed version pinned, so that nothing that Slicer or another extension
-relies on (numpy, SimpleITK, requests …) can change.
+relies on (numpy, SimpleITK, requests …) can change. numpy, SimpleITK and pydicom come with Slicer.
 """
 
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
@@ -17,26 +19,30 @@ from slicer.i18n import tr as _
 TORCH = "torch>=2.4.1"  # of monai 1.5
 
 PACKAGES = (
-    ("monai>=1.5", "4 MB"),
-    ("pydantic>=2", "7 MB"),
-    ("safetensors", "1 MB"),
-    ("einops", "0.1 MB"),
-    ("psutil", "0.5 MB"),
-    ("scipy", "40 MB"),
+    ("monai>=1.5", 4),
+    ("pydantic>=2", 7),
+    ("safetensors", 1),
+    ("einops", 1),
+    ("psutil", 1),
+    ("scipy", 40),
 )
-"""Requirement and rough size of the download, for packages other than torch."""
+"""Requirement and size of the download (MB), for packages other than torch."""
 
-TRAINING_PACKAGES = (("accelerate>=1", "2 MB"), ("matplotlib", "9 MB"), ("tqdm", "0.1 MB"))
+TRAINING_PACKAGES = (("accelerate>=1", 2), ("matplotlib", 9), ("tqdm", 1))
 """The same, for what training needs besides."""
 
-REPORT_PACKAGES = (("matplotlib", "9 MB"),)
+REPORT_PACKAGES = (("matplotlib", 9),)
 """The same, for a report."""
 
-_SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: _("200 MB without, up to 3 GB with a graphics card")}
+TORCH_MB, TORCH_GPU_MB = 200, 3000
+"""Size of torch's download without and with a graphics card that it can use, the card's libraries included."""
+
+_SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: TORCH_MB}
 
 
 _installed_all = False
 _installing = False  # Slicer goes on handling clicks while pip runs
+_outdated = set()  # packages that were replaced although this process had loaded them
 
 
 class NotInstalled(Exception):
@@ -54,22 +60,33 @@ def missingPackages(more=()):
 def areInstalled():
     """Whether nothing is missing for segmentation. Asked at every stroke, so a yes is remembered."""
     global _installed_all
-    _installed_all = _installed_all or not missingPackages()
+    _installed_all = not _outdated and (_installed_all or not missingPackages())
     return _installed_all
 
 
 def _isMet(requirement):
     minimum = requirement.partition(">=")[2]
     installed = _installed(requirement)
-    return installed is not None and (not minimum or _numbers(installed) >= _numbers(minimum))
+    if installed is None or _isBroken(requirement):
+        return False
+    return not minimum or _numbers(installed) >= _numbers(minimum)
 
 
 def _installed(requirement):
-    """Version of a requirement's package that is there; None if there is none."""
+    """Version of a requirement's package that is there; None if there is none, or nothing that tells."""
     try:
         return importlib.metadata.version(_name(requirement))
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _isBroken(requirement):
+    """Whether pip takes a package for installed whose files are gone, as after an installation that was broken off."""
+    name = _name(requirement)
+    if name in sys.modules or _installed(requirement) is None:
+        return False
+    found = importlib.util.find_spec(name)
+    return found is None or found.origin is None  # a folder without anything in it is found, too
 
 
 def _name(requirement):
@@ -77,22 +94,33 @@ def _name(requirement):
 
 
 def _numbers(version):
-    return tuple(int(n) for n in re.match(r"[\d.]*\d", version).group().split("."))
+    found = re.match(r"[\d.]*\d", version)
+    return tuple(int(n) for n in found.group().split(".")) if found else ()
 
 
 def question(missing):
-    """What the reader is asked: names and sizes, and what is there already but too old."""
+    """What the reader is asked: names and sizes, and what is there already but too old or damaged."""
     lines = []
     for requirement in missing:
-        installed = _installed(requirement)
-        update = _("; version {version} is too old and will be updated").format(version=installed) if installed else ""
-        lines.append(f"• {requirement}  ({_SIZES[requirement]}{update})")
+        about = [_("{size} MB").format(size=_SIZES[requirement])]
+        if requirement == TORCH:
+            about.append(_("with a graphics card up to {size} MB").format(size=TORCH_GPU_MB))
+        if _isBroken(requirement):
+            about.append(_("damaged, will be installed again"))
+        elif _installed(requirement):
+            words = _("version {version} is too old and will be updated")
+            about.append(words.format(version=_installed(requirement)))
+        lines.append(f"• {requirement}  ({'; '.join(about)})")
     return (
         _("SpineSegAI needs Python packages that this Slicer does not have yet:")
         + "\n\n"
         + "\n".join(lines)
         + "\n\n"
-        + _("They are downloaded once and installed into Slicer. All other packages stay as they are.")
+        + _("They are downloaded once (together about {size} MB) and installed into Slicer.").format(
+            size=sum(_SIZES[requirement] for requirement in missing)
+        )
+        + " "
+        + _("All other packages stay as they are.")
         + "\n"
         + _("Download and install them now?")
     )
@@ -116,9 +144,11 @@ def ensure(more=()):
     """Install what is missing, after asking.
 
     :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
-    :raises NotInstalled: the reader declined, or the installation failed; says how to go on, with the exact list.
+    :raises NotInstalled: the reader declined, the installation failed, or Slicer must be restarted; says how to go on,
+        with the exact list.
     """
     global _installing
+    _refuseOutdated()
     missing = missingPackages(more)
     if not missing:
         return
@@ -130,12 +160,13 @@ def ensure(more=()):
             if more == TRAINING_PACKAGES
             else _("The packages were not installed, so nothing was done.")
         )
+    loaded = {_name(requirement) for requirement in missing if _installed(requirement)} & set(sys.modules)
     _installing = True
     slicer.util.showStatusMessage(_("Installing Python packages for SpineSegAI…"))
     try:
         if TORCH in missing:
             _installTorch()
-        others = [requirement for requirement in missing if requirement != TORCH]
+        others = [requirement for requirement in missing if requirement != TORCH and not _isMet(requirement)]
         if others:
             _install(others)
     except NotInstalled:
@@ -148,6 +179,7 @@ def ensure(more=()):
         ) from error
     finally:
         _installing = False
+        importlib.invalidate_caches()  # another process has written the files
         slicer.util.showStatusMessage("")
     still = missingPackages(more)
     if still:
@@ -155,6 +187,19 @@ def ensure(more=()):
             _("These packages are still missing: {names}.").format(names=", ".join(still))
             + "\n\n"
             + offlineInstructions(still)
+        )
+    _outdated.update(loaded)
+    _refuseOutdated()
+
+
+def _refuseOutdated():
+    """What was loaded before it was replaced stays as it was until Slicer ends."""
+    if _outdated:
+        raise NotInstalled(
+            _(
+                "The packages are installed, but Slicer still uses the earlier version of {names}."
+                " Save your work, restart Slicer, and try again."
+            ).format(names=", ".join(sorted(_outdated)))
         )
 
 
@@ -184,6 +229,8 @@ def _installTorch():
             + "\n\n"
             + offlineInstructions([TORCH])
         ) from error
+    if _isBroken(TORCH):  # else it is taken for installed
+        slicer.util.pip_uninstall("torch")
     if (
         PyTorchUtils.PyTorchUtilsLogic().installTorch(
             askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch")
@@ -194,18 +241,24 @@ def _installTorch():
 
 
 def _install(requirements):
-    """pip with all other versions as constraints; through `slicer.packaging` where there is one (from 5.11)."""
+    """pip with all other versions as constraints."""
     constraints = os.path.join(tempfile.mkdtemp(prefix="SpineSegAI-"), "constraints.txt")
     with open(constraints, "w", encoding="utf-8") as file:
         file.write(installedVersions(without=[_name(requirement) for requirement in requirements]))
+    broken = [requirement for requirement in requirements if _isBroken(requirement)]
+    if broken:  # pip takes them for installed; what they need comes with the rest
+        _pip(["--force-reinstall", "--no-deps", *broken], constraints)
+    _pip(requirements, constraints)
+
+
+def _pip(arguments, constraints):
+    """Through `slicer.packaging` where there is one (from 5.11): it shows how far it is, and that it is for us."""
     try:
-        from slicer.packaging import pip_ensure
+        from slicer.packaging import pip_install
     except ImportError:
-        slicer.util.pip_install(["--constraint", constraints, *requirements])
-        return
-    pip_ensure(
-        requirements, constraints=constraints, prompt_install=False, prompt_restart=False, requester="SpineSegAI"
-    )
+        slicer.util.pip_install(["--constraint", constraints, *arguments])
+    else:
+        pip_install(arguments, constraints=constraints, requester="SpineSegAI")
 
 
 def installedVersions(without=()):
@@ -215,8 +268,10 @@ def installedVersions(without=()):
     """
     versions = {}
     for distribution in importlib.metadata.distributions():
-        name, version = distribution.metadata["Name"], distribution.version
+        name = distribution.metadata.get("Name")
+        # By name: what an installation that was broken off leaves behind tells the versions of before.
+        version = _installed(name) if name else None
         # A local build such as 2.3.0+cu121 is on no index, but as a constraint it keeps what is there.
-        if name and version and name.lower() not in without:
+        if version and name.lower() not in without:
             versions.setdefault(name.lower(), f"{name}=={version}")
     return "\n".join(versions[name] for name in sorted(versions)) + "\n"

@@ -129,7 +129,7 @@ class WorkerClient:
         return job
 
     def measure(self, result, onDone, onError):
-        """Measure a `Segmentation`; `onDone` gets columns (`results.measurement_table.Column`) and rows.
+        """Measure a `Segmentation`; `onDone` gets columns (`results.column.Column`) and rows.
 
         :returns: the `Job`.
         :raises OutputError: the voxels cannot be handed over.

@@ -89,12 +89,30 @@ class Application(QtCore.QObject):
 
 
 class IOManager(QtCore.QObject):
-    """``slicer.app.coreIOManager()``: loads volumes, through the wheel's own logic."""
+    """``slicer.app.coreIOManager()``: loads volumes and segmentations by the logics, saves by storage nodes."""
+
+    def fileWriterFileType(self, node: Any) -> str:
+        return "SegmentationFile" if node.IsA("vtkMRMLSegmentationNode") else "NoFile"
+
+    def saveNodes(self, file_type: str, properties: dict[str, Any], messages: Any) -> bool:
+        if file_type != "SegmentationFile":
+            raise NotImplementedError(f"The host saves segmentations, not {file_type}")
+        node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
+        if node.GetStorageNode() is None:
+            node.AddDefaultStorageNode()
+        node.GetStorageNode().SetFileName(properties["fileName"])
+        return bool(node.GetStorageNode().WriteData(node))
 
     def loadNodes(self, file_type: str, properties: dict[str, Any], nodes: Any, messages: Any) -> bool:
-        if file_type != "VolumeFile":
-            raise NotImplementedError(f"The host loads volumes, not {file_type}")
         name = properties.get("name") or Path(properties["fileName"]).name.split(".")[0]
+        if file_type == "SegmentationFile":
+            logic = slicer.modules.segmentations.logic()
+            node = logic.LoadSegmentationFromFile(properties["fileName"], True, name)
+            if node is not None:
+                nodes.AddItem(node)
+            return node is not None
+        if file_type != "VolumeFile":
+            raise NotImplementedError(f"The host loads volumes and segmentations, not {file_type}")
         node = slicer.modules.volumes.logic().AddArchetypeVolume(properties["fileName"], name)
         if node is None:
             return False

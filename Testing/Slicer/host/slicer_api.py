@@ -36,6 +36,7 @@ NOT_IN_THE_FILE: dict[str, dict[str, str]] = {
     "QDesktopServices": {"openUrl": "static; Slicer's own modules call it"},
     "QUiLoader": {"load": "`slicer.util.loadUI` calls it"},
     "QSizePolicy": dict.fromkeys(("Preferred", "Ignored"), "values of `QWidget.setSizePolicy`; Slicer's DICOM module"),
+    "QLocale": {"setDefault": "static, in Qt's documentation; a test sets decimal commas with it"},
     "QFile": dict.fromkeys(("ReadOnly", "exists", "fileName", "open"), "`slicer.util.loadUI` uses it"),
     "QWidgetItem": {"widget": "what a layout's `itemAt` and `takeAt` give; `slicer.util.reloadScriptedModule` uses it"},
     "Application": dict.fromkeys(
@@ -45,7 +46,11 @@ NOT_IN_THE_FILE: dict[str, dict[str, str]] = {
         ),
         "of `slicer.app`, used in Slicer 5.10 by this extension or by `slicer.util`",
     ),
-    "IOManager": {"loadNodes": "of `slicer.app.coreIOManager()`; `slicer.util.loadVolume` uses it"},
+    "IOManager": {
+        "loadNodes": "of `slicer.app.coreIOManager()`; `slicer.util.loadVolume` uses it",
+        "fileWriterFileType": "the same; `slicer.util.saveNode` uses it",
+        "saveNodes": "the same; `slicer.util.saveNode` uses it",
+    },
 }
 """Class without an entry in the file → what is used of it all the same, each with the reason to believe in it."""
 
