@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
     parser.add_argument("dataset", metavar="DATASET.json", nargs="+", help="manifest; may be several")
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(".safetensors"),
         required=True,

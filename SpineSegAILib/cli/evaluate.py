@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", required=True, metavar="NAME", help="training, validation or test")
     arguments.add_checkpoint(parser)
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(".json"),
         required=True,

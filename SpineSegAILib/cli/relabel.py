@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command; steps and their refinements are one list, which keeps their order."""
     parser.add_argument("input", metavar="INPUT", help="segmentation: .seg.nrrd, or a label image of structure ids")
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(*SEGMENTATION_SUFFIXES),
         required=True,

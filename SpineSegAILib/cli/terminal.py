@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from ..training.run import RunDirectory
@@ -47,9 +47,9 @@ def print_written(paths: Iterable[str | Path | None]) -> None:
 # --- standard error --------------------------------------------------------------------------------------------------
 
 
-def print_note(sentence: str) -> None:
+def print_note(sentence: str, file: TextIO | None = None) -> None:
     """Prints what a user should know though all went well."""
-    print(f"note: {sentence}", file=sys.stderr)
+    print(f"note: {sentence}", file=file or sys.stderr)
 
 
 @contextmanager

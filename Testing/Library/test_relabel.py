@@ -145,7 +145,7 @@ def test_flags_that_mean_nothing(spine, capsys, words, message):
 def test_files(spine, capsys):
     for words, message in (
         ([str(spine), "--output", str(spine)], "INPUT and --output name the same file"),
-        ([str(spine), "--output", str(spine.parent / "none" / "a.nii.gz")], "does not exist"),
+        ([str(spine), "--output", str(spine / "a.nii.gz")], "is not a folder"),
         ([str(spine), "--output", str(spine.parent / "a.txt")], "Unsupported file extension"),
         ([str(spine), "--output", str(spine.parent / "a.nrrd"), "--json", str(spine.parent / "a.txt")], "Use .json"),
         (
