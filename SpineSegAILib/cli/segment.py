@@ -346,7 +346,7 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
 
 def _measurements(args: argparse.Namespace, result: Segmentation) -> list[Row]:
     """The table of measurements, if it is written or drawn."""
-    if not (args.measurements or args.preview):
+    if not (args.measurements or args.preview or args.report):
         return []
     from ..results.measurement import measure_all
 

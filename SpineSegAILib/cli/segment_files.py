@@ -27,6 +27,7 @@ BESIDE = True
 _ENDINGS = {
     "--preview": ".png",
     "--measurements": ".csv",
+    "--report": ".html",
     "--uncertainty": "_uncertainty.nii.gz",
 }
 """Flag → what is added to the segmentation's name where the flag has no file name."""
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, suffixes, metavar, words in (
         ("--preview", (".png",), "PNG", "a picture of the result"),
         ("--measurements", (".csv", ".json"), "FILE", "a table of volumes, heights, angles …: .csv, .json"),
+        ("--report", (".html", ".pdf"), "FILE", "a report with the picture and the measurements: .html, .pdf"),
         ("--uncertainty", IMAGE_SUFFIXES, "FILE",
          "the uncertainty map, for methods that produce samples: .nii.gz, .nii, .nrrd, .mha"),
     ):  # fmt: skip
@@ -85,6 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--measurements-all", action="store_true", help="with --measurements: every column, coordinates too"
+    )
+    parser.add_argument(
+        "--patient", action="store_true", help="with --report: show the patient's name, ID and birth date of the DICOM"
     )
     arguments.add_json_file(parser)
 
@@ -110,7 +115,7 @@ def plan(args: argparse.Namespace, images: Sequence[Path], *, many: bool) -> lis
     Raises:
         ConfigError, OutputError: flags contradict each other, or two images would have the same file.
     """
-    for flag, needed in (("--measurements-all", "--measurements"),):
+    for flag, needed in (("--measurements-all", "--measurements"), ("--patient", "--report")):
         if getattr(args, flag[2:].replace("-", "_")) and getattr(args, needed[2:]) is None:
             raise ConfigError(f"{flag} says what {needed} writes.", f"Use {needed} with it.")
     if many:
@@ -253,6 +258,10 @@ def write_files(
             render_preview(image, result, place["--preview"], title=work.image.name, rows=rows)
         if "--measurements" in place:
             write_measurements(rows, place["--measurements"], columns(args))
+        if "--report" in place:
+            from ..results.report import write_report
+
+            write_report(image, result, place["--report"], source=work.image, rows=rows, patient=args.patient)
         if "--uncertainty" in place:
             assert result.uncertainty is not None  # two samples or more have one
             write_image(result.uncertainty, place["--uncertainty"])
