@@ -28,6 +28,7 @@ _ENDINGS = {
     "--preview": ".png",
     "--measurements": ".csv",
     "--report": ".html",
+    "--dicom-seg": ".dcm",
     "--uncertainty": "_uncertainty.nii.gz",
 }
 """Flag → what is added to the segmentation's name where the flag has no file name."""
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--preview", (".png",), "PNG", "a picture of the result"),
         ("--measurements", (".csv", ".json"), "FILE", "a table of volumes, heights, angles …: .csv, .json"),
         ("--report", (".html", ".pdf"), "FILE", "a report with the picture and the measurements: .html, .pdf"),
+        ("--dicom-seg", (".dcm",), "DCM", "a DICOM segmentation object, for a DICOM image"),
         ("--uncertainty", IMAGE_SUFFIXES, "FILE",
          "the uncertainty map, for methods that produce samples: .nii.gz, .nii, .nrrd, .mha"),
     ):  # fmt: skip
@@ -225,6 +227,10 @@ def check_work(work: Work, read: Mapping[str, Any], *, overwrite: bool) -> None:
         {**work.outputs, "the side file of --output": side_file(output)}, {"IMAGE": work.image, **read}
     )
     check_sidecar(output)
+    if "--dicom-seg" in work.outputs:
+        from ..results.dicom_seg import check_dicom_seg
+
+        check_dicom_seg(work.image)
     for path in () if overwrite else work.outputs.values():
         if path.exists() and not is_ours(path):
             raise OutputError(
@@ -262,6 +268,10 @@ def write_files(
             from ..results.report import write_report
 
             write_report(image, result, place["--report"], source=work.image, rows=rows, patient=args.patient)
+        if "--dicom-seg" in place:
+            from ..results.dicom_seg import write_dicom_seg
+
+            write_dicom_seg(result, work.image, place["--dicom-seg"])
         if "--uncertainty" in place:
             assert result.uncertainty is not None  # two samples or more have one
             write_image(result.uncertainty, place["--uncertainty"])

@@ -120,7 +120,7 @@ def draw_preview(
     for (view, overlaid), width in zip(panels, widths, strict=True):
         axes = figure.add_axes((left / total[0], footer / total[1], width / total[0], height / total[1]))
         _draw(axes, view, (low, high), names if overlaid else None)
-        if not overlaid:
+        if not overlaid and segmentation.scale_known:
             _scale_bar(axes, view)
         _caption(axes, view.title if not overlaid or view is not views[0] else "with labels")
         left += width + _MARGIN_INCH

@@ -13,7 +13,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from .. import __version__
-from ..anatomy import Kind
+from ..anatomy import STRUCTURES, Kind
 from ..errors import ConfigError
 from ..files import atomic_write, check_suffix
 from ..imaging.study import study_of
@@ -106,7 +106,7 @@ def write_report(
             from ..templates import render
 
             picture = base64.b64encode(report.picture).decode("ascii")
-            page = render("report.html.j2", r=report, picture=picture, research=RESEARCH, numbering=NUMBERING)
+            page = render("report.html.j2", r=report, picture=picture, research=RESEARCH)
             place.write_text(page, encoding="utf-8")
         else:
             from .report_pdf import write_pdf
@@ -188,6 +188,8 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -
 
 def _doubts(result: Segmentation, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     doubts = list(result.warnings)
+    if any(STRUCTURES[sid].order is not None for sid in result.present):
+        doubts.append(NUMBERING)
     low = [row["structure"] for row in rows if row["outline_quality"] is not None and row["outline_quality"] < 0.5]
     if low:
         doubts.append(f"Low outline quality, please check: {', '.join(low)}.")

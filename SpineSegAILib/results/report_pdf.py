@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .report import NUMBERING, RESEARCH, Report, Table
+from .report import RESEARCH, Report, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,7 +161,7 @@ def _first(report: Report) -> _Pages:
     if report.notes:
         names = ", ".join(structure for structure, _ in report.notes)
         pages.text(f"¹ Values are missing or unusual; the next page says why: {names}.", size=7.5, color=_MUTED)
-    pages.text(f"– not given. {NUMBERING} How each value is taken is on the next page.", size=7.5, color=_MUTED)
+    pages.text("– not given. How each value is taken is on the next page.", size=7.5, color=_MUTED)
     return pages
 
 
