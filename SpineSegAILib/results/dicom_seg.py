@@ -93,7 +93,7 @@ def _dicom_seg(result: Segmentation, source: Path) -> Any:
     if len({file.path for file, _ in slices}) == len(slices):  # a file per slice; else frames stay in their order
         slices = [slices[at] for at in np.argsort(index)]
         index.sort()
-    step = result.labels.GetSpacing()[2]
+    step = round(result.labels.GetSpacing()[2], 6)
     headers = [_header(path, step) for path in dict.fromkeys(file.path for file, _ in slices)]
     present = result.present
     values = sitk.GetArrayFromImage(result.labels)[index]
@@ -140,7 +140,8 @@ def _other_series(path: Path) -> OutputError:
 
 
 def _header(path: Path, step: float) -> Dataset:
-    """A file's header; where it lacks optional parts, these are blank, and the slices as thick as they lie apart (mm).
+    """A file's header. Optional parts that it lacks are blank; the distance of its slices is `step` (mm), as they lie:
+    what headers say of it is often wrong.
 
     Raises:
         OutputError: it lacks what a segmentation has to refer to.
@@ -158,7 +159,8 @@ def _header(path: Path, step: float) -> Dataset:
         if keyword not in header:
             setattr(header, keyword, "")
     if "SliceThickness" not in header:
-        header.SliceThickness = round(step, 6)
+        header.SliceThickness = step  # which highdicom asks for
+    header.SpacingBetweenSlices = step
     return header
 
 

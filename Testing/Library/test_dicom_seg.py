@@ -67,10 +67,16 @@ def test_another_reader_finds_the_same_voxels(tmp_path, kind):
 
 
 def test_segments_are_coded_and_refer_to_the_study(tmp_path):
-    source = series(tmp_path / "series", PatientName="Doe^Jane", PatientID="7")
+    wrong = {"SliceThickness": 1.0, "SpacingBetweenSlices": 1.0}  # as ITK's writer leaves them
+    source = series(tmp_path / "series", PatientName="Doe^Jane", PatientID="7", **wrong)
     result = segmented(source)
     found = highdicom.seg.segread(write_dicom_seg(result, source, tmp_path / "out.dcm"))
     assert (found.StudyInstanceUID, found.PatientID, found.Modality) == ("1.2", "7", "SEG")
+    measures = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SpacingBetweenSlices == result.labels.GetSpacing()[2] == 4.0 and list(measures.PixelSpacing) == [
+        0.9,
+        0.8,
+    ]
     assert found.FrameOfReferenceUID == "1.2.9" and found.SeriesInstanceUID != "1.2.3"
     instances = {str(pydicom.dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in source.iterdir()}
     referred = {
