@@ -80,7 +80,7 @@ class CheckpointInfo:
 
     @property
     def unvalidated(self) -> frozenset[int]:
-        """Ids of structures learnt from phantoms alone."""
+        """Ids of experimental structures: learnt from phantoms alone, or not shown to be right on unseen cases."""
         return frozenset(structure(n).id for n in self.metadata.get("unvalidated") or ())
 
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -291,6 +291,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_new_structures(parser: argparse.ArgumentParser, help: str) -> None:
     """``--add-structure NAME``, any number of times."""
     parser.add_argument("--add-structure", action="append", default=[], metavar="NAME", help=help)
+
+
+def add_datasets(parser: argparse.ArgumentParser) -> None:
+    """One manifest or more."""
+    parser.add_argument(
+        "dataset", nargs="+", type=Path, metavar="DATASET.json", help="manifest; several are taken together"
+    )
+
+
+def numbered_datasets(datasets: Sequence[Path]) -> dict[str, str | Path | None]:
+    """For `check_outputs`."""
+    return {f"DATASET {number}": path for number, path in enumerate(datasets, start=1)}
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ HELP = "Choose a checkpoint's calibration of edges and of outline quality on lab
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
-    parser.add_argument("dataset", metavar="DATASET.json", nargs="+", help="manifest; may be several")
+    arguments.add_datasets(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint
     from ..datasets import read_manifest
 
-    inputs = {"CHECKPOINT": args.checkpoint, **{f"DATASET {n}": d for n, d in enumerate(args.dataset, start=1)}}
+    inputs = {"CHECKPOINT": args.checkpoint, **arguments.numbered_datasets(args.dataset)}
     arguments.check_outputs({"--output": args.output}, inputs)
     info = find_checkpoint(args.checkpoint)
     cases = [case for dataset in args.dataset for case in read_manifest(dataset).cases(args.split)]

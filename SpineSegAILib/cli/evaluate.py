@@ -21,7 +21,7 @@ HELP = "Score a checkpoint on labeled cases."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("dataset", metavar="DATASET.json", help="manifest")
+    arguments.add_datasets(parser)
     parser.add_argument("--split", required=True, metavar="NAME", help="training, validation or test")
     arguments.add_checkpoint(parser)
     parser.add_argument(
@@ -99,11 +99,11 @@ def _checked(args: argparse.Namespace) -> tuple[CheckpointInfo, Sequence[Case]]:
     from ..datasets import read_manifest
 
     outputs = {"--output": args.output, "--csv": args.csv, "--html": args.html, "--embedding": args.embedding}
-    arguments.check_outputs(outputs, {"DATASET": args.dataset})
+    arguments.check_outputs(outputs, arguments.numbered_datasets(args.dataset))
     if args.embedding and args.allow_label_leak:
         raise ConfigError("--embedding shows the features without the reference labels.", "Omit --allow-label-leak.")
     info = find_checkpoint(args.checkpoint)
-    cases = read_manifest(args.dataset).cases(args.split)
+    cases = [case for dataset in args.dataset for case in read_manifest(dataset).cases(args.split)]
     if args.embedding:
         from ..evaluation.embedding import require_scikit_learn
 
@@ -146,7 +146,7 @@ def _evaluated(
             progress=report,
         )
     if vectors is not None:
-        title = f"{info.name}, {args.split} cases of {Path(args.dataset).name}"
+        title = f"{info.name}, {args.split} cases of {', '.join(Path(d).name for d in args.dataset)}"
         found["embedding"] = write_embedding(vectors, args.embedding, title=title)
     return found, worst
 

@@ -15,7 +15,7 @@ HELP = "Evaluate a checkpoint and write it with its model card."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
-    parser.add_argument("dataset", type=Path, metavar="DATASET.json", help="manifest")
+    arguments.add_datasets(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the two files")
     parser.add_argument("--name", required=True, metavar="NAME", help="name of the published checkpoint")
     parser.add_argument("--split", default="validation", metavar="NAME", help="cases to score; default: validation")
@@ -34,19 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--append", type=Path, action="append", default=[], metavar="FILE.md", help="add this to the end of the card"
     )
     parser.add_argument(
-        "--measure",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DATASET.json",
-        help="also report measurements and outline quality on this dataset's cases of the split; may be repeated",
-    )
-    parser.add_argument(
         "--phantoms",
         type=arguments.whole_number(minimum=0),
         default=0,
         metavar="N",
-        help="also report them on this number of synthetic spines; default 0",
+        help="also report measurements and outline quality on this number of synthetic spines; default 0",
     )
     parser.add_argument("--shown-dataset", default="", metavar="TEXT", help="how the card names the dataset")
     arguments.add_device(parser)
@@ -62,14 +54,14 @@ def run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.output.is_dir():
         raise OutputError(f"{args.output} is a file.", "Use a folder.")
     info = find_checkpoint(args.checkpoint)
-    for dataset in (args.dataset, *args.measure):
+    for dataset in args.dataset:
         read_manifest(dataset).cases(args.split)
     texts = [_text(path) for path in (args.notes, *args.append) if path]
     from ..evaluation.publish import Publication, Row, publish
 
     what = Publication(
         name=args.name,
-        dataset=args.dataset,
+        datasets=args.dataset,
         split=args.split,
         recipe=args.recipe,
         notes=texts[0] if args.notes else "",
@@ -77,7 +69,6 @@ def run(args: argparse.Namespace) -> None:
         rows=[Row(title, options) for title, options in map(_row, args.row)],
         more=texts[1:] if args.notes else texts,
         shown_dataset=args.shown_dataset,
-        measured=args.measure,
         phantoms=args.phantoms,
     )
     with progress_bar(args.quiet) as report:

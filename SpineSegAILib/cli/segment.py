@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unvalidated",
         action="store_true",
-        help="include experimental structures, for which the checkpoint was trained on synthetic images only",
+        help="include experimental structures, which are not validated on real cases",
     )
     arguments.add_options(parser)
     arguments.add_quiet(parser)
@@ -330,7 +330,7 @@ def require_found(args: argparse.Namespace, path: Path, result: Segmentation) ->
 
 
 def _without_experimental(args: argparse.Namespace, result: Segmentation, hints: Hints) -> Segmentation:
-    """The result without structures that were trained on synthetic images only, unless they are asked for."""
+    """The result without experimental structures, unless they are asked for."""
     if args.unvalidated or args.structures:
         return result
     from ..results import drop_unvalidated
@@ -340,7 +340,7 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
     if rest is not result:
         kept = rest.present
         omitted = ", ".join(structure(sid).name for sid in result.present if sid not in kept)
-        rest.warnings.append(f"Omitted {omitted}: trained on synthetic images only. {remedy}.")
+        rest.warnings.append(f"Omitted {omitted}: experimental, not validated on real cases. {remedy}.")
     return rest
 
 

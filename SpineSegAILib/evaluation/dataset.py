@@ -71,7 +71,7 @@ class Seen:
 
 
 def evaluate_dataset(
-    dataset: str | Path,
+    dataset: str | Path | Sequence[str | Path],
     split: str,
     predictor: Segmenter,
     *,
@@ -93,7 +93,7 @@ def evaluate_dataset(
     and the report says why.
 
     Args:
-        dataset: a manifest.
+        dataset: a manifest, or several whose cases are scored together.
         split: ``"validation"`` …
         predictor: what segments.
         variants: names of `VARIANTS`.
@@ -119,12 +119,10 @@ def evaluate_dataset(
     """
     for variant in variants:
         require_variant(variant)
-    manifest = read_manifest(dataset)
-    cases = [case for case in manifest.cases(split) if case.label is not None]
-    if not cases:
-        raise DatasetError(f"No “{split}” case of {dataset} has a label.", "Choose a split with labels.")
+    datasets = [dataset] if isinstance(dataset, (str, Path)) else list(dataset)
+    cases, extents = _labelled(datasets, split)
     left_out = max(len(cases) - limit, 0) if limit is not None else 0
-    cases = cases[: len(cases) - left_out]
+    cases, extents = cases[: len(cases) - left_out], extents[: len(cases) - left_out]
     for case in cases:  # before hours of work
         image_grid = read_geometry(case.image)
         label_grid = read_geometry(case.label) if case.label is not None else None
@@ -147,26 +145,44 @@ def evaluate_dataset(
         progress(1.0, "done")
     return {
         "format": 1,
-        "dataset": Path(dataset).name,
+        "dataset": ", ".join(Path(d).name for d in datasets),
         "split": split,
         "library": __version__,
         **(about or {}),
         **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
         **({"hints": hints.about} if hints else {}),
-        **_cautions(cases, manifest.extent, predictor.scheme.extent, trained_on),
+        **_cautions(cases, extents, predictor.scheme.extent, trained_on),
         **({"grid": f"Distances in pixels are those of slices resized to {grid} × {grid}."} if grid else {}),
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
         "variants": {variant: summarize(found) for variant, found in reports.items()},
     }
 
 
+def _labelled(datasets: Sequence[str | Path], split: str) -> tuple[list[Case], list[Extent | None]]:
+    """The labelled cases of a split, and the extent of their vertebrae.
+
+    Raises:
+        DatasetError: a manifest is not valid, or has no such case.
+    """
+    cases: list[Case] = []
+    extents: list[Extent | None] = []
+    for dataset in datasets:
+        manifest = read_manifest(dataset)
+        found = [case for case in manifest.cases(split) if case.label is not None]
+        if not found:
+            raise DatasetError(f"No “{split}” case of {dataset} has a label.", "Choose a split with labels.")
+        cases += found
+        extents += [case.extent or manifest.extent for case in found]
+    return cases, extents
+
+
 def _cautions(
-    cases: Sequence[Case], usual: Extent | None, extent: Extent | None, trained_on: Collection[str]
+    cases: Sequence[Case], extents: Sequence[Extent | None], extent: Extent | None, trained_on: Collection[str]
 ) -> dict[str, str]:
     """What makes scores say less than they seem to.
 
     Args:
-        usual: of the data set's vertebrae, where a case does not say.
+        extents: of the cases' vertebrae, as they were drawn.
         extent: of the method's vertebrae.
     """
     found = {}
@@ -176,7 +192,7 @@ def _cautions(
             f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."
         )
     if extent is not None:
-        drawn = [e for case in cases if (e := case.extent or usual) is not None and e is not extent]
+        drawn = [e for e in extents if e is not None and e is not extent]
         words = {Extent.BODY: "vertebral bodies", Extent.WHOLE: "whole vertebrae"}
         if drawn:
             found["extent"] = (

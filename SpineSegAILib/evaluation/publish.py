@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..anatomy import Kind
 from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
-from ..datasets import read_manifest
 from ..errors import ConfigError
 from ..files import atomic_write
 from ..inference import Predictor
@@ -26,6 +26,9 @@ from ..templates import render
 from .dataset import evaluate_dataset
 from .phantoms import write_phantoms
 from .variants import VARIANTS
+
+LEAST_CASES, LEAST_DICE = 3, 0.8
+"""What a structure must reach on unseen cases, so that results hold it without being asked to."""
 
 LICENCE = "Weights: research use; they inherit the terms of the training data, see the model card. Not Apache-2.0."
 
@@ -49,7 +52,7 @@ class Publication:
 
     Attributes:
         name: of the published checkpoint.
-        dataset: manifest.
+        datasets: manifests; their cases are scored together.
         split: which cases; not those that it was trained on.
         recipe: the command that trained it.
         notes: the hand-written part of the card, Markdown.
@@ -57,13 +60,12 @@ class Publication:
         rows: see `Row`.
         more: Markdown that others measured, for the end of the card.
         shown_dataset: how the card names the dataset.
-        measured: more manifests; their cases of the split are evaluated as they are, for the card's tables of
-            measurements and outline quality.
-        phantoms: how many synthetic spines are measured, too.
+        phantoms: how many synthetic spines are evaluated, too, for the card's tables of measurements and outline
+            quality.
     """
 
     name: str
-    dataset: Path
+    datasets: Sequence[Path]
     split: str
     recipe: str
     notes: str
@@ -71,7 +73,6 @@ class Publication:
     rows: Sequence[Row] = ()
     more: Sequence[str] = ()
     shown_dataset: str = ""
-    measured: Sequence[Path] = ()
     phantoms: int = 0
 
 
@@ -97,7 +98,7 @@ def publish(
     """
     predictor = Predictor(checkpoint, device=device)
     document = evaluate_dataset(
-        what.dataset, what.split, predictor, variants=VARIANTS, options=what.options, progress=report,
+        what.datasets, what.split, predictor, variants=VARIANTS, options=what.options, progress=report,
         trained_on=checkpoint.trained_on,
     )  # fmt: skip
     if "seen" in document:
@@ -108,13 +109,14 @@ def publish(
     for row in what.rows:
         options = {**what.options, **row.options}
         again = evaluate_dataset(
-            what.dataset, what.split, predictor, options=options,
+            what.datasets, what.split, predictor, options=options,
             progress=partial(_report_row, report, row.title),
         )  # fmt: skip
         mechanisms.append({"title": row.title, "flags": row.flags, "summary": again["variants"]["full"]})
-    trust = [(title, again["variants"]["full"]) for title, again in _further_data(checkpoint, predictor, what, report)]
+    trust = _phantoms(checkpoint, predictor, what, report) if what.phantoms else []
     metadata = {
         **checkpoint.metadata,
+        "unvalidated": experimental(checkpoint, document["variants"]["full"]),
         "validation": {variant: main_results(summary) for variant, summary in document["variants"].items()},
         "validation_command": document["command"],
         "licence": LICENCE,
@@ -130,26 +132,17 @@ def publish(
     return paths
 
 
-def _further_data(
+def _phantoms(
     checkpoint: CheckpointInfo, predictor: Predictor, what: Publication, report: Callable[[float, str], None]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Title and report of each further dataset, and of the phantoms."""
-
-    def evaluated(title: str, manifest: Path, split: str) -> tuple[str, dict[str, Any]]:
-        again = evaluate_dataset(
-            manifest, split, predictor, options=what.options, trained_on=checkpoint.trained_on,
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Title and summary of the synthetic spines."""
+    title = f"{what.phantoms} synthetic spines"
+    with TemporaryDirectory() as folder:
+        found = evaluate_dataset(
+            write_phantoms(Path(folder), what.phantoms), "validation", predictor, options=what.options,
             progress=partial(_report_row, report, title),
         )  # fmt: skip
-        if "seen" in again:
-            raise ConfigError(again["seen"], "Measure on cases that the checkpoint has not seen.")
-        return title, again
-
-    for manifest in what.measured:
-        yield evaluated(read_manifest(manifest).name or manifest.stem, manifest, what.split)
-    if what.phantoms:
-        with TemporaryDirectory() as folder:
-            manifest = write_phantoms(Path(folder), what.phantoms)
-            yield evaluated(f"{what.phantoms} synthetic spines", manifest, "validation")
+    return [(title, found["variants"]["full"])]
 
 
 def _report_row(report: Callable[[float, str], None], title: str, share: float, sentence: str) -> None:
@@ -191,6 +184,26 @@ def model_card(
     return text.rstrip() + "\n"
 
 
+def experimental(checkpoint: CheckpointInfo, summary: Mapping[str, Any]) -> list[str]:
+    """Structures that a result holds on request only.
+
+    They are those that no real case of the training showed, and those that unseen cases do not show to be good: scored
+    in fewer than `LEAST_CASES`, or with a mean Dice below `LEAST_DICE`. Posterior elements, which readers draw without
+    their levels, are judged together. What no reader drew in an unseen case is left as the training has it.
+
+    Args:
+        summary: of an evaluation on unseen cases.
+    """
+    found = []
+    for known in checkpoint.scheme.structures:
+        together = summary["groups"].get("posterior elements") if known.kind is Kind.POSTERIOR else None
+        row = together or summary["structures"].get(known.name)
+        good = row is None or (row["scored"] >= LEAST_CASES and (row["dice"] or 0.0) >= LEAST_DICE)
+        if known.id in checkpoint.unvalidated or not good:
+            found.append(known.name)
+    return found
+
+
 def main_results(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The groups' main results, for the header of a checkpoint."""
     keys = ("scored", "dice", "hd95_mm", "asd_mm", "levels_right", "levels")
@@ -199,8 +212,9 @@ def main_results(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _command(what: Publication) -> str:
     flags = Row("", what.options).flags
+    shown = what.shown_dataset or " ".join(path.name for path in what.datasets)
     return (
-        f"spinesegai evaluate {what.shown_dataset or what.dataset.name} --split {what.split} --checkpoint {what.name} "
+        f"spinesegai evaluate {shown} --split {what.split} --checkpoint {what.name} "
         f"--variants all --output report.json{' ' if flags else ''}{flags}"
     )
 

@@ -252,7 +252,7 @@ def _notes(segmentation: Segmentation, rows: Sequence[Mapping[str, Any]], column
     if not segmentation.present:
         notes.insert(0, "• No structure was found in this image.")
     if any(sid in segmentation.unvalidated for sid in segmentation.present):
-        notes.append("* Unvalidated: learnt from phantoms alone.")
+        notes.append("* Experimental: not validated on real cases.")
     measured = wrapped([f"• {row['structure']}: {row['notes']}" for row in rows if row["notes"]])
     if len(measured) > _MOST_LINES:
         measured = [*measured[: _MOST_LINES - 1], "• More notes are in the table of measurements."]

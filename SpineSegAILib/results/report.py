@@ -194,7 +194,7 @@ def _doubts(result: Segmentation, rows: Sequence[Mapping[str, Any]]) -> tuple[st
     if low:
         doubts.append(f"Low outline quality, please check: {', '.join(low)}.")
     if any(row["unvalidated"] for row in rows):
-        doubts.append("* Experimental: the model was trained for it on synthetic images only.")
+        doubts.append("* Experimental: not validated on real cases.")
     return tuple(doubts)
 
 

@@ -39,7 +39,7 @@ class Segmentation:
         outline_quality: structure id → 0…1, how far its outline can be trusted (`results.quality`).
         alternatives: other namings, best first.
         warnings: sentences for the reader, e.g. that no sacrum was recognized.
-        unvalidated: ids of structures that the checkpoint learnt from phantoms alone.
+        unvalidated: ids of experimental structures: not validated on real cases.
         provenance: JSON-able: method, checkpoint, versions, device, seconds per stage, hints …
         uncertainty: float image in the input's geometry (standard deviation of a sampled mask), or None.
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
@@ -195,7 +195,7 @@ def require_structures(result: Segmentation, message: str) -> None:
 
 
 def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> Segmentation:
-    """The result without what its checkpoint learnt from phantoms alone.
+    """The result without experimental structures.
 
     Args:
         locked: structures that the reader drew or accepted; they stay, since they are not the checkpoint's.
@@ -212,7 +212,7 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
     if not rest.present:
         names = ", ".join(STRUCTURES[sid].name for sid in doubtful)
         raise ImageError(
-            f"All that was found is what the checkpoint learnt from phantoms alone: {names}.",
+            f"All that was found is experimental, not validated on real cases: {names}.",
             f"{remedy}, or use another checkpoint.",
         )
     return rest

@@ -160,7 +160,7 @@ class ResultMessage(Message):
 class SegmentRequest(Message):
     """Segment `image` with `checkpoint` (a name or a file).
 
-    Structures that the checkpoint learnt from phantoms alone are left out unless `include_unvalidated`.
+    Experimental structures of the checkpoint are left out unless `include_unvalidated`.
     """
 
     op: Literal["segment"] = "segment"

@@ -254,7 +254,7 @@ def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkp
     assert segment(case, tiny_checkpoint) == 0
     assert canal not in read_segmentation(case / "out.seg.nrrd").present
     assert (
-        "note: Omitted canal: trained on synthetic images only. Use --unvalidated to include them."
+        "note: Omitted canal: experimental, not validated on real cases. Use --unvalidated to include them."
         in capsys.readouterr().out
     )
     for words in (["--unvalidated"], ["--structures", "canal,L4"]):

@@ -416,6 +416,14 @@ def test_the_report_says_what_makes_its_scores_worth_less(dataset, tmp_path):
     assert "seen" not in plain
 
 
+def test_several_datasets_are_scored_together(dataset):
+    twice = evaluate_dataset([dataset, dataset], "validation", Oracle())
+    once = evaluate_dataset(dataset, "validation", Oracle())
+    assert twice["dataset"] == f"{dataset.name}, {dataset.name}"
+    a, b = (report["variants"]["full"]["groups"]["vertebrae"] for report in (once, twice))
+    assert b["scored"] == 2 * a["scored"] and b["dice"] == pytest.approx(a["dice"])
+
+
 class Blind:
     """Fails on every image."""
 

@@ -88,7 +88,7 @@ def test_shows_slice_names_and_what_made_it():
     assert {"case 7", "Research use only", "• The sacrum is not visible.", "canal *"} <= set(written)
     assert "resenc-unet  ·  lumbar-mr-default" in written
     assert any("five lumbar" in text for text in written)
-    assert any("phantoms alone" in text for text in written)
+    assert any("not validated on real cases" in text for text in written)
     for name in ("L3", "L4", "L5", "L3/L4", "L4/L5"):
         assert written.count(name) == 2  # sagittal and coronal
     assert written.count("canal *") == 1  # the coronal view runs through the bodies

@@ -1,6 +1,7 @@
 """From a trained checkpoint to one that can be handed on: calibrated, evaluated, with a card."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from SpineSegAILib.errors import ConfigError, DatasetError
 from SpineSegAILib.evaluation import VARIANTS, calibrate
 from SpineSegAILib.evaluation.calibrate import fit_calibration
 from SpineSegAILib.evaluation.measurements import compare_measurements, measurement_summary
-from SpineSegAILib.evaluation.publish import Publication, Row, publish
+from SpineSegAILib.evaluation.publish import Publication, Row, experimental, publish
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.imaging.geometry import like
@@ -46,7 +47,7 @@ def checkpoint(path, cases=()):
 
 def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_path):
     what = Publication(
-        "shown", manifest, "validation", "spinesegai train …", "## What it is for\n\nNothing.\n",
+        "shown", [manifest], "validation", "spinesegai train …", "## What it is for\n\nNothing.\n",
         rows=[Row("one slice at a time", {"batch": "1"})], more=["## Else\n"], shown_dataset="DATA/dataset.json",
     )  # fmt: skip
     weights, card = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
@@ -65,12 +66,12 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
 
 
 class Oracle:
-    """Images that hold their own labels, seen as they are but for L3's upper half."""
+    """Images that hold their own labels (`own_labels`), seen as they are but for L3's upper half."""
 
     scheme = scheme("lumbar-mr")
 
     def segment(self, image, **_):
-        values = sitk.GetArrayFromImage(image).astype(np.int16)
+        values = np.floor(sitk.GetArrayFromImage(image)).astype(np.int16)
         rows = np.flatnonzero((values == L3).any((0, 2)))
         missing = values[:, : rows[len(rows) // 2]]
         missing[missing == L3] = 0
@@ -78,13 +79,17 @@ class Oracle:
 
 
 def own_labels(folder, count, seed=0):
-    """As `write_phantoms`; each image is its own label."""
-    phantom = make_phantom(PhantomSpec(top="L1", slices=9), np.random.default_rng(seed))
+    """As `write_phantoms`; each image is its own label and noise below 1, so that it is not taken for a label map."""
+    rng = np.random.default_rng(seed)
+    phantom = make_phantom(PhantomSpec(top="L1", slices=9), rng)
+    values = sitk.GetArrayFromImage(phantom.labels)
+    image = like(phantom.labels, (values + rng.uniform(0.1, 0.9, values.shape)).astype(np.float32))
     entries = []
     for number in range(count):
-        sitk.WriteImage(phantom.labels, str(folder / f"{number}.nii.gz"))
+        sitk.WriteImage(image, str(folder / f"{number}.nii.gz"))
+        sitk.WriteImage(phantom.labels, str(folder / f"{number}_label.nii.gz"))
         names = [STRUCTURES[int(sid)].name for sid in np.unique(sitk.GetArrayViewFromImage(phantom.labels)) if sid]
-        entries.append({"image": f"{number}.nii.gz", "label": f"{number}.nii.gz", "annotated": names})
+        entries.append({"image": f"{number}.nii.gz", "label": f"{number}_label.nii.gz", "annotated": names})
     path = folder / "dataset.json"
     path.write_text(json.dumps({"name": "Further", "validation": entries}), encoding="utf-8")
     return path
@@ -95,17 +100,17 @@ def test_the_card_says_how_far_measurements_and_qualities_can_be_trusted(tmp_pat
     monkeypatch.setattr("SpineSegAILib.evaluation.publish.VARIANTS", ("full",))
     monkeypatch.setattr("SpineSegAILib.evaluation.publish.write_phantoms", own_labels)
     dataset = own_labels(tmp_path, 1)
-    what = Publication("shown", dataset, "validation", "", "", measured=[dataset], phantoms=2)
+    what = Publication("shown", [dataset], "validation", "", "", phantoms=2)
     _, card = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
     text = card.read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     heights = {row[0]: row for row in rows if row[1:2] == ["vertebra: height (mm)"]}
-    assert set(heights) == {"validation split", "Further", "2 synthetic spines"}
-    assert [heights[name][2] for name in heights] == ["15", "15", "30"]  # three heights of five vertebrae
-    row = heights["Further"]
+    assert set(heights) == {"validation split", "2 synthetic spines"}
+    assert [heights[name][2] for name in heights] == ["15", "30"]  # three heights of five vertebrae
+    row = heights["validation split"]
     assert row[3] == "0 %" and -4.0 < float(row[4]) < -1.5  # L3 lacks half of its 27 mm
     assert 9.0 < float(row[7]) < 16.0
-    assert "| Further | lordosis L1–S1 (°) | 1 | 0 % | 0.0 | 0.0 | 0.0 | 0.0 |" in text
+    assert "| validation split | lordosis L1–S1 (°) | 1 | 0 % | 0.0 | 0.0 | 0.0 | 0.0 |" in text
     quality = next(row for row in rows if row[0] == "validation split, full" and len(row) == 7)
     assert quality[1:] == ["2", "1", "0.9", "1", "1", "1.00"]
 
@@ -129,7 +134,7 @@ def test_what_a_segmentation_leaves_blank_is_counted():
 def test_cases_that_a_checkpoint_has_seen_do_not_make_its_card(manifest, tmp_path):
     info = checkpoint(tmp_path / "a.safetensors", ["case1_image"])
     with pytest.raises(ConfigError, match="were in the method's training"):
-        publish(info, Publication("b", manifest, "validation", "", ""), tmp_path / "out", device="cpu")
+        publish(info, Publication("b", [manifest], "validation", "", ""), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 
@@ -165,5 +170,23 @@ def test_an_interrupted_publication_leaves_nothing(manifest, tmp_path, monkeypat
     info = checkpoint(tmp_path / "a.safetensors")
     monkeypatch.setattr("SpineSegAILib.evaluation.publish.model_card", lambda *_: sitk.ReadImage("nowhere"))
     with pytest.raises(RuntimeError):
-        publish(info, Publication("b", manifest, "validation", "", ""), tmp_path / "out", device="cpu")
+        publish(info, Publication("b", [manifest], "validation", "", ""), tmp_path / "out", device="cpu")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_unseen_cases_do_not_show_to_be_good_is_experimental(tmp_path):
+    def row(scored, dice):
+        return {"scored": scored, "dice": dice}
+
+    info = checkpoint(tmp_path / "a.safetensors")
+    assert experimental(info, {"groups": {}, "structures": {}}) == [STRUCTURES[i].name for i in info.unvalidated]
+    found = {"L1": row(6, 0.95), "L2": row(2, 0.95), "L3": row(6, 0.79), "L1/L2": row(3, 0.80), "L2/L3": row(0, None)}
+    assert experimental(info, {"groups": {}, "structures": found}) == ["L2", "L3", "L2/L3", "canal"]
+    whole = replace(
+        info, metadata={**info.metadata, "method": {**info.metadata["method"], "scheme": "lumbar-mr-posterior"}}
+    )
+    together = {"groups": {"posterior elements": row(6, 0.7)}, "structures": {"L1": row(6, 0.95)}}
+    names = experimental(whole, together)
+    assert "L4 posterior elements" in names and "L1" not in names and "S1" not in names
+    together["groups"]["posterior elements"] = row(6, 0.81)
+    assert "L4 posterior elements" not in experimental(whole, together)

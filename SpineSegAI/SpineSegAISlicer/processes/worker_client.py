@@ -44,7 +44,7 @@ class SegmentationRequest:
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
     :param hints: `SpineSegAILib.hints.Hints`.
     :param options: run-time options of the method, name → value.
-    :param includeUnvalidated: also the structures that the checkpoint learnt from phantoms alone.
+    :param includeUnvalidated: also experimental structures.
     """
 
     image: Any
