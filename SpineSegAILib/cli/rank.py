@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     arguments.check_outputs({"--output": args.output}, {})
     images = find_images(args.images)
     info = find_checkpoint(args.checkpoint)
-    with progress_bar(args.quiet, args.progress_lines) as report:
+    with progress_bar(args.quiet, args.progress_lines, by_item=True) as report:
         report(0.0, "loading the checkpoint")
         from ..inference import Predictor
 

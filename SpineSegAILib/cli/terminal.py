@@ -53,12 +53,28 @@ def print_note(sentence: str, file: TextIO | None = None) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool, lines: bool = False) -> Iterator[Progress]:
-    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report."""
+def progress_bar(quiet: bool, lines: bool = False, *, by_item: bool = False) -> Iterator[Progress]:
+    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report.
+
+    Args:
+        by_item: where it is not a terminal, print a line as each item begins: what a message has before its colon.
+    """
     if lines:
         yield lambda fraction, message: print(
             json.dumps({"progress": round(fraction, 4), "message": message}), file=sys.stderr, flush=True
         )
+        return
+    if by_item and not quiet and not sys.stderr.isatty():
+        current = ""
+
+        def say(fraction: float, message: str) -> None:
+            nonlocal current
+            item = message.partition(":")[0]
+            if item != current:
+                current = item
+                print(f"{fraction:4.0%} {item}", file=sys.stderr, flush=True)
+
+        yield say
         return
     from tqdm import tqdm
 

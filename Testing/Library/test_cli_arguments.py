@@ -181,3 +181,18 @@ def test_a_syntax_error_shows_the_usage(words, said, capsys):
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: spinesegai") and said in err
+
+
+# --- long work speaks ---
+
+
+def test_into_a_file_each_item_is_a_line(capsys):
+    from SpineSegAILib.cli.terminal import progress_bar
+
+    with progress_bar(False, by_item=True) as report:
+        for fraction, message in ((0.0, "a: reading"), (0.2, "a: mirrored"), (0.5, "b: reading"), (1.0, "Done")):
+            report(fraction, message)
+    assert capsys.readouterr().err.splitlines() == ["  0% a", " 50% b", "100% Done"]
+    with progress_bar(True, by_item=True) as report:
+        report(0.0, "a: reading")
+    assert capsys.readouterr().err == ""
