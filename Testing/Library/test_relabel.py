@@ -224,3 +224,13 @@ def test_a_plain_label_image(tmp_path):
     image = column("T8 T9").labels
     sitk.WriteImage(image, str(tmp_path / "plain.nii.gz"))
     assert relabel(tmp_path / "plain.nii.gz", "--shift", "up") == ["T7", "T8"]
+
+
+def test_the_corrected_segmentation_is_measured(spine, capsys):
+    table = spine.with_name("sizes.csv")
+    words = ["relabel", str(spine), "-o", str(spine.with_name("right.seg.nrrd")), "--shift", "up"]
+    assert cli.main([*words, "--measurements", str(table)]) == 0
+    assert f"wrote {table}" in capsys.readouterr().out
+    named = [line.partition(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:-1]]
+    found = read_segmentation(spine.with_name("right.seg.nrrd"))
+    assert named == [structure(sid).name for sid in found.present]
