@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from .. import __version__
 from ..anatomy import Extent, LabelScheme
 from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
-from ..errors import Cancelled, DatasetError, DeviceError, ImageError
+from ..errors import Cancelled, DatasetError, DeviceError, HintError, ImageError
 from ..hints import Hints
 from ..imaging import read_geometry
 from ..results import Segmentation
@@ -89,8 +89,8 @@ def evaluate_dataset(
 ) -> dict[str, Any]:
     """Segments and scores the labelled cases of a split.
 
-    A case in which no segmentation can be made (its image cannot be used, or memory does not do) counts as missed,
-    and the report says why.
+    A case in which no segmentation can be made (its image cannot be used, memory does not do, or what is found does
+    not fit the hints) counts as missed, and the report says why.
 
     Args:
         dataset: a manifest, or several whose cases are scored together.
@@ -241,6 +241,10 @@ def _evaluate_variant(
             if not unusable:
                 result = predictor.segment(copy, options=dict(options or {}), **told)
         except (ImageError, DeviceError) as error:
+            failure = str(error)
+        except HintError as error:  # what was found does not fit what is true
+            if hints is None:
+                raise
             failure = str(error)
     prediction = result
     if prediction is None:

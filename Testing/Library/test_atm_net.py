@@ -759,7 +759,7 @@ def test_a_bert_is_frozen_and_outside_the_network(tmp_path, text_packages):
     state = encoder.model.state_dict()
     (tmp_path / "my-bert" / "model.safetensors").unlink()
     torch.save(state, tmp_path / "my-bert" / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"cannot be loaded.*must be \.safetensors"):
+    with pytest.raises(ConfigError, match="published as a pickle alone"):
         make_encoder(str(tmp_path / "my-bert"))
 
 

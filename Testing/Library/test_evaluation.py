@@ -10,9 +10,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SpineSegAILib.anatomy import Extent, scheme, structure
-from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, DeviceError, ImageError
+from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, DeviceError, HintError, ImageError
 from SpineSegAILib.evaluation import (
     VARIANTS,
+    HintMaker,
     dice,
     evaluate_case,
     evaluate_dataset,
@@ -24,6 +25,8 @@ from SpineSegAILib.evaluation import (
     write_report,
 )
 from SpineSegAILib.evaluation.masks import TOLERANCE_MM, on_square_grid, pixel_distances, surface_measures
+from SpineSegAILib.hints import Hints
+from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.results import Segmentation
 
 SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
@@ -365,7 +368,9 @@ def dataset(tmp_path):
     upright = [oriented(column(**TRUTH), "PIR"), oriented(column(L4=(2, 12), L5=(36, 56)), "LPS")]
     entries = []
     for name, label in zip("ab", upright, strict=True):
-        sitk.WriteImage(sitk.Cast(label, sitk.sitkFloat32), str(tmp_path / f"{name}.nii.gz"))
+        values = sitk.GetArrayFromImage(label)
+        noise = np.random.default_rng(0).uniform(0.1, 0.9, values.shape)  # else it would be taken for a label map
+        sitk.WriteImage(like(label, (values + noise).astype(np.float32)), str(tmp_path / f"{name}.nii.gz"))
         sitk.WriteImage(label, str(tmp_path / f"{name}_label.nii.gz"))
         entry = {"image": f"{name}.nii.gz", "label": f"{name}_label.nii.gz", "annotated": ["L4", "L5"], "source": name}
         entries.append(entry)
@@ -414,6 +419,19 @@ def test_the_report_says_what_makes_its_scores_worth_less(dataset, tmp_path):
     assert all(report[key] in format_report(report) for key in ("seen", "extent"))
     plain = evaluate_dataset(dataset, "validation", method, trained_on={"elsewhere"})
     assert "seen" not in plain
+
+
+def test_a_case_that_does_not_fit_its_hints_is_missed(dataset):
+    class Strict(Oracle):
+        def segment(self, image, hints=None, **_):
+            if hints is not None:
+                raise HintError("7 vertebrae were found.")
+            return super().segment(image)
+
+    told = evaluate_dataset(dataset, "validation", Strict(), hints=HintMaker(lambda image, reference: Hints()))
+    full = told["variants"]["full"]
+    assert full["groups"]["vertebrae"]["dice"] == 0.0
+    assert len(full["failures"]) == 2 and "7 vertebrae were found" in full["failures"]["a"]
 
 
 def test_several_datasets_are_scored_together(dataset):

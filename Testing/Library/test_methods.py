@@ -20,6 +20,10 @@ def example_batch(dims: int, channels: int, sizes: tuple[int, ...]) -> Batch:
     return Batch(image, allowed, torch.where(label > 0, label.float() % 5, float("nan")), coordinates)
 
 
+PROMPTED = ("sam", "medsam")
+"""They segment what they are shown."""
+
+
 @pytest.mark.parametrize(("method_id", "dims"), CASES)
 def test_every_method_trains_a_step_and_predicts(method_id, dims, text_packages):
     torch.manual_seed(0)
@@ -34,7 +38,8 @@ def test_every_method_trains_a_step_and_predicts(method_id, dims, text_packages)
     assert len(with_gradient) > 0.85 * sum(p.requires_grad for p in method.parameters())
     method.eval()
     with torch.inference_mode():
-        maps = method.evidence(batch.image, Context(batch.coordinates))
+        shown = batch.allowed.long().argmax(1) if method_id in PROMPTED else None
+        maps = method.evidence(batch.image, Context(batch.coordinates, prior=shown))
     name, channels = ("kinds", method.scheme.head_kinds) if "kinds" in maps else ("classes", method.scheme.channels)
     assert maps[name].shape == (2, channels, *sizes)
     assert torch.allclose(maps[name].sum(1), torch.ones(2, *sizes), atol=1e-4)

@@ -59,7 +59,8 @@ def slices(tmp_path):
     for top in (10, 26, 42):
         mask[top : top + 10, 8:24] = 2
         mask[top - 5 : top - 1, 8:24] = 1
-    image = (mask * 80).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 60, mask.shape)  # else it would be taken for a label map
+    image = (mask * 80 + noise).astype(np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(image), str(folder / "a_image.png"))
     sitk.WriteImage(sitk.GetImageFromArray(mask), str(folder / "a_label.png"))
     return folder

@@ -13,7 +13,7 @@ from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import evaluate_case
-from SpineSegAILib.imaging import Preprocessing, read_image
+from SpineSegAILib.imaging import Preprocessing, read_file
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels, random_vessels
@@ -211,7 +211,7 @@ def test_the_real_half_labelled_case_reaches_the_loss(tmp_path):
     folder = SHARED_DATA / "pulmonary_ct"
     if not folder.exists():
         pytest.skip("the shared pulmonary CT is not here")
-    label = read_image(folder / "pulmonary_label.nii.gz")
+    label = read_file(folder / "pulmonary_label.nii.gz")
     sitk.WriteImage(sitk.Cast(label, sitk.sitkInt16) * 205, str(tmp_path / "label.nii.gz"))
     entry = {
         "image": str(folder / "pulmonary_image.nii.gz"), "label": "label.nii.gz", "annotated": ["pulmonary artery"],

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ...errors import ConfigError, HintError
 from ..base import Batch, Context, Method, Tiling
 from ..options import choice_option
+from ..text.encoders import broken_package
 from .config import SamConfig
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -218,13 +219,19 @@ def _box(mask: Tensor) -> Tensor:
 
 
 def _new_model(config: SamConfig) -> Any:
-    transformers = _transformers()
-    return transformers.SamModel(transformers.SamConfig(**config.architecture))
+    return _of_transformers("SamModel")(_of_transformers("SamConfig")(**config.architecture))
 
 
-def _transformers() -> Any:
-    # By name: its lazy classes have types that hold for other versions alone.
-    return import_module("transformers")
+def _of_transformers(name: str) -> Any:
+    """A class of transformers, by name: its lazy classes have types that hold for other versions alone.
+
+    Raises:
+        MissingPackageError: transformers is there and cannot be used.
+    """
+    try:
+        return getattr(import_module("transformers"), name)
+    except (ImportError, RuntimeError) as error:  # not found is what its lazy classes say of any failure
+        raise broken_package("transformers", error) from error
 
 
 def _published(weights: str) -> dict[str, Tensor]:
@@ -237,7 +244,9 @@ def _published(weights: str) -> dict[str, Tensor]:
         f"python -c \"import transformers as t; t.SamModel.from_pretrained('{weights}').save_pretrained('FOLDER')\""
     )
     try:
-        model, told = _transformers().SamModel.from_pretrained(weights, use_safetensors=True, output_loading_info=True)
+        model, told = _of_transformers("SamModel").from_pretrained(
+            weights, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The weights {weights} cannot be loaded: {str(error).splitlines()[0]}", remedy) from error
     missing = sorted(told["missing_keys"]) + [str(name) for name in told.get("mismatched_keys", ())]

@@ -189,7 +189,7 @@ def load_pretrained(source: str, tokenizer: Any, model: Any) -> tuple[Any, Any]:
     try:
         return tokenizer.from_pretrained(source), model.from_pretrained(source, use_safetensors=True)
     except ImportError as error:
-        raise _broken("transformers", error) from error
+        raise broken_package("transformers", error) from error
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if "safetensors" in reason:
@@ -234,7 +234,7 @@ def load_open_clip(model: str, weights: str) -> Any:
             "CLIP's text encoder needs open_clip, which is not installed.", "pip install open_clip_torch"
         ) from None
     except (ImportError, RuntimeError) as error:
-        raise _broken("open_clip", error) from error
+        raise broken_package("open_clip", error) from error
     remedy = f"Give a tag that open_clip knows and a network connection, or a file: {CLIP}:ViT-B-32:FILE.safetensors."
     try:
         published = open_clip.get_pretrained_cfg(model, weights) if weights else {}
@@ -249,7 +249,7 @@ def load_open_clip(model: str, weights: str) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _broken(package: str, error: Exception) -> MissingPackageError:
+def broken_package(package: str, error: Exception) -> MissingPackageError:
     """What to say where a package is there and cannot be imported."""
     reason = str(error).splitlines()[0]
     return MissingPackageError(
