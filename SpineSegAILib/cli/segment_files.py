@@ -98,14 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _file_or_folder(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or text.endswith(("/", os.sep)) or not path.suffix:
+    if os.path.isdir(path) or text.endswith(("/", os.sep)) or not path.suffix:
         return path
     check_suffix(path, SEGMENTATION_SUFFIXES)
     return path
 
 
 def _is_file(output: Path) -> bool:
-    return stem_and_suffix(output)[1] in SEGMENTATION_SUFFIXES and not output.is_dir()
+    return stem_and_suffix(output)[1] in SEGMENTATION_SUFFIXES and not os.path.isdir(output)
 
 
 # --- where results go ------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def plan(args: argparse.Namespace, images: Sequence[Path], *, many: bool) -> lis
             raise ConfigError(f"{flag} says what {needed} writes.", f"Use {needed} with it.")
     if many:
         _check_many(args)
-        if args.output is not None and args.output.exists() and not args.output.is_dir():
+        if args.output is not None and os.path.lexists(args.output) and not os.path.isdir(args.output):
             raise OutputError(f"{args.output} is not a folder.", "Give a folder for the results of several images.")
     stems = _stems(args, images, many)
     works = []
