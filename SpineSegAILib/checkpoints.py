@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .anatomy import LabelScheme, scheme, structure
-from .errors import CheckpointError, ConfigError, SpineSegAIError
+from .errors import CheckpointError, ConfigError, SpineSegAIError, did_you_mean
 from .files import atomic_write, parse_json
 from .methods.catalog import METHODS
 from .resources import resources_folder, user_folder
@@ -224,6 +224,8 @@ def list_checkpoints() -> list[CheckpointInfo]:
 def find_checkpoint(name: str | Path | None = None, method: str | None = None) -> CheckpointInfo:
     """The checkpoint of this name or path; without one, the first that fits the method, or the default.
 
+    The end of a name is enough where no other name ends so: ``resenc`` for ``lumbar-mr-resenc``.
+
     Raises:
         CheckpointError: there is none.
     """
@@ -233,12 +235,17 @@ def find_checkpoint(name: str | Path | None = None, method: str | None = None) -
             return info
     if name is not None and (Path(name).suffix or os.sep in str(name)):
         return read_header(name)
+    ending = [info for info in found if name and info.name.endswith(f"-{name}")]
+    if len(ending) == 1:
+        return ending[0]
     what = f"named “{name}”" if name is not None else f"for the method {method}" if method else ""
     known = ", ".join(info.name for info in found) or "none"
     where = ", ".join(str(f) for f in checkpoint_folders())
     left = "".join(f" {error.message}" for error in unusable)
     raise CheckpointError(
-        f"There is no checkpoint {what}.".replace(" .", "."), f"Available: {known}. Looked in {where}.{left}"
+        f"There is no checkpoint {what}.".replace(" .", ".")
+        + did_you_mean(str(name or ""), (info.name for info in found)),
+        f"Available: {known}. Looked in {where}.{left}",
     )
 
 

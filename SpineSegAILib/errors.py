@@ -104,6 +104,14 @@ def one_of(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean “segment”?"`` for a word that is nearly one of these; else nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean “{near[0]}”?" if near else ""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: numpy says so by a class of its own, torch and ITK by a `RuntimeError`'s words."""
     text = str(error).lower()

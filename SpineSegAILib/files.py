@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -68,17 +68,19 @@ def check_name(path: str | Path, failure: type[SpineSegAIError]) -> None:
 def check_writable(path: str | Path) -> None:
     """Finds out early whether a file may be written.
 
+    A missing folder is made when the file is written.
+
     Raises:
-        OutputError: the folder does not exist or cannot be written to, the path is a folder, or a name cannot be used.
+        OutputError: the folder cannot be written to or made, the path is a folder, or a name cannot be used.
     """
     check_name(path, OutputError)
     path = Path(path)
-    folder = path.parent
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder.", "Give the name of a file in it.")
+        folder = next(parent for parent in real_path(path.parent / "file").parents if os.path.lexists(parent))
         if not folder.is_dir():
-            raise OutputError(f"The folder {folder} does not exist.", "Make it first, or choose another.")
+            raise OutputError(f"{folder} is not a folder.", "Choose another folder.")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"The folder {folder} cannot be written to.", "Choose another folder.")
         if path.exists() and not os.access(path, os.W_OK):
@@ -92,17 +94,22 @@ def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
     """Places to write to; what is there takes the real names only if the block ends without an error.
 
     Each file is written into a private folder beside its destination, under its own name; companions that its writer
-    puts beside it (a sidecar) move along. An error leaves nothing behind and what was there before as it was.
+    puts beside it (a sidecar) move along. Missing folders are made. An error leaves nothing behind and what was there
+    before as it was.
 
     Raises:
         OutputError: a destination cannot be written, or the disk is full.
     """
     targets = [Path(path) for path in paths]
     folders: list[Path] = []
+    made: list[Path] = []
     try:
         try:
             for target in targets:
                 check_writable(target)
+                missing = [folder for folder in target.parents if not folder.exists()]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made += missing
                 folders.append(Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent)))
             yield [folder / target.name for folder, target in zip(folders, targets, strict=True)]
             for folder, target in zip(folders, targets, strict=True):
@@ -114,6 +121,9 @@ def atomic_write(*paths: str | Path) -> Iterator[list[Path]]:
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+        for folder in sorted(made, key=lambda folder: len(folder.parts), reverse=True):
+            with suppress(OSError):  # is not empty: all went well
+                folder.rmdir()
 
 
 def _to_disk(path: Path) -> None:

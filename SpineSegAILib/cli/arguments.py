@@ -11,12 +11,12 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..anatomy import VALUE_MAPS, Extent, Structure, structure
-from ..errors import ConfigError, OutputError, SpineSegAIError, one_of
+from ..errors import ConfigError, OutputError, SpineSegAIError, did_you_mean, one_of
 from ..files import check_suffix, check_writable, real_path
 from ..hints import Anchor, Point
 from ..methods.catalog import method_info
@@ -35,6 +35,28 @@ class Parser(argparse.ArgumentParser):
         found.wrong_value = self._wrong_value or getattr(found, "wrong_value", None)
         return found, rest
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if isinstance(action, argparse._SubParsersAction):
+                error.message = f"“{value}” is not a command.{did_you_mean(str(value), action.choices)}"
+            raise
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`; what is nearly a flag is named."""
+        found = re.match(r"unrecognized arguments: (-{1,2}[^\s=]+)", message)
+        known = [flag for action in self._all_actions() for flag in action.option_strings]
+        super().error(message + (did_you_mean(found[1], known) if found else ""))
+
+    def _all_actions(self) -> Iterator[argparse.Action]:
+        """Its own and its commands'."""
+        for action in self._actions:
+            yield action
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._actions
+
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
             empty = not arg_string.strip() and arg_string != action.default
@@ -42,7 +64,8 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError("It is empty.", "Give a value, or omit it.")
             return super()._get_value(action, arg_string)
         except SpineSegAIError as error:
-            error.message = f"{'/'.join(action.option_strings) or action.metavar}: {error.message}"
+            long = next((flag for flag in action.option_strings if flag.startswith("--")), action.metavar)
+            error.message = f"{long}: {error.message}"
             self._wrong_value = self._wrong_value or error
             return None
 
@@ -88,8 +111,8 @@ def method(text: str) -> str:
 
 def device(text: str) -> str:
     """What to compute on."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise ConfigError(f"“{text}” is not a device.", "Use auto, cpu, cuda, cuda:N or mps.")
+    if not re.fullmatch(r"auto|cpu|gpu|mps|cuda(:\d+)?", text):
+        raise ConfigError(f"“{text}” is not a device.", "Use auto, cpu, gpu, cuda, cuda:N or mps.")
     return text
 
 
@@ -217,11 +240,14 @@ def anchor(text: str) -> Anchor:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint``."""
+    """``-m/--model``, or ``--checkpoint``."""
     parser.add_argument(
+        "-m",
+        "--model",
         "--checkpoint",
+        dest="checkpoint",
         metavar="NAME|FILE",
-        help="checkpoint to use, by name or file; “spinesegai checkpoints” lists them",
+        help="model to use, by name or file (a checkpoint); “spinesegai checkpoints” lists them",
     )
 
 
@@ -231,7 +257,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--device",
         type=device,
         default="auto",
-        metavar="auto|cpu|cuda[:N]|mps",
+        metavar="auto|cpu|gpu|cuda[:N]|mps",
         help="device to compute on; default: the fastest available",
     )
 
@@ -306,7 +332,7 @@ def add_progress_lines(parser: argparse.ArgumentParser) -> None:
 def add_training_set(parser: argparse.ArgumentParser) -> None:
     """The flags of the commands that add cases to a training set."""
     parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="training-set folder (created if it does not exist)"
+        "-o", "--output", required=True, metavar="FOLDER", help="training-set folder (created if it does not exist)"
     )
     parser.add_argument(
         "--map",

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
     arguments.add_datasets(parser)
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(".safetensors"),
         required=True,

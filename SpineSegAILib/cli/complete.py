@@ -15,7 +15,7 @@ HELP = "Complete partly labeled cases with a checkpoint's results (self-training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("dataset", type=Path, metavar="DATASET.json", help="manifest")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the new manifest")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the new manifest")
     arguments.add_checkpoint(parser)
     arguments.add_device(parser)
     arguments.add_quiet(parser)

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", required=True, metavar="NAME", help="training, validation or test")
     arguments.add_checkpoint(parser)
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(".json"),
         required=True,
@@ -124,7 +125,7 @@ def _evaluated(
     if args.allow_label_leak:
         options["allow_label_leak"] = True
     worst = WorstCases(args.worst if args.html else 0, variants[0])
-    with progress_bar(args.quiet) as report:
+    with progress_bar(args.quiet, by_item=True) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
         vectors = None

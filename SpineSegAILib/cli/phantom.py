@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vessels", action="store_true", help="pulmonary arteries and veins in CT instead of a spine")
     image = arguments.output_file(*IMAGE_SUFFIXES)
     parser.add_argument(
-        "--output", type=image, required=True, metavar="FILE", help="write the image: .nii.gz, .nii, .nrrd, .mha"
+        "-o", "--output", type=image, required=True, metavar="FILE", help="write the image: .nii.gz, .nii, .nrrd, .mha"
     )
     parser.add_argument("--label", type=image, metavar="FILE", help="write the label image of the structures")
     parser.add_argument(

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
     arguments.add_datasets(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the two files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the two files")
     parser.add_argument("--name", required=True, metavar="NAME", help="name of the published checkpoint")
     parser.add_argument("--split", default="validation", metavar="NAME", help="cases to score; default: validation")
     parser.add_argument("--recipe", default="", metavar="TEXT", help="command that trained it, for the card")

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_checkpoint(parser)
     arguments.add_device(parser)
     parser.add_argument(
-        "--output", type=arguments.output_file(".csv"), metavar="CSV", help="write the ranking as a table"
+        "-o", "--output", type=arguments.output_file(".csv"), metavar="CSV", help="write the ranking as a table"
     )
     arguments.add_json(parser)
     arguments.add_quiet(parser)
@@ -27,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Ranks the images."""
     from ..checkpoints import find_checkpoint
-    from ..inference.ranking import find_images, rank, write_csv
+    from ..imaging import find_images
+    from ..inference.ranking import rank, write_csv
 
     arguments.check_outputs({"--output": args.output}, {})
     images = find_images(args.images)
     info = find_checkpoint(args.checkpoint)
-    with progress_bar(args.quiet, args.progress_lines) as report:
+    with progress_bar(args.quiet, args.progress_lines, by_item=True) as report:
         report(0.0, "loading the checkpoint")
         from ..inference import Predictor
 

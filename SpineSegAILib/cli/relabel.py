@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command; steps and their refinements are one list, which keeps their order."""
     parser.add_argument("input", metavar="INPUT", help="segmentation: .seg.nrrd, or a label image of structure ids")
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(*SEGMENTATION_SUFFIXES),
         required=True,
@@ -108,6 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lock", type=structure_ids, default=(), metavar="A,…", help="structures that no step may change or rename"
     )
     arguments.add_label_values(parser, "INPUT")
+    parser.add_argument(
+        "--measurements",
+        type=arguments.output_file(".csv", ".json"),
+        metavar="FILE",
+        help="write a table of volumes, heights, angles … of the corrected segmentation: .csv, .json",
+    )
     arguments.add_json_file(parser)
     arguments.add_quiet(parser)
 
@@ -196,21 +203,23 @@ def _steps(given: Iterable[Step | Refinement]) -> list[Step]:
     return steps
 
 
-def _outputs(args: argparse.Namespace) -> list[Path]:
-    """The files to write: the segmentation, and the summary if it is asked for.
+def _outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The files to write, by flag: the segmentation, and what else is asked for.
 
     Raises:
         OutputError: a folder is missing or protected, or one file would be used twice.
     """
     from ..results import check_sidecar, side_file
 
-    summary = None if args.json == STDOUT else args.json
-    arguments.check_outputs(
-        {"--output": args.output, "the side file of --output": side_file(args.output), "--json": summary},
-        {"INPUT": args.input},
-    )
+    named = {
+        "--output": args.output,
+        "--measurements": args.measurements,
+        "--json": None if args.json == STDOUT else args.json,
+    }
+    outputs = {flag: path for flag, path in named.items() if path is not None}
+    arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, {"INPUT": args.input})
     check_sidecar(args.output)
-    return [args.output] if summary is None else [args.output, summary]
+    return outputs
 
 
 def _corrected(args: argparse.Namespace, steps: Sequence[Step]) -> Segmentation:
@@ -282,11 +291,17 @@ def _correction(step: Step, labelling: LabeledStructures, labels: sitk.Image) ->
             return tools.switch_counting(labelling, step.word, side)
 
 
-def _write(args: argparse.Namespace, outputs: Sequence[Path], result: Segmentation) -> dict[str, Any]:
+def _write(args: argparse.Namespace, outputs: Mapping[str, Path], result: Segmentation) -> dict[str, Any]:
     """Writes all files or none, and returns the summary."""
-    with atomic_write(*outputs) as places:
-        written = [args.output.with_name(path.name) for path in result.write(places[0])]
+    with atomic_write(*outputs.values()) as places:
+        place = dict(zip(outputs, places, strict=True))
+        written = [args.output.with_name(path.name) for path in result.write(place["--output"])]
+        if "--measurements" in place:
+            from ..results.measurement import measure_all, write_measurements
+
+            write_measurements(measure_all(result), place["--measurements"])
+            written.append(args.measurements)
         summary = {"input": str(args.input), **result.to_document(), "written": [str(path) for path in written]}
-        if len(places) > 1:
-            write_json(places[1], summary)
+        if "--json" in place:
+            write_json(place["--json"], summary)
     return summary

@@ -1,10 +1,12 @@
-"""``spinesegai segment``: one image, with what the user knows about it."""
+"""``spinesegai segment``: an image with what the user knows about it, or many images."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import shlex
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import Extent, LabelScheme, structure
 from ..errors import ConfigError, HintError, one_of
-from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write, stem_and_suffix
+from ..files import stem_and_suffix
 from ..hints import Hints
 from ..keypoints import read_keypoints
 from ..methods.catalog import METHODS, MethodInfo, method_info
-from . import arguments
+from . import arguments, segment_files
 from .arguments import STDOUT
-from .terminal import print_json, print_note, print_table, print_written, progress_bar, write_json
+from .segment_files import Work
+from .terminal import print_json, print_note, print_table, print_written, progress_bar
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from ..checkpoints import CheckpointInfo
+    from ..inference import Predictor
     from ..results import Segmentation
     from ..results.measurement import Row
 
-HELP = "Segment an image."
+HELP = "Segment images."
 
 HINT_FLAGS = {
     "visible": "--visible",
@@ -42,14 +46,15 @@ HINT_FLAGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("image", metavar="IMAGE", help="image file, or folder with one DICOM series")
     parser.add_argument(
-        "--output",
-        type=arguments.output_file(*SEGMENTATION_SUFFIXES),
-        required=True,
-        metavar="FILE",
-        help="write the segmentation: .seg.nrrd for Slicer, or a label image: .nii.gz, .nii, .nrrd, .mha",
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="image file, folder with a DICOM series, or folder of images and series (sub-folders too); several are "
+        "segmented one after the other",
     )
+    segment_files.add_arguments(parser)
     arguments.add_checkpoint(parser)
     parser.add_argument("--method", type=arguments.method, metavar="NAME", help="use a checkpoint of this method")
     arguments.add_device(parser)
@@ -81,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--extent",
-        choices=[extent.value for extent in Extent],
+        type=arguments.choice(*(extent.value for extent in Extent)),
         metavar="body|whole",
         help="whole: add to each vertebra its posterior elements, where the model segments bodies and these apart",
     )
@@ -91,94 +96,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="include experimental structures, which are not validated on real cases",
     )
     arguments.add_options(parser)
-    parser.add_argument(
-        "--preview", type=arguments.output_file(".png"), metavar="PNG", help="write a picture of the result"
-    )
-    parser.add_argument(
-        "--measurements",
-        type=arguments.output_file(".csv", ".json"),
-        metavar="FILE",
-        help="write a table of volumes, heights, angles …: .csv, .json",
-    )
-    parser.add_argument(
-        "--measurements-all",
-        action="store_true",
-        help="with --measurements: every column, coordinates too",
-    )
-    parser.add_argument(
-        "--uncertainty",
-        type=arguments.output_file(*IMAGE_SUFFIXES),
-        metavar="FILE",
-        help="write the uncertainty map, for methods that produce samples: .nii.gz, .nii, .nrrd, .mha",
-    )
-    arguments.add_json_file(parser)
     arguments.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks all that is asked for, segments, and writes all of it or nothing."""
-    from ..results import whole_vertebrae
+    """Checks all that is asked for, segments, and writes all files of an image or none."""
+    from ..imaging import find_images
+    from . import segment_many
 
-    outputs = _outputs(args)
-    info = _checkpoint(args)
-    hints = _hints(args, method_info(info.method), info.scheme)
+    images = find_images(args.images, omit=[args.output] if args.output else [])
+    first = args.images[0]
+    many = len(args.images) > 1 or len(images) > 1 or (first.is_dir() and not images[0].is_dir())
+    works = segment_files.plan(args, images, many=many)
+    if many:
+        segment_many.run(args, works)
+    else:
+        _run_one(args, works[0])
+
+
+def _run_one(args: argparse.Namespace, work: Work) -> None:
+    read = ("prior", "lock", "keypoints", "levels_from")
+    files = {f"--{name.replace('_', '-')}": getattr(args, name) for name in read}
+    segment_files.check_work(work, files, overwrite=args.overwrite)
+    info = find_model(args)
+    hints = find_hints(args, method_info(info.method), info.scheme)
     given = _given_segmentations(args)
     hints = replace(hints, prior=_labels(given, "--prior"), locked=_labels(given, "--lock"))
-    image, result = _segmented(args, info, hints, _labels(given, "--levels-from"))
+    started = time.perf_counter()
+    image, result = _segmented(args, info, work.image, hints, _labels(given, "--levels-from"))
+    seconds = time.perf_counter() - started
     result.warnings[:0] = [f"{flag}: {note}" for flag, found in given.items() for note in found.notes]
-    if args.extent == Extent.WHOLE.value:
-        result = whole_vertebrae(result)
-    result = _without_experimental(args, result, hints)
-    summary = {"image": str(args.image), "checkpoint": info.name, **result.to_document()}
-    for described in summary["alternatives"]:
-        described["command"] = _relabel_command(args.output, described["relabel"])
-    rows = _measurements(outputs, result)
-    summary["written"] = _write(args, outputs, image, result, summary, rows)
-    for note in _notes(args, result, rows):
-        print_note(note)
+    result, rows, summary = finished(args, work, info, hints, image, result)
     if args.json == STDOUT:
+        for note in notes_of(args, work, result, rows):
+            print_note(note)
         print_json(summary)
-    elif not args.quiet:
+    elif args.quiet:
+        for note in notes_of(args, work, result, rows):
+            print_note(note)
+    else:
         if result.level_confidence is not None:
             print(f"level confidence: {result.level_confidence:.2f}")
         print_table(_structure_rows(result))
+        print(f"{seconds:.1f} s on {result.provenance.get('device', args.device)}, model {info.name}")
+        for note in notes_of(args, work, result, rows):
+            print_note(note, sys.stdout)  # a part of the result: it stays with it where that goes into a file
         print_written(summary["written"])
+
+
+def finished(
+    args: argparse.Namespace, work: Work, info: CheckpointInfo, hints: Hints, image: sitk.Image, result: Segmentation
+) -> tuple[Segmentation, list[Row], dict[str, Any]]:
+    """What is returned of an image's segmentation, its measurements, and the summary; its files are written.
+
+    Raises:
+        ImageError: nothing is left to return.
+        OutputError: a file cannot be written.
+    """
+    from ..results import whole_vertebrae
+
+    if args.extent == Extent.WHOLE.value:
+        result = whole_vertebrae(result)
+    result = _without_experimental(args, result, hints)
+    summary: dict[str, Any] = {"image": str(work.image), "checkpoint": info.name, **result.to_document()}
+    for described in summary["alternatives"]:
+        described["command"] = _relabel_command(work.outputs["--output"], described["relabel"])
+    rows = _measurements(args, result)
+    summary["written"] = segment_files.write_files(args, work, image, result, summary, rows)
+    return result, rows, summary
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
 
 
-def _outputs(args: argparse.Namespace) -> dict[str, Path]:
-    """The files asked for, by flag.
-
-    Raises:
-        OutputError: a folder is missing or protected, or one file would be used twice.
-    """
-    from ..results import check_sidecar, side_file
-
-    if args.measurements_all and args.measurements is None:
-        raise ConfigError("--measurements-all says what --measurements writes.", "Use --measurements FILE with it.")
-    named = {
-        "--output": args.output,
-        "--preview": args.preview,
-        "--measurements": args.measurements,
-        "--uncertainty": args.uncertainty,
-        "--json": None if args.json == STDOUT else args.json,
-    }
-    outputs = {flag: path for flag, path in named.items() if path is not None}
-    read = {
-        "IMAGE": args.image,
-        "--prior": args.prior,
-        "--lock": args.lock,
-        "--keypoints": args.keypoints,
-        "--levels-from": args.levels_from,
-    }
-    arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, read)
-    check_sidecar(args.output)
-    return outputs
-
-
-def _checkpoint(args: argparse.Namespace) -> CheckpointInfo:
+def find_model(args: argparse.Namespace) -> CheckpointInfo:
     """The checkpoint asked for.
 
     Raises:
@@ -203,7 +194,7 @@ def _checkpoint(args: argparse.Namespace) -> CheckpointInfo:
     return info
 
 
-def _hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) -> Hints:
+def find_hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme) -> Hints:
     """What the user knows, as far as the method can use it, but for segmentations.
 
     Raises:
@@ -283,7 +274,7 @@ def check_hints(given: Iterable[str], method: MethodInfo) -> None:
 
 
 def _segmented(
-    args: argparse.Namespace, info: CheckpointInfo, hints: Hints, levels: sitk.Image | None
+    args: argparse.Namespace, info: CheckpointInfo, path: Path, hints: Hints, levels: sitk.Image | None
 ) -> tuple[sitk.Image, Segmentation]:
     """The image and its segmentation.
 
@@ -295,28 +286,47 @@ def _segmented(
         ConfigError: an uncertainty map is asked for and only one sample.
     """
     from ..imaging import read_image
-    from ..results import require_structures
 
     with progress_bar(args.quiet) as report:
         report(0.0, "reading the image")
-        image = read_image(args.image)
+        image = read_image(path)
         if levels is not None:
             from ..inference.level_transfer import level_anchor
 
             hints = replace(hints, anchors=(*hints.anchors, level_anchor(levels, image)))
-        report(0.0, "loading the checkpoint")
-        from ..inference import Predictor
-
-        predictor = Predictor(info, device=args.device)
-        if args.uncertainty and predictor.method.images_per_slice(dict(args.option)) < 2:
-            raise ConfigError(
-                "--uncertainty needs at least two samples; one sample, or the prior alone, has no uncertainty.",
-                "Use --option samples=2 or more.",
-            )
+        report(0.0, "loading the model")
+        predictor = load_predictor(args, info)
         result = predictor.segment(image, hints=hints, options=dict(args.option), progress=report)
-    what = "None of the requested structures" if args.structures else "No spine"
-    require_structures(result, f"{what} was found in {args.image}.")
+    require_found(args, path, result)
     return image, result
+
+
+def load_predictor(args: argparse.Namespace, info: CheckpointInfo) -> Predictor:
+    """The model on the device.
+
+    Raises:
+        CheckpointError, DeviceError: it cannot be loaded there.
+        ConfigError: an uncertainty map is asked for and only one sample.
+    """
+    from ..inference import Predictor
+
+    predictor = Predictor(info, device=args.device)
+    if args.uncertainty and predictor.method.images_per_slice(dict(args.option)) < 2:
+        raise ConfigError(
+            "--uncertainty needs at least two samples; one sample, or the prior alone, has no uncertainty.",
+            "Use --option samples=2 or more.",
+        )
+    return predictor
+
+
+def require_found(args: argparse.Namespace, path: Path, result: Segmentation) -> None:
+    """Raises:
+    ImageError: nothing was found.
+    """
+    from ..results import require_structures
+
+    what = "None of the requested structures" if args.structures else "No spine"
+    require_structures(result, f"{what} was found in {path}.")
 
 
 def _without_experimental(args: argparse.Namespace, result: Segmentation, hints: Hints) -> Segmentation:
@@ -334,51 +344,21 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
     return rest
 
 
-def _measurements(outputs: Mapping[str, Path], result: Segmentation) -> list[Row]:
+def _measurements(args: argparse.Namespace, result: Segmentation) -> list[Row]:
     """The table of measurements, if it is written or drawn."""
-    if not outputs.keys() & {"--measurements", "--preview"}:
+    if not (args.measurements or args.preview or args.report):
         return []
     from ..results.measurement import measure_all
 
     return measure_all(result)
 
 
-def _write(
-    args: argparse.Namespace,
-    outputs: Mapping[str, Path],
-    image: sitk.Image,
-    result: Segmentation,
-    summary: Mapping[str, Any],
-    rows: Sequence[Row],
-) -> list[str]:
-    """Writes all files or none, and returns their names."""
-    from ..results import write_image
-    from ..results.measurement import COLUMNS, SHORT_COLUMNS, write_measurements
-    from ..results.preview import render_preview
-
-    with atomic_write(*outputs.values()) as places:
-        place = dict(zip(outputs, places, strict=True))
-        written = [outputs["--output"].with_name(path.name) for path in result.write(place["--output"])]
-        if "--preview" in place:
-            render_preview(image, result, place["--preview"], rows=rows)
-        if "--measurements" in place:
-            columns = COLUMNS if args.measurements_all else SHORT_COLUMNS
-            write_measurements(rows, place["--measurements"], columns)
-        if "--uncertainty" in place:
-            assert result.uncertainty is not None  # two samples or more have one
-            write_image(result.uncertainty, place["--uncertainty"])
-        names = [str(path) for path in (*written, *(p for flag, p in outputs.items() if flag != "--output"))]
-        if "--json" in place:
-            write_json(place["--json"], {**summary, "written": names})
-    return names
-
-
-def _notes(args: argparse.Namespace, result: Segmentation, rows: Sequence[Row]) -> list[str]:
+def notes_of(args: argparse.Namespace, work: Work, result: Segmentation, rows: Sequence[Row]) -> list[str]:
     """What the user should know: the result's warnings, each question with its answer, doubtful measurements."""
     notes = list(result.warnings)
     for alternative in result.alternatives:
         if alternative.question and alternative.step:
-            command = _relabel_command(args.output, alternative.step)
+            command = _relabel_command(work.outputs["--output"], alternative.step)
             notes.append(f"To name them {alternative.names}: {command}")
     doubtful = [row["structure"] for row in rows if row["notes"]]
     if doubtful and args.measurements:

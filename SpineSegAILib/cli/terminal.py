@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from ..training.run import RunDirectory
@@ -47,18 +47,34 @@ def print_written(paths: Iterable[str | Path | None]) -> None:
 # --- standard error --------------------------------------------------------------------------------------------------
 
 
-def print_note(sentence: str) -> None:
+def print_note(sentence: str, file: TextIO | None = None) -> None:
     """Prints what a user should know though all went well."""
-    print(f"note: {sentence}", file=sys.stderr)
+    print(f"note: {sentence}", file=file or sys.stderr)
 
 
 @contextmanager
-def progress_bar(quiet: bool, lines: bool = False) -> Iterator[Progress]:
-    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report."""
+def progress_bar(quiet: bool, lines: bool = False, *, by_item: bool = False) -> Iterator[Progress]:
+    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report.
+
+    Args:
+        by_item: where it is not a terminal, print a line as each item begins: what a message has before its colon.
+    """
     if lines:
         yield lambda fraction, message: print(
             json.dumps({"progress": round(fraction, 4), "message": message}), file=sys.stderr, flush=True
         )
+        return
+    if by_item and not quiet and not sys.stderr.isatty():
+        current = ""
+
+        def say(fraction: float, message: str) -> None:
+            nonlocal current
+            item = message.partition(":")[0]
+            if item != current:
+                current = item
+                print(f"{fraction:4.0%} {item}", file=sys.stderr, flush=True)
+
+        yield say
         return
     from tqdm import tqdm
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bio_clinicalbert, a Hugging Face name or folder, open_clip[:MODEL:WEIGHTS], or tiny_offline",
     )
     parser.add_argument(
+        "-o",
         "--output",
         type=arguments.output_file(".safetensors"),
         required=True,

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET.json",
         help="manifest; not needed with --resume; with --recipe the folder that holds the recipe's datasets",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN_DIR", help="folder of the run")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN_DIR", help="folder of the run")
     parser.add_argument(
         "--recipe",
         metavar="NAME",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
+from ..templates import render
 from . import plots
 from .report import CAUTIONS, POLICY
-from .templates import render
 from .worst import WorstCase
 
 Block = dict[str, Any]

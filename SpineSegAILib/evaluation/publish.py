@@ -22,9 +22,9 @@ from ..inference import Predictor
 from ..inference.calibration import Calibration
 from ..methods.catalog import method_info
 from ..results.quality import GOOD_DICE, LOW
+from ..templates import render
 from .dataset import evaluate_dataset
 from .phantoms import write_phantoms
-from .templates import render
 from .variants import VARIANTS
 
 LEAST_CASES, LEAST_DICE = 3, 0.8

@@ -6,6 +6,7 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .checks import as_volume, check_image, plausibility_warnings, refuse_labels, whole_numbers
+    from .finding import find_images
     from .geometry import SAGITTAL_DIRECTION, Geometry, Plane, plane
     from .headers import check_inline
     from .pictures import is_picture

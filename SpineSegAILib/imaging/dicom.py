@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from .checks import PERPENDICULAR, RADIOGRAPHS, STACKS
 from .decoding import pixels
-from .dicom_headers import DIFFERENCES, File, Frame, images, read_header
+from .dicom_headers import DIFFERENCES, File, Frame, images, is_dicom, read_header
 from .geometry import NEARLY, nearest_rotation, shear
+from .headers import first_bytes
 from .tags import BODY_PART_TAG, MODALITY_TAG, ORIENTATION_UNKNOWN_TAG, SCALE_UNKNOWN_TAG, SERIES_TAG
 
 _ROUNDING_MM = 1e-3
@@ -26,12 +27,7 @@ def read_file(path: Path) -> sitk.Image:
     Raises:
         ImageError: it is damaged, not an image, or its slices are not one regular stack.
     """
-    file = read_header(path)
-    if file.modality in STACKS and len(file.frames) == 1 and file.series:
-        others = [path.parent / name for name in sorted(os.listdir(path.parent))]
-        files = [f for f in images(p for p in others if p != path) if f.series == file.series and len(f.frames) == 1]
-        return _volume([file, *files])
-    return _volume([file])
+    return _volume(series(path))
 
 
 def read_folder(folder: Path) -> sitk.Image:
@@ -40,19 +36,40 @@ def read_folder(folder: Path) -> sitk.Image:
     Raises:
         ImageError: there is none, there are several, or its slices are not one regular stack.
     """
+    return _volume(series(folder))
+
+
+def is_series(path: Path) -> bool:
+    """Whether `read_image` would take a path for DICOM: a folder, or a file that is."""
+    return path.is_dir() or is_dicom(first_bytes(path, 256))
+
+
+def series(path: Path) -> list[File]:
+    """The files of the series that a file or folder stands for, in no certain order.
+
+    Raises:
+        ImageError: it is damaged or not an image; or in the folder there is no series, or there are several.
+    """
+    if not path.is_dir():
+        file = read_header(path)
+        if file.modality not in STACKS or len(file.frames) > 1 or not file.series:
+            return [file]
+        others = [path.parent / name for name in sorted(os.listdir(path.parent))]
+        same = [f for f in images(p for p in others if p != path) if f.series == file.series and len(f.frames) == 1]
+        return [file, *same]
     found: dict[str, list[File]] = {}
-    inside = (Path(place) / name for place, _, names in sorted(os.walk(folder)) for name in sorted(names))
+    inside = (Path(place) / name for place, _, names in sorted(os.walk(path)) for name in sorted(names))
     for file in images(inside):
         found.setdefault(file.series, []).append(file)
     if not found:
-        raise ImageError(f"There is no DICOM series in {folder}.", "Give an image file, or a folder with one series.")
+        raise ImageError(f"There is no DICOM series in {path}.", "Give an image file, or a folder with one series.")
     if len(found) > 1:
         lines = sorted(f"{files[0].name}, {len(files)} files, e.g. {files[0].path}" for files in found.values())
         raise ImageError(
-            f"{folder} holds {len(found)} DICOM series: " + "; ".join(lines) + ".",
+            f"{path} holds {len(found)} DICOM series: " + "; ".join(lines) + ".",
             "Give the path of one file of the series that you want.",
         )
-    return _volume(next(iter(found.values())))
+    return next(iter(found.values()))
 
 
 def _volume(files: list[File]) -> sitk.Image:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..anatomy import Kind
 from ..consistency import LevelResult
-from ..errors import Cancelled, ImageError, SpineSegAIError
+from ..errors import Cancelled, SpineSegAIError
 from ..evidence import Evidence
 from ..files import atomic_write, write_csv_rows
 from ..imaging import CanonicalVolume, read_image
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 Progress = Callable[[float, str], None]
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-"""Of the images that are looked for in a folder."""
 
 SURE_MARGIN = 6.0
 """Log odds from which on the naming counts as certain: 400 to 1."""
@@ -89,26 +86,6 @@ class Scores:
         }
         rounded = {key: None if value is None else round(value, 4) for key, value in numbers.items()}
         return {"image": str(self.path), **rounded, "sequence": self.sequence, "reason": self.reason}
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Images, and those in folders (not in their sub-folders).
-
-    Raises:
-        ImageError: a path does not exist, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.name.lower().endswith(SUFFIXES) and p.name[0] != ".")
-            if not inside:
-                raise ImageError(f"There is no image in {path}.", f"Images are {', '.join(SUFFIXES)} files.")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise ImageError(f"There is no file or folder {path}.", "Check the path.")
-    return list(dict.fromkeys(found))
 
 
 def rank(images: Sequence[Path], predictor: Predictor, progress: Progress | None = None) -> list[Scores]:
@@ -228,4 +205,4 @@ def _reason(parts: dict[str, float | None], levels: LevelResult | None) -> str:
     )
 
 
-__all__ = ["Scores", "find_images", "rank", "score", "write_csv"]
+__all__ = ["Scores", "rank", "score", "write_csv"]

@@ -92,8 +92,13 @@ def draw_preview(
     *,
     title: str = "",
     rows: Sequence[Mapping[str, Any]] = (),
+    framed: bool = True,
 ) -> Figure:
-    """The picture as a matplotlib figure that belongs to no window; see `render_preview`."""
+    """The picture as a matplotlib figure that belongs to no window; see `render_preview`.
+
+    Args:
+        framed: with heading and notes; without them where they stand elsewhere.
+    """
     from matplotlib.figure import Figure
 
     if image.GetSize() != segmentation.labels.GetSize():
@@ -104,21 +109,23 @@ def draw_preview(
     views = _views(volume, labels, spacing, segmentation.scheme.extent)
     low, high = _window(views[0])
     panels = [(views[0], False), *((view, True) for view in views)]
-    height = _HEIGHT_INCH
+    height, dpi = (_HEIGHT_INCH, _DPI) if framed else (4.4, 210)  # smaller, so that text can be read on a page
     widths = [height * float(np.clip(v.size_mm[1] / v.size_mm[0], *_ASPECT_LIMITS)) for v, _ in panels]
-    notes = _notes(segmentation, rows, columns=int(sum(widths) * 12))
-    footer = 0.38 + 0.19 * len(notes)
-    total = (sum(widths) + _MARGIN_INCH * (len(widths) + 1), height + _HEADER_INCH + footer)
-    figure = Figure(figsize=total, dpi=_DPI, facecolor=_BACKGROUND)
+    notes = _notes(segmentation, rows, columns=int(sum(widths) * 12)) if framed else []
+    header, footer = (_HEADER_INCH, 0.38 + 0.19 * len(notes)) if framed else (0.4, 0.1)
+    total = (sum(widths) + _MARGIN_INCH * (len(widths) + 1), height + header + footer)
+    figure = Figure(figsize=total, dpi=dpi, facecolor=_BACKGROUND)
     left = _MARGIN_INCH
     names = _names(segmentation)
     for (view, overlaid), width in zip(panels, widths, strict=True):
         axes = figure.add_axes((left / total[0], footer / total[1], width / total[0], height / total[1]))
         _draw(axes, view, (low, high), names if overlaid else None)
-        if not overlaid:
+        if not overlaid and segmentation.scale_known:
             _scale_bar(axes, view)
         _caption(axes, view.title if not overlaid or view is not views[0] else "with labels")
         left += width + _MARGIN_INCH
+    if not framed:
+        return figure
     _header(figure, segmentation, title, total)
     _footer(figure, notes, total, levels=any(STRUCTURES[sid].order is not None for sid in segmentation.present))
     return figure

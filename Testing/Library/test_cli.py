@@ -62,7 +62,7 @@ def predictor(monkeypatch, phantom):
                 level_confidence=0.9,
                 warnings=["The levels are a guess."],
                 unvalidated=asked.get("unvalidated", frozenset()),
-                provenance={"seconds": {}},
+                provenance={"seconds": {}, "device": asked["device"]},
                 uncertainty=sitk.Cast(image * 0, sitk.sitkFloat32) + asked["doubt"] if "doubt" in asked else None,
             )
             return found.restricted_to(hints.structures) if hints.structures else found
@@ -104,7 +104,7 @@ def test_segment_writes_all_that_was_asked_for(case, tiny_checkpoint, predictor,
     assert (case / "p.png").read_bytes().startswith(b"\x89PNG")
     out, err = capsys.readouterr()
     assert "L5 vertebra (body)" in out and "0.90" in out and f"wrote {case / 'm.csv'}" in out
-    assert "note: The levels are a guess." in err
+    assert "note: The levels are a guess." in out and "s on cpu, model tiny" in out and not err
 
 
 def test_a_map_of_uncertainty_is_a_file_for_methods_that_have_one(
@@ -181,7 +181,7 @@ def test_hints_reach_the_method(case, tiny_checkpoint, predictor, phantom):
         (["--structures", "L3,knee"], "--structures: “knee” is not a structure"),
         (["--structures", ","], "does not name anything"),
         (["--option", "batch"], "--option: “batch” is not of the form key=value"),
-        (["--device", "gpu"], "--device: “gpu” is not a device. Use auto, cpu"),
+        (["--device", "abacus"], "--device: “abacus” is not a device. Use auto, cpu"),
         (["--method", "magic"], "--method: There is no method “magic”"),
         (["--anchor", "C3@1,2,3"], "C3 is not in the label scheme"),
         (["--structures", "C3"], "C3 is not in the label scheme"),
@@ -193,7 +193,7 @@ def test_hints_reach_the_method(case, tiny_checkpoint, predictor, phantom):
         (["--measurements", "m.xls"], "Use .csv"),
         (["--json", "r.txt"], "Use .json"),
         (["--output", "out.doc"], "Use .seg.nrrd,"),
-        (["--output", "nowhere/out.nii.gz"], "nowhere does not exist"),
+        (["--output", "case.nii.gz/out.nii.gz"], "case.nii.gz is not a folder"),
         (["--output", "case.nii.gz"], "IMAGE and --output name the same file: case.nii.gz"),
         (["--output", "r.nii.gz", "--json", "r.json"], "--json and the side file of --output name the same file"),
         (["--levels-from", "r.nii.gz", "--output", "r.nii.gz"], "--levels-from and --output name the same file"),
@@ -255,7 +255,7 @@ def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkp
     assert canal not in read_segmentation(case / "out.seg.nrrd").present
     assert (
         "note: Omitted canal: experimental, not validated on real cases. Use --unvalidated to include them."
-        in capsys.readouterr().err
+        in capsys.readouterr().out
     )
     for words in (["--unvalidated"], ["--structures", "canal,L4"]):
         assert segment(case, tiny_checkpoint, *words) == 0
@@ -270,7 +270,8 @@ def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkp
 
 
 def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor, monkeypatch):
-    (case / "out.seg.nrrd").write_text("what was there before")
+    assert segment(case, tiny_checkpoint) == 0
+    before = (case / "out.seg.nrrd").read_bytes()
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -278,7 +279,32 @@ def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor
     monkeypatch.setattr("SpineSegAILib.results.preview.render_preview", full)
     assert segment(case, tiny_checkpoint, "--preview", case / "p.png") == 2
     assert files(case) == {"case.nii.gz", "out.seg.nrrd"}
-    assert (case / "out.seg.nrrd").read_text() == "what was there before"
+    assert (case / "out.seg.nrrd").read_bytes() == before
+
+
+def test_without_an_output_the_result_lies_beside_the_image(case, tiny_checkpoint, predictor, capsys):
+    words = ["segment", case / "case.nii.gz", "-m", tiny_checkpoint, "--device", "cpu"]
+    assert run(*words, "--preview", "--measurements") == 0
+    assert files(case) == {"case.nii.gz", "case.seg.nrrd", "case.png", "case.csv"}
+    assert run(*words, "--format", "nii.gz", "-o", f"{case}/new/folder/") == 0
+    assert files(case / "new") == {"folder", "folder/case_seg.nii.gz", "folder/case_seg.json"}
+
+
+def test_only_our_own_files_are_replaced_unasked(case, tiny_checkpoint, predictor, capsys):
+    more = ["--preview", case / "p.png", "--measurements", case / "m.csv", "--json", case / "r.json"]
+    for _ in range(2):  # as `make demo` does
+        assert segment(case, tiny_checkpoint, *more) == 0
+    for name in ("out.seg.nrrd", "p.png", "m.csv", "r.json"):
+        ours = (case / name).read_bytes()
+        (case / name).write_bytes(b"a,person's,work")
+        assert segment(case, tiny_checkpoint, *more) == 2
+        err = capsys.readouterr().err
+        assert f"{case / name} exists and is not" in err and "--overwrite" in err
+        assert (case / name).read_bytes() == b"a,person's,work"
+        (case / name).write_bytes(ours)
+    assert run("relabel", case / "out.seg.nrrd", "-o", case / "right.seg.nrrd", "--shift", "up") == 0
+    assert segment(case, tiny_checkpoint, output="right.seg.nrrd") == 2, "someone corrected it"
+    assert segment(case, tiny_checkpoint, "--overwrite", output="right.seg.nrrd") == 0
 
 
 def test_protected_folder(case, tiny_checkpoint, predictor, capsys, monkeypatch):
@@ -399,7 +425,7 @@ def test_phantom(tmp_path, capsys):
         (["--spec", "top=Q1"], "Q1 is not a level"),
         (["--spec", "colour=3"], "colour"),
         (["--output", "x.png"], "Use .nii.gz"),
-        (["--output", "nowhere/x.nii.gz"], "does not exist"),
+        (["--output", "/dev/null/x.nii.gz"], "/dev/null is not a folder"),
         (["--label", "x.nii.gz"], "--output and --label name the same file"),
     ],
 )

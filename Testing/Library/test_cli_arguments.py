@@ -40,10 +40,13 @@ def parser_of(name: str) -> Parser:
 def checked_flags() -> list[tuple[str, str]]:
     """(command, flag) of all flags whose value is checked while the words are parsed."""
     return [
-        (name, action.option_strings[0])
+        (name, next(f for f in action.option_strings if f[:2] == "--"))
         for name in cli.COMMANDS
         for action in parser_of(name)._actions
-        if action.type not in (None, Path) and action.option_strings != ["--counting"]  # which the library checks
+        if action.type not in (None, Path)
+        and action.nargs != "+"
+        and action.option_strings != ["--counting"]  # which the library checks
+        if (name, action.dest) != ("segment", "output")  # any name may be that of a folder
     ]
 
 
@@ -59,7 +62,13 @@ def stderr_of(capsys, *words: str) -> str:
 
 def test_a_command_is_one_module():
     folder = Path(cli.__file__).parent
-    modules = {p.stem for p in folder.glob("*.py")} - {"__init__", "arguments", "terminal"}
+    modules = {p.stem for p in folder.glob("*.py")} - {
+        "__init__",
+        "arguments",
+        "terminal",
+        "segment_files",
+        "segment_many",
+    }
     assert modules == {name.replace("-", "_") for name in cli.COMMANDS} and set(NEEDED) == set(cli.COMMANDS)
     for name, command in cli.COMMANDS.items():
         assert command.__name__ == f"SpineSegAILib.cli.{name.replace('-', '_')}"
@@ -125,7 +134,7 @@ def test_flags_of_all_kinds_are_checked():
         ("phantom --seed -1", "--seed: “-1” is not a whole number of 0 or more. Use a number such as 3."),
         ("import-dataset --validation 1", "--validation: “1” is not a share. Use a number from 0 to below 1,"),
         ("import-dataset --extent all", "--extent: “all” is not a valid choice. Use body or whole."),
-        ("segment --device cuda:x", "--device: “cuda:x” is not a device. Use auto, cpu, cuda, cuda:N or mps."),
+        ("segment --device cuda:x", "--device: “cuda:x” is not a device. Use auto, cpu, gpu, cuda, cuda:N or mps."),
         ("segment --visible S1:L1", "--visible: S1 lies below L1. Give the upper level first."),
         ("segment --visible canal:", "--visible: canal is not a vertebra. Use vertebrae, as in T11:S1."),
         ("segment --uncertainty u.seg.nrrd", "Unsupported file extension: u.seg.nrrd. Use .nii.gz, .nii, .nrrd or"),
@@ -138,7 +147,7 @@ def test_it_says_what_is_wrong_and_what_to_use(words, sentence, capsys):
 
 
 def test_the_first_of_several_is_named(capsys):
-    err = stderr_of(capsys, "segment", "a.nii.gz", "--output", "b.txt", "--device", "gpu", "--json", "c.txt")
+    err = stderr_of(capsys, "segment", "a.nii.gz", "--output", "b.txt", "--device", "abacus", "--json", "c.txt")
     assert "--output" in err and "--device" not in err and "--json" not in err
 
 
@@ -157,11 +166,12 @@ def test_it_is_an_error_for_machines_too(words, capsys):
     ("words", "said"),
     [
         ("resegment a.nii.gz", "resegment"),
-        ("segment a.nii.gz", "required: --output"),
+        ("segmnt a.nii.gz", "“segmnt” is not a command. Did you mean “segment”?"),
+        ("segment a.nii.gz --messurements b.csv", "Did you mean “--measurements”?"),
         ("segment --output b.nrrd", "required: IMAGE"),
         ("segment a.nii.gz --output", "expected one argument"),
         ("segment a.nii.gz --output b.nrrd --speed 3", "unrecognized arguments: --speed"),
-        ("segment a.nii.gz --output b.nrrd --device gpu --speed 3", "unrecognized arguments: --speed"),
+        ("segment a.nii.gz --output b.nrrd --device abacus --speed 3", "unrecognized arguments: --speed"),
         ("relabel a.nrrd --output b.nrrd --shift", "expected one argument"),
     ],
 )
@@ -171,3 +181,18 @@ def test_a_syntax_error_shows_the_usage(words, said, capsys):
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: spinesegai") and said in err
+
+
+# --- long work speaks ---
+
+
+def test_into_a_file_each_item_is_a_line(capsys):
+    from SpineSegAILib.cli.terminal import progress_bar
+
+    with progress_bar(False, by_item=True) as report:
+        for fraction, message in ((0.0, "a: reading"), (0.2, "a: mirrored"), (0.5, "b: reading"), (1.0, "Done")):
+            report(fraction, message)
+    assert capsys.readouterr().err.splitlines() == ["  0% a", " 50% b", "100% Done"]
+    with progress_bar(True, by_item=True) as report:
+        report(0.0, "a: reading")
+    assert capsys.readouterr().err == ""

@@ -51,15 +51,28 @@ def test_a_full_disk_is_named(tmp_path):
 def test_what_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="is a folder"):
         check_writable(tmp_path)
-    with pytest.raises(OutputError, match="nowhere does not exist"):
-        check_writable(tmp_path / "nowhere/a.txt")
-    with pytest.raises(OutputError, match="nowhere does not exist"), atomic_write(tmp_path / "nowhere/a.txt"):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file is not a folder"):
+        check_writable(tmp_path / "file/below/a.txt")
+    with pytest.raises(OutputError, match="file is not a folder"), atomic_write(tmp_path / "file/a.txt"):
         pytest.fail("the block must not run")
+    (tmp_path / "file").unlink()
     check_writable(tmp_path / "a.txt")
     monkeypatch.setattr("SpineSegAILib.files.os.access", lambda path, mode: False)
     with pytest.raises(OutputError, match="cannot be written to"):
         check_writable(tmp_path / "a.txt")
     assert names(tmp_path) == set()
+
+
+def test_missing_folders_are_made_unless_the_work_fails(tmp_path):
+    failure = RuntimeError("no")
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "a/b/c.txt"):
+        raise failure
+    assert names(tmp_path) == set()
+    with atomic_write(tmp_path / "a/b/c.txt", tmp_path / "a/d.txt") as places:
+        for place in places:
+            place.write_text("whole")
+    assert (tmp_path / "a/b/c.txt").read_text() == (tmp_path / "a/d.txt").read_text() == "whole"
 
 
 def test_stems_and_suffixes():

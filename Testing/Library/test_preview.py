@@ -224,5 +224,5 @@ def test_failures(tmp_path):
     with pytest.raises(ValueError, match="differ in size"):
         render_preview(image[:, :, 1:], segmentation, tmp_path / "x.png")
     with pytest.raises(OutputError):
-        render_preview(image, segmentation, tmp_path / "nowhere" / "x.png")
+        render_preview(image, segmentation, "/dev/null/x.png")
     assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,9 @@ import SimpleITK as sitk
 
 from SpineSegAILib.cli import main
 from SpineSegAILib.errors import ImageError
+from SpineSegAILib.imaging import find_images
 from SpineSegAILib.inference import Predictor, ranking
-from SpineSegAILib.inference.ranking import Scores, find_images, rank, score
+from SpineSegAILib.inference.ranking import Scores, rank, score
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 

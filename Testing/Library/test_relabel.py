@@ -145,7 +145,7 @@ def test_flags_that_mean_nothing(spine, capsys, words, message):
 def test_files(spine, capsys):
     for words, message in (
         ([str(spine), "--output", str(spine)], "INPUT and --output name the same file"),
-        ([str(spine), "--output", str(spine.parent / "none" / "a.nii.gz")], "does not exist"),
+        ([str(spine), "--output", str(spine / "a.nii.gz")], "is not a folder"),
         ([str(spine), "--output", str(spine.parent / "a.txt")], "Unsupported file extension"),
         ([str(spine), "--output", str(spine.parent / "a.nrrd"), "--json", str(spine.parent / "a.txt")], "Use .json"),
         (
@@ -224,3 +224,13 @@ def test_a_plain_label_image(tmp_path):
     image = column("T8 T9").labels
     sitk.WriteImage(image, str(tmp_path / "plain.nii.gz"))
     assert relabel(tmp_path / "plain.nii.gz", "--shift", "up") == ["T7", "T8"]
+
+
+def test_the_corrected_segmentation_is_measured(spine, capsys):
+    table = spine.with_name("sizes.csv")
+    words = ["relabel", str(spine), "-o", str(spine.with_name("right.seg.nrrd")), "--shift", "up"]
+    assert cli.main([*words, "--measurements", str(table)]) == 0
+    assert f"wrote {table}" in capsys.readouterr().out
+    named = [line.partition(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:-1]]
+    found = read_segmentation(spine.with_name("right.seg.nrrd"))
+    assert named == [structure(sid).name for sid in found.present]
