@@ -6,7 +6,9 @@ and shape are those of its neighbors. A logistic function makes one number of th
 cases and their damaged copies (`evaluation.quality`) and are stored with the checkpoint.
 
 Two things no labeled case teaches, and are limits: what the image's border cuts is not a whole outline, however good
-the part in view is; and an S1 without its upper back corner is broken, since no measurement can rest on it.
+the part in view is; and an S1 without its upper back corner is broken, since no measurement can rest on it. Posterior
+elements have no quality: readers drew those of a column as one, so that no case teaches what a good outline of one
+vertebra's is.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ their copies with other contrasts, of which 102 were poor. The edge's contrast s
 def outline_quality(
     model: QualityModel, evidence: Evidence, levels: LevelResult, volume: CanonicalVolume, result: Segmentation
 ) -> dict[int, float]:
-    """Quality of each structure of a result, by id.
+    """Quality of each structure of a result but posterior elements, by id.
 
     Args:
         model: of the checkpoint.
@@ -80,7 +82,8 @@ def outline_quality(
     """
     features = describe(evidence, levels.labels, volume)
     present = set(result.present)
-    quality = {sid: model.quality(found) for sid, found in features.items() if sid in present}
+    taught = {sid for sid in present if STRUCTURES[sid].kind is not Kind.POSTERIOR}
+    quality = {sid: model.quality(found) for sid, found in features.items() if sid in taught}
     cut = cut_by_border(result.labels)
     quality = {sid: min(q, CUT) if sid in cut else q for sid, q in quality.items()}
     if SACRUM_ID in quality and sacrum_is_broken(result):

@@ -211,3 +211,10 @@ def test_a_checkpoint_whose_quality_model_is_nonsense_is_refused(tiny_checkpoint
 
 def test_the_canal_has_a_quality_of_its_own(case):
     assert case.features()[CANAL_ID]["canal"] == 1.0 and case.features()[DISC]["disc"] == 1.0
+
+
+def test_posterior_elements_have_none(case):
+    """No case teaches it: readers drew them without levels."""
+    behind = structure("L3 posterior elements").id
+    case.labels[:, 20:30, 2:8] = behind
+    assert behind in case.result.present and behind not in case.quality()
