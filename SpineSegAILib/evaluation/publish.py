@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..anatomy import Kind
+from ..anatomy import POSTERIOR_ID, STRUCTURES, Kind, Structure, level_of
 from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
 from ..errors import ConfigError
 from ..files import atomic_write
@@ -189,19 +189,23 @@ def experimental(checkpoint: CheckpointInfo, summary: Mapping[str, Any]) -> list
 
     They are those that no real case of the training showed, and those that unseen cases do not show to be good: scored
     in fewer than `LEAST_CASES`, or with a mean Dice below `LEAST_DICE`. Posterior elements, which readers draw without
-    their levels, are judged together. What no reader drew in an unseen case is left as the training has it.
+    their levels, are judged together, and each with its body. What no reader drew in an unseen case is left as the
+    training has it.
 
     Args:
         summary: of an evaluation on unseen cases.
     """
-    found = []
-    for known in checkpoint.scheme.structures:
-        together = summary["groups"].get("posterior elements") if known.kind is Kind.POSTERIOR else None
-        row = together or summary["structures"].get(known.name)
+
+    def is_good(known: Structure) -> bool:
+        row = summary["structures"].get(known.name)
+        if known.kind is Kind.POSTERIOR:
+            row = summary["groups"].get("posterior elements") or row
         good = row is None or (row["scored"] >= LEAST_CASES and (row["dice"] or 0.0) >= LEAST_DICE)
-        if known.id in checkpoint.unvalidated or not good:
-            found.append(known.name)
-    return found
+        if known.kind is Kind.POSTERIOR and known.id != POSTERIOR_ID:
+            good = good and is_good(STRUCTURES[level_of(known)])
+        return known.id not in checkpoint.unvalidated and good
+
+    return [known.name for known in checkpoint.scheme.structures if not is_good(known)]
 
 
 def main_results(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,3 +190,5 @@ def test_what_unseen_cases_do_not_show_to_be_good_is_experimental(tmp_path):
     assert "L4 posterior elements" in names and "L1" not in names and "S1" not in names
     together["groups"]["posterior elements"] = row(6, 0.81)
     assert "L4 posterior elements" not in experimental(whole, together)
+    together["structures"]["L4"] = row(6, 0.5)
+    assert "L4 posterior elements" in experimental(whole, together)
