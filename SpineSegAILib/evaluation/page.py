@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
-from ..templates import render
+from ..results.templates import render
 from . import plots
 from .report import CAUTIONS, POLICY
 from .worst import WorstCase

@@ -22,7 +22,7 @@ from ..inference import Predictor
 from ..inference.calibration import Calibration
 from ..methods.catalog import method_info
 from ..results.quality import GOOD_DICE, LOW
-from ..templates import render
+from ..results.templates import render
 from .dataset import evaluate_dataset
 from .phantoms import write_phantoms
 from .variants import VARIANTS

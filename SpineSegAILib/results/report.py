@@ -103,7 +103,7 @@ def write_report(
     report = make_report(image, result, source=source, rows=rows, patient=patient)
     with atomic_write(path) as (place,):
         if path.suffix.lower() == ".html":
-            from ..templates import render
+            from .templates import render
 
             picture = base64.b64encode(report.picture).decode("ascii")
             page = render("report.html.j2", r=report, picture=picture, research=RESEARCH)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from .resources import resources_folder
+from ..resources import resources_folder
 
 
 def render(template: str, **values: Any) -> str:
