@@ -289,6 +289,7 @@ def test_a_version_that_cannot_be_read_is_updated(site, pip, answers):
 
 def test_a_damaged_torch_is_taken_out_before_the_extension_installs_it(answers, torch_extension, without, monkeypatch):
     monkeypatch.setattr(dependencies, "_isBroken", lambda requirement: requirement == dependencies.TORCH and not done)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)  # not loaded yet, whatever other tests did
     done, removed = [], []
     monkeypatch.setattr(
         slicer.util, "pip_uninstall", lambda names: (removed.append(names), done.append(1)), raising=False
