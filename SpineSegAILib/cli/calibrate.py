@@ -42,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Tries calibrations, fits the outline quality, and writes the checkpoint with both."""
     from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint
-    from ..datasets import read_manifest
+    from ..datasets import read_cases
 
     inputs = {"CHECKPOINT": args.checkpoint, **arguments.numbered_datasets(args.dataset)}
     arguments.check_outputs({"--output": args.output}, inputs)
     info = find_checkpoint(args.checkpoint)
-    cases = [case for dataset in args.dataset for case in read_manifest(dataset).cases(args.split)]
+    cases = read_cases(args.dataset, args.split)
     if seen := [case.name for case in cases if case.name in info.trained_on]:
         raise DatasetError(
             f"The checkpoint was trained on {seen[0]} and {len(seen) - 1} others of these cases.",

@@ -96,14 +96,14 @@ def _checked(args: argparse.Namespace) -> tuple[CheckpointInfo, Sequence[Case]]:
         SpineSegAIError: a file cannot be written, the checkpoint or the split does not exist, a package is missing …
     """
     from ..checkpoints import find_checkpoint
-    from ..datasets import read_manifest
+    from ..datasets import read_cases
 
     outputs = {"--output": args.output, "--csv": args.csv, "--html": args.html, "--embedding": args.embedding}
     arguments.check_outputs(outputs, arguments.numbered_datasets(args.dataset))
     if args.embedding and args.allow_label_leak:
         raise ConfigError("--embedding shows the features without the reference labels.", "Omit --allow-label-leak.")
     info = find_checkpoint(args.checkpoint)
-    cases = [case for dataset in args.dataset for case in read_manifest(dataset).cases(args.split)]
+    cases = read_cases(args.dataset, args.split)
     if args.embedding:
         from ..evaluation.embedding import require_scikit_learn
 

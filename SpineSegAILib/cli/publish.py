@@ -49,13 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluates on all variants, and writes checkpoint and card."""
     from ..checkpoints import find_checkpoint
-    from ..datasets import read_manifest
+    from ..datasets import read_cases
 
     if args.output.exists() and not args.output.is_dir():
         raise OutputError(f"{args.output} is a file.", "Use a folder.")
     info = find_checkpoint(args.checkpoint)
-    for dataset in args.dataset:
-        read_manifest(dataset).cases(args.split)
+    read_cases(args.dataset, args.split)  # before minutes of work
     texts = [_text(path) for path in (args.notes, *args.append) if path]
     from ..evaluation.publish import Publication, Row, publish
 

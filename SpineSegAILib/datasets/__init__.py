@@ -1,5 +1,5 @@
 """Data sets: what is in them, as one manifest."""
 
-from .manifest import Case, Manifest, read_label, read_manifest
+from .manifest import Case, Manifest, read_cases, read_label, read_manifest
 
-__all__ = ["Case", "Manifest", "read_label", "read_manifest"]
+__all__ = ["Case", "Manifest", "read_cases", "read_label", "read_manifest"]

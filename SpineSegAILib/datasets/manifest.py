@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,15 @@ def read_manifest(path: str | Path, *, must_exist: bool = True) -> Manifest:
     return Manifest(
         path, str(table.get("name", path.parent.name)), str(modality), extent, splits, tuple(custom.values())
     )
+
+
+def read_cases(manifests: Iterable[str | Path], split: str) -> list[Case]:
+    """The cases of a split of several manifests.
+
+    Raises:
+        DatasetError: one of the manifests is not valid, or has no such case.
+    """
+    return [case for manifest in manifests for case in read_manifest(manifest).cases(split)]
 
 
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:

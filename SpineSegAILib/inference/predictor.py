@@ -30,7 +30,7 @@ from .doubts import doubts, not_told
 from .metadata import read_metadata
 from .quality import outline_quality
 from .restore import around_locked, labels_on_source, restricted
-from .second_look import Look, as_found, better_turn, is_large, small_size
+from .second_look import SMALL, Look, as_found, better_turn, is_large, small_size
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
 
 OPTIONS: Mapping[str, str] = {
@@ -47,7 +47,6 @@ USUAL_SIZES = (0.83, 1.15)
 
 SCALES = (0.4, 2.5)
 """Vertebrae of such sizes are looked at again, at their scale; what seems smaller or larger was no vertebra."""
-_SMALL = 0.75  # of an adult's: a child's lumbar vertebrae, or not lumbar ones
 
 
 class Predictor:
@@ -156,7 +155,7 @@ class Predictor:
             # What was taken for a column may not be one: then a second look finds none of the usual size either.
             if again.size is not None and _usual(again.size):
                 seen = again
-                other = "they are cervical ones and all names are wrong, or " if seen.scale < _SMALL else ""
+                other = "they are cervical ones and all names are wrong, or " if seen.scale < SMALL else ""
                 notes.append(
                     f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
                     f"this scale. If that is not so, {other}the image's spacing is wrong, and with it every "

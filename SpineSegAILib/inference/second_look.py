@@ -32,7 +32,8 @@ _UPRIGHT = 0.84  # certainty of spines that lie across is 0.6 to 0.81, from 0.87
 _LEAD = 1.0  # points of `Look.score`: the right way led over front-to-back ones by 2 to 8
 _MOST_ODDS = 7.0
 _SMALL_SCALE = 0.6
-_SMALL = 0.75  # of an adult's size: what was taken for vertebrae may be half of one, or two
+SMALL = 0.75
+"""Vertebrae this small beside an adult's are a child's, no lumbar ones, or several that were taken for one."""
 _THICKER = 1.5
 _COLUMN = {Kind.VERTEBRA.value, Kind.DISC.value, Kind.SACRUM.value}
 _LEAST_POINTS, _LEAST_LENGTH_MM = 5, 100.0
@@ -266,7 +267,7 @@ def small_size(apply: Callable[[float], CanonicalVolume], see: See, here: Look) 
         apply: the volume, preprocessed for anatomy of such a size.
         here: the look at it as an adult's.
     """
-    if here.is_plain and not (here.size is not None and here.size < _SMALL):
+    if here.is_plain and not (here.size is not None and here.size < SMALL):
         return None
     look = looks(apply(_SMALL_SCALE), see, (AS_IT_IS,))[AS_IT_IS]
     better = look.is_plain and look.score >= here.score + _LEAD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def write_tiny_dataset(folder: Path, training: int = 3) -> Path:
     return path
 
 
-def write_tiny_checkpoint(path: Path) -> Path:
+def write_tiny_checkpoint(path: Path, unvalidated: Sequence[str] = ("canal",)) -> Path:
     """A checkpoint of the default method, very small and untrained; returns its path."""
     import torch
 
@@ -57,7 +58,7 @@ def write_tiny_checkpoint(path: Path) -> Path:
         "method": config.model_dump(mode="json"),
         "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
         "patch": [64, 64],
-        "unvalidated": ["canal"],
+        "unvalidated": list(unvalidated),
     }
     save_checkpoint(path, build_method(config).state_dict(), metadata)
     return path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "Library"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import host
@@ -44,20 +45,6 @@ def no_exception_in_a_slot():
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A real checkpoint of the default method, very small and untrained."""
-    import torch
+    from tiny_data import write_tiny_checkpoint
 
-    from SpineSegAILib.checkpoints import save_checkpoint
-    from SpineSegAILib.imaging import Preprocessing
-    from SpineSegAILib.methods.catalog import DEFAULT_METHOD, build_method, make_config
-
-    torch.manual_seed(0)
-    config = make_config(DEFAULT_METHOD, "tiny")
-    metadata = {
-        "title": "Tiny",
-        "method": config.model_dump(mode="json"),
-        "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json"),
-        "patch": [64, 64],
-    }
-    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
-    save_checkpoint(path, build_method(config).state_dict(), metadata)
-    return path
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors", unvalidated=())
