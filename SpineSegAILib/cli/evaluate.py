@@ -138,7 +138,7 @@ def _evaluated(
             args.split,
             predictor,
             variants=variants,
-            about={"checkpoint": info.name, "method": info.method, "device": args.device, "options": options},
+            about={"checkpoint": info.name, "method": info.method, "device": str(predictor.device), "options": options},
             options=options,
             label_leak=args.allow_label_leak,
             trained_on=info.trained_on,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import ConfigError, OutputError
+from ..files import read_text
 from . import arguments
 from .terminal import print_written, progress_bar
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         raise OutputError(f"{args.output} is a file.", "Use a folder.")
     info = find_checkpoint(args.checkpoint)
     read_cases(args.dataset, args.split)  # before minutes of work
-    texts = [_text(path) for path in (args.notes, *args.append) if path]
+    texts = [read_text(path, ConfigError) for path in (args.notes, *args.append) if path]
     from ..evaluation.publish import Publication, Row, publish
 
     what = Publication(
@@ -83,10 +84,3 @@ def _row(text: str) -> tuple[str, dict[str, str]]:
     if not title.strip() or not all(name.strip() and sign for name, sign, _ in pairs):
         raise ConfigError(f"--row “{text}” cannot be read.", "Write “TITLE: option=value, option=value”.")
     return title.strip(), {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.", "Give a Markdown file.") from None

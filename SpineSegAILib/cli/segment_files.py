@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +193,7 @@ def _stems(args: argparse.Namespace, images: Sequence[Path], many: bool) -> list
     twice = {stem for stem in stems if stems.count(stem) > 1}  # a.nii.gz and a.nrrd
     told_apart = [stem.with_name(f"{stem.name}_{image.suffix[1:]}") for stem, image in zip(stems, images, strict=True)]
     stems = [other if stem in twice else stem for stem, other in zip(stems, told_apart, strict=True)]
-    for stem in (stem for stem in stems if stems.count(stem) > 1):
+    for stem in (stem for stem, count in Counter(stems).items() if count > 1):
         both = " and ".join(str(i) for i, s in zip(images, stems, strict=True) if s == stem)
         raise OutputError(f"{both} would have the same result file, {stem}.", "Segment them one after the other.")
     return stems

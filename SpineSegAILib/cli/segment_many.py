@@ -44,10 +44,11 @@ def run(args: argparse.Namespace, works: Sequence[Work]) -> None:
     """
     info = segment.find_model(args)
     hints = segment.find_hints(args, method_info(info.method), info.scheme)
-    todo = [work for work in works if args.overwrite or not all(path.exists() for path in work.outputs.values())]
+    done = [not args.overwrite and all(path.exists() for path in work.outputs.values()) for work in works]
+    todo = [work for work, there in zip(works, done, strict=True) if not there]
     _check_tables(args)
     _describe_bids(args, works)
-    results, measured = _skipped(args, [work for work in works if work not in todo])
+    results, measured = _skipped(args, [work for work, there in zip(works, done, strict=True) if there])
     if results and not args.quiet:
         print(f"skipped {len(results)} that have a result; --overwrite replaces it", file=sys.stderr)
     try:

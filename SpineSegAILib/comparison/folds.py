@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
-from ..datasets.manifest import SPLITS, Case, read_label, read_manifest
+from ..datasets.manifest import SPLITS, Case, moved, read_label, read_manifest
 from ..errors import ConfigError, DatasetError
-from ..files import atomic_write, read_json, real_path
+from ..files import atomic_write, read_json
 from ..imaging.geometry import like
 from ..keypoints import centres_of
 
@@ -96,7 +95,7 @@ def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> 
         return manifest
     output.mkdir(parents=True, exist_ok=True)
     cases = read_manifest(manifest).cases("training")
-    table = _moved(read_json(manifest, DatasetError), manifest.parent, output)
+    table = moved(read_json(manifest, DatasetError), manifest.parent, output)
     entries = []
     for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
         if supervision == "half-structures":
@@ -104,7 +103,7 @@ def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> 
         elif number % 3:
             entries.append(entry)
         elif supervision == "two-thirds-and-keypoints":
-            bare = {k: v for k, v in entry.items() if k not in ("label", "annotated")}
+            bare = {k: v for k, v in entry.items() if k not in ("label", "label_whole", "annotated")}
             points = {STRUCTURES[i].name: list(p) for i, p in centres_of(read_label(case)).items()}
             entries.append({**bare, "keypoints": points})
     path = output / f"{manifest.stem}-{supervision}.json"
@@ -120,24 +119,13 @@ def _is_scored(case: Case, sources: Sequence[str]) -> bool:
 def _write_part(manifest: Path, split: str, kept: Sequence[bool], as_split: str, path: Path) -> Path:
     """A manifest of some of a split's cases, as another split."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = _moved(read_json(manifest, DatasetError), manifest.parent, path.parent)
+    table = moved(read_json(manifest, DatasetError), manifest.parent, path.parent)
     chosen = [entry for entry, keep in zip(table[split], kept, strict=True) if keep]
     text = json.dumps({**table, **{s: [] for s in SPLITS}, as_split: chosen}, indent=1)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_write(path) as (place,):
             place.write_text(text, encoding="utf-8")
     return path
-
-
-def _moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
-    """A manifest's table with its paths relative to another folder."""
-    for split in SPLITS:
-        table[split] = [{"image": entry} if isinstance(entry, str) else dict(entry) for entry in table.get(split, [])]
-        for entry in table[split]:
-            for key in ("image", "label"):
-                if entry.get(key):
-                    entry[key] = os.path.relpath(real_path(before / entry[key]), real_path(after))
-    return table
 
 
 def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[str, Any]:
@@ -151,5 +139,5 @@ def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[
         array = sitk.GetArrayFromImage(label)
         with atomic_write(path) as (place,):
             sitk.WriteImage(like(label, np.where(np.isin(array, shown), array, 0).astype(np.int16)), str(place))
-    kept = {k: v for k, v in entry.items() if k != "label_values"}
+    kept = {k: v for k, v in entry.items() if k not in ("label_values", "label_whole")}  # the mask holds all of it
     return {**kept, "label": path.name, "annotated": [STRUCTURES[i].name for i in shown]}

@@ -27,7 +27,7 @@ def posterior_instances(
         named: vertebrae and their levels, top down.
         vertebrae: their instances by id; the posterior elements are as certain of their level as they are.
     """
-    if not column.scheme.of_kind(Kind.POSTERIOR) or column.box is None:
+    if not column.scheme.of_kind(Kind.POSTERIOR):
         return []
     s = column.settings
     found: list[tuple[Instance, np.ndarray]] = []

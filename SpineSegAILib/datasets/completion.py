@@ -9,7 +9,6 @@ than synthetic images. What was drawn stays as it was drawn; so does a case in w
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +17,13 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
 from ..errors import DatasetError, HintError
-from ..files import atomic_write, read_json, real_path
+from ..files import atomic_write, read_json
 from ..hints import Anchor, Hints
 from ..imaging import read_image
 from ..imaging.geometry import like
 from ..inference import Predictor
 from ..keypoints import centres_of
-from .manifest import SPLITS, Case, read_label, read_manifest
+from .manifest import Case, moved, read_label, read_manifest
 
 
 def complete_dataset(
@@ -46,12 +45,7 @@ def complete_dataset(
     """
     output.mkdir(parents=True, exist_ok=True)
     cases = read_manifest(dataset).cases("training")
-    table = read_json(dataset, DatasetError)
-    for split in SPLITS:
-        for entry in table.get(split, []):
-            for key in ("image", "label", "label_whole"):
-                if entry.get(key):
-                    entry[key] = os.path.relpath(real_path(dataset.parent / entry[key]), real_path(output))
+    table = moved(read_json(dataset, DatasetError), dataset.parent, output)
     known = set(predictor.scheme.ids) - set(predictor.info.unvalidated)
     for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
         if case.label is None:

@@ -12,6 +12,7 @@ has bodies: what it has beyond them are posterior elements), ``keypoints``, and 
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -158,6 +159,17 @@ def read_cases(manifests: Iterable[str | Path], split: str) -> list[Case]:
         DatasetError: one of the manifests is not valid, or has no such case.
     """
     return [case for manifest in manifests for case in read_manifest(manifest).cases(split)]
+
+
+def moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
+    """A manifest's table with its paths relative to another folder."""
+    for split in SPLITS:
+        table[split] = [{"image": entry} if isinstance(entry, str) else dict(entry) for entry in table.get(split, [])]
+        for entry in table[split]:
+            for key in ("image", "label", "label_whole", "keypoints"):
+                if isinstance(entry.get(key), str) and entry[key]:
+                    entry[key] = os.path.relpath(real_path(before / entry[key]), real_path(after))
+    return table
 
 
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:

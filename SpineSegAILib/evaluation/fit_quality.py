@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -39,9 +40,13 @@ def fit_quality(
     predictor: Predictor,
     cases: Sequence[Case],
     variants: Sequence[str] = VARIANTS,
+    options: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> QualityModel:
     """The quality model of a checkpoint, from cases that it was not trained on and their damaged copies.
+
+    Args:
+        options: run-time options of the method.
 
     Raises:
         DatasetError: no case has a label.
@@ -53,7 +58,7 @@ def fit_quality(
     for case in labelled:
         image, label = read_case(case)
         for variant in variants:
-            found = _outlines(predictor, case, *make_variant(image, label, variant))
+            found = _outlines(predictor, case, *make_variant(image, label, variant), options)
             poor = sum(outline.dice < GOOD_DICE for outline in found)
             report(f"{case.name}, {variant}: {len(found)} outlines, {poor} poor")
             seen += found
@@ -66,10 +71,12 @@ def fit_quality(
     return model
 
 
-def _outlines(predictor: Predictor, case: Case, image: sitk.Image, label: sitk.Image) -> list[Outline]:
+def _outlines(
+    predictor: Predictor, case: Case, image: sitk.Image, label: sitk.Image, options: Mapping[str, Any] | None
+) -> list[Outline]:
     """Of the structures that are annotated, found, and not cut by the image's border; on the network's own grid."""
     volume = predictor.preprocessing.apply(image)
-    evidence, levels = predictor.predict_evidence(volume)
+    evidence, levels = predictor.predict_evidence(volume, options=options)
     if levels is None:
         return []
     features = describe(evidence, levels.labels, volume)

@@ -15,7 +15,7 @@ SEED = 20_000_000
 """Of the first phantom; trainings draw from other streams."""
 
 
-def write_phantoms(folder: Path, count: int, seed: int = SEED) -> Path:
+def write_phantoms(folder: Path, count: int) -> Path:
     """Writes random phantoms with their labels; the split is ``"validation"``.
 
     Returns:
@@ -23,7 +23,7 @@ def write_phantoms(folder: Path, count: int, seed: int = SEED) -> Path:
     """
     entries = []
     for number in range(count):
-        rng = np.random.default_rng(seed + number)
+        rng = np.random.default_rng(SEED + number)
         phantom = make_phantom(random_spec(rng), rng)
         image, label = f"phantom_{number:03}.nii.gz", f"phantom_{number:03}_label.nii.gz"
         sitk.WriteImage(phantom.image, str(folder / image))

@@ -113,7 +113,7 @@ def publish(
             progress=partial(_report_row, report, row.title),
         )  # fmt: skip
         mechanisms.append({"title": row.title, "flags": row.flags, "summary": again["variants"]["full"]})
-    trust = _phantoms(checkpoint, predictor, what, report) if what.phantoms else []
+    trust = _phantoms(predictor, what, report) if what.phantoms else []
     metadata = {
         **checkpoint.metadata,
         "unvalidated": experimental(checkpoint, document["variants"]["full"]),
@@ -133,7 +133,7 @@ def publish(
 
 
 def _phantoms(
-    checkpoint: CheckpointInfo, predictor: Predictor, what: Publication, report: Callable[[float, str], None]
+    predictor: Predictor, what: Publication, report: Callable[[float, str], None]
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """Title and summary of the synthetic spines."""
     title = f"{what.phantoms} synthetic spines"

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import ImageError
-from ..files import real_path, stem_and_suffix
+from ..files import IMAGE_SUFFIXES, real_path, stem_and_suffix
 from . import dicom_headers
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+VOLUME_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd")
 """Of the images that are looked for in a folder, beside DICOM files."""
 
 _NOT_IMAGES = re.compile(r"(?:^|[._-])(?:\w*label(?:s|map)?|d?seg|segmentation|mask|uncertainty)$", re.I)

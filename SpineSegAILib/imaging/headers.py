@@ -117,10 +117,15 @@ def check_inline(path: str | Path) -> None:
     Raises:
         ImageError: it names another file, or might.
     """
-    path = Path(path)
-    header = read_header(path)
+    refuse_elsewhere(read_header(Path(path)))
+
+
+def refuse_elsewhere(header: Header | None) -> None:
+    """Raises:
+    ImageError: the header names another file as the one with the voxels.
+    """
     if header is not None and not header.is_inline:
-        raise ImageError(f"{path.name} keeps its voxels in another file.", "Save it as one file, e.g. .nrrd.")
+        raise ImageError(f"{header.path.name} keeps its voxels in another file.", "Save it as one file, e.g. .nrrd.")
 
 
 def check_size(size: tuple[int, ...], name: str, components: int = 1) -> None:

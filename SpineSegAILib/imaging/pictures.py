@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 _GRAY_TOLERANCE = 20
 """JPEG stores colors coarsely: the channels of a gray picture saved in it were seen to differ by up to 16 of 255."""
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file is a PNG, JPEG, BMP or TIFF, by its name."""
-    return path.suffix.lower() in _SUFFIXES
 
 
 def has_signature(start: bytes) -> bool:

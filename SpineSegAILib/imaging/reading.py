@@ -12,7 +12,7 @@ from ..files import check_name
 from . import dicom, dicom_headers, pictures
 from .checks import check_image, check_spacing, refuse_labels
 from .geometry import Geometry
-from .headers import Header, check_inline, first_bytes, read_header
+from .headers import Header, first_bytes, read_header, refuse_elsewhere
 from .voxels import image_of
 
 
@@ -94,9 +94,10 @@ def _header(path: Path, inline: bool) -> Header | None:
         raise ImageError(f"{path.name} is not a file.", "Check the path.")
     if not first_bytes(path, 1):
         raise ImageError(f"{path.name} is an empty file.", "Export or copy it again.")
+    header = read_header(path)
     if inline:
-        check_inline(path)
-    return read_header(path)
+        refuse_elsewhere(header)
+    return header
 
 
 def _read(path: Path, header: Header | None) -> sitk.Image:

@@ -7,8 +7,6 @@ voxels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
@@ -16,9 +14,6 @@ from scipy import ndimage
 from ..anatomy import STRUCTURES, Kind
 from ..errors import HintError
 from ..hints import Anchor
-
-if TYPE_CHECKING:
-    pass
 
 
 def carried(labels: sitk.Image, image: sitk.Image) -> sitk.Image:

@@ -222,18 +222,24 @@ class Predictor:
 
     @memory_in_words()
     def predict_evidence(
-        self, volume: CanonicalVolume, *, progress: Progress | None = None, name: bool = True
+        self,
+        volume: CanonicalVolume,
+        *,
+        options: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        name: bool = True,
     ) -> tuple[Evidence, LevelResult | None]:
         """What the network says about a preprocessed volume, and which levels follow from it: `segment` without its
         end, for those who weigh the evidence (`ranking`).
 
         Args:
+            options: as in `segment`.
             name: whether levels are wanted; None also for schemes without them.
         """
-        report = progress or (lambda fraction, message: None)
-        evidence = self._evidence(volume, None, None, Hints(), {}, report, lambda: False, [])
+        report, options = progress or (lambda fraction, message: None), dict(options or {})
+        evidence = self._evidence(volume, None, None, Hints(), options, report, lambda: False, [])
         evidence = self.calibration.apply(evidence)
-        return evidence, self._levels(evidence, volume, Hints(), {}) if name else None
+        return evidence, self._levels(evidence, volume, Hints(), options) if name else None
 
     @memory_in_words()
     def features(self, volume: CanonicalVolume, options: Mapping[str, Any] | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ from ..consistency import LevelResult, nearest_level_maps
 from ..errors import HintError
 from ..evidence import Evidence
 from ..imaging import CanonicalVolume, Geometry, resample_to_source
+from ..imaging.geometry import like
 
 _VERTEBRA, _SACRUM = KINDS.index(Kind.VERTEBRA.value), KINDS.index(Kind.SACRUM.value)
 
@@ -93,9 +94,7 @@ def around_locked(
         new[freed] = 0
         new[freed] = _otherwise(given_up, freed, set(ids.tolist()), evidence, levels, volume)
     new[kept > 0] = kept[kept > 0]
-    result = sitk.GetImageFromArray(new)
-    result.CopyInformation(labels)
-    return result
+    return like(labels, new)
 
 
 def _otherwise(
@@ -145,6 +144,4 @@ def _otherwise(
 def restricted(labels: sitk.Image, ids: tuple[int, ...]) -> sitk.Image:
     array = sitk.GetArrayFromImage(labels)
     array[~np.isin(array, ids)] = 0
-    result = sitk.GetImageFromArray(array)
-    result.CopyInformation(labels)
-    return result
+    return like(labels, array)

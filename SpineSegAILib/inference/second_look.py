@@ -109,8 +109,8 @@ class Look:
     @classmethod
     def of(cls, evidence: Evidence, levels: LevelResult) -> Look:
         """At a result."""
-        kinds = evidence.kind_probabilities()
-        kinds = kinds[:, _middle(kinds.shape[1])]
+        maps = {name: m for name in ("classes", "kinds") if (m := getattr(evidence, name)) is not None}
+        kinds = replace(evidence, **{k: m[:, _middle(m.shape[1])] for k, m in maps.items()}).kind_probabilities()
         spine = kinds.argmax(0) != KINDS.index("background")
         return cls(
             vertebrae=sum(i.structure_id > 0 and i.kind in ("vertebra", "sacrum") for i in levels.instances),

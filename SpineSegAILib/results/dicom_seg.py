@@ -32,8 +32,11 @@ _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfRe
 _MOST_OFF = 0.1  # voxels that a slice may lie beside the segmentation's: rounding of decimal strings in headers
 
 
-def check_dicom_seg(source: str | Path) -> None:
+def check_dicom_seg(source: str | Path) -> list[File]:
     """Checks that a DICOM segmentation can be made for an image.
+
+    Returns:
+        the files of its series.
 
     Raises:
         OutputError: the image is not a DICOM series of slices.
@@ -59,6 +62,7 @@ def check_dicom_seg(source: str | Path) -> None:
             f"{source.name} does not tell where its slices lie, as a DICOM segmentation has to.",
             "Write a .seg.nrrd or .nii.gz.",
         )
+    return files
 
 
 def write_dicom_seg(result: Segmentation, source: str | Path, path: str | Path) -> Path:
@@ -75,18 +79,17 @@ def write_dicom_seg(result: Segmentation, source: str | Path, path: str | Path) 
     """
     path = Path(path)
     check_suffix(path, (".dcm",))
-    check_dicom_seg(source)
-    made = _dicom_seg(result, Path(source))
+    made = _dicom_seg(result, check_dicom_seg(source))
     with atomic_write(path) as (place,):
         made.save_as(place)
     return path
 
 
-def _dicom_seg(result: Segmentation, source: Path) -> Any:
+def _dicom_seg(result: Segmentation, files: Sequence[File]) -> Any:
     import highdicom
     from pydicom.uid import generate_uid
 
-    slices = [(file, frame) for file in dicom.series(source) for frame in file.frames]
+    slices = [(file, frame) for file in files for frame in file.frames]
     index = [_slice_of(result.labels, frame, file) for file, frame in slices]
     if sorted(index) != list(range(result.labels.GetSize()[2])):
         raise _other_series(slices[0][0].path)

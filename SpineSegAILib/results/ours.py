@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def is_ours(path: Path) -> bool:
         return False
     start = first_bytes(path, _START_BYTES).decode("utf-8", "replace")
     if suffix == ".csv":
-        return set(start.partition("\n")[0].strip().split(",")) <= {"image", *COLUMNS}
+        return _is_table(start.partition("\n")[0].strip().split(","))
     return MARK in start
 
 
@@ -57,4 +57,9 @@ def _is_untouched(document: Any) -> bool:
 
 def _is_told(row: Mapping[str, Any]) -> bool:
     """A result, or a row of a table of measurements."""
-    return _is_untouched(row) or (bool(row) and set(row) <= {"image", *COLUMNS})
+    return _is_untouched(row) or _is_table(row)
+
+
+def _is_table(columns: Iterable[str]) -> bool:
+    """Whether these are a table of measurements: ours has more than the names that anyone's might."""
+    return {"structure", "volume_ml"} <= set(columns) <= {"image", *COLUMNS}

@@ -20,6 +20,7 @@ from ..imaging.study import study_of
 from .measurement import EVERY, SHORT_COLUMNS, SPINE_MEASUREMENTS
 from .measurement_table import cell
 from .preview import draw_preview
+from .quality import LOW
 from .segmentation import Segmentation
 
 RESEARCH = "For research use only. Not a medical device; every value has to be checked by a reader."
@@ -190,7 +191,7 @@ def _doubts(result: Segmentation, rows: Sequence[Mapping[str, Any]]) -> tuple[st
     doubts = list(result.warnings)
     if any(STRUCTURES[sid].order is not None for sid in result.present):
         doubts.append(NUMBERING)
-    low = [row["structure"] for row in rows if row["outline_quality"] is not None and row["outline_quality"] < 0.5]
+    low = [row["structure"] for row in rows if row["outline_quality"] is not None and row["outline_quality"] < LOW]
     if low:
         doubts.append(f"Low outline quality, please check: {', '.join(low)}.")
     if any(row["unvalidated"] for row in rows):

@@ -161,7 +161,7 @@ class _ColumnFrame:
         self.spacing = spacing
         self.ids = ids  # top down
         rows, cols = label.shape[1:]
-        curve, lateral = _extend(centers, spacing, rows * spacing[1])
+        curve, lateral = _extend(centers, rows * spacing[1])
         steps = np.linalg.norm(np.diff(curve, axis=0), axis=1)
         arc = np.concatenate([[0.0], np.cumsum(steps)])
         tangent = np.gradient(curve, axis=0)
@@ -260,7 +260,7 @@ class _ColumnFrame:
             yield behind, between
 
 
-def _extend(centers: np.ndarray, spacing: tuple[float, float, float], reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _extend(centers: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """A polyline through the centres, 1 mm steps, drawn on past both ends: (N, 2) (row, column) mm, and slice mm."""
     if len(centers) == 1:
         down = np.array([0.0, 1.0, 0.0])

@@ -1,6 +1,6 @@
 """The warm process behind the panel: ``python -m SpineSegAILib.worker --folder DIR``.
 
-It reads requests from standard input and writes events to standard output (`worker_protocol`), keeps the last model on
+It reads requests from standard input and writes events to standard output (`worker.protocol`), keeps the last model on
 the device between requests, and gives the device free after idling. Whatever libraries print goes to standard error,
 which is the log. It ends when its standard input closes, so it never outlives the program that started it.
 """

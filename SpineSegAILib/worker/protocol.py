@@ -185,7 +185,7 @@ class ReportRequest(Message):
     """Write a picture of a segmentation of `image` (`results.preview`) to the PNG file `path`."""
 
     op: Literal["report"] = "report"
-    job: int
+    job: Job
     image: ImageFile
     result: ResultMessage
     title: str
@@ -252,7 +252,7 @@ class ReportEvent(Message):
     """Answer to `ReportRequest`: the file is there."""
 
     event: Literal["report"] = "report"
-    job: int
+    job: Job
 
 
 class DeviceEvent(Message):

@@ -452,6 +452,7 @@ class TestEvaluate:
     def knowing(self, monkeypatch, phantom):
         class Knowing:
             scheme = scheme("lumbar-mr")
+            device = "cpu"
 
             def __init__(self, info, device):
                 pass

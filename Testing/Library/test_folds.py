@@ -95,6 +95,19 @@ def test_less_supervision(manifest, tmp_path):
     assert {STRUCTURES[i].name for i in points[0].keypoints} == {"T12", "L1", "L2", "L3", "L4", "L5"}
 
 
+def test_masks_of_whole_vertebrae_follow_and_are_not_read_twice(manifest, tmp_path):
+    table = json.loads(manifest.read_text())
+    for entry in table["training"]:
+        entry["label_whole"] = entry["label"]
+    path = manifest.parent / "whole.json"
+    path.write_text(json.dumps(table))
+    for fold in write_folds(path, "training", 2, (), tmp_path / "folds"):
+        assert all(case.label_whole is not None for case in read_manifest(fold.training).cases("training"))
+    half = read_manifest(with_supervision(path, "half-structures", tmp_path)).cases("training")[1]
+    drawn = sitk.GetArrayFromImage(read_label(read_manifest(path).cases("training")[1]))
+    assert np.array_equal(sitk.GetArrayFromImage(read_label(half)), np.where(np.isin(drawn, half.annotated), drawn, 0))
+
+
 def test_the_visible_range_ends_at_what_is_wholly_in_view():
     label = np.zeros((3, 40, 10), np.int16)
     for name, top in (("L2", 0), ("L3", 6), ("L4", 14), ("L5", 22)):

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_data import SHARED_DATA
 
 from SpineSegAILib.errors import ImageError
 from SpineSegAILib.imaging import (
@@ -527,7 +528,7 @@ def test_a_single_slice_says_what_it_was_taken_for(tmp_path):
 
 
 def test_real_volumes_keep_their_labels():
-    data = Path(__file__).parents[2].parent / "shared/data/lumbar_mr"
+    data = SHARED_DATA / "lumbar_mr"
     if not data.exists():
         pytest.skip(f"no real data in {data}")
     image, label = read_image(data / "myo_01_image.nii.gz"), sitk.ReadImage(str(data / "myo_01_label.nii.gz"))

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tiny_data import SHARED_DATA
 
 from SpineSegAILib.anatomy import Extent, sorted_ids
 from SpineSegAILib.datasets import read_label, read_manifest
 from SpineSegAILib.datasets.manifest import read_case
 from SpineSegAILib.errors import DatasetError
 
-REAL = Path(__file__).parents[2].parent / "shared/data/lumbar_mr/dataset.json"
+REAL = SHARED_DATA / "lumbar_mr/dataset.json"
 
 
 def write(folder: Path, **table) -> Path:

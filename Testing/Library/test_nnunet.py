@@ -295,6 +295,8 @@ def test_it_is_trained_and_scored_like_the_other_rows(manifest, tiny_checkpoint,
         "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_predict",
     ]  # fmt: skip
     assert asked[1][1]["SPINESEGAI_STEPS"] == "4"  # its share of the budget
+    # Images of another split are never taken for these.
+    assert {Path(words[words.index("-i") + 1]).parent.name for words, _ in asked[2:]} == {"validation"}
     ours, theirs = found
     assert theirs["method"] == "nnU-Net v2" and theirs["preset"] == "2d, nnUNetPlans_1GB" and theirs["steps"] == 4
     assert theirs["seen"] == [] and theirs["hours"] == pytest.approx(0.002) and not theirs["named_by_us"]

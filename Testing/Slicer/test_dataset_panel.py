@@ -1,4 +1,4 @@
-"""Clicking through the Training set section: scenes in, what segments are, splits, ranking. Host and Slicer."""
+"""Clicking through the Dataset section: scenes in, what segments are, splits, ranking. Host and Slicer."""
 
 import json
 import unittest

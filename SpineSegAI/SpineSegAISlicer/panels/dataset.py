@@ -1,4 +1,4 @@
-"""The Training set section: cases in, what their segments are, splits, and which case to annotate next.
+"""The Dataset section: cases in, what their segments are, splits, and which case to annotate next.
 
 Reading scenes and ranking run in processes of their own (`command_process`); the panel shows what they found, asks, and
 edits the manifest. Nothing is added before the reader has seen what every segment is taken as.
@@ -96,7 +96,12 @@ class DatasetPanel:
             return
         rows = []
         if self.path and not dependencies.areInstalled():
-            self.messages.say(_("Cases are shown once the Python packages are installed, as “Add” and “Segment” do."))
+            self.messages.say(
+                _(
+                    "Cases are shown once the Python packages are installed: “Segment spine” or “Add current case” "
+                    "asks for it."
+                )
+            )
         elif self.path:
             try:
                 rows = self.trainingSet().rows()
@@ -120,7 +125,7 @@ class DatasetPanel:
         self.updateButtons()
 
     def _onChooseFolder(self):
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Training set"), self.path)
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Dataset"), self.path)
         if folder:
             self.ui.datasetFolderLineEdit.text = folder
 

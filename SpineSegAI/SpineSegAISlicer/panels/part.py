@@ -1,4 +1,4 @@
-"""A group of tools of the Correct section."""
+"""A group of tools of the tab Correct."""
 
 
 class Part:
@@ -12,7 +12,7 @@ class Part:
         self.ui = section.ui
 
     def show(self):
-        """Bring the widgets in line with the segmentation; not called while the section is folded."""
+        """Bring the widgets in line with the segmentation; not called while another tab is open."""
 
     def setEnabled(self, there, idle):
         """Enable what can be done now.

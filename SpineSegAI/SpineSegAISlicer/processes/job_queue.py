@@ -28,7 +28,7 @@ class Client(Protocol):
 
 
 class Task(Protocol):
-    """One volume to segment: `panels.segment_task.SegmentTask`.
+    """One volume to segment: `panels.segmenting.SegmentTask`.
 
     :param key: of the volume; what became of it is kept under this.
     """

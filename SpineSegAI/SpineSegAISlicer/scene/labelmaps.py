@@ -17,9 +17,7 @@ from .segments import addStructure, isLocked, segmentOf, structuresOf, structure
 from .volumes import ijkToWorldMatrix, imageFromMatrix, imageFromVolume, worldTransform
 
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-
-SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-"""Names of the representations that hold voxels, and what is shown in 3D."""
+"""Name of the representation that holds voxels."""
 
 
 def writeVoxels(segmentation, labels, structureIds, volumeNode):

@@ -12,7 +12,7 @@ from .volumes import lps
 
 
 class SegmentAgain:
-    """One request, handed to `SegmentPanel.start`.
+    """One request, handed to `Segmenting.start`.
 
     :param anchors: structure id → position (RAS, mm) of levels that are known.
     :param keypoints: structure id → point (LPS, mm) of key points that the reader moved.

@@ -61,7 +61,7 @@ class NnunetPart(Part):
         split = config.split if self.fold is None else "validation"
         reports = []
         for variant in config.variants:
-            images, target = (self.folder / kind / variant for kind in ("scored", "predictions"))
+            images, target = (self.folder / kind / split / variant for kind in ("scored", "predictions"))
             names = write_scored(self.scored_manifest(config), split, variant, images, limit)
             seconds, peak = program.predict(images, target)
             stored = StoredPredictions(self.scheme, prepared.numbers, names, target)

@@ -49,7 +49,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "disc_height_index",
         "Disc height index",
         "",
-        "mean height of the disc over the mean height of the vertebrae above and below it (Masuda et al. 2005)",
+        "mean height of the disc over the mean height of the vertebrae above and below it (Masuda et al. 2005), or of "
+        "the one of the two that has heights, as above S1",
     ),
     Measurement(
         "endplate_angle_deg",

@@ -24,7 +24,7 @@ def write_measurements(
     """
     path = Path(path)
     check_suffix(path, SUFFIXES)
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return write_csv(rows, path, columns)
     document = [{key: row.get(key) for key in columns} for row in rows]
     with atomic_write(path) as (place,):

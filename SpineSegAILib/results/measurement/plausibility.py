@@ -18,7 +18,7 @@ import numpy as np
 from ...anatomy import Kind, order_of
 from ..quality import LOW
 from .definitions import EVERY, SPINE
-from .rows import Row, label, refuse
+from .rows import HEIGHTS, Row, label, refuse
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ _LOSS = 0.2  # of the height that the neighbours let expect: Genant's mild fract
 _EXCESS = 0.35  # more than that no body is higher than its neighbours
 _DISC_COVER = 0.75  # of the depth of the vertebra above: less, and the heights are not where their names say
 _LEAST_DISC_COVER = 0.5
-_HEIGHT_KEYS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")
 
 
 def check(rows: Iterable[Row], *, scale_known: bool = True) -> None:
@@ -156,7 +155,7 @@ def _discs_beside_vertebrae(rows: list[Row]) -> None:
             continue
         cover = row["depth_mm"] / above["depth_mm"]
         if cover < _LEAST_DISC_COVER:
-            keys = (*_HEIGHT_KEYS, "height_mean_mm", "depth_mm", "disc_height_index")
+            keys = (*HEIGHTS, "disc_height_index")
             refuse(row, keys, f"its outline covers only {100 * cover:.0f} % of the depth of {above['structure']}")
         elif cover < _DISC_COVER:
             row["notes"].append(
@@ -171,7 +170,7 @@ def _bodies_beside_neighbours(rows: list[Row]) -> None:
     ratios = {
         r["id"]: [
             None if r[key] is None else r[key] / usual
-            for key, usual in zip(_HEIGHT_KEYS, _EXPECTED[r["structure"]], strict=True)
+            for key, usual in zip(HEIGHTS[:3], _EXPECTED[r["structure"]], strict=True)
         ]
         for r in bodies
     }
@@ -187,7 +186,7 @@ def _bodies_beside_neighbours(rows: list[Row]) -> None:
         size = float(np.median(known))
         odd = [
             f"{label(key)} {abs(ratio / size - 1) * 100:.0f} % {'less' if ratio < size else 'more'}"
-            for key, ratio in zip(_HEIGHT_KEYS, ratios[row["id"]], strict=True)
+            for key, ratio in zip(HEIGHTS[:3], ratios[row["id"]], strict=True)
             if ratio is not None and not 1 - _LOSS <= ratio / size <= 1 + _EXCESS
         ]
         if odd:
