@@ -98,7 +98,7 @@ def read_header(path: str | Path) -> CheckpointInfo:
             f"{path.name} is a pickled file, which could run any program when it is opened; it is not loaded.",
             "Use a SpineSegAI checkpoint (.safetensors).",
         )
-    header, size = _safetensors_header(path)
+    header, size = safetensors_header(path)
     stored = header.get("__metadata__")
     text = stored.get(KEY) if isinstance(stored, dict) else None
     if not isinstance(text, str):
@@ -110,8 +110,12 @@ def read_header(path: str | Path) -> CheckpointInfo:
     return CheckpointInfo(path.name.removesuffix(SUFFIX), path, metadata, size)
 
 
-def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file, and the file's size."""
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file, and the file's size.
+
+    Raises:
+        CheckpointError: it is missing, no such file, damaged or truncated.
+    """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # a pipe would let us wait for ever

@@ -6,7 +6,6 @@ where: a panel that was closed meanwhile, a shell, another machine that shares t
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,8 +17,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import SUFFIX, user_checkpoints_folder
-from ..errors import OutputError, SpineSegAIError, TrainingError
+from ..checkpoints import SUFFIX, safetensors_header, user_checkpoints_folder
+from ..errors import CheckpointError, OutputError, SpineSegAIError, TrainingError
 from ..files import atomic_write, real_path
 from .processes import ProcessId
 from .run import STALE_SECONDS, RunDirectory, parse_event, read_saved, with_numbers, write_json
@@ -288,7 +287,7 @@ def status(folder: str | Path, events: Sequence[Mapping[str, Any]] | None = None
     step = int(max([run.status().get("step", 0), *(e["step"] for e in steps[-1:])]))
     wanted = config.get("optimization")
     wanted = wanted if isinstance(wanted, dict) else {}
-    total, hours = _amount(wanted, "steps"), _amount(wanted, "hours")
+    total, hours = _least(wanted, "steps", "stop_steps"), _least(wanted, "hours", "stop_hours")
     speed = steps[-1]["steps_per_second"] if steps else None
     limit = 3600 * (hours or float("inf"))
     elapsed = steps[-1]["elapsed"] if steps else 0.0
@@ -430,16 +429,17 @@ def _obstacle(run: RunDirectory, state: State) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
+    """Whether a safetensors file is as long as its header says, and holds something."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            header = json.loads(file.read(length)) if length < size else {}
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return bool(ends) and size >= 8 + length + max(ends)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, MemoryError):
+        header, _ = safetensors_header(path)
+    except CheckpointError:
         return False
+    return any(name != "__metadata__" for name in header)
+
+
+def _least(table: Mapping[str, Any], *keys: str) -> float:
+    """The smallest of the numbers of a configuration; 0 where there is none."""
+    return min(filter(None, (_amount(table, key) for key in keys)), default=0)
 
 
 def _amount(table: Mapping[str, Any], key: str) -> float:

@@ -289,6 +289,16 @@ def test_time_left_is_by_steps_or_hours_whichever_ends_sooner(tmp_path):
     assert launcher.status(tmp_path).progress == pytest.approx(3000 / 3600)
 
 
+def test_time_left_ends_where_the_run_is_told_to_stop(tmp_path):
+    run = watched(tmp_path)
+    run.event("step", step=10, losses={"total": 1.0}, steps_per_second=0.5, elapsed=20.0)
+    config = json.loads(run.config_file.read_text(encoding="utf-8"))
+    config["optimization"] |= {"stop_steps": 20, "stop_hours": 0.5}
+    run.config_file.write_text(json.dumps(config), encoding="utf-8")
+    report = launcher.status(tmp_path)
+    assert report.steps == 20 and report.seconds_left == pytest.approx(20) and report.progress == pytest.approx(0.5)
+
+
 def test_events_are_read_as_they_come(tmp_path):
     run = RunDirectory(tmp_path)
     reader = EventReader(run)
