@@ -306,8 +306,9 @@ def _placed(
     corners = np.array(
         [[*(at * (n - 1) for at, n in zip(corner, size, strict=True)), 1.0] for corner in product((0, 1), repeat=3)]
     )
-    apart = max(float(np.linalg.norm((corners @ (used - other).T)[:, :3], axis=1).max()) for other in candidates)
-    if apart > SAME_PLACE_MM:
+    with np.errstate(over="ignore", invalid="ignore"):  # one of the two may be nonsense
+        apart = max(float(np.linalg.norm((corners @ (used - other).T)[:, :3], axis=1).max()) for other in candidates)
+    if not apart <= SAME_PLACE_MM:
         other = "qform" if len(candidates) > 1 else "pixdim"
         notes.append(
             f"{path.name} says twice where it lies, and the two ({other} and sform) differ by up to {apart:.3g} mm: "

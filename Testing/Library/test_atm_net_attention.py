@@ -35,7 +35,7 @@ def watched(made: FusionStage, features, skip, text):
 
 def entropy(made: FusionStage, queries, keys) -> float:
     """Of the weights over the tokens, as a share of the largest that there is."""
-    weights = made.cross_attention.weights(queries, keys)
+    weights = made.cross_attention.weights(queries, keys).detach()
     return float(-(weights * weights.clamp(min=1e-12).log()).sum(-1).mean() / math.log(weights.shape[-1]))
 
 

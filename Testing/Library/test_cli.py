@@ -138,7 +138,7 @@ def test_another_program_s_side_file_is_not_replaced(case, tiny_checkpoint, pred
     (case / "out.json").write_text('{"EchoTime": 0.1}')
     assert segment(case, tiny_checkpoint, output="out.nii.gz") == 2
     assert "out.json" in capsys.readouterr().err and "hints" not in predictor, "refused before it takes time"
-    assert (case / "out.json").read_text() == '{"EchoTime": 0.1}' and not (case / "out.nii.gz").exists()
+    assert (case / "out.json").read_text(encoding="utf-8") == '{"EchoTime": 0.1}' and not (case / "out.nii.gz").exists()
     (case / "out.json").unlink()
     assert segment(case, tiny_checkpoint, output="out.nii.gz") == 0
     assert segment(case, tiny_checkpoint, output="out.nii.gz") == 0  # our own is

@@ -28,9 +28,9 @@ def test_all_files_appear_at_the_end(tmp_path):
         a.write_text("new")
         b.write_text("other")
         a.with_name("a.side").write_text("companion")
-        assert (tmp_path / "a.txt").read_text() == "before" and not (tmp_path / "b.txt").exists()
+        assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "before" and not (tmp_path / "b.txt").exists()
     assert names(tmp_path) == {"a.txt", "b.txt", "a.side"}
-    assert (tmp_path / "a.txt").read_text() == "new"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new"
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
@@ -39,7 +39,7 @@ def test_a_failure_leaves_things_as_they_were(tmp_path, failure):
     with pytest.raises(failure), atomic_write(tmp_path / "a.txt", tmp_path / "b.txt") as (a, _):
         a.write_text("half")
         raise failure
-    assert names(tmp_path) == {"a.txt"} and (tmp_path / "a.txt").read_text() == "before"
+    assert names(tmp_path) == {"a.txt"} and (tmp_path / "a.txt").read_text(encoding="utf-8") == "before"
 
 
 def test_a_full_disk_is_named(tmp_path):
@@ -72,7 +72,8 @@ def test_missing_folders_are_made_unless_the_work_fails(tmp_path):
     with atomic_write(tmp_path / "a/b/c.txt", tmp_path / "a/d.txt") as places:
         for place in places:
             place.write_text("whole")
-    assert (tmp_path / "a/b/c.txt").read_text() == (tmp_path / "a/d.txt").read_text() == "whole"
+    assert (tmp_path / "a/b/c.txt").read_text(encoding="utf-8") == "whole"
+    assert (tmp_path / "a/d.txt").read_text(encoding="utf-8") == "whole"
 
 
 def test_stems_and_suffixes():

@@ -52,7 +52,7 @@ def names(path, split):
 
 
 def test_every_case_is_left_out_once_and_patients_stay_together(manifest, tmp_path):
-    table = json.loads(manifest.read_text())
+    table = json.loads(manifest.read_text(encoding="utf-8"))
     table["training"][2]["patient"] = table["training"][0]["patient"]
     table["training"][2]["source"] = table["training"][0]["source"]
     (manifest.parent / "together.json").write_text(json.dumps(table))
@@ -96,7 +96,7 @@ def test_less_supervision(manifest, tmp_path):
 
 
 def test_masks_of_whole_vertebrae_follow_and_are_not_read_twice(manifest, tmp_path):
-    table = json.loads(manifest.read_text())
+    table = json.loads(manifest.read_text(encoding="utf-8"))
     for entry in table["training"]:
         entry["label_whole"] = entry["label"]
     path = manifest.parent / "whole.json"
@@ -165,7 +165,7 @@ def test_folds_are_trained_scored_and_put_together(manifest, tmp_path):
 def test_reports_that_are_put_together_average_over_all_cases(manifest, tmp_path):
     (document,) = run_comparison(config_of(manifest), Work(tmp_path, device="cpu"))
     merged = document["report"]["variants"]["full"]
-    parts = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("*/*/report-*.json"))]
+    parts = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(tmp_path.glob("*/*/report-*.json"))]
     cases = [c for part in parts for c in part["variants"]["full"]["cases"]]
     assert len(cases) == 4 and merged["overall"]["scored"] == sum(len(c["structures"]) for c in cases)
     dice = [s["dice"] for c in cases for s in c["structures"]]

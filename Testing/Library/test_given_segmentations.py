@@ -140,7 +140,7 @@ def test_what_is_not_understood_is_said_or_refused(case, tiny_checkpoint, predic
     summary = case / "r.json"
     assert relabel(path, "--shift", "up", "--json", str(summary)) == 0
     assert f"note: {said}" in " ".join("".join(capsys.readouterr()).split())
-    assert said in json.loads(summary.read_text())["warnings"]
+    assert said in json.loads(summary.read_text(encoding="utf-8"))["warnings"]
 
 
 def test_notes_of_a_segmentation_reach_the_result(case, tiny_checkpoint, predictor, phantom, capsys):  # noqa: F811
@@ -150,7 +150,7 @@ def test_notes_of_a_segmentation_reach_the_result(case, tiny_checkpoint, predict
     assert segment(case, tiny_checkpoint, "--levels-from", path, "--json", summary) == 0
     said = "--levels-from: Left out, since no structure of SpineSegAI has that name: “what”."
     assert f"note: {said}" in " ".join("".join(capsys.readouterr()).split())
-    assert said in json.loads(summary.read_text())["warnings"]
+    assert said in json.loads(summary.read_text(encoding="utf-8"))["warnings"]
     assert said in read_segmentation(case / "out.seg.nrrd").warnings
 
 

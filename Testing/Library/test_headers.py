@@ -490,7 +490,7 @@ def test_a_name_as_long_as_file_systems_allow_can_be_written(tmp_path):
     path = tmp_path / ("x" * 246 + ".nii")
     with atomic_write(path) as (place,):
         place.write_text("whole")
-    assert path.read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
+    assert path.read_text(encoding="utf-8") == "whole" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(OutputError, match="too long"), atomic_write(tmp_path / ("x" * 300)):
         pass
     with pytest.raises(ImageError, match="too long"):

@@ -934,7 +934,7 @@ def test_the_command_adds_a_structure_to_a_checkpoint(checkpoint, tmp_path, caps
     from tiny_data import write_tiny_dataset
 
     manifest = write_tiny_dataset(tmp_path, training=1)
-    table = json.loads(manifest.read_text())
+    table = json.loads(manifest.read_text(encoding="utf-8"))
     for split in ("training", "validation"):  # the same masks under a new name
         for case in table[split]:
             path = tmp_path / case["label"]

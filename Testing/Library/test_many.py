@@ -154,7 +154,7 @@ def test_bids_names(tmp_path, phantom, tiny_checkpoint, predictor):  # noqa: F81
     assert run("segment", raw, "-o", out, "-m", tiny_checkpoint, "--quiet") == 0
     stems = {f"sub-01/ses-a/anat/sub-01_ses-a_acq-sag_seg-spine_desc-{s}_dseg" for s in ("T1w", "T2w")}
     assert results_in(out) == {"dataset_description.json", *(f"{s}{e}" for s in stems for e in (".nii.gz", ".json"))}
-    described = json.loads((out / "dataset_description.json").read_text())
+    described = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
     assert described["DatasetType"] == "derivative" and described["GeneratedBy"][0]["Name"] == "SpineSegAI"
     found = read_segmentation(out / f"{min(stems)}.nii.gz")
     assert np.array_equal(sitk.GetArrayFromImage(found.labels), sitk.GetArrayFromImage(phantom.labels))

@@ -230,7 +230,7 @@ def test_the_trainer_ends_by_the_clock_or_after_its_steps(seconds, steps, monkey
     trainer.run_training()
     assert trainer.ended and trainer.checked and (len(trainer.rates) == 12 if steps else 5 < len(trainer.rates) <= 30)
     assert trainer.rates == sorted(trainer.rates, reverse=True) and trainer.rates[-1] < 0.005
-    assert (tmp_path / "parameters.txt").read_text() == "3"
+    assert (tmp_path / "parameters.txt").read_text(encoding="utf-8") == "3"
     clock = read(tmp_path / "clock.json")
     assert clock["steps"] == len(trainer.rates) and clock["seconds"] > 0
     again = runpy.run_path(str(path))[TRAINER]({}, "2d", 0, {}, "cpu")  # nothing is left of the budget

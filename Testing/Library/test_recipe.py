@@ -176,7 +176,8 @@ def test_the_shell_trains_a_recipe_completes_calibrates_and_publishes(data, tmp_
     checkpoint = str(tmp_path / "run/two/last.safetensors")
     dataset = str(data / "tiny/dataset.json")
     assert main(["complete", dataset, "--output", str(tmp_path / "c"), "--checkpoint", checkpoint, "--quiet"]) == 0
-    completed = json.loads((tmp_path / "c/dataset.json").read_text())  # by a network that knows nothing: as drawn
+    # by a network that knows nothing: as drawn
+    completed = json.loads((tmp_path / "c/dataset.json").read_text(encoding="utf-8"))
     assert completed["training"][0]["annotated"] == ["T12", "L1", "L2", "L3", "L4", "L5"]
     assert (tmp_path / "c" / completed["training"][0]["label"]).resolve() == data / "tiny/case0_label.nii.gz"
     calibrated = str(tmp_path / "calibrated.safetensors")

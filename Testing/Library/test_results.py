@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, suffix):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.remedy
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
-    assert target.read_text() == "what was there before"
+    assert target.read_text(encoding="utf-8") == "what was there before"
 
 
 @pytest.mark.parametrize("suffix", [".seg.nrrd", ".nii.gz"])

@@ -65,7 +65,7 @@ def test_what_is_no_sam_or_does_not_fit_is_refused_with_the_way_out(weights, tmp
     assert "hf download facebook/sam-vit-base" in caught.value.remedy
     folder = tmp_path / "other"
     shutil.copytree(weights, folder)
-    told = json.loads((folder / "config.json").read_text())
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     told["vision_config"]["hidden_size"] = 32  # of another shape than its tensors
     (folder / "config.json").write_text(json.dumps(told))
     method = build_method(make_config("sam", weights=str(folder), scheme="lumbar11").with_resources({}))
@@ -166,7 +166,7 @@ def test_a_run_from_the_users_folder_segments_what_a_prior_shows(weights, tmp_pa
     told = ["train", str(manifest), "--method", "sam", "--steps", "2", "--output", str(run), "--device", "cpu", *flags]
     assert main([*told, "--quiet"]) == 0
     predictor = Predictor(run / "last.safetensors", "cpu")
-    case = json.loads(manifest.read_text())["training"][0]
+    case = json.loads(manifest.read_text(encoding="utf-8"))["training"][0]
     image = sitk.ReadImage(str(manifest.parent / case["image"]))
     label = sitk.ReadImage(str(manifest.parent / case["label"]))
     with pytest.raises(HintError):

@@ -445,7 +445,7 @@ def test_a_damaged_cache_of_data_that_are_gone_is_said_truly(own_data, tmp_path,
 
 def test_a_damaged_list_of_cases_is_said(own_data, tmp_path):
     run = stopped_run(config_for(own_data, 8, report_every=1), tmp_path / "run")
-    table = json.loads(run.dataset_file.read_text())
+    table = json.loads(run.dataset_file.read_text(encoding="utf-8"))
     table["checksums"].popitem()
     run.dataset_file.write_text(json.dumps(table))
     with pytest.raises(DatasetError, match=r"dataset\.json is damaged"):

@@ -179,7 +179,7 @@ def test_centres_are_physical(tmp_path):
 
 def test_scar_net_trains_on_mixed_cases(folder, originals, tmp_path):
     """The published batch: two cases with masks, two with key points in Slicer's form (RAS) alone."""
-    table = json.loads((folder / "dataset.json").read_text())
+    table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     points = weakened(originals[1]).keypoints
     controls = [{"label": structure(i).name, "position": [-x, -y, z]} for i, (x, y, z) in points.items()]
     markups = {"markups": [{"type": "Fiducial", "coordinateSystem": "RAS", "controlPoints": controls}]}

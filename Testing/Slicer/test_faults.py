@@ -408,7 +408,7 @@ def running(pid):
     """True while a process is there and no zombie."""
     if sys.platform == "linux":
         try:
-            return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
+            return open(f"/proc/{pid}/stat", encoding="utf-8").read().rpartition(")")[2].split()[0] != "Z"
         except OSError:
             return False
     import psutil

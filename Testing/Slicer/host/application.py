@@ -169,7 +169,7 @@ def observe_new_nodes(scene: Any) -> None:
 def python_slicer(folder: str) -> None:
     """Put an executable called PythonSlicer on the PATH, as Slicer does; it is this Python."""
     launcher = Path(folder, "PythonSlicer")
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
     launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
     os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]
 
