@@ -58,7 +58,7 @@ def warnings_of(
     if not named:
         return ["No vertebra could be named."]
     result = []
-    if not known and not _sacrum_seen(column, levels):
+    if not known and not sacrum_seen(column, levels):
         result.append("No sacrum was recognized: level labels are uncertain.")
     if question:
         result.append(question)
@@ -131,7 +131,7 @@ def _question(named: list[Level], other: list[Level], probability: float, of_dis
     return f"{mine} or {theirs}? The levels are uncertain ({odds} for the other)."
 
 
-def _sacrum_seen(column: Column, levels: list[Level | None]) -> bool:
+def sacrum_seen(column: Column, levels: list[Level | None]) -> bool:
     """Whether the landmark that the count starts from is in view.
 
     S1 itself; or a last lumbar vertebra that the network takes for one, with 20 mm of image below it: it has seen

@@ -24,7 +24,7 @@ from .likelihoods import (
     pin_locked,
     range_in_words,
 )
-from .messages import close_call, in_words, warnings_of
+from .messages import close_call, in_words, sacrum_seen, warnings_of
 from .result import LevelResult
 from .sequence import NEVER, Item, Level, Naming, expected_distance, name_levels, states_of
 
@@ -47,6 +47,9 @@ def name_column(
     naming = _named(column, items, states, visible, {*held, *pinned.values()})
     levels = naming.levels[::-1]
     _check_possible(column, naming, levels, items, pinned, visible, held)
+    known = bool(held or pinned or visible)
+    if not known and not sacrum_seen(column, levels):
+        naming = naming.miscounted(states, s.miscount)
     of_discs = not column.bones
     kept = visible is not None and keeps_range(column, levels, visible)
     others = [
@@ -80,7 +83,7 @@ def name_column(
         confidence={i.structure_id: i.confidence for i, _ in found if i.structure_id},
         margin=float(naming.margin),
         alternatives=alternatives,
-        warnings=warnings_of(column, levels, question, visible, known=bool(held or pinned or visible)),
+        warnings=warnings_of(column, levels, question, visible, known=known),
     )
 
 

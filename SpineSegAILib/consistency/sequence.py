@@ -8,8 +8,9 @@ probability of each level.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -81,6 +82,7 @@ class Naming:
         margin: log odds of the best naming to the next that reads differently, at most 20.
         alternatives: other namings with their probability, best first.
         possible: False if no path satisfies the constraints.
+        share: probability of the best naming.
     """
 
     levels: list[Level | None]
@@ -88,6 +90,39 @@ class Naming:
     margin: float = 20.0
     alternatives: list[tuple[list[Level | None], float]] = field(default_factory=list)
     possible: bool = True
+    share: float = 1.0
+
+    def miscounted(self, states: Sequence[Level], doubt: float) -> Naming:
+        """The same naming where the count as a whole may be off.
+
+        All that names one image comes from one network, which counts wrongly everywhere by the same step; the graph
+        takes its items for witnesses that agree.
+
+        Args:
+            states: of the columns of `probability`.
+            doubt: probability that everything lies one level higher or lower, either as likely.
+        """
+        place = {(level.rank, level.l6, level.t13): i for i, level in enumerate(states)}
+        probability = (1 - doubt) * self.probability
+        namings = {_reading(levels): (levels, (1 - doubt) * p) for levels, p in self.alternatives}
+        for step in (1, -1):
+            moved = [place.get((level.rank + step, level.l6, level.t13)) for level in states]
+            for i, to in enumerate(moved):
+                if to is not None:
+                    probability[:, to] += doubt / 2 * self.probability[:, i]
+            to_level = {level: None if to is None else states[to] for level, to in zip(states, moved, strict=True)}
+            other = [to_level[level] if level else None for level in self.levels]
+            reading = _reading(other)
+            if reading:
+                found, p = namings.get(reading, (other, 0.0))
+                namings[reading] = found, p + doubt / 2 * self.share
+        alternatives = sorted(namings.values(), key=lambda naming: naming[1], reverse=True)
+        share = (1 - doubt) * self.share
+        margin = math.log(share / alternatives[0][1]) if alternatives and alternatives[0][1] > 0 else 20.0
+        return replace(
+            self, probability=probability, margin=min(max(margin, 0.0), self.margin), alternatives=alternatives,
+            share=share,
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=16)
@@ -227,7 +262,7 @@ def name_levels(
             alternatives.append((other, float(np.exp(score - log_z))))
         if len(alternatives) == 3:
             break
-    return Naming(levels, probability, margin, alternatives)
+    return Naming(levels, probability, margin, alternatives, share=float(np.exp(best - log_z)))
 
 
 def _reading(levels: Sequence[Level | None]) -> tuple[int, ...]:

@@ -70,6 +70,8 @@ class ConsistencySettings:
         sacrum_hit: share of S1 instances that the sacrum channel marks; low, since some networks see it as a vertebra.
         sacrum_false: share of other vertebrae that it marks.
         close_call: margins below this many nats (9 : 1) are reported.
+        miscount: probability that all levels are one too high or too low where no sacrum was seen. So it was in 14 of
+            80 cropped views of validation cases, most of them thought certain (`level_doubts.py`); so a fifth.
         doubted: weight of the network's opinion where an anchor or a locked structure proved its count wrong.
         anchor_reach: an anchor that hits nothing is moved to an instance within this distance, mm.
         reach: how far `nearest_level_maps` looks, mm.
@@ -123,6 +125,7 @@ class ConsistencySettings:
     sacrum_hit: float = 0.5
     sacrum_false: float = 0.005
     close_call: float = 2.2
+    miscount: float = 0.2
     doubted: float = 0.2
     anchor_reach: float = 15.0
     reach: float = 6.0

@@ -205,8 +205,12 @@ def better_turn(volume: CanonicalVolume, see: See, look: Look) -> Turn | None:
         turns: tuple[Turn, ...] = _ACROSS
     elif look.bow is not None and look.bow.is_reversed:
         turns = _REVERSED
+    elif look.bow is not None and look.bow.is_upside_down:
+        # So do a few short views of a steep lordosis; but there the network plainly knows the spine better as it is.
+        seen = looks(volume, see, (AS_IT_IS, UPSIDE_DOWN))
+        return UPSIDE_DOWN if seen[UPSIDE_DOWN].score > seen[AS_IT_IS].score else None
     else:
-        return UPSIDE_DOWN if look.bow is not None and look.bow.is_upside_down else None
+        return None
     seen = looks(volume, see, (AS_IT_IS, *turns))
     best = max(turns, key=lambda turn: seen[turn].score)
     return best if seen[best].is_plain and seen[best].score >= seen[AS_IT_IS].score + _LEAD else None

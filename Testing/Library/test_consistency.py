@@ -332,8 +332,14 @@ def test_sacrum_cut_away_is_a_guess_and_says_so():
     result = resolve_levels(spine.evidence(noise=0.3))
     assert_all_right(result, spine)
     assert "No sacrum was recognized: level labels are uncertain." in result.warnings
+    # However well the network's opinions agree: they are one opinion.
+    assert 0.75 < result.level_confidence < 0.85
+    assert any(w.startswith("T11 to L5 or ") for w in result.warnings)
+    shifts = {a.names: a.probability for a in result.alternatives}
+    assert shifts["T12 L1 L2 L3 L4 L5 S1"] == pytest.approx(shifts["T10 T11 T12 L1 L2 L3 L4"], abs=0.03)
+    assert sum(shifts.values()) + result.level_confidence < 1.01
     hinted = resolve_levels(spine.evidence(), anchors=[(structure("L3").id, spine.centres[structure("L3").id])])
-    assert not any("sacrum" in w for w in hinted.warnings)
+    assert not any("sacrum" in w for w in hinted.warnings) and hinted.level_confidence > 0.95
 
 
 def test_touching_vertebrae_are_split():
