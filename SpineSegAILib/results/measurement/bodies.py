@@ -162,23 +162,27 @@ def outline(scan: Scan, sid: int, *, may_be_cut: bool = False) -> Body:
 def endplate_slope(along: np.ndarray, cuts: list[np.ndarray], front: float, back: float) -> tuple[float, float]:
     """Slope of an endplate with its standard error: of the line between its rims, as it is drawn on radiographs.
 
-    A parabola about the middle between the walls follows the dome; there its slope is that of the line. The error is
-    what the slices differ by, and what leaving out each fifth of the plate changes (the jackknife).
+    A cubic about the middle between the walls follows the endplate's dome and its S: the deepest place of most lies
+    behind the middle, and the slope there is not that of the line (by 3 to 9 degrees, in the same sense at every
+    level). The error is what the slices differ by, and what leaving out each fifth of the plate changes (the
+    jackknife).
 
     Raises:
         NotMeasured: too little is in view.
     """
     middle, half = (front + back) / 2, (back - front) / 2
-    near = np.abs(along - middle) <= 0.75 * half
+    near = np.abs(along - middle) <= _RIM * half
     slopes, errors = [], []
     for edge in cuts:
         chosen = np.isfinite(edge) & near
-        if chosen.sum() < 5:
+        if chosen.sum() < 6:
             continue
         x, y = along[chosen] - middle, edge[chosen]
-        _, slope, dome = np.polynomial.polynomial.polyfit(x, y, 2)
-        slopes.append(float(slope))
-        errors.append(jackknife(x, y - dome * x**2)[1])
+        start, slope, dome, bend = np.polynomial.polynomial.polyfit(x / half, y, 3)
+        line = start + (slope + bend * _RIM**2) * x / half
+        curve = np.polynomial.polynomial.polyval(x / half, (start, slope, dome, bend))
+        slopes.append(float(slope + bend * _RIM**2) / half)
+        errors.append(jackknife(x, y - curve + line)[1])
     if not slopes:
         raise NotMeasured(DAMAGED)
     spread = float(np.std(slopes)) / np.sqrt(len(slopes))
