@@ -249,6 +249,7 @@ def test_a_sacrum_of_low_quality_tells_neither_slip_nor_angle_by_itself():
         alone = phantom.labels * sitk.Cast(phantom.labels != structure("L5/S1").id, sitk.sitkInt16)
         spine = measure_all(Segmentation(alone, SCHEME, outline_quality=told))[-1]
         assert (spine["lordosis_deg"] is not None) is given
+        assert ("(endplates of S1: the outline of S1 has a low quality)" in spine["notes"]) is not given
 
 
 def test_a_gap_in_the_levels_is_no_neighbourhood():

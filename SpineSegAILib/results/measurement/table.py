@@ -116,7 +116,10 @@ def _sacrum(scan: Scan, column: Column, quality: float | None = None) -> None:
         seen = column.bodies.get(disc.id) if disc else None, above, body.back - body.front
         plate = sacral_endplate(scan, SACRUM_ID if present else None, *seen)
         if present and quality is not None and quality < LOW:
-            plate = replace(sacral_endplate(scan, None, *seen), why=plate.why or "the outline of S1 has a low quality")
+            poor = "the outline of S1 has a low quality"
+            if seen[0] is None:
+                raise NotMeasured(poor)
+            plate = replace(sacral_endplate(scan, None, *seen), why=plate.why or poor)
         low, high = SACRAL_ANGLE
         if not low <= (turned := plate.tilt - above.tilt) <= high:
             raise NotMeasured(f"its outline would be turned by {turned:.0f}° against {STRUCTURES[last].name}")
