@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError
+from ..errors import TrainingError, problems
 from ..files import read_json, write_json
 from .processes import ProcessId
 
@@ -281,6 +281,8 @@ class RunDirectory:
         Raises:
             TrainingError: this is no run directory, or its configuration is damaged.
         """
+        from pydantic import ValidationError
+
         from .config import TrainingConfig
 
         try:
@@ -291,6 +293,8 @@ class RunDirectory:
             raise TrainingError(
                 f"{self.config_file} cannot be read: {error.strerror}.", "Check the path and its permissions."
             ) from None
+        except ValidationError as error:
+            raise TrainingError(f"{self.config_file} is damaged: {problems(error)}.", "Start a new run.") from None
         except ValueError as error:
             raise TrainingError(f"{self.config_file} is damaged: {error}.", "Start a new run.") from None
 
