@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 _PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
 _FEW_VALUES, _EQUAL_SHARE, _LEAST_PAIRS = 300, 0.8, 200
+_FEW_GRAYS = 20
 _AT_THE_ENDS, _ENDS_SHARE, _TOP_SHARE = 0.02, 0.85, 0.12  # of the range; of all voxels; of those above the background
 _AIR_HU, _AIR_SHARE = (-1200, -900), 0.02
 _BLACK = 0.03  # of the range from the darkest to the brightest value; what is darker is air
@@ -72,6 +73,8 @@ def shows_mask(values: np.ndarray) -> bool:
     some = sampled_values(values)
     if not np.isfinite(some).all() or some.min() == some.max():
         return False
+    if np.array_equal(some, np.rint(some)) and len(np.unique(some)) <= _FEW_GRAYS:
+        return False  # a label map, or a drawing: `shows_labels` tells
     unit = (some.astype(float) - some.min()) / (float(some.max()) - float(some.min()))
     least, most = (unit <= _AT_THE_ENDS).mean(), (unit >= 1 - _AT_THE_ENDS).mean()
     return bool(least + most >= _ENDS_SHARE and most >= _TOP_SHARE * (unit > 0.05).mean())

@@ -58,6 +58,8 @@ def test_probabilities_are_no_image(phantoms, sigma):
     smooth = sitk.SmoothingRecursiveGaussian(mask, sigma) if sigma else mask
     with pytest.raises(ImageError, match=r"is a (mask|label map)"):
         refuse_labels(smooth, "probabilities")
+    with pytest.raises(ImageError, match=r"is a (mask|label map)"):
+        refuse_labels(sitk.Cast(smooth * 255, sitk.sitkUInt8), "probabilities of 8 bit")
     for contrast in MR:
         image = phantoms[contrast].image
         refuse_labels(image)
