@@ -192,7 +192,7 @@ def test_a_waiting_job_can_be_cancelled(start, image):
 
 
 def test_a_worker_that_is_slow_to_stop_says_that_it_is_alive_and_then_no_more(start, image):
-    worker = start(DOUBLE_SECONDS="3", DOUBLE_STUBBORN="1")
+    worker = start(DOUBLE_SECONDS="60", DOUBLE_SLOW="1.5")  # after Cancel, however late that arrives
     worker.send(request(worker, image))
     worker.next("progress")
     worker.send(CancelRequest(job=1))
