@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from .methods.base import Method
     from .methods.config import MethodConfig
-
-Trained = tuple[Mapping[str, Any], Mapping[str, "Tensor"]]
-"""A method's configuration, as in the header, and its weights."""
 
 FORMAT = 1
 KEY = "spinesegai"
@@ -366,38 +363,6 @@ def _no_larger_than(stored: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def join_checkpoints(
-    checkpoints: Sequence[str | Path],
-    output: str | Path,
-    join: Callable[[Mapping[str, Trained]], Trained],
-    title: str = "",
-) -> Path:
-    """One checkpoint of an ensemble, out of one for each of its members.
-
-    Args:
-        checkpoints: names or paths.
-        output: file to write.
-        join: makes one configuration and state of theirs, as `scar_net.label_fusion.join_networks` does.
-        title: what users see; default: the first one's.
-
-    Raises:
-        ConfigError: they do not go together.
-        CheckpointError: one cannot be read.
-    """
-    found = {str(c): find_checkpoint(c) for c in checkpoints}
-    method, tensors = join({name: (info.metadata["method"], load_tensors(info)) for name, info in found.items()})
-    first, *others = found.values()
-    for info in others:
-        if info.metadata["preprocessing"] != first.metadata["preprocessing"]:
-            raise ConfigError(
-                f"{first.name} and {info.name} are not of one kind.", "Fuse checkpoints of the same preprocessing."
-            )
-    names = [info.name for info in found.values()]
-    metadata = {**first.metadata, "title": title or f"{first.title} (fused)", "method": method, "fused": names}
-    save_checkpoint(output, tensors, metadata)
-    return Path(output)
 
 
 @lru_cache(maxsize=1)

@@ -43,6 +43,7 @@ class Evidence:
     features: np.ndarray | None = None
     keypoints: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    _summed: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
 
     def class_probabilities(self) -> np.ndarray:
         """(C, D, H, W) `classes`.
@@ -55,9 +56,11 @@ class Evidence:
         return self.classes
 
     def kind_probabilities(self) -> np.ndarray:
-        """(K, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be."""
+        """(K, D, H, W) float32 probabilities over `anatomy.KINDS`, summed from the classes where need be (once)."""
         if self.kinds is not None:
             return self.kinds.astype(np.float32, copy=False)
+        if self._summed is not None:
+            return self._summed
         if self.classes is None:
             raise ValueError("Evidence holds neither classes nor kinds")
         result = np.zeros((self.scheme.head_kinds, *self.classes.shape[1:]), np.float32)
@@ -65,6 +68,8 @@ class Evidence:
         for channel, kind in enumerate(self.scheme.kinds):
             copy_between_precisions(single, self.classes[channel])
             result[kind] += single
+        result.flags.writeable = False  # several look at it
+        self._summed = result
         return result
 
 

@@ -150,6 +150,11 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a document to a file."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def write_csv_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Writes a table, its first row the heading. Missing values are empty cells.
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..anatomy import structure
 from ..errors import ConfigError, CorrectionError
-from ..files import SEGMENTATION_SUFFIXES, atomic_write
+from ..files import SEGMENTATION_SUFFIXES, atomic_write, write_json
 from ..hints import Anchor, Point
 from . import arguments
 from .arguments import STDOUT, structure_id, structure_ids, two_structure_ids
-from .terminal import print_json, print_note, print_written, write_json
+from .terminal import print_json, print_note, print_written
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, OutputError
-from ..files import IMAGE_SUFFIXES, SEGMENTATION_SUFFIXES, atomic_write, check_suffix, real_path, stem_and_suffix
+from ..files import (
+    IMAGE_SUFFIXES,
+    SEGMENTATION_SUFFIXES,
+    atomic_write,
+    check_suffix,
+    real_path,
+    stem_and_suffix,
+    write_json,
+)
 from . import arguments
 from .arguments import STDOUT
-from .terminal import write_json
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, ConfigError, ImageError, OutputError, PathError, SpineSegAIError
-from ..files import atomic_write, check_writable, jsonable, parse_json, read_text, write_csv_rows
+from ..files import atomic_write, check_writable, jsonable, parse_json, read_text, write_csv_rows, write_json
 from ..methods.catalog import method_info
 from . import segment, segment_files
 from .arguments import STDOUT
 from .segment_files import RESULTS, Work
-from .terminal import print_json, print_written, progress_bar, write_json
+from .terminal import print_json, print_written, progress_bar
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -26,11 +26,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a document to a file."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in columns; the first row is the heading."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,8 @@ def training_of(entry: Entry, seed: int, config: ComparisonConfig, manifest: Pat
     if not config.house_augmentation:
         none = AugmentationConfig.none().model_dump(mode="json")
         changes = {**dict(flatten({"data.augmentation": none})), "data.blend_share": 0.0}
-    changes |= fill_in({**dict(flatten(config.set)), **dict(flatten(entry.set))}, config.resources)
+    settings = {**dict(flatten(config.set)), **dict(flatten(entry.set))}
+    changes |= fill_in(settings, config.resources)
     if config.budget.steps:
         changes["optimization.steps"] = max(round(config.budget.steps * entry.share), 1)
     if config.budget.hours:
@@ -305,7 +307,12 @@ def training_of(entry: Entry, seed: int, config: ComparisonConfig, manifest: Pat
         }  # fmt: skip
     made = make_config(entry.method, preset, **method)
     training = configure(made, str(manifest), name=slug(entry.name), changes=changes.items())
-    return training.model_copy(update={"seed": seed, "resources": {**training.resources, **config.resources}})
+    used = {
+        name: file
+        for name, file in config.resources.items()
+        if name in made.RESOURCES or any(f"{{{name}}}" in str(value) for value in settings.values())
+    }
+    return training.model_copy(update={"seed": seed, "resources": {**training.resources, **used}})
 
 
 def cases_of(manifest: Path, split: str) -> set[str]:
@@ -317,7 +324,7 @@ def cases_of(manifest: Path, split: str) -> set[str]:
 
 
 def content(training: TrainingConfig) -> list[str]:
-    """The data set's list of cases, and the files to learn from."""
+    """The data set's list of cases, and the files that it learns from."""
     return [file_digest(Path(training.dataset)), *(file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
 
 
@@ -330,11 +337,17 @@ def file_digest(path: Path) -> str:
     if path.is_dir():
         return checksum(path)[:10]
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+        found = path.stat()
     except FileNotFoundError:
         raise ConfigError(
             f"The file {path} does not exist.", "Correct the path, or give --resource NAME=FILE."
         ) from None
+    return _file_digest(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # every row asks for the same few, which may be large
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
 def digest(*settings: Any) -> str:

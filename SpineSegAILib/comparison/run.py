@@ -108,6 +108,8 @@ def describe(config: ComparisonConfig, work: Work) -> dict[str, Any]:
 def plan(config: ComparisonConfig, work: Work) -> list[Part]:
     """Every entry with every seed in every fold; all entries of a seed before the next seed, so that a table is there
     early."""
+    for file in config.resources.values():
+        file_digest(Path(file))  # a mistyped one is said, whoever needs it
     made: list[Part] = []
     folders: dict[tuple[str, int, int], Path] = {}  # two rows of the same training, scored otherwise, share it
     data = work.output / "data"

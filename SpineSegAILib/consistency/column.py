@@ -9,13 +9,13 @@ import numpy as np
 
 from ..anatomy import CANAL_ID, KINDS, L6_ID, STRUCTURES, T13_ID, Extent, Kind, ranks
 from ..evidence import Evidence
+from ..imaging.boxes import bounding_box
 from .result import Instance, LevelResult
 from .settings import ConsistencySettings
 from .shapes import (
     Piece,
     Sizes,
     SpineAxis,
-    bounding_box,
     components,
     coordinates,
     fit_axis,
@@ -43,7 +43,7 @@ class Column:
         candidates = source[0] <= 0.5
         if locked is not None:
             candidates |= locked > 0
-        self.box = bounding_box(candidates)
+        self.box = bounding_box(candidates) or (slice(0, 0),) * 3
         self.axis: SpineAxis  # through the pieces, once there are any
         self.bones: list[Piece] = []
         self.discs: list[Piece] = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ..imaging.boxes import bounding_box
 from .settings import ConsistencySettings
 
 Spacing = tuple[float, float, float]
@@ -30,6 +31,7 @@ def components(mask: np.ndarray) -> list[np.ndarray]:
     if not mask.any():
         return []
     box = bounding_box(mask)
+    assert box is not None
     labels, count = ndimage.label(mask[box])
     inside = np.flatnonzero(labels)
     values = labels.ravel()[inside]
@@ -39,18 +41,6 @@ def components(mask: np.ndarray) -> list[np.ndarray]:
     flat = np.ravel_multi_index(tuple(p + o for p, o in zip(position, offset, strict=True)), mask.shape)
     bounds = np.cumsum(np.bincount(values, minlength=count + 1)[1:])[:-1]
     return sorted(np.split(flat, bounds), key=len, reverse=True)
-
-
-def bounding_box(mask: np.ndarray, margin: tuple[int, int, int] = (0, 0, 0)) -> tuple[slice, slice, slice]:
-    """Smallest box around a mask, grown by a margin in voxels and cut at the array's edge; of an empty one nothing."""
-
-    def along(axis: int) -> slice:
-        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not line.size:
-            return slice(0, 0)
-        return slice(max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis]))
-
-    return along(0), along(1), along(2)
 
 
 # --- the axis --------------------------------------------------------------------------------------------------------

@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     )
     from .splitting import split
     from .step import (
-        Box,
         Correction,
         Direction,
         LabeledStructures,
         Patch,
         apply_correction,
         array_of,
-        box_of,
         remap_labels,
         structure_at,
     )

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..anatomy import STRUCTURES, counterpart, disc_below, level_of, order_of, sorted_ids
 from ..errors import CorrectionError
+from ..imaging.boxes import bounding_box
 from .levels import chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
-from .step import Correction, Direction, LabeledStructures, Patch, array_of, box_of, remap_labels
+from .step import Correction, Direction, LabeledStructures, Patch, array_of, remap_labels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -47,7 +48,7 @@ def split(
     if direction == "all":
         raise CorrectionError("One part keeps the name; the other gets the one above or below.", "Say above or below.")
     values = array_of(labels)
-    box = box_of(values == chosen)
+    box = bounding_box(values == chosen)
     assert box is not None  # it is labelled
     index = np.argwhere(values[box] == chosen)
     positions = _physical(labels, index + [b.start for b in box])

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..anatomy import STRUCTURES, Kind, LabelScheme, disc_name, sorted_ids, structure
 from ..errors import CorrectionError
+from ..imaging.boxes import Box, bounding_box
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 Direction = Literal["all", "above", "below"]
 """Which levels follow: all, the chosen one with those above it, or the chosen one with those below it."""
-
-Box = tuple[slice, slice, slice]
-"""Part of a label array, along its axes (z, y, x)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class Patch:
     @classmethod
     def between(cls, before: np.ndarray, after: np.ndarray) -> Patch | None:
         """What turns one label array into another of the same shape; None where they are equal."""
-        box = box_of(before != after)
+        box = bounding_box(before != after)
         return None if box is None else cls(box, after[box].astype(np.int16))
 
 
@@ -255,18 +253,6 @@ def array_of(labels: sitk.Image | np.ndarray) -> np.ndarray:
     import SimpleITK as sitk
 
     return sitk.GetArrayFromImage(labels)
-
-
-def box_of(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box | None:
-    """The smallest box that holds all of a mask, grown by a margin (voxels) within the array; None if it is empty."""
-    if not mask.any():
-        return None
-
-    def along(axis: int) -> slice:
-        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        return slice(max(int(line[0]) - margin[axis], 0), min(int(line[-1]) + 1 + margin[axis], mask.shape[axis]))
-
-    return along(0), along(1), along(2)
 
 
 def structure_at(labels: sitk.Image, point: Sequence[float]) -> int:

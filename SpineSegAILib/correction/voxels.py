@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from ..anatomy import STRUCTURES
 from ..errors import CorrectionError
-from .step import Box, Correction, LabeledStructures, Patch, array_of, box_of
+from ..imaging.boxes import Box, bounding_box
+from .step import Correction, LabeledStructures, Patch, array_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -83,7 +84,7 @@ def replace_inside(
     if before.shape != after.shape:
         raise CorrectionError("The new result has another grid.", "Segment the same image.")
     LabeledStructures.of(before, None, locked).require_unlocked(())
-    box = box_of(region) if isinstance(region, np.ndarray) else region
+    box = bounding_box(region) if isinstance(region, np.ndarray) else region
     if box is None:
         raise CorrectionError("The region is empty.", "Choose a box or slices.")
     old, found = before[box], np.array(after[box])
@@ -131,7 +132,7 @@ def interpolate(
     name = _drawn(values, chosen, locked)
     axis = array_axis(labels, slicing)
     spacing = np.delete(np.array(labels.GetSpacing()[::-1]), axis)
-    box = box_of(values == chosen)
+    box = bounding_box(values == chosen)
     assert box is not None  # it is labelled
     plane = [b for a, b in enumerate(box) if a != axis]
     margin = 3  # pixels; outlines move within their common box and a little beyond
@@ -192,7 +193,7 @@ def smooth(labels: sitk.Image, chosen: int, mm: float, *, locked: Collection[int
     name = _drawn(values, chosen, locked)
     spacing = np.array(labels.GetSpacing()[::-1])
     margin = [max(math.ceil(2 * mm / s), 1) for s in spacing]
-    box = box_of(values == chosen, margin)
+    box = bounding_box(values == chosen, margin)
     assert box is not None  # it is labelled
     old = values[box]
     mask = old == chosen
@@ -228,7 +229,7 @@ def _drawn(values: np.ndarray, chosen: int, locked: Collection[int]) -> str:
 
 def _patch(values: np.ndarray, box: Box, result: np.ndarray) -> Patch | None:
     """What changes in a box, cut down to where it does; None if nothing does."""
-    inner = box_of(values[box] != result)
+    inner = bounding_box(values[box] != result)
     if inner is None:
         return None
     starts = [b.indices(n)[0] for b, n in zip(box, values.shape, strict=True)]

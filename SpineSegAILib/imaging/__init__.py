@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .finding import find_images
     from .geometry import SAGITTAL_DIRECTION, Geometry, Plane, plane
     from .headers import check_inline
-    from .preprocessing import CanonicalVolume, Preprocessing, back_to_source, resample_to_source
+    from .preprocessing import AIR, CanonicalVolume, Preprocessing, back_to_source, resample_to_source
     from .reading import read_file, read_geometry, read_image
     from .tags import (
         MODALITY_TAG,

@@ -9,7 +9,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .content import in_hounsfield_units, is_symmetric, seems_ct, seems_radiograph, shows_labels
+from .content import (
+    in_hounsfield_units,
+    is_symmetric,
+    seems_ct,
+    seems_radiograph,
+    seems_slice,
+    shows_labels,
+    shows_mask,
+)
 from .geometry import NEARLY, PERPENDICULAR, SAGITTAL_DIRECTION, Geometry, canonical_axes, facing, like, shear, view_mm
 from .tags import (
     BODY_PART_TAG,
@@ -93,6 +101,8 @@ def plausibility_warnings(
                 "means nothing. Choose a sagittal series."
             )
     values = sitk.GetArrayViewFromImage(image)
+    if not found and trained_on == "XR" and 1 in values.shape and seems_slice(values):
+        found = "MR"
     if trained_on == "CT" and not in_hounsfield_units(values) and seems_ct(values):
         result.append(
             "This seems to be CT whose values are not Hounsfield units (shifted, scaled or windowed): the result may "
@@ -182,12 +192,17 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
 
 def refuse_labels(image: sitk.Image, name: str = "image") -> None:
     """Raises:
-    ImageError: the image is a label map (`content.shows_labels`).
+    ImageError: the image is a label map (`content.shows_labels`) or a mask (`content.shows_mask`).
     """
     if shows_labels(image):
         raise ImageError(
             f"The {name} is a label map (few whole numbers, in patches), not an image.",
             "Choose the image that it was drawn on.",
+        )
+    if shows_mask(sitk.GetArrayViewFromImage(image)):
+        raise ImageError(
+            f"The {name} is a mask (nearly all values are the least or the largest), not an image.",
+            "Choose the image that it was made from.",
         )
 
 
@@ -218,11 +233,16 @@ def whole_numbers(image: sitk.Image, name: str) -> sitk.Image:
     values = sitk.GetArrayViewFromImage(image)
     if not np.issubdtype(values.dtype, np.inexact):
         return image
-    if not np.isfinite(values).all():
-        raise ImageError(f"The {name} holds values that are not finite numbers (NaN or infinity).", "Export it again.")
-    if values.size and (abs(values - np.rint(values)).max() > _WHOLE or abs(values).max() >= 2**31):
-        raise ImageError(f"The {name} holds values that are not whole numbers.", "Choose the label file.")
-    return like(image, np.rint(values).astype(np.int32))
+    if np.iscomplexobj(values) or not np.isfinite(values).all():
+        raise ImageError(f"{name} holds values that are not finite numbers (NaN or infinity).", "Export it again.")
+    whole = np.rint(values)
+    apart = values[(abs(values - whole) > _WHOLE) | (abs(values) >= 2**31)]
+    if apart.size:
+        raise ImageError(
+            f"{name} holds values that are not whole numbers: {float(apart[0]):g}.",
+            "Labels are whole numbers: resample them with nearest neighbor, make a probability map binary.",
+        )
+    return carry_tags(image, like(image, whole.astype(np.int32)))
 
 
 def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:

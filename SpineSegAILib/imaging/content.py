@@ -11,12 +11,14 @@ import SimpleITK as sitk
 
 _PADDING_SHARE, _PADDING_GAP = 0.005, 5.0  # of the values; in widths of the contrast of the rest
 _FEW_VALUES, _EQUAL_SHARE, _LEAST_PAIRS = 300, 0.8, 200
+_FEW_GRAYS = 20
+_AT_THE_ENDS, _ENDS_SHARE, _TOP_SHARE = 0.02, 0.85, 0.12  # of the range; of all voxels; of those above the background
 _AIR_HU, _AIR_SHARE = (-1200, -900), 0.02
 _BLACK = 0.03  # of the range from the darkest to the brightest value; what is darker is air
 _DARK = 0.08
 _LEAST_AIR = 0.05
 _TISSUE_WIDTH, _TISSUE_LEVEL, _TISSUE_SHARE = 0.55, 0.3, 0.42
-_GRAY, _DARK_WEIGHT = 0.26, 0.7
+_GRAY, _NOT_GRAY, _DARK_WEIGHT = 0.2, -0.05, 0.7
 _MIRROR_SIDE = 96  # pixels; left and right are compared on a coarse picture
 _MIRROR_LEVEL = 0.25
 _LEAST_SHOWN = 0.25  # of a picture: what shows less, such as a spine alone, says nothing about its plane
@@ -62,6 +64,22 @@ def shows_labels(image: sitk.Image) -> bool:
     return pairs >= _LEAST_PAIRS and equal > _EQUAL_SHARE * pairs
 
 
+def shows_mask(values: np.ndarray) -> bool:
+    """Whether values are those of a mask or of probabilities: nearly all of them the least or the largest.
+
+    In images up to 71 % were, with at most 18 % of what is not background at the top, however they were cut off; in
+    masks smoothed by up to two voxels from 87 %, with 15 % at the top.
+    """
+    some = sampled_values(values)
+    if not np.isfinite(some).all() or some.min() == some.max():
+        return False
+    if np.array_equal(some, np.rint(some)) and len(np.unique(some)) <= _FEW_GRAYS:
+        return False  # a label map, or a drawing: `shows_labels` tells
+    unit = (some.astype(float) - some.min()) / (float(some.max()) - float(some.min()))
+    least, most = (unit <= _AT_THE_ENDS).mean(), (unit >= 1 - _AT_THE_ENDS).mean()
+    return bool(least + most >= _ENDS_SHARE and most >= _TOP_SHARE * (unit > 0.05).mean())
+
+
 def in_hounsfield_units(values: np.ndarray) -> bool:
     """Whether there is air at −1000."""
     low, high = _AIR_HU
@@ -93,8 +111,18 @@ def seems_ct(values: np.ndarray) -> bool:
 
 def seems_radiograph(values: np.ndarray) -> bool:
     """Whether a single picture is a radiograph rather than a slice of MR: gray nearly everywhere, on no dark ground."""
+    return _grayness(values) > _GRAY
+
+
+def seems_slice(values: np.ndarray) -> bool:
+    """Whether a single picture is a slice of MR rather than a radiograph: dark where there is little signal."""
+    return _grayness(values) < _NOT_GRAY
+
+
+def _grayness(values: np.ndarray) -> float:
+    """Of slices of MR at most 0.16, in the median −0.1; of radiographs 0.18 in nine of ten, −0.07 in 99 of 100."""
     unit = _unit(without_padding(sampled_values(values)))
-    return bool(np.median(unit) - _DARK_WEIGHT * (unit < _DARK).mean() > _GRAY)
+    return float(np.median(unit) - _DARK_WEIGHT * (unit < _DARK).mean())
 
 
 def is_symmetric(planes: np.ndarray) -> bool:

@@ -170,6 +170,12 @@ def _file(path: Path, dataset: Dataset) -> File:
     whole = size[0] * size[1] * count * samples * int(dataset.get("BitsAllocated") or 8) // 8
     if path.stat().st_size < (whole if plain else max(whole // _MOST_COMPRESSED, 8 * count)):
         raise ImageError(f"{path} cannot be read: it is incomplete.", "Export or copy it again.")
+    told = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    if told not in (0, count) and kind != _SEGMENTATION:
+        raise ImageError(
+            f"{path.name} contradicts itself: it has {count} frames by its header, and describes {told}.",
+            "Export it again.",
+        )
     return File(
         path,
         kind,

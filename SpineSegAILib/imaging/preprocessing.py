@@ -17,6 +17,9 @@ from .geometry import Geometry, Plane, canonical_axes, facing, plane
 from .resampling import AxisStep, Route
 from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_known
 
+AIR = -2.0
+"""Value of air in a network's input, for padding."""
+
 
 @dataclass(frozen=True)
 class CanonicalVolume:
@@ -90,11 +93,6 @@ class Preprocessing(BaseModel):
             raise ValueError(f"percentiles must lie in 0…100, not {self.low} and {self.high}")
         return self
 
-    @property
-    def padding(self) -> float:
-        """Value of air in the network's input, for padding."""
-        return -2.0
-
     def apply(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
         """Reorient, resample and normalise an image; intensities end in -2…2.
 
@@ -152,7 +150,7 @@ class Preprocessing(BaseModel):
         Raises:
             ImageError: if the label image is not scalar, or holds values that are not whole numbers.
         """
-        label = whole_numbers(as_volume(label, "label image"), "label image")
+        label = whole_numbers(as_volume(label, "label image"), "The label image")
         values = sitk.GetArrayViewFromImage(label)
         if not Geometry.of(label).matches(canonical.source):
             label = sitk.Cast(label, sitk.sitkInt16)

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import ImageError
-from .dicom_headers import is_dicom
-from .headers import first_bytes
+from .dicom_headers import images
 
 _STUDY = {
     "Study": "StudyDescription",
@@ -21,7 +20,7 @@ _PATIENT = {"Patient": "PatientName", "Patient ID": "PatientID", "Birth date": "
 
 
 def study_of(path: str | Path, *, patient: bool = False) -> dict[str, str]:
-    """Title → value of what a DICOM file, or the first in a folder, says of its study; empty for other files.
+    """Title → value of what a DICOM image, or the first in a folder, says of its study; empty for other files.
 
     Args:
         patient: the patient's name, ID, birth date and sex too.
@@ -50,7 +49,7 @@ def study_of(path: str | Path, *, patient: bool = False) -> dict[str, str]:
 def _first(path: Path) -> Path | None:
     inside = (Path(at) / name for at, _, names in sorted(os.walk(path)) for name in sorted(names))
     candidates = inside if path.is_dir() else iter([path])
-    return next((p for p in candidates if p.is_file() and is_dicom(first_bytes(p, 256))), None)
+    return next((file.path for p in candidates for file in images([p])), None)
 
 
 def _text(value: object) -> str:

@@ -18,7 +18,7 @@ from ..anatomy import LabelScheme, laterality
 from ..errors import Cancelled, ConfigError
 from ..evidence import Evidence
 from ..hints import Hints
-from ..imaging import CanonicalVolume
+from ..imaging import AIR, CanonicalVolume
 from ..keypoints import KEYPOINT_REACH_MM, keypoint_indices
 from ..methods.base import Context, Method, between_slices, context_offsets
 from ..methods.options import number_option, switch_option, whole_option
@@ -27,9 +27,6 @@ from .windows import fitting, multiple, padded_coordinates, padding, window_plac
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
-
-AIR = -2.0
-"""Preprocessed value outside the image."""
 
 GLANCE_MM = 16.0
 """Distance between the slices of a first glance (`Tiling.around_column`): two or three of them meet the column."""

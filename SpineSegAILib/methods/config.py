@@ -47,6 +47,8 @@ class MethodConfig(BaseModel):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
     BEFORE: ClassVar[dict[str, Any]] = {}
     """What a stored configuration meant that lacks an option, since it is older (`catalog.stored_config`)."""
+    RESOURCES: ClassVar[tuple[str, ...]] = ()
+    """Names of files that it may learn from (`TrainingConfig.resources`), besides those that its settings name."""
 
     @field_validator("scheme")
     @classmethod

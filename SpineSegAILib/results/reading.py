@@ -27,7 +27,7 @@ from ..anatomy.terminology import (
 )
 from ..errors import ConfigError, CorrectionError, ImageError, SchemeError, one_of
 from ..files import SEGMENTATION_SUFFIXES, parse_json, read_json, stem_and_suffix
-from ..imaging import carry_tags, read_file
+from ..imaging import carry_tags, read_file, whole_numbers
 from ..imaging.geometry import RAS_FROM_LPS, like, set_index_to_lps
 from .checks import check_once, check_overlap
 from .files import HEADER_KEY, REFERENCE, side_file
@@ -36,7 +36,6 @@ from .segment_names import structure_of_segment
 from .segmentation import FORMAT, Segmentation
 from .slicer_file import StoredSegmentation, conversion_parameter, damaged, has_segments, layers_of, read_stored
 
-_WHOLE = 1e-3  # so near to a whole number a value is one that went through floating point
 _LARGEST_GRID = 2**28  # voxels of the image that a cropped segmentation is brought back to: 512 × 512 × 1024
 
 
@@ -99,7 +98,7 @@ def _order_notes(where: Mapping[int, Place], name: str, ours: bool) -> list[str]
 
 
 def _read_label_image(path: Path, values: str | None) -> Segmentation:
-    labels = _whole_numbers(path)
+    labels = _label_image(path)
     side = side_file(path)
     summary = _summary(side)
     if summary and values:
@@ -117,32 +116,20 @@ def _read_label_image(path: Path, values: str | None) -> Segmentation:
     return result
 
 
-def _whole_numbers(path: Path) -> sitk.Image:
-    """A label image, its values rounded where they are whole numbers but for floating point."""
+def _label_image(path: Path) -> sitk.Image:
+    """The labels of a file as whole numbers."""
     image = read_file(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(
             f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.",
             "Give a segmentation of the whole volume.",
         )
+    image = whole_numbers(image, f"“{path.name}”")
     raw = sitk.GetArrayViewFromImage(image)
-    whole = raw
-    if not np.issubdtype(raw.dtype, np.integer):
-        if np.iscomplexobj(raw) or not np.isfinite(raw).all():
-            raise ImageError(
-                f"“{path.name}” holds values that are no numbers (NaN or infinity).", "Save the label image again."
-            )
-        whole = np.round(raw)
-        apart = raw[abs(raw - whole) > _WHOLE]
-        if apart.size:
-            raise SchemeError(
-                f"“{path.name}” has label values that are no structure ids: {float(apart[0]):g}.",
-                "Labels are whole numbers: resample them with nearest neighbor, make a probability map binary.",
-            )
-    beyond = [v for v in (whole.min(), whole.max()) if not 0 <= v <= np.iinfo(np.int32).max]
+    beyond = [v for v in (raw.min(), raw.max()) if not 0 <= v <= np.iinfo(np.int32).max]
     if beyond:
         raise SchemeError(f"“{path.name}” has label values that are no structure ids: {beyond[0]:g}.", _remedy([]))
-    return carry_tags(image, like(image, whole.astype(np.int32)))
+    return carry_tags(image, like(image, raw.astype(np.int32)))
 
 
 def _refuse_foreign(where: Mapping[int, Place], path: Path) -> None:
@@ -161,6 +148,11 @@ def _refuse_implausible(where: Mapping[int, Place], path: Path) -> None:
     """Raises:
     SchemeError: the values cannot be structure ids, since their voxels lie elsewhere than these structures would.
     """
+    if set(where) == {1}:  # C1, and nothing else? Rather the mask of whatever it was drawn on
+        raise SchemeError(
+            f"“{path.name}” is a mask: its only value is 1, which names no structure.",
+            "Give it the value of what it shows (L1 20 … L5 24, S1 26, canal 61), or name its segment in 3D Slicer.",
+        )
     why = implausible(where)
     if why:
         raise SchemeError(

@@ -21,7 +21,7 @@ from ..checkpoints import SUFFIX, safetensors_header, user_checkpoints_folder
 from ..errors import CheckpointError, OutputError, SpineSegAIError, TrainingError
 from ..files import atomic_write, real_path
 from .processes import ProcessId
-from .run import STALE_SECONDS, RunDirectory, parse_event, read_saved, with_numbers, write_json
+from .run import STALE_SECONDS, RunDirectory, parse_event, read_saved, replace_json, with_numbers
 
 PROGRESS_SECONDS = 1800.0
 """A run that lives but has not got on for this long has stalled: no step, no case, no validation takes longer."""
@@ -207,7 +207,7 @@ def _spawn(
             process = _detached(command, variables, log)
         _children.append(process)
         # Whoever watches knows the process before it has said anything; on some systems, a launcher of Python's.
-        write_json(run.launch_file, {**ProcessId.of(process.pid).as_dict(), "time": time.time()})
+        replace_json(run.launch_file, {**ProcessId.of(process.pid).as_dict(), "time": time.time()})
     except OSError as error:
         raise TrainingError(
             f"The training process could not be started: {error}.", f"Can {run.folder} be written?"
@@ -350,7 +350,7 @@ def offer(folder: str | Path) -> Path | None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as (part,):
             shutil.copyfile(report.checkpoint, part)
-        write_json(note, {"made": made, "file": str(target)})
+        replace_json(note, {"made": made, "file": str(target)})
     except OSError as error:
         raise OutputError(
             f"{target} cannot be written: {error.strerror}.", "Free space, or check the folder."

@@ -21,8 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError
-from ..files import read_json
+from ..errors import TrainingError, problems
+from ..files import read_json, write_json
 from .processes import ProcessId
 
 if TYPE_CHECKING:  # the panel watches runs without what a configuration needs
@@ -37,12 +37,12 @@ BALLAST_BYTES = 1 << 16
 """Kept free for a run's last words on a full disk."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+def replace_json(path: Path, value: Any) -> None:
+    """Writes a document to a file that others read meanwhile: whole or not at all."""
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
+        write_json(Path(part), value)
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
@@ -137,7 +137,7 @@ class RunDirectory:
             if self.config_file.exists():
                 self.release()
                 raise taken
-            write_json(self.config_file, config.model_dump(mode="json"))
+            replace_json(self.config_file, config.model_dump(mode="json"))
         except OSError as error:
             raise self._not_writable(error) from error
 
@@ -237,7 +237,7 @@ class RunDirectory:
                 self._write_status()
 
     def _write_status(self) -> None:
-        write_json(self.status_file, {**self._status, **ProcessId.of().as_dict(), "heartbeat": time.time()})
+        replace_json(self.status_file, {**self._status, **ProcessId.of().as_dict(), "heartbeat": time.time()})
 
     @contextmanager
     def beating(self, also: Callable[[], Any] = lambda: None) -> Iterator[None]:
@@ -281,6 +281,8 @@ class RunDirectory:
         Raises:
             TrainingError: this is no run directory, or its configuration is damaged.
         """
+        from pydantic import ValidationError
+
         from .config import TrainingConfig
 
         try:
@@ -291,6 +293,8 @@ class RunDirectory:
             raise TrainingError(
                 f"{self.config_file} cannot be read: {error.strerror}.", "Check the path and its permissions."
             ) from None
+        except ValidationError as error:
+            raise TrainingError(f"{self.config_file} is damaged: {problems(error)}.", "Start a new run.") from None
         except ValueError as error:
             raise TrainingError(f"{self.config_file} is damaged: {error}.", "Start a new run.") from None
 

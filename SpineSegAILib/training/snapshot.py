@@ -18,7 +18,7 @@ from ..anatomy import CUSTOM_IDS, STRUCTURES
 from ..datasets.manifest import Case, Manifest, read_manifest
 from ..errors import DatasetError, SpineSegAIError
 from ..files import read_json
-from .run import RunDirectory, read_saved, write_json
+from .run import RunDirectory, read_saved, replace_json
 
 _SPLITS = ("training", "validation")
 _KEY = "checksums"
@@ -92,7 +92,7 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
             if name not in custom:
                 custom[name] = next(i for i in CUSTOM_IDS if i not in custom.values())
     result["name"] = " + ".join(manifest.name for manifest in manifests)
-    write_json(run.dataset_file, {**result, _KEY: sums})
+    replace_json(run.dataset_file, {**result, _KEY: sums})
     return read_snapshot(run)
 
 

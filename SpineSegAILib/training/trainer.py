@@ -29,6 +29,7 @@ from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, TrainingError, is_out_of_memory
 from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
 from ..files import atomic_write
+from ..imaging import AIR
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method
 from .augmentation import Augmenter
@@ -39,7 +40,7 @@ from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phan
 from .failures import as_training_error, first_line
 from .pictures import draw_curves, draw_result
 from .request import TrainingRequest, check_request, method_config
-from .run import RunDirectory, read_saved, write_json
+from .run import RunDirectory, read_saved, replace_json
 from .saved_state import read_state, write_state
 from .schedule import is_done, learning_rate, make_optimizer, precision, progress_of
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
@@ -192,7 +193,7 @@ class _Trainer:
             before = origin.metadata.get("training", {})
             cases = sorted({*before.get("cases", ()), *before.get("cases_before", ())})
             if self.main:
-                write_json(self.run.state / _START, {"validated": validated, "cases": cases})
+                replace_json(self.run.state / _START, {"validated": validated, "cases": cases})
             total = len(self.method.state_dict())
             self._event("start", message=f"{taken} of {total} tensors from {self.config.start_from}")
         self.method.prepare_training(start)
@@ -223,13 +224,13 @@ class _Trainer:
         o, data = self.config.optimization, self.config.data
         cases, validation = self._cases()
         dataset = SampleDataset(
-            cases, self.method.scheme, data, self.config.seed, self.config.preprocessing.padding,
+            cases, self.method.scheme, data, self.config.seed, AIR,
             context_mm=self.method.tiling.context_mm,
         )  # fmt: skip
         augmentation = data.augmentation
         if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
             augmentation = augmentation.model_copy(update={"mirror_left_right": False})
-        augment = Augmenter(data.patch, augmentation, self.config.seed, self.config.preprocessing.padding)
+        augment = Augmenter(data.patch, augmentation, self.config.seed, AIR)
         sampler = StepSampler(
             self.step, o.steps, o.batch, self.accelerator.process_index, self.accelerator.num_processes
         )
@@ -346,7 +347,7 @@ class _Trainer:
             self.parts *= 2
             said = f"Out of memory: batches of {size} are computed in {self.parts} parts from now on"
             if self.accelerator.num_processes > 1:  # the others wait for gradients that will not come
-                write_json(self.run.state / _PARTS, {"parts": self.parts})
+                replace_json(self.run.state / _PARTS, {"parts": self.parts})
                 raise TrainingError(f"{said}.", "Resume the run: it then does so on all devices.")
             self._event(
                 "note",

@@ -145,30 +145,30 @@ class Worker:
             if job in self._cancelled:
                 raise Cancelled("Cancelled.")
             if isinstance(request, SegmentRequest):
-                self._send(self._segment(request))
+                self._reply(self._segment(request))
             elif isinstance(request, MeasureRequest):
-                self._send(self._measure(request))
+                self._reply(self._measure(request))
             elif isinstance(request, ReportRequest):
-                self._send(self._report(request))
+                self._reply(self._report(request))
             elif isinstance(request, DeviceRequest):
-                self._send(self._describe(request))
+                self._reply(self._describe(request))
         except SpineSegAIError as error:
-            self._send(ErrorEvent(job=job, kind=error.kind, message=error.message, remedy=error.remedy))
+            self._reply(ErrorEvent(job=job, kind=error.kind, message=error.message, remedy=error.remedy))
         except OSError as error:
             traceback.print_exc(file=sys.stderr)
             failed = OutputError(f"Reading or writing failed: {error}.", "Is the disk full, or the folder protected?")
-            self._send(ErrorEvent(job=job, kind=failed.kind, message=failed.message, remedy=failed.remedy))
+            self._reply(ErrorEvent(job=job, kind=failed.kind, message=failed.message, remedy=failed.remedy))
         except ImportError as error:
             traceback.print_exc(file=sys.stderr)
             missing = MissingPackageError(
                 f"The Python package {error.name or ''} cannot be loaded: {error}",
                 "Install the packages that SpineSegAI asks for, or repair the installation, and try again.",
             )
-            self._send(ErrorEvent(job=job, kind=missing.kind, message=missing.message, remedy=missing.remedy))
+            self._reply(ErrorEvent(job=job, kind=missing.kind, message=missing.message, remedy=missing.remedy))
         except Exception as error:  # the boundary of the process: a defect becomes a message, and the worker lives on
             text = traceback.format_exc()
             print(text, file=sys.stderr, flush=True)
-            self._send(
+            self._reply(
                 ErrorEvent(
                     job=job,
                     kind="InternalError",
@@ -178,8 +178,13 @@ class Worker:
                 )
             )
         finally:
-            self._unanswered.discard(job)
             self._cancelled.discard(job)
+
+    def _reply(self, event: Any) -> None:
+        """The answer to a request; nothing is said of its job after it."""
+        with self._output_lock:
+            self._unanswered.discard(event.job)
+        self._send(event)
 
     def _segment(self, request: SegmentRequest) -> SegmentEvent:
         job = request.job
@@ -254,6 +259,8 @@ class Worker:
 
     def _send(self, event: Message) -> None:
         with self._output_lock:
+            if isinstance(event, ProgressEvent) and event.job not in self._unanswered:
+                return  # it was answered while this was made
             self._output.write(_line(event))
             self._output.flush()
 

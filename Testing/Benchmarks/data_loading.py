@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from SpineSegAILib.datasets.manifest import read_manifest  # noqa: E402
-from SpineSegAILib.imaging import Preprocessing  # noqa: E402
+from SpineSegAILib.imaging import AIR, Preprocessing  # noqa: E402
 from SpineSegAILib.methods.catalog import build_method, make_config  # noqa: E402
 from SpineSegAILib.training.augmentation import Augmenter  # noqa: E402
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig  # noqa: E402
@@ -62,8 +62,8 @@ def measure(args: argparse.Namespace, cache: Path) -> tuple[list[float], list[fl
     data, preprocessing = DataConfig(), Preprocessing(pixel_mm=1.25)
     training = read_manifest(args.dataset).cases("training")[: args.cases]
     cases = [cache_case(case, preprocessing, method.scheme, cache) for case in training]
-    dataset = SampleDataset(cases, method.scheme, data, 0, preprocessing.padding)
-    augment = Augmenter(data.patch, AugmentationConfig(), 0, preprocessing.padding)
+    dataset = SampleDataset(cases, method.scheme, data, 0, AIR)
+    augment = Augmenter(data.patch, AugmentationConfig(), 0, AIR)
     on_cpu = device.type == "cpu"
     steps = BLOCK_STEPS * (args.blocks + 2) + 16
     loader = DataLoader(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,15 @@ def test_neighbours_fill_a_slice_that_was_missed():
     assert np.allclose(blended[1, 2], (0.3 + 2 * 0.3 * 0.9) / 1.6)
     assert np.allclose(blended[1, 0], 0.9)
     assert blended[1, 2, 0, 0] > blended[0, 2, 0, 0]
+
+
+def test_classes_are_summed_to_kinds_once():
+    classes = np.random.default_rng(0).random((len(SCHEME.structures) + 1, 2, 3, 4)).astype(np.float32)
+    one = Evidence((4.0, 1.0, 1.0), SCHEME, classes=classes)
+    assert one.kind_probabilities() is one.kind_probabilities()
+    assert not one.kind_probabilities().flags.writeable
+    other = replace(one, classes=classes[::-1].copy())
+    assert not np.array_equal(other.kind_probabilities(), one.kind_probabilities())
 
 
 def test_classes_follow_their_kind():

@@ -379,6 +379,32 @@ def test_mistakes_are_found_before_the_first_training(manifest, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_an_entry_does_not_learn_from_is_no_part_of_it(manifest, tmp_path):
+    (tmp_path / "bank").write_bytes(b"1")
+
+    def folders(**more):
+        entries = [
+            {"name": "U-Net", "method": "unet", "preset": "tiny"},
+            {"name": "ATM-Net", "method": "atm-net", "preset": "tiny"},
+        ]
+        return [part.folder for part in plan(config_of(manifest, entries=entries, **more), Work(tmp_path / "out"))]
+
+    without, given = folders(), folders(resources={"text_bank": str(tmp_path / "bank")})
+    (tmp_path / "bank").write_bytes(b"22")
+    changed = folders(resources={"text_bank": str(tmp_path / "bank")})
+    assert without[0] == given[0] == changed[0]
+    assert len({without[1], given[1], changed[1]}) == 3
+
+
+def test_a_file_is_read_once_for_all_entries(manifest, tmp_path, monkeypatch):
+    (tmp_path / "bank").write_bytes(b"3")
+    read, real = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or real(self))
+    entries = [{"name": f"{n}", "method": "atm-net", "preset": "tiny"} for n in range(3)]
+    plan(config_of(manifest, entries=entries, resources={"text_bank": str(tmp_path / "bank")}), Work(tmp_path / "out"))
+    assert read.count("bank") == 1
+
+
 def test_a_comparison_that_cannot_start_leaves_no_folder(manifest, tmp_path, capsys):
     path = tmp_path / "c.json"
     path.write_text(config_of(manifest, split="test").model_dump_json(exclude_none=True), encoding="utf-8")

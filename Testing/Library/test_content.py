@@ -7,7 +7,7 @@ from PIL import Image
 
 from SpineSegAILib.anatomy import STRUCTURES, Kind, scheme
 from SpineSegAILib.errors import ImageError
-from SpineSegAILib.imaging import plausibility_warnings, read_image
+from SpineSegAILib.imaging import plausibility_warnings, read_image, refuse_labels
 from SpineSegAILib.imaging.content import bright_rim, is_symmetric, seems_ct, shows_labels
 from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
@@ -50,6 +50,20 @@ def test_a_binary_mask_and_a_picture_of_labels_are_label_maps(tmp_path, phantoms
     Image.fromarray(values[4].astype(np.uint8)).save(tmp_path / "case.png")
     with pytest.raises(ImageError, match="is a label map"):
         read_image(tmp_path / "case.png")
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 2.0])
+def test_probabilities_are_no_image(phantoms, sigma):
+    mask = sitk.Cast(phantoms["t2"].labels > 0, sitk.sitkFloat32) * 0.97
+    smooth = sitk.SmoothingRecursiveGaussian(mask, sigma) if sigma else mask
+    with pytest.raises(ImageError, match=r"is a (mask|label map)"):
+        refuse_labels(smooth, "probabilities")
+    with pytest.raises(ImageError, match=r"is a (mask|label map)"):
+        refuse_labels(sitk.Cast(smooth * 255, sitk.sitkUInt8), "probabilities of 8 bit")
+    for contrast in MR:
+        image = phantoms[contrast].image
+        refuse_labels(image)
+        refuse_labels(sitk.Clamp(image, upperBound=float(np.percentile(values_of(image), 90))))
 
 
 def test_a_segmentation_of_slicer_is_no_image(tmp_path, phantoms):
@@ -156,6 +170,16 @@ def test_a_picture_of_a_slice_of_mr_is_not_doubted(tmp_path, phantoms):
         Image.fromarray((values / values.max() * 255).astype(np.uint8)).save(tmp_path / "slice.png")
         said = plausibility_warnings(read_image(tmp_path / "slice.png"), "MR")
         assert len(said) == 1 and "does not tell its scale" in said[0]
+
+
+def test_a_slice_of_mr_is_no_radiograph(tmp_path):
+    """Dark where there is little signal: most of a slice is."""
+    rows, columns = np.mgrid[:300, :200] / 100.0
+    slice_ = np.where((columns > 0.6) & (columns < 1.4), 60 + 100 * (np.sin(12 * rows) > 0.3), 4)
+    noise = np.random.default_rng(0).normal(0, 3, slice_.shape)
+    Image.fromarray((slice_ + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "slice.png")
+    said = plausibility_warnings(read_image(tmp_path / "slice.png"), "XR", lambda modality: [f"for {modality}"])
+    assert [note for note in said if "seems to be MR" in note and note.endswith(": for MR.")]
 
 
 # --- planes -----------------------------------------------------------------------------------------------------------

@@ -182,6 +182,18 @@ def test_a_multi_frame_file_without_functional_groups_does_not_tell_where_its_fr
         read_image(save(dataset, tmp_path / "a.dcm", VOXELS))
 
 
+@pytest.mark.parametrize("count", [N - 2, N + 2])
+def test_frames_that_are_counted_otherwise_than_described_are_refused(tmp_path, count):
+    """Half of a volume would be segmented as if it were all."""
+    path = enhanced(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = count
+    dataset.PixelData = np.resize(VOXELS, (max(N, count), ROWS, COLUMNS)).tobytes()
+    dataset.save_as(path)
+    with pytest.raises(ImageError, match=f"it has {count} frames by its header, and describes {N}"):
+        read_image(path)
+
+
 def test_copies_of_a_file_are_called_copies(tmp_path):
     folder = classic(tmp_path / "series")
     first = sorted(folder.iterdir())[0]

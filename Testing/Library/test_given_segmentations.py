@@ -272,6 +272,17 @@ def test_values_that_cannot_be_structure_ids(tmp_path, values, why):
         read_segmentation(tmp_path / "a.nrrd")
 
 
+def test_a_mask_names_no_structure(case, tiny_checkpoint, predictor, capsys):  # noqa: F811
+    """Its only value is 1, which would be C1."""
+    sitk.WriteImage(blocks([0, 0, 1]), str(case / "mask.nii.gz"))
+    assert relabel(case / "mask.nii.gz", "--set", "C1=L3") == 2
+    assert "is a mask: its only value is 1, which names no structure" in capsys.readouterr().err
+    for flag in ("--lock", "--levels-from"):
+        assert segment(case, tiny_checkpoint, flag, case / "mask.nii.gz") == 2
+        assert "is a mask" in capsys.readouterr().err
+    assert relabel(case / "mask.nii.gz", "--shift", "up", "--label-values", "spider") == 0  # L5 there
+
+
 def test_a_vertebra_as_long_as_the_cord_is_none(tmp_path):
     array = sitk.GetArrayFromImage(blocks(ids("C1", "C2/C3", "T4", "T4/T5", "T5", "T5/T6", "T6")))
     array[1:-1, :, 21:23] = 1  # the cord of totalspineseg, C1 here
@@ -322,7 +333,7 @@ def test_a_segmentation_of_slicer_without_seg_in_its_name(tmp_path):
     ("shift", "failure", "said"),
     [
         (3e-6, None, ""),
-        (0.25, SchemeError, r"20\.25"),
+        (0.25, ImageError, r"20\.25"),
         (np.nan, ImageError, "NaN or infinity"),
         (np.inf, ImageError, "NaN or infinity"),
     ],

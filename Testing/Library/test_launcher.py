@@ -16,7 +16,7 @@ from SpineSegAILib.training import launcher
 from SpineSegAILib.training.config import TrainingConfig
 from SpineSegAILib.training.launcher import Devices, EventReader, State
 from SpineSegAILib.training.processes import ProcessId
-from SpineSegAILib.training.run import RunDirectory, write_json
+from SpineSegAILib.training.run import RunDirectory, replace_json
 
 ROOT = Path(__file__).parents[2]
 CPU = Devices("cpu")
@@ -114,10 +114,10 @@ def test_a_checkpoint_is_offered_once_and_takes_nobodys_place(tmp_path, monkeypa
     folder = tmp_path / "mine"
     run = RunDirectory(folder)
     folder.mkdir()
-    write_json(run.config_file, {"name": "Mine"})
+    replace_json(run.config_file, {"name": "Mine"})
     run.last.write_bytes(b"first")
     assert launcher.offer(folder) is None  # it has not ended
-    write_json(run.status_file, {"state": "stopped", "heartbeat": time.time()})
+    replace_json(run.status_file, {"state": "stopped", "heartbeat": time.time()})
     other = home / "SpineSegAI/Checkpoints/mine.safetensors"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"somebody else's")
@@ -167,7 +167,7 @@ def sleeper():
 
 def test_two_processes_cannot_write_to_one_run(tmp_path, sleeper):
     run = RunDirectory(tmp_path)
-    write_json(run.lock_file, ProcessId.of(sleeper.pid).as_dict())
+    replace_json(run.lock_file, ProcessId.of(sleeper.pid).as_dict())
     with pytest.raises(TrainingError, match=f"written by process {sleeper.pid}"):
         run.claim()
     sleeper.kill()  # not waited for: it stays in the table of processes
@@ -210,18 +210,18 @@ def test_of_processes_that_start_at_once_one_has_the_run(manifest, tmp_path):
 def test_a_number_that_was_given_to_another_process_does_not_lock(tmp_path, sleeper):
     run = RunDirectory(tmp_path)
     earlier = ProcessId.of(sleeper.pid).as_dict()
-    write_json(run.lock_file, {**earlier, "started": earlier["started"] - 60})
+    replace_json(run.lock_file, {**earlier, "started": earlier["started"] - 60})
     run.claim()
     assert run.owner().is_me
 
 
 def test_a_lock_of_another_machine_counts_while_it_shows_signs_of_life(tmp_path):
     run = RunDirectory(tmp_path)
-    write_json(run.lock_file, {"pid": 1, "started": 1.0, "host": "elsewhere"})
-    write_json(run.status_file, {"state": "running", "pid": 1, "heartbeat": time.time() - 30})
+    replace_json(run.lock_file, {"pid": 1, "started": 1.0, "host": "elsewhere"})
+    replace_json(run.status_file, {"state": "running", "pid": 1, "heartbeat": time.time() - 30})
     with pytest.raises(TrainingError, match="on elsewhere"):
         run.claim()
-    write_json(run.status_file, {"state": "running", "pid": 1, "heartbeat": time.time() - 300})
+    replace_json(run.status_file, {"state": "running", "pid": 1, "heartbeat": time.time() - 300})
     run.claim()
     assert run.owner().is_me
 
@@ -252,11 +252,11 @@ def test_an_old_request_to_stop_is_not_meant_for_the_next_process(tmp_path):
 
 def watched(folder: Path, **status) -> RunDirectory:
     run = RunDirectory(folder)
-    write_json(run.config_file, {"name": "Run", "optimization": {"steps": 100, "hours": 1.0}})
+    replace_json(run.config_file, {"name": "Run", "optimization": {"steps": 100, "hours": 1.0}})
     run.claim()
     now = time.time()
     me = ProcessId.of().as_dict()
-    write_json(run.status_file, {"state": "running", **me, "heartbeat": now, "progressed": now, "step": 7, **status})
+    replace_json(run.status_file, {"state": "running", **me, "heartbeat": now, "progressed": now, "step": 7, **status})
     return run
 
 

@@ -220,6 +220,39 @@ def test_a_slip_and_a_wedge_between_boxes():
     assert rows["L4/L5"]["disc_height_index"] is None
 
 
+@pytest.mark.parametrize("degrees", [-15.0, 0.0, 20.0])
+def test_the_angle_of_an_endplate_is_that_of_the_line_between_its_rims(degrees):
+    """Lower endplates are not symmetric: their deepest place lies behind the middle, and the slope there is steeper."""
+    scene = Scene((4.0, 0.5, 0.5), (15, 320, 240))
+    for name, center in (("L3", 40.0), ("L4", 75.0)):
+        aside, down, behind = (a - c for a, c in zip(scene.axes, (28.0, center, 55.0), strict=True))
+        turned = np.radians(degrees)
+        w, u = np.cos(turned) * down + np.sin(turned) * behind, np.cos(turned) * behind - np.sin(turned) * down
+        share = u / 17.0
+        hollow = 2.0 * (1 - share**2) + 3.0 * (share - share**3)  # nothing at both rims
+        inside = (abs(aside) <= 22) & (abs(u) <= 17) & (w >= -13) & (w <= 13 - hollow)
+        scene.values[inside] = structure(name).id
+    rows = {row["structure"]: row for row in measure(scene.segmentation())}
+    assert rows["L3"]["endplate_angle_deg"] == pytest.approx(0.0, abs=3.5)  # the slope at the middle says 7
+    assert rows["L4"]["endplate_angle_deg"] == pytest.approx(0.0, abs=3.5)
+
+
+def test_a_sacrum_of_low_quality_tells_neither_slip_nor_angle_by_itself():
+    phantom = make_phantom(PhantomSpec(top="T12"), np.random.default_rng(5))
+    s1 = structure("S1").id
+    for quality, given in ((None, True), (0.9, True), (0.4, False)):
+        told = {} if quality is None else {s1: quality}
+        rows = {r["structure"]: r for r in measure_all(Segmentation(phantom.labels, SCHEME, outline_quality=told))}
+        assert (rows["L5"]["slip_mm"] is not None) is given
+        assert ("Not given: slip (the outline of S1 has a low quality)" in rows["L5"]["notes"]) is not given
+        assert rows["L5/S1"]["endplate_angle_deg"] is not None  # of the disc
+        assert ("to the lower face of the last disc" in rows["spine"]["notes"]) is not given
+        alone = phantom.labels * sitk.Cast(phantom.labels != structure("L5/S1").id, sitk.sitkInt16)
+        spine = measure_all(Segmentation(alone, SCHEME, outline_quality=told))[-1]
+        assert (spine["lordosis_deg"] is not None) is given
+        assert ("(endplates of S1: the outline of S1 has a low quality)" in spine["notes"]) is not given
+
+
 def test_a_gap_in_the_levels_is_no_neighbourhood():
     scene = Scene().box("L2", (28, 40, 55), 26.0, 34.0).box("L4", (28, 110, 62), 26.0, 34.0)
     assert measured(scene, "L2")["slip_mm"] is None

@@ -77,6 +77,10 @@ def test_an_empty_path_is_not_the_current_folder(folder, monkeypatch, capsys, wo
 def test_a_run_folder_of_somebody_else_is_left_alone(folder, capsys):
     assert cli.main(["train", "--resume", "--output", str(folder / "file")]) == 2
     assert "holds no run" in capsys.readouterr().err and (folder / "file").read_text(encoding="utf-8") == "x"
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    assert cli.main(["train", "--resume", "--output", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "is damaged: " in said and "dataset" in said and "pydantic" not in said
 
 
 def test_a_refusal_in_the_middle_of_the_work_is_a_sentence_and_json(folder, capsys, monkeypatch):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from pydicom.uid import MediaStorageDirectoryStorage
 from test_dicom import classic
 
 from SpineSegAILib.anatomy import scheme
@@ -93,6 +95,11 @@ def test_the_patient_is_shown_only_if_asked_for(found, tmp_path):
     told = {"PatientName": "Doe^Jane", "PatientID": "7", "SeriesDate": "20260102", "SeriesDescription": "T2 sag"}
     folder = classic(tmp_path / "series", **told)
     assert study_of(folder) == {"Series": "T2 sag", "Date": "2026-01-02", "Modality": "MR"}
+    directory = pydicom.dcmread(next(folder.iterdir()))
+    directory.file_meta.MediaStorageSOPClassUID = directory.SOPClassUID = MediaStorageDirectoryStorage
+    for keyword in ("PixelData", "Rows", "Columns", "Modality", "SeriesDescription", "SeriesDate"):
+        delattr(directory, keyword)
+    directory.save_as(folder / "DICOMDIR")  # comes first, and tells nothing of the study
     for patient in (False, True):
         path = write_report(image, result, tmp_path / "r.html", source=folder, rows=rows, patient=patient)
         page = path.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from SpineSegAILib.anatomy import scheme, structure
-from SpineSegAILib.checkpoints import join_checkpoints, read_header, save_checkpoint
+from SpineSegAILib.checkpoints import save_checkpoint
 from SpineSegAILib.errors import ConfigError, HintError, SchemeError
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging import Preprocessing
@@ -15,7 +15,7 @@ from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config, stored_config
 from SpineSegAILib.methods.scar_net.attention import MCCA, PositionAttention
 from SpineSegAILib.methods.scar_net.encoder import EarlierBlock, XceptionBlock
-from SpineSegAILib.methods.scar_net.label_fusion import disagreement, fuse, join_networks
+from SpineSegAILib.methods.scar_net.label_fusion import disagreement, fuse
 from SpineSegAILib.methods.scar_net.losses import heatmap_error
 from SpineSegAILib.methods.scar_net.network import pixel_spacing
 from SpineSegAILib.methods.scar_net.recognition import (
@@ -647,21 +647,6 @@ def test_dgmsnet_takes_no_key_points(tmp_path, phantom):
     save_checkpoint(tmp_path / "d.safetensors", method.state_dict(), metadata)
     with pytest.raises(HintError, match="keypoints"):
         Predictor(tmp_path / "d.safetensors", "cpu").segment(phantom.image, Hints(keypoints=phantom.keypoints))
-
-
-def test_checkpoints_are_joined_into_one_whose_labels_are_fused(tmp_path, phantom):
-    parts = [checkpoint(tmp_path, f"part{w:.0f}", heatmap_weight=w) for w in (40.0, 60.0, 80.0)]
-    joined = join_checkpoints(parts, tmp_path / "joined.safetensors", join_networks)
-    assert read_header(joined).metadata["method"]["ralf_ensemble"] == [40.0, 60.0, 80.0]
-    fused = Predictor(joined, "cpu")
-    assert len(fused.method.networks) == 3
-    result = fused.segment(phantom.image)
-    assert result.labels.GetSize() == phantom.image.GetSize()
-    with pytest.raises(ConfigError, match="at least two"):
-        join_checkpoints(parts[:1], tmp_path / "no.safetensors", join_networks)
-    other = checkpoint(tmp_path, "other", weight_mm=20.0)
-    with pytest.raises(ConfigError, match="not of one kind"):
-        join_checkpoints([parts[0], other], tmp_path / "no.safetensors", join_networks)
 
 
 def test_spacing_is_read_off_the_coordinates():

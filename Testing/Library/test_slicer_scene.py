@@ -120,6 +120,10 @@ def test_a_transform_that_is_not_linear_and_one_that_shears(tmp_path):
     scene = Scene()
     scene.segmentation({"L4": box(slice(5, 14))}, scene.volume(transform=scene.transform(np.zeros((4, 4)))))
     assert "is damaged" in problem(scene.write(tmp_path / "zero.mrb"))
+    scene, projective = Scene(), np.eye(4)
+    projective[3] = (0.001, 0, 0, 1)
+    scene.segmentation({"L4": box(slice(5, 14))}, scene.volume(transform=scene.transform(projective)))
+    assert "is damaged" in problem(scene.write(tmp_path / "projective.mrb"))
 
 
 def test_tags_terminology_and_corrections_are_read(tmp_path):

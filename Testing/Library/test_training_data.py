@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 from SpineSegAILib.anatomy import DISC_ID, VERTEBRA_ID, Kind, scheme, structure
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import DatasetError
-from SpineSegAILib.imaging import Preprocessing
+from SpineSegAILib.imaging import AIR, Preprocessing
 from SpineSegAILib.methods.base import between_slices, context_offsets
 from SpineSegAILib.training.augmentation import Augmenter
 from SpineSegAILib.training.config import AugmentationConfig, DataConfig
@@ -27,12 +27,12 @@ def cases(tmp_path_factory):
 
 
 def dataset(cases, seed=7, **config):
-    return SampleDataset(cases, SCHEME, DataConfig(patch=(96, 64), **config), seed, PREPROCESSING.padding)
+    return SampleDataset(cases, SCHEME, DataConfig(patch=(96, 64), **config), seed, AIR)
 
 
 def batch_of(data, indices, config=None, patch=(96, 64)):
     raw = default_collate([data[i] for i in indices])
-    return Augmenter(patch, config, data.seed, PREPROCESSING.padding)(raw, torch.device("cpu"))
+    return Augmenter(patch, config, data.seed, AIR)(raw, torch.device("cpu"))
 
 
 def test_bone_of_an_unknown_level_is_no_background(cases):
@@ -87,7 +87,7 @@ def test_with_every_change_off_nothing_is_changed(cases):
     changes = {"level_probability": 1.0, "brightness": (1.2, 1.2), "offset": 0.0}
     brighter = AugmentationConfig.none().model_copy(update=changes)
     unit = (plain.image.clamp(-2, 2) + 2) / 4
-    inside = plain.image > PREPROCESSING.padding
+    inside = plain.image > AIR
     assert torch.allclose(
         batch_of(data, range(8), brighter).image[inside], (unit * 1.2 * 4 - 2).clamp(max=3)[inside], atol=1e-4
     )
@@ -108,10 +108,10 @@ def test_coordinates_are_zero_at_the_centre_of_the_field_of_view(cases):
     raw["image"][:] = 1.0  # so that only what is outside the field of view has the value of air
     plain = {"gamma_probability": 0, "contrast_probability": 0, "invert_probability": 0, "bias_probability": 0}
     config = AugmentationConfig(crop_probability=1.0, noise_probability=0, **plain)
-    batch = Augmenter((96, 64), config, data.seed, PREPROCESSING.padding)(raw, torch.device("cpu"))
+    batch = Augmenter((96, 64), config, data.seed, AIR)(raw, torch.device("cpu"))
     checked = 0
     for image, coordinates in zip(batch.image[:, 0], batch.coordinates, strict=True):
-        inside = image != PREPROCESSING.padding
+        inside = image != AIR
         for axis in (0, 1):
             if inside.any(1 - axis)[[0, -1]].any():
                 continue  # the field of view sticks out of the patch on this axis
@@ -123,7 +123,7 @@ def test_coordinates_are_zero_at_the_centre_of_the_field_of_view(cases):
 
 def test_cropping_leaves_background_beyond_the_edge(cases):
     batch = batch_of(dataset(cases), range(12), AugmentationConfig(crop_probability=1.0, crop_top=0.6))
-    outside = batch.image[:, 0] == PREPROCESSING.padding
+    outside = batch.image[:, 0] == AIR
     assert outside.float().mean() > 0.1
     assert (batch.label[outside] <= 0).all()
 
@@ -162,7 +162,7 @@ def test_steps_are_shared_between_processes_without_overlap():
 
 def test_three_dimensional_samples(cases):
     config = DataConfig(patch=(8, 64, 64))
-    data = SampleDataset(cases, SCHEME, config, 1, PREPROCESSING.padding)
+    data = SampleDataset(cases, SCHEME, config, 1, AIR)
     batch = batch_of(data, range(3), AugmentationConfig(), (8, 64, 64))
     assert batch.image.shape == (3, 1, 8, 64, 64)
     assert batch.coordinates.shape == (3, 3, 8, 64, 64)
@@ -186,12 +186,12 @@ def test_slices_between_slices():
 
 def context_dataset(cases, **config):
     config = DataConfig(patch=(96, 64), blend_share=0.0, labelled_share=0.0, **config)
-    return SampleDataset(cases, SCHEME, config, 7, PREPROCESSING.padding, context_mm=(4.0,))
+    return SampleDataset(cases, SCHEME, config, 7, AIR, context_mm=(4.0,))
 
 
 def test_a_sample_shows_the_slices_beside_it(cases):
     with_neighbours, alone = context_dataset(cases, lone_share=0.0), context_dataset(cases, lone_share=1.0)
-    plain = SampleDataset(cases, SCHEME, alone.config, 7, PREPROCESSING.padding)
+    plain = SampleDataset(cases, SCHEME, alone.config, 7, AIR)
     for index in range(6):
         item, lone = with_neighbours[index], alone[index]
         assert item["image"].shape[0] == item["codes"].shape[0] == 3

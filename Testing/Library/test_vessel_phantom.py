@@ -13,7 +13,7 @@ from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.evaluation import evaluate_case
-from SpineSegAILib.imaging import Preprocessing, read_file
+from SpineSegAILib.imaging import AIR, Preprocessing, read_file
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels, random_vessels
@@ -147,7 +147,7 @@ def test_training_phantoms_of_a_vessel_scheme_are_vessels(tmp_path):
 def test_windows_around_labels_find_vessels_everywhere(tmp_path):
     cached = cache_phantom(0, 1, CT, AV, tmp_path)
     config = DataConfig(patch=(16, 16, 16), labelled_share=1.0, focus="label")
-    data = SampleDataset([cached], AV, config, 0, CT.padding, margin=1.0)
+    data = SampleDataset([cached], AV, config, 0, AIR, margin=1.0)
     centers, drawn = [], 0
     for number in range(40):
         item = data[number]

@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from SpineSegAILib.anatomy import scheme, structure
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.errors import DatasetError
-from SpineSegAILib.imaging import Preprocessing
+from SpineSegAILib.imaging import AIR, Preprocessing
 from SpineSegAILib.keypoints import KEYPOINT_REACH_MM, centres_of, read_keypoints
 from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training.augmentation import Augmenter
@@ -55,9 +55,9 @@ def weak(folder, originals):
 
 
 def samples(cases, numbers, augmentation=None, patch=(96, 64), **config):
-    data = SampleDataset(cases, SCHEME, DataConfig(patch=patch, **config), 7, PREPROCESSING.padding)
+    data = SampleDataset(cases, SCHEME, DataConfig(patch=patch, **config), 7, AIR)
     raw = default_collate([data[i] for i in numbers])
-    return raw, Augmenter(patch, augmentation, 7, PREPROCESSING.padding)(raw, torch.device("cpu"))
+    return raw, Augmenter(patch, augmentation, 7, AIR)(raw, torch.device("cpu"))
 
 
 def centroids(batch):
@@ -85,15 +85,15 @@ def test_key_points_of_masks_move_with_the_masks(full, augmentation):
 
 def test_key_points_follow_a_landmark_in_the_image_exactly(weak):
     """Marks painted at the key points of the window are found at those of the patch."""
-    data = SampleDataset(weak, SCHEME, DataConfig(patch=(96, 64)), 7, PREPROCESSING.padding)
+    data = SampleDataset(weak, SCHEME, DataConfig(patch=(96, 64)), 7, AIR)
     raw = default_collate([data[i] for i in range(8)])
-    raw["image"][:] = PREPROCESSING.padding
+    raw["image"][:] = AIR
     for image, points in zip(raw["image"][:, 0], raw["keypoints"], strict=True):
         grid = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in image.shape), indexing="ij"), -1)
         for point in points[~points.isnan().any(1)]:
             image += 5 * torch.exp(-((grid - point) ** 2).sum(-1) / 8)
     config = AugmentationConfig(elastic_probability=1.0, elastic_mm=6.0, crop_probability=0.0)
-    augmenter = Augmenter((96, 64), config, 7, PREPROCESSING.padding)
+    augmenter = Augmenter((96, 64), config, 7, AIR)
     augmenter._intensity = lambda image, *more: image
     batch = augmenter(raw, torch.device("cpu"))
     checked = 0
@@ -111,7 +111,7 @@ def test_key_points_follow_a_landmark_in_the_image_exactly(weak):
 
 def test_what_is_cropped_away_has_no_key_point(full):
     _, batch = samples(full, range(24), AugmentationConfig(crop_probability=1.0, crop_top=0.6))
-    outside = batch.image[:, 0] == PREPROCESSING.padding
+    outside = batch.image[:, 0] == AIR
     checked = 0
     for air, points in zip(outside, batch.keypoints, strict=True):
         for row, column in points[~points.isnan().any(1)].round().long().tolist():
@@ -129,7 +129,7 @@ def test_a_weak_case_has_points_near_its_slice_and_allows_everything(weak):
                 near = abs(case.keypoints[sid][0] - index) * case.spacing[0] <= KEYPOINT_REACH_MM
                 assert near != np.isnan(points[SCHEME.channel_of[sid] - 1, 0])
     raw, batch = samples(weak, range(6), AugmentationConfig(crop_probability=1.0))
-    assert (batch.image == PREPROCESSING.padding).any()
+    assert (batch.image == AIR).any()
     assert batch.allowed.all()
     assert not raw["keypoints"].isnan().all(2).all(1).any()  # slices without key points teach nothing
 

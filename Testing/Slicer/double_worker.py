@@ -1,7 +1,8 @@
 """The real worker with a predictor that is quick and predictable: finds boxes where the image is bright.
 
 Only for tests of what happens around a prediction (progress, cancel, faults). What it does is set by environment
-variables: ``DOUBLE_SECONDS`` how long it computes, ``DOUBLE_STUBBORN`` that it ignores Cancel, ``DOUBLE_FAIL`` the name
+variables: ``DOUBLE_SECONDS`` how long it computes, ``DOUBLE_STUBBORN`` that it ignores Cancel, ``DOUBLE_SLOW`` how long
+it goes on after Cancel, ``DOUBLE_FAIL`` the name
 of an error to raise, ``DOUBLE_NOISE`` that it prints to standard output, as libraries do, ``DOUBLE_ASK`` that levels
 are a close call. Asked for several samples, it is unsure at the edges.
 """
@@ -56,11 +57,14 @@ class DoublePredictor:
             raise kind("It went wrong on purpose.", "Do something else.")
         seconds = float(os.environ.get("DOUBLE_SECONDS", "0.2"))
         stubborn = bool(os.environ.get("DOUBLE_STUBBORN"))
+        slow, asked = float(os.environ.get("DOUBLE_SLOW", "0")), 0.0
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(0.01)
             progress(1 - (end - time.monotonic()) / seconds, "Computing")
-            if cancelled() and not stubborn:
+            if cancelled():
+                asked = asked or time.monotonic()
+            if asked and not stubborn and time.monotonic() >= asked + slow:
                 raise errors.Cancelled("Cancelled.")
         array = sitk.GetArrayFromImage(image)
         labels = np.zeros(array.shape, np.int16)

@@ -263,14 +263,15 @@ class ElsewhereTest(TrainingCase):
         """A run on another machine that shares the folder."""
         import time
 
-        from SpineSegAILib.training.run import RunDirectory, write_json
+        from SpineSegAILib.training.run import RunDirectory, replace_json
 
         run = RunDirectory(self.folder / "elsewhere")
         run.folder.mkdir()
-        write_json(run.config_file, {"name": "Their run", "optimization": {"steps": 1000}})
+        replace_json(run.config_file, {"name": "Their run", "optimization": {"steps": 1000}})
         owner = {"pid": 1, "started": 1.0, "host": "another machine"}
-        write_json(run.lock_file, owner)
-        write_json(run.status_file, {"state": "running", **owner, "heartbeat": time.time(), "progressed": time.time()})
+        replace_json(run.lock_file, owner)
+        now = time.time()
+        replace_json(run.status_file, {"state": "running", **owner, "heartbeat": now, "progressed": now})
         run.event("step", step=250, losses={"total": 0.5}, steps_per_second=2.0, elapsed=125.0)
         return run
 

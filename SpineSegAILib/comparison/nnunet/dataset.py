@@ -8,7 +8,6 @@ them, nnU-Net learns nothing there.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from ...anatomy import LabelScheme
 from ...datasets.manifest import Case, read_case, read_label, read_manifest
 from ...errors import DatasetError, ImageError
 from ...evaluation.variants import make_variant
-from ...files import atomic_write, read_json
+from ...files import atomic_write, read_json, write_json
 from ...imaging import read_image
 from ...results import Segmentation
 from ...training.data import possible_channels
@@ -91,11 +90,11 @@ def prepare(manifest: Path, scheme: LabelScheme, folder: Path, scored_split: str
         "numTraining": len(shares),
         "file_ending": ".nii.gz",
     }
-    write_json(table, raw / "dataset.json")
+    write_with_folder(table, raw / "dataset.json")
     splits = [{"train": list(training), "val": list(watched or training)}]
-    write_json(splits, folder / "nnUNet_preprocessed" / DATASET / "splits_final.json")
+    write_with_folder(splits, folder / "nnUNet_preprocessed" / DATASET / "splits_final.json")
     prepared = Prepared(numbers, {n: c.name for n, c in training.items()}, float(np.mean(shares[: len(training)])))
-    write_json(asdict(prepared), done)
+    write_with_folder(asdict(prepared), done)
     return prepared
 
 
@@ -189,8 +188,8 @@ def write_image(image: sitk.Image, path: Path) -> None:
             sitk.WriteImage(image, str(part))
 
 
-def write_json(value: Any, path: Path) -> None:
+def write_with_folder(value: Any, path: Path) -> None:
     """Writes it, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as (part,):
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(part, value)

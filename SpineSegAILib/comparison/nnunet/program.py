@@ -17,7 +17,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import MissingPackageError, SpineSegAIError
-from .dataset import DATASET, NUMBER, write_json
+from .dataset import DATASET, NUMBER, write_with_folder
 
 TRAINER = "SpineSegAITimedTrainer"
 OWN_PLANS = "nnUNetPlans"
@@ -108,7 +108,7 @@ class Nnunet:
         if not planned.exists():
             words = ["-d", NUMBER, "-c", s.configuration, "--verify_dataset_integrity", "-np", "2", *s.plan_words]
             seconds, _ = self.run(["nnUNetv2_plan_and_preprocess", *words])
-            write_json({"seconds": seconds}, planned)
+            write_with_folder({"seconds": seconds}, planned)
         if not self.checkpoint.exists():
             words = [NUMBER, s.configuration, "0", "-tr", TRAINER, "-p", s.plans_name, "-device", self.device]
             words += ["--c"] if (self.results / "checkpoint_latest.pth").exists() else []

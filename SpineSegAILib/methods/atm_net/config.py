@@ -77,6 +77,7 @@ class AtmNetConfig(MethodConfig):
     )
     corruption: float = Field(0.15, ge=0, le=1, description="share of detailed training prompts that are wrong")
 
+    RESOURCES: ClassVar[tuple[str, ...]] = (TEXT_BANK,)
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "small": {

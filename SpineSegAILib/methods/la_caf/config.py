@@ -12,6 +12,9 @@ from pydantic import Field, model_validator
 from ...anatomy import Structure, display_name, laterality
 from ..config import NO_AUGMENTATION, MethodConfig
 
+UNIVERSAL_MODEL = "universal_model"
+"""Name of the resource: a file with the published weights."""
+
 _TEMPLATES = {
     "CT": "A computerized tomography of a {}",
     "MR": "A magnetic resonance imaging of the {}",
@@ -112,6 +115,7 @@ class LaCafConfig(MethodConfig):
 
     BEFORE: ClassVar[dict[str, Any]] = {"short_names": False, "adapter_biases": False, "dice_smooth": "both"}
 
+    RESOURCES: ClassVar[tuple[str, ...]] = (UNIVERSAL_MODEL,)
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "released": {"scheme": "pulmonary-av", "fusion": "released", "mask_unlabelled": False, "foreground_prior": 0.5},

@@ -25,10 +25,10 @@ from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
 from ..options import choice_option
 from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
-from .config import LaCafConfig
+from .config import UNIVERSAL_MODEL, LaCafConfig
 from .embeddings import encode_prompts, encoder, unit_rms
 from .losses import masked_sigmoid_loss
-from .universal_model import UNIVERSAL_MODEL, read_weights, renamed
+from .universal_model import read_weights, renamed
 from .visual import slice_encoder
 
 _POOLED = 12

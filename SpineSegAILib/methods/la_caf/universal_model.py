@@ -17,9 +17,6 @@ from torch import Tensor
 from ...errors import ConfigError
 from .config import LaCafConfig
 
-UNIVERSAL_MODEL = "universal_model"
-"""Name of the weights among the resources of a training run."""
-
 _CONVERT = (
     'python -c "import torch, safetensors.torch as s; '
     "s.save_file({k: v.contiguous() for k, v in torch.load('unet.pth', map_location='cpu')['net'].items()}, "

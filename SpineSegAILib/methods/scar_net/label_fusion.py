@@ -8,13 +8,10 @@ consistent one is taken; otherwise the majority decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-from ...errors import ConfigError
 
 
 def disagreement(probabilities: Tensor, points: Tensor, spacing: Tensor, channels: Sequence[int]) -> Tensor:
@@ -61,32 +58,3 @@ def fuse(probabilities: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     voted = (votes + probabilities.mean(0) / (members + 1)) / (1 + 1 / (members + 1))
     chosen = probabilities.gather(0, best.view(1, -1, 1, 1, 1).expand(1, -1, *probabilities.shape[2:]))[0]
     return torch.where(alone.view(-1, 1, 1, 1), chosen, voted), best
-
-
-def join_networks(
-    members: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]],
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and weights of a method whose networks' labels are fused, out of several of one network each.
-
-    Args:
-        members: name → configuration and weights; the same in everything but the weight of the heatmaps' error.
-
-    Raises:
-        ConfigError: fewer than two, or they differ in method, scheme or sizes.
-    """
-    if len(members) < 2:
-        raise ConfigError("Label fusion needs at least two checkpoints.", "Name them.")
-    free = {"heatmap_weight", "ralf_ensemble"}
-    (first, (kind, _)), *_ = members.items()
-    tensors: dict[str, Tensor] = {}
-    weights: list[float] = []
-    for name, (config, state) in members.items():
-        if any(config.get(key) != kind.get(key) for key in {*config, *kind} - free):
-            raise ConfigError(
-                f"{first} and {name} are not of one kind.", "Fuse checkpoints of the same method, scheme and sizes."
-            )
-        for key, tensor in state.items():
-            _, number, rest = key.split(".", 2)  # networks.0.…
-            tensors[f"networks.{len(weights) + int(number)}.{rest}"] = tensor
-        weights += config.get("ralf_ensemble") or [config["heatmap_weight"]]
-    return {**kind, "ralf_ensemble": weights}, tensors

@@ -57,8 +57,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "Endplate angle",
         "°",
         "sagittal angle between the upper and the lower endplate of a vertebra, or between the endplates beside a "
-        "disc; positive if it opens to the front. The upper endplate of S1 is the lower face of the disc above it, "
-        "or its own upper edge where that has its back corner and both agree",
+        "disc, each as the line between its rims; positive if it opens to the front. The upper endplate of S1 is the "
+        "lower face of the disc above it, or its own upper edge where that has its back corner and both agree",
     ),
     Measurement(
         "slip_mm",

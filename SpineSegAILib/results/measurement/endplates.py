@@ -6,7 +6,7 @@ stays away from the corner.
 
 The upper endplate of S1 is another matter. Few datasets label S1, so its outline often lacks the upper back corner,
 and a line along what is left is tilted by up to forty degrees. It is therefore taken from the lower face of the L5/S1
-disc; from S1 itself only where its corner is sharp and both agree.
+disc; from S1 itself only where its corner is sharp, both agree, and its outline has no low quality.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def _limit(key: str, of: str, usual: tuple[float, float], possible: tuple[float,
 
 
 SACRAL_ANGLE = (-5.0, 42.0)
-"""Degrees between the last lumbar vertebra and S1 that are possible; beyond it S1's endplate is not believed at all. In
-36 T2 exams whose S1 is well outlined they lie between −2 and 19."""
+"""Degrees between the last lumbar vertebra and S1 that are possible; beyond it S1's endplate is not believed at all.
+References have 0 to 24, placed corners of ten water images −1 to 27."""
 _FRACTURE = "a fracture or anomaly"
 LIMITS: tuple[Limit, ...] = (
     # Whole bodies of adults: 15 to 45 mL below T9, 60 mL in the largest of the references; whole vertebrae twice that.
@@ -66,20 +66,20 @@ LIMITS: tuple[Limit, ...] = (
     # Relative stenosis below 12 mm, absolute below 10 mm (Verbiest); references 6 to 19 mm.
     _limit("canal_depth_mm", "vertebra disc", (10.0, 22.0), (2.0, 40.0), "a stenosis"),
     _limit("disc_height_index", "disc", (0.08, 0.6), (0.0, 1.2), "a collapsed disc"),
-    # References: −8 to 5 degrees at T11 to L1, 0 to 16 at L2 to L4, 4 to 25 at L5; wedge fractures reach 30.
-    _limit("endplate_angle_deg", "L5 L6", (0.0, 28.0), (-30.0, 45.0), _FRACTURE),
-    _limit("endplate_angle_deg", "L2 L3 L4", (-8.0, 18.0), (-35.0, 35.0), _FRACTURE),
-    _limit("endplate_angle_deg", "vertebra", (-15.0, 12.0), (-40.0, 30.0), _FRACTURE),
-    # L5/S1 opens to the front by 5 to 30 degrees (standing adults, and placed corners of ten water images: 3 to 27).
+    # References, 95 of 100: −12 to 2 degrees at T11 to L1, −9 to 8 at L2 to L4, −2 to 18 at L5; wedge fractures: 30.
+    _limit("endplate_angle_deg", "L5 L6", (-3.0, 20.0), (-30.0, 45.0), _FRACTURE),
+    _limit("endplate_angle_deg", "L2 L3 L4", (-10.0, 10.0), (-35.0, 35.0), _FRACTURE),
+    _limit("endplate_angle_deg", "vertebra", (-15.0, 7.0), (-40.0, 30.0), _FRACTURE),
+    # L5/S1 opens to the front by 5 to 30 degrees (standing adults, and placed corners of ten water images: −1 to 27).
     _limit("endplate_angle_deg", "L5/S1 L6/S1", (0.0, 32.0), SACRAL_ANGLE),
-    # References: −7 to 17 degrees at T12/L1 to L4/L5.
-    _limit("endplate_angle_deg", "disc", (-8.0, 20.0), (-18.0, 32.0)),
+    # References, 95 of 100: −5 to 18 degrees at T12/L1 to L4/L5.
+    _limit("endplate_angle_deg", "disc", (-6.0, 21.0), (-18.0, 32.0)),
     # Anterolisthesis counts from 3 mm, retrolisthesis likewise; outlines put healthy levels at −5 to +1 mm, since lower
     # back corners stand behind upper ones. Half an endplate (17 mm) is Meyerding's grade II; more is hardly ever met,
     # nor more than 8 mm backwards.
     _limit("slip_mm", "vertebra", (-5.0, 3.0), (-9.0, 20.0), "a listhesis"),
     # Standing adults have 40 to 80 degrees from L1 to S1 (20 to 85 with flat backs), lying 5 to 10 less; L1 to L5 of
-    # the references 22 to 69.
+    # the references 20 to 64.
     _limit("lordosis_deg", SPINE, (20.0, 85.0), (-20.0, 110.0), "a flat or hollow back"),
     _limit("lordosis_l1_l5_deg", SPINE, (10.0, 70.0), (-30.0, 95.0), "a flat or hollow back"),
     # 10 degrees and more are a scoliosis by definition; references up to 29.

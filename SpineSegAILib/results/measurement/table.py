@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
 from ...anatomy import CANAL_ID, SACRUM_ID, STRUCTURES, Extent, Kind, disc_below, next_below
+from ..quality import LOW
 from ..segmentation import Segmentation
 from .bodies import CUT, heights, outline
 from .canal import Canal
@@ -49,7 +51,7 @@ def measure_all(segmentation: Segmentation) -> list[Row]:
         _size_and_place(rows[sid], scan, sid)
         if STRUCTURES[sid].kind in (Kind.VERTEBRA, Kind.DISC):
             _outline(rows[sid], scan, sid, column, canal)
-    _sacrum(scan, column)
+    _sacrum(scan, column, segmentation.outline_quality.get(SACRUM_ID))
     relate(rows, scan, column)
     spine = new_row(
         id=0, structure=SPINE, name="whole spine", kind=SPINE, level_confidence=segmentation.level_confidence
@@ -93,8 +95,12 @@ def _outline(row: Row, scan: Scan, sid: int, column: Column, canal: Canal | None
         fill(row, "canal_depth_mm", canal.depth_at, body.center, body.axis)
 
 
-def _sacrum(scan: Scan, column: Column) -> None:
-    """The sacrum's upper endplate and, where it shows one, its outline."""
+def _sacrum(scan: Scan, column: Column, quality: float | None = None) -> None:
+    """The sacrum's upper endplate and, where it shows one, its outline.
+
+    Args:
+        quality: of S1's outline; where it is low the disc above alone counts, and there is no corner for a slip.
+    """
     last = next((sid for sid in reversed(scan.column) if STRUCTURES[sid].kind is Kind.VERTEBRA), None)
     if last is None or next_below(STRUCTURES[last], scan.ids) is not STRUCTURES[SACRUM_ID]:
         return
@@ -107,10 +113,13 @@ def _sacrum(scan: Scan, column: Column) -> None:
         if body is None:
             raise NotMeasured(f"{STRUCTURES[last].name} above it has none")
         above = column.plates[last][1]
-        plate = sacral_endplate(
-            scan, SACRUM_ID if present else None, column.bodies.get(disc.id) if disc else None, above,
-            body.back - body.front,
-        )  # fmt: skip
+        seen = column.bodies.get(disc.id) if disc else None, above, body.back - body.front
+        plate = sacral_endplate(scan, SACRUM_ID if present else None, *seen)
+        if present and quality is not None and quality < LOW:
+            poor = "the outline of S1 has a low quality"
+            if seen[0] is None:
+                raise NotMeasured(poor)
+            plate = replace(sacral_endplate(scan, None, *seen), why=plate.why or poor)
         low, high = SACRAL_ANGLE
         if not low <= (turned := plate.tilt - above.tilt) <= high:
             raise NotMeasured(f"its outline would be turned by {turned:.0f}° against {STRUCTURES[last].name}")
