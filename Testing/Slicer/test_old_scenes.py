@@ -60,7 +60,7 @@ class FirstVersionTest(PanelCase):
         self.assertEqual(self.segmentIds(), LEVELS)
         self.assertIn("sacrum is not visible", self.ui.warningLabel.text)
         self.assertEqual(self.rows()[0], ("T12 vertebra", ""))
-        self.assertEqual(self.rows()[-1], ("spinal canal (experimental)", ""))
+        self.assertEqual(self.rows()[-1], ("spinal canal (unvalidated)", ""))
         self.cui.structuresTable.selectRow(0)
         levels = [self.cui.levelComboBox.itemText(i) for i in range(self.cui.levelComboBox.count)]
         self.assertEqual((levels[1], levels[-1]), ("T9", "S1"))  # of the scheme that the result was made with
