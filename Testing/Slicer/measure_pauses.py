@@ -7,6 +7,7 @@ processor time of this process between two turns of the event loop, which other 
 """
 
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -82,7 +83,7 @@ class Pauses(PanelCase):
         self.step("level names", lambda: self.click(self.ui.levelNamesCheckBox))
         outputs, path = self.widget.resultPanel.outputs, str(self.folder / "report.html")
         self.step("report", lambda: outputs.saveReport(path), self.isWritten)
-        series = write_series(self.widget.parameters.outputVolume, self.folder / "series")
+        series = write_series(self.widget.parameters.outputVolume, Path(tempfile.mkdtemp(dir=self.folder), "series"))
         self.widget.parameters.outputVolume.AddDefaultStorageNode()
         self.widget.parameters.outputVolume.GetStorageNode().SetFileName(str(series[0]))
         self.step("DICOM segmentation", lambda: outputs.saveDicomSeg(str(self.folder / "out.dcm")), self.isWritten)

@@ -5,6 +5,7 @@ default model (or another) on an image that SimpleITK reads (or the shipped samp
 ``QT_SCALE_FACTOR=1.5``.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ STYLES = ("light", "dark")
 
 def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     """Write the pictures of all tabs and states."""
+    os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp()  # as where nothing was chosen before
     host.start()
     import slicer
     from dicom_series import write_series

@@ -180,7 +180,8 @@ class ReportTest(OutputsCase):
         self.assertIn("L4/L5", Path(self.chosen).read_text(encoding="utf-8"))
         self.assertIn("report.html", self.ui.statusLabel.text)
         self.assertEqual(self.dialogs, [])
-        self.segment(make_volume("Next"))
+        self.ui.inputVolumeSelector.setCurrentNode(make_volume("Next"))
+        self.run_to_the_end()
         self.assertTrue(self.ui.reportButton.enabled)
 
     def test_the_volume_removed_while_a_file_was_chosen(self):

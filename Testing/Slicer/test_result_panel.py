@@ -248,10 +248,15 @@ class TabsTest(ResultCase):
         train.trainCollapsibleButton.collapsed = False
         for button in (train.runStopButton, train.runResumeButton, train.runFolderButton, train.runPlotButton):
             button.visible = True  # as where there is a run
+        data = self.widget.datasetUi
+        data.datasetFolderLineEdit.text = str(self.folder)
+        data.datasetCollapsibleButton.collapsed = False
+        self.widget.parent.show()
         for tab in ("segmentTab", "trainTab"):
             self.widget.tabs.show(tab)
             slicer.app.processEvents()
             self.assertLessEqual(self.widget.parent.minimumSizeHint.width(), 380, tab)
+        self.widget.parent.hide()
 
     def test_long_names_make_nothing_wider(self):
         self.segment()
