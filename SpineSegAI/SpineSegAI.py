@@ -43,7 +43,7 @@ class SpineSegAI(ScriptedLoadableModule):
 
 
 def registerSampleData():
-    """Add the lumbar phantom to the module “Sample Data”."""
+    """Add the synthetic lumbar spine to the module “Sample Data”."""
     from SpineSegAISlicer.scene import samples
 
     samples.register()

@@ -55,7 +55,7 @@ class Report:
     """What a report shows.
 
     Attributes:
-        title: name of the image's file.
+        title: name of the image.
         about: title → value: the study, the model and how it was computed.
         picture: PNG.
         tables: of the first page.
@@ -85,6 +85,7 @@ def write_report(
     source: str | Path,
     rows: Sequence[Mapping[str, Any]],
     patient: bool = False,
+    title: str = "",
 ) -> Path:
     """Writes the report as the name ends: ``.html`` (one file, nothing is loaded), or ``.pdf``.
 
@@ -94,6 +95,7 @@ def write_report(
         source: the image's file or folder; what its DICOM says of the study is shown.
         rows: `measurement.measure_all` of the result.
         patient: show the patient's name, ID, birth date and sex.
+        title: name of the image, where that is not its file's.
 
     Raises:
         OutputError: another suffix, or the file cannot be written.
@@ -101,7 +103,7 @@ def write_report(
     """
     path = Path(path)
     check_suffix(path, (".html", ".pdf"))
-    report = make_report(image, result, source=source, rows=rows, patient=patient)
+    report = make_report(image, result, source=source, rows=rows, patient=patient, title=title)
     with atomic_write(path) as (place,):
         if path.suffix.lower() == ".html":
             from .templates import render
@@ -123,6 +125,7 @@ def make_report(
     source: str | Path,
     rows: Sequence[Mapping[str, Any]],
     patient: bool = False,
+    title: str = "",
 ) -> Report:
     """What the report shows; see `write_report`."""
     study = study_of(source, patient=patient)
@@ -144,7 +147,7 @@ def make_report(
     every = _table("All measurements", structures, rest)
     keys = [key for key in SHORT_COLUMNS if key in EVERY and any(row[key] is not None for row in rows)]
     return Report(
-        title=Path(source).absolute().name,
+        title=title or Path(source).absolute().name,
         about={**study, **_about(result)},
         picture=_picture(image, result),
         tables=tuple(table for table in tables if table.rows),

@@ -69,14 +69,14 @@ class Segmentation:
         return sorted_ids(int(v) for v in values if v)
 
     def name_of(self, structure_id: int, present: Iterable[int] | None = None) -> str:
-        """What a reader should see: ``"L4 vertebra (body)"``, ``"spinal canal (unvalidated)"``.
+        """What a reader should see: ``"L4 vertebra (body)"``, ``"spinal canal (experimental)"``.
 
         Args:
             present: `present`, where the caller has it already; finding it takes a look at every voxel.
         """
         present = self.present if present is None else present
         name = display_name(structure_id, present, self.scheme.extent)
-        return f"{name} (unvalidated)" if structure_id in self.unvalidated else name
+        return f"{name} (experimental)" if structure_id in self.unvalidated else name
 
     def restricted_to(self, ids: Iterable[int]) -> Segmentation:
         """A copy that has no other structures than these."""

@@ -34,17 +34,18 @@ from .protocol import (
     CancelRequest,
     DeviceEvent,
     DeviceRequest,
+    DicomSegRequest,
     ErrorEvent,
     MeasureEvent,
     MeasureRequest,
     Message,
     ProgressEvent,
     ReadyEvent,
-    ReportEvent,
     ReportRequest,
     ResultMessage,
     SegmentEvent,
     SegmentRequest,
+    WrittenEvent,
     load_image,
 )
 
@@ -150,6 +151,8 @@ class Worker:
                 self._reply(self._measure(request))
             elif isinstance(request, ReportRequest):
                 self._reply(self._report(request))
+            elif isinstance(request, DicomSegRequest):
+                self._reply(self._dicom_seg(request))
             elif isinstance(request, DeviceRequest):
                 self._reply(self._describe(request))
         except SpineSegAIError as error:
@@ -206,7 +209,7 @@ class Worker:
             raise Cancelled("Cancelled.")
         require_structures(result, "No spine was found in the image.")
         if not request.include_unvalidated:
-            result = drop_unvalidated(result, hints.locked, "Choose “Include unvalidated structures”")
+            result = drop_unvalidated(result, hints.locked, "Choose “Experimental structures”")
         folder = self._folder / f"job{job}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
         return SegmentEvent(job=job, result=ResultMessage.of(result, folder, "result"))
@@ -217,11 +220,30 @@ class Worker:
         columns, rows = measurement_table(request.result.segmentation())
         return MeasureEvent(job=request.job, columns=columns, rows=rows)
 
-    def _report(self, request: ReportRequest) -> ReportEvent:
-        from ..results.preview import render_preview
+    def _report(self, request: ReportRequest) -> WrittenEvent:
+        from ..results.measurement import measure_all
+        from ..results.report import write_report
 
-        render_preview(load_image(request.image), request.result.segmentation(), request.path, title=request.title)
-        return ReportEvent(job=request.job)
+        image, result = load_image(request.image), request.result.segmentation()
+        write_report(
+            image,
+            result,
+            request.path,
+            source=request.source,
+            rows=measure_all(result),
+            patient=request.patient,
+            title=request.title,
+        )
+        return WrittenEvent(job=request.job, path=request.path)
+
+    def _dicom_seg(self, request: DicomSegRequest) -> WrittenEvent:
+        import pydicom
+
+        from ..results.dicom_seg import write_dicom_seg
+
+        path = write_dicom_seg(request.result.segmentation(), request.source, request.path)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        return WrittenEvent(job=request.job, path=request.path, uid=header.SOPInstanceUID)
 
     def _describe(self, request: DeviceRequest) -> DeviceEvent:
         import torch

@@ -20,7 +20,7 @@ from ..hints import Anchor, Hints, Point
 from ..results import Segmentation
 from ..results.column import Column
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a message changes its meaning; both ends refuse another number."""
 
 
@@ -182,13 +182,35 @@ class MeasureRequest(Message):
 
 
 class ReportRequest(Message):
-    """Write a picture of a segmentation of `image` (`results.preview`) to the PNG file `path`."""
+    """Write a report of a segmentation of `image` (`results.report`) to `path`, which ends with .html or .pdf.
+
+    Attributes:
+        title: name of the image.
+        source: its file; what its DICOM says of the study is shown.
+        patient: and of the patient.
+    """
 
     op: Literal["report"] = "report"
     job: Job
     image: ImageFile
     result: ResultMessage
     title: str
+    source: str
+    path: str
+    patient: bool = False
+
+
+class DicomSegRequest(Message):
+    """Write a segmentation as DICOM object (`results.dicom_seg`) to `path`.
+
+    Attributes:
+        source: a file of the series that was segmented.
+    """
+
+    op: Literal["dicom-seg"] = "dicom-seg"
+    job: Job
+    result: ResultMessage
+    source: str
     path: str
 
 
@@ -208,7 +230,8 @@ class CancelRequest(Message):
 
 
 Request = Annotated[
-    SegmentRequest | MeasureRequest | ReportRequest | DeviceRequest | CancelRequest, Field(discriminator="op")
+    SegmentRequest | MeasureRequest | ReportRequest | DicomSegRequest | DeviceRequest | CancelRequest,
+    Field(discriminator="op"),
 ]
 REQUEST: TypeAdapter[Any] = TypeAdapter(Request)
 
@@ -248,11 +271,17 @@ class MeasureEvent(Message):
     rows: tuple[tuple[bool | int | float | str | None, ...], ...]
 
 
-class ReportEvent(Message):
-    """Answer to `ReportRequest`: the file is there."""
+class WrittenEvent(Message):
+    """Answer to `ReportRequest` and `DicomSegRequest`: the file is there.
 
-    event: Literal["report"] = "report"
+    Attributes:
+        uid: of a DICOM object (SOP instance).
+    """
+
+    event: Literal["written"] = "written"
     job: Job
+    path: str
+    uid: str = ""
 
 
 class DeviceEvent(Message):
@@ -286,7 +315,7 @@ class ErrorEvent(Message):
 
 
 Event = Annotated[
-    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | ReportEvent | DeviceEvent | ErrorEvent,
+    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | WrittenEvent | DeviceEvent | ErrorEvent,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)

@@ -1,9 +1,9 @@
 """Are wrong levels doubted? ``python Testing/Benchmarks/level_doubts.py DATA/lumbar_mr/dataset.json …``.
 
-Of each validation case whole and cropped copies are segmented: 20 to 50 % of the view off below, or above, or some of
-both. A copy is *wrong* where most of a reference structure (`MINIMUM_LEFT` of it in view) has another level's name. For
-each copy: the level confidence, and whether a warning doubts the levels. Then, for several limits of the confidence, how
-many of the wrong copies lie below it, and how many of the right ones.
+Of each validation case whole and cropped copies are segmented: 20 to 50 % of the view off below, or above,
+or some of both. A copy is *wrong* where most of a reference structure (`MINIMUM_LEFT` of it in view) has another level's
+name. For each copy: the level confidence, and whether a warning doubts the levels. Then, for several limits of the
+confidence, how many of the wrong copies lie below it, and how many of the right ones.
 """
 
 from __future__ import annotations
@@ -74,11 +74,9 @@ def copies(predictor: Any, image: sitk.Image, label: sitk.Image) -> Iterator[dic
         guess = sitk.GetArrayFromImage(result.labels)
         steps = []
         for sid in wanted:
-            kinds = [i for i, s in STRUCTURES.items() if s.kind is STRUCTURES[sid].kind or s.is_vertebral]
+            alike = [i for i, s in STRUCTURES.items() if i and s.is_vertebral == STRUCTURES[sid].is_vertebral]
             inside = guess[truth == sid]
-            inside = inside[
-                np.isin(inside, [i for i in kinds if STRUCTURES[i].is_vertebral == STRUCTURES[sid].is_vertebral])
-            ]
+            inside = inside[np.isin(inside, alike)]
             inside = inside[inside > 0]
             if inside.size:
                 steps.append(int(np.bincount(inside).argmax()) - sid)

@@ -260,7 +260,7 @@ def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkp
     for words in (["--unvalidated"], ["--structures", "canal,L4"]):
         assert segment(case, tiny_checkpoint, *words) == 0
         assert canal in read_segmentation(case / "out.seg.nrrd").present
-        assert "spinal canal (unvalidated)" in capsys.readouterr().out
+        assert "spinal canal (experimental)" in capsys.readouterr().out
     sitk.WriteImage((phantom.labels == canal) * canal, str(case / "locked.nii.gz"))
     assert segment(case, tiny_checkpoint, "--lock", case / "locked.nii.gz") == 0
     assert canal in read_segmentation(case / "out.seg.nrrd").present  # the reader's own

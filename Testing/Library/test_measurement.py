@@ -301,7 +301,7 @@ def test_table_on_disk(tmp_path: Path):
     with path.open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert tuple(read[0]) == COLUMNS
-    assert [r["name"] for r in read] == ["L3 vertebra (body)", "L4 vertebra (body) (unvalidated)"]
+    assert [r["name"] for r in read] == ["L3 vertebra (body)", "L4 vertebra (body) (experimental)"]
     assert [r["touches_border"] for r in read] == ["no", "yes"]
     assert float(read[0]["height_middle_mm"]) == pytest.approx(26, abs=0.5)
     assert read[0]["outline_quality"] == "0.930" and read[1]["outline_quality"] == ""

@@ -148,7 +148,7 @@ def test_slicers_reader_finds_named_colored_coded_segments(tmp_path):
     by_id = {segment["id"]: segment for segment in document["segments"]}
     assert list(by_id) == ["L3", "L3/L4", "L4", "L4/L5", "L5", "L5/S1", "L6", "L6/S1", "S1", "canal"]
     assert by_id["L5/S1"]["name"] == "L5/L6 disc"  # there is an L6
-    assert by_id["canal"]["name"] == "spinal canal (unvalidated)"
+    assert by_id["canal"]["name"] == "spinal canal (experimental)"
     l4 = by_id["L4"]
     assert l4["name"] == "L4 vertebra (body)"
     assert l4["terminology"]["type"] == ["SCT", "71996003", "Body of L4 vertebra"]
@@ -179,7 +179,7 @@ def test_side_file_tells_all_the_rest(tmp_path):
     assert l4 == {
         "id": 23, "structure": "L4", "name": "L4 vertebra (body)", "outline_quality": 0.5, "unvalidated": False
     }  # fmt: skip
-    assert told["structures"][-1]["name"] == "spinal canal (unvalidated)"
+    assert told["structures"][-1]["name"] == "spinal canal (experimental)"
     assert told["provenance"]["path"] == "a/b"
     assert told["warnings"] == full().warnings
     assert told["level_confidence"] == 0.875

@@ -1,4 +1,4 @@
-"""Measure how long the panel keeps the event loop waiting: opening, taking a result in, correcting, repair in a box.
+"""Measure how long the panel keeps the event loop waiting: opening, taking a result in, correcting, writing files.
 
 In Slicer: ``Slicer --python-script Testing/Slicer/measure_pauses.py``, which empties the scene and stays open. In the
 host: ``python Testing/Slicer/measure_pauses.py``. The volume is made up and the worker is the tests' double, so that
@@ -7,12 +7,14 @@ processor time of this process between two turns of the event loop, which other 
 """
 
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from dicom_series import write_series
 from panel_case import PanelCase, host, make_volume, qt, sagittal, slicer
 
 SIZE = (39, 305, 305)
@@ -79,10 +81,19 @@ class Pauses(PanelCase):
         self.step("box", lambda: self.click(correct.ui.boxButton))
         self.step("repair in the box", lambda: self.click(correct.ui.repairBoxButton), self.isIdle)
         self.step("level names", lambda: self.click(self.ui.levelNamesCheckBox))
+        outputs, path = self.widget.resultPanel.outputs, str(self.folder / "report.html")
+        self.step("report", lambda: outputs.saveReport(path), self.isWritten)
+        series = write_series(self.widget.parameters.outputVolume, Path(tempfile.mkdtemp(dir=self.folder), "series"))
+        self.widget.parameters.outputVolume.AddDefaultStorageNode()
+        self.widget.parameters.outputVolume.GetStorageNode().SetFileName(str(series[0]))
+        self.step("DICOM segmentation", lambda: outputs.saveDicomSeg(str(self.folder / "out.dcm")), self.isWritten)
         return self.pauses
 
     def isIdle(self):
         return not self.widget.segmenting.isRunning
+
+    def isWritten(self):
+        return not self.widget.measuring.isBusy
 
     def step(self, name, act, done=lambda: True):
         """Do something, and wait until it has happened and all that follows from it."""

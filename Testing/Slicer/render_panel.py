@@ -5,7 +5,10 @@ default model (or another) on an image that SimpleITK reads (or the shipped samp
 ``QT_SCALE_FACTOR=1.5``.
 """
 
+import os
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,10 +21,13 @@ STYLES = ("light", "dark")
 
 def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     """Write the pictures of all tabs and states."""
+    os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp()  # as where nothing was chosen before
     host.start()
     import slicer
+    from dicom_series import write_series
     from panel_case import open_widget
     from SpineSegAISlicer.scene import samples
+    from SpineSegAISlicer.scene.segments import UNCERTAINTY_TAG, setTag
 
     from SpineSegAI import SpineSegAIWidget
 
@@ -47,21 +53,52 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     draw("segment-question")
     ui.advancedCollapsibleButton.collapsed = False
     draw("segment-advanced")
+    ui.modelDetailsButton.checked = True
+    draw("segment-details")
+    ui.modelDetailsButton.checked = False
+    model = ui.modelComboBox.currentIndex
+    sampling = [i for i in range(ui.modelComboBox.count) if "Verdiff" in ui.modelComboBox.itemText(i)]
+    ui.modelComboBox.setCurrentIndex(sampling[0])
+    draw("segment-sampling")
+    ui.modelComboBox.setCurrentIndex(model)
     ui.advancedCollapsibleButton.collapsed = True
     ui.queueCollapsibleButton.collapsed = False
     draw("segment-volumes")
     ui.queueCollapsibleButton.collapsed = True
+    work = tempfile.TemporaryDirectory()
+    storage = parameters.inputVolume.GetStorageNode()
+    kept = storage.GetFileName()
+    storage.SetFileName(str(write_series(parameters.inputVolume, Path(work.name, "series"))[0]))
+    panel.update()
+    widget.resultPanel.update()
+    draw("segment-dicom")
+    storage.SetFileName(kept)
     correct = widget.correctionPanel
     draw("correct-question", "correctTab")
     correct.review.table.select([23])
     draw("correct-selected", "correctTab")
+    correct.ui.shiftUpButton.click()
+    draw("correct-shifted", "correctTab")
+    correct.ui.swapButton.click()
+    draw("correct-refused", "correctTab")
+    correct.ui.correctUndoButton.click()
+    segmentation = parameters.outputSegmentation.GetSegmentation()
+    for segmentId in segmentation.GetSegmentIDs():  # as of methods that sample
+        setTag(segmentation.GetSegment(segmentId), UNCERTAINTY_TAG, "0.12")
+    correct.refresh()
+    draw("correct-uncertainty", "correctTab")
     for name in ("levels", "editor", "repair", "again", "series"):
         getattr(correct.ui, f"{name}GroupBox").collapsed = False
     draw("correct-unfolded", "correctTab")
     widget.datasetUi.datasetCollapsibleButton.collapsed = False
     widget.trainingUi.trainCollapsibleButton.collapsed = False
     draw("train-unfolded", "trainTab")
+    widget.datasetUi.datasetFolderLineEdit.text = str(Path(work.name, "dataset"))
+    widget.datasetPanel.addImages([samples.samplePath()])
+    widget.trainingPanel.runs.watch(run_elsewhere(Path(work.name, "first")))
+    draw("train-cases", "trainTab")
     widget.cleanup()
+    work.cleanup()
     slicer.mrmlScene.Clear()
 
 
@@ -81,6 +118,20 @@ def ask(node) -> None:
     document["alternatives"] = [Alternative(names, 0.25, up.mapping, question).to_document()]
     document["warnings"] = [question, *document.get("warnings", [])]
     result_attribute.write(node, document)
+
+
+def run_elsewhere(folder):
+    """A training run on another computer that shares the folder."""
+    from SpineSegAILib.training.run import RunDirectory, write_json
+
+    run = RunDirectory(folder)
+    run.folder.mkdir()
+    owner = {"pid": 1, "started": 1.0, "host": "another computer"}
+    write_json(run.config_file, {"name": "lumbar-mr-resenc-tuned", "optimization": {"steps": 4000}})
+    write_json(run.lock_file, owner)
+    write_json(run.status_file, {"state": "running", **owner, "heartbeat": time.time(), "progressed": time.time()})
+    run.event("step", step=1000, losses={"total": 0.41}, steps_per_second=2.0, elapsed=500.0)
+    return run.folder
 
 
 class Camera:
@@ -105,11 +156,14 @@ class Camera:
             if style == "dark":
                 palette.setColor(QPalette.Base, QColor(35, 35, 35))
                 palette.setColor(QPalette.Link, QColor(90, 160, 250))
+                for role in (QPalette.WindowText, QPalette.ButtonText, QPalette.Text):
+                    palette.setColor(QPalette.Disabled, role, QColor(127, 127, 127))  # as Slicer's dark style has it
             application.setPalette(palette)
             frame.setPalette(palette)
             for width in WIDTHS:
-                frame.resize(width, 100)
-                host.wait_until(lambda: False, 0.05)
+                for _again in range(2):  # what was there before has left its heights
+                    frame.resize(width, 100)
+                    host.wait_until(lambda: False, 0.05)
                 page = unwrap(getattr(self._widget.ui, tab))  # the tabs themselves are as high as the highest of them
                 height = max(page.layout().totalHeightForWidth(page.width()), page.minimumSizeHint().height())
                 frame.resize(width, frame.height() - page.height() + height)

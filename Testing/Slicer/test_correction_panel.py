@@ -233,6 +233,20 @@ class TableTest(CorrectionCase):
         self.assertFalse(self.cui.structurePreviewLabel.pixmap.isNull())
         self.assertEqual(self.correct.editor.widget.currentSegmentID(), "L3")
 
+    def test_a_click_on_a_tool_draws_the_preview_once(self):
+        from SpineSegAISlicer.panels import structure_preview
+
+        self.open()
+        drawn, draw = [], structure_preview.previewPixmap
+        self.patch(structure_preview, "previewPixmap", lambda *asked: (drawn.append(asked[2]), draw(*asked))[1])
+        self.correct.review.table.select([22])
+        for name, structure in (("shiftUpButton", 21), ("smoothButton", 21), ("splitButton", 21)):
+            drawn.clear()
+            self.press(name)
+            slicer.app.processEvents()
+            self.assertEqual(drawn, [structure], f"{name}: {self.message()}")
+            self.assertFalse(self.cui.structurePreviewLabel.pixmap.isNull())
+
     def test_the_preview_shows_the_structure_in_its_colour_in_the_middle(self):
         from SpineSegAISlicer.panels import structure_preview
 
@@ -937,7 +951,7 @@ class MeasureTest(CorrectionCase):
         self.open(ids=(22, 122, 23, 123, 24))
         self.press("shiftUpButton")
         path = self.folder / "table.csv"
-        self.widget.resultPanel.saveTable(str(path))
+        self.widget.resultPanel.outputs.saveTable(str(path))
         self.waitUntil(lambda: path.exists() or self.dialogs, 60)
         self.assertEqual(self.dialogs, [])
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -427,6 +427,6 @@ def test_the_sample_is_registered_with_its_checksum(monkeypatch):
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=Logic))
     samples.register()
     (source,) = registered
-    assert source["sampleName"] == "SpineSegAI lumbar phantom" and source["uris"].startswith("file:///")
+    assert source["sampleName"] == "SpineSegAI synthetic lumbar spine" and source["uris"].startswith("file:///")
     algorithm, digest = source["checksums"].split(":")
     assert slicer.util.computeChecksum(algorithm, str(samples.samplePath())) == digest

@@ -180,6 +180,17 @@ def test_a_program_that_is_not_there_reports_an_error():
     assert errors[0] == qt.QProcess.FailedToStart
 
 
+def test_file_dialogs_give_what_was_chosen_and_nothing_else(monkeypatch):
+    """In PythonQt the pointer for the chosen filter is an argument, not a second result."""
+    from PySide6.QtWidgets import QFileDialog
+
+    for name, chosen in (("getOpenFileName", "/a"), ("getSaveFileName", ""), ("getOpenFileNames", ["/a", "/b"])):
+        monkeypatch.setattr(QFileDialog, name, lambda *_arguments, chosen=chosen: (chosen, "All files (*)"))
+        assert getattr(qt.QFileDialog, name)(None, "Title", "", "All files (*)") == chosen
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_arguments: "/folder")
+    assert qt.QFileDialog.getExistingDirectory(None, "Title", "") == "/folder"
+
+
 def test_single_shot_timers_take_functions():
     fired = []
     qt.QTimer.singleShot(1, lambda: fired.append(1))

@@ -206,7 +206,7 @@ class SegmentationTest(unittest.TestCase):
         node = results.segmentationFromResult(result, volume)
         segmentation = node.GetSegmentation()
         self.assertEqual(segmentation.GetSegment("L3").GetName(), "L3 vertebra (body)")
-        self.assertEqual(segmentation.GetSegment("L3/L4").GetName(), "L3/L4 disc (unvalidated)")
+        self.assertEqual(segmentation.GetSegment("L3/L4").GetName(), "L3/L4 disc (experimental)")
         np.testing.assert_allclose(segmentation.GetSegment("L4").GetColor(), STRUCTURES[23].color)
         text = vtk.mutable("")
         segmentation.GetSegment("L4").GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)

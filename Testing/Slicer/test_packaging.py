@@ -207,7 +207,7 @@ def test_sentences_are_translatable(path):
         if isinstance(node, ast.JoinedStr):
             skipped |= {id(n) for n in ast.walk(node)}
     allowed = re.compile(
-        r"SpineSegAI lumbar phantom|SpineSegAI contributors|NVIDIA GPU|Apple GPU|background: |color: "
+        r"SpineSegAI synthetic lumbar spine|SpineSegAI contributors|NVIDIA GPU|Apple GPU|background: |color: "
         r"|^Level tracing$"
     )
     for node in ast.walk(tree):

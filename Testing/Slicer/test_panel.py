@@ -1,5 +1,6 @@
 """Clicking through the panel: choices, the big button, the result. Runs in the host and inside Slicer."""
 
+import os
 import unittest
 
 from panel_case import PanelCase, axial, centroid, make_checkpoint, make_view, make_volume, np, qt, sagittal, slicer
@@ -102,6 +103,20 @@ class ChoosingTest(PanelCase):
         for part in (METHODS["atm-net"].summary, METHODS["atm-net"].citation):
             self.assertIn(part, tip)
 
+    def test_every_shipped_model_has_a_short_title(self):
+        from SpineSegAISlicer.panels.choices import modelTitle
+
+        from SpineSegAILib.checkpoints import DEFAULT_CHECKPOINT, list_checkpoints
+        from SpineSegAILib.resources import resources_folder
+
+        shipped = [info for info in list_checkpoints() if resources_folder() in info.path.parents]
+        titles = {info.name: modelTitle(info) for info in shipped}
+        self.assertEqual(titles[DEFAULT_CHECKPOINT], "Lumbar MR · recommended")
+        self.assertEqual(len(set(titles.values())), len(titles))
+        for title in titles.values():
+            self.assertRegex(title, r"^[\w ]+ · [\w-]+$")
+            self.assertLessEqual(len(title), 28)  # more does not fit into a narrow panel
+
     def test_a_method_without_a_model_is_said_to_have_none(self):
         """As in a scene from a computer that had one."""
         make_volume()
@@ -126,6 +141,40 @@ class ChoosingTest(PanelCase):
         self.assertEqual(self.ui.modelComboBox.currentData, str(path))
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
+    def test_the_header_of_a_file_is_read_again_only_when_the_file_has_changed(self):
+        from SpineSegAISlicer.panels import choices
+
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        path = make_checkpoint(elsewhere, "mine", method="attention-unet")
+        read, count = choices.read_header, []
+        make_volume()
+        self.openPanel()
+        self.panel.choices.useCheckpointFile(str(path))
+        self.patch(choices, "read_header", lambda file: (count.append(file), read(file))[1])
+        for _ in range(3):
+            self.panel.updateButtons()
+            self.assertEqual(self.panel.choices.method().id, "attention-unet")
+        self.assertEqual(count, [])
+        make_checkpoint(elsewhere, "mine", method="unet", title="Another")
+        os.utime(path, (1e9, 1e9))
+        self.assertEqual(self.panel.choices.method().id, "unet")
+        self.assertEqual(len(count), 1)
+        path.unlink()
+        self.assertIsNone(self.panel.choices.checkpoint())
+        self.panel.update()
+        self.assertIn("is not there any more", self.ui.applyButton.toolTip)
+
+    def test_a_file_is_chosen_in_a_dialog_that_may_be_cancelled(self):
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        path = make_checkpoint(elsewhere, "mine", method="attention-unet")
+        self.openPanel()
+        for chosen, expected in (("", "double"), (str(path), str(path))):
+            self.patch(qt.QFileDialog, "getOpenFileName", lambda *_arguments, chosen=chosen: chosen)
+            self.click(self.ui.modelBrowseButton)
+            self.assertEqual(self.ui.modelComboBox.currentData, expected)
+
     def test_a_checkpoint_file_of_a_method_that_is_not_offered_brings_it(self):
         path = make_checkpoint(self.folder, "compared", method="bisenet")
         self.openPanel()
@@ -143,12 +192,13 @@ class ChoosingTest(PanelCase):
 
     def test_details_tell_structures_data_figures_and_licence(self):
         figures = {"dice": 0.912, "hd95_mm": 2.5, "levels_right": 40, "levels": 41}
+        canal = {"dice": 0.9, "hd95_mm": 1.5, "levels_right": 0, "levels": 0}
         training = {"dataset": "three sources", "cases": ["a", "b"], "phantoms": 120, "steps": 900}
         make_checkpoint(
             self.folder,
             "known",
             training=training,
-            validation={"original": {"vertebrae": figures}, "cropped": {}},
+            validation={"original": {"vertebrae": figures, "canal": canal}, "cropped": {}},
             licence="the data's terms",
             unvalidated=["canal"],
         )
@@ -163,6 +213,8 @@ class ChoosingTest(PanelCase):
                          "Dice 0.912, HD95 2.5 mm, levels correctly identified: 40 of 41", "Residual-encoder U-Net",
                          "the data's terms", "known.md"):  # fmt: skip
             self.assertIn(expected, html.replace("&#x27;", "'"))
+        self.assertIn("canal: Dice 0.9, HD95 1.5 mm", html)
+        self.assertNotIn("0 of 0", html)
         combo.setCurrentIndex(combo.findData("own"))
         self.assertIn("vertebra dice: 0.812", self.ui.modelDetailsBrowser.html)
 
@@ -211,7 +263,7 @@ class ChoosingTest(PanelCase):
         self.ui.unvalidatedCheckBox.checked = True
         self.run_to_the_end()
         segment = self.output().GetSegmentation().GetSegment("canal")
-        self.assertEqual(segment.GetName(), "spinal canal (unvalidated)")
+        self.assertEqual(segment.GetName(), "spinal canal (experimental)")
 
     def test_a_visible_range_reaches_the_worker(self):
         make_volume()
@@ -469,6 +521,14 @@ class SeveralVolumesTest(PanelCase):
         self.assertIn("axial", self.state("Axial"))
         self.assertEqual(self.state("Other patient"), "")
         self.assertIsNotNone(elsewhere)
+
+    def test_what_is_hidden_from_users_is_no_other_series(self):
+        from SpineSegAISlicer.scene.volumes import otherSeriesOfStudy
+
+        t2, t1, helper = make_volume("T2"), make_volume("T1"), make_volume("Made by another module")
+        self.study(t2, t1, helper)
+        helper.SetHideFromEditors(True)
+        self.assertEqual(otherSeriesOfStudy(t2), [t1])
 
     def test_a_volume_without_a_study_has_no_other_series(self):
         make_volume("A")

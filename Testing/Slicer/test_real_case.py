@@ -49,7 +49,7 @@ class TinyCheckpointTest(RealWorkerCase):
         self.openPanel()
         self.widget._parameterNode.checkpoint = str(self.path)
         self.widget.onTry("#try")
-        self.assertEqual(self.ui.inputVolumeSelector.currentNode().GetName(), "SpineSegAI lumbar phantom")
+        self.assertEqual(self.ui.inputVolumeSelector.currentNode().GetName(), "SpineSegAI synthetic lumbar spine")
         self.waitUntilDone(120)
         self.assertFalse(self.dialogs, self.dialogs)
         self.assertEqual(len(self.segmentations()), 1)

@@ -5,7 +5,7 @@ Runs in the host and inside Slicer.
 
 import unittest
 
-from panel_case import PanelCase, make_volume, np, qt, slicer, vtk
+from panel_case import PanelCase, make_checkpoint, make_volume, np, qt, slicer, vtk
 
 ASKED = {"DOUBLE_ASK": "1"}
 
@@ -61,6 +61,19 @@ class QuestionTest(ResultCase):
         self.click(self.ui.answerButton)
         self.assertIn("L4 is locked", self.ui.statusLabel.text)
         self.assertEqual(self.names(), before)
+
+    def test_how_sure_the_levels_are_is_said_once_and_no_more_after_renaming(self):
+        from SpineSegAISlicer.scene import result_attribute
+
+        self.segment(**ASKED)
+        label = self.ui.levelConfidenceLabel
+        self.assertTrue(label.isHidden())  # this model does not tell
+        for sure, words in ((0.985, "Level confidence: 98 %"), ("damaged", ""), (0.75, "Level confidence: 75 %")):
+            result_attribute.write(self.output(), {**result_attribute.read(self.output()), "level_confidence": sure})
+            self.widget.correctionPanel.refresh()
+            self.assertEqual("" if label.isHidden() else label.text, words)
+        self.click(self.ui.answerButton)
+        self.assertTrue(label.isHidden())
 
     def test_an_edited_scene_asks_nothing(self):
         self.segment(**ASKED)
@@ -121,40 +134,22 @@ class LevelNamesTest(ResultCase):
 
 
 class FilesTest(ResultCase):
-    def test_a_report_is_written(self):
-        self.segment(**ASKED)
-        path = self.folder / "report.png"
-        self.widget.resultPanel.saveReport(str(path))
-        self.assertFalse(self.ui.reportButton.enabled)
-        self.waitUntil(lambda: path.exists() or self.dialogs, 120)
-        self.waitUntil(lambda: self.ui.reportButton.enabled, 120)
-        self.assertEqual(self.dialogs, [])
-        self.assertTrue(path.read_bytes().startswith(b"\x89PNG"))
-        self.assertIn("report.png", self.ui.statusLabel.text)
-
-    def test_a_report_that_cannot_be_written_says_so(self):
-        self.segment()
-        (self.folder / "file").write_text("")
-        self.widget.resultPanel.saveReport(str(self.folder / "file" / "report.png"))
-        self.waitUntil(lambda: self.dialogs, 120)
-        self.assertTrue(self.ui.reportButton.enabled)
-
     def test_a_saved_segmentation_can_be_loaded_again(self):
         from SpineSegAISlicer.scene.segments import structuresOfSegmentation
 
         self.segment()
         path = self.folder / "spine.seg.nrrd"
-        self.widget.resultPanel.saveSegmentation(str(path))
+        self.widget.resultPanel.outputs.saveSegmentation(str(path))
         self.assertEqual(self.dialogs, [])
         back = slicer.util.loadSegmentation(str(path))
         self.assertEqual(set(structuresOfSegmentation(back)), set(structuresOfSegmentation(self.output())))
 
     def test_names_of_files_get_their_ending(self):
         self.segment()
-        result = self.widget.resultPanel
-        for name, expected in (("a", "a.csv"), ("b.CSV", "b.CSV"), ("", "")):
+        asked = self.widget.resultPanel.outputs._fileName
+        for name, expected in (("a", "a.pdf"), ("b.PDF", "b.PDF"), ("c.html", "c.html"), ("", "")):
             self.patch(qt.QFileDialog, "getSaveFileName", lambda *_arguments, name=name: name)
-            self.assertEqual(result._fileName("Measurements", "Table (*.csv)", ".csv"), expected)
+            self.assertEqual(asked("Report", "PDF (*.pdf);;Web page (*.html)", ".pdf", ".html"), expected)
 
 
 class LayoutManager:
@@ -243,6 +238,26 @@ class TabsTest(ResultCase):
             slicer.app.processEvents()
             self.assertLessEqual(self.widget.parent.minimumSizeHint.width(), 380, tab)
 
+    def test_a_model_that_samples_and_a_run_fit_as_well(self):
+        make_checkpoint(self.folder, "sampling", method="verdiff-net")
+        make_volume()
+        self.openPanel()
+        self.chooseModelOf("verdiff-net")
+        self.ui.advancedCollapsibleButton.collapsed = False
+        train = self.widget.trainingUi
+        train.trainCollapsibleButton.collapsed = False
+        for button in (train.runStopButton, train.runResumeButton, train.runFolderButton, train.runPlotButton):
+            button.visible = True  # as where there is a run
+        data = self.widget.datasetUi
+        data.datasetFolderLineEdit.text = str(self.folder)
+        data.datasetCollapsibleButton.collapsed = False
+        self.widget.parent.show()
+        for tab in ("segmentTab", "trainTab"):
+            self.widget.tabs.show(tab)
+            slicer.app.processEvents()
+            self.assertLessEqual(self.widget.parent.minimumSizeHint.width(), 380, tab)
+        self.widget.parent.hide()
+
     def test_long_names_make_nothing_wider(self):
         self.segment()
         self.ui.advancedCollapsibleButton.collapsed = False
@@ -260,6 +275,19 @@ class TabsTest(ResultCase):
         self.widget.tabs.show("correctTab")
         self.assertTrue(self.cui.correctToolsWidget.isHidden())
         self.assertFalse(self.cui.correctEmptyLabel.isHidden())
+
+    def test_without_another_series_copying_is_a_line(self):
+        self.segment()
+        self.widget.tabs.show("correctTab")
+        cui = self.cui
+        controls = (cui.otherVolumeLabel, cui.otherVolumeComboBox, cui.carryButton, cui.refineButton)
+        cui.seriesGroupBox.collapsed = False
+        self.assertFalse(cui.seriesEmptyLabel.isHidden())
+        self.assertEqual({widget.isHidden() for widget in controls}, {True})
+        make_volume("T1")
+        self.widget.correctionPanel.refresh()
+        self.assertTrue(cui.seriesEmptyLabel.isHidden())
+        self.assertEqual({widget.isHidden() for widget in controls}, {False})
 
     def test_the_list_is_kept_up_to_date_in_its_tab_alone(self):
         self.segment()

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 
 SECTIONS = {
     "advancedCollapsibleButton": {"segment", "choices", "device", "sampling", "steering"},
-    "resultCollapsibleButton": {"result"},
+    "resultCollapsibleButton": {"result", "outputs"},
     "queueCollapsibleButton": {"queue"},
     "SpineSegAICorrect": {
         *("correct", "editor_bridge", "undo_tools", "review", "level_tools"),

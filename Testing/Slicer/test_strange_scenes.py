@@ -149,7 +149,7 @@ class DecimalCommaTest(PanelCase):
         self.click(self.ui.levelNamesCheckBox)
         centre = labelmaps.centreOf(self.output(), 23)
         path = self.folder / "table.csv"
-        self.widget.resultPanel.saveTable(str(path))
+        self.widget.resultPanel.outputs.saveTable(str(path))
         self.waitUntil(path.exists, 120)
         header, *rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
         self.assertEqual({len(row) for row in rows}, {len(header)})

@@ -21,6 +21,7 @@ from SpineSegAILib.worker.protocol import (
     PROTOCOL,
     CancelRequest,
     DeviceRequest,
+    DicomSegRequest,
     HintsMessage,
     MeasureRequest,
     ReportRequest,
@@ -210,17 +211,30 @@ def test_a_report_is_written_to_the_file(start, image, tmp_path):
     worker = start(DOUBLE_SECONDS="0.1")
     worker.send(request(worker, image))
     result = worker.next("segmentation").result
-    path = tmp_path / "report.png"
-    report = ReportRequest(
-        job=2, image=save_image(image, worker.folder / "r.npy"), result=result, title="A case", path=str(path)
-    )
+    path = tmp_path / "report.html"
+    about = {"title": "A <case>", "source": "nowhere.nii.gz", "path": str(path)}
+    report = ReportRequest(job=2, image=save_image(image, worker.folder / "r.npy"), result=result, **about)
     worker.send(report)
-    assert worker.next("report", "error").event == "report"
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert worker.next("written", "error", seconds=180).event == "written"  # fonts are looked for the first time
+    page = path.read_text(encoding="utf-8")
+    assert "A &lt;case&gt;" in page and "L4/L5" in page and "nowhere" not in page
     (tmp_path / "file").write_text("")
-    worker.send(report.model_copy(update={"job": 3, "path": str(tmp_path / "file" / "report.png")}))
-    event = worker.next("report", "error")
+    worker.send(report.model_copy(update={"job": 3, "path": str(tmp_path / "file" / "report.pdf")}))
+    event = worker.next("written", "error")
     assert (event.event, event.kind) == ("error", "OutputError")
+
+
+def test_a_dicom_segmentation_of_what_is_not_dicom_is_refused(start, image, tmp_path):
+    worker = start(DOUBLE_SECONDS="0.1")
+    worker.send(request(worker, image))
+    result = worker.next("segmentation").result
+    path = tmp_path / "out.dcm"
+    source = tmp_path / "image.nii.gz"
+    source.write_bytes(b"not DICOM")
+    worker.send(DicomSegRequest(job=2, result=result, source=str(source), path=str(path)))
+    event = worker.next("written", "error")
+    assert (event.event, event.kind) == ("error", "OutputError") and "is not DICOM" in event.message
+    assert not path.exists()
 
 
 def test_a_foreseeable_failure_is_an_event_with_its_remedy(start, image):

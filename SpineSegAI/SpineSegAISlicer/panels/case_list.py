@@ -24,9 +24,10 @@ class CaseList:
             ui.splitComboBox.addItem(title, split)
         ui.casesTable.wordWrap = False
         header = ui.casesTable.horizontalHeader()
-        for column in (CASE, SPLIT, STRUCTURES):
+        for column in (SPLIT, STRUCTURES):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(NOTES, qt.QHeaderView.Stretch)
+        for column in (CASE, NOTES):  # tooltips have them whole
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
         for column in (SPACING, PATIENT):  # in the tooltip of the case: the panel is narrow
             ui.casesTable.setColumnHidden(column, True)
         ui.casesTable.verticalHeader().setDefaultSectionSize(ROW_PIXELS)

@@ -85,16 +85,16 @@ def _figures(validation):
         return "<br>".join(
             f"{escape(str(name).replace('_', ' '))}: {_number(value)}" for name, value in validation.items()
         )
-    lines = [
-        _("{group}: Dice {dice}, HD95 {hd95} mm, levels correctly identified: {right} of {levels}").format(
-            group=escape(group),
-            dice=_number(row.get("dice")),
-            hd95=_number(row.get("hd95_mm")),
-            right=row.get("levels_right", "–"),
-            levels=row.get("levels", "–"),
+    lines = []
+    for group, row in first.items():
+        words = _("{group}: Dice {dice}, HD95 {hd95} mm").format(
+            group=escape(group), dice=_number(row.get("dice")), hd95=_number(row.get("hd95_mm"))
         )
-        for group, row in first.items()
-    ]
+        if row.get("levels"):  # a canal has none
+            words += ", " + _("levels correctly identified: {right} of {levels}").format(
+                right=row.get("levels_right", "–"), levels=row["levels"]
+            )
+        lines.append(words)
     return "<br>".join(lines)
 
 

@@ -12,14 +12,9 @@ from SpineSegAILib.errors import SpineSegAIError
 from SpineSegAILib.methods.catalog import DEFAULT_METHOD, METHODS
 
 from ..processes.failure import Failure
+from ..processes.training import modified
 from ..scene import volumes
 from .checkpoint_details import detailsHtml
-
-PURPOSES = {
-    ("MR", "lumbar-mr"): _("Lumbar MR"),
-    ("XR", "vertebra"): _("Radiographs"),
-}
-"""(modality, label scheme) → what a model is for, as a radiologist says it."""
 
 PLANES = {
     "axial": _("an axial stack"),
@@ -31,18 +26,15 @@ PLANES = {
 
 
 def modelTitle(info):
-    """What a model is for; the shipped ones differ in their method, users' own ones in their name.
+    """What a model is for, as a radiologist says it; the method is told where there are several for the same.
 
-    :param info: `CheckpointInfo`.
+    :param info: `CheckpointInfo`; the shipped ones are titled “Lumbar MR (ATM-Net)”, users' own ones as they like.
     """
-    modality = info.metadata.get("preprocessing", {}).get("modality")
-    purpose = PURPOSES.get((modality, info.scheme.name))
-    if purpose is None or not info.title.startswith(purpose):  # named by its maker
-        return info.title
-    if info.name == DEFAULT_CHECKPOINT:
-        return _("{purpose} · recommended").format(purpose=purpose)
+    purpose, _bracket, by = info.title.partition(" (")
     method = METHODS.get(info.method)
-    return f"{purpose} · {method.title}" if method is not None else info.title
+    if method is None or by.casefold() != f"{method.title})".casefold():
+        return info.title
+    return f"{purpose} · {_('recommended') if info.name == DEFAULT_CHECKPOINT else method.title}"
 
 
 class Choices:
@@ -59,6 +51,7 @@ class Choices:
         self._messages = messages
         self.isWarm = False  # whether what is slow to load may be loaded, since the panel has been open for a while
         self._checkpoints = list_checkpoints()
+        self._files = {}  # path of a model from elsewhere → (when it was changed last, what is known of it)
         ui.modelDetailsBrowser.visible = False
         ui.modelComboBox.connect("currentIndexChanged(int)", self._onModel)
         ui.modelBrowseButton.connect("clicked(bool)", self._onBrowse)
@@ -201,10 +194,12 @@ class Choices:
         for info in self._checkpoints:
             if info.name == nameOrPath:
                 return info if info.path.is_file() else None
-        try:
-            return read_header(nameOrPath) if nameOrPath.endswith(SUFFIX) else None
-        except SpineSegAIError:
+        if not nameOrPath.endswith(SUFFIX):
             return None
+        changed = modified(Path(nameOrPath))  # this is asked at every click, and the file may be on a slow drive
+        if self._files.get(nameOrPath, (None,))[0] != changed:
+            self._files[nameOrPath] = (changed, _header(nameOrPath))
+        return self._files[nameOrPath][1]
 
     def _fillLevels(self):
         """Vertebrae of the checkpoint's scheme, top down, if its method takes a visible range."""
@@ -226,7 +221,7 @@ class Choices:
             names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(info.unvalidated))
             box.toolTip = _(
                 "Also segment structures for which this model is not validated on real cases:"
-                " {names}. The segments are called “(unvalidated)”."
+                " {names}. The segments are called “(experimental)”."
             ).format(names=names)
 
     def _showDetails(self):
@@ -250,8 +245,6 @@ class Choices:
         path = qt.QFileDialog.getOpenFileName(
             slicer.util.mainWindow(), _("Model"), "", _("SpineSegAI models (*{suffix})").format(suffix=SUFFIX)
         )
-        if isinstance(path, tuple):  # PySide-style bindings give the filter as well
-            path = path[0]
         if path:
             self.useCheckpointFile(path)
 
@@ -270,3 +263,11 @@ class Choices:
             self._messages.show(Failure.of(error))
             return
         self._parameters.write(method=info.method, checkpoint=str(path))
+
+
+def _header(path):
+    """What a file says of the model in it; None if it cannot be read."""
+    try:
+        return read_header(path)
+    except SpineSegAIError:
+        return None

@@ -26,8 +26,6 @@ from .series_tools import SeriesTools
 from .undo_tools import UndoTools
 from .warnings_box import WARNING_STYLE, WarningsBox
 
-DONE_STYLE = "color: palette(window-text);"
-
 
 class CorrectionPanel:
     """Behaviour of the section, on widgets that Qt Designer laid out.
@@ -237,7 +235,7 @@ class CorrectionPanel:
         label = self.ui.correctMessageLabel
         label.text = text
         label.visible = bool(text)
-        label.setStyleSheet(WARNING_STYLE if isError else DONE_STYLE)
+        label.setStyleSheet(WARNING_STYLE if isError else "")
 
     def showError(self, error):
         """Why something could not be done, and what to do."""
@@ -293,8 +291,8 @@ class CorrectionPanel:
         for part in self.parts:
             part.onCorrected(step)
         self.review.table.fill(self.segmentationNode)  # the selection stays on its segments, whatever they are called
-        self.onSelected()
         self.refresh()
+        self.review.look()
         self.showMessage(". ".join([step.words, *(note.rstrip(".") for note in step.notes)]) + ".")
         return step
 

@@ -310,7 +310,4 @@ class DatasetPanel:
 
 
 def _fileNames(title, filters):
-    paths = qt.QFileDialog.getOpenFileNames(slicer.util.mainWindow(), title, "", filters)
-    if isinstance(paths, tuple) and len(paths) == 2 and not isinstance(paths[0], str):
-        paths = paths[0]  # PySide-style bindings give the filter as well
-    return list(paths)
+    return list(qt.QFileDialog.getOpenFileNames(slicer.util.mainWindow(), title, "", filters))

@@ -145,7 +145,7 @@ class LevelTools(Part):
         segmentation = section.segmentationNode.GetSegmentation()
         with section.ownStep(), slicer.util.NodeModify(section.segmentationNode):
             corrections.addEmpty(section.segmentationNode, structureIds)
-        section.refresh()
+        review.table.fill(section.segmentationNode)
         review.table.select(structureIds)
         names = ", ".join(segmentation.GetSegment(i).GetName() for i in review.table.selectedSegments())
         section.showMessage(_("The name is free: draw {name} with the Segment Editor below.").format(name=names))

@@ -1,4 +1,4 @@
-"""Measuring a segmentation in the worker, into a table of the scene; a picture of it into a file."""
+"""What the worker makes of a segmentation: measurements in a table of the scene, a report, a DICOM object."""
 
 from slicer.i18n import tr as _
 
@@ -32,33 +32,43 @@ class Measuring:
         :param result: the `Segmentation` that the node shows.
         :param onDone: called with the table node.
         """
-        try:
-            self._job = self._client.measure(
-                result,
-                onDone=lambda columns, rows: self._onMeasured(segmentationNode, columns, rows, onDone),
-                onError=lambda failure: self._onFailed(segmentationNode, failure),
-            )
-        except SpineSegAIError as error:
-            self._messages.show(Failure.of(error))
-        self._changed()
+        self._ask(
+            self._client.measure,
+            result=result,
+            onDone=lambda columns, rows: self._onMeasured(segmentationNode, columns, rows, onDone),
+            onError=lambda failure: self._onFailed(segmentationNode, failure),
+        )
 
-    def report(self, image, result, title, path, onDone):
-        """Write a picture of a result.
+    def report(self, onDone, **about):
+        """Write a report.
 
-        :param image: what was segmented.
-        :param onDone: called without arguments.
+        :param onDone: called with the path.
+        :param about: see `requests.report`.
         """
+        self._write(self._client.report, onDone, about)
 
-        def onWritten():
+    def dicomSeg(self, onDone, **about):
+        """Write a DICOM segmentation.
+
+        :param onDone: called with the path and the UID.
+        :param about: see `requests.dicomSeg`.
+        """
+        self._write(self._client.dicomSeg, onDone, about)
+
+    def _write(self, write, onDone, about):
+        def onWritten(*what):
             self._changed()
-            onDone()
+            onDone(*what)
 
         def onError(failure):
             self._changed()
             self._messages.show(failure)
 
+        self._ask(write, onDone=onWritten, onError=onError, **about)
+
+    def _ask(self, ask, **about):
         try:
-            self._job = self._client.report(image, result, title, path, onDone=onWritten, onError=onError)
+            self._job = ask(**about)
         except SpineSegAIError as error:
             self._messages.show(Failure.of(error))
         self._changed()

@@ -1,16 +1,12 @@
-"""The result: warnings, how the segments are shown, what can be made of them, and files."""
+"""The result: warnings, how the segments are shown, what replaced them."""
 
-import re
-
-import qt
-import slicer
 from slicer.i18n import tr as _
 
 from SpineSegAILib.errors import SpineSegAIError
 
-from ..processes import dependencies
 from ..processes.failure import Failure
-from ..scene import keypoints, labelmaps, level_names, results, tables, uncertainty, views, volumes
+from ..scene import keypoints, level_names, result_attribute, uncertainty, views
+from .outputs import Outputs
 from .warnings_box import WarningsBox
 
 
@@ -30,8 +26,8 @@ class ResultPanel:
         self.parameters = parameters
         self.choices = choices
         self.segmenting = segmenting
-        self.measuring = measuring
         self.messages = messages
+        self.outputs = Outputs(ui, parameters, measuring, messages)
         self.warnings = WarningsBox(ui.warningLabel, ui.answerButton)
         self._history = None  # `UndoHistory` of the segments that the last result replaced
         self._overlay = uncertainty.Overlay()
@@ -41,10 +37,6 @@ class ResultPanel:
             (ui.uncertaintyCheckBox, self._onUncertainty),
             (ui.levelNamesCheckBox, self._onLevelNames),
             (ui.centerButton, self._onCenter),
-            (ui.measureButton, self._onMeasure),
-            (ui.csvButton, self._onSaveTable),
-            (ui.reportButton, self._onSaveReport),
-            (ui.saveButton, self._onSaveSegmentation),
             (ui.undoButton, self._onUndo),
             (ui.keypointsButton, self._onKeypoints),
         ):
@@ -66,11 +58,8 @@ class ResultPanel:
         undoable = self._history is not None and self._history.segmentationNode is node
         ui.undoButton.visible = ui.undoButton.enabled = undoable
         idle = not self.segmenting.isRunning
-        ready = self.parameters.outputVolume is not None and idle
-        ui.centerButton.enabled = ready
-        for button in (ui.measureButton, ui.csvButton, ui.reportButton):
-            button.enabled = ready and not self.measuring.isBusy
-        ui.saveButton.enabled = idle
+        ui.centerButton.enabled = self.parameters.outputVolume is not None and idle
+        self.outputs.update(idle)
         self.applyOpacity()
         self.onSegments()
         self._showUncertainty()
@@ -79,6 +68,10 @@ class ResultPanel:
         """The segments may have other names, or be others, than before."""
         node = self.parameters.outputSegmentation
         self.warnings.show(node, not self.segmenting.isRunning)
+        sure = result_attribute.levelConfidenceOf(node) if node is not None else None
+        self.ui.levelConfidenceLabel.visible = sure is not None
+        if sure is not None:
+            self.ui.levelConfidenceLabel.text = _("Level confidence: {percent} %").format(percent=round(100 * sure))
         if node is not None:
             level_names.update(node)
         self.ui.levelNamesCheckBox.checked = node is not None and level_names.areShown(node)
@@ -152,88 +145,3 @@ class ResultPanel:
         self._history = None
         self.messages.say(_("The segments are as they were before the last result."))
         self.update()
-
-    # --- measured, written -------------------------------------------------------------------------------------------
-
-    def _onMeasure(self):
-        self.measure()
-
-    def measure(self, onDone=None):
-        """Measure the segments as they are now, corrections included, into the table node.
-
-        :param onDone: called with the table node.
-        """
-        if not dependencies.ready():
-            return
-        result = self._result()
-        if result is not None:
-            self.measuring.measure(self.parameters.outputSegmentation, result, onDone)
-
-    def _result(self):
-        """What the segmentation shows now; None if it cannot be told, and the user knows why."""
-        node = self.parameters.outputSegmentation
-        try:
-            if self.parameters.outputVolume is not None:
-                labelmaps.refuseOverlap(node, self.parameters.outputVolume)
-            return results.resultFromSegmentation(node, self.parameters.outputVolume)
-        except SpineSegAIError as error:
-            self.messages.show(Failure.of(error))
-            return None
-
-    def _onSaveTable(self):
-        if dependencies.ready():  # before anyone looks for a folder in vain
-            path = self._fileName(_("Measurements"), _("Table (*.csv)"), ".csv")
-            if path:
-                self.saveTable(path)
-
-    def saveTable(self, path):
-        """Measure, and write the table to a CSV file."""
-        self.measure(lambda tableNode: self._writing(path, lambda: tables.writeTable(tableNode, path)))
-
-    def _onSaveReport(self):
-        if dependencies.ready(dependencies.REPORT_PACKAGES):
-            path = self._fileName(_("Report"), _("Picture (*.png)"), ".png")
-            if path:
-                self.saveReport(path)
-
-    def saveReport(self, path):
-        """Write a picture of the result with its levels and warnings."""
-        if not dependencies.ready(dependencies.REPORT_PACKAGES):
-            return
-        result, volumeNode = self._result(), self.parameters.outputVolume
-        if result is not None:
-            self.measuring.report(
-                volumes.imageFromVolume(volumeNode), result, volumeNode.GetName(), path, lambda: self._written(path)
-            )
-
-    def _onSaveSegmentation(self):
-        path = self._fileName(_("Segmentation"), _("Segmentation (*.seg.nrrd)"), ".seg.nrrd")
-        if path:
-            self.saveSegmentation(path)
-
-    def saveSegmentation(self, path):
-        """Write the segmentation to a file that Slicer and this module read again."""
-        if slicer.util.saveNode(self.parameters.outputSegmentation, path):
-            self._written(path)
-        else:
-            self.messages.show(
-                Failure("OutputError", _("{path} cannot be written.").format(path=path), _("Choose another folder."))
-            )
-
-    def _fileName(self, title, kinds, suffix):
-        name = re.sub(r'[/\\:*?"<>|]', "_", self.parameters.outputSegmentation.GetName()) + suffix
-        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds)
-        if isinstance(path, tuple):  # PySide-style bindings give the filter as well
-            path = path[0]
-        return path if not path or path.lower().endswith(suffix) else path + suffix
-
-    def _writing(self, path, write):
-        try:
-            write()
-        except SpineSegAIError as error:
-            self.messages.show(Failure.of(error))
-        else:
-            self._written(path)
-
-    def _written(self, path):
-        self.messages.say(_("Written to {path}.").format(path=path))

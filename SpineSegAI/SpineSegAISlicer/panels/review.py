@@ -38,14 +38,17 @@ class Review(Part):
 
     def onSelected(self):
         """Look at what was selected."""
-        selected = self.table.selected()
-        if self.picked is not None and selected != [self.picked[0]]:
+        if self.picked is not None and self.table.selected() != [self.picked[0]]:
             self.picked = None
-        if selected:
-            centre = labelmaps.centreOf(self.section.segmentationNode, selected[0])
-            if centre is not None:
-                views.lookAt(self.picked[1] if self.picked is not None else centre)
+        self.look()
         self._showPreview()
+
+    def look(self):
+        """Move the views to what is selected."""
+        selected = self.table.selected()
+        centre = labelmaps.centreOf(self.section.segmentationNode, selected[0]) if selected else None
+        if centre is not None:
+            views.lookAt(self.picked[1] if self.picked is not None else centre)
 
     def onCorrected(self, step):
         """What was picked may be something else now."""

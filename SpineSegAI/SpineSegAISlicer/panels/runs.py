@@ -59,6 +59,10 @@ class RunList:
         self._reader = None
         self._pictures = {}
         self._updating = False
+        header = ui.runsTable.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)  # the name; its tooltip has it whole
+        for column in (1, 2, 3):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         ui.runsTable.connect("itemSelectionChanged()", self._onSelected)
         ui.runStopButton.connect("clicked(bool)", self.onStop)
         ui.runResumeButton.connect("clicked(bool)", self.onResume)
@@ -200,8 +204,6 @@ class RunList:
             table.item(row, 0).setToolTip(str(folder))
             if folder == self._selected and table.currentRow() != row:
                 table.selectRow(row)
-        for column in range(3):
-            table.resizeColumnToContents(column)
         self._updating = False
 
     def select(self, folder):

@@ -53,6 +53,7 @@ class Sampling:
             usual = self._usual()
             ui.samplesSpinBox.specialValueText = _("{count} samples").format(count=usual["samples"])
             ui.stepsSpinBox.specialValueText = _("{count} steps").format(count=usual["steps"])
+        ui.samplingWidget.visible = bool(shown)
         for name, widgets in (
             ("samples", (ui.samplesLabel, ui.samplesSpinBox)),
             ("steps", (ui.stepsLabel, ui.stepsSpinBox)),

@@ -6,7 +6,7 @@ import slicer
 
 from ..processes import dependencies
 from ..processes.job_queue import JobQueue
-from ..processes.worker_client import SegmentationRequest
+from ..processes.requests import SegmentationRequest
 from ..scene import results, uncertainty, views, volumes
 from ..scene.segment_again import SegmentAgain
 

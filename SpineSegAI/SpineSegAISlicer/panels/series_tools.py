@@ -18,6 +18,7 @@ class SeriesTools(Part):
         super().__init__(section)
         self.ui.carryButton.connect("clicked(bool)", self._onCarry)
         self.ui.refineButton.connect("clicked(bool)", self._onRefine)
+        self.ui.seriesGroupBox.connect("toggled(bool)", self._showWhatThereIs)
 
     def show(self):
         """Offer the other volumes of the scene."""
@@ -28,13 +29,22 @@ class SeriesTools(Part):
             others = [node for node in volumes.images() if node is not volumeNode and node not in study]
             found = [(n.GetName(), n.GetID()) for n in study]
             found += [(_("{volume} (not of this study)").format(volume=n.GetName()), n.GetID()) for n in others]
-        if found == [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)]:
+        if found != [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)]:
+            chosen = combo.currentData
+            combo.clear()
+            for title, nodeId in found:
+                combo.addItem(title, nodeId)
+            combo.setCurrentIndex(max(0, combo.findData(chosen)) if found else -1)
+        self._showWhatThereIs()
+
+    def _showWhatThereIs(self):
+        """Where there is no other series, a line says so in place of buttons that do nothing."""
+        ui, some = self.ui, self.ui.otherVolumeComboBox.count > 0
+        if ui.seriesGroupBox.collapsed:  # unfolding it shows all that is in it
             return
-        chosen = combo.currentData
-        combo.clear()
-        for title, nodeId in found:
-            combo.addItem(title, nodeId)
-        combo.setCurrentIndex(max(0, combo.findData(chosen)) if found else -1)
+        ui.seriesEmptyLabel.visible = not some
+        for widget in (ui.otherVolumeLabel, ui.otherVolumeComboBox, ui.carryButton, ui.refineButton):
+            widget.visible = some
 
     def setEnabled(self, there, idle):
         """Only where there is another series."""

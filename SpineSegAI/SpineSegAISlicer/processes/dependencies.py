@@ -31,13 +31,16 @@ PACKAGES = (
 TRAINING_PACKAGES = (("accelerate>=1", 2), ("matplotlib", 9), ("tqdm", 1))
 """The same, for what training needs besides."""
 
-REPORT_PACKAGES = (("matplotlib", 9),)
+REPORT_PACKAGES = (("matplotlib", 9), ("jinja2", 1))
 """The same, for a report."""
+
+DICOM_SEG_PACKAGES = (("highdicom>=0.23", 4),)
+"""The same, for a DICOM segmentation."""
 
 TORCH_MB, TORCH_GPU_MB = 200, 3000
 """Size of torch's download without and with a graphics card that it can use, the card's libraries included."""
 
-_SIZES = {**dict(PACKAGES), **dict(TRAINING_PACKAGES), TORCH: TORCH_MB}
+_SIZES = {**dict((*PACKAGES, *TRAINING_PACKAGES, *REPORT_PACKAGES, *DICOM_SEG_PACKAGES)), TORCH: TORCH_MB}
 
 
 _installed_all = False

@@ -10,9 +10,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import qt
 from slicer.i18n import tr as _
@@ -20,6 +18,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib import __version__
 from SpineSegAILib.errors import OutputError
 
+from . import requests
 from .failure import Failure
 from .python import PythonProcess
 
@@ -33,26 +32,6 @@ STOP_MILLISECONDS = 300
 """How long the worker may take to end when its input closes, as it does at once unless it computes."""
 
 LOG_LINES = 500
-
-
-@dataclass(frozen=True)
-class SegmentationRequest:
-    """What is asked of the worker for one volume.
-
-    :param image: SimpleITK image.
-    :param checkpoint: name or path.
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
-    :param hints: `SpineSegAILib.hints.Hints`.
-    :param options: run-time options of the method, name → value.
-    :param includeUnvalidated: also experimental structures.
-    """
-
-    image: Any
-    checkpoint: str
-    device: str
-    hints: Any
-    options: dict
-    includeUnvalidated: bool
 
 
 class Job:
@@ -106,27 +85,14 @@ class WorkerClient:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def segment(self, request, onDone, onError, onProgress):
-        """Segment what a `SegmentationRequest` says; `onDone` gets a `SpineSegAILib.results.Segmentation`.
+        """Segment what a `requests.SegmentationRequest` says; `onDone` gets a `SpineSegAILib.results.Segmentation`.
 
         :returns: the `Job`.
         :raises OutputError: the voxels cannot be handed over.
         """
-        from SpineSegAILib.worker.protocol import HintsMessage, SegmentRequest, save_image
-
-        self._ensureStarted()
-        job = self._newJob(lambda event: (event.result.segmentation(),), onDone, onError, onProgress)
-        with self._handingOver(job) as folder:
-            message = SegmentRequest(
-                job=job.number,
-                image=save_image(request.image, folder / "image.npy"),
-                checkpoint=str(request.checkpoint),
-                device=request.device,
-                hints=HintsMessage.of(request.hints, folder),
-                options=request.options,
-                include_unvalidated=request.includeUnvalidated,
-            )
-        self._send(message)
-        return job
+        return self._ask(
+            requests.segment(request), lambda event: (event.result.segmentation(),), onDone, onError, onProgress
+        )
 
     def measure(self, result, onDone, onError):
         """Measure a `Segmentation`; `onDone` gets columns (`results.column.Column`) and rows.
@@ -134,34 +100,25 @@ class WorkerClient:
         :returns: the `Job`.
         :raises OutputError: the voxels cannot be handed over.
         """
-        from SpineSegAILib.worker.protocol import MeasureRequest, ResultMessage
+        return self._ask(requests.measure(result), lambda event: (event.columns, event.rows), onDone, onError)
 
-        self._ensureStarted()
-        job = self._newJob(lambda event: (event.columns, event.rows), onDone, onError)
-        with self._handingOver(job) as folder:
-            message = MeasureRequest(job=job.number, result=ResultMessage.of(result, folder, "result"))
-        self._send(message)
-        return job
+    def report(self, onDone, onError, **about):
+        """Write a report; `onDone` gets its path.
 
-    def report(self, image, result, title, path, onDone, onError):
-        """Write a picture of a `Segmentation` of an image to a PNG file under a title; `onDone` gets nothing.
-
+        :param about: see `requests.report`.
+        :returns: the `Job`.
         :raises OutputError: the voxels cannot be handed over.
         """
-        from SpineSegAILib.worker.protocol import ReportRequest, ResultMessage, save_image
+        return self._ask(requests.report(**about), lambda event: (event.path,), onDone, onError)
 
-        self._ensureStarted()
-        job = self._newJob(lambda event: (), onDone, onError)
-        with self._handingOver(job) as folder:
-            message = ReportRequest(
-                job=job.number,
-                image=save_image(image, folder / "image.npy"),
-                result=ResultMessage.of(result, folder, "result"),
-                title=title,
-                path=str(path),
-            )
-        self._send(message)
-        return job
+    def dicomSeg(self, onDone, onError, **about):
+        """Write a DICOM object; `onDone` gets its path and its UID.
+
+        :param about: see `requests.dicomSeg`.
+        :returns: the `Job`.
+        :raises OutputError: the voxels cannot be handed over.
+        """
+        return self._ask(requests.dicomSeg(**about), lambda event: (event.path, event.uid), onDone, onError)
 
     def describeDevice(self, device, onDone, onError):
         """Ask what a device is; `onDone` gets its id (``"cuda:0"``, ``"cpu"``) and its name. Warms the worker up."""
@@ -226,6 +183,19 @@ class WorkerClient:
             raise
         self._process, self._folder = process, folder
         self._addLog(_("Starting the segmentation process."))
+
+    def _ask(self, message, read, onDone, onError, onProgress=None):
+        """Hand voxels and a request over.
+
+        :param message: function of the job's number, and the folder for its voxels, that gives the request.
+        :param read: makes the answer, a tuple, of the worker's event.
+        """
+        self._ensureStarted()
+        job = self._newJob(read, onDone, onError, onProgress)
+        with self._handingOver(job) as folder:
+            request = message(job.number, folder)
+        self._send(request)
+        return job
 
     def _newJob(self, read, onDone, onError, onProgress=None):
         self._number += 1

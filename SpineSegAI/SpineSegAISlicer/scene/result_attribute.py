@@ -29,6 +29,12 @@ def warningsOf(segmentationNode):
     return read(segmentationNode).get("warnings", [])
 
 
+def levelConfidenceOf(segmentationNode):
+    """How probable the names of all levels together are (0…1); None where a reader gave them, or nobody tells."""
+    sure = read(segmentationNode).get("level_confidence")
+    return sure if isinstance(sure, float) else None
+
+
 def alternativesOf(segmentationNode):
     """The other namings that a reader is asked about (`results.Alternative`), best first."""
     from SpineSegAILib.results import Alternative

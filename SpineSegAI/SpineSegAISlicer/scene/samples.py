@@ -1,4 +1,4 @@
-"""The sample that comes with SpineSegAI: a generated lumbar spine, nobody's."""
+"""The sample that comes with SpineSegAI: a synthetic lumbar spine, nobody's."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.resources import resources_folder
 
-NAME = "SpineSegAI lumbar phantom"
+NAME = "SpineSegAI synthetic lumbar spine"
 FILE = "lumbar_phantom.nii.gz"
 
 

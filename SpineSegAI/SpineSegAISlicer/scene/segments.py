@@ -118,7 +118,7 @@ def nameSegment(segment, structureId, present, extent, unvalidated):
 def segmentName(structureId, present, extent, unvalidated):
     """Name of a structure's segment for readers."""
     name = anatomy.display_name(structureId, present, extent)
-    return _("{structure} (unvalidated)").format(structure=name) if unvalidated else name
+    return _("{structure} (experimental)").format(structure=name) if unvalidated else name
 
 
 def sortSegments(segmentation):

@@ -23,13 +23,16 @@ def isUncertaintyMap(volumeNode):
 
 def images():
     """The scene's scalar volumes that are images: neither colour pictures nor label maps nor maps of uncertainty."""
-    return [
-        node
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isImage(node)]
+
+
+def _isImage(node):
+    """Whether a node is an image that users see in lists."""
+    return (
+        node.GetClassName() == "vtkMRMLScalarVolumeNode"
         and not node.GetHideFromEditors()
         and not isUncertaintyMap(node)
-    ]
+    )
 
 
 def segmentedVolume(segmentationNode):
@@ -127,6 +130,19 @@ def imageFromMatrix(array, ijkToRas, name):
     return image
 
 
+def asStored(labels, volumeNode):
+    """Labels on a volume's voxels as they lie in the volume's own coordinates, without its parent transforms.
+
+    :param labels: SimpleITK image as it lies in the world.
+    """
+    import SimpleITK as sitk
+
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    array = sitk.GetArrayViewFromImage(labels)
+    return imageFromMatrix(array, slicer.util.arrayFromVTKMatrix(matrix), volumeNode.GetName())
+
+
 def lps(point):
     """A point (x, y, z) of Slicer's (RAS, mm) in the library's coordinates (LPS, mm), or back."""
     return tuple(_toLps([*point, 1.0])[:3].tolist())
@@ -189,7 +205,7 @@ def sliceArea(volumeNode, finest):
 
 
 def otherSeriesOfStudy(volumeNode):
-    """Scalar volumes under the same study as this one in the subject hierarchy; empty if it is in no study."""
+    """The `images` under the same study as this one in the subject hierarchy; empty if it is in no study."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = hierarchy.GetItemByDataNode(volumeNode)
     study = hierarchy.GetItemAncestorAtLevel(item, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy())
@@ -198,11 +214,4 @@ def otherSeriesOfStudy(volumeNode):
     items = vtk.vtkIdList()
     hierarchy.GetItemChildren(study, items, True)
     nodes = [hierarchy.GetItemDataNode(items.GetId(i)) for i in range(items.GetNumberOfIds())]
-    return [
-        node
-        for node in nodes
-        if node is not None
-        and node is not volumeNode
-        and node.GetClassName() == "vtkMRMLScalarVolumeNode"
-        and not isUncertaintyMap(node)
-    ]
+    return [node for node in nodes if node is not None and node is not volumeNode and _isImage(node)]

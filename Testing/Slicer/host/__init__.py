@@ -7,6 +7,7 @@ What stands in, each in a file of its own:
 - `pythonqt`: PySide6 behaves like PythonQt (properties are attributes, slots get only the arguments they take);
 - `widgets`: CTK and MRML widgets named in the .ui files;
 - `application`: ``slicer.app``, ``slicer.modules``, the module logics, ``PythonSlicer`` on the PATH;
+- `dicom`: ``slicer.dicomDatabase``;
 - `scripted_module`: base classes of scripted modules;
 - `parameter_node`: the typed parameter node and its connections to widgets.
 

@@ -14,6 +14,7 @@ import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
 
+from .dicom import ctkDICOMDatabase
 from .pythonqt import ERRORS, ProxyClass, wrap
 from .widgets import CUSTOM_WIDGETS
 
@@ -181,6 +182,7 @@ def start_application() -> None:
     application = Application()
     slicer.app = wrap(application)
     slicer._host_application = application
+    slicer.dicomDatabase = wrap(ctkDICOMDatabase())
     python_slicer(application._temporary)
 
     scene = slicer.vtkMRMLScene()

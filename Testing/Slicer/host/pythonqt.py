@@ -167,6 +167,8 @@ class Method:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         converted = [slot(a) if isinstance(a, (types.FunctionType, types.MethodType)) else unwrap(a) for a in arguments]
         returned = self._function(*converted, **{k: unwrap(v) for k, v in named.items()})
+        if self._owner == "QFileDialog" and isinstance(returned, tuple):
+            returned = returned[0]  # PySide6 returns what C++ writes into a pointer (the chosen filter) as well
         if self._unknown:
             raise ValueError(
                 f"Called {self.__name__}() of {self._owner}, return type {type(returned).__name__!r} is ignored because"

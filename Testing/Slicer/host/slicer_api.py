@@ -46,6 +46,11 @@ NOT_IN_THE_FILE: dict[str, dict[str, str]] = {
         ),
         "of `slicer.app`, used in Slicer 5.10 by this extension or by `slicer.util`",
     ),
+    "ctkDICOMDatabase": {
+        **dict.fromkeys(("isOpen", "fileForInstance"), "of `slicer.dicomDatabase`; Slicer's DICOMUtils uses it so"),
+        "insert": "the same; Slicer's plug-in for DICOM segmentations adds what it has written by it",
+        **dict.fromkeys(("openDatabase", "closeDatabase", "databaseFilename"), "the same; tests open one of their own"),
+    },
     "IOManager": {
         "loadNodes": "of `slicer.app.coreIOManager()`; `slicer.util.loadVolume` uses it",
         "fileWriterFileType": "the same; `slicer.util.saveNode` uses it",
