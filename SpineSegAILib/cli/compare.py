@@ -63,10 +63,8 @@ def run(args: argparse.Namespace) -> None:
 
     def train(request: TrainingRequest) -> None:
         resume = f"run the same command again to resume in {output}"
-        with (
-            stop_on_interrupt(RunDirectory(request.output), resume),
-            training_progress(args.quiet) as report,
-        ):
+        run = RunDirectory(request.output)
+        with stop_on_interrupt(run, resume), training_progress(args.quiet, run) as report:
             run_training(replace(request, report=report))
 
     def say(sentence: str) -> None:

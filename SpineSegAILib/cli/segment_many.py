@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Cancelled, ConfigError, ImageError, OutputError, PathError, SpineSegAIError
 from ..files import atomic_write, check_writable, jsonable, parse_json, read_text, write_csv_rows
 from ..methods.catalog import method_info
-from . import segment, segment_files
+from . import arguments, segment, segment_files
 from .arguments import STDOUT
 from .segment_files import RESULTS, Work
 from .terminal import print_json, print_written, progress_bar, write_json
@@ -219,7 +219,9 @@ def _write_tables(args: argparse.Namespace, results: Sequence[Result], measured:
             text = "".join(json.dumps(jsonable(r), ensure_ascii=False) + "\n" for r in results)
             other.write_text(text, encoding="utf-8")
     if isinstance(args.measurements, Path):
-        write_measurements(measured, args.measurements, ("image", *segment_files.columns(args)))
+        shape = arguments.table_shape(args)
+        shape["columns"] = ("image", *shape["columns"])
+        write_measurements(measured, args.measurements, **shape)
     if isinstance(args.json, Path):
         with atomic_write(args.json) as (place,):
             write_json(place, jsonable(results))

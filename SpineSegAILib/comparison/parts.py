@@ -18,12 +18,12 @@ from ..errors import ConfigError
 from ..evaluation import evaluate_dataset
 from ..evaluation.dataset import Segmenter
 from ..evaluation.worst import WorstCases
+from ..files import checksum
 from ..inference import Predictor
 from ..methods.catalog import make_config, method_info
 from ..training.config import AugmentationConfig, TrainingConfig, configure, fill_in, flatten
 from ..training.request import TrainingRequest
 from ..training.run import RunDirectory
-from ..training.snapshot import checksum
 from ..training.trainer import run_training
 from .config import ComparisonConfig, Entry
 from .folds import Fold
@@ -327,14 +327,9 @@ def file_digest(path: Path) -> str:
     Raises:
         ConfigError: there is none.
     """
-    if path.is_dir():
-        return checksum(path)[:10]
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
-    except FileNotFoundError:
-        raise ConfigError(
-            f"The file {path} does not exist.", "Correct the path, or give --resource NAME=FILE."
-        ) from None
+    if not path.exists():
+        raise ConfigError(f"The file {path} does not exist.", "Correct the path, or give --resource NAME=FILE.")
+    return checksum(path, ConfigError)[:10]
 
 
 def digest(*settings: Any) -> str:

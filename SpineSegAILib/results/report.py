@@ -17,7 +17,7 @@ from ..anatomy import STRUCTURES, Kind
 from ..errors import ConfigError
 from ..files import atomic_write, check_suffix
 from ..imaging.study import study_of
-from .measurement import EVERY, SHORT_COLUMNS, SPINE_MEASUREMENTS
+from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS
 from .measurement_table import cell
 from .preview import draw_preview
 from .quality import LOW
@@ -137,12 +137,10 @@ def make_report(
         for m in SPINE_MEASUREMENTS
         if len(vertebrae) > 1
     )
-    of_spine = [m.key for m in SPINE_MEASUREMENTS]
-    rest = [
-        c for c in SHORT_COLUMNS if c not in ("structure", "notes", "level_confidence", "outline_quality", *of_spine)
-    ]
+    rest = [m.key for m in MEASUREMENTS if not m.key.startswith("centroid")]
     every = _table("All measurements", structures, rest)
-    keys = [key for key in SHORT_COLUMNS if key in EVERY and any(row[key] is not None for row in rows)]
+    measured = [*rest, *(m.key for m in SPINE_MEASUREMENTS)]
+    keys = [key for key in measured if any(row[key] is not None for row in rows)]
     return Report(
         title=Path(source).absolute().name,
         about={**study, **_about(result)},
