@@ -62,7 +62,7 @@ class Report:
         spine: values of the spine as a whole, as sentences' ends: ``("Lordosis L1–S1", "52.1°")``.
         doubts: what is uncertain, and why.
         every: all structures of the table of measurements.
-        notes: the rows' notes: why a value is missing or unusual, by structure.
+        notes: why values are missing or unusual: names of the structures, and the note that they share.
         methods: title → how it is measured, of all that is shown.
     """
 
@@ -145,11 +145,11 @@ def make_report(
         title=Path(source).absolute().name,
         about={**study, **_about(result)},
         picture=_picture(image, result),
-        tables=tuple(table for table in tables if table.rows),
+        tables=tuple(table for table in tables if table.rows and len(table.header) > 1),
         spine=shown,
         doubts=_doubts(result, structures),
         every=every,
-        notes=tuple((row["structure"], row["notes"]) for row in rows if row["notes"]),
+        notes=_notes(rows),
         methods=tuple((f"{EVERY[key].label}{_unit(key)}", EVERY[key].method) for key in keys),
     )
 
@@ -183,6 +183,15 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -
         marks = (" *" if row["unvalidated"] else "") + (" ¹" if row["notes"] else "")
         found.append((row["structure"] + marks, *(cell(key, row[key]) or "–" for key in keys)))
     return Table(title, ("", *heads), tuple(found))
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """The rows' notes, each once."""
+    of: dict[str, list[str]] = {}
+    for row in rows:
+        if row["notes"]:
+            of.setdefault(row["notes"], []).append(row["structure"])
+    return tuple((", ".join(names), note) for note, names in of.items())
 
 
 def _doubts(result: Segmentation, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ SPINE_MEASUREMENTS: tuple[Measurement, ...] = (
         "Cobb angle (supine)",
         "°",
         "largest angle, in the coronal plane, between any two vertebrae wholly in view",
+        "Cobb angle (supine)",
     ),
 )
 """What is measured of the spine as a whole: columns of the last row of `measure_all`."""
