@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,17 +44,15 @@ def check_dicom_seg(source: str | Path) -> list[File]:
         ImageError: it cannot be read.
         MissingPackageError: highdicom is not installed.
     """
-    try:
-        import highdicom  # noqa: F401
-    except ImportError:
-        raise MissingPackageError(
-            "A DICOM segmentation needs the package highdicom.", "Install it: pip install 'spinesegai[dicom]'."
-        ) from None
     source = Path(source)
     if not dicom.is_series(source):
         raise OutputError(
             f"{source.name} is not DICOM: a DICOM segmentation refers to the images of its study.",
             "Segment the DICOM series, or write a .seg.nrrd or .nii.gz.",
+        )
+    if find_spec("highdicom") is None:
+        raise MissingPackageError(
+            "A DICOM segmentation needs the package highdicom.", "Install it: pip install 'spinesegai[dicom]'."
         )
     files = dicom.series(source)
     frames = [frame for file in files for frame in file.frames]
