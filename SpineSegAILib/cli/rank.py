@@ -63,6 +63,6 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"checkpoint": info.name, "ranking": [scores.document() for scores in ranking]})
     elif not args.quiet:
-        rows = [("", "image", "uncertainty", "level margin", "entropy", "disagreement", "why")]
+        rows = [("", "image", "uncertainty", "margin", "entropy", "disagreement", "why")]
         rows += [(str(n), s.path.name, *s.figures(), s.reason) for n, s in enumerate(ranking, start=1)]
         print_table(rows)
