@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python Testing/Benchmarks/many_images.py [--images 20] [--checkpoint NAME]
 
 The images are small phantoms, so that starting and loading count as they do for a user's stacks on a fast machine.
-Prints wall and processor seconds; of the latter, other work on the machine takes nothing. Of version 0.1.0, twenty images
-on one core: 62 s of processor time in twenty calls, 17 s in one, 3.8 times as fast (the machine was busy: 606 and 117 s).
+Prints wall and processor seconds; of the latter, other work on the machine takes nothing. Of version 0.1.0, twenty
+images on one core: 62 s of processor time in twenty calls, 17 s in one, 3.8 times as fast (the machine was busy: 606 and
+117 s of wall time).
 """
 
 from __future__ import annotations
