@@ -4,8 +4,8 @@
 
 The images are small phantoms, so that starting and loading count as they do for a user's stacks on a fast machine.
 Prints wall and processor seconds; of the latter, other work on the machine takes nothing. Of version 0.1.0, twenty
-images on one core: 62 s of processor time in twenty calls, 17 s in one, 3.8 times as fast (the machine was busy: 606 and
-117 s of wall time).
+images on one core: 62 s of processor time in twenty calls, 17 s in one, 3.8 times as fast (wall time on a busy machine:
+606 and 117 s).
 """
 
 from __future__ import annotations
