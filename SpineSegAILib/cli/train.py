@@ -139,6 +139,10 @@ def run(args: argparse.Namespace) -> None:
     if not quiet:
         written = [path for path in (run.best, run.last) if path.exists()]
         print_written(written)
+        if written[0] == run.best and _is_its_start(run.best):
+            print_note(
+                f"No step was better than the checkpoint that it started from: {run.best} is that one.", sys.stdout
+            )
         _print_how_to_use(written[0])
 
 
@@ -182,6 +186,12 @@ def _run_recipe(args: argparse.Namespace) -> None:
     if not quiet:
         print_written([path])
         _print_how_to_use(path)
+
+
+def _is_its_start(checkpoint: Path) -> bool:
+    from ..checkpoints import read_header
+
+    return read_header(checkpoint).metadata["training"]["steps"] == 0
 
 
 def _print_how_to_use(checkpoint: Path) -> None:

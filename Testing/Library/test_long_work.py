@@ -250,6 +250,15 @@ def test_what_is_done_is_kept_when_the_group_is_ended(three_cases, tiny_checkpoi
         assert there == {"c0.seg.nrrd", "c1.seg.nrrd", "spinesegai-results.csv", "spinesegai-results.jsonl"}
 
 
+def test_a_start_that_nothing_was_better_than_stays_the_best(trainable, tiny_checkpoint, capsys):  # noqa: F811
+    words = train_words(trainable, "--steps", "1", "--set", "optimization.learning_rate=9")
+    words.remove("--preset"), words.remove("tiny")
+    assert run(*words, "--from", tiny_checkpoint) == 0
+    said, best = capsys.readouterr().out, trainable.parent / "run/best.safetensors"
+    assert f"No step was better than the checkpoint that it started from: {best} is that one." in said
+    assert f"to use it: spinesegai segment IMAGE --model {best}" in said
+
+
 def test_training_is_saved_when_the_group_is_ended(trainable, tiny_checkpoint):  # noqa: F811
     """And it validates its start, and says what is left."""
     folder = trainable.parent / "run"

@@ -13,6 +13,8 @@ from ...files import atomic_write, check_suffix, write_csv_rows
 from .definitions import EVERY, SHORT_COLUMNS
 
 SUFFIXES = (".csv", ".json", ".xlsx")
+MARK = "SpineSegAI"
+"""Who last wrote a spreadsheet, in its properties."""
 
 
 def check_table_file(path: str | Path) -> None:
@@ -83,16 +85,18 @@ def _text(key: str, value: Any, precise: bool) -> Any:
 
 def _write_xlsx(columns: Sequence[str], cells: Iterable[Sequence[Any]], path: Path, precise: bool) -> None:
     from openpyxl import Workbook
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
     from openpyxl.styles import Font
 
     book = Workbook()
+    book.properties.creator = book.properties.lastModifiedBy = MARK  # who saves it elsewhere puts in another name
     sheet = book.active
     sheet.title, sheet.freeze_panes = "Measurements", "B2"
     sheet.append(list(columns))
     for cell in sheet[1]:
         cell.font = Font(bold=True)
     for row in cells:
-        sheet.append(list(row))
+        sheet.append([ILLEGAL_CHARACTERS_RE.sub("?", c) if isinstance(c, str) else c for c in row])
         for key, cell in zip(columns, sheet[sheet.max_row], strict=True):
             if isinstance(cell.value, float):
                 cell.number_format = f"0.{'0' * decimals(key, precise)}"
