@@ -1,4 +1,4 @@
-# make demo   segments the shipped sample and says which files it wrote
+# make demo   segments the synthetic case that comes along and says which files it wrote
 # make test   lints and runs all tests
 # make lint   checks style, types and the arrows between rooms
 # Both work in .venv (or VENV=…), made with PYTHON; nothing outside this folder is changed.
@@ -8,16 +8,14 @@ VENV ?= .venv
 OUTPUT ?= demo-output
 # Processes that test; a file of tests stays in one of them.
 WORKERS ?= auto
-SAMPLE := Resources/Samples/lumbar_phantom.nii.gz
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	@mkdir -p $(OUTPUT)
-	$(BIN)/spinesegai segment $(SAMPLE) --output $(OUTPUT)/lumbar_phantom.seg.nrrd \
-		--preview $(OUTPUT)/lumbar_phantom.png --measurements $(OUTPUT)/lumbar_phantom.csv
+	$(BIN)/spinesegai sample --quiet --output $(OUTPUT)
+	$(BIN)/spinesegai segment $(OUTPUT)/synthetic_spine.nii.gz --preview --measurements --report
 
 test: $(VENV)/.installed-for-tests lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile Testing

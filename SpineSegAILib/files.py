@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -131,6 +132,29 @@ def _to_disk(path: Path) -> None:
     if path.is_file():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def checksum(path: Path, failure: type[SpineSegAIError]) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names.
+
+    Args:
+        failure: class of the error.
+
+    Raises:
+        failure: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        is_folder = path.is_dir()
+        for file in sorted(f for f in path.rglob("*") if f.is_file()) if is_folder else [path]:
+            if is_folder:
+                digest.update(str(file.relative_to(path)).encode() + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise failure(f"{path} cannot be read: {error.strerror}.", "Check the file.") from error
+    return digest.hexdigest()
 
 
 def jsonable(value: Any) -> Any:

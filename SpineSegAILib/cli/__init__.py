@@ -23,6 +23,7 @@ from . import (
     checkpoints,
     compare,
     complete,
+    completion,
     evaluate,
     import_dataset,
     import_scenes,
@@ -31,6 +32,7 @@ from . import (
     publish,
     rank,
     relabel,
+    sample,
     segment,
     text_bank,
     train,
@@ -67,7 +69,9 @@ COMMANDS: Mapping[str, Command] = {
     "methods": methods,
     "checkpoints": checkpoints,
     "text-bank": text_bank,
+    "sample": sample,
     "phantom": phantom,
+    "completion": completion,
 }
 
 

@@ -83,6 +83,14 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
     return parse
 
 
+def table_file(text: str) -> Path:
+    """A table of measurements to write."""
+    from ..results.measurement.export import check_table_file
+
+    check_table_file(text)
+    return Path(text)
+
+
 def json_file(text: str) -> Path | str:
     """A JSON file to write, or `STDOUT`."""
     return STDOUT if text == STDOUT else output_file(".json")(text)
@@ -288,6 +296,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_measurements(parser: argparse.ArgumentParser, **shape: Any) -> None:
+    """``--measurements FILE`` and ``--measurements-all``.
+
+    Args:
+        shape: ``nargs`` and ``const``, where the file's name may be omitted.
+    """
+    parser.add_argument(
+        "--measurements",
+        type=table_file,
+        metavar="FILE",
+        help="write a table of volumes, heights, angles …: .csv, .json, .xlsx (needs openpyxl)"
+        + ("; without a name, beside the segmentation" if shape else ""),
+        **shape,
+    )
+    parser.add_argument(
+        "--measurements-all",
+        action="store_true",
+        help="with --measurements: every column, coordinates too, and more decimals",
+    )
+
+
+def table_shape(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``--measurements-all`` means for `write_measurements`."""
+    from ..results.measurement import COLUMNS, SHORT_COLUMNS
+
+    return {"columns": COLUMNS if args.measurements_all else SHORT_COLUMNS, "precise": args.measurements_all}
+
+
 def add_new_structures(parser: argparse.ArgumentParser, help: str) -> None:
     """``--add-structure NAME``, any number of times."""
     parser.add_argument("--add-structure", action="append", default=[], metavar="NAME", help=help)
@@ -360,6 +396,24 @@ def add_training_set(parser: argparse.ArgumentParser) -> None:
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def check_company(args: argparse.Namespace, *pairs: tuple[str, str]) -> None:
+    """Checks that flags which say how something is done come with the flag that says to do it.
+
+    Args:
+        pairs: such a flag, and the one that it needs.
+
+    Raises:
+        ConfigError: one comes alone.
+    """
+    for flag, needed in pairs:
+        if getattr(args, _name(flag)) and getattr(args, _name(needed)) is None:
+            raise ConfigError(f"{flag} says what {needed} writes.", f"Use {needed} with it.")
+
+
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path | None]) -> None:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.keep_edges:
         predictor.calibration = fit_calibration(predictor, cases, dict(args.option), say)
     quality = fit_quality(predictor, cases, options=dict(args.option), report=say)
-    found = {"calibration": predictor.calibration.model_dump(), "outline_quality": quality.model_dump()}
+    found = {"calibration": predictor.calibration.model_dump(), "outline_quality": quality and quality.model_dump()}
     info = replace(info, metadata={**info.metadata, **found})
     save_checkpoint(args.output, load_tensors(info), info.metadata)
     if not args.quiet:

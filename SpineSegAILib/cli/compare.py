@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import OutputError
 from . import arguments
-from .terminal import print_json, print_written, stop_on_interrupt, training_progress
+from .terminal import print_json, print_note, print_table, print_written, stop_on_interrupt, training_progress
 
 if TYPE_CHECKING:
     from ..training.request import TrainingRequest
@@ -57,16 +57,14 @@ def run(args: argparse.Namespace) -> None:
         raise OutputError(f"{output} is a file.", "Use a folder, new or of an earlier comparison.")
     from ..comparison.parts import Work
     from ..comparison.run import describe, run_comparison
-    from ..comparison.tables import markdown, tabulate, write_tables
+    from ..comparison.tables import REHEARSAL, short_tables, tabulate, write_tables
     from ..training.run import RunDirectory
     from ..training.trainer import run_training
 
     def train(request: TrainingRequest) -> None:
         resume = f"run the same command again to resume in {output}"
-        with (
-            stop_on_interrupt(RunDirectory(request.output), resume),
-            training_progress(args.quiet) as report,
-        ):
+        run = RunDirectory(request.output)
+        with stop_on_interrupt(run, resume), training_progress(args.quiet, run) as report:
             run_training(replace(request, report=report))
 
     def say(sentence: str) -> None:
@@ -80,5 +78,11 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(found)
     elif not args.quiet:
-        print(markdown(found))
+        if found["rehearsal"]:
+            print_note(REHEARSAL, sys.stdout)
+        if found["missing"]:
+            print_note(f"Not done yet: {', '.join(found['missing'])}.", sys.stdout)
+        for variant, rows in short_tables(found):
+            print(f"{found['title']}: {variant}")
+            print_table(rows)
         print_written(paths)

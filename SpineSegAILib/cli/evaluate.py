@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from .. import __version__
+from ..errors import CheckpointError, ConfigError
+from ..files import checksum
 from . import arguments
-from .terminal import print_json, print_written, progress_bar
+from .kept import Kept
+from .terminal import print_json, print_line, print_written, progress_bar
 
 if TYPE_CHECKING:
     from ..checkpoints import CheckpointInfo
     from ..datasets import Case
+    from ..evaluation.dataset import Seen
+    from ..evaluation.scores import CaseReport
     from ..evaluation.worst import WorstCases
 
 HELP = "Score a checkpoint on labeled cases."
@@ -76,10 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks all that is asked for, scores, and writes the reports."""
+    """Checks all that is asked for, scores, and writes the reports. What is scored is kept until they are written."""
     info, cases = _checked(args)
-    report, worst = _evaluated(args, info, cases)
-    _write(args, report, worst)
+    model = checksum(info.path, CheckpointError)
+    with Kept(args.output, model, args.option, args.allow_label_leak, args.device, __version__) as kept:
+        report, worst = _evaluated(args, info, cases, kept)
+        _write(args, report, worst)
     if args.json:
         print_json(report)
     elif not args.quiet:
@@ -112,7 +119,7 @@ def _checked(args: argparse.Namespace) -> tuple[CheckpointInfo, Sequence[Case]]:
 
 
 def _evaluated(
-    args: argparse.Namespace, info: CheckpointInfo, cases: Sequence[Case]
+    args: argparse.Namespace, info: CheckpointInfo, cases: Sequence[Case], kept: Kept
 ) -> tuple[dict[str, Any], WorstCases]:
     """The report, and the worst cases for its page; the picture of the features is written on the way."""
     from ..evaluation import VARIANTS, evaluate_dataset
@@ -125,7 +132,17 @@ def _evaluated(
     if args.allow_label_leak:
         options["allow_label_leak"] = True
     worst = WorstCases(args.worst if args.html else 0, variants[0])
-    with progress_bar(args.quiet, by_item=True) as report:
+    for key in worst.among(kept):
+        del kept[key]
+    if kept and not args.quiet:
+        print_line(f"{len(kept)} results of an unfinished evaluation are there already")
+
+    def watch(seen: Seen) -> None:
+        worst(seen)
+        if not args.quiet:
+            print_line(f"[{seen.number}/{seen.total}] {_in_words(seen.report)}")
+
+    with progress_bar(args.quiet) as report:
         report(0.0, "loading the checkpoint")
         predictor = Predictor(info, device=args.device)
         vectors = None
@@ -142,13 +159,30 @@ def _evaluated(
             options=options,
             label_leak=args.allow_label_leak,
             trained_on=info.trained_on,
-            watch=worst,
+            watch=watch,
+            kept=kept,
             progress=report,
         )
     if vectors is not None:
         title = f"{info.name}, {args.split} cases of {', '.join(Path(d).name for d in args.dataset)}"
         found["embedding"] = write_embedding(vectors, args.embedding, title=title)
     return found, worst
+
+
+def _in_words(report: CaseReport) -> str:
+    """A case in a line."""
+    from ..evaluation.summary import mean
+
+    name = report.case if report.variant == "full" else f"{report.case}, {report.variant}"
+    if report.failure:
+        return f"{name}: failed: {report.failure}"
+    dice = mean([s.dice for s in report.structures])
+    parts = [
+        "nothing to score" if dice is None else f"Dice {dice:.3f}",
+        {True: "levels right", False: "levels wrong"}.get(report.levels_right, ""),  # type: ignore[arg-type]
+        f"{report.seconds:.1f} s",
+    ]
+    return f"{name}: {', '.join(part for part in parts if part)}"
 
 
 def _write(args: argparse.Namespace, report: dict[str, Any], worst: WorstCases) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .. import __version__
+from ..errors import CheckpointError
+from ..files import checksum
 from . import arguments
-from .terminal import print_json, print_table, progress_bar
+from .kept import Kept
+from .terminal import print_json, print_line, print_table, progress_bar
 
 HELP = "Suggest which image to annotate next: the one that a checkpoint is least certain about."
 
@@ -17,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_checkpoint(parser)
     arguments.add_device(parser)
     parser.add_argument(
-        "-o", "--output", type=arguments.output_file(".csv"), metavar="CSV", help="write the ranking as a table"
+        "-o",
+        "--output",
+        type=arguments.output_file(".csv"),
+        metavar="CSV",
+        help="write the ranking as a table; with it, a ranking that was stopped goes on when it is repeated",
     )
     arguments.add_json(parser)
     arguments.add_quiet(parser)
@@ -25,24 +33,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Ranks the images."""
+    """Ranks the images. With a table to write, what is done is kept until it is written."""
     from ..checkpoints import find_checkpoint
     from ..imaging import find_images
-    from ..inference.ranking import rank, write_csv
+    from ..inference.ranking import Scores, rank, write_csv
 
     arguments.check_outputs({"--output": args.output}, {})
     images = find_images(args.images)
     info = find_checkpoint(args.checkpoint)
-    with progress_bar(args.quiet, args.progress_lines, by_item=True) as report:
-        report(0.0, "loading the checkpoint")
-        from ..inference import Predictor
+    asked = (checksum(info.path, CheckpointError), args.device, __version__)
+    speaks, number = not (args.quiet or args.progress_lines), 0
 
-        ranking = rank(images, Predictor(info, device=args.device), progress=report)
-    if args.output:
-        write_csv(ranking, args.output)
+    def watch(scores: Scores) -> None:
+        nonlocal number
+        number += 1
+        if speaks:
+            figure = "" if scores.uncertainty is None else f"uncertainty {scores.uncertainty:.2f}, "
+            print_line(f"[{number}/{len(images)}] {scores.path}: {figure}{scores.reason}")
+
+    with Kept(args.output, *asked) as kept:
+        with progress_bar(args.quiet, args.progress_lines) as report:
+            report(0.0, "loading the checkpoint")
+            from ..inference import Predictor
+
+            predictor = Predictor(info, device=args.device)
+            ranking = rank(images, predictor, progress=report, kept=kept, watch=watch)
+        if args.output:
+            write_csv(ranking, args.output)
     if args.json:
         print_json({"checkpoint": info.name, "ranking": [scores.document() for scores in ranking]})
     elif not args.quiet:
-        rows = [("", "image", "uncertainty", "level margin", "entropy", "disagreement", "why")]
+        rows = [("", "image", "uncertainty", "margin", "entropy", "disagreement", "why")]
         rows += [(str(n), s.path.name, *s.figures(), s.reason) for n, s in enumerate(ranking, start=1)]
         print_table(rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..anatomy import structure
-from ..errors import ConfigError, CorrectionError
+from ..errors import ConfigError, CorrectionError, ImageError
 from ..files import SEGMENTATION_SUFFIXES, atomic_write, write_json
 from ..hints import Anchor, Point
 from . import arguments
@@ -109,12 +109,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lock", type=structure_ids, default=(), metavar="A,…", help="structures that no step may change or rename"
     )
     arguments.add_label_values(parser, "INPUT")
+    arguments.add_measurements(parser)
     parser.add_argument(
-        "--measurements",
-        type=arguments.output_file(".csv", ".json"),
-        metavar="FILE",
-        help="write a table of volumes, heights, angles … of the corrected segmentation: .csv, .json",
+        "--preview",
+        type=arguments.output_file(".png"),
+        metavar="PNG",
+        help="write a picture of the corrected segmentation, on the image in --image",
     )
+    parser.add_argument("--image", metavar="FILE", help="with --preview: the image that was segmented")
     arguments.add_json_file(parser)
     arguments.add_quiet(parser)
 
@@ -168,7 +170,8 @@ def run(args: argparse.Namespace) -> None:
     steps = _steps(args.steps or ())
     outputs = _outputs(args)
     result = _corrected(args, steps)
-    summary = _write(args, outputs, result)
+    image = _image(args, result.labels)
+    summary = _write(args, outputs, result, image)
     for note in result.notes:
         print_note(note)
     if args.json == STDOUT:
@@ -207,17 +210,23 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     """The files to write, by flag: the segmentation, and what else is asked for.
 
     Raises:
+        ConfigError: a flag lacks the one that it goes with.
         OutputError: a folder is missing or protected, or one file would be used twice.
     """
+    arguments.check_company(args, ("--measurements-all", "--measurements"), ("--image", "--preview"))
+    if args.preview and not args.image:
+        raise ConfigError("--preview draws on the image that was segmented.", "Name it with --image.")
     from ..results import check_sidecar, side_file
 
     named = {
         "--output": args.output,
         "--measurements": args.measurements,
+        "--preview": args.preview,
         "--json": None if args.json == STDOUT else args.json,
     }
     outputs = {flag: path for flag, path in named.items() if path is not None}
-    arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, {"INPUT": args.input})
+    inputs = {"INPUT": args.input, "--image": args.image}
+    arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, inputs)
     check_sidecar(args.output)
     return outputs
 
@@ -291,16 +300,40 @@ def _correction(step: Step, labelling: LabeledStructures, labels: sitk.Image) ->
             return tools.switch_counting(labelling, step.word, side)
 
 
-def _write(args: argparse.Namespace, outputs: Mapping[str, Path], result: Segmentation) -> dict[str, Any]:
+def _image(args: argparse.Namespace, labels: sitk.Image) -> sitk.Image | None:
+    """What the picture is drawn on; None if there is to be none.
+
+    Raises:
+        ImageError: it cannot be read, or the segmentation is of another image.
+    """
+    if not args.image:
+        return None
+    from ..imaging import Geometry, read_image
+
+    image = read_image(args.image)
+    if not Geometry.of(image).matches(Geometry.of(labels)):
+        raise ImageError(f"{args.input} is not a segmentation of {args.image}.", "Name its image with --image.")
+    return image
+
+
+def _write(
+    args: argparse.Namespace, outputs: Mapping[str, Path], result: Segmentation, image: sitk.Image | None
+) -> dict[str, Any]:
     """Writes all files or none, and returns the summary."""
+    from ..results.measurement import measure_all, write_measurements
+
     with atomic_write(*outputs.values()) as places:
         place = dict(zip(outputs, places, strict=True))
         written = [args.output.with_name(path.name) for path in result.write(place["--output"])]
+        written += [path for flag, path in outputs.items() if flag in ("--measurements", "--preview")]
+        rows = measure_all(result) if args.measurements or args.preview else []
         if "--measurements" in place:
-            from ..results.measurement import measure_all, write_measurements
+            write_measurements(rows, place["--measurements"], **arguments.table_shape(args))
+        if "--preview" in place:
+            from ..results.preview import render_preview
 
-            write_measurements(measure_all(result), place["--measurements"])
-            written.append(args.measurements)
+            assert image is not None  # `_outputs`
+            render_preview(image, result, place["--preview"], title=args.output.name, rows=rows)
         summary = {"input": str(args.input), **result.to_document(), "written": [str(path) for path in written]}
         if "--json" in place:
             write_json(place["--json"], summary)

@@ -81,7 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for flag, suffixes, metavar, words in (
         ("--preview", (".png",), "PNG", "a picture of the result"),
-        ("--measurements", (".csv", ".json"), "FILE", "a table of volumes, heights, angles …: .csv, .json"),
         ("--report", (".html", ".pdf"), "FILE", "a report with the picture and the measurements: .html, .pdf"),
         ("--dicom-seg", (".dcm",), "DCM", "a DICOM segmentation object, for a DICOM image"),
         ("--uncertainty", IMAGE_SUFFIXES, "FILE",
@@ -95,9 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=metavar,
             help=f"write {words}; without a name, beside the segmentation",
         )
-    parser.add_argument(
-        "--measurements-all", action="store_true", help="with --measurements: every column, coordinates too"
-    )
+    arguments.add_measurements(parser, nargs="?", const=BESIDE)
     parser.add_argument(
         "--patient", action="store_true", help="with --report: show the patient's name, ID and birth date of the DICOM"
     )
@@ -125,9 +122,7 @@ def plan(args: argparse.Namespace, images: Sequence[Path], *, many: bool) -> lis
     Raises:
         ConfigError, OutputError: flags contradict each other, or two images would have the same file.
     """
-    for flag, needed in (("--measurements-all", "--measurements"), ("--patient", "--report")):
-        if getattr(args, flag[2:].replace("-", "_")) and getattr(args, needed[2:]) is None:
-            raise ConfigError(f"{flag} says what {needed} writes.", f"Use {needed} with it.")
+    arguments.check_company(args, ("--measurements-all", "--measurements"), ("--patient", "--report"))
     if many:
         _check_many(args)
         if args.output is not None and os.path.lexists(args.output) and not os.path.isdir(args.output):
@@ -271,7 +266,7 @@ def write_files(
 
             render_preview(image, result, place["--preview"], title=work.image.name, rows=rows)
         if "--measurements" in place:
-            write_measurements(rows, place["--measurements"], columns(args))
+            write_measurements(rows, place["--measurements"], **arguments.table_shape(args))
         if "--report" in place:
             from ..results.report import write_report
 
@@ -287,10 +282,3 @@ def write_files(
         if "--json" in place:
             write_json(place["--json"], {**summary, "written": names})
     return names
-
-
-def columns(args: argparse.Namespace) -> tuple[str, ...]:
-    """Of the table of measurements."""
-    from ..results.measurement import COLUMNS, SHORT_COLUMNS
-
-    return COLUMNS if args.measurements_all else SHORT_COLUMNS

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Cancelled, ConfigError, ImageError, OutputError, PathError, SpineSegAIError
 from ..files import atomic_write, check_writable, jsonable, parse_json, read_text, write_csv_rows, write_json
 from ..methods.catalog import method_info
-from . import segment, segment_files
+from . import arguments, segment, segment_files
 from .arguments import STDOUT
 from .segment_files import RESULTS, Work
 from .terminal import print_json, print_written, progress_bar
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace, works: Sequence[Work]) -> None:
     Raises:
         SpineSegAIError: what is asked for cannot be done with any image; or, after all are done, some failed.
     """
+    from ..results.segmentation import FORMAT
+
     info = segment.find_model(args)
     hints = segment.find_hints(args, method_info(info.method), info.scheme)
     done = [not args.overwrite and all(path.exists() for path in work.outputs.values()) for work in works]
@@ -57,11 +59,12 @@ def run(args: argparse.Namespace, works: Sequence[Work]) -> None:
             if not args.quiet:
                 print(f"[{number}/{len(todo)}] {_in_words(result)}", file=sys.stderr, flush=True)
     finally:  # an interruption too leaves the tables of what is done
-        _write_tables(args, results, measured)
+        counts = {status: sum(r["status"] == status for r in results) for status in ("done", "skipped", "failed")}
+        document = jsonable({"format": FORMAT, "checkpoint": info.name, **counts, "results": results})
+        _write_tables(args, results, measured, document)
     failed = [result for result in results if result["status"] == "failed"]
-    counts = {status: sum(r["status"] == status for r in results) for status in ("done", "skipped", "failed")}
     if args.json == STDOUT:
-        print_json(jsonable({"checkpoint": info.name, **counts, "results": results}))
+        print_json(document)
     elif not args.quiet:
         print(", ".join(f"{count} {status}" for status, count in counts.items()))
         print_written(path for path in _tables(args) if path.exists())
@@ -208,7 +211,12 @@ def _in_words(result: Result) -> str:
     )
 
 
-def _write_tables(args: argparse.Namespace, results: Sequence[Result], measured: Sequence[dict[str, Any]]) -> None:
+def _write_tables(
+    args: argparse.Namespace,
+    results: Sequence[Result],
+    measured: Sequence[dict[str, Any]],
+    document: dict[str, Any],
+) -> None:
     from ..results.measurement import write_measurements
 
     if args.output:
@@ -219,7 +227,9 @@ def _write_tables(args: argparse.Namespace, results: Sequence[Result], measured:
             text = "".join(json.dumps(jsonable(r), ensure_ascii=False) + "\n" for r in results)
             other.write_text(text, encoding="utf-8")
     if isinstance(args.measurements, Path):
-        write_measurements(measured, args.measurements, ("image", *segment_files.columns(args)))
+        shape = arguments.table_shape(args)
+        shape["columns"] = ("image", *shape["columns"])
+        write_measurements(measured, args.measurements, **shape)
     if isinstance(args.json, Path):
         with atomic_write(args.json) as (place,):
-            write_json(place, jsonable(results))
+            write_json(place, document)

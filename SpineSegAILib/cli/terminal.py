@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,29 +48,21 @@ def print_note(sentence: str, file: TextIO | None = None) -> None:
     print(f"note: {sentence}", file=file or sys.stderr)
 
 
-@contextmanager
-def progress_bar(quiet: bool, lines: bool = False, *, by_item: bool = False) -> Iterator[Progress]:
-    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report.
+def print_line(line: str) -> None:
+    """Prints what has been done so far, above a bar if there is one."""
+    from tqdm import tqdm
 
-    Args:
-        by_item: where it is not a terminal, print a line as each item begins: what a message has before its colon.
-    """
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+@contextmanager
+def progress_bar(quiet: bool, lines: bool = False) -> Iterator[Progress]:
+    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report."""
     if lines:
         yield lambda fraction, message: print(
             json.dumps({"progress": round(fraction, 4), "message": message}), file=sys.stderr, flush=True
         )
-        return
-    if by_item and not quiet and not sys.stderr.isatty():
-        current = ""
-
-        def say(fraction: float, message: str) -> None:
-            nonlocal current
-            item = message.partition(":")[0]
-            if item != current:
-                current = item
-                print(f"{fraction:4.0%} {item}", file=sys.stderr, flush=True)
-
-        yield say
         return
     from tqdm import tqdm
 
@@ -85,25 +78,55 @@ def progress_bar(quiet: bool, lines: bool = False, *, by_item: bool = False) -> 
 
 
 @contextmanager
-def training_progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+def training_progress(quiet: bool, run: RunDirectory) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar for the steps of a training run (lines, where that is not a terminal), a line for each other event."""
-    from tqdm import tqdm
+    from ..training.launcher import EventReader, status
 
-    with tqdm(unit="step", file=sys.stderr, disable=True if quiet else None) as bar:
+    started = time.monotonic()
+    reader = EventReader(run)
+    with progress_bar(quiet) as show:
 
         def report(event: dict[str, Any]) -> None:
-            if event["event"] == "step" and bar.disable and not quiet:  # into a file: lines instead of a bar
-                loss, speed = event["losses"]["total"], event["steps_per_second"]
-                print(f"step {event['step']}: loss {loss:.3f}, {speed:.2f} steps/s", file=sys.stderr, flush=True)
-            elif event["event"] == "step":
-                bar.set_postfix_str(f"loss {event['losses']['total']:.3f}", refresh=False)
-                bar.update(event["step"] - bar.n)
-            elif not quiet:
-                rest = {k: v for k, v in event.items() if k not in ("event", "elapsed")}
-                words = ", ".join(f"{k} {v}" for k, v in {**rest.pop("scores", {}), **rest}.items())
-                tqdm.write(f"{event['event']}: {words}", file=sys.stderr)
+            if quiet:
+                return
+            if event["event"] == "step":
+                now = status(run.folder, reader.events())
+                left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
+                words = f"step {now.step} of {now.steps}: loss {event['losses']['total']:.3f}{left}"
+                if sys.stderr.isatty():
+                    show(now.progress, words)
+                else:
+                    print_line(words)
+            else:
+                print_line(_in_words(event, time.monotonic() - started))
 
         yield report
+
+
+def duration(seconds: float) -> str:
+    """For a reader: ``"40 s"``, ``"25 min"``, ``"3 h 20 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _in_words(event: dict[str, Any], seconds: float) -> str:
+    """An event of a training run, but for steps, as a line.
+
+    Args:
+        seconds: since this process began with the run.
+    """
+    kind, step = event["event"], event.get("step", 0)
+    if kind == "validation":
+        where = f"step {step}" if step else "the start"
+        scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event["scores"].items())
+        return f"validation of {where}: {scores}"
+    if kind == "resume":
+        return f"goes on at step {step}" if step else "goes on from the beginning"
+    if kind in ("finished", "stopped"):
+        return f"{kind} at step {step}; it took {duration(seconds)} with preparation and validation"
+    return str(event.get("message", kind))
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -153,11 +176,12 @@ def stop_on_interrupt(run: RunDirectory, to_resume: str) -> Iterator[None]:
     asked = False
     main_process = os.getpid()
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, _: object) -> None:
         nonlocal asked
         if os.getpid() != main_process:  # a data loader's copy of this: the terminal signals all, one of them acts
             return
-        if asked or not run.folder.is_dir():
+        # Who ends a group of processes, as `timeout` and `torchrun` do, may signal twice.
+        if not run.folder.is_dir() or (asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         asked = True
         run.request_stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -133,10 +134,16 @@ def run(args: argparse.Namespace) -> None:
     run = RunDirectory(args.output)
     quiet = args.quiet or os.environ.get("RANK", "0") != "0"  # of several processes, the first one speaks
     resume = f"resume with --resume --output {args.output}"
-    with stop_on_interrupt(run, resume), training_progress(quiet) as report:
+    with stop_on_interrupt(run, resume), training_progress(quiet, run) as report:
         run_training(TrainingRequest(config, args.output, args.resume, args.device, args.cache, report))
     if not quiet:
-        print_written(path for path in (run.best, run.last) if path.exists())
+        written = [path for path in (run.best, run.last) if path.exists()]
+        print_written(written)
+        if written[0] == run.best and _is_its_start(run.best):
+            print_note(
+                f"No step was better than the checkpoint that it started from: {run.best} is that one.", sys.stdout
+            )
+        _print_how_to_use(written[0])
 
 
 def _run_recipe(args: argparse.Namespace) -> None:
@@ -164,7 +171,8 @@ def _run_recipe(args: argparse.Namespace) -> None:
 
     def train(request: TrainingRequest) -> None:
         resume = "run the same command again to resume"
-        with stop_on_interrupt(RunDirectory(request.output), resume), training_progress(quiet) as report:
+        run = RunDirectory(request.output)
+        with stop_on_interrupt(run, resume), training_progress(quiet, run) as report:
             run_training(replace(request, report=report))
 
     def say(event: dict[str, Any]) -> None:
@@ -177,6 +185,17 @@ def _run_recipe(args: argparse.Namespace) -> None:
     path = run_recipe(request)
     if not quiet:
         print_written([path])
+        _print_how_to_use(path)
+
+
+def _is_its_start(checkpoint: Path) -> bool:
+    from ..checkpoints import read_header
+
+    return read_header(checkpoint).metadata["training"]["steps"] == 0
+
+
+def _print_how_to_use(checkpoint: Path) -> None:
+    print(f"to use it: spinesegai segment IMAGE --model {shlex.quote(str(checkpoint))}")
 
 
 def _check_resume(args: argparse.Namespace) -> None:

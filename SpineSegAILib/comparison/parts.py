@@ -19,12 +19,12 @@ from ..errors import ConfigError
 from ..evaluation import evaluate_dataset
 from ..evaluation.dataset import Segmenter
 from ..evaluation.worst import WorstCases
+from ..files import checksum
 from ..inference import Predictor
 from ..methods.catalog import make_config, method_info
 from ..training.config import AugmentationConfig, TrainingConfig, configure, fill_in, flatten
 from ..training.request import TrainingRequest
 from ..training.run import RunDirectory
-from ..training.snapshot import checksum
 from ..training.trainer import run_training
 from .config import ComparisonConfig, Entry
 from .folds import Fold
@@ -335,7 +335,7 @@ def file_digest(path: Path) -> str:
         ConfigError: there is none.
     """
     if path.is_dir():
-        return checksum(path)[:10]
+        return checksum(path, ConfigError)[:10]
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -347,7 +347,7 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)  # every row asks for the same few, which may be large
 def _file_digest(path: Path, size: int, changed: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    return checksum(path, ConfigError)[:10]
 
 
 def digest(*settings: Any) -> str:

@@ -29,6 +29,7 @@ MAIN = {
 COMPARED = ("dice", "matched_dice", "hd95_mm")
 """What paired differences are made of."""
 
+REHEARSAL = "A rehearsal: tiny networks after two steps. These figures mean nothing."
 _GROUPS = {"vertebrae": "vertebrae", "discs": "discs"}
 
 
@@ -235,11 +236,21 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(header), "|" + "---|" * len(header), *map(line, rows)]
 
 
+def short_tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """(title, rows with the heading first) for a terminal, which is narrow; all figures are in the files."""
+    made = []
+    for variant, part in found["variants"].items():
+        header, lines = _main(part["rows"])
+        columns = [0, *(header.index(title) for title in ("Dice", "95 %", "HD95 mm", "ident.", "n", "missed"))]
+        made.append((variant, [[row[column] for column in columns] for row in (header, *lines)]))
+    return made
+
+
 def document_page(found: Mapping[str, Any]) -> str:
     """The tables as one HTML file, with plots."""
     parts: list[page.Block | None] = []
     if found["rehearsal"]:
-        parts.append(page.note("A rehearsal: tiny networks after two steps. These figures mean nothing.", alert=True))
+        parts.append(page.note(REHEARSAL, alert=True))
     plotted = next(iter(found["variants"].values()))["rows"]
     bars = [(r["name"], r["figures"]["Dice"], r["interval"]) for r in plotted if r["figures"]["Dice"] is not None]
     if bars:
@@ -274,7 +285,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         else "",
     ]
     if found["rehearsal"]:
-        told.insert(0, "A rehearsal: tiny networks after two steps. These figures mean nothing.")
+        told.insert(0, REHEARSAL)
     if found["missing"]:
         told.append(f"Not done yet: {', '.join(found['missing'])}.")
     rows = next(iter(found["variants"].values()))["rows"]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import SimpleITK as sitk
 
 from .. import __version__
-from ..anatomy import Extent, LabelScheme
+from ..anatomy import STRUCTURES, Extent, LabelScheme
 from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
 from ..errors import Cancelled, DatasetError, DeviceError, HintError, ImageError
+from ..files import checksum
 from ..hints import Hints
 from ..imaging import read_geometry
 from ..results import Segmentation
 from .measurements import compare_measurements
 from .scores import CaseReport, evaluate_case
-from .summary import summarize
+from .summary import case_document, summarize
 from .variants import cut_ids, make_variant, require_variant
 
 _SAMPLE_SECONDS = 0.02
@@ -62,12 +65,16 @@ class Seen:
         reference: its structure ids.
         prediction: the result; None where none could be made.
         report: its scores.
+        number: place among all copies of all cases, from 1.
+        total: how many there are.
     """
 
     image: sitk.Image
     reference: sitk.Image
     prediction: Segmentation | None
     report: CaseReport
+    number: int = 1
+    total: int = 1
 
 
 def evaluate_dataset(
@@ -84,6 +91,7 @@ def evaluate_dataset(
     grid: int | None = None,
     watch: Callable[[Seen], None] | None = None,
     limit: int | None = None,
+    kept: MutableMapping[str, Any] | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
@@ -104,8 +112,10 @@ def evaluate_dataset(
         hints: what a user would say of a case; the report says where that comes from.
         trained_on: names of the cases that the method learnt from; the report says which of them it scored.
         grid: of distances in pixels, see `evaluate_case`; the report says so.
-        watch: shown each case and its result, as `worst.WorstCases` wants them.
+        watch: shown each case that is segmented and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
+        kept: what an earlier call found, with the same arguments but for the data, by `case_key`; these cases are not
+            segmented again. What this one finds is added, but for failures.
         progress: called with a fraction and a sentence.
         cancelled: asked between cases.
 
@@ -130,8 +140,14 @@ def evaluate_dataset(
             refuse_other_grid(image_grid, label_grid, case)
     reports: dict[str, list[CaseReport]] = {variant: [] for variant in variants}
     for number, case in enumerate(cases):
-        image, label, unusable = _read(case)
+        keys = {} if kept is None else {variant: case_key(case, variant) for variant in variants}
+        before = {variant: kept[key] for variant, key in keys.items() if kept is not None and key in kept}
+        if len(before) < len(variants):
+            image, label, unusable = _read(case)
         for turn, variant in enumerate(variants):
+            if variant in before:
+                reports[variant].append(CaseReport.from_document(before[variant]))
+                continue
             if cancelled is not None and cancelled():
                 raise Cancelled("The evaluation was cancelled.")
             if progress is not None:
@@ -139,8 +155,11 @@ def evaluate_dataset(
                 progress(done, f"{case.name}, {variant}")
             seen = _evaluate_variant(case, image, label, variant, predictor, options, label_leak, hints, unusable, grid)
             reports[variant].append(seen.report)
+            if kept is not None and not seen.report.failure:
+                kept[keys[variant]] = case_document(seen.report)
             if watch is not None:
-                watch(seen)
+                place = number * len(variants) + turn + 1
+                watch(replace(seen, number=place, total=len(cases) * len(variants)))
     if progress is not None:
         progress(1.0, "done")
     return {
@@ -156,6 +175,15 @@ def evaluate_dataset(
         **({"left_out": f"{left_out} cases of the split were not looked at."} if left_out else {}),
         "variants": {variant: summarize(found) for variant, found in reports.items()},
     }
+
+
+def case_key(case: Case, variant: str) -> str:
+    """What tells one copy of a case, with what its files hold, from all others."""
+    files = [checksum(path, DatasetError) for path in (case.image, case.label, case.label_whole) if path is not None]
+    values = {value: STRUCTURES[sid].name if sid else "" for value, sid in (case.label_values or {}).items()}
+    annotated = [(sid, STRUCTURES[sid].name) for sid in case.annotated]  # numbers of a reader's own ones may differ
+    known = [case.name, case.source, case.patient, annotated, sorted(values.items()), variant]
+    return hashlib.sha256(json.dumps([*files, *known]).encode()).hexdigest()
 
 
 def _labelled(datasets: Sequence[str | Path], split: str) -> tuple[list[Case], list[Extent | None]]:

@@ -13,7 +13,7 @@ from scipy import optimize
 from ..datasets.manifest import Case, read_case
 from ..errors import DatasetError
 from ..inference import Predictor
-from ..inference.quality import DEFAULT_QUALITY, FEATURES, KIND_FEATURES, QualityModel, describe
+from ..inference.quality import FEATURES, KIND_FEATURES, QUALITY_PRIOR, QualityModel, describe
 from ..results import Segmentation
 from ..results.quality import GOOD_DICE, cut_by_border
 from .scores import evaluate_case
@@ -42,8 +42,9 @@ def fit_quality(
     variants: Sequence[str] = VARIANTS,
     options: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> QualityModel:
-    """The quality model of a checkpoint, from cases that it was not trained on and their damaged copies.
+) -> QualityModel | None:
+    """The quality model of a checkpoint, from cases that it was not trained on and their damaged copies; None if it
+    found no outline in them.
 
     Args:
         options: run-time options of the method.
@@ -63,8 +64,8 @@ def fit_quality(
             report(f"{case.name}, {variant}: {len(found)} outlines, {poor} poor")
             seen += found
     if not seen:
-        report("no outline was found: the quality model stays the default")
-        return DEFAULT_QUALITY
+        report("no outline was found: the checkpoint tells no outline quality")
+        return None
     model = fit(seen)
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in model.weights.items())
     report(f"{len(seen)} outlines: bias {model.bias:.2f}, {weights}")
@@ -91,7 +92,7 @@ def _outlines(
     ]
 
 
-def fit(outlines: Iterable[Outline], start: QualityModel = DEFAULT_QUALITY) -> QualityModel:
+def fit(outlines: Iterable[Outline], start: QualityModel = QUALITY_PRIOR) -> QualityModel:
     """The likeliest logistic function of the features, near the weights of `start` where the outlines say little.
 
     What speaks against an outline never counts in its favor.

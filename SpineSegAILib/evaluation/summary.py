@@ -45,7 +45,7 @@ def summarize(reports: Sequence[CaseReport]) -> dict[str, Any]:
         "seconds": mean([r.seconds for r in reports]),
         "peak_mb": max((r.peak_mb for r in reports if r.peak_mb is not None), default=None),
         "device_peak_mb": max((r.device_peak_mb for r in reports if r.device_peak_mb is not None), default=None),
-        "cases": [_case(r) for r in reports],
+        "cases": [case_document(r) for r in reports],
     }
 
 
@@ -65,7 +65,8 @@ def merge_reports(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _case(report: CaseReport) -> dict[str, Any]:
+def case_document(report: CaseReport) -> dict[str, Any]:
+    """A case as reports have it; `CaseReport.from_document` reads it."""
     derived = {"levels_right": report.levels_right, "identification_rate": report.identification_rate}
     return jsonable({**asdict(report), **derived})
 

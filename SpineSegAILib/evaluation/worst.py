@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..anatomy import SCHEMES
 from ..results import Segmentation
 from ..results.preview import draw_preview
 from .dataset import Seen
+from .scores import CaseReport
 from .summary import mean
 
 _DPI = 62  # a preview of 1500 × 1100 points then takes about 80 kB
@@ -45,10 +48,20 @@ class WorstCases:
         self._kept: list[tuple[float, Seen]] = []
 
     def __call__(self, seen: Seen) -> None:
-        dice = mean([s.dice for s in seen.report.structures])
-        if dice is None or seen.report.variant != self.variant:
+        dice = self._dice(seen.report)
+        if dice is None:
             return
         self._kept = sorted([*self._kept, (dice, seen)], key=lambda kept: kept[0])[: self.count]
+
+    def among(self, kept: Mapping[str, Any]) -> list[str]:
+        """Keys of the worst of these case documents: to be drawn, they have to be segmented again."""
+        scored = [(self._dice(CaseReport.from_document(found)), key) for key, found in kept.items()]
+        return [key for _, key in sorted((dice, key) for dice, key in scored if dice is not None)[: self.count]]
+
+    def _dice(self, report: CaseReport) -> float | None:
+        if report.variant != self.variant:
+            return None
+        return mean([s.dice for s in report.structures])
 
     def drawn(self) -> list[WorstCase]:
         """Their pictures, the worst case first."""

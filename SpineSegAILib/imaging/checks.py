@@ -100,6 +100,12 @@ def plausibility_warnings(
                 "The image shows left and right alike, as axial and coronal ones do: if it is not sagittal, its result "
                 "means nothing. Choose a sagittal series."
             )
+        if told == PICTURE and not found:  # one real film in five does not look like one
+            there = models("XR") if models is not None else ()
+            result.append(
+                "A picture does not tell what it is of, and the checkpoint was trained on MR. If it is a radiograph, "
+                f"choose a checkpoint for radiographs{': ' + ', '.join(there) if there else ', if there is one'}."
+            )
     values = sitk.GetArrayViewFromImage(image)
     if not found and trained_on == "XR" and 1 in values.shape and seems_slice(values):
         found = "MR"

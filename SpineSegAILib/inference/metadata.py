@@ -13,7 +13,7 @@ from ..errors import SpineSegAIError, problems
 from ..imaging import Preprocessing
 from ..methods.config import MethodConfig
 from .calibration import Calibration
-from .quality import DEFAULT_QUALITY, QualityModel
+from .quality import QualityModel
 
 _FINEST_MM = 0.05  # pixels of a network's input: finer ones need more memory than there is
 _LARGEST_PATCH = 2**26  # voxels; those of published networks have some millions
@@ -41,7 +41,7 @@ class Metadata(BaseModel):
     method: MethodConfig
     preprocessing: Preprocessing
     calibration: Calibration = Calibration()
-    outline_quality: QualityModel = DEFAULT_QUALITY
+    outline_quality: QualityModel | None = None
     patch: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = ()
     unvalidated: tuple[str, ...] = ()
     training: Training = Training()

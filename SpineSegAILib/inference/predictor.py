@@ -28,7 +28,7 @@ from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
 from .doubts import doubts, not_told
 from .metadata import read_metadata
-from .quality import outline_quality
+from .quality import NOT_FITTED, outline_quality
 from .restore import around_locked, labels_on_source, restricted
 from .second_look import SMALL, Look, as_found, better_turn, is_large, small_size
 from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, stop_if
@@ -204,7 +204,9 @@ class Predictor:
             keypoints=_points_by_level(evidence, levels, volume, hints),
             scale_known=scale_is_known(image),
         )
-        if levels is not None:
+        if levels is not None and self.quality_model is None:
+            result.warnings.append(NOT_FITTED)
+        elif levels is not None and self.quality_model is not None:
             with clock("quality"):
                 report(0.98, "Judging the outlines")
                 quality = outline_quality(self.quality_model, evidence, levels, volume, result)

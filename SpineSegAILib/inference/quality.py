@@ -58,14 +58,16 @@ class QualityModel(BaseModel):
         return float(1 / (1 + np.exp(-np.clip(odds, -50, 50))))
 
 
-DEFAULT_QUALITY = QualityModel(
+QUALITY_PRIOR = QualityModel(
     bias=5.26,
     weights={
         "unsure": -0.6, "slices": -1.15, "edge": 0.0, "size": -1.42, "ragged": -0.56, "disc": -3.52, "canal": -1.61,
     },
 )  # fmt: skip
-"""For checkpoints that bring none of their own: fitted on 700 outlines of two residual-encoder U-Nets in 60 cases and
-their copies with other contrasts, of which 102 were poor. The edge's contrast said nothing there."""
+"""Where a fit starts, and near which it stays where its outlines say little: fitted on 700 outlines of two
+residual-encoder U-Nets in 60 cases and their copies with other contrasts, of which 102 were poor. The edge's contrast
+said nothing there. Of other networks it says nothing: a checkpoint without a fit of its own tells no quality."""
+NOT_FITTED = "No outline quality is given: it has not been fitted for this model."
 
 
 def outline_quality(

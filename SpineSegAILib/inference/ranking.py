@@ -12,8 +12,8 @@ A network can be wrong and sure. So this is an order in which to look, not a mea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from ..anatomy import Kind
 from ..consistency import LevelResult
-from ..errors import Cancelled, SpineSegAIError
+from ..errors import Cancelled, ImageError, SpineSegAIError
 from ..evidence import Evidence
-from ..files import atomic_write, write_csv_rows
+from ..files import atomic_write, checksum, write_csv_rows
 from ..imaging import CanonicalVolume, read_image
 
 if TYPE_CHECKING:
@@ -88,19 +88,40 @@ class Scores:
         return {"image": str(self.path), **rounded, "sequence": self.sequence, "reason": self.reason}
 
 
-def rank(images: Sequence[Path], predictor: Predictor, progress: Progress | None = None) -> list[Scores]:
-    """Images, the least certain first; those that cannot be segmented come last, with the reason."""
+def rank(
+    images: Sequence[Path],
+    predictor: Predictor,
+    progress: Progress | None = None,
+    *,
+    kept: MutableMapping[str, Any] | None = None,
+    watch: Callable[[Scores], None] | None = None,
+) -> list[Scores]:
+    """Images, the least certain first; those that cannot be segmented come last, with the reason.
+
+    Args:
+        kept: what an earlier call with the same predictor found, by checksum; these images are not segmented again.
+            What this one finds is added, but for failures.
+        watch: shown the scores of each image, in the order of `images`.
+    """
     report = progress or (lambda fraction, message: None)
     found = []
     for number, path in enumerate(images):
         part = lambda f, m, n=number, p=path: report((n + f) / len(images), f"{p.name}: {m}")  # noqa: E731
         part(0.0, "reading")
         try:
-            found.append(score(read_image(path), predictor, path=path, progress=part))
+            key = "" if kept is None else checksum(path, ImageError)
+            if kept is not None and key in kept:
+                found.append(Scores(path, **kept[key]))
+            else:
+                found.append(score(read_image(path), predictor, path=path, progress=part))
+                if kept is not None:
+                    kept[key] = {name: value for name, value in asdict(found[-1]).items() if name != "path"}
         except Cancelled:
             raise
         except SpineSegAIError as error:
             found.append(Scores(path, reason=error.message))
+        if watch is not None:
+            watch(found[-1])
     report(1.0, "Done")
     return sorted(found, key=lambda s: -math.inf if s.uncertainty is None else s.uncertainty, reverse=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +40,19 @@ def check_dicom_seg(source: str | Path) -> list[File]:
         the files of its series.
 
     Raises:
-        OutputError: the image is not a DICOM series of slices.
+        OutputError: the image is not a DICOM series of slices, or its files lack identifiers.
         ImageError: it cannot be read.
         MissingPackageError: highdicom is not installed.
     """
-    try:
-        import highdicom  # noqa: F401
-    except ImportError:
-        raise MissingPackageError(
-            "A DICOM segmentation needs the package highdicom.", "Install it: pip install 'spinesegai[dicom]'."
-        ) from None
     source = Path(source)
     if not dicom.is_series(source):
         raise OutputError(
             f"{source.name} is not DICOM: a DICOM segmentation refers to the images of its study.",
             "Segment the DICOM series, or write a .seg.nrrd or .nii.gz.",
+        )
+    if find_spec("highdicom") is None:
+        raise MissingPackageError(
+            "A DICOM segmentation needs the package highdicom.", "Install it: pip install 'spinesegai[dicom]'."
         )
     files = dicom.series(source)
     frames = [frame for file in files for frame in file.frames]
@@ -62,6 +61,8 @@ def check_dicom_seg(source: str | Path) -> list[File]:
             f"{source.name} does not tell where its slices lie, as a DICOM segmentation has to.",
             "Write a .seg.nrrd or .nii.gz.",
         )
+    for path in dict.fromkeys(file.path for file in files):
+        _header(path)
     return files
 
 
@@ -74,7 +75,7 @@ def write_dicom_seg(result: Segmentation, source: str | Path, path: str | Path) 
         path: ends with ``.dcm``.
 
     Raises:
-        OutputError: the source is not DICOM, is another series, lacks identifiers, or the file cannot be written.
+        OutputError: see `check_dicom_seg`; or the source is another series, or the file cannot be written.
         MissingPackageError: highdicom is not installed.
     """
     path = Path(path)
@@ -97,7 +98,7 @@ def _dicom_seg(result: Segmentation, files: Sequence[File]) -> Any:
         slices = [slices[at] for at in np.argsort(index)]
         index.sort()
     step = round(result.labels.GetSpacing()[2], 6)
-    headers = [_header(path, step) for path in dict.fromkeys(file.path for file, _ in slices)]
+    headers = [_completed(_header(path), step) for path in dict.fromkeys(file.path for file, _ in slices)]
     present = result.present
     values = sitk.GetArrayFromImage(result.labels)[index]
     numbers = np.zeros(max(present, default=0) + 1, np.uint8)
@@ -142,9 +143,8 @@ def _other_series(path: Path) -> OutputError:
     return OutputError(f"The segmentation is not of the series of {path}.", "Give the series that was segmented.")
 
 
-def _header(path: Path, step: float) -> Dataset:
-    """A file's header. Optional parts that it lacks are blank; the distance of its slices is `step` (mm), as they lie:
-    what headers say of it is often wrong.
+def _header(path: Path) -> Dataset:
+    """A file's header.
 
     Raises:
         OutputError: it lacks what a segmentation has to refer to.
@@ -158,6 +158,12 @@ def _header(path: Path, step: float) -> Dataset:
             f"{path.name} lacks {', '.join(missing)}, which a DICOM segmentation refers to.",
             "Export the series again with its identifiers; anonymization may replace but not remove them.",
         )
+    return header
+
+
+def _completed(header: Dataset, step: float) -> Dataset:
+    """The header with blanks for optional parts that it lacks; the distance of its slices is `step` (mm), as they lie:
+    what headers say of it is often wrong."""
     for keyword in _MAY_BE_BLANK:
         if keyword not in header:
             setattr(header, keyword, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .column import Column
-from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS, measure_all
+from .measurement import MEASUREMENTS, SPINE_MEASUREMENTS, decimals, measure_all
 from .segmentation import Segmentation
 
 NOTES = Column("notes", "Notes", "why a value is not given, and what is unusual")
@@ -42,5 +42,4 @@ def cell(key: str, value: Any) -> Any:
         return ""
     if not isinstance(value, float):
         return value
-    ratio = not EVERY[key].unit if key in EVERY else True
-    return f"{round(value, 2) + 0:.2f}" if ratio else f"{round(value, 1) + 0:.1f}"  # no minus zero
+    return f"{round(value, decimals(key)) + 0:.{decimals(key)}f}"  # no minus zero

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from ..errors import ImageError, OutputError
 from ..files import IMAGE_SUFFIXES, parse_json, read_json, stem_and_suffix
 from ..imaging.headers import first_bytes, read_header
 from .files import HEADER_KEY, side_file
 from .measurement import COLUMNS
+from .measurement.export import MARK
 from .segmentation import FORMAT
 
-MARK = "SpineSegAI"
-"""Pictures, reports and DICOM files name their program near their start."""
 _START_BYTES = 2**14
+"""Pictures, reports and DICOM files name their program near their start."""
 
 
 def is_ours(path: Path) -> bool:
@@ -36,7 +37,14 @@ def is_ours(path: Path) -> bool:
     start = first_bytes(path, _START_BYTES).decode("utf-8", "replace")
     if suffix == ".csv":
         return _is_table(start.partition("\n")[0].strip().split(","))
-    return MARK in start
+    return _is_spreadsheet(path) if suffix == ".xlsx" else MARK in start
+
+
+def _is_spreadsheet(path: Path) -> bool:
+    """Whether nobody else has saved it since: programs put in their user's name."""
+    with suppress(OSError, BadZipFile, KeyError), ZipFile(path) as book:
+        return f"<cp:lastModifiedBy>{MARK}</cp:lastModifiedBy>" in book.read("docProps/core.xml").decode("utf-8")
+    return False
 
 
 def _document(path: Path) -> Any:

@@ -29,6 +29,7 @@ _FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures look the same e
 _HEIGHT_INCH, _DPI = 7.2, 130
 _MARGIN_INCH, _HEADER_INCH = 0.28, 0.85
 _ASPECT_LIMITS = (0.2, 1.5)  # panels narrower or wider than this part of their height would waste the page
+_CAPTION_INCH = 1.2  # width of the longest title of a picture that may be narrower
 _ANTERIOR_MM, _POSTERIOR_MM = 75.0, 65.0  # shown before and behind what is labelled: vessels and skin
 _ASIDE_MM = 60.0  # shown beside it
 
@@ -110,19 +111,21 @@ def draw_preview(
     low, high = _window(views[0])
     panels = [(views[0], False), *((view, True) for view in views)]
     height, dpi = (_HEIGHT_INCH, _DPI) if framed else (4.4, 210)  # smaller, so that text can be read on a page
-    widths = [height * float(np.clip(v.size_mm[1] / v.size_mm[0], *_ASPECT_LIMITS)) for v, _ in panels]
+    aspects = [view.size_mm[1] / view.size_mm[0] for view, _ in panels]
+    widths = [max(height * float(np.clip(aspect, *_ASPECT_LIMITS)), _CAPTION_INCH) for aspect in aspects]
+    narrow = [height * aspect < _CAPTION_INCH for aspect in aspects]  # stacks of the middle of the spine alone
     notes = _notes(segmentation, rows, columns=int(sum(widths) * 12)) if framed else []
     header, footer = (_HEADER_INCH, 0.38 + 0.19 * len(notes)) if framed else (0.4, 0.1)
     total = (sum(widths) + _MARGIN_INCH * (len(widths) + 1), height + header + footer)
     figure = Figure(figsize=total, dpi=dpi, facecolor=_BACKGROUND)
     left = _MARGIN_INCH
     names = _names(segmentation)
-    for (view, overlaid), width in zip(panels, widths, strict=True):
+    for (view, overlaid), width, is_narrow in zip(panels, widths, narrow, strict=True):
         axes = figure.add_axes((left / total[0], footer / total[1], width / total[0], height / total[1]))
         _draw(axes, view, (low, high), names if overlaid else None)
         if not overlaid and segmentation.scale_known:
             _scale_bar(axes, view)
-        _caption(axes, view.title if not overlaid or view is not views[0] else "with labels")
+        _caption(axes, view.title if not overlaid or view is not views[0] else "with labels", is_narrow)
         left += width + _MARGIN_INCH
     if not framed:
         return figure
@@ -362,8 +365,11 @@ def _scale_bar(axes: Axes, view: _View) -> None:
     _write(axes, x, y - 0.008 * height, f"{length} mm", size=8, color=_TEXT, align="left", vertical="bottom")
 
 
-def _caption(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", color=_MUTED, fontsize=8.5, pad=5, family=_FONT)
+def _caption(axes: Axes, text: str, narrow: bool) -> None:
+    """The title; of a picture that is narrower than it, in the middle, and names may stand out at the sides."""
+    axes.set_title(text, loc="center" if narrow else "left", color=_MUTED, fontsize=8.5, pad=5, family=_FONT)
+    for name in axes.texts if narrow else ():
+        name.set_clip_on(False)
 
 
 def _header(figure: Figure, segmentation: Segmentation, title: str, total: tuple[float, float]) -> None:

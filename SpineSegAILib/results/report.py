@@ -17,7 +17,7 @@ from ..anatomy import STRUCTURES, Kind
 from ..errors import ConfigError
 from ..files import atomic_write, check_suffix
 from ..imaging.study import study_of
-from .measurement import EVERY, SHORT_COLUMNS, SPINE_MEASUREMENTS
+from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS
 from .measurement_table import cell
 from .preview import draw_preview
 from .quality import LOW
@@ -62,7 +62,7 @@ class Report:
         spine: values of the spine as a whole, as sentences' ends: ``("Lordosis L1–S1", "52.1°")``.
         doubts: what is uncertain, and why.
         every: all structures of the table of measurements.
-        notes: the rows' notes: why a value is missing or unusual, by structure.
+        notes: why values are missing or unusual: names of the structures, and the note that they share.
         methods: title → how it is measured, of all that is shown.
     """
 
@@ -140,21 +140,19 @@ def make_report(
         for m in SPINE_MEASUREMENTS
         if len(vertebrae) > 1
     )
-    of_spine = [m.key for m in SPINE_MEASUREMENTS]
-    rest = [
-        c for c in SHORT_COLUMNS if c not in ("structure", "notes", "level_confidence", "outline_quality", *of_spine)
-    ]
+    rest = [m.key for m in MEASUREMENTS if not m.key.startswith("centroid")]
     every = _table("All measurements", structures, rest)
-    keys = [key for key in SHORT_COLUMNS if key in EVERY and any(row[key] is not None for row in rows)]
+    measured = [*rest, *(m.key for m in SPINE_MEASUREMENTS)]
+    keys = [key for key in measured if any(row[key] is not None for row in rows)]
     return Report(
         title=title or Path(source).absolute().name,
         about={**study, **_about(result)},
         picture=_picture(image, result),
-        tables=tuple(table for table in tables if table.rows),
+        tables=tuple(table for table in tables if table.rows and len(table.header) > 1),
         spine=shown,
         doubts=_doubts(result, structures),
         every=every,
-        notes=tuple((row["structure"], row["notes"]) for row in rows if row["notes"]),
+        notes=_notes(rows),
         methods=tuple((f"{EVERY[key].label}{_unit(key)}", EVERY[key].method) for key in keys),
     )
 
@@ -188,6 +186,15 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -
         marks = (" *" if row["unvalidated"] else "") + (" ¹" if row["notes"] else "")
         found.append((row["structure"] + marks, *(cell(key, row[key]) or "–" for key in keys)))
     return Table(title, ("", *heads), tuple(found))
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """The rows' notes, each once."""
+    of: dict[str, list[str]] = {}
+    for row in rows:
+        if row["notes"]:
+            of.setdefault(row["notes"], []).append(row["structure"])
+    return tuple((", ".join(names), note) for note, names in of.items())
 
 
 def _doubts(result: Segmentation, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

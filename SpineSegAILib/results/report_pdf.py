@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,28 @@ class _Pages:
 
     def text(self, text: str, *, size: float = 8, color: str = _INK, weight: str = "normal", hang: str = "  ") -> None:
         """Sentences over the whole width."""
-        columns = int(self.inside * 72 / (size * _CHARACTER))
         step = size * _LINE_HEIGHT / 72
-        for line in textwrap.wrap(text, columns, subsequent_indent=hang):
+        for line in _wrapped(text, self.inside, size, weight, hang):
             self.room_for(step)
             self.y -= step
             self._put(_MARGIN, self.y, line, size=size, color=color, weight=weight)
+
+    def section(self, title: str, texts: Sequence[str], *, size: float = 7, color: str = _MUTED) -> None:
+        """A heading and sentences in two columns, all on one page."""
+        gutter, step = 0.3, size * _LINE_HEIGHT / 72
+        width = (self.inside - gutter) / 2
+        blocks = [_wrapped(text, width, size) for text in texts]
+        half = sum(map(len, blocks)) / 2
+        columns: tuple[list[str], list[str]] = ([], [])
+        for block in blocks:
+            columns[len(columns[0]) >= half].extend(block)
+        self.room_for((max(map(len, columns)) + 2) * step + 0.1)
+        self.text(title, size=9.5, weight="bold")
+        top = self.y
+        for number, lines in enumerate(columns):
+            for row, line in enumerate(lines, start=1):
+                self._put(_MARGIN + number * (width + gutter), top - row * step, line, size=size, color=color)
+        self.y = top - step * max(map(len, columns))
 
     def gap(self, inches: float) -> None:
         self.y -= inches
@@ -129,6 +146,30 @@ class _Pages:
         )  # fmt: skip
 
 
+def _wrapped(text: str, inches: float, size: float, weight: str = "normal", hang: str = "  ") -> list[str]:
+    """Lines of a text that are no wider than this, all but the first one indented by `hang`."""
+    lines, line = [], ""
+    for word in text.split():
+        share = inches / _width(hang + word, size, weight)
+        for part in [word] if share >= 1 else textwrap.wrap(word, max(int(0.8 * share * len(word)), 1)):  # a file name
+            if line and _width(f"{line} {part}", size, weight) > inches:
+                lines.append(line)
+                line = hang + part
+            else:
+                line = f"{line} {part}" if line else part
+    return [*lines, line]
+
+
+@cache
+def _width(text: str, size: float, weight: str) -> float:
+    """Of a line, in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family=_FONT, size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
 def write_pdf(report: Report, path: Path) -> None:
     """Writes the report."""
     from matplotlib.backends.backend_pdf import PdfPages
@@ -159,9 +200,9 @@ def _first(report: Report) -> _Pages:
             pages.text(f"• {doubt}", color=_ALERT)
         pages.gap(0.06)
     if report.notes:
-        names = ", ".join(structure for structure, _ in report.notes)
-        pages.text(f"¹ Values are missing or unusual; the next page says why: {names}.", size=7.5, color=_MUTED)
-    pages.text("– not given. How each value is taken is on the next page.", size=7.5, color=_MUTED)
+        pages.text("¹ Values are missing or unusual; the next page says why.", size=7.5, color=_MUTED)
+    taken = " How each value is taken is on the next page." if report.methods else ""
+    pages.text(f"– not given.{taken}", size=7.5, color=_MUTED)
     return pages
 
 
@@ -175,7 +216,5 @@ def _all_rows(report: Report) -> _Pages:
             pages.text(f"{structure}: {note}", size=7.5)
         pages.gap(0.12)
     if report.methods:
-        pages.text("How the values are taken", size=9.5, weight="bold")
-        for title, method in report.methods:
-            pages.text(f"{title}: {method}.", size=7, color=_MUTED)
+        pages.section("How the values are taken", [f"{title}: {method}." for title, method in report.methods])
     return pages

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from ..anatomy import CUSTOM_IDS, STRUCTURES
 from ..datasets.manifest import Case, Manifest, read_manifest
 from ..errors import DatasetError, SpineSegAIError
-from ..files import read_json
+from ..files import checksum, read_json
 from .run import RunDirectory, read_saved, replace_json
 
 _SPLITS = ("training", "validation")
@@ -55,7 +55,7 @@ class Snapshot:
                     f"{path} is gone, and the run has no whole copy of it.",
                     "Put it back, or start a new run without it.",
                 )
-            if checksum(path) != self.checksums[str(path)]:
+            if checksum(path, DatasetError) != self.checksums[str(path)]:
                 raise DatasetError(
                     f"{path} has changed since the run began, and the run has no whole copy of what it was.",
                     "Put the old file back, or start a new run (--from its checkpoint).",
@@ -64,7 +64,9 @@ class Snapshot:
     def changes(self) -> list[Path]:
         """Files that are gone or hold something else than at the start."""
         paths = [path for split in _SPLITS for case in self.manifest.splits.get(split, ()) for path in _files(case)]
-        return [path for path in paths if not path.exists() or checksum(path) != self.checksums[str(path)]]
+        return [
+            path for path in paths if not path.exists() or checksum(path, DatasetError) != self.checksums[str(path)]
+        ]
 
 
 def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
@@ -85,7 +87,7 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
             for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
                 entry = entry if isinstance(entry, dict) else {}
                 result[split].append({**entry, **_explicit(case, mixed_in=number > 0)})
-                sums |= {str(path): checksum(path) for path in _files(case)}
+                sums |= {str(path): checksum(path, DatasetError) for path in _files(case)}
     for table in tables[1:]:
         custom = result.setdefault("custom", {})
         for name in table.get("custom", {}):
@@ -205,29 +207,6 @@ def _copy(source: Path, target: Path) -> None:
     part = target.with_name(f".{target.name}")
     shutil.copyfile(source, part)
     part.replace(target)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder with their names.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        for file in _contents(path):
-            if path.is_dir():
-                digest.update(str(file.relative_to(path)).encode() + b"\0")
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check the file.") from error
-    return digest.hexdigest()
-
-
-def _contents(path: Path) -> Iterator[Path]:
-    return (file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else iter([path])
 
 
 def _files(case: Case) -> list[Path]:

@@ -195,7 +195,8 @@ class _Trainer:
             if self.main:
                 replace_json(self.run.state / _START, {"validated": validated, "cases": cases})
             total = len(self.method.state_dict())
-            self._event("start", message=f"{taken} of {total} tensors from {self.config.start_from}")
+            part = "its weights are" if taken == total else f"{taken} of {total} tensors of its weights are"
+            self._event("start", message=f"{part} those of {self.config.start_from}")
         self.method.prepare_training(start)
 
     def _origin(self) -> dict[str, Tensor]:
@@ -241,7 +242,7 @@ class _Trainer:
             batch_sampler=sampler,
             num_workers=o.workers,
             collate_fn=partial(_collate, augment) if on_cpu else None,
-            worker_init_fn=_single_thread,
+            worker_init_fn=_alone,
             pin_memory=self.accelerator.device.type == "cuda",
         )
         model, optimizer = self.accelerator.prepare(_LossStep(self.method), self.optimizer)
@@ -252,6 +253,9 @@ class _Trainer:
             self._save()  # from now on a resume needs neither the starting checkpoint nor luck
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()
+        if self.step == 0 and self.config.start_from and self.best == -math.inf:
+            self._validate(validation)  # what is worse than this start is no better checkpoint
+            self._save()
         sums: dict[str, Tensor] = {}
         counted = 0
         with self.run.quiet():
@@ -564,6 +568,10 @@ def _collate(augment: Augmenter, items: list[dict[str, Any]]) -> Batch:
     return augment(default_collate(items), torch.device("cpu"))
 
 
-def _single_thread(worker: int) -> None:
+def _alone(worker: int) -> None:
+    """A data loader's process: with one thread, and out of reach of what ends a group of processes (Ctrl-C, `timeout`),
+    which is the trainer's to answer. It ends when the trainer does."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,8 +1,8 @@
 """Are wrong levels doubted? ``python Testing/Benchmarks/level_doubts.py DATA/lumbar_mr/dataset.json …``.
 
-Of each validation case whole and cropped copies are segmented: 20 to 50 % of the view off below, or above,
-or some of both. A copy is *wrong* where most of a reference structure (`MINIMUM_LEFT` of it in view) has another level's
-name. For each copy: the level confidence, and whether a warning doubts the levels. Then, for several limits of the
+Of each validation case whole and cropped copies are segmented: 20 to 50 % of the view off below, or above, or some of
+both. A copy is *wrong* where most of a reference structure (`MINIMUM_LEFT` of it in view) has another level's name.
+For each copy: the level confidence, and whether a warning doubts the levels. Then, for several limits of the
 confidence, how many of the wrong copies lie below it, and how many of the right ones.
 """
 

@@ -571,8 +571,9 @@ def trainable(dataset) -> Path:
 
 
 def test_train_then_segment(trainable, case, capsys):
-    assert run(*train_words(trainable, "--steps", "2", "--quiet")) == 0
+    assert run(*train_words(trainable, "--steps", "2")) == 0
     best = case / "run/best.safetensors"
+    assert f"to use it: spinesegai segment IMAGE --model {best}" in capsys.readouterr().out
     assert best.exists() and (case / "run/last.safetensors").exists()
     # Two steps find nothing or something wrong; either way all of it or nothing is there.
     code = segment(case, best)

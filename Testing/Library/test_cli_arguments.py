@@ -25,7 +25,9 @@ NEEDED = {
     "methods": "",
     "checkpoints": "",
     "text-bank": "--output b.safetensors",
+    "sample": "",
     "phantom": "--output b.nrrd",
+    "completion": "bash",
 }
 """The arguments that a command cannot do without."""
 
@@ -44,6 +46,7 @@ def checked_flags() -> list[tuple[str, str]]:
         for name in cli.COMMANDS
         for action in parser_of(name)._actions
         if action.type not in (None, Path)
+        and action.option_strings
         and action.nargs != "+"
         and action.option_strings != ["--counting"]  # which the library checks
         if (name, action.dest) != ("segment", "output")  # any name may be that of a folder
@@ -65,6 +68,7 @@ def test_a_command_is_one_module():
     modules = {p.stem for p in folder.glob("*.py")} - {
         "__init__",
         "arguments",
+        "kept",
         "terminal",
         "segment_files",
         "segment_many",
@@ -181,18 +185,3 @@ def test_a_syntax_error_shows_the_usage(words, said, capsys):
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: spinesegai") and said in err
-
-
-# --- long work speaks ---
-
-
-def test_into_a_file_each_item_is_a_line(capsys):
-    from SpineSegAILib.cli.terminal import progress_bar
-
-    with progress_bar(False, by_item=True) as report:
-        for fraction, message in ((0.0, "a: reading"), (0.2, "a: mirrored"), (0.5, "b: reading"), (1.0, "Done")):
-            report(fraction, message)
-    assert capsys.readouterr().err.splitlines() == ["  0% a", " 50% b", "100% Done"]
-    with progress_bar(True, by_item=True) as report:
-        report(0.0, "a: reading")
-    assert capsys.readouterr().err == ""

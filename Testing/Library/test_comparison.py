@@ -16,7 +16,7 @@ from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, s
 from SpineSegAILib.comparison.papers import PAPERS, figure
 from SpineSegAILib.comparison.parts import Work, training_of
 from SpineSegAILib.comparison.run import describe, plan, run_comparison
-from SpineSegAILib.comparison.tables import markdown, tabulate, write_tables
+from SpineSegAILib.comparison.tables import markdown, short_tables, tabulate, write_tables
 from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels
@@ -260,6 +260,9 @@ def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_p
     assert (dice["name"], dice["base"], dice["pairs"]) == ("Two", "U-Net", 1)
     assert {p.suffix for p in write_tables(table, tmp_path)} == {".json", ".csv", ".md", ".html"}
     assert "| U-Net |" in markdown(table)
+    ((variant, (header, first, second)),) = short_tables(table)
+    assert variant == "full" and header[:2] == ["", "Dice"] and [first[0], second[0]] == ["U-Net", "Two"]
+    assert first[1].startswith(f"{row['figures']['Dice']:.2f}") and len(header) == len(first) <= 8, "for a terminal"
 
 
 def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint, tmp_path):

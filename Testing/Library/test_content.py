@@ -164,12 +164,14 @@ def test_a_radiograph_without_a_header_is_told_by_its_values(tmp_path):
     assert not [note for note in plausibility_warnings(image, "XR") if "seems" in note]
 
 
-def test_a_picture_of_a_slice_of_mr_is_not_doubted(tmp_path, phantoms):
+def test_a_picture_of_a_slice_of_mr_is_not_called_a_film(tmp_path, phantoms):
     for contrast in MR:
         values = values_of(phantoms[contrast].image)[4]
         Image.fromarray((values / values.max() * 255).astype(np.uint8)).save(tmp_path / "slice.png")
-        said = plausibility_warnings(read_image(tmp_path / "slice.png"), "MR")
-        assert len(said) == 1 and "does not tell its scale" in said[0]
+        image = read_image(tmp_path / "slice.png")
+        scale, film = plausibility_warnings(image, "MR", lambda modality: {"XR": ["xray"]}[modality])
+        assert "does not tell its scale" in scale
+        assert film.endswith("If it is a radiograph, choose a checkpoint for radiographs: xray.")
 
 
 def test_a_slice_of_mr_is_no_radiograph(tmp_path):

@@ -35,9 +35,42 @@ def series(folder: Path, **told) -> Path:
     return classic(folder, FrameOfReferenceUID="1.2.9", StudyID="5", SeriesNumber=3, **told)
 
 
-@pytest.mark.parametrize("kind", ["classic", "one of its files", "enhanced"])
+def by_gdcm(folder: Path, **left_out) -> Path:
+    """39 oblique sagittal slices, as SimpleITK writes them through GDCM, from the patient's right to the left."""
+    folder.mkdir()
+    turned = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.05, 0.1, -0.08)
+    matrix = np.reshape(turned.GetMatrix(), (3, 3)) @ np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    volume = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 500, (39, 24, 20)).astype(np.int16))
+    volume.SetDirection(matrix.ravel().tolist())
+    volume.SetSpacing((1.25, 1.5, 2.2))
+    volume.SetOrigin((41.0, -83.25, 512.125))
+    d = volume.GetDirection()
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    for k in range(39):
+        place = volume.TransformIndexToPhysicalPoint((0, 0, k))
+        told = {
+            "0008|0060": "MR", "0008|0018": f"1.2.4.{k + 1}", "0020|000d": "1.2", "0020|000e": "1.2.3",
+            "0020|0052": "1.2.9", "0020|0013": str(39 - k), "0020|0032": "\\".join(f"{x:.6f}" for x in place),
+            "0020|0037": "\\".join(f"{d[at]:.6f}" for at in (0, 3, 6, 1, 4, 7)),
+        }  # fmt: skip
+        one = volume[:, :, k]
+        for tag in one.GetMetaDataKeys():
+            one.EraseMetaData(tag)
+        for tag, value in told.items():
+            one.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{(7 * k) % 39:02d}.dcm"))  # names in no order
+        writer.Execute(one)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["classic", "one of its files", "enhanced", "by GDCM"])
 def test_another_reader_finds_the_same_voxels(tmp_path, kind):
-    if kind == "enhanced":
+    if kind == "by GDCM":
+        source = by_gdcm(tmp_path / "series")
+        assert read_image(source).GetSize() == (20, 24, 39)
+    elif kind == "enhanced":
         source = enhanced(tmp_path / "a.dcm", VOXELS[::-1], PLACES[::-1])
         header = pydicom.dcmread(source)
         header.FrameOfReferenceUID = "1.2.9"
@@ -111,11 +144,30 @@ def test_what_it_cannot_refer_to_is_refused(tmp_path):
     assert not out.exists()
 
 
-def test_a_nifti_is_refused_at_the_shell_before_it_takes_time(tmp_path, tiny_checkpoint, capsys):
+def test_what_is_optional_and_missing_is_blank(tmp_path):
+    source = series(tmp_path / "series", PatientName="Doe", SliceThickness=4.0)
+    optional = ("PatientName", "PatientID", "PatientSex", "StudyDate", "StudyID", "SeriesNumber", "SliceThickness")
+    for path in source.iterdir():
+        header = pydicom.dcmread(path)
+        for keyword in optional:
+            if keyword in header:
+                delattr(header, keyword)
+        header.save_as(path)
+    found = highdicom.seg.segread(write_dicom_seg(segmented(source), source, tmp_path / "out.dcm"))
+    assert not found.PatientID and not found.StudyDate and found.SeriesNumber == 1000
+    assert found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 4.0
+
+
+@pytest.mark.parametrize("kind", ["nifti", "no identifiers"])
+def test_it_is_refused_at_the_shell_before_it_takes_time(tmp_path, tiny_checkpoint, capsys, kind):
     from SpineSegAILib import cli
 
-    image = tmp_path / "a.nii.gz"
-    sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkInt16), str(image))
+    if kind == "nifti":
+        image = tmp_path / "a.nii.gz"
+        sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkInt16), str(image))
+    else:
+        image = classic(tmp_path / "bare")
+    before = sorted(tmp_path.rglob("*"))
     assert cli.main(["segment", str(image), "-m", str(tiny_checkpoint), "--dicom-seg"]) == 2
-    assert "a.nii.gz is not DICOM" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii.gz"]
+    said = {"nifti": "a.nii.gz is not DICOM", "no identifiers": "lacks FrameOfReferenceUID"}[kind]
+    assert said in capsys.readouterr().err and sorted(tmp_path.rglob("*")) == before

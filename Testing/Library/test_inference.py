@@ -13,6 +13,7 @@ from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError,
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, CanonicalVolume, Geometry, Preprocessing
 from SpineSegAILib.inference import Predictor, choose_device
+from SpineSegAILib.inference.quality import QUALITY_PRIOR
 from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Context, Method, Tiling, between_slices, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
@@ -82,6 +83,7 @@ def oracle(tiny):
     predictor = Predictor(tiny, "cpu")
     predictor.method = Oracle().eval()
     predictor.preprocessing = Preprocessing(pixel_mm=1.5, low=0.0, high=100.0)
+    predictor.quality_model = QUALITY_PRIOR
     return predictor
 
 

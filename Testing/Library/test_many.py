@@ -141,6 +141,50 @@ def test_what_is_about_one_image_is_refused(study, tiny_checkpoint, predictor, c
     assert said in " ".join(capsys.readouterr().err.split()) and "hints" not in predictor
 
 
+def test_a_folder_of_500_mixed_files(tmp_path, phantom, tiny_checkpoint, predictor, capsys):  # noqa: F811
+    """Every file that may be an image is a row, nothing else is; results inside of the input are no input."""
+    folder = tmp_path / "Ordner, größer – 日本"
+    for n in range(10):
+        (folder / f"p{n}").mkdir(parents=True)
+    small = phantom.image[:, :, :2]
+    for n in range(500):
+        place = folder / f"p{n % 10}"
+        if n % 100 == 7:
+            sitk.WriteImage(small, str(place / f"Wirbel, säule {n}.nii.gz"))
+        elif n % 100 == 8:
+            (place / f"broken {n}.nrrd").write_bytes(b"NRRD0005\nencoding: raw\n")
+        elif n % 3:
+            (place / f"notes {n}.{('txt', 'csv', 'json', 'xlsx', 'py')[n % 5]}").write_bytes(b"x" * n)
+        else:
+            (place / f"file{n}").write_bytes(bytes([n % 256]) * n)
+    out = folder / "results"
+    words = ["segment", folder, "-o", out, "-m", tiny_checkpoint, "--format", "nii.gz", "--json", out / "all.json"]
+    assert run(*words) == 2
+    assert "5 done, 0 skipped, 5 failed" in capsys.readouterr().out
+    assert {row["status"] for name, row in table(out).items() if name.startswith("Wirbel")} == {"done"}
+    assert run(*words) == 2
+    assert "0 done, 5 skipped, 5 failed" in capsys.readouterr().out
+    assert len(table(out)) == 10
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_row(study, tiny_checkpoint, predictor, monkeypatch, capsys):  # noqa: F811
+    import os
+
+    from SpineSegAILib import files
+
+    protected = str(study / "a")
+    access = os.access  # an administrator, as tests may be run by, can write everywhere
+    monkeypatch.setattr(files.os, "access", lambda path, mode: str(path) != protected and access(path, mode))
+    (study / "a/damaged.nii.gz").unlink()
+    assert run("segment", study, "-m", tiny_checkpoint, "--json", study / "all.json") == 2
+    found = json.loads((study / "all.json").read_text(encoding="utf-8"))
+    assert (found["done"], found["failed"]) == (2, 1)
+    rows = {Path(row["image"]).relative_to(study).as_posix(): row for row in found["results"]}
+    assert rows["a/T2.nii.gz"]["status"] == "failed" and "cannot be written to" in rows["a/T2.nii.gz"]["error"]
+    assert rows["b/T2.nrrd"]["status"] == "done" and (study / "b/T2_nrrd.seg.nrrd").exists()
+    assert run("segment", study / "a", "-o", study / "elsewhere", "-m", tiny_checkpoint, "--quiet") == 0
+
+
 def test_bids_names(tmp_path, phantom, tiny_checkpoint, predictor):  # noqa: F811
     raw = tmp_path / "raw"
     for name in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import SCHEMES, Extent, LabelScheme, structure
-from SpineSegAILib.errors import OutputError
+from SpineSegAILib.errors import MissingPackageError, OutputError
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.results.measurement import (
@@ -18,9 +19,10 @@ from SpineSegAILib.results.measurement import (
     MEASUREMENTS,
     SHORT_COLUMNS,
     SPINE_MEASUREMENTS,
+    Row,
     measure,
     measure_all,
-    write_csv,
+    write_measurements,
 )
 
 SCHEME = SCHEMES["lumbar-mr"]
@@ -294,23 +296,60 @@ def test_tiny_islands_and_empty_results_measure_without_error():
     assert "0.0 mL is not possible" in row["notes"] and "its outline is too small or damaged" in row["notes"]
 
 
-def test_table_on_disk(tmp_path: Path):
+@pytest.fixture
+def two_rows() -> list[Row]:
+    """The rows of L3 and of an L4 that the border cuts."""
     scene = Scene().box("L3", (28, 70, 55), 26.0, 34.0).box("L4", (28, 155, 55), 26.0, 34.0)
-    rows = measure(scene.segmentation(outline_quality={22: 0.93}, unvalidated=frozenset({23})))
-    path = write_csv(rows, tmp_path / "sizes.csv", COLUMNS)
+    return measure(scene.segmentation(outline_quality={22: 0.934}, unvalidated=frozenset({23})))
+
+
+def test_a_table_is_short_unless_all_of_it_is_asked_for(tmp_path: Path, two_rows):
+    path = write_measurements(two_rows, tmp_path / "short.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        l3, l4 = csv.DictReader(file)
+    assert tuple(l3) == SHORT_COLUMNS and len(l3) <= 12 and not any("centroid" in key for key in l3)
+    assert l3["height_middle_mm"] == f"{two_rows[0]['height_middle_mm']:.1f}" and l3["outline_quality"] == "0.93"
+    assert all(
+        key.endswith(("_mm", "_ml", "_deg")) for key in l3 if key not in ("structure", "outline_quality", "notes")
+    )
+    assert l4["volume_ml"] == l4["outline_quality"] == l3["slip_mm"] == ""
+    assert l4["notes"].startswith("Not given: heights, volume, endplate angle, slip (the image's border cuts it).")
+
+    path = write_measurements(two_rows, tmp_path / "all.csv", COLUMNS, precise=True)
     with path.open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert tuple(read[0]) == COLUMNS
     assert [r["name"] for r in read] == ["L3 vertebra (body)", "L4 vertebra (body) (experimental)"]
     assert [r["touches_border"] for r in read] == ["no", "yes"]
-    assert float(read[0]["height_middle_mm"]) == pytest.approx(26, abs=0.5)
-    assert read[0]["outline_quality"] == "0.930" and read[1]["outline_quality"] == ""
-    assert read[1]["volume_ml"] == ""
-    assert read[1]["notes"].startswith("Not given: heights, volume, endplate angle, slip (the image's border cuts it).")
-    with write_csv(rows, tmp_path / "sizes.csv").open(encoding="utf-8", newline="") as file:
-        assert tuple(next(csv.reader(file))) == SHORT_COLUMNS
+    assert float(read[0]["height_middle_mm"]) == pytest.approx(two_rows[0]["height_middle_mm"], abs=0.005)
+    assert read[0]["outline_quality"] == "0.934" and read[1]["volume_ml"] == ""
     with pytest.raises(OutputError):
-        write_csv(rows, "/dev/null/sizes.csv")
+        write_measurements(two_rows, "/dev/null/sizes.csv")
+    with pytest.raises(OutputError, match="\\.xlsx"):
+        write_measurements(two_rows, tmp_path / "sizes.ods")
+
+
+def test_a_table_in_json_and_for_a_spreadsheet(tmp_path: Path, two_rows, monkeypatch):
+    two_rows[0]["slip_mm"], two_rows[0]["structure"] = -0.04, "=1+1"
+    rows = json.loads(write_measurements(two_rows, tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert tuple(rows[0]) == SHORT_COLUMNS and str(rows[0]["slip_mm"]) == "0.0" and rows[1]["volume_ml"] is None
+    path = write_measurements(two_rows, tmp_path / "a.json", COLUMNS, precise=True)
+    assert json.loads(path.read_text(encoding="utf-8"))[0]["slip_mm"] == -0.04
+
+    import openpyxl
+
+    sheet = openpyxl.load_workbook(write_measurements(two_rows, tmp_path / "s.xlsx")).active
+    head, l3, l4 = sheet.iter_rows()
+    assert tuple(cell.value for cell in head) == SHORT_COLUMNS
+    found = dict(zip(SHORT_COLUMNS, l3, strict=True))
+    assert (found["structure"].value, found["structure"].data_type) == ("=1+1", "s")
+    assert found["volume_ml"].value == round(two_rows[0]["volume_ml"], 1) and found["volume_ml"].number_format == "0.0"
+    assert l4[1].value is None
+
+    monkeypatch.setattr("SpineSegAILib.results.measurement.export.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="openpyxl"):
+        write_measurements(two_rows, tmp_path / "t.xlsx")
+    assert not (tmp_path / "t.xlsx").exists()
 
 
 def test_columns_are_documented_and_say_their_unit():

@@ -19,6 +19,19 @@ def test_our_tables_are_ours(name, tmp_path):
     assert is_ours(path)
 
 
+def test_a_spreadsheet_is_ours_until_someone_saves_it(tmp_path):
+    from openpyxl import load_workbook
+
+    path = write_measurements([{**ROWS[0], "notes": "a\x00b"}], tmp_path / "table.xlsx")
+    assert is_ours(path)
+    book = load_workbook(path)
+    book.properties.lastModifiedBy = "Anna"
+    book.save(path)
+    assert not is_ours(path)
+    path.write_bytes(b"PK")
+    assert not is_ours(path)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SpineSegAILib.anatomy import CANAL_ID, KINDS, SACRUM_ID, STRUCTURES, scheme, structure
+from SpineSegAILib.anatomy import CANAL_ID, KINDS, SACRUM_ID, STRUCTURES, Kind, scheme, structure
 from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.consistency import LevelResult
 from SpineSegAILib.errors import CheckpointError
@@ -18,8 +18,16 @@ from SpineSegAILib.evaluation.fit_quality import Outline, fit
 from SpineSegAILib.evaluation.quality import quality_summary
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import CanonicalVolume, Geometry
+from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.metadata import read_metadata
-from SpineSegAILib.inference.quality import DEFAULT_QUALITY, FEATURES, KIND_FEATURES, describe, outline_quality
+from SpineSegAILib.inference.quality import (
+    FEATURES,
+    KIND_FEATURES,
+    NOT_FITTED,
+    QUALITY_PRIOR,
+    describe,
+    outline_quality,
+)
 from SpineSegAILib.phantoms.spine import Phantom, PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.results.measurement import measure_all
@@ -71,7 +79,7 @@ class Case:
 
     def quality(self) -> dict[int, float]:
         levels = LevelResult(self.labels, [], self.spacing, self.labels)
-        return outline_quality(DEFAULT_QUALITY, self.evidence, levels, self.volume, self.result)
+        return outline_quality(QUALITY_PRIOR, self.evidence, levels, self.volume, self.result)
 
 
 @pytest.fixture
@@ -121,7 +129,7 @@ def test_each_fault_of_an_outline_is_seen_where_it_is(case, damage, feature):
     assert after[L3][feature] > before[L3][feature] + 0.2
     assert abs(after[T12][feature] - before[T12][feature]) < 0.2  # three levels away
     lower = case.quality()
-    if DEFAULT_QUALITY.weights[feature]:
+    if QUALITY_PRIOR.weights[feature]:
         assert lower[L3] < quality[L3]
     assert quality[L3] > 0.8
 
@@ -179,7 +187,7 @@ def test_the_fit_finds_what_tells_poor_outlines():
     expected = sum(1 - model.quality(o.features) for o in seen)
     assert expected == pytest.approx(sum(o.dice < 0.8 for o in seen), rel=0.05)
     few = fit([Outline(dict.fromkeys(FEATURES, 0.0), 0.9)] * 5)  # which say nothing of the weights
-    assert few.weights == pytest.approx(DEFAULT_QUALITY.weights, abs=0.01)
+    assert few.weights == pytest.approx(QUALITY_PRIOR.weights, abs=0.01)
 
 
 def score(dice: float, quality: float, cut: bool = False) -> StructureScore:
@@ -204,7 +212,9 @@ def test_the_summary_counts_what_a_low_quality_is_worth():
 @pytest.mark.parametrize("weights", [{"beauty": 1.0}, {"unsure": float("nan")}, {"unsure": 1e9}])
 def test_a_checkpoint_whose_quality_model_is_nonsense_is_refused(tiny_checkpoint, weights):
     info = read_header(tiny_checkpoint)
-    assert read_metadata(info).outline_quality == DEFAULT_QUALITY
+    assert read_metadata(info).outline_quality is None
+    given = {**info.metadata, "outline_quality": QUALITY_PRIOR.model_dump()}
+    assert read_metadata(replace(info, metadata=given)).outline_quality == QUALITY_PRIOR
     with pytest.raises(CheckpointError):
         read_metadata(replace(info, metadata={**info.metadata, "outline_quality": {"weights": weights}}))
 
@@ -218,3 +228,16 @@ def test_posterior_elements_have_none(case):
     behind = structure("L3 posterior elements").id
     case.labels[:, 20:30, 2:8] = behind
     assert behind in case.result.present and behind not in case.quality()
+
+
+def test_no_quality_is_claimed_where_none_was_fitted(tiny_checkpoint):
+    """A model without a fit of its own, as one for films: its outlines' quality is blank, and the result says why."""
+    spec = PhantomSpec(top="L3", bottom="S1", slices=5, slice_mm=6.0, pixel_mm=2.0)
+    image = make_phantom(spec, np.random.default_rng(0)).image
+    predictor = Predictor(tiny_checkpoint, "cpu")
+    result = predictor.segment(image)
+    assert result.outline_quality == {} and NOT_FITTED in result.warnings
+    predictor.quality_model = QUALITY_PRIOR
+    result = predictor.segment(image)
+    assert NOT_FITTED not in result.warnings
+    assert set(result.outline_quality) == {s for s in result.present if STRUCTURES[s].kind is not Kind.POSTERIOR}

@@ -12,7 +12,9 @@ import slicerio
 from SpineSegAILib import cli
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, structure
 from SpineSegAILib.errors import CorrectionError
+from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.results import Segmentation, read_segmentation
+from SpineSegAILib.results.measurement import COLUMNS
 
 SCHEME = SCHEMES["lumbar-mr"]
 COLUMN = "L1 L1/L2 L2 L2/L3 L3 L3/L4 L4"
@@ -226,11 +228,30 @@ def test_a_plain_label_image(tmp_path):
     assert relabel(tmp_path / "plain.nii.gz", "--shift", "up") == ["T7", "T8"]
 
 
-def test_the_corrected_segmentation_is_measured(spine, capsys):
-    table = spine.with_name("sizes.csv")
+def test_the_corrected_segmentation_is_measured_and_drawn(spine, capsys):
+    table, picture = spine.with_name("sizes.csv"), spine.with_name("p.png")
     words = ["relabel", str(spine), "-o", str(spine.with_name("right.seg.nrrd")), "--shift", "up"]
-    assert cli.main([*words, "--measurements", str(table)]) == 0
-    assert f"wrote {table}" in capsys.readouterr().out
-    named = [line.partition(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:-1]]
+    image = spine.with_name("image.nii.gz")
+    labels = read_segmentation(spine).labels
+    grey = np.random.default_rng(0).uniform(1, 99, sitk.GetArrayFromImage(labels).shape).astype(np.float32)
+    sitk.WriteImage(like(labels, grey), str(image))
+    for alone, said in (
+        (["--preview", str(picture)], "Name it with --image"),
+        (["--image", str(image)], "Use --preview with it"),
+        (["--measurements-all"], "Use --measurements with it"),
+    ):
+        assert cli.main([*words, *alone]) == 2
+        assert said in capsys.readouterr().err
+    drawn = ["--preview", str(picture), "--image", str(image)]
+    assert cli.main([*words, *drawn, "--measurements", str(table), "--measurements-all"]) == 0
+    said = capsys.readouterr().out
+    assert f"wrote {table}" in said and f"wrote {picture}" in said
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    head, *rows, _ = table.read_text(encoding="utf-8").splitlines()
+    assert head.split(",") == list(COLUMNS)
     found = read_segmentation(spine.with_name("right.seg.nrrd"))
-    assert named == [structure(sid).name for sid in found.present]
+    assert [row.split(",")[1] for row in rows] == [structure(sid).name for sid in found.present]
+    sitk.WriteImage(like(labels, grey)[:, :, 1:], str(image))
+    picture.unlink()
+    assert cli.main([*words, *drawn]) == 2 and not picture.exists()
+    assert "is not a segmentation of" in capsys.readouterr().err

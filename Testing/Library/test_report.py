@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -17,7 +18,7 @@ from SpineSegAILib.errors import ConfigError, OutputError
 from SpineSegAILib.imaging.study import study_of
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation
-from SpineSegAILib.results.measurement import measure_all
+from SpineSegAILib.results.measurement import COLUMNS, measure_all
 from SpineSegAILib.results.report import RESEARCH, make_report, write_report
 from SpineSegAILib.results.report_pdf import _all_rows, _first
 
@@ -66,8 +67,8 @@ def test_the_page_says_what_was_measured_and_what_is_uncertain(found, tmp_path):
     l3 = next(row for row in rows if row["structure"] == "L3")
     assert f"<td>{l3['height_middle_mm']:.1f}</td>" in page and "Mid. height (mm)" in page
     assert f"Lordosis L1–S1: <b>{rows[-1]['lordosis_deg']:.1f}°</b>" in page
-    for row in rows:
-        assert not row["notes"] or f"<b>{row['structure']}</b>: " in page
+    told = re.findall(r"<li><b>([^<]*)</b>: ", page)
+    assert sorted(", ".join(told).split(", ")) == sorted(row["structure"] for row in rows if row["notes"])
 
 
 def test_no_text_of_the_pdf_is_cut_or_covered(found, tmp_path):
@@ -79,6 +80,29 @@ def test_no_text_of_the_pdf_is_cut_or_covered(found, tmp_path):
     words = texts_within_pages(first) + texts_within_pages(rest)
     assert len(first) == 1 and any("$level$" in w for w in words) and any(w.startswith("L4") for w in words)
     assert all(cell in words for row in report.every.rows for cell in row)
+    shown = " ".join(" ".join(words).split())
+    for text in (f"{title}: {method}." for title, method in report.methods):
+        assert text in shown, "how each value is taken"
+
+
+def test_a_note_that_many_share_is_said_once(found):
+    """A slab of the midline, which cuts every structure from side to side, made three crowded pages."""
+    image, result, rows = found
+    rows = [{**row, "notes": "Not given: volume (the image's border cuts it)."} for row in rows]
+    report = make_report(image, result, source="a.nii.gz", rows=rows)
+    ((names, note),) = report.notes
+    assert names.startswith("T12, ") and names.endswith("spine") and note == rows[0]["notes"]
+    assert len(_all_rows(report).figures) == 1
+
+
+def test_what_is_not_claimed_is_no_table(found):
+    """Of a film whose model has no fitted outline quality there is nothing to tell of a vertebra but why."""
+    image, result, _ = found
+    bare = {"outline_quality": None, "kind": "vertebra", "structure": "vertebra", "unvalidated": False}
+    row = {**dict.fromkeys(COLUMNS), **bare, "notes": "Not given: lengths and volumes."}
+    spine = {**dict.fromkeys(COLUMNS), "structure": "spine", "notes": ""}
+    report = make_report(image, result, source="film.jpg", rows=[row, spine])
+    assert not report.tables and report.notes == (("vertebra", "Not given: lengths and volumes."),)
 
 
 def test_a_film_has_no_lengths(found, tmp_path):
@@ -108,6 +132,25 @@ def test_the_patient_is_shown_only_if_asked_for(found, tmp_path):
         write_report(image, result, tmp_path / "s.html", source="a.nii.gz", rows=rows, patient=True)
     with pytest.raises(OutputError, match=r"Use \.html"):
         write_report(image, result, tmp_path / "s.doc", source="a.nii.gz", rows=rows)
+
+
+def test_no_name_or_title_of_a_narrow_picture_is_cut(found):
+    """The curved coronal picture of a slab is narrower than the names in it."""
+    from SpineSegAILib.results.preview import draw_preview
+
+    image, result, _ = found
+    slab = slice(3, 5)  # of the slices
+    axis = int(np.argmin(image.GetSize()))
+    cut = tuple(slab if a == axis else slice(None) for a in range(3))
+    figure = draw_preview(image[cut], replace(result, labels=result.labels[cut]), framed=False)
+    width, _ = figure.get_size_inches() * figure.dpi
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.canvas.draw()
+    axes = figure.axes[-1]
+    assert axes.get_title("center") == "Coronal, curved"
+    for text in (axes.title, *axes.texts):
+        box = text.get_window_extent(renderer)
+        assert (text is axes.title or not text.get_clip_on()) and box.x0 >= 0 and box.x1 <= width, text.get_text()
 
 
 def test_the_uncut_picture_has_no_heading(found):

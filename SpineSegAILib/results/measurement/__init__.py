@@ -13,7 +13,7 @@ from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .definitions import COLUMNS, EVERY, MEASUREMENTS, SHORT_COLUMNS, SPINE, SPINE_MEASUREMENTS, Measurement
-    from .export import write_csv, write_measurements
+    from .export import check_table_file, decimals, write_measurements
     from .plausibility import LIMITS, Limit
     from .rows import Row
     from .table import measure, measure_all, sacrum_is_broken

@@ -94,6 +94,7 @@ SPINE_MEASUREMENTS: tuple[Measurement, ...] = (
         "Cobb angle (supine)",
         "°",
         "largest angle, in the coronal plane, between any two vertebrae wholly in view",
+        "Cobb angle (supine)",
     ),
 )
 """What is measured of the spine as a whole: columns of the last row of `measure_all`."""
@@ -110,7 +111,8 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 """Columns of the table. `level_confidence` is that of the result and stands in the row of the spine."""
 
-SHORT_COLUMNS: tuple[str, ...] = tuple(
-    c for c in COLUMNS if c not in ("id", "name", "kind", "unvalidated", "touches_border") and "centroid" not in c
-)
+SHORT_COLUMNS: tuple[str, ...] = (
+    "structure", "volume_ml", "height_anterior_mm", "height_middle_mm", "height_posterior_mm", "endplate_angle_deg",
+    "slip_mm", *(m.key for m in SPINE_MEASUREMENTS), "outline_quality", "notes",
+)  # fmt: skip
 """The columns that a reader wants; the default of files."""
