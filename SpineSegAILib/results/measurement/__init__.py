@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .export import write_csv, write_measurements
     from .plausibility import LIMITS, Limit
     from .rows import Row
+    from .scoliosis import CURVE, Curve, FilmSpine, is_film
     from .table import measure, measure_all, sacrum_is_broken
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)
