@@ -1,13 +1,17 @@
 """Films that are not what they seem: negatives, cropped ones, two in one picture, lateral and chest films."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SpineSegAILib.anatomy import scheme
+from SpineSegAILib.anatomy import STRUCTURES, scheme
 from SpineSegAILib.checkpoints import save_checkpoint
+from SpineSegAILib.datasets import read_manifest
 from SpineSegAILib.errors import ImageError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import Preprocessing, as_volume
@@ -18,6 +22,9 @@ from SpineSegAILib.inference.films import NEGATIVE, refuse_two_columns
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.phantoms.films import FilmSpec, make_film
 from SpineSegAILib.results.measurement import measure_all
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
+import films
 
 SCHEME = scheme("thoracolumbar-xr")
 TILTS = {"T2": 4.0, "T6": -18.0, "T11": 24.0, "L4": -9.0}
@@ -162,3 +169,34 @@ def test_a_chest_film_is_doubted_by_its_header():
     assert plausibility_warnings(image, "XR") == []
     image.SetMetaData(BODY_PART_TAG, "CHEST")
     assert "CHEST" in plausibility_warnings(image, "XR")[0]
+
+
+def test_the_benchmark_scores_a_perfect_result_as_such(predictor, monkeypatch, tmp_path):
+    made = film()
+    network = Network(made)
+    monkeypatch.setattr(Predictor, "_evidence", lambda self, *args, **kw: network(self, *args, **kw))
+    for name, image in (("image", made.image), ("label", made.labels)):
+        sitk.WriteImage(sitk.GetImageFromArray(sitk.GetArrayFromImage(image)[0]), str(tmp_path / f"{name}.png"))
+    corners = {STRUCTURES[sid].name: quad for sid, quad in made.corners.items()}
+    entry = {"image": "image.png", "label": "label.png", "annotated": list(corners), "corners": corners}
+    manifest = tmp_path / "dataset.json"
+    manifest.write_text(json.dumps({"validation": [entry]}), encoding="utf-8")
+    (case,) = read_manifest(manifest).cases("validation")
+    found = films.score(predictor, case, {})
+    assert found["dice"] == found["dice_any_level"] > 0.9 and found["levels_right"] == found["levels"] == 17
+    assert found["corner_share"] < 0.004 and found["cobb_given"]
+    assert np.allclose(found["cobb"], found["cobb_true"], atol=3.0)
+    wrong = {**found, "cobb": [a + 10 for a in found["cobb"]], "levels_right": 16}
+    total = films.summary([found, wrong, {"case": "x", "failure": "no"}])
+    assert total["films"] == 3 and total["failed"] == 1 and total["films_right"] == 0.5
+    assert total["cobb_all"]["mean_absolute_error"][0] == pytest.approx(5.0, abs=1.5)
+    assert total["cobb_given"]["films"] == 2
+
+
+def test_a_shifted_result_counts_as_wrong_levels_with_right_outlines():
+    reference = np.zeros((40, 10), int)
+    for number in range(4):
+        reference[10 * number + 1 : 10 * number + 8, 2:8] = 8 + number
+    strict, matched, right, pairs = films.outline_scores(np.where(reference > 0, reference + 1, 0), reference)
+    assert strict == [0.0] * 4 and matched == [1.0] * 4 and right == 0
+    assert pairs == {8: 9, 9: 10, 10: 11, 11: 12}
