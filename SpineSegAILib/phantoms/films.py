@@ -133,7 +133,7 @@ def _tilts(named: Mapping[str, float]) -> np.ndarray:
 
 def _quadrangles(spec: FilmSpec, tilts: np.ndarray) -> np.ndarray:
     """(17, 4, 2) column and row of the corners: vertebrae grow downwards, and each stands square on its disc."""
-    size = np.linspace(0.62, 1.0, len(_IDS))  # body and disc, beside L5's
+    size = np.linspace(0.52, 1.0, len(_IDS))  # body and disc, beside L5's
     turned = np.radians(tilts)
     down = np.stack([-np.sin(turned), np.cos(turned)], 1)
     right = np.stack([np.cos(turned), np.sin(turned)], 1)
@@ -143,8 +143,8 @@ def _quadrangles(spec: FilmSpec, tilts: np.ndarray) -> np.ndarray:
     scale = (1 - 2 * _MARGIN) * spec.rows / length
     centers, size = scale * centers, scale * size
     centers += [spec.columns / 2 - np.ptp(centers[:, 0]) / 2 - centers[:, 0].min(), _MARGIN * spec.rows]
-    wide = size * np.linspace(1.45, 1.3, len(_IDS))
-    high = size * np.linspace(0.74, 0.72, len(_IDS))
+    wide = size * np.linspace(1.5, 1.3, len(_IDS))
+    high = size * np.linspace(0.6, 0.74, len(_IDS))
     signs = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)]) / 2
     return centers[:, np.newaxis] + (
         signs[:, :1] * (wide[:, np.newaxis] * right)[:, np.newaxis]

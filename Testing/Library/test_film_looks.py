@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import STRUCTURES, scheme
 from SpineSegAILib.checkpoints import save_checkpoint
+from SpineSegAILib.consistency import resolve_levels
 from SpineSegAILib.datasets import read_manifest
 from SpineSegAILib.errors import ImageError
 from SpineSegAILib.evidence import Evidence
@@ -20,7 +21,7 @@ from SpineSegAILib.imaging.tags import BODY_PART_TAG, MODALITY_TAG, SERIES_TAG, 
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.films import NEGATIVE, refuse_two_columns
 from SpineSegAILib.methods.catalog import build_method, make_config
-from SpineSegAILib.phantoms.films import FilmSpec, make_film
+from SpineSegAILib.phantoms.films import FilmSpec, make_film, random_film
 from SpineSegAILib.results.measurement import measure_all
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
@@ -138,7 +139,7 @@ def test_vertebrae_as_high_as_wide_are_doubted_as_a_lateral_film(predictor, monk
 
 
 def test_a_wide_picture_and_one_with_few_vertebrae_are_doubted(predictor, monkeypatch):
-    made = film(columns=500, crop=(0.0, 0.72))
+    made = film(columns=500, crop=(0.0, 0.8))
     found, _ = segment(predictor, monkeypatch, made)
     assert any("wide for a film" in warning for warning in found.warnings)
     assert any("vertebrae were found" in warning for warning in found.warnings)
@@ -172,7 +173,7 @@ def test_a_chest_film_is_doubted_by_its_header():
 
 
 def test_the_benchmark_scores_a_perfect_result_as_such(predictor, monkeypatch, tmp_path):
-    made = film()
+    made = film(rows=1024, columns=480)
     network = Network(made)
     monkeypatch.setattr(Predictor, "_evidence", lambda self, *args, **kw: network(self, *args, **kw))
     for name, image in (("image", made.image), ("label", made.labels)):
@@ -185,7 +186,7 @@ def test_the_benchmark_scores_a_perfect_result_as_such(predictor, monkeypatch, t
     found = films.score(predictor, case, {})
     assert found["dice"] == found["dice_any_level"] > 0.9 and found["levels_right"] == found["levels"] == 17
     assert found["corner_share"] < 0.004 and found["cobb_given"]
-    assert np.allclose(found["cobb"], found["cobb_true"], atol=3.0)
+    assert np.allclose(found["cobb"], found["cobb_true"], atol=5.0)
     wrong = {**found, "cobb": [a + 10 for a in found["cobb"]], "levels_right": 16}
     total = films.summary([found, wrong, {"case": "x", "failure": "no"}])
     assert total["films"] == 3 and total["failed"] == 1 and total["films_right"] == 0.5
@@ -200,3 +201,30 @@ def test_a_shifted_result_counts_as_wrong_levels_with_right_outlines():
     strict, matched, right, pairs = films.outline_scores(np.where(reference > 0, reference + 1, 0), reference)
     assert strict == [0.0] * 4 and matched == [1.0] * 4 and right == 0
     assert pairs == {8: 9, 9: 10, 10: 11, 11: 12}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_levels_of_a_column_are_named_whose_vertebrae_touch_or_lie_far_aside(seed):
+    """T1 is half as high as L5, so that one usual height would join the upper ones and part the lower ones."""
+    rng = np.random.default_rng(seed)
+    tilts = {"T2": 6, "T5": -30, "T10": 38, "L3": -30, "L5": 0} if seed % 2 else random_film(rng).tilts
+    made = make_film(FilmSpec(tilts=tilts, columns=330), rng)
+    preprocessing = Preprocessing(pixel_mm=1.75, height_mm=550.0, modality="XR", planes=("single-slice",))
+    volume = preprocessing.apply(made.image)
+    labels = preprocessing.apply_to_labels(made.labels, volume)
+    rows = np.arange(labels.shape[1])[:, np.newaxis]
+    for upper, lower in ((9, 10), (12, 13), (15, 16), (19, 20), (22, 23)):  # grown together
+        middle = [int(np.nonzero(labels[0] == sid)[1].mean()) for sid in (upper, lower)]
+        bridge = slice(min(middle) - 4, max(middle) + 5)
+        ends = np.nonzero(labels[0] == upper)[0].max(), np.nonzero(labels[0] == lower)[0].min()
+        part = (rows >= min(ends) - 1) & (rows <= max(ends) + 1) & (labels[0] == 0)
+        labels[0][:, bridge][part[:, bridge]] = upper
+    classes = np.full((SCHEME.channels, *labels.shape), 0.01, np.float32)
+    channel = np.zeros(labels.shape, int)
+    for sid, c in SCHEME.channel_of.items():
+        channel[labels == sid] = c
+    np.put_along_axis(classes, channel[np.newaxis], 0.83, 0)
+    found = resolve_levels(Evidence(volume.spacing, SCHEME, classes=classes))
+    assert [i.structure_id for i in found.instances if i.structure_id] == list(SCHEME.ids)
+    assert (found.labels == labels)[labels > 0].mean() > 0.95
+    assert not [warning for warning in found.warnings if "missing" in warning]

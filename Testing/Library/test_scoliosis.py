@@ -168,7 +168,7 @@ def test_the_lines_lie_along_the_endplates_in_the_patients_space():
         ({}, ["T5"], "T6–T11", "T6 may not be its end: T5 is not segmented"),
         ({}, ["T10", "T12"], "T6–T11", "T11 may not be its end: T12 is not segmented"),
         ({"crop": (0.3, 0.0)}, [], "", "T1 is not segmented"),
-        ({"crop": (0.0, 0.26)}, [], "", "L5 is not segmented"),
+        ({"crop": (0.0, 0.26)}, [], "", "L3 is not segmented"),
     ],
 )
 def test_a_curve_is_blank_where_its_end_is_in_doubt(fields, without, blank, said):
@@ -214,7 +214,7 @@ def test_the_report_lists_curves_and_no_lordosis():
     segmentation = result(made)
     report = make_report(made.image, segmentation, source="film.png", rows=measure_all(segmentation))
     table = next(t for t in report.tables if t.title == "Curves")
-    assert [row[0].split()[0] for row in table.rows] == ["T1–T6", "T6–T11", "T11–L4"]
+    assert [row[0].split()[0] for row in table.rows] == ["T2–T6", "T6–T11", "T11–L4"]
     assert {label for label, _ in report.spine} == {
         "Main Cobb angle",
         "Proximal thoracic Cobb angle",
