@@ -17,7 +17,7 @@ from ..anatomy import STRUCTURES, Kind
 from ..errors import ConfigError
 from ..files import atomic_write, check_suffix
 from ..imaging.study import study_of
-from .measurement import CURVE, EVERY, SHORT_COLUMNS, SPINE_MEASUREMENTS, is_film
+from .measurement import CURVE, EVERY, FILM, SHORT_COLUMNS, SPINE_MEASUREMENTS, is_film
 from .measurement_table import cell
 from .preview import draw_preview
 from .quality import LOW
@@ -141,7 +141,7 @@ def make_report(
     shown = tuple(
         (m.label, "–" if spine[m.key] is None else f"{cell(m.key, spine[m.key])}{m.unit}")
         for m in SPINE_MEASUREMENTS
-        if len(vertebrae) > 1 and m.key.startswith("cobb") == is_film(result)
+        if len(vertebrae) > 1 and (m.key in FILM) is is_film(result)
     )
     of_spine = [m.key for m in SPINE_MEASUREMENTS]
     rest = [

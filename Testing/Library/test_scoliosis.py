@@ -9,10 +9,11 @@ from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.imaging.quads import filled_quadrangles
 from SpineSegAILib.phantoms.films import FilmSpec, make_film, random_film
 from SpineSegAILib.results import Segmentation
-from SpineSegAILib.results.measurement import FilmSpine, measure, measure_all, write_csv
+from SpineSegAILib.results.measurement import FILM, FilmSpine, measure, measure_all, write_csv
 from SpineSegAILib.results.measurement.cobb import curves, set_angles
 from SpineSegAILib.results.measurement.corners import fit_quad
 from SpineSegAILib.results.measurement.rows import NotMeasured
+from SpineSegAILib.results.measurement_table import measurement_table
 from SpineSegAILib.results.preview import draw_preview
 from SpineSegAILib.results.report import make_report
 
@@ -220,3 +221,15 @@ def test_the_report_lists_curves_and_no_lordosis():
         "Proximal thoracic Cobb angle",
         "Thoracolumbar Cobb angle",
     }
+
+
+def test_the_table_of_a_film_has_its_columns_alone():
+    columns, rows = measurement_table(result(film()))
+    keys = [column.key for column in columns]
+    assert {"tilt_deg", "curve_deg", "cobb_main_deg"} <= set(keys) and "lordosis_deg" not in keys
+    by_name = {row[0]: dict(zip(keys, row, strict=True)) for row in rows}
+    assert float(by_name["curve T6–T11"]["curve_deg"]) == pytest.approx(42, abs=2)
+    elsewhere = [
+        column.key for column in measurement_table(Segmentation(result(film()).labels, scheme("lumbar-mr")))[0]
+    ]
+    assert "lordosis_deg" in elsewhere and not set(FILM) & set(elsewhere)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .definitions import COLUMNS, EVERY, MEASUREMENTS, SHORT_COLUMNS, SPINE, SPINE_MEASUREMENTS, Measurement
+    from .definitions import COLUMNS, EVERY, FILM, MEASUREMENTS, SHORT_COLUMNS, SPINE, SPINE_MEASUREMENTS, Measurement
     from .export import write_csv, write_measurements
     from .plausibility import LIMITS, Limit
     from .rows import Row

@@ -7,6 +7,7 @@ drawn at a 320th of a film's height, the corners come back to 0.1 % of the heigh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,8 @@ def fit_quad(mask: np.ndarray, down: np.ndarray) -> Quad:
             corners.append(center + (level + slope * x) * axis + x * across)
     found = np.array(corners)
     _check_filled(part > 0.5, found)
-    error = float(np.degrees(np.hypot(*(error for _, _, error in plates)) / 2))
+    (_, _, first_error), (_, _, last_error) = plates
+    error = math.degrees(math.hypot(first_error, last_error) / 2)
     return Quad(found + first, error)
 
 

@@ -121,6 +121,9 @@ SPINE_MEASUREMENTS: tuple[Measurement, ...] = (
 )
 """What is measured of the spine as a whole: columns of the last row of `measure_all`."""
 
+FILM = ("tilt_deg", "curve_deg", "cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg")
+"""What is measured in films from the front, where nothing else is, and nowhere else."""
+
 EVERY: dict[str, Measurement] = {m.key: m for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS)}
 """All of them by key."""
 
