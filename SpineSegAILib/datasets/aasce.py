@@ -35,6 +35,7 @@ from ..imaging.quads import filled_quadrangles, is_quadrangle
 SOURCE = "aasce"
 _IDS = scheme("thoracolumbar-xr").ids
 _FILMS = (".jpg", ".jpeg", ".png")
+_APART = 0.6  # of their heights, between neighbors; where it is less, one vertebra was drawn twice
 _BEYOND = 0.02  # of a side; corners were seen to lie this far outside
 
 
@@ -138,6 +139,10 @@ def _mended(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, boo
     beyond = _BEYOND * np.array(size)
     inside = (ordered > -beyond).all() and (ordered < np.array(size) + beyond).all()
     if not inside or not all(is_quadrangle(quad) for quad in ordered):
+        return None
+    heights = np.linalg.norm(ordered[:, 2:].mean(1) - ordered[:, :2].mean(1), axis=1)
+    apart = np.linalg.norm(np.diff(ordered.mean(1), axis=0), axis=1)
+    if (apart < _APART * (heights[1:] + heights[:-1]) / 2).any():
         return None
     return ordered, bool((order != np.arange(len(order))).any())
 

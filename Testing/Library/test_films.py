@@ -169,14 +169,17 @@ def test_doubtful_films_are_left_out_and_said(tmp_path):
     film = make_film(FilmSpec(rows=128, columns=64, tilts=TILTS), np.random.default_rng(0))
     cases = []
     for name, flags, mended, broken in (
-        ("a", [], False, False), ("b", ["odd"], False, False), ("c", ["order"], True, False), ("d", [], False, True),
+        ("a", [], False, ""), ("b", ["odd"], False, ""), ("c", ["order"], True, ""), ("d", [], False, "crossed"),
+        ("e", [], False, "twice"),
     ):  # fmt: skip
         sitk.WriteImage(
             sitk.GetImageFromArray(sitk.GetArrayFromImage(film.image)[0]), str(folder / f"{name}_image.png")
         )
         corners = pixels(film)
-        if broken:
+        if broken == "crossed":
             corners[3] = corners[3][[1, 0, 2, 3]]
+        if broken == "twice":
+            corners[16] = corners[15] + 1
         cases.append(
             {"case": name, "size": [64, 128], "study": name, "split": "training", "flags": flags, "mended": mended,
              "corners_TL_TR_BL_BR": corners.tolist(), "cobb_angles": [1, 2, 3]}
@@ -184,7 +187,7 @@ def test_doubtful_films_are_left_out_and_said(tmp_path):
     (folder / "landmarks.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
     target = import_dataset("aasce", folder, tmp_path / "out")
     assert [e["patient"] for _, e in target.entries()] == ["a", "c"]
-    assert any("2 films left out (doubtful corners): b_image, d_image" in note for note in target.notes)
+    assert any("3 films left out (doubtful corners): b_image, d_image, e_image" in note for note in target.notes)
     assert "cobb_angles" not in next(e for _, e in target.entries() if e["patient"] == "c")
 
 
