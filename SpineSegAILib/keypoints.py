@@ -1,4 +1,5 @@
-"""Key points: the centres of structures in LPS millimetres. Their files, and where they lie in a volume."""
+"""Key points: the centres of structures, and corners of vertebrae in films, in LPS millimetres. Their files, and where
+they lie in a volume."""
 
 from __future__ import annotations
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 KEYPOINT_REACH_MM = 15.0
 """A centre stands for the slices up to this far to either side: half the width of a small vertebral body."""
+
+CORNERS = ("upper left", "upper right", "lower left", "lower right")
+"""A vertebra's corners in a film, in the order in which they are kept; left and right are the picture's."""
+
+Corners = tuple[Point, Point, Point, Point]
+"""Positions of `CORNERS` (LPS, mm)."""
 
 _FLIPPED = {"LPS": False, "1": False, "RAS": True, "0": True}
 """Coordinate systems of markups files, by name or by Slicer's number, and whether they are RAS."""
@@ -77,6 +84,31 @@ def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:
         found[sid] = _point(position, f"{name}, {key}")
     if not found:
         raise HintError(f"{name} holds no key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
+    return found
+
+
+def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
+    """Corners from ``{"L4": [[x, y, z], …], …}``, four points (LPS, mm) for each vertebra in the order of `CORNERS`.
+
+    Args:
+        table: the decoded JSON.
+        name: what to call it in an error.
+
+    Raises:
+        HintError: a structure is no vertebra or named twice, or has not four points of three finite numbers.
+    """
+    found: dict[int, Corners] = {}
+    for key, positions in table.items():
+        try:
+            vertebra = structure(key)
+        except SpineSegAIError as error:
+            raise HintError(f"{name}: {error.message}", error.remedy) from None
+        if not vertebra.is_vertebral or not vertebra.is_counted or vertebra.id in found:
+            raise HintError(f"{name}: “{key}” is no vertebra, or named twice.", "Corners are of vertebrae, once each.")
+        if not isinstance(positions, (list, tuple)) or len(positions) != len(CORNERS):
+            raise HintError(f"{name}: {key} does not have four corners.", f"Write four points: {', '.join(CORNERS)}.")
+        a, b, c, d = (_point(position, f"{name}, {key}") for position in positions)
+        found[vertebra.id] = (a, b, c, d)
     return found
 
 

@@ -155,6 +155,8 @@ _LUMBAR_MR = _ids("T9", "T10", "T11", "T12", "T13", "L1", "L2", "L3", "L4", "L5"
 )
 _DISCS_T9_L5 = ("T9/T10", "T10/T11", "T11/T12", "T12/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1")
 
+_THORACOLUMBAR = tuple(range(structure("T1").id, structure("L5").id + 1))
+
 SCHEMES: Mapping[str, LabelScheme] = {
     s.name: s
     for s in (
@@ -190,6 +192,12 @@ SCHEMES: Mapping[str, LabelScheme] = {
             "lumbar11",
             "Five lumbar vertebrae and five discs",
             _ids("L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"),
+        ),
+        LabelScheme(
+            "thoracolumbar-xr",
+            "Radiographs of the spine: vertebrae T1–L5",
+            _THORACOLUMBAR,
+            modality="XR",
         ),
         LabelScheme(
             "vertebra",

@@ -319,9 +319,9 @@ def add_measurements(parser: argparse.ArgumentParser, **shape: Any) -> None:
 
 def table_shape(args: argparse.Namespace) -> dict[str, Any]:
     """What ``--measurements-all`` means for `write_measurements`."""
-    from ..results.measurement import COLUMNS, SHORT_COLUMNS
+    from ..results.measurement import COLUMNS
 
-    return {"columns": COLUMNS if args.measurements_all else SHORT_COLUMNS, "precise": args.measurements_all}
+    return {"columns": COLUMNS if args.measurements_all else None, "precise": args.measurements_all}
 
 
 def add_new_structures(parser: argparse.ArgumentParser, help: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from . import arguments
-from .terminal import print_written, progress_bar
+from .terminal import print_note, print_written, progress_bar
 
 HELP = "Make a training set from the folder of a public dataset."
-_FORMATS = ("spider", "mrspineseg", "verse", "ctspine1k", "parse", "nnunet", "spinal-disease")
+_FORMATS = ("spider", "mrspineseg", "verse", "ctspine1k", "parse", "nnunet", "spinal-disease", "aasce")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,4 +42,6 @@ def run(args: argparse.Namespace) -> None:
     if not args.quiet:
         counts = {split: len(target.table.get(split, ())) for split in ("training", "validation", "test")}
         print(", ".join(f"{count} {split}" for split, count in counts.items() if count))
+        for note in target.notes:
+            print_note(note)
         print_written([target.path])

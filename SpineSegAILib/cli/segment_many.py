@@ -217,7 +217,7 @@ def _write_tables(
     measured: Sequence[dict[str, Any]],
     document: dict[str, Any],
 ) -> None:
-    from ..results.measurement import write_measurements
+    from ..results.measurement import short_columns, write_measurements
 
     if args.output:
         table, lines = _tables(args)[:2]
@@ -228,7 +228,7 @@ def _write_tables(
             other.write_text(text, encoding="utf-8")
     if isinstance(args.measurements, Path):
         shape = arguments.table_shape(args)
-        shape["columns"] = ("image", *shape["columns"])
+        shape["columns"] = ("image", *(shape["columns"] or short_columns(measured)))
         write_measurements(measured, args.measurements, **shape)
     if isinstance(args.json, Path):
         with atomic_write(args.json) as (place,):

@@ -21,9 +21,11 @@ from .shapes import (
     fit_axis,
     merge_fragments,
     split_touching,
+    tapered_sizes,
     usual_sizes,
 )
 
+_FILM_DEGREE = 6  # of the axis: a scoliosis may have three curves
 BONE, DISC, CANAL, POSTERIOR = 1, 2, 3, 4  # values of the kind map: vertebra and sacrum are one until named
 
 
@@ -39,6 +41,7 @@ class Column:
         self.thickness = self.shape[0] * self.spacing[0]
         self.voxel = float(np.prod(self.spacing))
         self.whole = evidence.scheme.extent is Extent.WHOLE
+        self.film = evidence.scheme.modality == "XR"  # of the whole column, which may bend to either side
         # Only where background has no majority can anything else win: the rest is cut away before the real work.
         candidates = source[0] <= 0.5
         if locked is not None:
@@ -98,7 +101,8 @@ class Column:
         fixed = self._fixed()
         if not bones and not discs and not fixed:
             return
-        self.axis = fit_axis(np.concatenate([self.points(i) for i in (*bones, *discs, *fixed.values())]))
+        points = np.concatenate([self.points(i) for i in (*bones, *discs, *fixed.values())])
+        self.axis = fit_axis(points, _FILM_DEGREE if self.film else 4)
         fixed_bones = [self._piece(i, sid) for sid, i in fixed.items() if STRUCTURES[sid].is_vertebral]
         fixed_discs = [self._piece(i, sid) for sid, i in fixed.items() if not STRUCTURES[sid].is_vertebral]
         if fixed:
@@ -106,12 +110,17 @@ class Column:
             discs = self._beyond(discs, fixed_discs)
         bone_pieces = self._on_axis(bones, (Kind.VERTEBRA, Kind.SACRUM))
         disc_pieces = self._on_axis(discs, (Kind.DISC,))
-        self.sizes = usual_sizes(bone_pieces + fixed_bones, disc_pieces + fixed_discs, s)
+        if self.film:
+            self.sizes = tapered_sizes(bone_pieces + fixed_bones, s, single=False)
+        else:
+            self.sizes = usual_sizes(bone_pieces + fixed_bones, disc_pieces + fixed_discs, s)
         bone_pieces = self._without_rims(bone_pieces, fixed_bones, 0.4 * self.sizes.height)
         disc_pieces = self._without_rims(disc_pieces, fixed_discs, 4.0)  # mm; a thin disc
         disc_arc = np.concatenate([p.arc[p.radial < s.near_axis] for p in disc_pieces] or [np.zeros(0)])
         parts = [q for p in bone_pieces for q in split_touching(p, self.sizes, disc_arc, s, whole=self.whole)]
         parts = merge_fragments(parts, self.sizes, disc_arc, s, whole=self.whole)
+        if self.film:  # told by what is single now, where many had grown together
+            self.sizes = tapered_sizes(parts + fixed_bones, s, single=True)
         found = self._large_enough(parts, least_bone, "vertebra")
         self.bones = sorted(found + fixed_bones, key=lambda p: p.middle(s.near_axis))
         for disc in merge_fragments(disc_pieces, Sizes(0.0, 0.0), np.zeros(0), s):
@@ -204,7 +213,7 @@ class Column:
 
     def _on_axis(self, found: list[np.ndarray], kinds: tuple[Kind, ...]) -> list[Piece]:
         s = self.settings
-        limit = s.off_axis_whole if self.whole else s.off_axis
+        limit = s.off_axis_whole if self.whole or self.film else s.off_axis
         result, beside = [], []
         for index in found:
             points = self.points(index)

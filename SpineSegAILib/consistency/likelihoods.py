@@ -131,7 +131,11 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
         cut = any(column.touches(piece.index)[:2])
         cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
         # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar.
-        fits = len(items) >= len(subjects) - 2 and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
+        fits = (
+            sacrum.any()
+            and len(items) >= len(subjects) - 2
+            and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
+        )
         below = min(s.drop_cost_below_sacrum - float(evidence[sacrum].max()), cost) if fits and not of_discs else cost
         items.append(Item(_position(column, piece), evidence, cost, below))
     return items
@@ -139,7 +143,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
 
 def _position(column: Column, piece: Piece) -> float:
     """Centre of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
-    near, height = column.settings.near_axis, column.sizes.height
+    near, height = column.settings.near_axis, column.sizes.at(piece).height
     low, high = piece.span(near)
     at_top, at_bottom, _ = column.touches(piece.index)
     if at_top == at_bottom or high - low > 0.9 * height or not column.bones:

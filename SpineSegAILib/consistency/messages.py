@@ -59,7 +59,8 @@ def warnings_of(
         return ["No vertebra could be named."]
     result = []
     if not known and not sacrum_seen(column, levels):
-        result.append("No sacrum was recognized: level labels are uncertain.")
+        landmark = "last lumbar vertebra" if column.film else "sacrum"
+        result.append(f"No {landmark} was recognized: level labels are uncertain.")
     if question:
         result.append(question)
     if visible and not of_discs:

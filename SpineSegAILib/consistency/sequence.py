@@ -129,7 +129,8 @@ class Naming:
 def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
     """All levels from S1 up to four above the scheme's highest, with L6 and T13 where the scheme has them.
 
-    Levels without a class are states nevertheless: an image may show more than the scheme can name.
+    Levels without a class are states nevertheless: an image may show more than the scheme can name. Only films' schemes
+    without a sacrum have none, since it hides behind the pelvis and nobody drew it.
     """
     ids = set(scheme.ids)
     shown = {level_of(i) for i in ids if STRUCTURES[i].is_counted}
@@ -139,6 +140,8 @@ def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
             present = ({L6_ID} if l6 else set()) | ({T13_ID} if t13 else set())
             rank = ranks(present)
             chain = list(reversed(level_chain(present)))
+            if scheme.modality == "XR" and SACRUM_ID not in ids:  # films in which the lowest drawn vertebra is L5
+                chain = chain[1:]
             highest = max((i for i, v in enumerate(chain) if v.id in shown), default=0)
             met_l6 = met_t13 = False
             for vertebra in chain[: highest + 1 + _HIDDEN_LEVELS]:

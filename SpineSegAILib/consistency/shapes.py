@@ -8,11 +8,13 @@ distance from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 
 from ..imaging.boxes import bounding_box
+from .sequence import relative_pitch
 from .settings import ConsistencySettings
 
 Spacing = tuple[float, float, float]
@@ -77,11 +79,12 @@ class SpineAxis:
         return self.arc[at] + along, radial
 
 
-def fit_axis(points: np.ndarray) -> SpineAxis:
+def fit_axis(points: np.ndarray, most: int = 4) -> SpineAxis:
     """Axis through (N, 3) points of vertebrae and discs, mm; N ≥ 1.
 
     The median column and slice of every 4 mm of height are fitted by polynomials of a degree that the length in view
-    can carry, in the L1 sense, so that a false positive beside the column or above it does not bend the curve.
+    can carry, but no higher than `most`, in the L1 sense, so that a false positive beside the column or above it does
+    not bend the curve.
     """
     bins = np.floor(points[:, 1] / 4.0).astype(int)
     order = np.argsort(bins, kind="stable")
@@ -91,7 +94,7 @@ def fit_axis(points: np.ndarray) -> SpineAxis:
     first, last = knots[0, 1], knots[-1, 1]
     middle, half = (first + last) / 2, max((last - first) / 2, 1.0)
     length = last - first
-    degree = 0 if length < 45 else min(4, 1 + int(length // 70), len(knots) - 1)
+    degree = 0 if length < 45 else min(most, 1 + int(length // 70), len(knots) - 1)
     rows = np.arange(np.floor(first) - 150.0, np.ceil(last) + 150.0)
     inner = np.clip(rows, first, last)
     curve = np.empty((len(rows), 3))
@@ -177,10 +180,45 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Size of this spine, mm: usual height of a body, usual distance from centroid to centroid."""
+    """Size of this spine, mm: usual height of a body, usual distance from centroid to centroid.
+
+    Attributes:
+        tapered: both are those at L3, and get less upwards: for views of the whole column, whose vertebrae differ too
+            much for one size. Then ranks say where a piece is.
+    """
 
     height: float
     pitch: float
+    tapered: bool = False
+
+    def at(self, piece: Piece) -> Sizes:
+        """Sizes where a piece is."""
+        if not self.tapered or piece.median_rank is None:
+            return self
+        share = relative_pitch(piece.median_rank)
+        return Sizes(self.height * share, self.pitch * share)
+
+
+def tapered_sizes(bones: list[Piece], settings: ConsistencySettings, *, single: bool) -> Sizes:
+    """Sizes at L3 of a column of which much is seen, from pieces with ranks; the adult's where these are too few.
+
+    Args:
+        single: whether each piece is one vertebra, so that distances between neighbors by rank are known, too; else the
+            distance goes with the height, of which those count that one vertebra may have.
+    """
+    s = settings
+    ranked = sorted((p for p in bones if p.median_rank is not None), key=lambda p: p.middle(s.near_axis))
+    usual = Sizes(s.usual_height, s.usual_pitch, tapered=True)
+    heights = [p.height(s.near_axis) / usual.at(p).height for p in ranked]
+    heights = [h for h in heights if 0.5 < h < 1.5]
+    steps = [
+        (lower.middle(s.near_axis) - upper.middle(s.near_axis)) / usual.at(upper).pitch
+        for upper, lower in pairwise(ranked)
+        if round((upper.median_rank or 0.0) - (lower.median_rank or 0.0)) == 1
+    ]
+    height = float(np.median(heights)) if len(heights) >= 2 else 1.0
+    pitch = float(np.median(steps)) if single and len(steps) >= 2 else height
+    return Sizes(height * s.usual_height, pitch * s.usual_pitch, tapered=True)
 
 
 def usual_sizes(bones: list[Piece], discs: list[Piece], settings: ConsistencySettings) -> Sizes:
@@ -216,10 +254,10 @@ def split_touching(
         whole: masks hold whole vertebrae; then voxels away from the axis (posterior elements, which overlap the
             neighbour's height) go by their rank alone, where there is one.
     """
-    s = settings
+    s, by_height, sizes = settings, not sizes.tapered, sizes.at(piece)
     low, high = piece.span(s.near_axis)
     height = high - low
-    if height < s.split_height * sizes.height:
+    if height < s.split_height * sizes.height and (by_height or not _holds_two(piece, low, high, sizes, s)):
         return [piece]
     sacral_share = float(np.mean(piece.sacral))
     if sacral_share > 0.85 and whole:
@@ -247,6 +285,15 @@ def split_touching(
         if far.any() and np.isfinite(ranks).all():
             belongs[far] = np.argmin(np.abs(piece.rank[far, None] - ranks), axis=1)
     return [piece.part(m) for i in range(count) if (m := belongs == i).any()]
+
+
+def _holds_two(piece: Piece, low: float, high: float, sizes: Sizes, s: ConsistencySettings) -> bool:
+    """Whether a piece that is hardly higher than one body has another rank in its lower third than in its upper one."""
+    if piece.rank is None or high - low < s.merge_height * sizes.height:
+        return False
+    third = (high - low) / 3
+    upper, lower = (np.median(piece.rank[m]) for m in (piece.arc < low + third, piece.arc > high - third))
+    return bool(upper - lower >= 1)
 
 
 def _discs_inside(piece: Piece, low: float, high: float, sizes: Sizes, disc_arc: np.ndarray) -> int:
@@ -345,7 +392,7 @@ def _side_by_side(a: Piece, b: Piece, s: ConsistencySettings, whole: bool) -> bo
 
 def _stacked(a: Piece, b: Piece, sizes: Sizes, disc_arc: np.ndarray, s: ConsistencySettings) -> bool:
     (a0, a1), (b0, b1) = a.span(s.near_axis), b.span(s.near_axis)
-    if max(a1, b1) - min(a0, b0) > s.merge_height * sizes.height:
+    if max(a1, b1) - min(a0, b0) > s.merge_height * sizes.at(a).height:
         return False
     if not _same_rank(a, b):
         return False

@@ -62,6 +62,7 @@ _FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "label": (lambda value: isinstance(value, str), "the name of a file"),
     "annotated": (_list_of(str), "a list of names"),
     "keypoints": (lambda value: isinstance(value, (str, dict)), "a table of points or the name of a file"),
+    "corners": (lambda value: isinstance(value, dict), "a table of points"),
     "notes": (_list_of(str), "a list of sentences"),
     "spacing_mm": (_list_of(int, float), "a list of numbers"),
     "size": (_list_of(int), "a list of numbers"),

@@ -5,8 +5,8 @@ The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more ke
 ``custom`` (name → label value of structures of the reader's own), ``unlabelled`` (images without labels, which
 nothing here reads). For a case: ``annotated`` (names of the structures labelled in it; everything else is unknown
 there, not absent), ``source``, ``patient``, ``label_whole`` (a second label file, of whole vertebrae, where ``label``
-has bodies: what it has beyond them are posterior elements), ``keypoints``, and its own ``extent`` and
-``label_values``. Paths are relative to the file.
+has bodies: what it has beyond them are posterior elements), ``keypoints``, ``corners`` (of vertebrae in films), and its
+own ``extent`` and ``label_values``. Paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..anatomy import (
 from ..errors import DatasetError, ImageError, SpineSegAIError
 from ..files import read_json, real_path
 from ..hints import Point
-from ..keypoints import parse_keypoints, read_keypoints
+from ..keypoints import Corners, parse_corners, parse_keypoints, read_keypoints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,7 @@ class Case:
         patient: cases of one patient must share a split; the case's name where not said.
         extent: whether vertebrae are bodies or whole; None if not said.
         keypoints: structure id → centre (LPS, mm).
+        corners: vertebra's id → its corners in a film (LPS, mm), in the order of `keypoints.CORNERS`.
         label_values: value in the label file → structure id; None where they are the same.
         name: the image's file name without its suffixes: ``chu_08_image``; with its folder's, where others are alike.
     """
@@ -77,6 +78,7 @@ class Case:
     label_values: Mapping[int, int] | None = None
     name: str = ""
     label_whole: Path | None = None
+    corners: Mapping[int, Corners] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -405,6 +407,7 @@ def _case(
         keypoints=_keypoints(entry.get("keypoints"), folder, where),
         label_values=_value_map(entry.get("label_values"), where) or values.default,
         label_whole=whole,
+        corners=_corners(entry.get("corners"), where),
     )
 
 
@@ -460,6 +463,17 @@ def _keypoints(value: Any, folder: Path, where: str) -> Mapping[int, Point]:
     except SpineSegAIError as error:
         raise DatasetError(error.message, error.remedy) from None
     raise DatasetError(f"“keypoints” in {where} is neither a file nor a table.", 'Write {"L4": [x, y, z]}.')
+
+
+def _corners(value: Any, where: str) -> Mapping[int, Corners]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DatasetError(f"“corners” in {where} is no table.", 'Write {"L4": [[x, y, z], …]}, four points for each.')
+    try:
+        return parse_corners(value, name=where)
+    except SpineSegAIError as error:
+        raise DatasetError(error.message, error.remedy) from None
 
 
 def _stem(path: Path) -> str:

@@ -26,14 +26,17 @@ SMALLEST_PIXELS = 20
 _DISC, _BODY = 1, 2  # of the masks of `import_levelled_slices`
 
 
-def import_labelled_pictures(folder: Path, output: Path, name: str, splits: Sequence[str] = SPLITS) -> Path:
+def import_labelled_pictures(
+    folder: Path, output: Path, name: str, splits: Sequence[str] = SPLITS, *, levels: bool = False
+) -> Path:
     """Pictures whose masks show one kind of structure, each as a one-slice volume.
 
     Args:
         folder: holds the pictures and their masks; whatever is not 0 in a mask is the structure.
         output: folder for the volumes and the manifest.
-        name: of the structure.
+        name: of the structure; with `levels` the vertebra that the value 1 stands for.
         splits: of the pictures by turns.
+        levels: whether the values of the masks count vertebrae downwards.
 
     Returns:
         the manifest.
@@ -47,8 +50,12 @@ def import_labelled_pictures(folder: Path, output: Path, name: str, splits: Sequ
         **{split: [] for split in dict.fromkeys(splits)},
     }  # fmt: skip
     for number, (case, image, mask) in enumerate(_pairs(folder)):
-        label = np.where(mask > 0, shown.id, 0).astype(np.int16)
-        entry = _write(case, image, label, [shown.name], folder.name, output)
+        if levels:
+            label, names = _counted(mask, name)
+            table["labels"] |= {one: structure(one).id for one in names}
+        else:
+            label, names = np.where(mask > 0, shown.id, 0).astype(np.int16), [shown.name]
+        entry = _write(case, image, label, names, folder.name, output)
         table[splits[number % len(splits)]].append(entry)
     return _write_manifest(table, output)
 
@@ -82,6 +89,19 @@ def import_levelled_slices(folder: Path, output: Path, names: Iterable[str], pix
     if wanted:
         raise DatasetError(f"{folder} lacks the picture {sorted(wanted)[0]}.", "Check the folder.")
     return _write_manifest(table, output)
+
+
+def _counted(mask: np.ndarray, first: str) -> tuple[np.ndarray, list[str]]:
+    """Structure ids of a mask whose values count vertebrae downwards, and the names of what it shows."""
+    chain = level_chain()
+    downward = chain[chain.index(structure(first)) :]
+    values = [int(value) for value in np.unique(mask) if value]
+    if values and values[-1] > len(downward):
+        raise DatasetError(f"A mask has the value {values[-1]}, and {first} is value 1.", "Are the values levels?")
+    label = np.zeros(mask.shape, np.int16)
+    for value in values:
+        label[mask == value] = downward[value - 1].id
+    return label, [downward[value - 1].name for value in values]
 
 
 def _levelled(mask: np.ndarray, lowest: str) -> tuple[np.ndarray, list[str]]:

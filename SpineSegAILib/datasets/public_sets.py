@@ -4,7 +4,7 @@ Files stay where they are. Sources of the layouts and label values: SPIDER (Zeno
 Scientific Data 2024), MRSpineSeg (spinesegmentation-challenge.com, “Data description”), VerSe (osf.io/4skx2, “subject
 based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), PARSE 2022 (parse2022.grand-challenge.org: a folder
 per patient), nnU-Net v2 (documentation/dataset_format.md). The Spinal Disease Dataset has key points in the place of
-masks (`spinal_disease`).
+masks (`spinal_disease`), the films of AASCE corners of vertebrae (`aasce`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..errors import DatasetError, ImageError
 from ..files import read_json, read_text, real_path
 from ..imaging import read_file, read_geometry
 from ..results.segment_names import CUSTOM, IGNORE, place
-from . import spinal_disease
+from . import aasce, spinal_disease
 from .manifest import Case, own_structure, refuse_other_grid
 from .training_set import Report, TrainingSet
 
@@ -78,6 +78,8 @@ def import_dataset(
         raise DatasetError(f"“{kind}” is no format of a data set.", f"Known: {', '.join(NAMES)}.")
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.", "Check the path.")
+    if kind == aasce.SOURCE:
+        return _import_films(folder, TrainingSet(output), validation_share)
     if kind == spinal_disease.SOURCE:
         return _import_spinal_disease(folder, TrainingSet(output), validation_share)
     found = FORMATS[kind](folder)
@@ -121,6 +123,17 @@ def _import_spinal_disease(folder: Path, target: TrainingSet, validation_share: 
     target.table.setdefault("modality", {"0": "MR"})
     splits = {entry["patient"]: "training" for entry in entries if "label" not in entry}
     target.add_entries(entries, splits=splits, validation_share=validation_share)
+    return target
+
+
+def _import_films(folder: Path, target: TrainingSet, validation_share: float) -> TrainingSet:
+    films = aasce.read_films(folder, target.folder)
+    if not films.entries:
+        raise DatasetError(f"There are no films of {aasce.SOURCE} in {folder}.", _LAYOUTS[aasce.SOURCE])
+    target.table.setdefault("name", folder.name)
+    target.table.setdefault("modality", {"0": "XR"})
+    target.add_entries(films.entries, splits=films.splits, validation_share=validation_share)
+    target.notes = films.notes
     return target
 
 
@@ -342,7 +355,7 @@ FORMATS: Mapping[str, Callable[[Path], _Found]] = {
 }
 """Readers of images with masks by name."""
 
-NAMES = (*FORMATS, spinal_disease.SOURCE)
+NAMES = (*FORMATS, spinal_disease.SOURCE, aasce.SOURCE)
 """Every format that can be imported."""
 
 _LAYOUTS = {
@@ -351,6 +364,8 @@ _LAYOUTS = {
     "verse": "It has the folders rawdata and derivatives, or folders such as dataset-verse20training with these.",
     "ctspine1k": "It has the folders data and label, or raw_data/volumes and raw_data/labels.",
     "spinal-disease": "It has files such as lumbar_train150_annotation.json, and folders of studies.",
+    "aasce": "It has the folders labels/training (filenames.csv, landmarks.csv, angles.csv) and data/training, or a "
+    "landmarks.json beside its films.",
     "parse": "It has a folder per patient with image/NAME.nii.gz and label/NAME.nii.gz.",
     "nnunet": "It has a dataset.json and the folders imagesTr and labelsTr.",
 }

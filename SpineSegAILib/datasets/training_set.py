@@ -54,6 +54,9 @@ class TrainingSet:
     Args:
         path: the folder, or a manifest in it. What is not there is made when something is added.
 
+    Attributes:
+        notes: sentences for a reader about the last import: what was left out, and why.
+
     Raises:
         DatasetError: there is a manifest that cannot be read.
     """
@@ -62,6 +65,7 @@ class TrainingSet:
         path = Path(path)
         self.path = path if path.suffix == ".json" else path / MANIFEST
         self.table: dict[str, Any] = {}
+        self.notes: list[str] = []
         if self.path.exists():
             self.table = read_json(self.path, DatasetError)
             if not isinstance(self.table, dict) or not all(

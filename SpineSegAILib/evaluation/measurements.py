@@ -76,7 +76,9 @@ def compare_measurements(
 def _rows(segmentation: Segmentation) -> dict[str, dict[str, Any]]:
     """Rows by structure, of those that have a level, and of the spine."""
     rows = measure_all(segmentation)
-    return {r["structure"]: r for r in rows if r["kind"] == SPINE or STRUCTURES[r["id"]].order is not None}
+    return {
+        r["structure"]: r for r in rows if r["kind"] == SPINE or (r["id"] and STRUCTURES[r["id"]].order is not None)
+    }
 
 
 def measurement_summary(pairs: Iterable[MeasuredPair]) -> dict[str, Any]:

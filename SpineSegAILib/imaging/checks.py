@@ -24,6 +24,7 @@ from .tags import (
     OF_THE_IMAGE,
     PICTURE,
     SERIES_TAG,
+    VIEW_TAG,
     as_it_lies,
     carry_tags,
     known_modality,
@@ -39,6 +40,24 @@ _LARGEST_VIEW_MM = 3000.0  # longer than any patient, and more than memory holds
 _LEAST_PIXELS = 64  # along rows and columns, to judge by what is seen
 _LOOKED_AT = (0.35, 0.5, 0.65)  # of the way through an image's slices
 _MODALITIES = {"MR": "MR", "CT": "CT", "XR": "radiographs"}  # that checkpoints are for
+
+_OTHER_FILMS = re.compile(
+    r"\b(chest|thorax|rib\w*|pelvis|abdomen|c[ -]?spine|cervical|neck|head|skull|knee|shoulder|hip|ankle|wrist)\b", re.I
+)
+_LATERAL = re.compile(r"\b(lat|lateral\w*|seitlich|ll|rl|llat|rlat)\b", re.I)
+_FRONTAL = re.compile(r"\b(ap|pa)\b", re.I)
+
+
+def refuse_lateral(image: sitk.Image) -> None:
+    """Raises:
+    ImageError: by its header a radiograph is a lateral one.
+    """
+    told = tag_of(image, VIEW_TAG) or tag_of(image, SERIES_TAG)
+    if _LATERAL.search(told) and not _FRONTAL.search(told):
+        raise ImageError(
+            f"By its header (“{told}”) this is a lateral film; the checkpoint is for films from the front.",
+            "Choose an AP or PA film.",
+        )
 
 
 def check_view(source: Geometry) -> None:
@@ -91,6 +110,9 @@ def plausibility_warnings(
         result += _about_the_plane(image, source, trained_on, told)
     if part and trained_on == "MR":
         result.append(f"By its header (“{part}”) this image does not show the lumbar spine: all names may be wrong.")
+    film = next((m[0] for t in (BODY_PART_TAG, SERIES_TAG) if (m := _OTHER_FILMS.search(tag_of(image, t)))), "")
+    if film and trained_on == "XR":
+        result.append(f"By its header (“{film}”) this is no film of the whole spine: all names may be wrong.")
     found = "XR" if told in RADIOGRAPHS else told if told in STACKS else ""
     if not found and trained_on == "MR":
         found, symmetric = _by_content(lying)

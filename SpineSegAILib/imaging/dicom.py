@@ -14,7 +14,7 @@ from .decoding import pixels
 from .dicom_headers import DIFFERENCES, File, Frame, images, is_dicom, read_header
 from .geometry import NEARLY, nearest_rotation, shear
 from .headers import first_bytes
-from .tags import BODY_PART_TAG, MODALITY_TAG, ORIENTATION_UNKNOWN_TAG, SCALE_UNKNOWN_TAG, SERIES_TAG
+from .tags import BODY_PART_TAG, MODALITY_TAG, ORIENTATION_UNKNOWN_TAG, SCALE_UNKNOWN_TAG, SERIES_TAG, VIEW_TAG
 
 _ROUNDING_MM = 1e-3
 _SAME_PLACE = 0.05
@@ -96,6 +96,7 @@ def _volume(files: list[File]) -> sitk.Image:
         (MODALITY_TAG, first.modality),
         (BODY_PART_TAG, first.body_part),
         (SERIES_TAG, first.description),
+        (VIEW_TAG, first.view),
     ):
         if told:
             image.SetMetaData(tag, told)

@@ -80,7 +80,7 @@ class File:
         frames: none where the file is not an image.
         series, instance: their UIDs.
         description: of the series.
-        body_part: DICOM's word, or nothing.
+        body_part, view: DICOM's words, or nothing.
         samples: values per pixel.
         is_plain: whether pixels are not compressed.
     """
@@ -94,6 +94,7 @@ class File:
     instance: str = ""
     description: str = ""
     body_part: str = ""
+    view: str = ""
     samples: int = 1
     is_plain: bool = True
 
@@ -186,6 +187,7 @@ def _file(path: Path, dataset: Dataset) -> File:
         instance=str(dataset.get("SOPInstanceUID") or ""),
         description=str(dataset.get("SeriesDescription") or "").strip(),
         body_part=str(dataset.get("BodyPartExamined") or "").strip(),
+        view=str(dataset.get("ViewPosition") or "").strip(),
         samples=samples,
         is_plain=plain,
     )

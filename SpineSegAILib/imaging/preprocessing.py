@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..errors import ImageError
 from .checks import STACKS, as_volume, check_image, check_view, whole_numbers
 from .content import sampled_values, without_padding
-from .geometry import Geometry, Plane, canonical_axes, facing, plane
+from .geometry import Geometry, Plane, canonical_axes, facing, plane, view_mm
 from .resampling import AxisStep, Route
 from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_known
 
@@ -80,6 +80,11 @@ class Preprocessing(BaseModel):
     )
     low: float = Field(0.5, description="Intensity that becomes -2.")
     high: float = Field(99.5, description="Intensity that becomes +2.")
+    height_mm: float | None = Field(
+        None,
+        gt=0,
+        description="Height (mm) that every image counts as having, whatever its pixel size: films do not tell theirs.",
+    )
     modality: str = Field("MR", description="Modality that the checkpoint was trained on.")
     planes: tuple[Plane, ...] = Field(
         ("sagittal", "isotropic", "single-slice"), description="Acquisition planes that are accepted."
@@ -121,6 +126,7 @@ class Preprocessing(BaseModel):
                 f"Choose {wanted}, or a checkpoint for this kind of image.",
             )
         source = Geometry.of(image)
+        scale *= self.usual_size(Geometry.of(lying))
         route = self._route(Geometry.of(lying), scale)
         check_view(source)
         values = sitk.GetArrayViewFromImage(image)
@@ -159,6 +165,10 @@ class Preprocessing(BaseModel):
             label = sitk.Resample(label, g.size, sitk.Transform(), nearest, g.origin, g.spacing, g.direction, 0)
             return sitk.GetArrayFromImage(label)
         return canonical._route.forward(values, order=0).astype(np.int16, copy=False)
+
+    def usual_size(self, source: Geometry) -> float:
+        """How many times as large as `height_mm` says an image is."""
+        return 1.0 if self.height_mm is None else float(view_mm(source)[1]) / self.height_mm
 
     def _route(self, source: Geometry, scale: float) -> Route:
         axes, flips = canonical_axes(source)

@@ -15,6 +15,8 @@ MODALITY_TAG = "0008|0060"
 BODY_PART_TAG = "0018|0015"
 SERIES_TAG = "0008|103e"
 """The body part that was examined, and the series' description, in DICOM's words."""
+VIEW_TAG = "0018|5101"
+"""From where a radiograph was taken, in DICOM's words: AP, PA, LL, RL …"""
 PICTURE = "picture"
 """What `MODALITY_TAG` holds where the image came from a PNG or JPEG."""
 SCALE_UNKNOWN_TAG = "SpineSegAI_ScaleUnknown"
@@ -31,7 +33,7 @@ NOTES_TAG = "SpineSegAI_Notes"
 
 OF_THE_GRID = (SCALE_UNKNOWN_TAG, ORIENTATION_UNKNOWN_TAG, DIRECTION_TAG, FORMS_TAG)
 """Tags that are as true of everything else on the same voxels, such as labels."""
-OF_THE_IMAGE = (*OF_THE_GRID, MODALITY_TAG, BODY_PART_TAG, SERIES_TAG, NOTES_TAG)
+OF_THE_IMAGE = (*OF_THE_GRID, MODALITY_TAG, BODY_PART_TAG, SERIES_TAG, VIEW_TAG, NOTES_TAG)
 """All of them."""
 
 

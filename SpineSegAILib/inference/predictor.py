@@ -21,12 +21,14 @@ from ..errors import ConfigError, HintError, is_out_of_memory
 from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume, back_to_source, carry_tags, orientation_is_known, scale_is_known
+from ..imaging.checks import refuse_lateral
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option, whole_option
 from ..results import Segmentation
 from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
 from .doubts import doubts, not_told
+from .films import NEGATIVE, film_doubts, is_negative, negative, refuse_two_columns
 from .metadata import read_metadata
 from .quality import NOT_FITTED, outline_quality
 from .restore import around_locked, labels_on_source, restricted
@@ -117,6 +119,7 @@ class Predictor:
             with clock("preprocess"):
                 ahead(0.0, "Preparing the image")
                 volume = self.preprocessing.apply(image, scale)
+                volume = negative(volume) if inverted else volume
                 prior = None if hints.prior is None else self._prior(hints.prior, volume)
             with clock("network"):
                 drawn = None if reference is None else self.preprocessing.apply_to_labels(reference, volume)
@@ -140,8 +143,15 @@ class Predictor:
         if not orientation_is_known(image) and self._sees_columns:
             image, found = as_found(image, self.preprocessing, see)
             notes += found
+        if self._sees_films:
+            refuse_lateral(image)
+        inverted = False
         given = _scale(options)
         seen = one_pass(given or 1.0, 0.0, 0.9)
+        if self._sees_films and seen.look is not None and is_negative(seen.volume, see, seen.look):
+            inverted = True
+            notes.append(NEGATIVE)
+            seen = one_pass(given or 1.0, 0.0, 0.9)
         unaided = self._sees_columns and reference is None and not hints.given() - {"structures"}
         look = seen.look if unaided else None
         size = seen.size
@@ -155,6 +165,7 @@ class Predictor:
             # What was taken for a column may not be one: then a second look finds none of the usual size either.
             if again.size is not None and _usual(again.size):
                 seen = again
+            if seen is again and not self._sees_films:  # whose pixels tell no size
                 other = "they are cervical ones and all names are wrong, or " if seen.scale < SMALL else ""
                 notes.append(
                     f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
@@ -165,6 +176,9 @@ class Predictor:
         if unaided and (look := seen.look) is not None:
             turn = better_turn(volume, see, look)
             notes += [] if turn is None else [turn.doubt]
+        if self._sees_films:
+            refuse_two_columns(evidence, volume)
+            notes += film_doubts(volume, levels, seen.look)
         notes += doubts(image, volume, levels, self.preprocessing.modality)
         with clock("back"):
             report(0.95, "Bringing the result to the image's grid")
@@ -221,6 +235,11 @@ class Predictor:
     def _sees_columns(self) -> bool:
         """Whether it names levels of a spine that is seen from the side."""
         return "sagittal" in self.preprocessing.planes and any(s.order is not None for s in self.scheme.structures)
+
+    @property
+    def _sees_films(self) -> bool:
+        """Whether it names levels in films from the front."""
+        return self.preprocessing.modality == "XR" and any(s.order is not None for s in self.scheme.structures)
 
     @memory_in_words()
     def predict_evidence(

@@ -16,6 +16,7 @@ NO_AUGMENTATION: Mapping[str, Any] = {
             "elastic_probability", "crop_probability", "tissue_probability", "synthesis_probability",
             "gamma_probability", "contrast_probability", "invert_probability", "bias_probability",
             "noise_probability", "blur_probability", "low_resolution_probability", "level_probability",
+            "mirror_probability", "metal_probability", "border_probability", "letters_probability",
         ),
         0.0,
     ),

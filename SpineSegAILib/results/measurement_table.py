@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .column import Column
-from .measurement import MEASUREMENTS, SPINE_MEASUREMENTS, decimals, measure_all
+from .measurement import FILM, MEASUREMENTS, SPINE_MEASUREMENTS, decimals, is_film, measure_all
 from .segmentation import Segmentation
 
 NOTES = Column("notes", "Notes", "why a value is not given, and what is unusual")
@@ -24,10 +24,11 @@ def measurement_table(result: Segmentation) -> tuple[tuple[Column, ...], tuple[t
 
     Numbers are text with one decimal, ratios with two; what is not given is blank.
     """
+    film = is_film(result)
     measured = [
         Column(m.key, f"{m.label} ({m.unit})" if m.unit else m.label, m.method)
         for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS)
-        if not m.key.startswith("centroid_lps")
+        if not m.key.startswith("centroid_lps") and (m.key in FILM) is film
     ]
     places = [column for column in measured if column.key.startswith("centroid")]
     values = [column for column in measured if column not in places]

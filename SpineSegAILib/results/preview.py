@@ -18,6 +18,8 @@ from scipy import ndimage
 
 from ..anatomy import STRUCTURES, Extent, Kind, disc_name
 from ..files import atomic_write
+from .film_lines import draw_curves
+from .measurement import FilmSpine, is_film
 from .segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -120,9 +122,12 @@ def draw_preview(
     figure = Figure(figsize=total, dpi=dpi, facecolor=_BACKGROUND)
     left = _MARGIN_INCH
     names = _names(segmentation)
+    spine = FilmSpine(segmentation) if is_film(segmentation) else None
     for (view, overlaid), width, is_narrow in zip(panels, widths, narrow, strict=True):
         axes = figure.add_axes((left / total[0], footer / total[1], width / total[0], height / total[1]))
         _draw(axes, view, (low, high), names if overlaid else None)
+        if overlaid and spine is not None:
+            draw_curves(axes, spine, view.spacing)
         if not overlaid and segmentation.scale_known:
             _scale_bar(axes, view)
         _caption(axes, view.title if not overlaid or view is not views[0] else "with labels", is_narrow)

@@ -17,7 +17,7 @@ from ..anatomy import STRUCTURES, Kind
 from ..errors import ConfigError
 from ..files import atomic_write, check_suffix
 from ..imaging.study import study_of
-from .measurement import EVERY, MEASUREMENTS, SPINE_MEASUREMENTS
+from .measurement import CURVE, EVERY, FILM, MEASUREMENTS, SPINE_MEASUREMENTS, is_film
 from .measurement_table import cell
 from .preview import draw_preview
 from .quality import LOW
@@ -27,9 +27,10 @@ RESEARCH = "For research use only. Not a medical device; every value has to be c
 NUMBERING = "Numbering assumes five lumbar vertebrae unless L6 or T13 is seen."
 _VERTEBRAE = (
     "height_anterior_mm", "height_middle_mm", "height_posterior_mm", "depth_mm", "endplate_angle_deg", "slip_mm",
-    "canal_depth_mm",
+    "canal_depth_mm", "tilt_deg",
 )  # fmt: skip
 _DISCS = ("height_mean_mm", "disc_height_index", "endplate_angle_deg", "canal_depth_mm")
+_CURVES = ("curve_deg",)
 _HEADS = {"slip_mm": "Slip", "canal_depth_mm": "Canal AP", "depth_mm": "AP diam.", "disc_height_index": "Height index",
           "height_anterior_mm": "Ant. height", "height_middle_mm": "Mid. height", "height_posterior_mm": "Post. height",
           "outline_quality": "Outline quality"}  # fmt: skip
@@ -134,11 +135,16 @@ def make_report(
     *structures, spine = rows
     vertebrae = [row for row in structures if row["kind"] in (Kind.VERTEBRA.value, Kind.SACRUM.value)]
     discs = [row for row in structures if row["kind"] == Kind.DISC.value]
-    tables = (_table("Vertebrae", vertebrae, _VERTEBRAE), _table("Discs", discs, _DISCS))
+    curves = [row for row in structures if row["kind"] == CURVE]
+    tables = (
+        _table("Curves", curves, _CURVES),
+        _table("Vertebrae", vertebrae, _VERTEBRAE),
+        _table("Discs", discs, _DISCS),
+    )
     shown = tuple(
         (m.label, "–" if spine[m.key] is None else f"{cell(m.key, spine[m.key])}{m.unit}")
         for m in SPINE_MEASUREMENTS
-        if len(vertebrae) > 1
+        if len(vertebrae) > 1 and (m.key in FILM) is is_film(result)
     )
     rest = [m.key for m in MEASUREMENTS if not m.key.startswith("centroid")]
     every = _table("All measurements", structures, rest)

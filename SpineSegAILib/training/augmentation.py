@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..anatomy import KINDS, Kind
 from ..methods.base import COORDINATE_SCALE_MM, Batch, coordinate_channels
+from . import films
 from .config import AugmentationConfig
 
 _MODES = {2: "bicubic", 3: "trilinear"}
@@ -88,6 +89,8 @@ class Augmenter:
             if c.rotation_probability < 1 and rng.random() >= c.rotation_probability:
                 angle = 0.0
             turn[-2:, -2:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+            if c.mirror_probability and rng.random() < c.mirror_probability:
+                scale[-1] *= -1.0
             if self.dims == 3 and c.mirror_left_right and rng.random() < 0.5:
                 scale[0] = -1.0
         # patch offset (voxels) → millimetres → rotated → scaled back → window voxels
@@ -228,6 +231,7 @@ class Augmenter:
             unit = unit ** math.exp(rng.uniform(-0.7, 0.7))
         if rng.random() < c.bias_probability:
             unit = unit * self._bias(rng, image.device)
+        unit = films.marked(unit, c, rng)
         if rng.random() < c.low_resolution_probability:
             unit = self._coarser(unit, rng)
         if rng.random() < c.blur_probability:

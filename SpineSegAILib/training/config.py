@@ -34,6 +34,19 @@ class AugmentationConfig(BaseModel):
     crop_top: float = Field(0.45, description="largest share cut off above")
     crop_bottom: float = Field(0.35, description="largest share cut off below")
     crop_side: float = Field(0.3, description="largest share cut off in front or behind")
+    mirror_probability: float = Field(
+        0.0, ge=0, le=1, description="2D: left and right exchanged; for views from the front, never for sagittal slices"
+    )
+    metal_probability: float = Field(
+        0.0, ge=0, le=1, description="films: screws and rods, or the bars and buckles of a brace, drawn over the image"
+    )
+    border_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="films: what lies outside a slanted frame black or white, as collimators do",
+    )
+    letters_probability: float = Field(0.0, ge=0, le=1, description="films: marks and letters, bright or dark")
     tissue_probability: float = Field(
         0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
     )

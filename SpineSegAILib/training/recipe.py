@@ -43,22 +43,34 @@ class LabelledPictures(BaseModel):
     model_config = _MODEL
 
     folder: str
-    structure: str
+    structure: str = Field(description="what the masks show; with `levels` the vertebra that the value 1 stands for")
+    levels: bool = Field(False, description="whether the values count vertebrae downwards")
+
+
+class PublicSet(BaseModel):
+    """A public data set in the folders that it is published in, see `public_sets.import_dataset`."""
+
+    model_config = _MODEL
+
+    format: str
+    folder: str
 
 
 class Source(BaseModel):
-    """Where cases come from: a manifest, or a folder of pictures. Paths are relative to the data folder."""
+    """Where cases come from: a manifest, a public data set, or a folder of pictures. Paths are relative to the data
+    folder."""
 
     model_config = _MODEL
 
     manifest: str = ""
     slices: LevelledSlices | None = None
     pictures: LabelledPictures | None = None
+    public: PublicSet | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if sum(map(bool, (self.manifest, self.slices, self.pictures))) != 1:
-            raise ValueError("name one of manifest, slices and pictures")
+        if sum(map(bool, (self.manifest, self.slices, self.pictures, self.public))) != 1:
+            raise ValueError("name one of manifest, slices, pictures and public")
         return self
 
 
@@ -212,7 +224,7 @@ def _prepare(source: Source, request: RecipeRequest) -> Path:
         return real_path(request.data / source.manifest)
     from ..datasets import pictures
 
-    told = source.slices or source.pictures
+    told = source.slices or source.pictures or source.public
     assert told is not None
     output = request.output / "data" / Path(told.folder).name
     if (output / "dataset.json").exists():
@@ -221,7 +233,11 @@ def _prepare(source: Source, request: RecipeRequest) -> Path:
     folder = request.data / told.folder
     if isinstance(told, LevelledSlices):
         return pictures.import_levelled_slices(folder, output, told.names, told.pixel_mm, told.lowest)
-    return pictures.import_labelled_pictures(folder, output, told.structure)
+    if isinstance(told, PublicSet):
+        from ..datasets.public_sets import import_dataset
+
+        return import_dataset(told.format, folder, output).path
+    return pictures.import_labelled_pictures(folder, output, told.structure, levels=told.levels)
 
 
 def _completed(manifest: Path, request: RecipeRequest) -> Path:

@@ -117,6 +117,45 @@ class ChoosingTest(PanelCase):
             self.assertRegex(title, r"^[\w ]+ · [\w-]+$")
             self.assertLessEqual(len(title), 28)  # more does not fit into a narrow panel
 
+    def test_a_film_gets_the_model_for_films_unless_the_reader_chose_one(self):
+        make_checkpoint(
+            self.folder,
+            "xray",
+            method="verdiff-net",
+            scheme="thoracolumbar-xr",
+            title="Radiographs (Verdiff-Net)",
+            preprocessing={"modality": "XR", "planes": ["single-slice"]},
+        )
+        slice_ = make_volume("slice", size=(1, 60, 60))
+        film = make_volume("film", size=(1, 160, 60))
+        self.openPanel()
+        node, combo = self.widget._parameterNode, self.ui.modelComboBox
+        node.inputVolume = slice_
+        self.assertEqual(combo.currentData, "double")
+        node.inputVolume = film
+        self.assertEqual(combo.currentData, "xray")
+        self.assertEqual(combo.currentText, "Radiographs · Verdiff-Net")
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+        combo.setCurrentIndex(combo.findData("double"))
+        self.assertEqual(node.checkpoint, "double")
+        node.inputVolume = slice_
+        node.inputVolume = film
+        self.assertEqual(combo.currentData, "double")
+
+    def test_the_modality_tells_films_that_are_not_high(self):
+        from SpineSegAISlicer.scene import volumes
+
+        wide, high = make_volume("wide", size=(1, 60, 90)), make_volume("high", size=(1, 160, 60))
+        self.assertFalse(volumes.isFilm(wide) or volumes.isFilm(None) or volumes.isFilm(make_volume()))
+        self.assertTrue(volumes.isFilm(high))
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+        for node, modality in ((wide, "DX"), (high, "MR")):
+            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+            hierarchy.SetItemAttribute(item, name, modality)
+        self.assertTrue(volumes.isFilm(wide))
+        self.assertFalse(volumes.isFilm(high))
+
     def test_a_method_without_a_model_is_said_to_have_none(self):
         """As in a scene from a computer that had one."""
         make_volume()

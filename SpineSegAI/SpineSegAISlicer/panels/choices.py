@@ -160,7 +160,8 @@ class Choices:
     def _fillModels(self, method, wanted):
         """All models, the recommended one first.
 
-        :param method: whose first model is meant where none is named; the default's if empty.
+        :param method: whose first model is meant where none is named; if empty that for films, where the volume is
+            one, else the default's.
         :param wanted: name or path of the one that is chosen; empty if none is named.
         """
         combo = self._ui.modelComboBox
@@ -168,6 +169,9 @@ class Choices:
         known = [i for i in self._checkpoints if i.method in METHODS and METHODS[i.method].group != "comparison"]
         for info in known:
             self._addModel(info, info.name)
+        if not wanted and not method and volumes.isFilm(self._parameters.inputVolume):
+            films = (info for info in known if info.metadata.get("preprocessing", {}).get("modality") == "XR")
+            wanted = next((info.name for info in films), "")
         if not wanted:
             first = next((info for info in known if info.method == (method or DEFAULT_METHOD)), None)
             wanted = first.name if first is not None else ""

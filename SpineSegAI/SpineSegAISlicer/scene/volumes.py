@@ -13,6 +13,8 @@ from SpineSegAILib.errors import ImageError
 UNCERTAINTY_ATTRIBUTE = "SpineSegAI.UncertaintyMeans"
 """Of a map of uncertainty that SpineSegAI made: the means of the structures, as JSON."""
 
+_RADIOGRAPHS = ("CR", "DX", "RF", "XA", "RG")  # DICOM's words
+_FILM_SHAPE = 1.5  # rows over columns; 1.8 and more in films of a whole spine
 _SHEAR_TOLERANCE = 1e-3  # as `imaging.check_image`; less is rounding in file headers
 
 
@@ -33,6 +35,23 @@ def _isImage(node):
         and not node.GetHideFromEditors()
         and not isUncertaintyMap(node)
     )
+
+
+def isFilm(volumeNode):
+    """Whether a volume is a radiograph: one slice, by its DICOM modality or, where that is not told, by its shape.
+
+    Films of the spine are high and narrow; single slices of MR are about square.
+    """
+    if volumeNode is None or volumeNode.GetImageData() is None:
+        return False
+    columns, rows, slices = volumeNode.GetImageData().GetDimensions()
+    if slices != 1:
+        return False
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.GetItemByDataNode(volumeNode)
+    name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+    modality = hierarchy.GetItemAttribute(item, name) if item else ""
+    return modality in _RADIOGRAPHS if modality else rows > _FILM_SHAPE * columns
 
 
 def segmentedVolume(segmentationNode):

@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .definitions import COLUMNS, EVERY, MEASUREMENTS, SHORT_COLUMNS, SPINE, SPINE_MEASUREMENTS, Measurement
-    from .export import check_table_file, decimals, write_measurements
+    from .definitions import (
+        COLUMNS,
+        EVERY,
+        FILM,
+        FILM_COLUMNS,
+        MEASUREMENTS,
+        SHORT_COLUMNS,
+        SPINE,
+        SPINE_MEASUREMENTS,
+        Measurement,
+    )
+    from .export import check_table_file, decimals, short_columns, write_measurements
     from .plausibility import LIMITS, Limit
     from .rows import Row
+    from .scoliosis import CURVE, Curve, FilmSpine, is_film
     from .table import measure, measure_all, sacrum_is_broken
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

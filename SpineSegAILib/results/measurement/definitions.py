@@ -68,6 +68,21 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "the disc between them; negative backwards (retrolisthesis)",
         "slip",
     ),
+    Measurement(
+        "tilt_deg",
+        "Tilt in a film",
+        "°",
+        "of the line between the middles of a vertebra's sides against the picture's rows; positive where its right "
+        "end in the picture is lower",
+        "tilt",
+    ),
+    Measurement(
+        "curve_deg",
+        "Cobb angle of a curve",
+        "°",
+        "in a film, between the upper endplate of the curve's upper end vertebra and the lower one of its lower end "
+        "vertebra: those tilted most against each other, then those beyond them that bend back by 10° or more",
+    ),
     *(
         Measurement(
             f"centroid_{frame}_{axis}_mm",
@@ -96,8 +111,19 @@ SPINE_MEASUREMENTS: tuple[Measurement, ...] = (
         "largest angle, in the coronal plane, between any two vertebrae wholly in view",
         "Cobb angle (supine)",
     ),
+    *(
+        Measurement(f"cobb_{key}_deg", f"{label} Cobb angle", "°", f"in a film with T1 to L5 in view: {method}")
+        for key, label, method in (
+            ("main", "Main", "largest angle between any two vertebrae"),
+            ("upper", "Proximal thoracic", "the one above it, by the rule of the AASCE challenge"),
+            ("lower", "Thoracolumbar", "the one below it, by the rule of the AASCE challenge"),
+        )
+    ),
 )
 """What is measured of the spine as a whole: columns of the last row of `measure_all`."""
+
+FILM = ("tilt_deg", "curve_deg", "cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg")
+"""What is measured in films from the front, where nothing else is, and nowhere else."""
 
 EVERY: dict[str, Measurement] = {m.key: m for m in (*MEASUREMENTS, *SPINE_MEASUREMENTS)}
 """All of them by key."""
@@ -113,6 +139,9 @@ COLUMNS: tuple[str, ...] = (
 
 SHORT_COLUMNS: tuple[str, ...] = (
     "structure", "volume_ml", "height_anterior_mm", "height_middle_mm", "height_posterior_mm", "endplate_angle_deg",
-    "slip_mm", *(m.key for m in SPINE_MEASUREMENTS), "outline_quality", "notes",
+    "slip_mm", *(m.key for m in SPINE_MEASUREMENTS if m.key not in FILM), "outline_quality", "notes",
 )  # fmt: skip
 """The columns that a reader wants; the default of files."""
+
+FILM_COLUMNS: tuple[str, ...] = ("structure", *FILM, "outline_quality", "notes")
+"""The same of a film."""

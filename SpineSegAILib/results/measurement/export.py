@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import MissingPackageError
 from ...files import atomic_write, check_suffix, write_csv_rows
-from .definitions import EVERY, SHORT_COLUMNS
+from .definitions import EVERY, FILM, FILM_COLUMNS, SHORT_COLUMNS
 
 SUFFIXES = (".csv", ".json", ".xlsx")
 MARK = "SpineSegAI"
@@ -34,13 +34,14 @@ def check_table_file(path: str | Path) -> None:
 def write_measurements(
     rows: Iterable[Mapping[str, Any]],
     path: str | Path,
-    columns: Sequence[str] = SHORT_COLUMNS,
+    columns: Sequence[str] | None = None,
     *,
     precise: bool = False,
 ) -> Path:
     """Writes the table as its name ends: ``.csv``, ``.xlsx``, or ``.json`` for a list with an object per row.
 
     Args:
+        columns: `short_columns` where none are given.
         precise: numbers as `decimals` says; JSON, which is for programs, then has them unrounded.
 
     Raises:
@@ -50,6 +51,8 @@ def write_measurements(
     path = Path(path)
     check_table_file(path)
     suffix = path.suffix.lower()
+    rows = list(rows)
+    columns = short_columns(rows) if columns is None else columns
     cells = [[row.get(key) for key in columns] for row in rows]
     if suffix != ".json" or not precise:
         cells = [[_rounded(*pair, precise) for pair in zip(columns, row, strict=True)] for row in cells]
@@ -63,6 +66,11 @@ def write_measurements(
         else:
             _write_xlsx(columns, cells, place, precise)
     return path
+
+
+def short_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """`SHORT_COLUMNS`, or `FILM_COLUMNS` where what is measured is what films tell."""
+    return FILM_COLUMNS if any(row.get(key) is not None for row in rows for key in FILM) else SHORT_COLUMNS
 
 
 def decimals(key: str, precise: bool = False) -> int:

@@ -17,6 +17,7 @@ from .endplates import endplates, sacral_endplate
 from .plausibility import SACRAL_ANGLE, check
 from .rows import HEIGHTS, Blank, NotMeasured, Row, fill, finish, new_row, refuse
 from .scan import Scan
+from .scoliosis import film_rows, is_film
 from .spine import Column, of_the_spine, relate
 
 NO_SCALE = "the image does not tell the size of its pixels"
@@ -28,11 +29,16 @@ def measure(segmentation: Segmentation) -> list[Row]:
     Returns:
         A row per structure with the keys of `COLUMNS`; lengths in mm, volumes in mL, angles in degrees.
     """
-    return measure_all(segmentation)[:-1]
+    return [row for row in measure_all(segmentation) if row["id"]]
 
 
 def measure_all(segmentation: Segmentation) -> list[Row]:
-    """The rows of `measure`, and at the end one of the spine as a whole (`SPINE`), with `SPINE_MEASUREMENTS`."""
+    """The rows of `measure`, and at the end one of the spine as a whole (`SPINE`), with `SPINE_MEASUREMENTS`.
+
+    In a film curves have rows of their own, between them (`scoliosis.CURVE`).
+    """
+    if is_film(segmentation):
+        return film_rows(segmentation)
     scan = Scan(segmentation.labels, segmentation.scheme.extent)
     present = segmentation.present
     canal = Canal.of(scan) if CANAL_ID in present and CANAL_ID not in segmentation.unvalidated else None

@@ -1,0 +1,214 @@
+"""Scoliosis in films from the front: tilts of vertebrae, Cobb angles, curves with their end vertebrae and apex.
+
+A film is a single slice of a scheme for radiographs. Angles need no pixel size; nothing else is measured here. A
+curve's angle is that between the upper endplate of its upper end vertebra and the lower endplate of its lower one
+(Cobb). It is blank where an end vertebra, or the one beyond it, which may be more tilted, is cut by the image's border,
+missing or doubtful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from ...anatomy import STRUCTURES, Kind, order_of
+from ...hints import Point
+from ...imaging import Geometry
+from ...imaging.geometry import canonical_axes
+from ..quality import LOW
+from ..segmentation import Segmentation
+from .bodies import CUT
+from .cobb import Ends, curves, set_angles
+from .corners import Quad, fit_quad
+from .definitions import SPINE
+from .rows import NotMeasured, Row, finish, new_row, refuse
+from .spine import LARGEST_TILT_ERROR
+
+CURVE = "curve"
+"""``kind`` of the row of a curve."""
+_SET_ANGLES = ("cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg")
+Line = tuple[Point, Point]
+"""Left and right end (LPS, mm), as the picture has them."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of the column.
+
+    Attributes:
+        upper, lower, apex: ids of its end vertebrae, and of the vertebra furthest from the line between them.
+        side: of the picture to which it is convex, ``"left"`` or ``"right"``.
+        angle: Cobb's, degrees; None where it cannot be trusted.
+        why: reason for that.
+        lines: upper endplate of the upper end vertebra, lower one of the lower.
+    """
+
+    upper: int
+    lower: int
+    apex: int
+    side: str
+    angle: float | None
+    why: str
+    lines: tuple[Line, Line]
+
+    @property
+    def name(self) -> str:
+        """``"T5–T11"``."""
+        return f"{STRUCTURES[self.upper].name}–{STRUCTURES[self.lower].name}"
+
+
+class FilmSpine:
+    """The vertebrae of a film as quadrangles.
+
+    Attributes:
+        quads: vertebra's id → its quadrangle, top down; columns and rows in units of a row's height.
+        why: vertebra's id → why it has none that can be trusted.
+    """
+
+    def __init__(self, segmentation: Segmentation) -> None:
+        labels = segmentation.labels
+        self._image = labels
+        self._axes, self._flips = canonical_axes(Geometry.of(labels))
+        array = sitk.GetArrayViewFromImage(labels).transpose(self._axes)
+        flip = tuple(slice(None, None, -1 if flipped else 1) for flipped in self._flips)
+        self.labels: np.ndarray = array[flip][0]
+        spacing = np.array(labels.GetSpacing()[::-1])[list(self._axes)]
+        self._wide = float(spacing[2] / spacing[1])
+        ids = [sid for sid in segmentation.present if STRUCTURES[sid].kind is Kind.VERTEBRA]
+        self.ids = sorted((sid for sid in ids if STRUCTURES[sid].order is not None), key=order_of)
+        self.scheme = [sid for sid in segmentation.scheme.of_kind(Kind.VERTEBRA) if STRUCTURES[sid].order is not None]
+        self.quads: dict[int, Quad] = {}
+        self.why: dict[int, str] = {}
+        self._fit(segmentation.outline_quality)
+
+    def _fit(self, quality: Mapping[int, float]) -> None:
+        centers = {sid: np.array(ndimage.center_of_mass(self.labels == sid))[::-1] for sid in self.ids}
+        for at, sid in enumerate(self.ids):
+            mask = self.labels == sid
+            ends = self.ids[max(at - 1, 0)], self.ids[min(at + 1, len(self.ids) - 1)]
+            down = centers[ends[1]] - centers[ends[0]] if ends[0] != ends[1] else np.array([0.0, 1.0])
+            try:
+                if self.is_cut(sid):
+                    raise NotMeasured(CUT)
+                if quality.get(sid, 1.0) < LOW:
+                    raise NotMeasured("its outline is doubtful")
+                quad = fit_quad(mask, down)
+                if quad.tilt_error > LARGEST_TILT_ERROR:
+                    raise NotMeasured(f"its outline is rough, with an error of about {quad.tilt_error:.0f}°")
+            except NotMeasured as reason:
+                self.why[sid] = str(reason)
+            else:
+                self.quads[sid] = Quad(quad.corners * [self._wide, 1.0], quad.tilt_error)
+
+    def is_cut(self, sid: int) -> bool:
+        """Whether the image's border cuts a vertebra."""
+        mask = self.labels == sid
+        return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+
+    def point(self, place: np.ndarray) -> Point:
+        """Physical point (LPS, mm) of a column and row of `quads`."""
+        canonical = (0.0, float(place[1]), float(place[0]) / self._wide)
+        index = [0.0, 0.0, 0.0]
+        for axis, flipped, value in zip(self._axes, self._flips, canonical, strict=True):
+            index[axis] = self._image.GetSize()[2 - axis] - 1 - value if flipped else value
+        x, y, z = self._image.TransformContinuousIndexToPhysicalPoint(index[::-1])
+        return x, y, z
+
+    def set_angles(self) -> tuple[float, float, float]:
+        """Main, upper and lower Cobb angle by the rule of `cobb.set_angles`.
+
+        Raises:
+            NotMeasured: not all vertebrae of the scheme are wholly in view and certain.
+        """
+        for sid in self.scheme:
+            self._require(sid)
+        return set_angles(np.stack([self.quads[sid].corners for sid in self.scheme]), self.labels.shape[0])
+
+    def curves(self) -> list[Curve]:
+        """The curves of at least `cobb.LEAST_CURVE`, top down."""
+        ids = list(self.quads)
+        tilts = [self.quads[sid].tilt for sid in ids]
+        centers = np.array([self.quads[sid].center for sid in ids]).reshape(-1, 2)
+        return [self._curve(ids, ends) for ends in curves(tilts, centers)]
+
+    def _curve(self, ids: list[int], ends: Ends) -> Curve:
+        upper, lower = ids[ends.upper], ids[ends.lower]
+        lines = [self.quads[sid].plate(which) for sid, which in ((upper, 0), (lower, 1))]
+        angle: float | None = abs(self.quads[lower].plate_tilt(1) - self.quads[upper].plate_tilt(0))
+        why = ""
+        try:
+            for sid, way in ((upper, -1), (lower, 1)):
+                self._beyond(sid, way)
+        except NotMeasured as reason:
+            angle, why = None, str(reason)
+        (a, b), (c, d) = ((self.point(left), self.point(right)) for left, right in lines)
+        return Curve(upper, lower, ids[ends.apex], ends.side, angle, why, ((a, b), (c, d)))
+
+    def _beyond(self, sid: int, way: int) -> None:
+        """Makes sure that the vertebra beyond an end is known to be less tilted.
+
+        Raises:
+            NotMeasured: it is not known.
+        """
+        at = self.scheme.index(sid) + way if sid in self.scheme else -1
+        if not 0 <= at < len(self.scheme):
+            return
+        try:
+            self._require(self.scheme[at])
+        except NotMeasured as reason:
+            raise NotMeasured(f"{STRUCTURES[sid].name} may not be its end: {reason}") from None
+
+    def _require(self, sid: int) -> None:
+        if sid not in self.quads:
+            name = STRUCTURES[sid].name
+            raise NotMeasured(f"{name}: {self.why[sid]}" if sid in self.why else f"{name} is not segmented")
+
+
+def is_film(segmentation: Segmentation) -> bool:
+    """Whether a result is of a film, with levels: a single slice, of a scheme for radiographs."""
+    return (
+        segmentation.scheme.modality == "XR"
+        and 1 in segmentation.labels.GetSize()
+        and any(s.order is not None for s in segmentation.scheme.structures)
+    )
+
+
+def film_rows(segmentation: Segmentation) -> list[Row]:
+    """Rows of a film: vertebrae top down, then curves, then the spine as a whole."""
+    spine = FilmSpine(segmentation)
+    present = segmentation.present
+    rows = []
+    for sid in present:
+        row = new_row(
+            id=sid,
+            structure=STRUCTURES[sid].name,
+            name=segmentation.name_of(sid, present),
+            kind=STRUCTURES[sid].kind.value,
+            outline_quality=segmentation.outline_quality.get(sid),
+            unvalidated=sid in segmentation.unvalidated,
+            touches_border=spine.is_cut(sid),
+        )
+        if sid in spine.quads:
+            row["tilt_deg"] = spine.quads[sid].tilt
+        elif sid in spine.why:
+            refuse(row, ("tilt_deg",), spine.why[sid])
+        rows.append(row)
+    for curve in spine.curves():
+        apex, side = STRUCTURES[curve.apex].name, curve.side
+        row = new_row(id=0, structure=curve.name, name=f"curve {curve.name}", kind=CURVE, curve_deg=curve.angle)
+        if curve.angle is None:
+            refuse(row, ("curve_deg",), curve.why)
+        row["notes"].append(f"Apex {apex}, convex to the {side} of the picture.")
+        rows.append(row)
+    whole = new_row(
+        id=0, structure=SPINE, name="whole spine", kind=SPINE, level_confidence=segmentation.level_confidence
+    )
+    try:
+        whole.update(zip(_SET_ANGLES, spine.set_angles(), strict=True))
+    except NotMeasured as reason:
+        refuse(whole, _SET_ANGLES, str(reason))
+    return [finish(row) for row in (*rows, whole)]
