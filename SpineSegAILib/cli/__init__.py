@@ -30,6 +30,7 @@ from . import (
     phantom,
     publish,
     rank,
+    refine,
     relabel,
     segment,
     text_bank,
@@ -55,6 +56,7 @@ class Command(Protocol):
 COMMANDS: Mapping[str, Command] = {
     "segment": segment,
     "relabel": relabel,
+    "refine": refine,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,

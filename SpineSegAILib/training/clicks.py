@@ -75,14 +75,14 @@ def cached_errors(
     preprocessing: Preprocessing,
     checkpoints: Mapping[str, str],
     folder: Path,
-    predictor: Callable[[str], Any],
+    find: Callable[[str, sitk.Image], sitk.Image],
 ) -> list[Path]:
     """What other checkpoints find in a case and in a degraded copy of it, on the grid of its cache; made if need be.
 
     Args:
         checkpoints: name → checksum.
         folder: of the label maps.
-        predictor: a checkpoint's name → its `inference.Predictor`.
+        find: what the checkpoint of a name finds in an image.
     """
     wanted: dict[Path, tuple[str, bool]] = {}
     for name, check in checkpoints.items():
@@ -98,7 +98,7 @@ def cached_errors(
         folder.mkdir(parents=True, exist_ok=True)
         for path, (name, worse) in missing.items():
             try:
-                found = predictor(name).segment(worse_image if worse else image).labels
+                found = find(name, worse_image if worse else image)
                 labels = preprocessing.apply_to_labels(found, volume)
             except SpineSegAIError:  # nothing found in so bad an image: all is missing
                 labels = np.zeros(volume.array.shape, np.int16)
@@ -443,18 +443,17 @@ def make_click_material(
     from ..inference import Predictor
 
     checkpoints = {name: checksum(find_checkpoint(name).path) for name in config.mistakes_of}
-    loaded: dict[str, Any] = {}
+    loaded: dict[str, Predictor] = {}
 
-    def predictor(name: str) -> Any:
-        if name not in loaded:
-            loaded[name] = Predictor(name, "cpu")
-        return loaded[name]
+    def find(name: str, image: sitk.Image) -> sitk.Image:
+        predictor = loaded.get(name) or loaded.setdefault(name, Predictor(name, "cpu"))
+        return predictor.segment(image, options=predictor.method.validation_options).labels
 
     made: list[ClickCase] = []
     for number, (case, cached) in enumerate([*training, *validation], start=1):
         errors = []
         if case is not None and case.label is not None:
-            errors = cached_errors(case, cached, preprocessing, checkpoints, folder / "mistakes", predictor)
+            errors = cached_errors(case, cached, preprocessing, checkpoints, folder / "mistakes", find)
         made.append(ClickCase(cached, errors))
         beat(number, len(training) + len(validation))
     return ClickMaterial(method, config, seed, made[: len(training)], made[len(training) :])

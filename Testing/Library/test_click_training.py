@@ -10,7 +10,7 @@ from tiny_data import VERTEBRAE, write_tiny_checkpoint, write_tiny_dataset
 
 from SpineSegAILib.anatomy import Kind, scheme, structure
 from SpineSegAILib.checkpoints import find_checkpoint, load_method, read_header
-from SpineSegAILib.datasets.manifest import read_manifest
+from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.errors import ConfigError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.methods.base import Batch
@@ -257,16 +257,12 @@ def test_mistakes_of_other_checkpoints_are_found_once(manifest, cases, tmp_path)
     case = read_manifest(manifest).cases("training")[0]
     asked = []
 
-    class Fake:
-        def segment(self, image):
-            from SpineSegAILib.datasets.manifest import read_label
-            from SpineSegAILib.results import Segmentation
-
-            asked.append(image)
-            return Segmentation(read_label(case), scheme("lumbar-mr"))
+    def find(name, image):
+        asked.append(name)
+        return read_label(case)
 
     for _ in range(2):
-        found = cached_errors(case, cases[0].cached, PREPROCESSING, {"a": "1", "b": "2"}, tmp_path, lambda name: Fake())
+        found = cached_errors(case, cases[0].cached, PREPROCESSING, {"a": "1", "b": "2"}, tmp_path, find)
     assert len(asked) == 4 and len(found) == 4  # two checkpoints, the image and its copy
     with np.load(found[0]) as stored:
         assert stored["labels"].shape == cases[0].cached.image.shape and stored["labels"].any()
