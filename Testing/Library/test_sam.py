@@ -189,11 +189,20 @@ def test_clicks_are_followed_in_the_slices_that_they_are_in(method_id):
         torch.tensor([[[2.0, 60.0, 60.0], [2.0, 78.0, 78.0], [3.0, 10.0, 10.0]]]), torch.tensor([[1.0, -1.0, 0.0]]),
         torch.tensor([1]), torch.tensor([30.0]), torch.ones_like(mask, dtype=torch.bool),
     )  # fmt: skip
+    asked, told, plain = [], [], method.masks
+
+    def masks(embedding, prompts, shape):
+        asked.append(prompts)
+        told.append(plain(embedding, prompts, shape))
+        return told[-1]
+
+    method.masks = masks
     with torch.inference_mode():
         found = method.refined(scene)
-        other = method.refined(replace(scene, signs=torch.tensor([[-1.0, 1.0, 0.0]])))
+        method.refined(replace(scene, signs=torch.tensor([[-1.0, 1.0, 0.0]])))
+        alone = method.refined(replace(scene, mask=torch.zeros_like(mask)))
     changed = (found != mask).flatten(2).any(2)[0]
     assert changed.tolist() == [False, False, True, False, False]  # no click, or none that counts, elsewhere
-    assert (found[:, 2] != other[:, 2]).any() and found.min() >= 0 and found.max() <= 1
-    alone = method.refined(replace(scene, mask=torch.zeros_like(mask)))
-    assert (alone[:, 2] > 0).any()  # what is not drawn yet has no box
+    assert asked[0].points.tolist() == [[[60, 60], [78, 78]]] and asked[0].signs.tolist() == [[1, 0]]
+    assert asked[0].boxes.tolist() == [[40, 40, 80, 80]] and (told[0] != told[1]).any()
+    assert asked[2].boxes is None and alone.isfinite().all()  # what is not drawn yet has no box
