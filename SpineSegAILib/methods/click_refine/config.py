@@ -18,7 +18,9 @@ class ClickRefineConfig(MethodConfig):
     """
 
     dims: int = Field(3, ge=3, le=3, description="a few slices")
-    widths: tuple[int, ...] = Field((16, 32, 64, 96), min_length=2, description="channels per resolution")
+    widths: tuple[int, ...] = Field(
+        (32, 64, 96), min_length=2, description="channels per resolution; the first has pixels of twice the size"
+    )
     window: tuple[int, int, int] = Field((9, 96, 96), description="slices, rows and columns that it sees")
     pixel_mm: float = Field(1.0, gt=0, description="size of its pixels")
     slice_mm: float = Field(4.0, gt=0, description="distance of its slices, whatever that of the image's")
@@ -26,18 +28,22 @@ class ClickRefineConfig(MethodConfig):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
-        "small": {"widths": (12, 24, 48, 64)},
-        "tiny": {"widths": (4, 6, 8), "window": (5, 32, 32)},
+        "small": {"widths": (16, 32, 64)},
+        "tiny": {"widths": (6, 8), "window": (5, 32, 32)},
     }
 
     @model_validator(mode="after")
     def _fits(self) -> ClickRefineConfig:
-        divisor = 2 ** (len(self.widths) - 1)
-        if any(side % divisor for side in self.window[1:]):
-            raise ValueError(f"rows and columns of the window must be multiples of {divisor}")
+        if any(side % self.divisor for side in self.window[1:]):
+            raise ValueError(f"rows and columns of the window must be multiples of {self.divisor}")
         if self.window[0] % 2 == 0:
             raise ValueError("the number of slices must be odd: the click lies in the middle one")
         return self
+
+    @property
+    def divisor(self) -> int:
+        """Of the window's rows and columns."""
+        return 2 ** len(self.widths)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

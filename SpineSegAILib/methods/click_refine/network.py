@@ -38,12 +38,12 @@ _SCRIBBLES, _FORGOTTEN = 0.15, 0.25
 class Block(nn.Module):
     """Two 3×3 convolutions within slices, and one between that mixes each slice with its two neighbours."""
 
-    def __init__(self, inputs: int, outputs: int, mix: bool) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(outputs)
-        self.mix = nn.Conv2d(3 * outputs, outputs, 1, bias=False) if mix else None
-        self.norm_mix = nn.BatchNorm2d(outputs) if mix else None
+        self.mix = nn.Conv2d(3 * outputs, outputs, 1, bias=False)
+        self.norm_mix = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
@@ -51,44 +51,49 @@ class Block(nn.Module):
     def forward(self, x: Tensor, slices: int) -> Tensor:
         """(B·S, C, H, W) → the same, of other channels."""
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        if self.mix is not None and self.norm_mix is not None:
-            stack = y.unflatten(0, (-1, slices))
-            edge = torch.zeros_like(stack[:, :1])
-            around = torch.cat(
-                [torch.cat([edge, stack[:, :-1]], 1), stack, torch.cat([stack[:, 1:], edge], 1)], 2
-            ).flatten(0, 1)
-            y = y + F.relu(self.norm_mix(self.mix(around)))
+        stack = y.unflatten(0, (-1, slices))
+        edge = torch.zeros_like(stack[:, :1])
+        around = [torch.cat([edge, stack[:, :-1]], 1), stack, torch.cat([stack[:, 1:], edge], 1)]
+        y = y + F.relu(self.norm_mix(self.mix(torch.cat(around, 2).flatten(0, 1))))
         return F.relu(self.norm2(self.conv2(y)) + self.skip(x), inplace=True)
 
 
 class ClickUNet(nn.Module):
-    """(B, C, S, H, W) maps and (B,) kinds → (B, S, H, W) logits."""
+    """(B, C, S, H, W) maps and (B,) kinds → (B, S, H, W) logits.
 
-    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+    A U-Net on pixels of twice the size, four of the maps' in the channels of one; what it says is brought to their own
+    edges by two convolutions over the maps themselves.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], fine: int = 8) -> None:
         super().__init__()
         self.kind = nn.Embedding(len(CLICK_KINDS), widths[-1])
-        nn.init.zeros_(self.kind.weight)
-        # Slices look at their neighbours where it costs little.
         self.encoder = nn.ModuleList(
-            Block(inputs if level == 0 else widths[level - 1], width, level > 0) for level, width in enumerate(widths)
+            Block(4 * inputs if level == 0 else widths[level - 1], width) for level, width in enumerate(widths)
         )
-        self.decoder = nn.ModuleList(
-            Block(widths[level + 1] + width, width, level > 0) for level, width in enumerate(widths[:-1])
+        self.up = nn.ModuleList(
+            nn.Conv2d(widths[level + 1], width, 1, bias=False) for level, width in enumerate(widths[:-1])
         )
-        self.head = nn.Conv2d(widths[0], 1, 1, bias=False)
+        self.decoder = nn.ModuleList(Block(width, width) for width in widths[:-1])
+        self.fine = nn.Conv2d(widths[0], 4 * fine, 1)
+        self.edge = nn.Conv2d(fine + inputs, fine, 3, padding=1)
+        self.head = nn.Conv2d(2 * fine, 1, 3, padding=1, bias=False)
         nn.init.zeros_(self.head.weight)  # an untrained one changes nothing
 
     def forward(self, maps: Tensor, kind: Tensor) -> Tensor:
         slices = maps.shape[2]
-        x = maps.transpose(1, 2).flatten(0, 1)
+        maps = maps.transpose(1, 2).flatten(0, 1)
+        x = F.pixel_unshuffle(maps, 2)
         features: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             x = block(F.max_pool2d(x, 2) if level else x, slices)
             features.append(x)
         x = x + self.kind(kind).repeat_interleave(slices, 0)[:, :, None, None]
         for level in reversed(range(len(self.decoder))):
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = self.decoder[level](torch.cat([x, features[level]], 1), slices)
+            x = F.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
+            x = self.decoder[level](x + features[level], slices)
+        x = F.relu(F.pixel_shuffle(self.fine(x), 2))
+        x = torch.cat([x, F.relu(self.edge(torch.cat([x, maps], 1)))], 1)
         return self.head(x)[:, 0].unflatten(0, (-1, slices))
 
 
@@ -100,7 +105,7 @@ class ClickRefine(Method):
     def __init__(self, config: ClickRefineConfig) -> None:
         super().__init__(config)
         self.config: ClickRefineConfig = config
-        self.tiling = Tiling((1, *[2 ** (len(config.widths) - 1)] * 2), window=config.window)
+        self.tiling = Tiling((1, *[config.divisor] * 2), window=config.window)
         self.scenes = SceneGrid(config.window, config.spacing)
         self.network = ClickUNet(_CHANNELS, config.widths)
 
@@ -128,7 +133,9 @@ class ClickRefine(Method):
         truth, known = batch.label == 1, batch.known[:, 1]
         rng = np.random.default_rng(int(torch.randint(2**31, ())))  # the trainer seeds it for each step
         count = len(truth)
-        last = rng.integers(1, self.config.rounds + 1, count)  # the round whose answer is learned from
+        # The round whose answer is learned from: half as often the second as the first, and so on.
+        chance = 0.5 ** np.arange(self.config.rounds)
+        last = 1 + rng.choice(self.config.rounds, count, p=chance / chance.sum())
         for number in range(1, int(last.max())):
             going_on = np.flatnonzero(last > number)
             with torch.no_grad():
