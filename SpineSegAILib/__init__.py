@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .correction import Click, refine
     from .hints import Anchor, Hints
     from .imaging import read_image
     from .inference import Predictor

@@ -31,6 +31,7 @@ from . import (
     phantom,
     publish,
     rank,
+    refine,
     relabel,
     sample,
     segment,
@@ -57,6 +58,7 @@ class Command(Protocol):
 COMMANDS: Mapping[str, Command] = {
     "segment": segment,
     "relabel": relabel,
+    "refine": refine,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,

@@ -1,10 +1,11 @@
-"""A user's corrections: of names, of pieces, and of voxels."""
+"""A user's corrections: of names, of pieces, and of voxels, by tools and by clicks."""
 
 from typing import TYPE_CHECKING
 
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .clicks import CLICK_CHECKPOINT, Click, click_correction, load_click_method, refine
     from .levels import (
         COUNTINGS,
         L6_ID,

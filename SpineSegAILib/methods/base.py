@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..anatomy import LabelScheme
+from ..errors import ConfigError
 from ..hints import Hints
+from .clicking import ClickScene, SceneGrid
 from .config import MethodConfig
 from .losses import decided_channel
 
@@ -92,6 +94,8 @@ class Batch:
         """The batch with each of its tensors changed."""
         tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         changed: dict[str, Any] = {name: change(value) for name, value in tensors.items()}
+        if isinstance(self.prompt, ClickScene):
+            changed["prompt"] = self.prompt.each(change)
         return replace(self, **changed)
 
     def to(self, device: torch.device) -> Batch:
@@ -231,6 +235,9 @@ class Method(nn.Module, TrainingHooks):
 
     Attributes:
         tiling, passes, readout: see there.
+        learns_from: what it is shown in training: ``"windows"`` of labelled images, or ``"clicks"`` on errors
+            (`Batch.prompt` is a `ClickScene`, channel 1 of `Batch.allowed` its structure).
+        scenes: of a method that takes clicks (`refined`).
         options: run-time options beyond `inference.OPTIONS`: name → what it does.
         validation_options: run-time options where time counts: for the validation during training, and for a first
             glance (`Tiling.around_column`).
@@ -239,6 +246,8 @@ class Method(nn.Module, TrainingHooks):
     tiling: Tiling = Tiling()
     passes: Passes = Passes()
     readout: Readout = Readout()
+    learns_from: Literal["windows", "clicks"] = "windows"
+    scenes: SceneGrid | None = None
     options: Mapping[str, str] = {}
     validation_options: Mapping[str, Any] = {}
 
@@ -264,6 +273,16 @@ class Method(nn.Module, TrainingHooks):
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
         (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
         raise NotImplementedError
+
+    def refined(self, scene: ClickScene) -> Tensor:
+        """(B, S, H, W) probability of the scene's structure after its clicks; as it was far from them.
+
+        Raises:
+            ConfigError: the method takes no clicks.
+        """
+        raise ConfigError(
+            f"The method {self.config.method} takes no clicks.", "Choose a checkpoint for correction by clicks."
+        )
 
     def output_scheme(self, hints: Hints) -> LabelScheme:
         """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""

@@ -32,8 +32,8 @@ class MethodInfo:
         id: stable id, as on the command line and in checkpoints.
         title: what it is called in the panel.
         group: ``"system"`` for the four published spine systems, ``"baseline"`` for what they are compared with and
-            what is worth choosing besides, ``"comparison"`` for what is there to be compared with alone: panels do not
-            offer it.
+            what is worth choosing besides, ``"comparison"`` for what is there to be compared with alone,
+            ``"correction"`` for what corrects segmentations and makes none.
         summary: the idea in a sentence.
         citation: where it comes from.
         dims: spatial dimensions it can be built for.
@@ -55,6 +55,11 @@ class MethodInfo:
     hints: frozenset[str] = frozenset()
     sampling: tuple[str, ...] = ()
     needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def offered(self) -> bool:
+        """Whether lists of what segments offer it."""
+        return self.group in ("system", "baseline")
 
     @property
     def accepted_hints(self) -> frozenset[str]:
@@ -232,6 +237,16 @@ METHODS: Mapping[str, MethodInfo] = {
             for i, t, s, c, h in _SAM_METHODS
         ),
         *(MethodInfo(i, t, "comparison", s, c, "smp", needs=_SMP) for i, t, s, c in _SMP_METHODS),
+        MethodInfo(
+            "click-refine",
+            "Click to correct",
+            "correction",
+            "A small network that moves the edge of one structure to where a reader clicks.",
+            "Our design, after Sofiiuk et al., Reviving iterative training with mask guidance for interactive "
+            "segmentation. ICIP 2022",
+            "click_refine",
+            (3,),
+        ),
     )
 }
 """Every method by id."""

@@ -103,6 +103,11 @@ class DataConfig(BaseModel):
     )
     phantoms: int = Field(0, ge=0, description="number of generated phantoms in the training set")
     phantom_share: float = Field(0.3, ge=0, le=1, description="share of samples that come from phantoms")
+    mistakes_of: tuple[str, ...] = Field(
+        (),
+        description="methods that correct: checkpoints whose results on the training images are corrected, by name;"
+        " damage made on purpose comes besides",
+    )
     augmentation: AugmentationConfig = AugmentationConfig()
 
 

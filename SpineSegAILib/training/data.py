@@ -357,7 +357,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.tables = [(*c.tables(scheme), c.kinds()) for c in self.cases]
         full, weak = ([i for i, c in enumerate(self.cases) if c.weak is flag] for flag in (False, True))
         self.weak_share = config.weak_share if full and weak else float(bool(weak))
-        self.mixtures = {flag: _Mixture(self.cases, which, config) for flag, which in ((False, full), (True, weak))}
+        self.mixtures = {flag: Mixture(self.cases, which, config) for flag, which in ((False, full), (True, weak))}
 
     def __len__(self) -> int:
         return 2**40
@@ -450,8 +450,14 @@ class SampleDataset(Dataset[dict[str, Any]]):
         return (slice_index, row, column), 0.0
 
 
-class _Mixture:
-    """Draws a case: first its source, by weight, then one of the source's."""
+class Mixture:
+    """Draws a case: first its source, by weight, then one of the source's.
+
+    Args:
+        cases: all of them.
+        which: numbers of those that are drawn.
+        config: how often a source is drawn, and phantoms.
+    """
 
     def __init__(self, cases: Sequence[CachedCase], which: Sequence[int], config: DataConfig) -> None:
         self.by_source: dict[str, list[int]] = {}

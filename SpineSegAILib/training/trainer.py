@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import pairwise
@@ -23,22 +23,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from ..anatomy import laterality
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
 from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, TrainingError, is_out_of_memory
-from ..evaluation.on_grid import LabelledVolume, load_labelled, validate
+from ..evaluation.on_grid import load_labelled
 from ..files import atomic_write
-from ..imaging import AIR
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method
-from .augmentation import Augmenter
 from .averaging import WeightAverage, load_matching
 from .clock import WorkClock
 from .config import TrainingConfig
-from .data import CachedCase, SampleDataset, StepSampler, cache_case, cache_phantom
+from .data import CachedCase, StepSampler, cache_case, cache_phantom
 from .failures import as_training_error, first_line
-from .pictures import draw_curves, draw_result
+from .material import Material, WindowMaterial
+from .pictures import draw_curves
 from .request import TrainingRequest, check_request, method_config
 from .run import RunDirectory, read_saved, replace_json
 from .saved_state import read_state, write_state
@@ -222,26 +220,18 @@ class _Trainer:
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def _train(self) -> None:
-        o, data = self.config.optimization, self.config.data
-        cases, validation = self._cases()
-        dataset = SampleDataset(
-            cases, self.method.scheme, data, self.config.seed, AIR,
-            context_mm=self.method.tiling.context_mm,
-        )  # fmt: skip
-        augmentation = data.augmentation
-        if any(laterality(i) for i in self.method.scheme.ids):  # a mirrored left lung is not a right one
-            augmentation = augmentation.model_copy(update={"mirror_left_right": False})
-        augment = Augmenter(data.patch, augmentation, self.config.seed, AIR)
+        o = self.config.optimization
+        material = self._material()
         sampler = StepSampler(
             self.step, o.steps, o.batch, self.accelerator.process_index, self.accelerator.num_processes
         )
         # On a GPU the trainer augments there; on a CPU the loading processes do, beside the network.
         on_cpu = self.accelerator.device.type == "cpu"
         loader = DataLoader(
-            dataset,
+            material.dataset,
             batch_sampler=sampler,
             num_workers=o.workers,
-            collate_fn=partial(_collate, augment) if on_cpu else None,
+            collate_fn=partial(_collate, material.augment) if on_cpu else None,
             worker_init_fn=_alone,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -254,17 +244,17 @@ class _Trainer:
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()
         if self.step == 0 and self.config.start_from and self.best == -math.inf:
-            self._validate(validation)  # what is worse than this start is no better checkpoint
+            self._validate(material)  # what is worse than this start is no better checkpoint
             self._save()
         sums: dict[str, Tensor] = {}
         counted = 0
         with self.run.quiet():
             batches = iter(loader)  # copies the process
-        for raw in self._loaded(batches, cases) if not is_done(o, self.step, self.elapsed) else ():
+        for raw in self._loaded(batches, material.cases) if not is_done(o, self.step, self.elapsed) else ():
             rate = learning_rate(o, self.step, self.elapsed)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = raw if on_cpu else augment(raw, self.accelerator.device)
+            batch = raw if on_cpu else material.augment(raw, self.accelerator.device)
             batch.progress = progress_of(o, self.step, self.elapsed)
             losses = self._gradients(model, optimizer, batch)
             norm = self.accelerator.clip_grad_norm_(model.parameters(), o.clip or math.inf)
@@ -295,7 +285,7 @@ class _Trainer:
                 self._draw_curves(at_most_every=_DRAW_SECONDS)
             self._beat("running", step=self.step)
             if self.step % o.validate_every == 0 or done:
-                self._validate(validation)
+                self._validate(material)
             if self.step % o.save_every == 0 or done or stopping:
                 self._save()
             if done or stopping:
@@ -405,40 +395,50 @@ class _Trainer:
             f"The batch is in {path}; try a lower learning rate.",
         )
 
-    def _cases(self) -> tuple[list[CachedCase], list[LabelledVolume]]:
+    def _material(self) -> Material:
+        """The training set, preprocessed, and what is validated."""
         cache = self.request.cache or self.run.folder / "cache"
-        scheme, pre = self.method.scheme, self.config.preprocessing
+        scheme, pre, data = self.method.scheme, self.config.preprocessing, self.config.data
         training = self.manifest.cases("training")
         kept = [case for case in self.manifest.splits.get("validation", ()) if case.label is not None]
         cases: list[CachedCase] = []
-        total = len(training) + self.config.data.phantoms + len(kept)
+        count = len(training) + data.phantoms
         with self.accelerator.main_process_first():
-            for number in range(total - len(kept)):
+            for number in range(count):
                 if number < len(training):
                     cases.append(cache_case(training[number], pre, scheme, cache, self.snapshot))
                 else:
                     cases.append(cache_phantom(number - len(training), self.config.seed, pre, scheme, cache))
-                self._beat("preparing", done=number + 1, total=total)
+                self._beat("preparing", done=number + 1, total=count + len(kept))
             kept = [keep_case(case, self.snapshot, cache) for case in kept]
-        return cases, load_labelled(kept, pre)
+            if self.method.learns_from == "clicks":
+                from .clicks import make_click_material
 
-    def _validate(self, cases: Sequence[LabelledVolume]) -> None:
-        if not cases:
+                drawn = list(zip([*training, *[None] * data.phantoms], cases, strict=True))
+                shown = [(case, cache_case(case, pre, scheme, cache)) for case in kept]
+                return make_click_material(
+                    self.method, data, pre, self.config.seed, drawn, shown, cache,
+                    lambda done, total: self._beat("preparing", done=done, total=total),
+                )  # fmt: skip
+        return WindowMaterial(self.method, self.config, cases, load_labelled(kept, pre))
+
+    def _validate(self, material: Material) -> None:
+        if not material.validation:
             return
         self._beat("validating", force=True, step=self.step)
         self._share_buffers()
-        mine = cases[self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = range(self.accelerator.process_index, len(material.validation), self.accelerator.num_processes)
         weights = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
         self.method.load_state_dict(self._averaged())
         self.method.eval()
         scores = []
         try:
-            for case in mine:
-                score, found = validate(self.method, case, self.accelerator.device, self.config.data.patch)
+            for number in mine:
+                score, draw = material.score(self.method, material.validation[number], self.accelerator.device)
                 scores.append(score)
                 self._beat("validating", step=self.step)
-                if self.main and case is cases[0]:
-                    draw_result(case, found, f"step {self.step}", self.run.preview)
+                if self.main and draw and number == 0:
+                    draw(f"step {self.step}", self.run.preview)
         finally:
             self.method.train()
             self.method.load_state_dict(weights)
@@ -450,9 +450,9 @@ class _Trainer:
             scores={k: round(v, 4) for k, v in means.items()},
             elapsed=round(self.elapsed, 1),
         )
-        level_dice = means.get("level_dice", -math.inf)  # nothing annotated that the scheme has
-        if level_dice > self.best:
-            self.best = level_dice
+        reached = means.get(material.criterion, -math.inf)  # nothing annotated that the scheme has
+        if reached > self.best:
+            self.best = reached
             self._write_checkpoint(self.run.best, means)
         self._draw_curves()
 
@@ -564,7 +564,7 @@ def _pieces(batch: Batch, parts: int) -> list[Batch]:
     return [batch.each(itemgetter(slice(low, high))) for low, high in pairwise(cuts)]
 
 
-def _collate(augment: Augmenter, items: list[dict[str, Any]]) -> Batch:
+def _collate(augment: Callable[[Any, torch.device], Batch], items: list[dict[str, Any]]) -> Batch:
     return augment(default_collate(items), torch.device("cpu"))
 
 

@@ -24,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+import SimpleITK as sitk
+
 from .. import __version__
 from ..errors import Cancelled, MissingPackageError, OutputError, SpineSegAIError
 from ..imaging import refuse_labels
@@ -41,6 +43,8 @@ from .protocol import (
     Message,
     ProgressEvent,
     ReadyEvent,
+    RefineEvent,
+    RefineRequest,
     ReportRequest,
     ResultMessage,
     SegmentEvent,
@@ -95,6 +99,7 @@ class Worker:
         self._unanswered: set[int] = set()
         self._cancelled: set[int] = set()
         self._loaded: tuple[tuple[str, str, float], Any] | None = None
+        self._clicked: tuple[tuple[str, float], Any] | None = None
 
     # --- input (its own thread) ---------------------------------------------------------------------------------------
 
@@ -153,6 +158,8 @@ class Worker:
                 self._reply(self._report(request))
             elif isinstance(request, DicomSegRequest):
                 self._reply(self._dicom_seg(request))
+            elif isinstance(request, RefineRequest):
+                self._reply(self._refine(request))
             elif isinstance(request, DeviceRequest):
                 self._reply(self._describe(request))
         except SpineSegAIError as error:
@@ -245,6 +252,41 @@ class Worker:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
         return WrittenEvent(job=request.job, path=request.path, uid=header.SOPInstanceUID)
 
+    def _refine(self, request: RefineRequest) -> RefineEvent:
+        import numpy as np
+
+        from ..correction import click_correction
+
+        image, labels = load_image(request.image), load_image(request.labels)
+        clicks, earlier = ([message.click() for message in some] for some in (request.clicks, request.earlier))
+        method = self._click_method(request.checkpoint)
+        correction = click_correction(image, labels, clicks, method, locked=request.locked, earlier=earlier)
+        told = {"words": correction.words, "details": dict(correction.details)}
+        if correction.patch is None:
+            return RefineEvent(job=request.job, **told)
+        folder = self._folder / f"job{request.job}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # systems clean up what is temporary
+        np.save(folder / "box.npy", correction.patch.labels)
+        slices, rows, columns = correction.patch.box
+        return RefineEvent(
+            job=request.job,
+            corner=(slices.start, rows.start, columns.start),
+            labels=str(folder / "box.npy"),
+            structures=tuple(sorted(correction.redrawn(sitk.GetArrayViewFromImage(labels)))),
+            **told,
+        )
+
+    def _click_method(self, checkpoint: str) -> Any:
+        """The method that takes clicks, kept beside the model that segments: it is small."""
+        from ..correction import load_click_method
+
+        changed = 0.0
+        with suppress(OSError, ValueError):
+            changed = Path(checkpoint).stat().st_mtime
+        if self._clicked is None or self._clicked[0] != (checkpoint, changed):
+            self._clicked = ((checkpoint, changed), load_click_method(checkpoint or None))
+        return self._clicked[1]
+
     def _describe(self, request: DeviceRequest) -> DeviceEvent:
         import torch
 
@@ -268,6 +310,7 @@ class Worker:
         return self._loaded[1]
 
     def _release(self) -> None:
+        self._clicked = None
         if self._loaded is None:
             return
         self._loaded = None

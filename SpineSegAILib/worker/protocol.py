@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ..anatomy import STRUCTURES
-from ..errors import HintError, ImageError
+from ..errors import CorrectionError, HintError, ImageError
 from ..hints import Anchor, Hints, Point
 from ..results import Segmentation
 from ..results.column import Column
+
+if TYPE_CHECKING:
+    from ..correction import Click
 
 PROTOCOL = 4
 """Raised whenever a message changes its meaning; both ends refuse another number."""
@@ -214,6 +217,45 @@ class DicomSegRequest(Message):
     path: str
 
 
+class ClickMessage(Message):
+    """`correction.Click`."""
+
+    structure_id: int
+    point: Point
+    add: bool = True
+
+    def click(self) -> Click:
+        """The click itself.
+
+        Raises:
+            CorrectionError: it names no structure.
+        """
+        from ..correction import Click
+
+        if self.structure_id not in STRUCTURES:
+            raise CorrectionError(f"{self.structure_id} is no structure.", "Use structure ids, as in L5 24.")
+        return Click(self.structure_id, self.point, self.add)
+
+
+class RefineRequest(Message):
+    """Correct a segmentation's `labels` of `image` by clicks (`correction.click_correction`).
+
+    Attributes:
+        clicks: those to follow; `earlier` were followed before.
+        locked: structures that stay as they are.
+        checkpoint: name or file of one that takes clicks; empty for the one that comes with SpineSegAI.
+    """
+
+    op: Literal["refine"] = "refine"
+    job: Job
+    image: ImageFile
+    labels: ImageFile
+    clicks: tuple[ClickMessage, ...]
+    earlier: tuple[ClickMessage, ...] = ()
+    locked: tuple[int, ...] = ()
+    checkpoint: str = ""
+
+
 class DeviceRequest(Message):
     """What is `device` really? Loads torch, so that the first segmentation need not."""
 
@@ -230,7 +272,7 @@ class CancelRequest(Message):
 
 
 Request = Annotated[
-    SegmentRequest | MeasureRequest | ReportRequest | DicomSegRequest | DeviceRequest | CancelRequest,
+    SegmentRequest | MeasureRequest | ReportRequest | DicomSegRequest | RefineRequest | DeviceRequest | CancelRequest,
     Field(discriminator="op"),
 ]
 REQUEST: TypeAdapter[Any] = TypeAdapter(Request)
@@ -284,6 +326,26 @@ class WrittenEvent(Message):
     uid: str = ""
 
 
+class RefineEvent(Message):
+    """Answer to `RefineRequest`: the labels of the box that changed.
+
+    Attributes:
+        words: what was done, for the log and the undo step.
+        corner: first voxel (z, y, x) of the box in the label array.
+        labels: ``.npy`` file of its int16 structure ids (z, y, x); None where nothing changed.
+        structures: ids that gained or lost voxels.
+        details: for the log.
+    """
+
+    event: Literal["refined"] = "refined"
+    job: Job
+    words: str
+    corner: tuple[int, int, int] = (0, 0, 0)
+    labels: str | None = None
+    structures: tuple[int, ...] = ()
+    details: dict[str, Any] = {}
+
+
 class DeviceEvent(Message):
     """Answer to `DeviceRequest`.
 
@@ -315,7 +377,7 @@ class ErrorEvent(Message):
 
 
 Event = Annotated[
-    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | WrittenEvent | DeviceEvent | ErrorEvent,
+    ReadyEvent | ProgressEvent | SegmentEvent | MeasureEvent | WrittenEvent | RefineEvent | DeviceEvent | ErrorEvent,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)

@@ -32,7 +32,9 @@ from SpineSegAILib.methods.base import Context, Method, Readout, Tiling, coordin
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
 
 CPU = torch.device("cpu")
-CASES = [(m.id, d) for m in METHODS.values() for d in m.dims if m.package != "sam"]  # it is shown what to segment
+CASES = [
+    (m.id, d) for m in METHODS.values() if m.group != "correction" for d in m.dims if m.package != "sam"
+]  # it is shown what to segment
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from SpineSegAILib.errors import ConfigError
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config, method_info
 
-CASES = [(m.id, d) for m in METHODS.values() for d in m.dims]
+CASES = [(m.id, d) for m in METHODS.values() if m.group != "correction" for d in m.dims]
 
 
 def example_batch(dims: int, channels: int, sizes: tuple[int, ...]) -> Batch:
@@ -119,7 +119,8 @@ def test_the_catalogue_says_what_it_must():
     for info in METHODS.values():
         assert info.summary.endswith(".")
         assert info.citation
-        assert info.group in ("system", "baseline", "comparison")
+        assert info.group in ("system", "baseline", "comparison", "correction")
+        assert info.offered == (info.group in ("system", "baseline"))
         assert {"small", "tiny"} <= set(info.config_class().presets(info.id))
         assert scheme(make_config(info.id).scheme)
 

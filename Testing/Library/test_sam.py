@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from SpineSegAILib.errors import ConfigError, HintError
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.base import Batch, Context, coordinate_channels
 from SpineSegAILib.methods.catalog import build_method, make_config
+from SpineSegAILib.methods.clicking import ClickScene
 
 pytestmark = pytest.mark.usefixtures("text_packages")
 ARCHITECTURE = make_config("sam", "tiny").architecture
@@ -174,3 +176,33 @@ def test_a_run_from_the_users_folder_segments_what_a_prior_shows(weights, tmp_pa
     hints = hint_maker("reference", "cpu").make(image, label)
     assert hints.given() == {"prior"}
     assert predictor.segment(image, hints=hints).labels.GetSize() == image.GetSize()
+
+
+@pytest.mark.parametrize("method_id", ["sam", "medsam"])
+def test_clicks_are_followed_in_the_slices_that_they_are_in(method_id):
+    method = built(method_id).eval()
+    shape = method.scenes.shape
+    mask = torch.zeros(1, *shape)
+    mask[:, 1:4, 40:80, 40:80] = 1
+    scene = ClickScene(
+        torch.rand(1, *shape), mask, torch.zeros_like(mask),
+        torch.tensor([[[2.0, 60.0, 60.0], [2.0, 78.0, 78.0], [3.0, 10.0, 10.0]]]), torch.tensor([[1.0, -1.0, 0.0]]),
+        torch.tensor([1]), torch.tensor([30.0]), torch.ones_like(mask, dtype=torch.bool),
+    )  # fmt: skip
+    asked, told, plain = [], [], method.masks
+
+    def masks(embedding, prompts, shape):
+        asked.append(prompts)
+        told.append(plain(embedding, prompts, shape))
+        return told[-1]
+
+    method.masks = masks
+    with torch.inference_mode():
+        found = method.refined(scene)
+        method.refined(replace(scene, signs=torch.tensor([[-1.0, 1.0, 0.0]])))
+        alone = method.refined(replace(scene, mask=torch.zeros_like(mask)))
+    changed = (found != mask).flatten(2).any(2)[0]
+    assert changed.tolist() == [False, False, True, False, False]  # no click, or none that counts, elsewhere
+    assert asked[0].points.tolist() == [[[60, 60], [78, 78]]] and asked[0].signs.tolist() == [[1, 0]]
+    assert asked[0].boxes.tolist() == [[40, 40, 80, 80]] and (told[0] != told[1]).any()
+    assert asked[2].boxes is None and alone.isfinite().all()  # what is not drawn yet has no box

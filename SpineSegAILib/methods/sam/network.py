@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ...errors import ConfigError, HintError
 from ..base import Batch, Context, Method, Tiling
+from ..clicking import ClickScene, SceneGrid, gate
 from ..options import choice_option
 from ..text.encoders import broken_package
 from .config import SamConfig
@@ -32,12 +33,14 @@ class _Prompts:
     Attributes:
         channels: of the scheme, one for each mask.
         boxes: (n, 4) left, top, right, bottom in pixels, or None.
-        points: (n, 2) column and row, or None; where both are None n is 0.
+        points: (n, 2) column and row, or (n, k, 2) of several; or None; where both are None n is 0.
+        signs: (n, k) 1 for points in the structure, 0 for points beside it; None where all are in it.
     """
 
     channels: list[int]
     boxes: Tensor | None = None
     points: Tensor | None = None
+    signs: Tensor | None = None
 
 
 class SamMethod(Method):
@@ -50,6 +53,7 @@ class SamMethod(Method):
         super().__init__(config)
         self.config: SamConfig = config
         self.tiling = Tiling(1)
+        self.scenes = SceneGrid((5, 128, 128), (4.0, 1.0, 1.0))
         self.sam: Any = _new_model(config)
         self.side: int = self.sam.config.vision_config.image_size
         self.requires_grad_(False)
@@ -119,8 +123,10 @@ class SamMethod(Method):
         if prompts.boxes is not None:
             told["input_boxes"] = prompts.boxes[None].float() * scale
         if prompts.points is not None:
-            told["input_points"] = prompts.points[None, :, None].float() * scale
-            told["input_labels"] = torch.ones(1, len(prompts.points), 1, dtype=torch.long, device=embedding.device)
+            points = prompts.points if prompts.points.ndim == 3 else prompts.points[:, None]
+            signs = torch.ones(points.shape[:2]) if prompts.signs is None else prompts.signs
+            told["input_points"] = points[None].float() * scale
+            told["input_labels"] = signs[None].to(embedding.device, torch.long)
         low = self.sam(image_embeddings=embedding, multimask_output=False, **told).pred_masks[0, :, :1].float()
         height, width = self._shown(shape)
         whole = F.interpolate(low, (self.side, self.side), mode="bilinear", align_corners=False)
@@ -195,6 +201,30 @@ class SamMethod(Method):
                 logits[index, prompts.channels] = found.to(logits.dtype)
             context.tick((index + 1) / len(images))
         return {"classes": logits.softmax(1)}
+
+    def refined(self, scene: ClickScene) -> Tensor:
+        """See `Method.refined`: the slices that are clicked in, each by its clicks and the box of what is drawn there.
+
+        SAM sees single pictures; other slices stay as they are.
+        """
+        assert self.scenes is not None
+        result, share = scene.mask.float().clone(), gate(scene, self.scenes.spacing)
+        for index in range(len(result)):
+            clicked = scene.signs[index] != 0
+            planes = scene.points[index, :, 0].round().long()
+            for plane in planes[clicked].unique().tolist():
+                here = clicked & (planes == plane)
+                mask = scene.mask[index, plane] > 0.5
+                prompts = _Prompts(
+                    [1],
+                    boxes=_box(mask)[None] if mask.any() else None,
+                    points=scene.points[index, here][:, 1:].flip(1)[None],
+                    signs=(scene.signs[index, here] > 0).long()[None],
+                )
+                image = scene.image[index, plane][None, None]
+                found = self.masks(self.embedded(image), prompts, mask.shape)[0].sigmoid()
+                result[index, plane] += share[index, plane] * (found - result[index, plane])
+        return result
 
     def _given(self, context: Context, index: int) -> list[_Prompts]:
         """Boxes of the prior's structures, and points where only these are given."""

@@ -1,0 +1,1 @@
+"""Clicks that correct one structure: where it should be, and where not."""
