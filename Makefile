@@ -1,7 +1,9 @@
 # make demo   segments the synthetic case that comes along and says which files it wrote
 # make test   lints and runs all tests
-# make lint   checks style, types and the arrows between rooms
-# Both work in .venv (or VENV=…), made with PYTHON; nothing outside this folder is changed.
+# make lint   checks style, types, spelling and the arrows between rooms
+# make docs   builds the documentation in build/docs
+# make coverage   runs all tests and prints which share of the library they reach
+# All work in .venv (or VENV=…), made with PYTHON; nothing outside this folder is changed.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +13,7 @@ WORKERS ?= auto
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs coverage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/spinesegai sample --quiet --output $(OUTPUT)
@@ -25,6 +27,14 @@ lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+coverage: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --cov SpineSegAILib Testing
+
+docs: $(VENV)/.installed-for-docs
+	$(BIN)/python Testing/Documentation/generate.py
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=Testing/Documentation $(BIN)/mkdocs build --quiet --strict --config-file Testing/Documentation/mkdocs.yml
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -40,5 +50,9 @@ $(VENV)/.installed-for-tests: pyproject.toml constraints.txt | $(VENV)/bin/pytho
 	$(PIP) install -q -c constraints.txt -e '.[test,slicer]'
 	@touch $(VENV)/.installed $@
 
+$(VENV)/.installed-for-docs: $(VENV)/.installed
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OUTPUT) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(OUTPUT) build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

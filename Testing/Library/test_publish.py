@@ -58,7 +58,7 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
     assert info.metadata["validation_command"].startswith(command) and command in text
     assert set(info.metadata["validation"]) == set(VARIANTS)
     assert list(info.metadata["mechanisms"]) == ["as shipped", "one slice at a time"]
-    assert text.startswith("# Tiny\n") and "0 cases and 3 phantoms, 7 steps in 0.50 hours, seed 1" in text
+    assert text.startswith("# Tiny\n") and "0 cases and 3 synthetic ones, 7 steps in 0.50 hours, seed 1" in text
     dice = info.metadata["validation"]["full"]["vertebrae"]["dice"]
     assert f"| **vertebrae** | 6 | {dice:.3f} |" in text
     for part in ("## What it is for", "spinesegai train …", "`--option batch=1`", "## Else", "canal"):
