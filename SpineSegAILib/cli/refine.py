@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable
 
 from ..anatomy import structure
-from ..files import SEGMENTATION_SUFFIXES, atomic_write
+from ..files import SEGMENTATION_SUFFIXES, atomic_write, write_json
 from ..hints import Anchor
 from . import arguments
 from .arguments import STDOUT
-from .terminal import print_json, print_note, print_written, write_json
+from .terminal import print_json, print_note, print_written
 
 HELP = "Correct a segmentation by clicks: where a structure should be, and where not."
 

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, default_collate
 from ..anatomy import GENERIC_IDS, STRUCTURES, Kind, Structure
 from ..checkpoints import find_checkpoint
 from ..datasets.manifest import Case
-from ..errors import DatasetError, SpineSegAIError
+from ..errors import CheckpointError, DatasetError, SpineSegAIError
 from ..files import atomic_write
 from ..imaging import Preprocessing, read_image
 from ..imaging.geometry import like
@@ -442,7 +442,7 @@ def make_click_material(
     """
     from ..inference import Predictor
 
-    checkpoints = {name: checksum(find_checkpoint(name).path) for name in config.mistakes_of}
+    checkpoints = {name: checksum(find_checkpoint(name).path, CheckpointError) for name in config.mistakes_of}
     loaded: dict[str, Predictor] = {}
 
     def find(name: str, image: sitk.Image) -> sitk.Image:

@@ -401,8 +401,8 @@ def test_what_an_entry_does_not_learn_from_is_no_part_of_it(manifest, tmp_path):
 
 def test_a_file_is_read_once_for_all_entries(manifest, tmp_path, monkeypatch):
     (tmp_path / "bank").write_bytes(b"3")
-    read, real = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or real(self))
+    read, real = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *mode, **how: read.append(self.name) or real(self, *mode, **how))
     entries = [{"name": f"{n}", "method": "atm-net", "preset": "tiny"} for n in range(3)]
     plan(config_of(manifest, entries=entries, resources={"text_bank": str(tmp_path / "bank")}), Work(tmp_path / "out"))
     assert read.count("bank") == 1

@@ -143,7 +143,7 @@ def test_what_is_about_one_image_is_refused(study, tiny_checkpoint, predictor, c
 
 def test_a_folder_of_500_mixed_files(tmp_path, phantom, tiny_checkpoint, predictor, capsys):  # noqa: F811
     """Every file that may be an image is a row, nothing else is; results inside of the input are no input."""
-    folder = tmp_path / "Ordner, größer – 日本"
+    folder = tmp_path / "Dateien, größer – 日本"
     for n in range(10):
         (folder / f"p{n}").mkdir(parents=True)
     small = phantom.image[:, :, :2]

@@ -387,7 +387,7 @@ def test_reading_what_is_no_segmentation(tmp_path):
         read_segmentation(tmp_path / "foreign.nii.gz")
     fractions = sitk.GetImageFromArray(np.full((3, 3, 3), 0.5, np.float32))
     sitk.WriteImage(fractions, str(tmp_path / "float.nrrd"))
-    with pytest.raises(SchemeError, match=r"0\.5"):
+    with pytest.raises(ImageError, match=r"0\.5"):
         read_segmentation(tmp_path / "float.nrrd")
 
 

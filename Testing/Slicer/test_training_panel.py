@@ -164,7 +164,7 @@ class RunningTest(TrainingCase):
         self.assertIn("steps/s", self.train.runStatusLabel.text)
         self.assertFalse(self.train.runResumeButton.enabled)
         self.assertIn("finished", self.train.runResumeButton.toolTip)
-        self.assertIn("finished: step 40", self.train.runLogText.plainText)
+        self.assertIn("finished at step 40", self.train.runLogText.plainText)
         # Pictures and plots.
         for label in (self.train.runCurvesLabel, self.train.runPreviewLabel):
             self.assertGreater(label.pixmap.width(), 100)
