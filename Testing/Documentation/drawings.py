@@ -28,6 +28,8 @@ DRAWINGS: dict[str, tuple[str, ...]] = {
     "lordosis": ("lordosis_deg",),
     "lordosis-l1-l5": ("lordosis_l1_l5_deg",),
     "cobb": ("scoliosis_deg",),
+    "film-tilt": ("tilt_deg",),
+    "film-curves": ("curve_deg", "cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg"),
 }
 """Drawing → the measurements that it shows."""
 
@@ -327,10 +329,75 @@ def cobb():
     return figure
 
 
+@cache
+def film() -> object:
+    """A synthetic film with two curves, as quadrangles."""
+    from SpineSegAILib.anatomy import SCHEMES
+    from SpineSegAILib.phantoms.films import FilmSpec, make_film
+    from SpineSegAILib.results import Segmentation
+    from SpineSegAILib.results.measurement import FilmSpine
+
+    made = make_film(FilmSpec(tilts={"T2": 2, "T6": -18, "T11": 22, "L4": -10}), np.random.default_rng(7))
+    return FilmSpine(Segmentation(made.labels, SCHEMES["thoracolumbar-xr"]))
+
+
+def axes_of_film(title: str, names: tuple[str, ...], *, width: float, margin: float):
+    """Axes with the quadrangles of these vertebrae, and their figure."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Polygon
+
+    from SpineSegAILib.anatomy import STRUCTURES
+
+    spine = film()
+    quads = {sid: q for sid, q in spine.quads.items() if not names or STRUCTURES[sid].name in names}
+    corners = np.concatenate([q.corners for q in quads.values()])
+    low, high = corners.min(0) - margin, corners.max(0) + margin
+    figure = Figure(figsize=(width, width * (high[1] - low[1]) / (high[0] - low[0]) + 0.35), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(high[1], low[1])
+    axes.axis("off")
+    figure.text(0.02, 0.995, title, ha="left", va="top", fontsize=10, color=INK)
+    for sid, quad in quads.items():
+        outline = quad.corners[[0, 1, 3, 2]]
+        axes.add_patch(Polygon(outline, facecolor=(*_rgb(STRUCTURES[sid].color), 0.35), edgecolor=INK, linewidth=0.6))
+        axes.text(*quad.center, STRUCTURES[sid].name, ha="center", va="center", fontsize=6, color=INK)
+    return figure, axes, quads
+
+
+def _rgb(color: object) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(color)
+
+
+def film_tilt():
+    figure, axes, quads = axes_of_film(
+        "Tilt: the line between the middles of the sides", ("T10", "T11", "T12"), width=4.0, margin=14
+    )
+    quad = list(quads.values())[1]
+    left, right = quad.corners[[0, 2]].mean(0), quad.corners[[1, 3]].mean(0)
+    reach = 0.5 * (right - left)
+    axes.plot(*np.stack([left - reach, right + reach]).T, color=LINE, lw=1.6)
+    axes.plot([left[0], right[0] + 14], [left[1], left[1]], color=LINE, lw=0.8, ls=":")
+    axes.text(right[0] + 7, (left[1] + right[1]) / 2, f"{quad.tilt:.0f}°", fontsize=9, color=INK, va="center")
+    return figure
+
+
+def film_curves():
+    from SpineSegAILib.results.film_lines import draw_curves
+
+    figure, axes, _ = axes_of_film("Cobb angles in a film, from endplate to endplate", (), width=3.8, margin=45)
+    draw_curves(axes, film(), (1.0, 1.0))  # in colors for a dark ground
+    for drawn in (*axes.lines, *(text for text in axes.texts if "°" in text.get_text())):
+        drawn.set_color(LINE)
+    return figure
+
+
 FUNCTIONS: dict[str, Callable[[], object]] = {
     "volume": volume, "heights": heights, "mean-height": mean_height, "depth": depth, "canal": canal,
     "disc-height-index": disc_height_index, "endplate-angle": endplate_angle, "slip": slip, "center": center,
-    "lordosis": lordosis, "lordosis-l1-l5": lordosis_l1_l5, "cobb": cobb,
+    "lordosis": lordosis, "lordosis-l1-l5": lordosis_l1_l5, "cobb": cobb, "film-tilt": film_tilt, "film-curves": film_curves,
 }  # fmt: skip
 
 
