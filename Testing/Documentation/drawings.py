@@ -397,7 +397,8 @@ def film_curves():
 FUNCTIONS: dict[str, Callable[[], object]] = {
     "volume": volume, "heights": heights, "mean-height": mean_height, "depth": depth, "canal": canal,
     "disc-height-index": disc_height_index, "endplate-angle": endplate_angle, "slip": slip, "center": center,
-    "lordosis": lordosis, "lordosis-l1-l5": lordosis_l1_l5, "cobb": cobb, "film-tilt": film_tilt, "film-curves": film_curves,
+    "lordosis": lordosis, "lordosis-l1-l5": lordosis_l1_l5, "cobb": cobb, "film-tilt": film_tilt,
+    "film-curves": film_curves,
 }  # fmt: skip
 
 

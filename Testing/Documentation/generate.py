@@ -253,7 +253,12 @@ def methods() -> str:
     """All methods, by group."""
     from SpineSegAILib.methods.catalog import METHODS
 
-    words = {"system": "published spine system", "baseline": "baseline", "comparison": "for comparison only"}
+    words = {
+        "correction": "for correction",
+        "system": "published spine system",
+        "baseline": "baseline",
+        "comparison": "for comparison only",
+    }
     rows = [
         (f"`{m.id}`", m.title, words[m.group], "/".join(f"{d}D" for d in m.dims), cell(m.summary), cell(m.citation))
         for m in METHODS.values()
