@@ -106,7 +106,7 @@ def spinesegai(*words: Any) -> str:
     """The command line; ends the program if it fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "SpineSegAILib", *map(str, words)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout

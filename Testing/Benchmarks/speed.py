@@ -39,7 +39,7 @@ def main() -> None:
         words = [image, args.checkpoint, args.device, args.threads, args.repeats]
         started = time.perf_counter()
         command = [sys.executable, "-c", _CHILD, str(ROOT), str(Path(__file__).parent), *map(str, words)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
         whole = time.perf_counter() - started
     if done.returncode:
         sys.exit(done.returncode)

@@ -98,6 +98,6 @@ def test_a_method_is_added_in_six_steps_as_the_page_says(tmp_path):
         w for _, code in blocks(PAGES / "add-a-method.md", "sh") for w in commands(code) if w[0] == "train"
     )  # fmt: skip
     run = [sys.executable, "-m", "SpineSegAILib", *train, "--device", "cpu", "--set", "optimization.batch=2"]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/plain/last.safetensors").is_file()

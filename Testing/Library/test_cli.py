@@ -337,6 +337,7 @@ def test_interruption_leaves_nothing(case, tiny_checkpoint, request_to_end):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout.readline() == "working\n"
@@ -590,7 +591,9 @@ def test_interrupted_training_is_saved_for_resuming(trainable, request_to_end):
     def state() -> str:
         return json.loads(status.read_text(encoding="utf-8"))["state"] if status.exists() else "not started"
 
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     try:
         deadline = time.monotonic() + 120
         while state() != "running" and time.monotonic() < deadline and process.poll() is None:

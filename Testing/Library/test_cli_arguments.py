@@ -28,6 +28,7 @@ NEEDED = {
     "sample": "",
     "phantom": "--output b.nrrd",
     "completion": "bash",
+    "refine": "a.seg.nrrd b.nii.gz --output c.seg.nrrd",
 }
 """The arguments that a command cannot do without."""
 

@@ -36,7 +36,9 @@ def test_bash_completes(typed, offered, capsys):
     assert run("completion", "bash") == 0
     script = capsys.readouterr().out
     ask = f'COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _spinesegai; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, encoding="utf-8", check=True
+    )
     assert done.stdout.strip() == offered and not done.stderr
 
 

@@ -906,7 +906,7 @@ def test_files_know_the_structures_that_a_scheme_added(suffix, tmp_path):
     result = Segmentation(sitk.GetImageFromArray(array), grown)
     result.write(tmp_path / f"a{suffix}")
     command = [sys.executable, "-c", _READ_IN_ANOTHER_PROCESS, str(tmp_path / f"a{suffix}")]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
     assert "310" in said
     assert "left kidney" in said
     assert grown.name in said

@@ -54,7 +54,7 @@ def test_a_run_outlives_who_started_it_and_can_be_stopped_killed_and_resumed(man
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(folder), json.dumps(words(manifest))]
-    started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    started = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert started.stdout.strip() == "starting", started.stderr
     # Whoever started it is gone.
     run = RunDirectory(folder)
@@ -200,7 +200,8 @@ def test_of_processes_that_start_at_once_one_has_the_run(manifest, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(tmp_path / "run"), str(time.time() + 8)]
     processes = [
-        subprocess.Popen([*command, f"n{n}"], env=environment, stdout=subprocess.PIPE, text=True) for n in range(4)
+        subprocess.Popen([*command, f"n{n}"], env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        for n in range(4)
     ]
     said = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert said.count("True") == 1, said

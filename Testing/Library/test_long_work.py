@@ -221,6 +221,7 @@ def ended_by_the_group(command, ready) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     try:

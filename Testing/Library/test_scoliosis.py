@@ -9,7 +9,7 @@ from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.imaging.quads import filled_quadrangles
 from SpineSegAILib.phantoms.films import FilmSpec, make_film, random_film
 from SpineSegAILib.results import Segmentation
-from SpineSegAILib.results.measurement import FILM, FilmSpine, measure, measure_all, write_csv
+from SpineSegAILib.results.measurement import FILM, FILM_COLUMNS, FilmSpine, measure, measure_all, write_measurements
 from SpineSegAILib.results.measurement.cobb import curves, set_angles
 from SpineSegAILib.results.measurement.corners import fit_quad
 from SpineSegAILib.results.measurement.rows import NotMeasured
@@ -193,7 +193,13 @@ def test_nothing_found_is_no_error(tmp_path):
     made = film()
     (spine,) = measure_all(result(made, [s.name for s in SCHEME.structures]))
     assert spine["cobb_main_deg"] is None
-    assert write_csv([spine], tmp_path / "none.csv").exists()
+    assert write_measurements([spine], tmp_path / "none.csv").exists()
+
+
+def test_the_table_of_a_film_has_the_columns_of_films(tmp_path):
+    table = write_measurements(measure_all(result(film())), tmp_path / "film.csv")
+    header = table.read_text(encoding="utf-8").splitlines()[0]
+    assert tuple(header.split(",")) == FILM_COLUMNS
 
 
 # --- what a reader sees ----------------------------------------------------------------------------------------------

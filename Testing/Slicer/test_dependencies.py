@@ -406,13 +406,13 @@ from SpineSegAILib.methods.catalog import METHODS, build_method, make_config
 build_method(make_config("resenc-unet", "tiny"))
 """
     root = str(samples.resources_folder().parent)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=root)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_panel_opens_before_anything_is_installed():
     program = str(Path(__file__).with_name("fresh_slicer.py"))
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 

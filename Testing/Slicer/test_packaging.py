@@ -112,7 +112,7 @@ widget = open_widget(SpineSegAI.SpineSegAIWidget)
 widget.cleanup()
 print(SpineSegAI.__file__, SpineSegAILib.__file__, SpineSegAISlicer.__file__, samples.samplePath(), sep="\\n")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(str(flat)) for line in done.stdout.split()), done.stdout
 
@@ -150,7 +150,9 @@ result = unittest.TextTestRunner().run(Case())
 sys.exit(bool(ERRORS) or not result.wasSuccessful())
 """
     env = {**os.environ, "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=ROOT, env=env
+    )
     assert done.returncode == 0, done.stderr
 
 

