@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name or file")
     arguments.add_datasets(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the two files")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of checkpoint and card"
+    )
     parser.add_argument("--name", required=True, metavar="NAME", help="name of the published checkpoint")
     parser.add_argument("--split", default="validation", metavar="NAME", help="cases to score; default: validation")
     parser.add_argument("--recipe", default="", metavar="TEXT", help="command that trained it, for the card")
@@ -32,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate once more with these options, to show what a part of the method is worth; may be repeated",
     )
     parser.add_argument(
-        "--append", type=Path, action="append", default=[], metavar="FILE.md", help="add this to the end of the card"
+        "--append", type=Path, action="append", default=[], metavar="FILE.md", help="add this to the end of all results"
+    )
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of NAME-results.md, all results; default: that of the card",
     )
     parser.add_argument(
         "--phantoms",
@@ -48,12 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluates on all variants, and writes checkpoint and card."""
+    """Evaluates on all variants, and writes checkpoint, card and all results."""
     from ..checkpoints import find_checkpoint
     from ..datasets import read_cases
 
-    if args.output.exists() and not args.output.is_dir():
-        raise OutputError(f"{args.output} is a file.", "Use a folder.")
+    for folder in filter(None, (args.output, args.tables)):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file.", "Use a folder.")
     info = find_checkpoint(args.checkpoint)
     read_cases(args.dataset, args.split)  # before minutes of work
     texts = [read_text(path, ConfigError) for path in (args.notes, *args.append) if path]
@@ -68,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         options={key: str(value) for key, value in args.option},
         rows=[Row(title, options) for title, options in map(_row, args.row)],
         more=texts[1:] if args.notes else texts,
+        tables=args.tables,
         shown_dataset=args.shown_dataset,
         phantoms=args.phantoms,
     )

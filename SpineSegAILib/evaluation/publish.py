@@ -7,6 +7,7 @@ it was worth.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,7 +59,8 @@ class Publication:
         notes: the hand-written part of the card, Markdown.
         options: run-time options of all evaluations.
         rows: see `Row`.
-        more: Markdown that others measured, for the end of the card.
+        more: Markdown that others measured, for the end of the page with all results.
+        tables: folder of that page; None for the folder of the card.
         shown_dataset: how the card names the dataset.
         phantoms: how many synthetic spines are evaluated, too, for the card's tables of measurements and outline
             quality.
@@ -72,6 +74,7 @@ class Publication:
     options: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[Row] = ()
     more: Sequence[str] = ()
+    tables: Path | None = None
     shown_dataset: str = ""
     phantoms: int = 0
 
@@ -84,13 +87,13 @@ def publish(
     device: str = "auto",
     report: Callable[[float, str], None] = lambda *_: None,
 ) -> list[Path]:
-    """Evaluate a checkpoint and write it with its card into a folder.
+    """Evaluate a checkpoint and write it into a folder, with its card (a page) and the page of all results.
 
     Args:
         report: called with the share of the present evaluation and a sentence.
 
     Returns:
-        the checkpoint and its card.
+        the checkpoint, its card, and the page of all results.
 
     Raises:
         ConfigError: a case of the split was in its training.
@@ -123,12 +126,16 @@ def publish(
     }
     if what.rows:
         metadata["mechanisms"] = {row["title"]: main_results(row["summary"]) for row in mechanisms}
-    paths = [folder / f"{what.name}{SUFFIX}", folder / f"{what.name}.md"]
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(*paths) as (weights, card):
+    tables = what.tables or folder
+    paths = [folder / f"{what.name}{SUFFIX}", folder / f"{what.name}.md", tables / f"{what.name}-results.md"]
+    for place in (folder, tables):
+        place.mkdir(parents=True, exist_ok=True)
+    with atomic_write(*paths) as (weights, card, results):
         save_checkpoint(weights, load_tensors(checkpoint), metadata)
         published = replace(read_header(weights), path=paths[0])
-        card.write_text(model_card(published, document, what, mechanisms, trust), encoding="utf-8")
+        card.write_text(model_card(published, document, what, mechanisms, _between(*paths[1:])), encoding="utf-8")
+        page = all_results(published, document, what, trust, _between(*reversed(paths[1:])))
+        results.write_text(page, encoding="utf-8")
     return paths
 
 
@@ -153,17 +160,16 @@ def model_card(
     info: CheckpointInfo,
     report: Mapping[str, Any],
     what: Publication,
-    mechanisms: Sequence[Mapping[str, Any]] = (),
-    trust: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    mechanisms: Sequence[Mapping[str, Any]],
+    tables: str,
 ) -> str:
-    """The model card as Markdown.
+    """The model card as Markdown, about a page.
 
     Args:
         report: of `evaluate_dataset`, with the ``command`` that makes it.
         mechanisms: title, flags and summary of each row, the first of them as shipped.
-        trust: title and summary of further data, whose measurements and outline qualities are shown.
+        tables: link to the page of `all_results`.
     """
-    own = f"{what.split} split"
     text = render(
         "model_card.md.j2",
         info=info,
@@ -173,8 +179,34 @@ def model_card(
         recipe=what.recipe,
         calibration=_calibration_in_words(info),
         report=report,
-        rows=_rows,
+        main_rows=_main_rows,
         mechanisms=mechanisms,
+        tables=tables,
+    )
+    return text.rstrip() + "\n"
+
+
+def all_results(
+    info: CheckpointInfo,
+    report: Mapping[str, Any],
+    what: Publication,
+    trust: Sequence[tuple[str, Mapping[str, Any]]],
+    card: str,
+) -> str:
+    """The tables by structure, of measurements and of outline quality, as Markdown.
+
+    Args:
+        report: of `evaluate_dataset`, with the ``command`` that makes it.
+        trust: title and summary of further data, whose measurements and outline qualities are shown.
+        card: link to the model card.
+    """
+    own = f"{what.split} split"
+    text = render(
+        "model_results.md.j2",
+        info=info,
+        card=card,
+        report=report,
+        rows=_rows,
         measured=[(own, report["variants"]["full"]), *trust],
         qualities=[*((f"{own}, {name}", s) for name, s in report["variants"].items()), *trust],
         good_dice=GOOD_DICE,
@@ -223,12 +255,22 @@ def _command(what: Publication) -> str:
     )
 
 
-def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Name and averages: groups, groups by source, structures."""
+def _main_rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and averages: groups, and groups by source."""
     yield from ((f"**{name}**", row) for name, row in summary["groups"].items())
     for source, groups in summary["sources"].items():
         yield from ((f"{source}: {name}", row) for name, row in groups.items())
+
+
+def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """As `_main_rows`, and every structure."""
+    yield from _main_rows(summary)
     yield from summary["structures"].items()
+
+
+def _between(page: Path, other: Path) -> str:
+    """The link from a page to another."""
+    return Path(os.path.relpath(other, page.parent)).as_posix()
 
 
 def _calibration_in_words(info: CheckpointInfo) -> str:

@@ -50,8 +50,8 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
         "shown", [manifest], "validation", "spinesegai train …", "## What it is for\n\nNothing.\n",
         rows=[Row("one slice at a time", {"batch": "1"})], more=["## Else\n"], shown_dataset="DATA/dataset.json",
     )  # fmt: skip
-    weights, card = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
-    assert (weights.name, card.name) == ("shown.safetensors", "shown.md")
+    weights, card, results = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
+    assert (weights.name, card.name, results.name) == ("shown.safetensors", "shown.md", "shown-results.md")
     info = read_header(weights)
     text = card.read_text(encoding="utf-8")
     command = "spinesegai evaluate DATA/dataset.json --split validation --checkpoint shown --variants all"
@@ -60,9 +60,22 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
     assert list(info.metadata["mechanisms"]) == ["as shipped", "one slice at a time"]
     assert text.startswith("# Tiny\n") and "0 cases and 3 synthetic ones, 7 steps in 0.50 hours, seed 1" in text
     dice = info.metadata["validation"]["full"]["vertebrae"]["dice"]
-    assert f"| **vertebrae** | 6 | {dice:.3f} |" in text
-    for part in ("## What it is for", "spinesegai train …", "`--option batch=1`", "## Else", "canal"):
+    tables = results.read_text(encoding="utf-8")
+    assert all(f"| **vertebrae** | 6 | {dice:.3f} |" in page for page in (text, tables))
+    for part in ("## What it is for", "spinesegai train …", "`--option batch=1`", "canal", "(shown-results.md)"):
         assert part in text
+    assert len(text.splitlines()) < 70 and "| L3 |" not in text
+    for part in ("| L3 |", "## Else", "(shown.md)", command):
+        assert part in tables
+
+
+def test_all_results_can_lie_in_a_folder_of_their_own(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("SpineSegAILib.evaluation.publish.VARIANTS", ("full",))
+    what = Publication("shown", [manifest], "validation", "", "", tables=tmp_path / "docs/results")
+    paths = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
+    assert paths[2] == tmp_path / "docs/results/shown-results.md"
+    assert "(../docs/results/shown-results.md)" in paths[1].read_text(encoding="utf-8")
+    assert "(../../out/shown.md)" in paths[2].read_text(encoding="utf-8")
 
 
 class Oracle:
@@ -101,7 +114,7 @@ def test_the_card_says_how_far_measurements_and_qualities_can_be_trusted(tmp_pat
     monkeypatch.setattr("SpineSegAILib.evaluation.publish.write_phantoms", own_labels)
     dataset = own_labels(tmp_path, 1)
     what = Publication("shown", [dataset], "validation", "", "", phantoms=2)
-    _, card = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
+    _, _, card = publish(checkpoint(tmp_path / "a.safetensors"), what, tmp_path / "out", device="cpu")
     text = card.read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     heights = {row[0]: row for row in rows if row[1:2] == ["vertebra: height (mm)"]}
