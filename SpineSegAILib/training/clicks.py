@@ -438,22 +438,25 @@ def make_click_material(
     Args:
         training: cases with what is cached of them; no case for phantoms, which no checkpoint is tried on.
         folder: of the run's cache.
-        beat: told how many cases are done, and of how many.
+        beat: told how many cases are done, and of how many, before everything that takes long; it may raise.
     """
     from ..inference import Predictor
 
     checkpoints = {name: checksum(find_checkpoint(name).path, CheckpointError) for name in config.mistakes_of}
     loaded: dict[str, Predictor] = {}
 
+    made: list[ClickCase] = []
+    total = len(training) + len(validation)
+
     def find(name: str, image: sitk.Image) -> sitk.Image:
+        beat(len(made), total)
         predictor = loaded.get(name) or loaded.setdefault(name, Predictor(name, "cpu"))
         return predictor.segment(image, options=predictor.method.validation_options).labels
 
-    made: list[ClickCase] = []
-    for number, (case, cached) in enumerate([*training, *validation], start=1):
+    for case, cached in [*training, *validation]:
         errors = []
         if case is not None and case.label is not None:
             errors = cached_errors(case, cached, preprocessing, checkpoints, folder / "mistakes", find)
         made.append(ClickCase(cached, errors))
-        beat(number, len(training) + len(validation))
+        beat(len(made), total)
     return ClickMaterial(method, config, seed, made[: len(training)], made[len(training) :])

@@ -221,7 +221,10 @@ class _Trainer:
 
     def _train(self) -> None:
         o = self.config.optimization
-        material = self._material()
+        try:
+            material = self._material()
+        except _StoppedPreparing:
+            return self._end("stopped")
         sampler = StepSampler(
             self.step, o.steps, o.batch, self.accelerator.process_index, self.accelerator.num_processes
         )
@@ -290,10 +293,12 @@ class _Trainer:
                 self._save()
             if done or stopping:
                 break
-        finished = "finished" if is_done(o, self.step, self.elapsed) else "stopped"
-        self._event(finished, step=self.step, elapsed=round(self.elapsed, 1))
         self._draw_curves()
-        self._beat(finished, force=True, step=self.step)
+        self._end("finished" if is_done(o, self.step, self.elapsed) else "stopped")
+
+    def _end(self, how: str) -> None:
+        self._event(how, step=self.step, elapsed=round(self.elapsed, 1))
+        self._beat(how, force=True, step=self.step)
         self.accelerator.wait_for_everyone()
 
     def _loaded(self, batches: Iterator[Any], cases: Sequence[CachedCase]) -> Iterator[Any]:
@@ -409,7 +414,7 @@ class _Trainer:
                     cases.append(cache_case(training[number], pre, scheme, cache, self.snapshot))
                 else:
                     cases.append(cache_phantom(number - len(training), self.config.seed, pre, scheme, cache))
-                self._beat("preparing", done=number + 1, total=count + len(kept))
+                self._preparing(number + 1, count + len(kept))
             kept = [keep_case(case, self.snapshot, cache) for case in kept]
             if self.method.learns_from == "clicks":
                 from .clicks import make_click_material
@@ -417,10 +422,18 @@ class _Trainer:
                 drawn = list(zip([*training, *[None] * data.phantoms], cases, strict=True))
                 shown = [(case, cache_case(case, pre, scheme, cache)) for case in kept]
                 return make_click_material(
-                    self.method, data, pre, self.config.seed, drawn, shown, cache,
-                    lambda done, total: self._beat("preparing", done=done, total=total),
-                )  # fmt: skip
+                    self.method, data, pre, self.config.seed, drawn, shown, cache, self._preparing
+                )
         return WindowMaterial(self.method, self.config, cases, load_labelled(kept, pre))
+
+    def _preparing(self, done: int, total: int) -> None:
+        """Says how far the preparation is, and ends it if someone asked: what is cached is kept.
+
+        Of several processes, which wait for each other here, none ends before its first step.
+        """
+        self._beat("preparing", done=done, total=total)
+        if self.accelerator.num_processes == 1 and self.run.stop_requested:
+            raise _StoppedPreparing
 
     def _validate(self, material: Material) -> None:
         if not material.validation:
@@ -553,6 +566,10 @@ class _Trainer:
     def _beat(self, state: str, *, force: bool = False, **values: Any) -> None:
         if self.main:
             self.run.beat(state, force=force, steps=self.config.optimization.steps, elapsed=self.elapsed, **values)
+
+
+class _StoppedPreparing(Exception):
+    """Someone asked the run to stop before its first step."""
 
 
 def _pieces(batch: Batch, parts: int) -> list[Batch]:

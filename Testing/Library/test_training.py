@@ -23,6 +23,7 @@ from SpineSegAILib.methods.catalog import make_config
 from SpineSegAILib.training import launcher
 from SpineSegAILib.training.averaging import load_matching
 from SpineSegAILib.training.config import DataConfig, OptimizationConfig, TrainingConfig
+from SpineSegAILib.training.data import cache_case
 from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.schedule import make_optimizer
@@ -235,6 +236,24 @@ def test_stop_saves_and_resume_goes_on(manifest, tmp_path):
     run_here(config, run.folder, resume=True)
     assert run.status()["state"] == "finished"
     assert saved_step(run) == 30
+
+
+def test_a_run_that_is_stopped_while_it_prepares_goes_on_with_what_is_cached(manifest, tmp_path, monkeypatch):
+    run, seen = RunDirectory(tmp_path / "run"), []
+
+    def cache(case, *rest):
+        seen.append(case.name)
+        run.request_stop()
+        return cache_case(case, *rest)
+
+    monkeypatch.setattr("SpineSegAILib.training.trainer.cache_case", cache)
+    config = config_for(manifest, 4)
+    run_here(config, run.folder)
+    assert run.status()["state"] == "stopped" and len(seen) == 1
+    assert run.events()[-1]["event"] == "stopped" and not run.last.exists()
+    monkeypatch.undo()
+    run_here(config, run.folder, resume=True)
+    assert run.status()["state"] == "finished" and saved_step(run) == 4
 
 
 def test_bad_requests_are_refused(manifest, tmp_path):
