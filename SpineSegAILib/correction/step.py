@@ -150,7 +150,9 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
     """The segmentation after a correction: voxels, quality, key points and what is unvalidated follow the names.
 
     The quality of outlines that were redrawn is unknown; where levels were renamed, the question which levels they are
-    is answered, and the confidence was of other names. The correction is added to its log; neither argument is changed.
+    is answered, and the confidence was of other names. Only structures that are there stay marked as experimental: a
+    level that takes the name of an absent one does not become experimental. The correction is added to the log; neither
+    argument is changed.
     """
     import SimpleITK as sitk
 
@@ -159,10 +161,10 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
 
     before = sitk.GetArrayViewFromImage(segmentation.labels)
     labels = like(segmentation.labels, correction.apply(before))
-    mapping = correction.mapping
+    mapping, present = correction.mapping, segmentation.present
     scheme = segmentation.scheme
     renamed = any(new not in (0, i) and STRUCTURES[i].order is not None for i, new in mapping.items())
-    kept = {i for i in segmentation.present if mapping.get(i, i)}
+    kept = {i for i in present if mapping.get(i, i)}
     answered = {a.question for a in segmentation.alternatives} if renamed else set()
     quality = _following(segmentation.outline_quality, mapping)
     new = sorted_ids(LabeledStructures.of(labels).present - set(scheme.ids))
@@ -174,10 +176,10 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
         outline_quality={i: q for i, q in quality.items() if i not in correction.redrawn(before)},
         alternatives=[] if renamed else [a.restricted_to(kept) for a in segmentation.alternatives],
         keypoints=_following(segmentation.keypoints, mapping),
-        unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated) - {0},
+        unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated.intersection(present)) - {0},
         warnings=[*(w for w in segmentation.warnings if w not in answered), *correction.notes],
         provenance=dict(segmentation.provenance),
-        corrections=(segmentation.corrections or CorrectionLog()).added(correction.log_entry(segmentation.present)),
+        corrections=(segmentation.corrections or CorrectionLog()).added(correction.log_entry(present)),
     )
 
 

@@ -297,7 +297,9 @@ def _follow(result: Segmentation, named: _Named, has_document: bool) -> None:
     gone = set(new) - set(new.values())
     result.keypoints = {new.get(i, i): p for i, p in result.keypoints.items() if i in named.tags or i in new}
     result.outline_quality = {new.get(i, i): q for i, q in result.outline_quality.items() if i not in gone or i in new}
-    result.unvalidated = frozenset(new.get(i, i) for i in result.unvalidated)
+    # Of absent structures nothing follows: who takes the name of one does not become experimental.
+    as_before = set(named.tags) - set(new.values())
+    result.unvalidated = frozenset(new.get(i, i) for i in result.unvalidated if i in new or i in as_before)
     for sid, tags in named.tags.items():
         quality = _share(tags.get(QUALITY_TAG, ""))
         if quality is not None:

@@ -460,10 +460,17 @@ def test_what_hangs_on_names_follows():
     result = apply_correction(before, shift(LabeledStructures.of(before.labels), "up"))
     assert result.outline_quality == {20: 0.9, 21: 0.4, 120: 0.7}
     assert result.keypoints == {20: (1.0, 2.0, 3.0)}
-    assert result.unvalidated == {120, 61}
+    assert result.unvalidated == {120}  # the canal is not there
     assert result.present == ids("L1 L1/L2 L2")
     assert before.present == ids("L2 L2/L3 L3")
     assert before.corrections is None
+
+
+def test_up_and_back_down_leaves_nobody_experimental_who_was_not():
+    before = segmentation(unvalidated=frozenset({20, 120}))  # L1 and its disc, which are not in the image
+    up = apply_correction(before, shift(LabeledStructures.of(before.labels), "up"))
+    assert up.present == ids("L1 L1/L2 L2") and not up.unvalidated
+    assert not apply_correction(up, shift(LabeledStructures.of(up.labels), "down")).unvalidated
 
 
 def test_a_question_that_is_answered_is_not_asked_again():
