@@ -71,13 +71,13 @@ class CheckpointInfo:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Names of the cases that it, or what it started from, has learnt from."""
+        """Names of the cases that it, or what it started from, has learned from."""
         training = self.metadata.get("training") or {}
         return frozenset({*(training.get("cases") or ()), *(training.get("cases_before") or ())})
 
     @property
     def unvalidated(self) -> frozenset[int]:
-        """Ids of experimental structures: learnt from phantoms alone, or not shown to be right on unseen cases."""
+        """Ids of experimental structures: learned from phantoms alone, or not shown to be right on unseen cases."""
         return frozenset(structure(n).id for n in self.metadata.get("unvalidated") or ())
 
 

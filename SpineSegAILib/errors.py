@@ -58,7 +58,7 @@ class ConfigError(SpineSegAIError):
 
 
 class DatasetError(SpineSegAIError):
-    """A data set's manifest or one of its files is missing or inconsistent."""
+    """A dataset's manifest or one of its files is missing or inconsistent."""
 
 
 class TrainingError(SpineSegAIError):
@@ -90,7 +90,7 @@ class MissingPackageError(SpineSegAIError):
 
 
 class Cancelled(SpineSegAIError):
-    """The user cancelled; nothing was written."""
+    """The user canceled; nothing was written."""
 
 
 def problems(error: Any) -> str:

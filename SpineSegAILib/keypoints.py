@@ -1,4 +1,4 @@
-"""Key points: the centres of structures, and corners of vertebrae in films, in LPS millimetres. Their files, and where
+"""Keypoints: the centers of structures, and corners of vertebrae in films, in LPS millimeters. Their files, and where
 they lie in a volume."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .imaging import CanonicalVolume
 
 KEYPOINT_REACH_MM = 15.0
-"""A centre stands for the slices up to this far to either side: half the width of a small vertebral body."""
+"""A center stands for the slices up to this far to either side: half the width of a small vertebral body."""
 
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
 """A vertebra's corners in a film, in the order in which they are kept; left and right are the picture's."""
@@ -35,7 +35,7 @@ def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) ->
     """Structure id → fractional (slice, row, column) on the canonical grid.
 
     Raises:
-        HintError: a structure has no centre to speak of (the canal), or a point lies outside the image.
+        HintError: a structure has no center to speak of (the canal), or a point lies outside the image.
     """
     found: dict[int, Point] = {}
     for sid, point in keypoints.items():
@@ -54,7 +54,7 @@ def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) ->
 
 
 def centres_of(label: sitk.Image) -> dict[int, Point]:
-    """Centroids (LPS, mm) of the vertebrae and discs of a label image, so that masks can serve as key points."""
+    """Centroids (LPS, mm) of the vertebrae and discs of a label image, so that masks can serve as keypoints."""
     import SimpleITK as sitk
 
     shapes = sitk.LabelShapeStatisticsImageFilter()
@@ -64,7 +64,7 @@ def centres_of(label: sitk.Image) -> dict[int, Point]:
 
 
 def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:
-    """Key points from ``{"L4": [x, y, z], …}`` (LPS, mm) or from the content of a Slicer markups file.
+    """Keypoints from ``{"L4": [x, y, z], …}`` (LPS, mm) or from the content of a Slicer markups file.
 
     Args:
         table: the decoded JSON.
@@ -113,7 +113,7 @@ def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
 
 
 def read_keypoints(path: str | Path) -> dict[int, Point]:
-    """Key points of a JSON file: ``{"L4": [x, y, z]}`` in LPS mm, or a Slicer markups file (``.mrk.json``).
+    """Keypoints of a JSON file: ``{"L4": [x, y, z]}`` in LPS mm, or a Slicer markups file (``.mrk.json``).
 
     Raises:
         HintError: the file is missing, is not JSON, or holds something else.

@@ -18,7 +18,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
     @staticmethod
     def volumes():
-        """The images of the scene: neither colour pictures nor label maps."""
+        """The images of the scene: neither color pictures nor label maps."""
         from .scene import volumes
 
         return volumes.images()
@@ -38,7 +38,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         segmentationNode=None,
         progress=None,
     ):
-        """Segment a volume and wait for it: one named, coloured, coded segment per structure.
+        """Segment a volume and wait for it: one named, colored, coded segment per structure.
 
         Runs in this process and blocks until done; the panel uses a process of its own instead. Example::
 

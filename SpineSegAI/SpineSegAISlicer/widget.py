@@ -14,7 +14,7 @@ WARM_UP_MILLISECONDS = 500
 
 
 class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Makes the sections and tells them of the scene; each section's behaviour is in a file of its own."""
+    """Makes the sections and tells them of the scene; each section's behavior is in a file of its own."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)

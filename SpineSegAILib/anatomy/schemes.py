@@ -98,7 +98,7 @@ class LabelScheme:
         return (0, *(index.get(s.kind.value, 0) for s in self.structures))
 
     def members(self, structure_id: int) -> tuple[int, ...]:
-        """Ids of this scheme that a labelled structure may be: itself, or all of its kind where its level or side is
+        """Ids of this scheme that a labeled structure may be: itself, or all of its kind where its level or side is
         not known and the scheme tells levels or sides apart."""
         if structure_id in self.channel_of:
             return (structure_id,)
@@ -109,7 +109,7 @@ class LabelScheme:
         return self.of_kind(*kinds)
 
     def channel_for(self, structure_id: int) -> int:
-        """Network channel that a labelled structure trains: its own, its kind's generic one, or background (0)."""
+        """Network channel that a labeled structure trains: its own, its kind's generic one, or background (0)."""
         if structure_id in self.channel_of:
             return self.channel_of[structure_id]
         kind = structure(structure_id).kind

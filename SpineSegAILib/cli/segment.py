@@ -198,7 +198,7 @@ def find_hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme
     """What the user knows, as far as the method can use it, but for segmentations.
 
     Raises:
-        HintError: the method cannot use one of them, or the file of key points cannot be read.
+        HintError: the method cannot use one of them, or the file of keypoints cannot be read.
         SchemeError: a structure is not in the checkpoint's scheme.
     """
     given = {

@@ -19,8 +19,8 @@ from ..imaging.geometry import like
 from ..keypoints import centres_of
 
 Supervision = Literal["full", "half-structures", "two-thirds", "two-thirds-and-keypoints"]
-"""What of the training cases is labelled: all; of every second case half of the structures; all of two thirds of the
-cases; and of the other third the centres of the masks alone."""
+"""What of the training cases is labeled: all; of every second case half of the structures; all of two thirds of the
+cases; and of the other third the centers of the masks alone."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def write_never_scored(manifest: Path, split: str, sources: Sequence[str], outpu
 
 
 def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> Path:
-    """A manifest whose training cases are labelled in part.
+    """A manifest whose training cases are labeled in part.
 
     Args:
         output: folder of the manifest and of what it names.

@@ -121,7 +121,7 @@ class Part:
 
     def document(self, config: ComparisonConfig) -> dict[str, Any]:
         """``checkpoint`` (the file that was scored), ``method``, ``preset``, ``steps``, ``hours`` and ``cases``
-        (names of those that it has learnt from)."""
+        (names of those that it has learned from)."""
         raise NotImplementedError
 
     def evaluated(
@@ -324,7 +324,7 @@ def cases_of(manifest: Path, split: str) -> set[str]:
 
 
 def content(training: TrainingConfig) -> list[str]:
-    """The data set's list of cases, and the files that it learns from."""
+    """The dataset's list of cases, and the files that it learns from."""
     return [file_digest(Path(training.dataset)), *(file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
 
 

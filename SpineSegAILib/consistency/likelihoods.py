@@ -142,7 +142,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
 
 
 def _position(column: Column, piece: Piece) -> float:
-    """Centre of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
+    """Center of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
     near, height = column.settings.near_axis, column.sizes.at(piece).height
     low, high = piece.span(near)
     at_top, at_bottom, _ = column.touches(piece.index)

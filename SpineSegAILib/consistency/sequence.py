@@ -306,7 +306,7 @@ class _Graph:
             self.starts, self.ends = self.starts + ends[0], self.ends + ends[1]
         self.edges: dict[tuple[int, int], np.ndarray] = {}
         for i in range(count):
-            for j in range(max(0, i - 3), i):  # at most two neighbours in a row may be false
+            for j in range(max(0, i - 3), i):  # at most two neighbors in a row may be false
                 gap = max(items[j].arc - items[i].arc, 1.0)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     strain = np.abs(np.log(gap / distance)) / s.spacing_scale

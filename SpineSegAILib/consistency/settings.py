@@ -30,7 +30,7 @@ class ConsistencySettings:
         usual_height: of a vertebral body, mm, where the image does not show it.
         usual_pitch: from one centroid to the next, mm, at L3/L4, where the image does not show it.
         pitch_per_height: pitch over body height, where only the height can be measured.
-        split_height: an instance is examined for touching neighbours from this many usual heights on.
+        split_height: an instance is examined for touching neighbors from this many usual heights on.
         merge_height: two stacked fragments are one body if they are together no taller than this many usual heights.
         rank_scale: scale of the Laplace distribution of an instance's median rank. Regressed ranks are off by
             0.2 to 0.4 between instances of one image.
@@ -42,7 +42,7 @@ class ConsistencySettings:
         hidden_probability: evidence for a level that the network has no class for.
         independent: how many independent opinions all instances together are worth: a network that counts wrongly is
             wrong by the same step everywhere, so eight agreeing instances are not eight witnesses. The sacrum is
-            recognised by its looks and counts for itself.
+            recognized by its looks and counts for itself.
         disc_weight: opinion of a disc, relative to a vertebra's.
         spacing_scale: scale of |log(distance / expected distance)|; the pitch varies by some 15 % beyond its trend.
             Twice that counts twice, more than that by its square: no spine has a vertebra of double height.

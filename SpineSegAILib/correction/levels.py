@@ -79,15 +79,15 @@ def set_level(
 ) -> Correction:
     """“This one is L5”: the chosen one gets the level, and the others follow by counting from it.
 
-    T13 and L6 are counted if `level` says so, or if they were. Where the sacrum is labelled and neither chosen nor
+    T13 and L6 are counted if `level` says so, or if they were. Where the sacrum is labeled and neither chosen nor
     named, the way of counting that leaves it the sacrum is preferred.
 
     Args:
-        chosen: id of a labelled vertebra, of the sacrum, or of a disc.
+        chosen: id of a labeled vertebra, of the sacrum, or of a disc.
         level: id or name of what it is; a disc is a disc.
 
     Raises:
-        CorrectionError: not labelled, no level, another kind, locked, or the others do not fit around it.
+        CorrectionError: not labeled, no level, another kind, locked, or the others do not fit around it.
     """
     target = structure(level)
     labelling.require(chosen)
@@ -158,7 +158,7 @@ def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
     """Two structures of a kind exchange their names; nothing else moves.
 
     Raises:
-        CorrectionError: not labelled, of different kinds, or locked.
+        CorrectionError: not labeled, of different kinds, or locked.
     """
     _pair(labelling, first, second, "swapped")
     words = f"Swap {labelling.name(first)} and {labelling.name(second)}"
@@ -168,12 +168,12 @@ def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
 def merge(labelling: LabeledStructures, first: int, second: int, direction: Direction | None = "above") -> Correction:
     """Two pieces of one structure become one.
 
-    Neighbouring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
+    Neighboring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
     levels above come down by one. With `direction` below it keeps the upper one's name and those below come up; with
     None no other level moves. Of discs and other structures the second becomes part of the first.
 
     Raises:
-        CorrectionError: not labelled, of different kinds, not neighbours, or locked.
+        CorrectionError: not labeled, of different kinds, not neighbors, or locked.
     """
     _pair(labelling, first, second, "merged")
     words = f"Merge {labelling.name(first)} and {labelling.name(second)}"
@@ -210,7 +210,7 @@ def delete(labelling: LabeledStructures, *structure_ids: int) -> Correction:
     """Structures are removed; the names of the others stay.
 
     Raises:
-        CorrectionError: not labelled, or locked.
+        CorrectionError: not labeled, or locked.
     """
     if not structure_ids:
         raise CorrectionError("Nothing to delete was named.", "Name a structure.")
@@ -284,7 +284,7 @@ def chain_ids(variants: Iterable[int]) -> list[int]:
 
 
 def variants_of(present: Iterable[int]) -> set[int]:
-    """Which of T13 and L6 are labelled, by themselves or by their disc."""
+    """Which of T13 and L6 are labeled, by themselves or by their disc."""
     return set(chain_ids(present)) & set(_VARIANTS)
 
 
@@ -377,7 +377,7 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
 
 
 def _pair(labelling: LabeledStructures, first: int, second: int, done: str) -> None:
-    """Two different labelled structures of a kind, not locked."""
+    """Two different labeled structures of a kind, not locked."""
     labelling.require(first, second)
     if first == second:
         raise CorrectionError(f"{labelling.name(first)} cannot be {done} with itself.", "Choose two structures.")

@@ -1,6 +1,6 @@
 """What a correction is, and what the tools need to know of a segmentation.
 
-A tool takes what is labelled (`LabeledStructures`) and returns a `Correction`: which structure gets which name, and,
+A tool takes what is labeled (`LabeledStructures`) and returns a `Correction`: which structure gets which name, and,
 where voxels change, a `Patch`. Nothing is changed until the correction is applied, so that a panel can rename its
 segments and a script its label image from the same description.
 """
@@ -109,7 +109,7 @@ class Correction:
         """The step as an entry of the log.
 
         Args:
-            present: ids that were labelled before it; discs are named from their neighbours.
+            present: ids that were labeled before it; discs are named from their neighbors.
             when: now, if None.
         """
         from ..results.correction_log import CorrectionEntry, Renaming, now, short_name
@@ -147,7 +147,7 @@ def remap_labels(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
 
 
 def apply_correction(segmentation: Segmentation, correction: Correction) -> Segmentation:
-    """The segmentation after a correction: voxels, quality, key points and what is unvalidated follow the names.
+    """The segmentation after a correction: voxels, quality, keypoints and what is unvalidated follow the names.
 
     The quality of outlines that were redrawn is unknown; where levels were renamed, the question which levels they are
     is answered, and the confidence was of other names. Only structures that are there stay marked as experimental: a
@@ -216,16 +216,16 @@ class LabeledStructures:
 
     @property
     def vertebrae(self) -> list[int]:
-        """Ids of the labelled vertebrae and the sacrum that have a level, top down."""
+        """Ids of the labeled vertebrae and the sacrum that have a level, top down."""
         return [i for i in sorted_ids(self.present) if STRUCTURES[i].is_vertebral and STRUCTURES[i].order is not None]
 
     def name(self, structure_id: int) -> str:
-        """``"L4"``, ``"L5/L6"``: short, with the neighbours that are really there."""
+        """``"L4"``, ``"L5/L6"``: short, with the neighbors that are really there."""
         s = structure(structure_id)
         return disc_name(s.id, self.present) if s.kind is Kind.DISC and s.order is not None else s.name
 
     def require(self, *structure_ids: int) -> None:
-        """Each must be labelled.
+        """Each must be labeled.
 
         Raises:
             CorrectionError: one is not.

@@ -70,7 +70,7 @@ def read_films(folder: Path, output: Path) -> Films:
     """The films of a folder in either layout, and their masks.
 
     Args:
-        folder: of the data set.
+        folder: of the dataset.
         output: folder of the training set, to which masks are written.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Manifests: which images belong to a data set, where their labels are, and what is labelled in each.
+"""Manifests: which images belong to a dataset, where their labels are, and what is labeled in each.
 
-The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the data set:
+The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the dataset:
 ``extent`` (``body`` or ``whole``), ``label_values`` (a name of `anatomy.VALUE_MAPS`, or a table value → name),
 ``custom`` (name → label value of structures of the reader's own), ``unlabelled`` (images without labels, which
-nothing here reads). For a case: ``annotated`` (names of the structures labelled in it; everything else is unknown
+nothing here reads). For a case: ``annotated`` (names of the structures labeled in it; everything else is unknown
 there, not absent), ``source``, ``patient``, ``label_whole`` (a second label file, of whole vertebrae, where ``label``
 has bodies: what it has beyond them are posterior elements), ``keypoints``, ``corners`` (of vertebrae in films), and its
 own ``extent`` and ``label_values``. Paths are relative to the file.
@@ -56,13 +56,13 @@ class Case:
 
     Attributes:
         image: file, or folder with a DICOM series.
-        label: file with structure ids; None where there are only key points, or nothing.
+        label: file with structure ids; None where there are only keypoints, or nothing.
         label_whole: file with whole vertebrae where `label` has bodies (see `read_label`); or None.
-        annotated: ids of the structures labelled here, in anatomical order; all others are unknown, not absent.
+        annotated: ids of the structures labeled here, in anatomical order; all others are unknown, not absent.
         source: where the case comes from; empty if not said.
         patient: cases of one patient must share a split; the case's name where not said.
         extent: whether vertebrae are bodies or whole; None if not said.
-        keypoints: structure id → centre (LPS, mm).
+        keypoints: structure id → center (LPS, mm).
         corners: vertebra's id → its corners in a film (LPS, mm), in the order of `keypoints.CORNERS`.
         label_values: value in the label file → structure id; None where they are the same.
         name: the image's file name without its suffixes: ``chu_08_image``; with its folder's, where others are alike.
@@ -87,13 +87,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its cases by split.
+    """A dataset: its cases by split.
 
     Attributes:
         path: the file it was read from.
-        name: title of the data set.
+        name: title of the dataset.
         modality: ``"MR"``, ``"CT"`` …, empty if not said.
-        extent: of the data set as a whole; None if not said.
+        extent: of the dataset as a whole; None if not said.
         splits: ``"training"`` … → its cases.
         custom: ids of structures of the reader's own, in this process.
     """
@@ -176,7 +176,7 @@ def moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
 
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     """Label value → structure id of the structures of the reader's own that a manifest declares; they are known from
-    then on. The two differ where another data set or checkpoint took the number first.
+    then on. The two differ where another dataset or checkpoint took the number first.
 
     Raises:
         DatasetError: the declaration is no table of names and numbers.
@@ -331,7 +331,7 @@ def _translate(value: float, case: Case) -> int:
 
 @dataclass(frozen=True)
 class _Values:
-    """The data set's own table of label values."""
+    """The dataset's own table of label values."""
 
     names: Mapping[int, int]  # value → structure id, of the manifest's `labels`
     default: Mapping[int, int] | None

@@ -1,9 +1,9 @@
-"""Public data sets in the folders that they are published in, and nnU-Net's, as cases of a manifest.
+"""Public datasets in the folders that they are published in, and nnU-Net's, as cases of a manifest.
 
 Files stay where they are. Sources of the layouts and label values: SPIDER (Zenodo 10159290; van der Graaf et al.,
 Scientific Data 2024), MRSpineSeg (spinesegmentation-challenge.com, “Data description”), VerSe (osf.io/4skx2, “subject
 based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), PARSE 2022 (parse2022.grand-challenge.org: a folder
-per patient), nnU-Net v2 (documentation/dataset_format.md). The Spinal Disease Dataset has key points in the place of
+per patient), nnU-Net v2 (documentation/dataset_format.md). The Spinal Disease Dataset has keypoints in the place of
 masks (`spinal_disease`), the films of AASCE corners of vertebrae (`aasce`).
 """
 
@@ -37,7 +37,7 @@ class _Found:
 
     Attributes:
         pairs: (image, label, patient).
-        splits: patient → split, where the data set says.
+        splits: patient → split, where the dataset says.
         values: value in the label files → target (`segment_names`), or the name of one of `anatomy.VALUE_MAPS`.
     """
 
@@ -58,13 +58,13 @@ def import_dataset(
     table: Mapping[str, str] | None = None,
     progress: Report | None = None,
 ) -> TrainingSet:
-    """Adds a public data set's labelled cases to a training set; its files stay where they are.
+    """Adds a public dataset's labeled cases to a training set; its files stay where they are.
 
     Args:
         kind: one of `NAMES`.
-        folder: of the data set.
+        folder: of the dataset.
         output: folder or manifest of the training set.
-        validation_share: of the patients, where the data set has no split of its own.
+        validation_share: of the patients, where the dataset has no split of its own.
         extent: of the vertebral masks of an nnU-Net folder.
         table: the reader's meaning of an nnU-Net folder's label names.
 
@@ -115,7 +115,7 @@ def import_dataset(
 
 
 def _import_spinal_disease(folder: Path, target: TrainingSet, validation_share: float) -> TrainingSet:
-    """Key points teach and are not scored, so that only cases with masks are dealt to training and validation."""
+    """Keypoints teach and are not scored, so that only cases with masks are dealt to training and validation."""
     entries = spinal_disease.spinal_disease_entries(folder, target.folder)
     if not entries:
         raise DatasetError(f"There are no cases of {spinal_disease.SOURCE} in {folder}.", _LAYOUTS["spinal-disease"])
@@ -292,7 +292,7 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
 
 def _parse(folder: Path) -> _Found:
     """``PA000005/image/PA000005.nii.gz``, ``PA000005/label/PA000005.nii.gz``: 1 is the pulmonary artery, of both sides
-    and with its trunk. Veins are not labelled, hence not known."""
+    and with its trunk. Veins are not labeled, hence not known."""
     base = next((f for f in (folder, folder / "train") if any(f.glob("*/label"))), folder)
     pairs = []
     for label in _visible(base.glob("*/label/*.nii.gz")):

@@ -228,7 +228,7 @@ class _Reader:
         case.corrections = case.corrections or _corrections(segmentation, stored.segments, case)
 
     def _on_volume(self, stored: sitk.Image, segmentation: Node, image: sitk.Image) -> list[np.ndarray]:
-        """Every layer (z, y, x) on the voxels of the image, nearest neighbour."""
+        """Every layer (z, y, x) on the voxels of the image, nearest neighbor."""
         to_local = np.linalg.inv(RAS_FROM_LPS @ self.document.to_world(segmentation) @ RAS_FROM_LPS)
         transform = sitk.AffineTransform(3)
         transform.SetMatrix(to_local[:3, :3].ravel().tolist())

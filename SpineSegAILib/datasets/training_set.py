@@ -179,7 +179,7 @@ class TrainingSet:
 
         Args:
             entries: of a manifest, with absolute paths.
-            splits: patient → split, where the data set says.
+            splits: patient → split, where the dataset says.
             validation_share: of the patients it does not.
         """
         with adding_to(self) as adding:
@@ -249,7 +249,7 @@ class TrainingSet:
             Keys of all that moved.
 
         Raises:
-            DatasetError: the split is none, or an unlabelled case would be trained on.
+            DatasetError: the split is none, or an unlabeled case would be trained on.
         """
         if split not in SPLITS:
             raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
@@ -269,7 +269,7 @@ class TrainingSet:
         return moved
 
     def set_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keeps the ranking of unlabelled cases with them: key → scores."""
+        """Keeps the ranking of unlabeled cases with them: key → scores."""
         for split, entry in self.entries():
             if split == UNLABELLED and key_of(entry) in scores:
                 entry["ranking"] = dict(scores[key_of(entry)])

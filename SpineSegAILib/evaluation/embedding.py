@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FEWEST = 10
 """Vectors that an embedding needs: with fewer, the perplexity is below 3, and t-SNE sees nothing but pairs."""
-_PERPLEXITY = 30.0  # scikit-learn's own; three times as many neighbours are looked at
+_PERPLEXITY = 30.0  # scikit-learn's own; three times as many neighbors are looked at
 _SEED = 0
 
 

@@ -25,7 +25,7 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances from each surface voxel of one mask to the nearest surface voxel of the other, both ways.
 
-    Of a single slice the surface is its outline: it has no neighbours to be cut off from.
+    Of a single slice the surface is its outline: it has no neighbors to be cut off from.
 
     Args:
         reference: boolean mask of any dimension, of the whole image.
@@ -98,7 +98,7 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
 
 
 def on_square_grid(labels: np.ndarray, axis: int, side: int) -> np.ndarray:
-    """Every slice brought to `side` × `side` pixels by nearest neighbour, as where a network sees slices resized.
+    """Every slice brought to `side` × `side` pixels by nearest neighbor, as where a network sees slices resized.
 
     A slice that is no square is padded to one, equally on both sides, so that nothing is stretched.
 

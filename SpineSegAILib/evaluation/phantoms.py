@@ -1,4 +1,4 @@
-"""Synthetic spines as a dataset: the only cases in which everything is labelled, S1 and its corners too."""
+"""Synthetic spines as a dataset: the only cases in which everything is labeled, S1 and its corners too."""
 
 from __future__ import annotations
 

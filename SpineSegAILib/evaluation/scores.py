@@ -187,13 +187,13 @@ class CaseReport:
 
     @property
     def levels_right(self) -> bool | None:
-        """True if every structure with a level was recognised as what it is; None if none has one."""
+        """True if every structure with a level was recognized as what it is; None if none has one."""
         rate = self.identification_rate
         return None if rate is None else rate == 1.0
 
     @property
     def identification_rate(self) -> float | None:
-        """Share of the structures with a level that were recognised as what they are; None if none has one."""
+        """Share of the structures with a level that were recognized as what they are; None if none has one."""
         known = [s.level_right for s in self.structures if s.level_right is not None]
         return sum(known) / len(known) if known else None
 

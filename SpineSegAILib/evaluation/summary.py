@@ -137,7 +137,7 @@ def _intervals(
 
 
 def _identification(reports: Sequence[CaseReport]) -> dict[str, Any]:
-    """Share of the levels that were recognised, per subject, then averaged over subjects."""
+    """Share of the levels that were recognized, per subject, then averaged over subjects."""
     units: dict[tuple[str, str], list[float]] = {}
     for report in reports:
         if report.identification_rate is not None:

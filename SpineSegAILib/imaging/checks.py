@@ -191,7 +191,7 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
     """A scalar 3D image; what is flat becomes one sagittal slice: rows from superior to inferior, columns as they are.
 
     Raises:
-        ImageError: for colour, complex numbers and time series.
+        ImageError: for color, complex numbers and time series.
     """
     given = image
     components = image.GetNumberOfComponentsPerPixel()
@@ -282,7 +282,7 @@ def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
         name: what to call it in messages, e.g. a file or node name.
 
     Raises:
-        ImageError: for colour, 4D, empty, constant and non-finite images, skewed axes and absurd spacing.
+        ImageError: for color, 4D, empty, constant and non-finite images, skewed axes and absurd spacing.
     """
     image = as_volume(image, name)
     if min(image.GetSize()) == 0:

@@ -18,7 +18,7 @@ _SAME_SPACING = 1e-3  # relative difference that is rounding, not another pixel 
 
 @dataclass(frozen=True)
 class AxisStep:
-    """Resampling along one axis; target voxel `i` lies at source index ``first + ratio * i``. Centres coincide."""
+    """Resampling along one axis; target voxel `i` lies at source index ``first + ratio * i``. Centers coincide."""
 
     size: int
     target: int

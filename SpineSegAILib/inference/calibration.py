@@ -2,7 +2,7 @@
 
 A network that learns from sources of different habits (masks with the cortex, masks without it, phantoms) draws edges
 between them. Which habit the result should follow is a choice, made on the validation split and stored in the
-checkpoint: log-odds taken from a kind, and a blend with the neighbouring slices, which a 2D network does not see.
+checkpoint: log-odds taken from a kind, and a blend with the neighboring slices, which a 2D network does not see.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Calibration(BaseModel):
 
 
 def _blended(probabilities: np.ndarray, weight: float) -> Iterator[np.ndarray]:
-    """Weighted sum of each slice (second axis) and its neighbours, in single precision; always the same array.
+    """Weighted sum of each slice (second axis) and its neighbors, in single precision; always the same array.
 
     Slice by slice, since of many classes the whole is large and may be held in half precision, in which to reckon is
     slow.

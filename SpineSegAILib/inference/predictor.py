@@ -381,7 +381,7 @@ class Predictor:
 def _points_by_level(
     evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume, hints: Hints
 ) -> dict[int, tuple[float, float, float]]:
-    """Key points in LPS mm, named like the structures they lie in; the reader's stay as placed."""
+    """Keypoints in LPS mm, named like the structures they lie in; the reader's stay as placed."""
     result = dict(hints.keypoints)
     for sid, index in evidence.keypoints.items():
         if levels is not None and sid not in hints.keypoints:

@@ -255,7 +255,7 @@ DEFAULT_METHOD = "resenc-unet"
 
 
 def method_info(method_id: str) -> MethodInfo:
-    """The catalogue entry.
+    """The catalog entry.
 
     Raises:
         ConfigError: if there is no such method.
@@ -298,7 +298,7 @@ def _validated(method_id: str, values: Mapping[str, Any]) -> MethodConfig:
 
 
 def build_method(config: MethodConfig) -> Method:
-    """The network of a configuration, randomly initialised.
+    """The network of a configuration, randomly initialized.
 
     Raises:
         ConfigError: it cannot be built in so many dimensions.

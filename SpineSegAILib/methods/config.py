@@ -109,5 +109,5 @@ class MethodConfig(BaseModel):
 
     @property
     def input_channels(self) -> int:
-        """Images (a slice and its neighbours) plus coordinates."""
+        """Images (a slice and its neighbors) plus coordinates."""
         return 1 + 2 * len(self.context_mm) + (self.dims if self.coordinates else 0)

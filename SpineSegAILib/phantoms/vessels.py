@@ -27,7 +27,7 @@ _LUNG_MM = (46.0, 92.0, 66.0)
 _LUNG_CENTER = (62.0, 0.0, 0.0)
 _HEART_MM = (38.0, 48.0, 40.0)
 _HEART_CENTER = (-8.0, 42.0, -22.0)
-"""Half axes and centres of ellipsoids of a typical adult chest; a lung's centre is mirrored for the left."""
+"""Half axes and centers of ellipsoids of a typical adult chest; a lung's center is mirrored for the left."""
 _TRUNK = (-4.0, -6.0, -14.0)
 _ATRIUM = (0.0, 22.0, 14.0)
 _SMALLEST_MM = 0.7

@@ -141,6 +141,6 @@ def now() -> datetime:
 
 
 def short_name(structure_id: int, present: Collection[int]) -> str:
-    """``"L4"``, ``"L5/L6"``: discs are named from the neighbours that are present."""
+    """``"L4"``, ``"L5/L6"``: discs are named from the neighbors that are present."""
     s = structure(structure_id)
     return disc_name(s.id, present) if s.kind is Kind.DISC and s.order is not None else s.name

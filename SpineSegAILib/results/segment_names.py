@@ -232,7 +232,7 @@ _TUBE_NAMES = {words: tube for tube, names in _TUBES.items() for words in names}
 
 def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
     """Structure id and extent that a name says, if every word of it is understood: “vertebra L4”, “L4-5”, “LWK 4”,
-    “vertèbre L4”, “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “L4 corrected”, “spinal canal”. None for “L4 tumour”,
+    “vertèbre L4”, “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “L4 corrected”, “spinal canal”. None for “L4 tumor”,
     “L4/L6”, “disc L4”, and for numbers: what other programs mean by them is not known."""
     exact = _EXACT.get(name_key(name))
     if exact is not None:

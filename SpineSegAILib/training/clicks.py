@@ -335,7 +335,7 @@ def _called(labels: np.ndarray, truth: np.ndarray) -> int:
 
 
 def _varied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grey values (−2…2) of another contrast, with a bias field, noise and blur."""
+    """Gray values (−2…2) of another contrast, with a bias field, noise and blur."""
     unit = np.clip((image + 2) / 4, 0, 1)
     if rng.random() < 0.12:
         unit = np.where(unit > 0.06, 1 - unit, unit)

@@ -112,7 +112,7 @@ class DataConfig(BaseModel):
 
 
 class OptimizationConfig(BaseModel):
-    """The optimiser and its schedule."""
+    """The optimizer and its schedule."""
 
     model_config = _MODEL
 

@@ -250,7 +250,7 @@ class EventReader:
         try:
             with self._file.open("rb") as file:
                 about = os.fstat(file.fileno())
-                if about.st_ino != self._inode or about.st_size < self._offset:  # a resume wrote the file anew
+                if about.st_ino != self._inode or about.st_size < self._offset:  # a resume wrote the file again
                     self._events, self._offset, self._inode = [], 0, about.st_ino
                 file.seek(self._offset)
                 *lines, _rest = file.read().split(b"\n")

@@ -48,7 +48,7 @@ class LabelledPictures(BaseModel):
 
 
 class PublicSet(BaseModel):
-    """A public data set in the folders that it is published in, see `public_sets.import_dataset`."""
+    """A public dataset in the folders that it is published in, see `public_sets.import_dataset`."""
 
     model_config = _MODEL
 
@@ -57,7 +57,7 @@ class PublicSet(BaseModel):
 
 
 class Source(BaseModel):
-    """Where cases come from: a manifest, a public data set, or a folder of pictures. Paths are relative to the data
+    """Where cases come from: a manifest, a public dataset, or a folder of pictures. Paths are relative to the data
     folder."""
 
     model_config = _MODEL

@@ -73,7 +73,7 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
     """Write a run's ``dataset.json``: a manifest like any other, of absolute paths and with checksums.
 
     Args:
-        manifests: the data set, and those that are mixed in.
+        manifests: the dataset, and those that are mixed in.
 
     Raises:
         DatasetError: a file cannot be read, or an image or patient is in two splits.

@@ -60,7 +60,7 @@ ALIVE_SECONDS = 0.5
 """How often a worker that was asked to stop says that it is still there, until it has stopped."""
 
 LONGEST_LINE = 2**26
-"""Bytes of a request: key points of a whole spine, and a result's document with a long log, have some thousands."""
+"""Bytes of a request: keypoints of a whole spine, and a result's document with a long log, have some thousands."""
 
 MakePredictor = Callable[[str, str], Any]
 """(checkpoint, device) → object with the `segment` method of `inference.Predictor`."""

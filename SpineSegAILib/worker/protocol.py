@@ -38,7 +38,7 @@ class Message(BaseModel):
 
 
 class ImageFile(Message):
-    """A scalar volume in a ``.npy`` file, axes (z, y, x); geometry in LPS millimetres as SimpleITK has it."""
+    """A scalar volume in a ``.npy`` file, axes (z, y, x); geometry in LPS millimeters as SimpleITK has it."""
 
     path: str
     spacing: Point

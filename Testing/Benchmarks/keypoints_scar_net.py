@@ -1,8 +1,8 @@
-"""How far SCAR-Net's key points are from the masks' centroids, and what moving one of them changes.
+"""How far SCAR-Net's keypoints are from the masks' centroids, and what moving one of them changes.
 
     python Testing/Benchmarks/keypoints_scar_net.py CHECKPOINT DATASET.json [--split validation] [--output FILE.md]
 
-Each labelled vertebra in turn is the one whose point is moved by 15 mm, once down and once backward; all others
+Each labeled vertebra in turn is the one whose point is moved by 15 mm, once down and once backward; all others
 stay where they were found. What changes is looked at in the middle slices, as a share of the voxels that are anything
 but background before or after: near the vertebra (within 20 mm of its centroid), and elsewhere (farther than 50 mm).
 """
@@ -28,7 +28,7 @@ MOVES = {"down": (0, 1, 0), "backward": (0, 0, 1)}
 
 
 def errors(predictor: Predictor, case: LabelledVolume) -> dict[int, tuple[float, float]]:
-    """Structure id → distance (mm) of its key point from the mask's centroid, in the volume and in the slice's plane.
+    """Structure id → distance (mm) of its keypoint from the mask's centroid, in the volume and in the slice's plane.
 
     A structure that was not found is infinitely far.
     """

@@ -22,7 +22,7 @@ BODY, DISC, SLICES, COLUMNS = 27, 8, 4, 24  # of a column of blocks: rows (mm) o
 
 
 def blocks(values: Sequence[int], pitch: float = 1.0, dtype: type = np.int16) -> sitk.Image:
-    """A sagittal label image: blocks one below the other, vertebrae and discs by turns, a row each millimetre."""
+    """A sagittal label image: blocks one below the other, vertebrae and discs by turns, a row each millimeter."""
     sizes = [BODY if n % 2 == 0 else DISC for n in range(len(values))]
     array = np.zeros((SLICES, sum(sizes) + 10, COLUMNS), dtype)
     row = 5

@@ -1,4 +1,4 @@
-"""Key point files: our own table, and Slicer's markups."""
+"""Keypoint files: our own table, and Slicer's markups."""
 
 import json
 

@@ -56,7 +56,7 @@ def read(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-# --- its data set ---
+# --- its dataset ---
 
 
 def test_raw_folder_and_split(manifest, tmp_path):

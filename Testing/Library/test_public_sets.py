@@ -1,4 +1,4 @@
-"""Miniature fakes of public data sets, in the folders that they are published in."""
+"""Miniature fakes of public datasets, in the folders that they are published in."""
 
 import json
 

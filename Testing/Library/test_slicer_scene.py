@@ -155,7 +155,7 @@ def test_unknown_and_empty_segments_are_said(tmp_path):
     case = only(read_scene(path, table=parse_table([("My tumour", "custom:tumour")])))
     assert case.unplaced == [] and case.targets == ["L4", "custom:tumour"]
     label = sitk.GetArrayFromImage(case.label({"L4": 1, "custom:tumour": 2}))
-    assert (label == 2).sum() == box(slice(8, 10)).sum()  # a tumour lies inside a vertebra and is on top
+    assert (label == 2).sum() == box(slice(8, 10)).sum()  # a tumor lies inside a vertebra and is on top
     assert any("“my tumour” overlaps “L4”" in note for note in case.notes)
 
 

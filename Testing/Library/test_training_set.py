@@ -212,7 +212,7 @@ def test_nothing_annotated(tmp_path):
     with pytest.raises(DatasetError, match="lists no cases"):
         read_manifest(target.path)
     scene.segmentation({"L4": box(slice(5, 14))}, "vtkMRMLScalarVolumeNode1")
-    add(target, [scene.write(path)])  # annotated meanwhile: no longer unlabelled
+    add(target, [scene.write(path)])  # annotated meanwhile: no longer unlabeled
     assert [r.split for r in target.rows()] == ["training"]
 
 
@@ -340,7 +340,7 @@ def test_words_for_structures():
 
 
 def test_a_structure_of_the_readers_own_is_learnt_and_found_again(tmp_path, capsys):
-    """From a scene with a tumour to a checkpoint that draws it, by its name."""
+    """From a scene with a tumor to a checkpoint that draws it, by its name."""
     from SpineSegAILib.checkpoints import read_header
     from SpineSegAILib.inference import Predictor
     from SpineSegAILib.results import read_segmentation

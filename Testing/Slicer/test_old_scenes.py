@@ -1,7 +1,7 @@
 """Scenes saved by earlier versions still open, and can be worked on. Runs in the host and inside Slicer.
 
 `data/first_version.mrb` was saved by version 0.1: a tiny volume with a result of which levels were shifted up, L3
-locked, a list of key points with L2 dragged, and a map of uncertainty. SCAR-Net, T12 to S1 in view, and the list are
+locked, a list of keypoints with L2 dragged, and a map of uncertainty. SCAR-Net, T12 to S1 in view, and the list are
 chosen.
 """
 

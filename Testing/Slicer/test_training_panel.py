@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "Library"))
 
 
 class TrainingCase(PanelCase):
-    """A panel, a tiny data set, and a home of its own for runs and checkpoints."""
+    """A panel, a tiny dataset, and a home of its own for runs and checkpoints."""
 
     def setUp(self):
         super().setUp()

@@ -28,7 +28,7 @@ from .warnings_box import WARNING_STYLE, WarningsBox
 
 
 class CorrectionPanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out.
+    """Behavior of the section, on widgets that Qt Designer laid out.
 
     :param root: the widget of SpineSegAICorrect.ui.
     :param parameters: `Parameters`.

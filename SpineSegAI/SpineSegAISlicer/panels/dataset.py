@@ -28,7 +28,7 @@ SETTING = "SpineSegAI/TrainingSet"
 
 
 class DatasetPanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out.
+    """Behavior of the section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`: the case that is open.

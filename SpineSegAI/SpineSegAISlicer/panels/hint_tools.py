@@ -1,4 +1,4 @@
-"""Segmenting again with what the reader knows: levels that are right, key points, the segments as they are."""
+"""Segmenting again with what the reader knows: levels that are right, keypoints, the segments as they are."""
 
 from slicer.i18n import tr as _
 
@@ -103,7 +103,7 @@ class HintTools(Part):
         self.anchors = {}
         self.show()
 
-    # --- key points --------------------------------------------------------------------------------------------------
+    # --- keypoints --------------------------------------------------------------------------------------------------
 
     def _onKeypoints(self, on):
         section = self.section
@@ -122,7 +122,7 @@ class HintTools(Part):
         return keypoints.movedKeypoints(self.section.segmentationNode) if shown else {}
 
     def _hideStaleKeypoints(self):
-        """Points of segments that have changed since are shown anew when they are asked for again."""
+        """Points of segments that have changed since are shown again when they are asked for again."""
         if self.ui.keypointsCheckBox.checked and keypoints.isStale(self.section.segmentationNode):
             self.ui.keypointsCheckBox.checked = False
 

@@ -16,7 +16,7 @@ from ..scene import dicom, labelmaps, results, tables, volumes
 
 
 class Outputs:
-    """Behaviour of the buttons, on widgets that Qt Designer laid out.
+    """Behavior of the buttons, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`.
@@ -49,7 +49,7 @@ class Outputs:
             button.enabled = idle and volumeNode is not None and not self.measuring.isBusy
         ui.saveButton.enabled = idle
         volumeId = volumeNode.GetID() if volumeNode is not None else ""
-        if volumeId != self._volumeId:  # asked for each patient anew
+        if volumeId != self._volumeId:  # asked for each patient again
             self._volumeId = volumeId
             ui.patientCheckBox.checked = False
         ui.patientCheckBox.visible = volumeNode is not None and dicom.isFromDicom(volumeNode)

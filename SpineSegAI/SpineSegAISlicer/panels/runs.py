@@ -38,7 +38,7 @@ PICTURE_WIDTH = 640
 
 
 class RunList:
-    """Behaviour of the table and of what is shown of the selected run, on widgets that Qt Designer laid out.
+    """Behavior of the table and of what is shown of the selected run, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param devices: function that gives the `launcher.Devices` to resume on.

@@ -25,7 +25,7 @@ DEVICES = (
 
 
 class TrainingPanel:
-    """Behaviour of the Train section, on widgets that Qt Designer laid out.
+    """Behavior of the Train section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param dataset: function that gives the folder of the training set that the reader works on, empty if there is none.

@@ -83,7 +83,7 @@ class JobQueue:
     def __init__(self, client, watcher):
         self.client = client
         self.watcher = watcher
-        self.changedCallbacks = []  # called when something began, ended, or is being cancelled
+        self.changedCallbacks = []  # called when something began, ended, or is being canceled
         self.states = {}  # key → what became of it, in words
         self.task = None  # the running one
         self.pace = Pace()

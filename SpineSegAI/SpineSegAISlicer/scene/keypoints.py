@@ -1,7 +1,7 @@
-"""Key points: each structure's centre as its method found it, in one list that can be dragged, and back as hints.
+"""Keypoints: each structure's center as its method found it, in one list that can be dragged, and back as hints.
 
 They are kept on the segments (`KEYPOINT_TAG`) and move with them. A segmentation has one list, which lies under its
-volume's transform; a point's label is the name of the structure whose centre it is.
+volume's transform; a point's label is the name of the structure whose center it is.
 """
 
 import json
@@ -35,7 +35,7 @@ def predictedKeypoints(segmentationNode):
 
 
 def keypointsOf(segmentationNode):
-    """Structure id → key point (RAS, mm) of the vertebrae and discs, top down.
+    """Structure id → keypoint (RAS, mm) of the vertebrae and discs, top down.
 
     As the method predicted it, or in the middle of the segment.
     """
@@ -60,7 +60,7 @@ def showList(segmentationNode, volumeNode):
 
     :param volumeNode: the volume that the segmentation was made on.
     :returns: the `vtkMRMLMarkupsFiducialNode`.
-    :raises CorrectionError: no structure has a key point.
+    :raises CorrectionError: no structure has a keypoint.
     """
     points = keypointsOf(segmentationNode)
     if not points:

@@ -195,7 +195,7 @@ def _currentDocument(segmentationNode):
     stored = result_attribute.read(segmentationNode)
     ids = {s["id"] for s in structures}
     if any(m["id"] not in ids for other in stored.get("alternatives", ()) for m in other["mapping"]):
-        # The levels were named anew: the question is answered, and the confidence was of other names.
+        # The levels were named again: the question is answered, and the confidence was of other names.
         questions = {other["question"] for other in stored["alternatives"]}
         warnings = [w for w in stored.get("warnings", ()) if w not in questions]
         stored = {**stored, "alternatives": [], "level_confidence": None, "warnings": warnings}

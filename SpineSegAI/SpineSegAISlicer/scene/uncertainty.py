@@ -36,7 +36,7 @@ OVERLAY_OPACITY = 0.7
 
 
 def mapFromResult(result, volumeNode, segmentationNode):
-    """A scalar volume with a result's uncertainty, on its volume's voxels; the volume's own map is filled anew.
+    """A scalar volume with a result's uncertainty, on its volume's voxels; the volume's own map is filled again.
 
     Also of a result of which only some structures were asked for: the map is of all voxels.
 

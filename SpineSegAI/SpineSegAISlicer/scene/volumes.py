@@ -24,7 +24,7 @@ def isUncertaintyMap(volumeNode):
 
 
 def images():
-    """The scene's scalar volumes that are images: neither colour pictures nor label maps nor maps of uncertainty."""
+    """The scene's scalar volumes that are images: neither color pictures nor label maps nor maps of uncertainty."""
     return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isImage(node)]
 
 
@@ -62,7 +62,7 @@ def segmentedVolume(segmentationNode):
 def checkVolume(volumeNode):
     """Refuse what is not one scalar volume, cheaply: no voxel is looked at.
 
-    :raises ImageError: there is none, it has no voxels, is coloured, a label map, a map of uncertainty, or under a
+    :raises ImageError: there is none, it has no voxels, is colored, a label map, a map of uncertainty, or under a
         non-linear transform.
     """
     if volumeNode is None:

@@ -15,7 +15,7 @@ TEXT_BANK = "text_bank"
 """Name of the file with the embedded prompts among the resources of a training run."""
 
 LEARNED_TABLE = "learned_table"
-"""The text encoder that is no encoder: a vector per word, learnt with the rest (the control for language)."""
+"""The text encoder that is no encoder: a vector per word, learned with the rest (the control for language)."""
 
 
 class AtmNetConfig(MethodConfig):

@@ -112,7 +112,7 @@ class _ASPP(nn.Module):
         branch = outputs // 4
         self.pyramid = SimpleASPP(dims, inputs, branch, (1, 3, 3, 3), (1, 12, 24, 36), norm_type=_INSTANCE)
         self.pooled = Convolution(dims, inputs, branch, kernel_size=1, norm=None, act="relu")
-        # Instance normalisation would take away what is the same everywhere, which is all that the pooled branch says.
+        # Instance normalization would take away what is the same everywhere, which is all that the pooled branch says.
         groups = ("group", {"num_groups": max(outputs // 8, 1)})
         self.merge = Convolution(dims, 5 * branch, outputs, kernel_size=1, norm=groups, act="relu")
 

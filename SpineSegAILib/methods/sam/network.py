@@ -1,4 +1,4 @@
-"""SAM (Kirillov et al., ICCV 2023) and MedSAM (Ma et al., Nature Communications 2024) on our boxes and key points.
+"""SAM (Kirillov et al., ICCV 2023) and MedSAM (Ma et al., Nature Communications 2024) on our boxes and keypoints.
 
 A structure is asked for by the box around it in the segmentation that the reader gives (`Hints.prior`), or by its key
 point; each answer is a mask of its own. Without boxes or points there is nothing to ask for: SAM names nothing.

@@ -13,7 +13,7 @@ class ScarNetConfig(MethodConfig):
     """Defaults are the paper's, or DGMSNet's where the paper is silent; choices of ours are marked.
 
     What differs from both in any preset: heatmaps are refined between pixels, W's form (`recognition.weight_map`), the
-    global mean's branch without normalisation, and warm-up and clipping of the gradient where a run does not switch
+    global mean's branch without normalization, and warm-up and clipping of the gradient where a run does not switch
     them off.
     """
 
@@ -152,7 +152,7 @@ class ScarNetConfig(MethodConfig):
         """Settings of a training run.
 
         As published for wide networks: Adam, 5e-4, which falls to a fifth after each third, two cases with masks and
-        two with key points alone in a batch, 600 epochs (of 172 subjects: 51,600 steps); of DGMSNet weight decay 1e-4
+        two with keypoints alone in a batch, 600 epochs (of 172 subjects: 51,600 steps); of DGMSNet weight decay 1e-4
         and, in two of five images, rotation up to 15° as the only augmentation. Slices of 512² pixels of 0.6 mm are our
         choice (DGMSNet: 780²).
         """
@@ -177,7 +177,7 @@ class ScarNetConfig(MethodConfig):
 
     @property
     def point_channels(self) -> tuple[int, ...]:
-        """Positions in the scheme (0 = first structure) of what has a key point: vertebrae, sacrum and discs, not
+        """Positions in the scheme (0 = first structure) of what has a keypoint: vertebrae, sacrum and discs, not
         tubes."""
         return tuple(i for i, s in enumerate(self.label_scheme.structures) if s.order is not None)
 

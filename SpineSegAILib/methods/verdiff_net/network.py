@@ -1,4 +1,4 @@
-"""Verdiff-Net: a conditional U-Net's mask, refined by a diffusion that is centred on it."""
+"""Verdiff-Net: a conditional U-Net's mask, refined by a diffusion that is centered on it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class VerdiffNet(Method):
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         """`config.stage` says which of the losses make the total.
 
-        Noise and times come from torch's global generator, which the trainer seeds anew for every step.
+        Noise and times come from torch's global generator, which the trainer seeds again for every step.
         """
         stage = self.config.stage
         frozen = stage == "denoise" and self.conditional is not None
