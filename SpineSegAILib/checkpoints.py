@@ -290,7 +290,8 @@ def load_tensors(info: CheckpointInfo) -> dict[str, Tensor]:
         raise CheckpointError(f"{info.path.name} is damaged: {error}.", "Copy it again.") from None
     if wrong is not None:
         raise CheckpointError(
-            f"The weights “{wrong}” in {info.path.name} are no finite numbers.", "Train it again, or use another."
+            f"The weights “{wrong}” in {info.path.name} are not finite numbers.",
+            "Train the model again, or use another one.",
         )
     return tensors
 

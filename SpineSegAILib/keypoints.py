@@ -41,13 +41,13 @@ def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) ->
     for sid, point in keypoints.items():
         name = STRUCTURES[sid].name
         if not STRUCTURES[sid].is_counted:
-            raise HintError(f"The {name} has no centre.", "Key points are of vertebrae and discs of known level.")
+            raise HintError(f"The {name} has no center.", "Keypoints are of vertebrae and discs of known level.")
         index = volume.index_of(point)
         if not all(-0.5 <= i <= n - 0.5 for i, n in zip(index, volume.array.shape, strict=True)):
             where = ", ".join(f"{v:.1f}" for v in point)
             raise HintError(
-                f"The key point of {name} ({where}) lies outside the image.",
-                "Coordinates are LPS millimetres; in RAS the first two have the other sign.",
+                f"The keypoint of {name} ({where}) lies outside the image.",
+                "Coordinates are LPS millimeters; in RAS the first two have the other sign.",
             )
         found[sid] = index
     return found
@@ -80,10 +80,10 @@ def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:
         except SpineSegAIError as error:
             raise HintError(f"{name}: {error.message}", error.remedy) from None
         if sid in found:
-            raise HintError(f"{name} has two key points called “{key}”.", "Keep one point for each structure.")
+            raise HintError(f"{name} has two keypoints called “{key}”.", "Keep one point for each structure.")
         found[sid] = _point(position, f"{name}, {key}")
     if not found:
-        raise HintError(f"{name} holds no key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
+        raise HintError(f"{name} holds no keypoints.", 'Write {"L4": [x, y, z]} with LPS millimeters.')
     return found
 
 
@@ -104,7 +104,9 @@ def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
         except SpineSegAIError as error:
             raise HintError(f"{name}: {error.message}", error.remedy) from None
         if not vertebra.is_vertebral or not vertebra.is_counted or vertebra.id in found:
-            raise HintError(f"{name}: “{key}” is no vertebra, or named twice.", "Corners are of vertebrae, once each.")
+            raise HintError(
+                f"{name}: “{key}” is not a vertebra, or is there twice.", "Give the corners of each vertebra once."
+            )
         if not isinstance(positions, (list, tuple)) or len(positions) != len(CORNERS):
             raise HintError(f"{name}: {key} does not have four corners.", f"Write four points: {', '.join(CORNERS)}.")
         a, b, c, d = (_point(position, f"{name}, {key}") for position in positions)
@@ -133,7 +135,7 @@ def read_control_points(path: str | Path) -> list[tuple[str, Point]]:
 def _load(path: Path) -> dict[str, Any]:
     table = read_json(path, HintError)
     if not isinstance(table, dict):
-        raise HintError(f"{path} holds no table of key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
+        raise HintError(f"{path} holds no table of keypoints.", 'Write {"L4": [x, y, z]} with LPS millimeters.')
     return table
 
 
@@ -164,7 +166,7 @@ def _point(value: Any, name: str) -> Point:
     try:
         x, y, z = (float(v) for v in value)
     except (TypeError, ValueError):
-        raise HintError(f"{name}: “{value}” is not a point.", "A point is x, y, z in LPS millimetres.") from None
+        raise HintError(f"{name}: “{value}” is not a point.", "A point is x, y, z in LPS millimeters.") from None
     if not all(map(math.isfinite, (x, y, z))):
-        raise HintError(f"{name}: “{value}” is not a finite point.", "A point is x, y, z in LPS millimetres.")
+        raise HintError(f"{name}: “{value}” is not a finite point.", "A point is x, y, z in LPS millimeters.")
     return (x, y, z)

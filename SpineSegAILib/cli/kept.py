@@ -86,4 +86,4 @@ class Kept(MutableMapping[str, Any]):
         if kind is None:
             self.path.unlink(missing_ok=True)
         elif kind is KeyboardInterrupt and self._found:
-            print_note(f"{len(self)} are done and kept in {self.path.name}; the same command goes on from there.")
+            print_note(f"{len(self)} are done and kept in {self.path.name}. Run the same command again to continue.")

@@ -97,7 +97,9 @@ def warnings_of(
         if level is None and volumes[i] >= s.small_share * np.median(volumes) and i < last
     ]
     if lost:
-        result.append(f"{len(lost)} structure(s) like a vertebra did not fit into the sequence and were left out.")
+        result.append(
+            f"{len(lost)} structure(s) that look like vertebrae did not fit into the sequence and were omitted."
+        )
     return result
 
 

@@ -203,9 +203,9 @@ def _check_possible(
             raise HintError(
                 f"{whole} vertebrae or discs were found, {range_in_words(visible)} {count}, and the image has no room "
                 "for another.",
-                "Correct the visible range or leave it out.",
+                "Correct the visible range or omit it.",
             )
         raise HintError(
             f"{len(items)} vertebrae or discs were found, which is more than {range_in_words(visible)} has room for.",
-            "Correct the visible range or leave it out.",
+            "Correct the visible range or omit it.",
         )

@@ -56,7 +56,7 @@ def split(
     across = axis if normal is None else np.asarray(normal, float)
     length = float(np.linalg.norm(across))
     if across.shape != (3,) or not np.isfinite(length) or length < 1e-6:
-        raise CorrectionError("The plane's normal is no direction.", "Give three numbers, for example 0,0,1.")
+        raise CorrectionError("The plane's normal is not a direction.", "Give three numbers, for example 0,0,1.")
     across = across / length * (1.0 if across @ axis >= 0 else -1.0)  # downwards
     height = positions @ across
     at = _waist(height) if point is None else float(np.asarray(point, float) @ across)
@@ -90,7 +90,7 @@ def _room_beside(labelling: LabeledStructures, chosen: int, direction: Direction
     if not STRUCTURES[chosen].is_vertebral:
         if part in labelling.present:
             raise CorrectionError(
-                f"The part of {name} would be {labelling.name(part)}, which is labelled already.",
+                f"The part of {name} would be {labelling.name(part)}, which is labeled already.",
                 "Split to the other side, or correct the vertebrae first: the others follow them.",
             )
         return {}, part

@@ -233,7 +233,7 @@ class LabeledStructures:
         for sid in structure_ids:
             if sid not in self.present:
                 there = ", ".join(self.name(i) for i in sorted_ids(self.present)) or "nothing"
-                raise CorrectionError(f"{self.name(sid)} is not labelled.", f"Labelled are: {there}.")
+                raise CorrectionError(f"{self.name(sid)} is not labeled.", f"Labeled are: {there}.")
 
     def require_unlocked(self, structure_ids: Iterable[int]) -> None:
         """None of these may be locked.
@@ -266,7 +266,7 @@ def structure_at(labels: sitk.Image, point: Sequence[float]) -> int:
     at = ", ".join(f"{x:.0f}" for x in point)
     index = labels.TransformPhysicalPointToIndex([float(x) for x in point])
     if not all(0 <= i < n for i, n in zip(index, labels.GetSize(), strict=True)):
-        raise CorrectionError(f"The point ({at}) lies outside the image.", "Points are LPS millimetres.")
+        raise CorrectionError(f"The point ({at}) lies outside the image.", "Points are LPS millimeters.")
     found = int(labels[index])
     if not found:
         raise CorrectionError(f"There is only background at ({at}).", "Choose a point inside a vertebra or disc.")

@@ -41,7 +41,7 @@ def array_axis(labels: sitk.Image, slicing: str) -> int:
         CorrectionError: no such direction.
     """
     if slicing not in AXES:
-        raise CorrectionError(f"“{slicing}” is no slicing direction.", f"Use {', '.join(AXES)}.")
+        raise CorrectionError(f"“{slicing}” is not a slice direction.", f"Use {', '.join(AXES)}.")
     direction = np.abs(np.reshape(labels.GetDirection(), (3, 3)))
     # The three index axes go to the three physical ones so that they agree best together (an oblique grid).
     orders = [(i, j, k) for i in range(3) for j in range(3) for k in range(3) if len({i, j, k}) == 3]
@@ -101,7 +101,7 @@ def replace_inside(
     touched = sorted({int(i) for i in np.unique(np.stack([old, result])[:, old != result])} - {0})
     return Correction(
         "segment part",
-        f"Segment anew inside {'some slices or a mask' if isinstance(region, np.ndarray) else 'a box'}",
+        f"Segment again inside {'some slices or a mask' if isinstance(region, np.ndarray) else 'a box'}",
         patch=_patch(before, box, result),
         structures=tuple(touched),
     )
@@ -223,7 +223,7 @@ def _drawn(values: np.ndarray, chosen: int, locked: Collection[int]) -> str:
     if chosen in locked:
         raise CorrectionError(f"{name} is locked.", "Unlock it first.")
     if not (values == chosen).any():
-        raise CorrectionError(f"{name} is not labelled.", "Choose a structure that is there.")
+        raise CorrectionError(f"{name} is not labeled.", "Choose a structure that is there.")
     return name
 
 

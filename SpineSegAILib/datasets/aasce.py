@@ -99,7 +99,7 @@ def read_films(folder: Path, output: Path) -> Films:
         result.entries.append(_entry(film, image, ordered, output, doubted))
         if film.split:
             result.splits[film.study] = film.split
-    result.notes = [f"{len(names)} films left out ({why}): {_some(names)}." for why, names in left_out.items()]
+    result.notes = [f"{len(names)} films omitted ({why}): {_some(names)}." for why, names in left_out.items()]
     if without_angles:
         result.notes.append(
             f"{len(without_angles)} films without their published angles, since their vertebrae were out of order: "

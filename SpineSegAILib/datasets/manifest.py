@@ -191,7 +191,7 @@ def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     except (AttributeError, TypeError, ValueError, SpineSegAIError):
         span = f"{CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}"
         raise DatasetError(
-            f"“custom” in {path} is not valid.", f'Write {{"tumour": {CUSTOM_IDS[0]}}}, with numbers from {span}.'
+            f"“custom” in {path} is not valid.", f'Write {{"tumor": {CUSTOM_IDS[0]}}}, with numbers from {span}.'
         ) from None
     return found
 
@@ -317,13 +317,15 @@ def _translate(value: float, case: Case) -> int:
     """Structure id of a value in the case's label file."""
     number = round(value)
     if number != value or number < 0:
-        raise DatasetError(f"{case.label} holds the value {value:g}, which is no label.", "Labels are whole numbers.")
+        raise DatasetError(
+            f"{case.label} holds the value {value:g}, which is not a label.", "Labels are whole numbers."
+        )
     if number == 0:
         return 0
     found = number if case.label_values is None else case.label_values.get(number, -1)
     if found and found not in STRUCTURES:
         raise DatasetError(
-            f"{case.label} holds the value {number}, which is no structure.",
+            f"{case.label} holds the value {number}, which is not a structure.",
             "Name the meaning of its values with “label_values” in the manifest.",
         )
     return found
@@ -342,7 +344,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path} is a folder.", "Give the path of the dataset.json inside it.")
     table = read_json(path, DatasetError)
     if not isinstance(table, dict):
-        raise DatasetError(f"{path} is not a data set file.", "It must hold a JSON object with “training”.")
+        raise DatasetError(f"{path} is not a dataset file.", "It must hold a JSON object with “training”.")
     return table
 
 
@@ -445,7 +447,7 @@ def _value_map(name: Any, where: str) -> Mapping[int, int] | None:
             return {int(v): 0 if label == "background" else _structure(label, where) for v, label in name.items()}
         except ValueError:
             raise DatasetError(
-                f"{where}: “label_values” has a value that is no number.", 'Write {"1": "L5"}.'
+                f"{where}: “label_values” has a value that is not a number.", 'Write {"1": "L5"}.'
             ) from None
     if not isinstance(name, str) or name not in VALUE_MAPS:
         raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Known: {', '.join(VALUE_MAPS)}.")
@@ -469,7 +471,9 @@ def _corners(value: Any, where: str) -> Mapping[int, Corners]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise DatasetError(f"“corners” in {where} is no table.", 'Write {"L4": [[x, y, z], …]}, four points for each.')
+        raise DatasetError(
+            f"“corners” in {where} is not a table.", 'Write {"L4": [[x, y, z], …]}, four points for each.'
+        )
     try:
         return parse_corners(value, name=where)
     except SpineSegAIError as error:

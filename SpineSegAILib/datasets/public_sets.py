@@ -75,7 +75,7 @@ def import_dataset(
     """
     folder = Path(folder)
     if kind not in NAMES:
-        raise DatasetError(f"“{kind}” is no format of a data set.", f"Known: {', '.join(NAMES)}.")
+        raise DatasetError(f"“{kind}” is not a dataset format.", f"Available: {', '.join(NAMES)}.")
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.", "Check the path.")
     if kind == aasce.SOURCE:
@@ -84,7 +84,7 @@ def import_dataset(
         return _import_spinal_disease(folder, TrainingSet(output), validation_share)
     found = FORMATS[kind](folder)
     if not found.pairs:
-        raise DatasetError(f"There are no labelled cases of {kind} in {folder}.", _LAYOUTS[kind])
+        raise DatasetError(f"There are no labeled cases of {kind} in {folder}.", _LAYOUTS[kind])
     target = TrainingSet(output)
     entries = []
     values, needs_table = _meaning(found.values, table or {}, target)
@@ -191,7 +191,7 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
     stray = [v for v in present if v not in values]
     if stray:
         listed = ", ".join(f"{v:g}" for v in stray[:5])
-        raise DatasetError(f"{label} has values that mean nothing there: {listed}.", "Is it a file of this data set?")
+        raise DatasetError(f"{label} has values that mean nothing there: {listed}.", "Is it a file of this dataset?")
     names = {values[int(v)] for v in present} - {"background"}
     return [STRUCTURES[i].name for i in sorted_ids(structure(name).id for name in names)]
 
@@ -332,7 +332,7 @@ def _nnunet(folder: Path) -> _Found:
     if len(channels) > 1:
         raise DatasetError(
             f"The cases of {folder.name} have {len(channels)} channels: {', '.join(map(str, channels.values()))}.",
-            "SpineSegAI takes one image per case; make a data set of one of them.",
+            "SpineSegAI takes one image per case; make a dataset of one of them.",
         )
     pairs = []
     for mask in _visible((folder / "labelsTr").glob(f"*{ending}")):

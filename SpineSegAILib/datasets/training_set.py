@@ -71,13 +71,13 @@ class TrainingSet:
             if not isinstance(self.table, dict) or not all(
                 isinstance(self.table.get(split, []), list) for split in ALL_SPLITS
             ):
-                raise DatasetError(f"{self.path} is not a data set file.", "Choose another folder.")
+                raise DatasetError(f"{self.path} is not a dataset file.", "Choose another folder.")
             for split in ALL_SPLITS:
                 for number, entry in enumerate(self.table.get(split, []), start=1):
                     check_entry(entry, f"entry {number} of {split} in {self.path}")
             own = self.table.get("custom", {})
             if not isinstance(own, dict) or not all(type(value) is int for value in own.values()):
-                raise DatasetError(f"“custom” in {self.path} is no table of numbers.", "Choose another folder.")
+                raise DatasetError(f"“custom” in {self.path} is not a table of numbers.", "Choose another folder.")
 
     @property
     def folder(self) -> Path:
@@ -214,7 +214,7 @@ class TrainingSet:
                 spacing = spacing_of(image)
                 if spacing is None:
                     raise DatasetError(
-                        f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
+                        f"{image} was not found or is not an image.", "Choose NIfTI, NRRD or MetaImage files."
                     )
                 if real_path(image) not in known:
                     entry = {"image": relative(image, self.folder), "patient": name_of(image.name), "source": "image"}
@@ -252,7 +252,7 @@ class TrainingSet:
             DatasetError: the split is none, or an unlabeled case would be trained on.
         """
         if split not in SPLITS:
-            raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
+            raise DatasetError(f"“{split}” is not a split.", f"Use {', '.join(SPLITS)}.")
         wanted = set(keys)
         bare = [name_of(entry) for of, entry in self.entries() if of == UNLABELLED and key_of(entry) in wanted]
         if bare:

@@ -43,7 +43,7 @@ def fit_calibration(
     """
     labelled = load_labelled(cases, predictor.preprocessing)
     if not labelled:
-        raise DatasetError("No case has a label.", "A calibration is chosen on labelled cases.")
+        raise DatasetError("No case has a label.", "A calibration is chosen on labeled cases.")
     found = [
         predict_volume(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
         for case in labelled

@@ -149,7 +149,7 @@ def evaluate_dataset(
                 reports[variant].append(CaseReport.from_document(before[variant]))
                 continue
             if cancelled is not None and cancelled():
-                raise Cancelled("The evaluation was cancelled.")
+                raise Cancelled("The evaluation was canceled.")
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
@@ -168,7 +168,7 @@ def evaluate_dataset(
         "split": split,
         "library": __version__,
         **(about or {}),
-        **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
+        **({"label_leak": "The method was given the reference: not a result on new images."} if label_leak else {}),
         **({"hints": hints.about} if hints else {}),
         **_cautions(cases, extents, predictor.scheme.extent, trained_on),
         **({"grid": f"Distances in pixels are those of slices resized to {grid} × {grid}."} if grid else {}),

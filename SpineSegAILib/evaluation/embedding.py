@@ -105,7 +105,7 @@ def collect_vectors(
         raise DatasetError(
             f"The structures annotated in these cases give {len(rows)} vectors, one for each in each slice; an "
             f"embedding needs {FEWEST}.",
-            "Use a split with more labelled structures, or do without the embedding.",
+            "Use a split with more labeled structures, or do without the embedding.",
         )
     names, slices, ids, values = zip(*rows, strict=True)
     return StructureVectors(np.stack(values), np.array(ids), names, np.array(slices))

@@ -98,7 +98,7 @@ def plausibility_warnings(
     _, rows, columns = view_mm(source)
     if min(rows, columns) < _LEAST_VIEW_MM:
         result.append(
-            f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
+            f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbors. Choose a "
             "whole image; if it is one, correct the voxel spacing in its header."
         )
     if not scale_is_known(image):
@@ -112,7 +112,7 @@ def plausibility_warnings(
         result.append(f"By its header (“{part}”) this image does not show the lumbar spine: all names may be wrong.")
     film = next((m[0] for t in (BODY_PART_TAG, SERIES_TAG) if (m := _OTHER_FILMS.search(tag_of(image, t)))), "")
     if film and trained_on == "XR":
-        result.append(f"By its header (“{film}”) this is no film of the whole spine: all names may be wrong.")
+        result.append(f"By its header (“{film}”), this is not a film of the whole spine: all names may be wrong.")
     found = "XR" if told in RADIOGRAPHS else told if told in STACKS else ""
     if not found and trained_on == "MR":
         found, symmetric = _by_content(lying)

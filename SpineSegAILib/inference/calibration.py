@@ -24,9 +24,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     offsets: dict[str, float] = Field(default_factory=dict, description="log-odds taken from each kind of structure")
-    neighbour: float = Field(
-        0.0, ge=0, le=1, description="weight of each neighbouring slice, that of the slice being 1"
-    )
+    neighbour: float = Field(0.0, ge=0, le=1, description="weight of each neighboring slice, that of the slice being 1")
 
     def apply(self, evidence: Evidence) -> Evidence:
         """The evidence with shifted edges; the same object where there is nothing to do.

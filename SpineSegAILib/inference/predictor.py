@@ -401,7 +401,7 @@ def _check_locked(locked: sitk.Image, wanted: Iterable[int]) -> None:
     foreign = ids - set(STRUCTURES)
     if foreign:
         raise HintError(
-            f"The locked segmentation holds the value {min(foreign)}, which is no structure.", "Relabel it first."
+            f"The locked segmentation holds the value {min(foreign)}, which is not a structure.", "Relabel it first."
         )
     if ids and ids >= set(wanted):
         raise HintError("Every structure is locked: there is nothing left to segment.", "Unlock what is to change.")

@@ -220,10 +220,8 @@ def _reason(parts: dict[str, float | None], levels: LevelResult | None) -> str:
         if not levels.sequence:
             return "no vertebra was found"
         other = levels.alternatives[0].names if levels.alternatives else ""
-        return f"levels in doubt: {levels.sequence}" + (f", or {other}" if other else "")
-    return {"entropy": "edges in doubt", "disagreement": "drawn otherwise at a second look"}.get(
-        worst, "levels in doubt"
-    )
+        return f"uncertain levels: {levels.sequence}" + (f", or {other}" if other else "")
+    return {"entropy": "uncertain edges", "disagreement": "a second look disagrees"}.get(worst, "uncertain levels")
 
 
 __all__ = ["Scores", "rank", "score", "write_csv"]

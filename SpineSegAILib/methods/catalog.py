@@ -119,7 +119,7 @@ _SMP_METHODS = (
 )  # fmt: skip
 
 _SAM_METHODS: tuple[tuple[str, str, str, str, frozenset[str]], ...] = (
-    ("sam", "SAM", "Segments what boxes or key points show; its weights are the user's.",
+    ("sam", "SAM", "Segments what boxes or keypoints show; its weights are the user's.",
      "Kirillov et al., Segment anything. ICCV 2023", frozenset({"keypoints"})),
     ("medsam", "MedSAM", "SAM trained on medical images: segments what boxes show; its weights are the user's.",
      "Ma et al., Segment anything in medical images. Nature Communications 2024", frozenset()),
@@ -173,7 +173,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "la-caf",
             "LA-CAF",
             "system",
-            "3D network whose class heads are generated from text embeddings; trains on half-labelled cases.",
+            "3D network whose class heads are generated from text embeddings; trains on half-labeled cases.",
             "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. "
             "MICCAI 2025",
             "la_caf",
@@ -183,7 +183,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "scar-net",
             "SCAR-Net",
             "system",
-            "Key points, also learnt from cases without masks, make the kernels and weigh the attention of a network.",
+            "Keypoints, also learned from cases without masks, make the kernels and weigh the attention of a network.",
             SCARNET,
             "scar_net",
             hints=frozenset({"keypoints"}),
@@ -192,7 +192,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "dgmsnet",
             "DGMSNet",
             "baseline",
-            "A network that detects key points makes the convolution kernels of one that segments.",
+            "A network that detects keypoints makes the convolution kernels of one that segments.",
             DGMSNET,
             "scar_net",
         ),

@@ -46,7 +46,7 @@ class VesselSpec(BaseModel):
     noise_hu: float = Field(20.0, ge=0)
     size: float = Field(1.0, gt=0.6, lt=1.5, description="Scale of the chest.")
     annotated: Literal["all", "right", "left", "unsided arteries"] = Field(
-        "all", description="What the labels hold; the rest is in the image, but not drawn (half-labelled cases)."
+        "all", description="What the labels hold; the rest is in the image, but not drawn (half-labeled cases)."
     )
     orientation: str = Field("PIR", description="Axis code of the stored image, as for SimpleITK.DICOMOrient.")
 

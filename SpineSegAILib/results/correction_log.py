@@ -103,7 +103,8 @@ class CorrectionLog(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise CorrectionError(
-                "The correction log is damaged, or of a newer SpineSegAI.", "Remove it to go on without it."
+                "The correction log is damaged, or was written by a newer SpineSegAI.",
+                "Remove it to continue without it.",
             ) from error
 
     def __str__(self) -> str:

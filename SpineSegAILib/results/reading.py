@@ -63,7 +63,7 @@ def read_segmentation(path: str | Path, *, complete: bool = False, values: str |
     if not path.is_file():
         raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
     if suffix not in SEGMENTATION_SUFFIXES:
-        raise ImageError(f"“{path.name}” is no segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
+        raise ImageError(f"“{path.name}” is not a segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
     if not has_segments(path):
         return _read_label_image(path, values)
     if values:
@@ -121,14 +121,14 @@ def _label_image(path: Path) -> sitk.Image:
     image = read_file(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(
-            f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.",
+            f"“{path.name}” is not a label image: it is not three-dimensional with one value per voxel.",
             "Give a segmentation of the whole volume.",
         )
     image = whole_numbers(image, f"“{path.name}”")
     raw = sitk.GetArrayViewFromImage(image)
     beyond = [v for v in (raw.min(), raw.max()) if not 0 <= v <= np.iinfo(np.int32).max]
     if beyond:
-        raise SchemeError(f"“{path.name}” has label values that are no structure ids: {beyond[0]:g}.", _remedy([]))
+        raise SchemeError(f"“{path.name}” has label values that are not structure ids: {beyond[0]:g}.", _remedy([]))
     return carry_tags(image, like(image, raw.astype(np.int32)))
 
 
@@ -140,7 +140,7 @@ def _refuse_foreign(where: Mapping[int, Place], path: Path) -> None:
     if foreign:
         listed = ", ".join(map(str, foreign[:5]))
         raise SchemeError(
-            f"“{path.name}” has label values that are no structure ids: {listed}.", _remedy(fitting_numberings(where))
+            f"“{path.name}” has label values that are not structure ids: {listed}.", _remedy(fitting_numberings(where))
         )
 
 
@@ -156,7 +156,7 @@ def _refuse_implausible(where: Mapping[int, Place], path: Path) -> None:
     why = implausible(where)
     if why:
         raise SchemeError(
-            f"The values of “{path.name}” are no structure ids: {why}.", _remedy(fitting_numberings(where))
+            f"The values of “{path.name}” are not structure ids: {why}.", _remedy(fitting_numberings(where))
         )
 
 
@@ -235,7 +235,7 @@ def _read_slicer(path: Path, complete: bool) -> Segmentation:
     named = _named(stored)
     if named.unknown and complete:
         raise CorrectionError(
-            f"“{path.name}” has segments that are no structures of SpineSegAI: {', '.join(named.unknown)}.",
+            f"“{path.name}” has segments that are not structures of SpineSegAI: {', '.join(named.unknown)}.",
             "Name them after structures (L4, L4/L5, canal …), or remove them.",
         )
     labels = _uncropped(like(_first(stored.image), named.values), stored, path)

@@ -124,7 +124,7 @@ def parse_target(text: str) -> str:
     if text.lower().startswith(CUSTOM):
         name = text[len(CUSTOM) :].strip()
         if not name or name.isdecimal() or set(name) & set("+=,"):
-            raise DatasetError(f"“{text}” is no name for a structure.", "Use letters, as in custom:tumour.")
+            raise DatasetError(f"“{text}” is not a name for a structure.", "Use letters, as in custom:tumor.")
         try:
             known = structure(name)
         except SchemeError:
@@ -136,8 +136,8 @@ def parse_target(text: str) -> str:
         found = structure_of_name(text)
     if found is None:
         raise DatasetError(
-            f"“{text}” is no structure.",
-            "Use names such as L4, L4/L5 or canal, custom:tumour for one of your own, or ignore.",
+            f"“{text}” is not a structure.",
+            "Use names such as L4, L4/L5 or canal, custom:tumor for one of your own, or ignore.",
         )
     return target_of(found[0])
 
@@ -164,7 +164,9 @@ def read_table(path: str | Path) -> list[tuple[str, str]]:
     """
     table = read_json(path, DatasetError)
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        raise DatasetError(f"{path} is no table of names.", 'Write {"my tumour": "custom:tumour", "L4 old": "ignore"}.')
+        raise DatasetError(
+            f"{path} is not a table of names.", 'Write {"my tumor": "custom:tumor", "L4 old": "ignore"}.'
+        )
     return list(table.items())
 
 

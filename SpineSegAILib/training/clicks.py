@@ -186,7 +186,7 @@ class ClickDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.cases = [case for case in cases if case.places]
         if not self.cases:
-            raise DatasetError("No structure is labelled that could be corrected.", "Add cases with masks.")
+            raise DatasetError("No structure is labeled that could be corrected.", "Add cases with masks.")
         self.window, self.spacing = np.array(window), tuple(spacing)
         self.seed, self.vary = seed, vary
         self.mixture = Mixture([case.cached for case in self.cases], range(len(self.cases)), config)

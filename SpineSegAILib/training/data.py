@@ -343,7 +343,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         context_mm: Sequence[float] = (),
     ) -> None:
         if not cases:
-            raise DatasetError("There are no cases to train on.", "Add cases to the “training” list of the data set.")
+            raise DatasetError("There are no cases to train on.", "Add cases to the “training” list of the dataset.")
         self.cases = list(cases)
         self.config = config
         self.seed = seed

@@ -96,7 +96,7 @@ class Recipe(BaseModel):
     method: str
     preset: str | None = None
     sources: tuple[Source, ...] = Field(min_length=1)
-    complete: str = Field("", description="checkpoint that completes partly labelled cases")
+    complete: str = Field("", description="checkpoint that completes partly labeled cases")
     resources: tuple[str, ...] = Field(
         (),
         description="files that the method needs to learn, given by the user; {name} in a setting stands for the file",

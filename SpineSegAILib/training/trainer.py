@@ -152,7 +152,7 @@ class _Trainer:
         """Data, method, optimizer; and where a run that is resumed was."""
         config, run, o = self.config, self.run, self.config.optimization
         if self.main and not run.dataset_file.exists():
-            self._beat("preparing", force=True, message="reading the data set")
+            self._beat("preparing", force=True, message="reading the dataset")
             take_snapshot(self._manifests(), run)
         needed = config.start_from and (o.keep or not run.state_file.exists())
         if self.main and needed and not run.start.exists():
@@ -530,7 +530,7 @@ class _Trainer:
             numbers = read_state(self.run.state_file, self.method, self.ema, self.optimizer)
         except (SafetensorError, OSError) as error:
             raise TrainingError(
-                f"The saved state {self.run.state_file} is damaged ({error}): the run cannot go on.",
+                f"The saved state {self.run.state_file} is damaged ({error}): the run cannot be resumed.",
                 f"Start a new run from its checkpoint: --from {self.run.last}.",
             ) from error
         self.step = int(numbers["step"])

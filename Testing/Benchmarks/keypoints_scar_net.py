@@ -90,10 +90,10 @@ def report(predictor: Predictor, cases: list[LabelledVolume]) -> str:
         table.append(_row(case.name, found))
         changes += moved(predictor, middle_slices(case, SLICES))
         print(table[-1], flush=True)
-    lines = ["## Key points", "", "Distance of the key points found from the centroids of the masks.", ""]
+    lines = ["## Keypoints", "", "Distance of the keypoints found from the centroids of the masks.", ""]
     lines += [*table, _row("**all**", every), ""]
     lines += [
-        f"A vertebra's key point moved by {MOVE_MM:g} mm, the others as found: mean share of the structures' voxels "
+        f"A vertebra's keypoint moved by {MOVE_MM:g} mm, the others as found: mean share of the structures' voxels "
         f"(middle {SLICES} slices, raw classes) that become something else, and mean change of the most changed "
         f"probability, within {NEAR_MM:g} mm of the vertebra's centroid and beyond {FAR_MM:g} mm.",
         "",

@@ -440,7 +440,7 @@ def test_everything_locked_is_refused(oracle, phantom):
         oracle.segment(as_picture(phantom.labels), hints)
     foreign = sitk.Image(phantom.labels)
     foreign[0, 0, 0] = 77
-    with pytest.raises(HintError, match="the value 77, which is no structure"):
+    with pytest.raises(HintError, match="the value 77, which is not a structure"):
         oracle.segment(as_picture(phantom.labels), Hints(locked=foreign))
 
 

@@ -485,7 +485,7 @@ def test_the_paper_s_preset_trains_as_the_paper_says():
 
 
 def test_bad_configurations_are_refused():
-    with pytest.raises(ConfigError, match="key points"):
+    with pytest.raises(ConfigError, match="keypoints"):
         make_config("scar-net", "tiny", scheme="pulmonary-av")
     with pytest.raises(ConfigError, match="multiple of heads"):
         make_config("scar-net", "tiny", heads=3)
@@ -631,7 +631,7 @@ def test_key_points_that_cannot_be_are_refused(predictor, phantom):
     l3, point = structure("L3").id, phantom.keypoints[structure("L3").id]
     with pytest.raises(HintError, match=r"L3.*outside the image"):
         predictor.segment(phantom.image, Hints(keypoints={l3: (point[0], point[1] + 900, point[2])}))
-    with pytest.raises(HintError, match="no centre"):
+    with pytest.raises(HintError, match="no center"):
         predictor.segment(phantom.image, Hints(keypoints={structure("canal").id: point}))
     with pytest.raises(SchemeError, match="not in the label scheme"):
         predictor.segment(phantom.image, Hints(keypoints={structure("C5").id: point}))

@@ -110,7 +110,7 @@ class KeypointsTest(PanelCase):
         node.SetNthControlPointLabel(0, "L2")
         self.click(self.ui.applyButton)
         self.waitUntilDone()
-        self.assertIn("two key points called “L2”", self.dialogs[-1])
+        self.assertIn("two keypoints called “L2”", self.dialogs[-1])
 
     def test_a_point_not_placed_yet_is_left_out(self):
         from SpineSegAISlicer.scene.keypoints import keypointsFromNode

@@ -97,7 +97,7 @@ class FirstVersionTest(PanelCase):
 
     def test_the_key_points_are_there_where_the_reader_dragged_them(self):
         node = self.ui.keypointsSelector.currentNode()
-        self.assertEqual(node.GetName(), "T2 spine key points")
+        self.assertEqual(node.GetName(), "T2 spine keypoints")
         position = [0.0] * 3
         node.GetNthControlPointPositionWorld(node.GetControlPointIndexByLabel("L2"), position)
         self.assertEqual(position, [-14.0, 16.0, 24.0])

@@ -95,7 +95,7 @@ class ChoosingTest(TrainingCase):
     def test_a_disabled_button_says_why(self):
         self.openPanel()
         self.assertFalse(self.train.trainStartButton.enabled)
-        self.assertIn("No data set is chosen", self.train.trainStartButton.toolTip)
+        self.assertIn("No dataset is chosen", self.train.trainStartButton.toolTip)
         self.train.trainDatasetPathLineEdit.currentPath = str(self.folder / "no.json")
         self.assertIn("no.json does not exist", self.train.trainStartButton.toolTip)
         self.train.trainDatasetPathLineEdit.currentPath = str(self.dataset)

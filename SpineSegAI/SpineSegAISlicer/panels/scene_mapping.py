@@ -149,7 +149,7 @@ class SceneMapping:
             parts.append(_("Volumes without annotation, kept as cases to annotate: {count}.").format(count=bare))
         if missing:
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(missing))
-            parts.append(_("Choose what these are, or leave them out: {names}.").format(names=names))
+            parts.append(_("Choose what these are, or “omit”: {names}.").format(names=names))
         ui.mappingLabel.text = " ".join(parts)
         self._asksExtent = any(not c["extent"] and _hasVertebrae(self._targets(c, chosen)) for c in cases)
         ui.extentLabel.visible = ui.extentComboBox.visible = self._asksExtent

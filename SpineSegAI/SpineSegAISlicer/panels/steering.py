@@ -70,7 +70,7 @@ class Steering:
         if node is None:
             raise HintError(
                 _("What this volume was to be segmented with was removed from the scene while it waited."),
-                _("Choose other key points or another segmentation to start from, or none, and segment it again."),
+                _("Choose other keypoints or another segmentation to start from, or none, and segment it again."),
             )
         return node
 

@@ -151,7 +151,7 @@ class TrainingPanel:
         reasons = []
         path, name = self.ui.trainDatasetPathLineEdit.currentPath, self.ui.trainNameLineEdit.text.strip()
         if not path:
-            reasons.append(_("No data set is chosen."))
+            reasons.append(_("No dataset is chosen."))
         else:
             reasons += self._datasetProblems(path)
         also = self.ui.trainAlsoPathLineEdit.currentPath
@@ -188,7 +188,7 @@ class TrainingPanel:
         button, reasons = self.ui.trainStartButton, self.reasonsAgainst()
         button.enabled = not reasons
         button.toolTip = (
-            listed(reasons) if reasons else _("Train in a process of its own, which goes on when Slicer is closed.")
+            listed(reasons) if reasons else _("Train in a separate process, which continues when Slicer is closed.")
         )
 
     def onStart(self):

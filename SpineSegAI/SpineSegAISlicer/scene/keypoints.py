@@ -64,10 +64,10 @@ def showList(segmentationNode, volumeNode):
     """
     points = keypointsOf(segmentationNode)
     if not points:
-        raise CorrectionError(_("There is no structure whose key point could be moved."), _("Segment first."))
+        raise CorrectionError(_("There is no structure whose keypoint could be moved."), _("Segment first."))
     node = listOf(segmentationNode)
     if node is None:
-        name = _("{segmentation} key points").format(segmentation=segmentationNode.GetName())
+        name = _("{segmentation} keypoints").format(segmentation=segmentationNode.GetName())
         node = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLMarkupsFiducialNode", slicer.mrmlScene.GenerateUniqueName(name)
         )
@@ -152,14 +152,14 @@ def keypointsFromNode(node):
             structureId = anatomy.structure(label).id
         except SpineSegAIError:
             raise HintError(
-                _("The key point “{label}” of “{list}” is not named after a structure.").format(
+                _("The keypoint “{label}” of “{list}” is not named after a structure.").format(
                     label=label, list=node.GetName()
                 ),
-                _("Rename it to the vertebra or disc whose centre it is, such as L4 or L4/L5, or delete it."),
+                _("Rename it to the vertebra or disc whose center it is, such as L4 or L4/L5, or delete it."),
             ) from None
         if structureId in found:
             raise HintError(
-                _("“{list}” has two key points called “{label}”.").format(list=node.GetName(), label=label),
+                _("“{list}” has two keypoints called “{label}”.").format(list=node.GetName(), label=label),
                 _("Keep one point for each structure."),
             )
         position = [0.0, 0.0, 0.0]

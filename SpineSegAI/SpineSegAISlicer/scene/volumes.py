@@ -84,7 +84,7 @@ def checkVolume(volumeNode):
     components = imageData.GetNumberOfScalarComponents()
     if components != 1:
         raise ImageError(
-            _("“{name}” has {count} values per voxel (a colour picture or a vector volume).").format(
+            _("“{name}” has {count} values per voxel (a color picture or a vector volume).").format(
                 name=name, count=components
             ),
             _("Convert it with the module “Vector to Scalar Volume”."),

@@ -67,7 +67,7 @@ def prepare(manifest: Path, scheme: LabelScheme, folder: Path, scored_split: str
     known = read_manifest(manifest)
     training = {f"train_{n:04d}": c for n, c in enumerate(known.cases("training")) if c.label}
     if not training:
-        raise DatasetError(f"{manifest} has no labelled training cases.", "nnU-Net learns from masks alone.")
+        raise DatasetError(f"{manifest} has no labeled training cases.", "nnU-Net learns from masks alone.")
     others = known.splits.get("validation", ()) if scored_split != "validation" else ()
     watched = {f"watched_{n:04d}": c for n, c in enumerate(others) if c.label}
     told = [possible_channels(scheme, sid) for case in training.values() for sid in case.annotated]

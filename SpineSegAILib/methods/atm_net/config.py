@@ -48,9 +48,7 @@ class AtmNetConfig(MethodConfig):
         "paper", description="how a stage merges: one convolution, or Swin UNETR's residual blocks (ours)"
     )
     descriptor: Literal["grid", "prototype"] = Field("grid", description="what a class's map is contrasted by")
-    absent: Literal["masked", "negated"] = Field(
-        "masked", description="classes known to be absent: left out or negated"
-    )
+    absent: Literal["masked", "negated"] = Field("masked", description="classes known to be absent: omitted or negated")
     contrast_weight: float = Field(0.2, ge=0, description="weight of the contrastive loss")
     contrast_width: int = Field(128, ge=4, description="width of the space of the contrast")
     temperature: float = Field(0.07, gt=0, description="of the contrast")

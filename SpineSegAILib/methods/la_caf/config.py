@@ -91,7 +91,7 @@ class LaCafConfig(MethodConfig):
     )
     attention_norm: bool = Field(
         False,
-        description="xattn: tokens and queries are normalised and the text vector is not added to what it attends to, "
+        description="xattn: tokens and queries are normalized and the text vector is not added to what it attends to, "
         "so that heads depend more on the image (ours)",
     )
     concat: bool = Field(True, description="heads are generated from the fused vector and the text vector")

@@ -189,7 +189,7 @@ class SamMethod(Method):
         if asked and context.prior is None and context.keypoints is None:
             raise HintError(
                 "SAM segments what it is shown, and nothing is shown to it.",
-                "Give a segmentation, of which it takes boxes (--prior FILE), or key points.",
+                "Give a segmentation, of which it takes boxes (--prior FILE), or keypoints.",
             )
         logits = torch.full((len(images), self.scheme.channels, *images.shape[2:]), -20.0, device=images.device)
         logits[:, 0] = 0

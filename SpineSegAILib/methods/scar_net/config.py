@@ -19,7 +19,7 @@ class ScarNetConfig(MethodConfig):
 
     coordinates: bool = Field(False, description="give the network the position in the field of view (our addition)")
     adaptive: Literal["transformer", "conv"] = Field(
-        "transformer", description="what the dynamic kernels feed: key-point-weighted self-attention, or nothing more"
+        "transformer", description="what the dynamic kernels feed: keypoint-weighted self-attention, or nothing more"
     )
     use_mcca: bool = Field(True, description="fuse the two feature maps by cross attention; otherwise add them")
     mcca_residual: Literal["cross", "self", "attended"] = Field(
@@ -37,22 +37,22 @@ class ScarNetConfig(MethodConfig):
     )
     mark_points: bool = Field(
         False,
-        description="a key point adds a learnt vector of its structure to the features around it, so that it says which"
+        description="a keypoint adds a learned vector of its structure to the features around it, so that it says which"
         " one is there (our addition)",
     )
     channel_convolutions: bool = Field(False, description="1x1 convolutions before the channel attention")
     gate_low_features: bool = Field(False, description="recognition gates the low-level features (our addition)")
     heads: int = Field(4, ge=1, description="heads of the adaptive transformer (our choice)")
-    weight_floor: float = Field(0.5, gt=0, le=1, description="key-point weight far from every key point (our choice)")
+    weight_floor: float = Field(0.5, gt=0, le=1, description="keypoint weight far from every keypoint (our choice)")
     true_until: float = Field(
         1 / 3, ge=0, le=1, description="share of the training in which annotated points may steer (our choice)"
     )
     weight_queries: bool = Field(
         False,
-        description="key-point weights also scale what a position gathers, so key points act where they are"
+        description="keypoint weights also scale what a position gathers, so keypoints act where they are"
         " (our addition)",
     )
-    weight_mm: float = Field(10.0, gt=0, description="width (standard deviation) of the key-point weight (our choice)")
+    weight_mm: float = Field(10.0, gt=0, description="width (standard deviation) of the keypoint weight (our choice)")
     heatmap_mm: float = Field(
         3.0,
         gt=0,
@@ -142,7 +142,7 @@ class ScarNetConfig(MethodConfig):
         if self.method == "dgmsnet" and (self.adaptive != "conv" or self.use_mcca):
             raise ValueError("DGMSNet has neither the adaptive transformer nor MCCA; that is scar-net")
         if not self.point_channels:
-            raise ValueError(f"the scheme {self.scheme} has no vertebrae or discs of known level to make key points of")
+            raise ValueError(f"the scheme {self.scheme} has no vertebrae or discs of known level to make keypoints of")
         if self.features % self.heads:
             raise ValueError("features must be a multiple of heads")
         return self

@@ -44,7 +44,7 @@ NEIGHBOURHOOD_MM = 8.0
 """Slices up to this far to either side vote on a slice's keypoints: two of the usual 4 mm slices."""
 
 _OPTIONS = {
-    "weight_map": "off: key points do not steer the attention (for research)",
+    "weight_map": "off: keypoints do not steer the attention (for research)",
     "mcca": "off: the two feature maps are added instead of fused by attention (for research)",
     "rank": "off: the auxiliary rank head is ignored (for research)",
 }

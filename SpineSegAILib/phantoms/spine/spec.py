@@ -91,7 +91,7 @@ class PhantomSpec(BaseModel):
         if names.index(self.top) > names.index(self.bottom):
             raise ValueError(f"top ({self.top}) lies below bottom ({self.bottom})")
         if names.index(self.top) < 5:
-            raise ValueError("the phantom has no neck: top must be C6 or lower")
+            raise ValueError("synthetic spines have no neck: top must be C6 or lower")
         return self
 
     def chain(self) -> list[Structure]:
