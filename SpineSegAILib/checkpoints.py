@@ -77,7 +77,7 @@ class CheckpointInfo:
 
     @property
     def unvalidated(self) -> frozenset[int]:
-        """Ids of experimental structures: learned from phantoms alone, or not shown to be right on unseen cases."""
+        """Ids of experimental structures: trained on synthetic images only, or not validated on unseen cases."""
         return frozenset(structure(n).id for n in self.metadata.get("unvalidated") or ())
 
 
@@ -277,7 +277,7 @@ def load_tensors(info: CheckpointInfo) -> dict[str, Tensor]:
     """The weights, as float32 where they are floating-point.
 
     Raises:
-        CheckpointError: the file is damaged, or its weights are no finite numbers.
+        CheckpointError: the file is damaged, or its weights are not finite numbers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

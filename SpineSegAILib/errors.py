@@ -62,7 +62,7 @@ class DatasetError(SpineSegAIError):
 
 
 class TrainingError(SpineSegAIError):
-    """A training run cannot start, go on or be resumed."""
+    """A training run cannot start, continue or be resumed."""
 
 
 class DeviceError(SpineSegAIError):

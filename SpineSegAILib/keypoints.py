@@ -95,7 +95,7 @@ def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
         name: what to call it in an error.
 
     Raises:
-        HintError: a structure is no vertebra or named twice, or has not four points of three finite numbers.
+        HintError: a structure is not a vertebra or named twice, or has not four points of three finite numbers.
     """
     found: dict[int, Corners] = {}
     for key, positions in table.items():

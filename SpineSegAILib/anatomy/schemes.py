@@ -244,7 +244,7 @@ def scheme(name: str) -> LabelScheme:
             raise SchemeError(f"“{entry}” in the scheme “{name}” is not an addition.", "Write +cord or +psoas=300.")
         s = custom_structure(label, int(number)) if number else structure(label)
         if s.id in found.ids:
-            raise SchemeError(f"{s.name} is already in the scheme “{base}”.", "Leave it out.")
+            raise SchemeError(f"{s.name} is already in the scheme “{base}”.", "Omit it.")
         found = replace(found, name=name, title=f"{found.title}, {s.name}", ids=(*found.ids, s.id))
     return found
 
@@ -265,7 +265,7 @@ def extended(name: str, structures: Iterable[str]) -> str:
 
 
 def _addition(name: str, to: LabelScheme) -> str:
-    """How a scheme's name goes on when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
+    """How a scheme's name continues when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
     try:
         known = structure(name)
         return f"{known.name}={known.id}" if known.kind is Kind.CUSTOM else known.name

@@ -1,7 +1,7 @@
 """Structures and levels: the one source of names, ids, codes and colors.
 
 Ids follow VerSe and its successors: C1-C7 are 1-7, T1-T12 8-19, L1-L6 20-25, the sacrum 26, T13 28, the cord 60, the
-canal 61, the disc below a vertebra is 100 plus its id and its posterior elements (pedicles, arch and processes: all
+canal 61, the disc below a vertebra is 100 plus its id and its posterior elements (pedicles, laminae and processes: all
 that a whole vertebra has beyond its body) are 130 plus its id. Nothing here needs more than the standard library.
 """
 

@@ -41,7 +41,7 @@ COLORS_FILE = "SpineSegAI-Colors.ctbl"
 
 
 def codes(structure_id: int, present: Iterable[int] = (), extent: Extent | None = None) -> tuple[Code, Code | None]:
-    """Type and modifier of a structure; together they name it without doubt.
+    """Type and modifier of a structure; together they name it unambiguously.
 
     Args:
         present: ids in the case, since the disc below L5 is L5/L6 where there is an L6.

@@ -1,4 +1,4 @@
-"""What a long command has found so far, in a file beside its output: the same command, repeated, goes on from there."""
+"""What a long command has found so far, in a file beside its output, from which the same command continues."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def _given_segmentations(args: argparse.Namespace) -> dict[str, Segmentation]:
 
     Raises:
         ImageError, CorrectionError, SchemeError: a file cannot be read, or not understood; of what is to be locked
-            nothing may be left out.
+            nothing may be omitted.
         HintError: a file holds no structures.
         ConfigError: --label-values has nothing to apply to.
     """

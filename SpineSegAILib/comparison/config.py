@@ -1,4 +1,4 @@
-"""What a comparison is told: pydantic models, read from TOML or JSON."""
+"""What a comparison is given: pydantic models, read from TOML or JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Budget(BaseModel):
 
     model_config = _MODEL
 
-    steps: int | None = Field(None, ge=1, description="the same number of steps; none: as the method's recipe says")
+    steps: int | None = Field(None, ge=1, description="the same number of steps; none: as in the method's recipe")
     hours: float | None = Field(None, gt=0, description="the same time; the learning rate falls over it")
 
 
@@ -259,7 +259,7 @@ def read_comparison(
         config = ComparisonConfig.model_validate(table)
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not valid: {problems(error)}.", "See the README's “Evaluate and compare”."
+            f"{path} is not valid: {problems(error)}.", "See the page “Evaluation and comparison” of the documentation."
         ) from None
     here = real_path(path).parent
     found = {name: str(here / file) for name, file in config.resources.items()}

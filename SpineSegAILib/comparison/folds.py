@@ -39,11 +39,11 @@ class Fold:
 
 
 def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], output: Path) -> list[Fold]:
-    """Deal the cases of a split to folds by patient; every case that may be scored is left out once.
+    """Deal the cases of a split to folds by patient; every case that may be scored is held out once.
 
     Args:
         manifest: nothing of its other splits is read.
-        sources: only cases from these are left out and scored, the others always trained on; empty for all.
+        sources: only cases from these are held out and scored, the others always trained on; empty for all.
         output: folder of the manifests.
 
     Raises:
@@ -70,7 +70,7 @@ def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], 
 
 
 def write_never_scored(manifest: Path, split: str, sources: Sequence[str], output: Path) -> Path:
-    """A manifest of the cases that no fold leaves out.
+    """A manifest of the cases that no fold holds out.
 
     Raises:
         ConfigError: there are none.

@@ -1,4 +1,4 @@
-"""What the papers report, to stand beside what is measured here. Their figures, not ours: other cases, other splits.
+"""What the papers report, to stand beside what is measured here. Their results, not ours: other cases, other splits.
 
 A column's key says where its counterpart is in a summary of `evaluation`: ``overall`` (mean over all structures),
 ``macro`` (mean of the structures' means), ``group:NAME``, ``structure:NAME``, and the metric. Shares are in percent.
@@ -26,9 +26,9 @@ class PaperTable:
         title: what was segmented.
         citation: of the paper.
         columns: title → key.
-        rows: name of the method in the paper → figures, in the order of the columns.
+        rows: name of the method in the paper → results, in the order of the columns.
         note: what to know when comparing.
-        deviations: name of the method → what follows its figures' ±, where the paper gives that: standard deviations
+        deviations: name of the method → what follows its results' ±, where the paper gives that: standard deviations
             over the paper's cases.
     """
 
@@ -94,7 +94,7 @@ def _scaled(value: float | None, metric: str) -> float | None:
 
 
 def _rows(text: str) -> dict[str, Figures]:
-    """``NAME | figures`` on a line or several, a dash for one that is not given, what follows a ± left out."""
+    """``NAME | figures`` on a line or several, a dash for one that is not given, what follows a ± omitted."""
     return {name: tuple(_number(word.split("±")[0]) for word in words) for name, words in _lines(text)}
 
 

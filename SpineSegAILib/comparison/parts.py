@@ -43,7 +43,7 @@ class Work:
         output: folder of the entries' runs and reports.
         device: see `inference.choose_device`.
         only: names of entries; the others are taken as far as they are done.
-        without: names of entries that are left out.
+        without: names of entries that are omitted.
         rehearse: every entry in its smallest preset for two steps, on two cases: whether all of it works.
         worst: how many worst cases each entry's page shows.
         train: trains, or resumes; replaced by the shell, which stops a run on Ctrl-C.

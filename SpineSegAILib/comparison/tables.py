@@ -1,4 +1,4 @@
-"""What a comparison found: averages over seeds, paired differences, the papers' figures beside; JSON, CSV, Markdown and
+"""What a comparison found: averages over seeds, paired differences, the papers' results beside; JSON, CSV, Markdown and
 a page."""
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def short_tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """(title, rows with the heading first) for a terminal, which is narrow; all figures are in the files."""
+    """(title, rows with the heading first) for a terminal, which is narrow; all results are in the files."""
     made = []
     for variant, part in found["variants"].items():
         header, lines = _main(part["rows"])
@@ -272,7 +272,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{budget['steps']:,} steps" if budget["steps"] else "",
         f"{budget['hours']:g} h" if budget["hours"] else "",
     ]
-    each = " and at most ".join(filter(None, parts)) or "what its own recipe says"
+    each = " and at most ".join(filter(None, parts)) or "the steps of its own recipe"
     each = "two steps" if found["rehearsal"] else each
     seeds = ", ".join(map(str, found["seeds"]))
     told = [

@@ -87,7 +87,7 @@ def warnings_of(
     unnamed = [level for level in unnamed if level.id != SACRUM_ID]
     if unnamed:
         names = ", ".join(_word(level.id, of_discs) for level in unnamed)
-        result.append(f"Left out, because this checkpoint has no label for it: {names}.")
+        result.append(f"Omitted, because this model has no label for it: {names}.")
     subjects = column.bones or column.discs
     volumes = [column.volume(p) for p in subjects]
     last = max(i for i, level in enumerate(levels) if level)

@@ -147,7 +147,7 @@ def remap_labels(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
 
 
 def apply_correction(segmentation: Segmentation, correction: Correction) -> Segmentation:
-    """The segmentation after a correction: voxels, quality, keypoints and what is unvalidated follow the names.
+    """The segmentation after a correction: voxels, quality, keypoints and what is experimental follow the names.
 
     The quality of outlines that were redrawn is unknown; where levels were renamed, the question which levels they are
     is answered, and the confidence was of other names. Only structures that are there stay marked as experimental: a

@@ -11,7 +11,7 @@ study. A folder with a ``landmarks.json`` has the same in pixels, with splits an
 
 Whose film it is, the study tells. Not all published corners are right: in some films vertebrae are out of order, and
 the published angles follow them. Films whose vertebrae can be put in order are kept, without these angles; others are
-left out.
+omitted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Films:
     Attributes:
         entries: of a manifest, with absolute paths.
         splits: patient → split, where the set says.
-        notes: sentences for a reader about what was left out, and why.
+        notes: sentences for a reader about what was omitted, and why.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -133,7 +133,7 @@ def _entry(film: _Film, image: sitk.Image, corners: np.ndarray, output: Path, do
 
 
 def _mended(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, bool] | None:
-    """Corners with the vertebrae in order, and whether they were not; None where they are no column of quadrangles."""
+    """Corners with the vertebrae in order, and whether they were not; None if no column of quadrangles."""
     order = np.argsort(corners.mean(1)[:, 1], kind="stable")
     ordered = corners[order]
     beyond = _BEYOND * np.array(size)

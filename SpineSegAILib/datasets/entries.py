@@ -79,7 +79,7 @@ def case_row(folder: Path, table: Mapping[str, Any], split: str, entry: Mapping[
     if entry.get("keypoints") and not entry.get("label"):
         warnings.append("Keypoints alone, no masks: for methods that learn from weak cases.")
     if not (entry.get("extent") or table.get("extent")) and _has_vertebrae(entry):
-        warnings.append("It is not said whether vertebrae are bodies or whole.")
+        warnings.append("It is not specified whether vertebrae are bodies or whole.")
     if entry.get("corrections"):
         warnings.append("Corrected by hand.")
     spacing = entry.get("spacing_mm") or spacing_of(image)
@@ -97,7 +97,7 @@ def case_row(folder: Path, table: Mapping[str, Any], split: str, entry: Mapping[
 
 
 def structures_in_words(names: Iterable[str]) -> str:
-    """``"T12–L5, S1, 5 discs, canal, tumour"``."""
+    """``"T12–L5, S1, 5 discs, canal, tumor"``."""
     found = []
     own = []
     for name in names:

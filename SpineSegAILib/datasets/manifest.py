@@ -179,7 +179,7 @@ def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     then on. The two differ where another dataset or checkpoint took the number first.
 
     Raises:
-        DatasetError: the declaration is no table of names and numbers.
+        DatasetError: the declaration is not a table of names and numbers.
     """
     declared = table.get("custom", {})
     found: dict[int, int] = {}
@@ -224,7 +224,7 @@ def read_label(case: Case) -> sitk.Image:
     """The case's label image as int16 structure ids, its values translated.
 
     Raises:
-        DatasetError: there is none, it cannot be read, it holds values that are no structure, or structures that
+        DatasetError: there is none, it cannot be read, it holds values that are not structures, or structures that
             `annotated` does not list.
     """
     import numpy as np
@@ -398,7 +398,7 @@ def _case(
         own = (posterior_of(i) for i in ids if STRUCTURES[i].is_vertebral)
         ids = tuple(sorted_ids({*ids, POSTERIOR_ID, *(p.id for p in own if p)}))
     if label and not ids:
-        raise DatasetError(f"{where} has a label but does not say what is annotated.", "Add “annotated”.")
+        raise DatasetError(f"{where} has a label, but the annotated structures are not listed.", "Add “annotated”.")
     return Case(
         image=image,
         label=label,

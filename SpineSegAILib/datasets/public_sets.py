@@ -149,7 +149,7 @@ def _refuse_other_grid(image: Path, label: Path) -> None:
 def _meaning(
     values: str | Mapping[int, str], table: Mapping[str, str], target: TrainingSet
 ) -> tuple[dict[int, str], bool]:
-    """Value → structure name (empty for what is left out), and whether the manifest has to spell it out."""
+    """Value → structure name (empty for what is omitted), and whether the manifest has to spell it out."""
     if isinstance(values, str):
         return {v: STRUCTURES[i].name for v, i in VALUE_MAPS[values].items()}, False
     meaning, unknown = {}, []
@@ -170,7 +170,7 @@ def _meaning(
         first = unknown[0]
         raise DatasetError(
             f"It is not known which structures these labels are: {', '.join(f'“{n}”' for n in unknown)}.",
-            f'Say it: --map "{first}=L4" or "{first}=custom:{first.lower()}".',
+            f'Use --map "{first}=L4" or "{first}=custom:{first.lower()}".',
         )
     if not own:
         del target.table["custom"]

@@ -122,7 +122,7 @@ class SceneReport:
         path: the scene.
         cases: its volumes, annotated or not.
         problems: why annotations in it cannot be used, a sentence each.
-        notes: what was left out without harm.
+        notes: what was omitted without harm.
     """
 
     path: Path

@@ -287,7 +287,7 @@ class _Reader:
         case = self._around(placed, name)
         case.keypoints.update(placed)
         if unplaced:
-            case.notes.append(f"Left out of the {name}, since they name no vertebra or disc: {', '.join(unplaced)}.")
+            case.notes.append(f"Omitted from the {name}, since they name no vertebra or disc: {', '.join(unplaced)}.")
 
     def _around(self, placed: Mapping[str, Point], name: str) -> SceneCase:
         """The case whose image holds the points."""

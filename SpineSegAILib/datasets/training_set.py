@@ -55,7 +55,7 @@ class TrainingSet:
         path: the folder, or a manifest in it. What is not there is made when something is added.
 
     Attributes:
-        notes: sentences for a reader about the last import: what was left out, and why.
+        notes: sentences for a reader about the last import: what was omitted, and why.
 
     Raises:
         DatasetError: there is a manifest that cannot be read.
@@ -132,8 +132,8 @@ class TrainingSet:
             extent: of vertebrae, where the segments do not say.
             patient: of all cases; by default what the scene says.
             names: the reader's meaning of names, kept for next time.
-            ignore_unknown: leave out segments that could not be placed.
-            skip_problems: leave out what cannot be read.
+            ignore_unknown: omit segments that could not be placed.
+            skip_problems: omit what cannot be read.
             unlabelled: keep volumes without annotation, to be annotated next.
 
         Raises:
@@ -206,7 +206,7 @@ class TrainingSet:
             Names of those that were not there yet.
 
         Raises:
-            DatasetError: one does not exist or is no image.
+            DatasetError: one does not exist or is not an image.
         """
         known = {real_path(self.folder / str(e.get("image", ""))) for _, e in self.entries()}
         with adding_to(self) as adding:
@@ -388,7 +388,7 @@ class TrainingSet:
             first = unplaced[0]
             raise DatasetError(
                 f"It is not known which structure these segments are: {names}.",
-                f'Say it: --map "{first}=L4", "{first}=custom:{first.lower()}" or "{first}=ignore".',
+                f'Use --map "{first}=L4", "{first}=custom:{first.lower()}" or "{first}=ignore".',
             )
         if summary.problems and not skip_problems:
             more = f" (and {len(summary.problems) - 1} more)" if len(summary.problems) > 1 else ""

@@ -216,7 +216,7 @@ def _cautions(
     found = {}
     if seen := [case.name for case in cases if case.name in trained_on]:
         found["seen"] = (
-            f"{len(seen)} of {len(cases)} scored cases were in the method's training, and say nothing about new "
+            f"{len(seen)} of {len(cases)} scored cases were in the training data, and show nothing about new "
             f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."
         )
     if extent is not None:

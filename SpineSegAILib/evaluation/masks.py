@@ -80,7 +80,7 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
 
     Returns:
         HD95 and ASD in pixels of the image, NaN where no slice has both; and in how many slices one of the two masks is
-        missing, which these means leave out.
+        missing, which these means omit.
     """
     together = reference | prediction
     if not together.any():
@@ -100,7 +100,7 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
 def on_square_grid(labels: np.ndarray, axis: int, side: int) -> np.ndarray:
     """Every slice brought to `side` × `side` pixels by nearest neighbor, as where a network sees slices resized.
 
-    A slice that is no square is padded to one, equally on both sides, so that nothing is stretched.
+    A slice that is not a square is padded to one, equally on both sides, so that nothing is stretched.
 
     Args:
         labels: (D, H, W), 0 for nothing.

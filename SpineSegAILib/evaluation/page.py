@@ -21,7 +21,7 @@ def page(title: str, parts: Sequence[Block | None], notes: Sequence[str] = ()) -
 
     Args:
         title: plain text.
-        parts: of the functions below; None is left out.
+        parts: of the functions below; None is omitted.
         notes: plain sentences below the title.
     """
     return render("page.html.j2", title=title, parts=[part for part in parts if part], notes=notes)

@@ -17,7 +17,7 @@ POLICY = (
     "distance”; means of distances omit them, which flatters a method that misses structures. Intervals are 95 % "
     "bootstrap intervals over patients."
 )
-"""How the figures are to be read."""
+"""How the results are to be read."""
 
 _CASE_COLUMNS = ("case", "source", "patient", "variant", "seconds", "peak_mb", "device_peak_mb", "failure")
 

@@ -103,7 +103,7 @@ def plausibility_warnings(
         )
     if not scale_is_known(image):
         result.append(
-            f"{'A picture' if told == PICTURE else 'The file'} does not tell its scale (it has no pixel size): a pixel "
+            f"{'A picture' if told == PICTURE else 'The file'} does not give its scale (it has no pixel size): a pixel "
             "counts as 1 mm here, so lengths and volumes mean nothing."
         )
     if 1 in source.size:
@@ -125,7 +125,7 @@ def plausibility_warnings(
         if told == PICTURE and not found:  # one real film in five does not look like one
             there = models("XR") if models is not None else ()
             result.append(
-                "A picture does not tell what it is of, and the checkpoint was trained on MR. If it is a radiograph, "
+                "A picture file does not give its modality, and the model was trained on MR. If it is a radiograph, "
                 f"choose a checkpoint for radiographs{': ' + ', '.join(there) if there else ', if there is one'}."
             )
     values = sitk.GetArrayViewFromImage(image)
@@ -147,12 +147,12 @@ def _about_the_plane(image: sitk.Image, source: Geometry, trained_on: str, told:
         return []
     if not orientation_is_known(image):
         return [
-            "The file does not tell the orientation of this single slice; it was taken for a sagittal one, rows from "
+            "The file does not give the orientation of this single slice. It was assumed to be sagittal, rows from "
             "top to bottom. If that is not so, its result means nothing."
         ]
     way = facing(source)
     return [
-        f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
+        f"By its header this single slice is {way}; it was assumed to be sagittal. If that is not so, its result "
         "means nothing."
     ] * bool(way)
 
@@ -238,7 +238,7 @@ def check_spacing(spacing: Sequence[float], name: str) -> None:
     """Checks that voxels are neither finer nor coarser than any scanner's.
 
     Raises:
-        ImageError: they are, or these are no lengths.
+        ImageError: they are, or these are not lengths.
     """
     low, high = _SPACING_RANGE_MM
     if not all(low <= s <= high for s in spacing):

@@ -51,7 +51,7 @@ class AxisStep:
         """(target, size) float32; rows sum to one.
 
         Linear interpolation; where the target is coarser, the triangle is wider accordingly (antialiasing).
-        Beyond the edge the outermost voxel goes on.
+        Beyond the edge the outermost voxel continues.
         """
         width = max(1.0, self.ratio)
         positions = np.clip(self.positions, 0, self.size - 1)

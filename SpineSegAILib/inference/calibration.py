@@ -1,6 +1,6 @@
 """Two numbers per kind of structure that put a network's edges where the readers drew them.
 
-A network that learns from sources of different habits (masks with the cortex, masks without it, phantoms) draws edges
+A network that learns from sources of different habits (masks with the cortex, without it, synthetic images) draws edges
 between them. Which habit the result should follow is a choice, made on the validation split and stored in the
 checkpoint: log-odds taken from a kind, and a blend with the neighboring slices, which a 2D network does not see.
 """

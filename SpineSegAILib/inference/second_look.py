@@ -127,7 +127,7 @@ class Look:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is a spine without doubt."""
+        """Whether there is a spine for certain."""
         return self.vertebrae >= _VERTEBRAE and self.certainty > _PLAIN
 
 
@@ -226,7 +226,7 @@ def as_found(image: sitk.Image, preprocessing: Preprocessing, see: See) -> tuple
         The image, and what its reader should know.
 
     Raises:
-        ImageError: it is no such stack, or shows no spine, or one in more than one way.
+        ImageError: it is not such a stack, or shows no spine, or one in more than one way.
     """
     spacing = as_volume(image, "image").GetSpacing()
     if 1 in as_volume(image, "image").GetSize():

@@ -335,7 +335,7 @@ def _by_windows(request: _Request, patch: tuple[int, ...], view: _View) -> dict[
         stacked = torch.cat([stacked, F.pad(prior[None, None].to(image), pads)], 1)
     mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
-        raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
+        raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Turn mirror off.")
     done, total = 0, (1 + mirror) * len(window_places(stacked.shape[2:], window, request.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
@@ -374,7 +374,7 @@ def _centres(
     Args:
         found: (D, C − 1, 3) row, column, strength; NaN where not found.
         scheme: what the channels mean.
-        volume: points in its padding are left out.
+        volume: points in its padding are omitted.
     """
     result: dict[int, tuple[float, float, float]] = {}
     height, width = volume.array.shape[1:]

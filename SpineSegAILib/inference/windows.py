@@ -26,7 +26,7 @@ def windowed(
 ) -> dict[str, Tensor]:
     """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape.
 
-    Of ``keypoints``, which are no map, the strongest of all windows counts.
+    Of ``keypoints``, which are not a map, the strongest of all windows counts.
 
     The sum of weights is known beforehand, so windows add up to the result itself: no second copy of it. Maps of many
     channels are kept in half precision; probabilities lose 0.001 at most, and a volume of 24 classes half its memory.

@@ -44,7 +44,7 @@ def context_offsets(distances: Sequence[float]) -> np.ndarray:
 
 def between_slices(volume: np.ndarray, at: np.ndarray) -> np.ndarray:
     """(N, H, W) float32 slices of a (D, H, W) volume at fractional positions, interpolated linearly; beyond the ends
-    the outermost slice goes on."""
+    the outermost slice continues."""
     at = np.clip(at, 0, len(volume) - 1)
     low = np.floor(at).astype(int)
     result = volume[low].astype(np.float32)
@@ -208,7 +208,7 @@ class TrainingHooks:
 
     In order: `open_resources` opens the files that the run was given (`TrainingConfig.resources`). Where the run starts
     from a checkpoint, `remap_weights` renames its weights to this method's names, such as those of another method's
-    network that it holds; what does not fit by name and shape is left out. `prepare_training` is called before the
+    network that it holds; what does not fit by name and shape is omitted. `prepare_training` is called before the
     first step of a new run, with the method's configuration in the starting checkpoint, or None. `export_state` says
     what a written checkpoint holds for these weights: they themselves, and what inference needs that they imply.
 

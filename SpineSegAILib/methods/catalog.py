@@ -142,7 +142,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "verdiff-net",
             "Verdiff-Net",
             "system",
-            "A diffusion starts from a network's mask and refines it; several samples tell how sure it is.",
+            "A diffusion starts from a network's mask and refines it; several samples give its uncertainty.",
             "Zhang et al., Verdiff-Net: a conditional diffusion framework for spinal medical image segmentation. "
             "Bioengineering 2024",
             "verdiff_net",
@@ -241,7 +241,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "click-refine",
             "Click to correct",
             "correction",
-            "A small network that moves the edge of one structure to where a reader clicks.",
+            "A small network that moves the edge of one structure to where the user clicks.",
             "Our design, after Sofiiuk et al., Reviving iterative training with mask guidance for interactive "
             "segmentation. ICIP 2022",
             "click_refine",

@@ -1,8 +1,8 @@
-"""Pulmonary vessel phantoms: two lungs, in each an artery's and a vein's tree, all known.
+"""Synthetic images of pulmonary vessels: two lungs, in each an artery's and a vein's tree, all known.
 
 They let the artery/vein task be trained, tested and shown without anyone's images. A tree is a recursion of tapering
 segments: each ends in two thinner ones that leave at some angle and turn back before they reach the lung's surface.
-Arteries come from a trunk before the heart, veins (two on each side) go to the left atrium behind it. Anatomy is no
+Arteries come from a trunk before the heart, veins (two on each side) go to the left atrium behind it. Anatomy is not
 finer than that: what is taught is telling trees apart by where they come from, their contrast and their side.
 
 Arrays and frames have the canonical order of `imaging`: (right, down, posterior), in mm; zero is the middle.
@@ -35,7 +35,7 @@ _SMALLEST_MM = 0.7
 
 
 class VesselSpec(BaseModel):
-    """What a vessel phantom shows. Lengths in mm, intensities in Hounsfield units."""
+    """What a synthetic image of vessels shows. Lengths in mm, intensities in Hounsfield units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -237,7 +237,7 @@ def _window(view: _View) -> tuple[float, float]:
 
 
 def _names(segmentation: Segmentation) -> dict[int, str]:
-    """Short names for the picture: ``"L4"``, ``"L4/L5"``; a star marks what is unvalidated."""
+    """Short names for the picture: ``"L4"``, ``"L4/L5"``; a star marks what is experimental."""
     present = segmentation.present
     result = {}
     for sid in present:

@@ -46,16 +46,16 @@ def read_segmentation(path: str | Path, *, complete: bool = False, values: str |
     not count. A label image without our side file holds structure ids, or another program's numbers.
 
     Args:
-        complete: refuse what would be left out, instead of a warning.
+        complete: refuse what would be omitted, instead of a warning.
         values: numbering of a label image, one of `anatomy.VALUE_MAPS`; default: structure ids.
 
     Returns:
-        the segmentation; what was left out or is doubtful stands in its `notes`, the former in its `warnings` too.
+        the segmentation; what was omitted or is doubtful stands in its `notes`, the former in its `warnings` too.
 
     Raises:
         ImageError: missing, damaged or foreign file.
-        CorrectionError: segments overlap or are there twice, or something would be left out (`complete`).
-        SchemeError: values are no structures, or levels run upside down: numbers that mean something else.
+        CorrectionError: segments overlap or are there twice, or something would be omitted (`complete`).
+        SchemeError: values are not structures, or levels run upside down: numbers that mean something else.
         ConfigError: `values` is given for a file that says itself what it holds.
     """
     path = Path(path)
@@ -134,7 +134,7 @@ def _label_image(path: Path) -> sitk.Image:
 
 def _refuse_foreign(where: Mapping[int, Place], path: Path) -> None:
     """Raises:
-    SchemeError: a value is no structure id.
+    SchemeError: a value is not a structure id.
     """
     foreign = [value for value in where if value not in STRUCTURES]
     if foreign:
@@ -215,7 +215,7 @@ class _Named:
         values: structure id of every voxel, (z, y, x).
         tags: of each structure's segment.
         former: structure id by our tag → id by the name, of segments renamed by hand.
-        unknown: what is left out.
+        unknown: what is omitted.
     """
 
     values: np.ndarray
@@ -245,7 +245,7 @@ def _read_slicer(path: Path, complete: bool) -> Segmentation:
     _follow(result, named, has_document=bool(summary))
     result.notes += notes
     if named.unknown:
-        left_out = f"Left out, since no structure of SpineSegAI has that name: {', '.join(named.unknown)}."
+        left_out = f"Omitted, since no structure of SpineSegAI has that name: {', '.join(named.unknown)}."
         result.notes.append(left_out)
         result.warnings = list(dict.fromkeys([*result.warnings, left_out]))
     return result

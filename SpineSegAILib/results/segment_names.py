@@ -3,7 +3,7 @@
 The name is what people see and change: a segment that was renamed by hand is what it is called, whatever is recorded of
 it. A segment's id in its file says nothing: other programs number theirs.
 
-A *target* is what a segment is taken as: a structure's name (``L4``, ``L4/L5``, ``canal``), ``custom:tumour`` for a
+A *target* is what a segment is taken as: a structure's name (``L4``, ``L4/L5``, ``canal``), ``custom:tumor`` for a
 structure of the reader's own, or ``ignore``. A segment that nothing is known of has the empty target and is reported.
 """
 
@@ -98,7 +98,7 @@ def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs:
 def structure_of_segment(name: str, tags: Mapping[str, str]) -> tuple[int | None, Extent | None, str]:
     """Structure id of a segment, its extent where that is said, and a sentence for the reader if it was renamed.
 
-    The id is None for a segment that is no structure known here.
+    The id is None for a segment that is not a structure known here.
     """
     customs = [s.name for s in STRUCTURES.values() if s.kind is Kind.CUSTOM]
     found = place(name, tags, {}, customs)
@@ -152,12 +152,12 @@ def parse_table(entries: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, text in entries:
         target = parse_target(text)
         if table.setdefault(name_key(name), target) != target:
-            raise DatasetError(f"“{name.strip()}” is given two meanings.", "Say it once.")
+            raise DatasetError(f"“{name.strip()}” is given two meanings.", "Name it once.")
     return table
 
 
 def read_table(path: str | Path) -> list[tuple[str, str]]:
-    """Entries of a JSON file ``{"my tumour": "custom:tumour"}``.
+    """Entries of a JSON file ``{"my tumor": "custom:tumor"}``.
 
     Raises:
         DatasetError: it cannot be read or is of another form.

@@ -166,7 +166,7 @@ class ClickDataset(Dataset[dict[str, Any]]):
     the structure as it should be, and where that is known.
 
     Args:
-        cases: the training set; those without a structure to correct are left out.
+        cases: the training set; those without a structure to correct are omitted.
         window: slices, rows and columns of a scene.
         spacing: mm along these.
         config: what to draw.
@@ -436,7 +436,7 @@ def make_click_material(
     """The training set, with what the checkpoints in `DataConfig.mistakes_of` find in its cases.
 
     Args:
-        training: cases with what is cached of them; no case for phantoms, which no checkpoint is tried on.
+        training: cases with what is cached of them; no case for synthetic images, which no checkpoint is tried on.
         folder: of the run's cache.
         beat: told how many cases are done, and of how many.
     """

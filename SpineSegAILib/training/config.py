@@ -1,4 +1,4 @@
-"""What a training run is told: pydantic models, torch-free, saved as `config.json` in the run directory."""
+"""What a training run is given: pydantic models, torch-free, saved as `config.json` in the run directory."""
 
 from __future__ import annotations
 

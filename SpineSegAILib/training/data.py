@@ -52,7 +52,7 @@ class CachedCase:
 
     Attributes:
         folder: holds ``image.npy`` (float16, (D, H, W)), ``codes.npy`` (uint8) and ``case.json``.
-        source: where the case comes from; ``"phantom"`` for generated ones.
+        source: where the case comes from; ``"phantom"`` for synthetic ones.
         labelled_slices: those with labels or, in a weak case, near keypoints.
         weak: whether there are keypoints but no masks.
         centres: (structure id, slice, row, column, pixels) of every mask in every slice.
@@ -196,9 +196,9 @@ def cache_case(
 def cache_phantom(
     number: int, seed: int, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path
 ) -> CachedCase:
-    """Generate phantom `number` of a seed, or take it from the cache: vessels for schemes of vessels, else a spine.
+    """Make synthetic image `number` of a seed, or take it from the cache: vessels for schemes of vessels, else a spine.
 
-    All that a phantom can show is labeled; what it never shows (a structure that a scheme added) is unknown there.
+    All that such an image can show is labeled; what it never shows (a structure that a scheme added) is unknown there.
     """
     vessels = bool(scheme.of_kind(Kind.ARTERY, Kind.VEIN))
     shown = (Kind.ARTERY, Kind.VEIN) if vessels else (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.CANAL)
@@ -456,7 +456,7 @@ class Mixture:
     Args:
         cases: all of them.
         which: numbers of those that are drawn.
-        config: how often a source is drawn, and phantoms.
+        config: how often a source is drawn, and synthetic images.
     """
 
     def __init__(self, cases: Sequence[CachedCase], which: Sequence[int], config: DataConfig) -> None:

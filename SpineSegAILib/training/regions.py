@@ -74,7 +74,7 @@ def code_label(
         spacing: mm along the three axes.
 
     A structure of kind `CUSTOM` that is not annotated may be in any background: nothing is known of where it lies.
-    Generic ids in `label` mean “a vertebra / disc / posterior elements of any level” (`VERTEBRA_ID`, `DISC_ID`,
+    Generic ids in `label` mean “a vertebra / disc / posterior elements of whatever level” (`VERTEBRA_ID`, `DISC_ID`,
     `POSTERIOR_ID`) or “an artery / vein of either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided
     structure is annotated, it was drawn up to the midline: beyond that nothing is known of it.
     """

@@ -104,7 +104,7 @@ class Worker:
     # --- input (its own thread) ---------------------------------------------------------------------------------------
 
     def read(self, lines: Iterable[bytes]) -> None:
-        """Queue the requests of `lines` until they end; what is no request is answered."""
+        """Queue the requests of `lines` until they end; what is not a request is answered."""
         for line in lines:
             if not line.strip():
                 continue

@@ -163,7 +163,7 @@ class ResultMessage(Message):
 class SegmentRequest(Message):
     """Segment `image` with `checkpoint` (a name or a file).
 
-    Experimental structures of the checkpoint are left out unless `include_unvalidated`.
+    Experimental structures of the checkpoint are omitted unless `include_unvalidated`.
     """
 
     op: Literal["segment"] = "segment"

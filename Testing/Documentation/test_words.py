@@ -10,7 +10,7 @@ def test_worst_words_stay_out(path):
     assert not [f"line {n}: “{word}”; write: {say}" for n, word, say in words.found(text)]
 
 
-@pytest.mark.parametrize("kind", ["user interface", "messages"])
+@pytest.mark.parametrize("kind", ["user interface", "messages", "docstrings"])
 def test_the_code_says_none_of_them(kind):
     places = [
         f"{path}:{line}: “{word}”; write: {say}"

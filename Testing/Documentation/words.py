@@ -33,7 +33,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     (r"levels? right", "levels correctly identified"),
     (r"any level", "ignoring level"),
     (r"invented", "false positive"),
-    (r"(?<!there )(?<!There )(is|are|was|were) no(?! (longer|more|less|better|fewer|worse))", "is not a …"),
+    (r"(?<!there )(?<!There )(is|are|was|were) no(?! (longer|more|less|better|fewer|worse|finer|farther|taller|wider)\b)", "is not a"),
     (r"(is|are|was|were|be) refused", "is not supported; is rejected"),
     (r"(is|are|was|were|be) told", "is given"),
     (r"(left|leaves?|leaving) (it |them )?out", "omit"),
@@ -71,8 +71,10 @@ WORDS: tuple[tuple[str, str], ...] = (
 
 _PATTERNS = [(re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])"), say) for pattern, say in WORDS]
 _NOT_PROSE = re.compile(
-    r"<!-- generated: ([\w-]+) -->.*?<!-- end: \1 -->|```.*?```|`[^`\n]*`|<!--.*?-->|\]\([^)]*\)|https?://\S+", re.S
+    r"<!-- generated: ([\w-]+) -->.*?<!-- end: \1 -->|```.*?```|``[^`\n]*``|`[^`\n]*`|<!--.*?-->|\]\([^)]*\)|https?://\S+",
+    re.S,
 )
+_ARGUMENT = re.compile(r"^\s*(:param )?\w+:(?=\s)", re.M)
 
 
 def prose(markdown: str) -> str:
@@ -116,6 +118,8 @@ def code_texts() -> Iterator[tuple[str, str, int, str]]:
                         text = node.value
                         for name in NAMES:
                             text = text.replace(name, "")
+                        if kind == "docstrings":
+                            text = _ARGUMENT.sub("", text)
                         yield kind, str(path.relative_to(ROOT)), node.lineno, text
 
 

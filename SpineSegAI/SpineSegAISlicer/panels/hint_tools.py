@@ -12,7 +12,7 @@ from .part import Part
 
 
 class HintTools(Part):
-    """What the chosen method accepts is shown; the rest would be refused."""
+    """What the chosen method accepts is shown; the rest would be rejected."""
 
     def __init__(self, section):
         super().__init__(section)
@@ -42,7 +42,7 @@ class HintTools(Part):
             else _("In view: not given (“Visible levels” in the tab “Segment”).")
         )
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(self.anchors))
-        ui.anchorHintLabel.text = _("Known to be right: {levels}.").format(levels=names or _("none"))
+        ui.anchorHintLabel.text = _("Confirmed levels: {levels}.").format(levels=names or _("none"))
         ui.clearAnchorsButton.enabled = bool(self.anchors)
 
     def setEnabled(self, there, idle):
@@ -159,7 +159,7 @@ class HintTools(Part):
             # A disc lies half a level below its vertebra; the one above the topmost vertebra may be in view.
             if (top and s.order < top.order - 0.5) or (bottom and s.order > bottom.order + 0.5):
                 raise HintError(
-                    _("{level} is said to be right, but “Visible levels” says {top} to {bottom}.").format(
+                    _("{level} is confirmed, but “Visible levels” is {top} to {bottom}.").format(
                         level=s.name, top=top.name if top else "…", bottom=bottom.name if bottom else "…"
                     ),
                     _("Correct one of the two."),

@@ -55,7 +55,7 @@ class Outputs:
         ui.patientCheckBox.visible = volumeNode is not None and dicom.isFromDicom(volumeNode)
 
     def _result(self):
-        """What the segmentation shows now; None if it cannot be told, and the user knows why."""
+        """What the segmentation shows now; None if it cannot be read, and the user knows why."""
         node, volumeNode = self.parameters.outputSegmentation, self.parameters.outputVolume
         if volumeNode is None:  # removed while packages were installed or a file was chosen
             self.messages.say(_("The result or its volume was removed from the scene."))

@@ -61,7 +61,7 @@ class TrainingPanel:
         self._onStartCheckpoint()
 
     def cleanup(self):
-        """The panel goes away; runs go on."""
+        """The panel goes away; runs continue."""
         self.runs.cleanup()
 
     # --- choices -----------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class TrainingPanel:
         self._suggested = self.ui.trainNameLineEdit.text = self.suggestedName()
 
     def arguments(self):
-        """What `spinesegai train` is told."""
+        """What `spinesegai train` is given."""
         ui = self.ui
         words = [ui.trainDatasetPathLineEdit.currentPath]
         words += ["--steps", str(ui.trainStepsSpinBox.value), "--phantoms", str(ui.trainPhantomsSpinBox.value)]

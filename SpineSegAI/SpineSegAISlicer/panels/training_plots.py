@@ -1,4 +1,4 @@
-"""A run's curves as Slicer plots: tables, series and charts, kept up to date while the run goes on."""
+"""A run's curves as Slicer plots: tables, series and charts, kept up to date while the run continues."""
 
 import slicer
 import vtk

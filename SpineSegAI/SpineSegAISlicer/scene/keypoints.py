@@ -141,7 +141,7 @@ def renameInList(segmentationNode, mapping):
 def keypointsFromNode(node):
     """Structure id → point (LPS, mm) of a markups list.
 
-    :raises HintError: a label is no structure's name, or two are the same.
+    :raises HintError: a label is not a structure's name, or two are the same.
     """
     found = {}
     for index in range(node.GetNumberOfControlPoints()):
@@ -169,7 +169,7 @@ def keypointsFromNode(node):
 
 
 def movedKeypoints(segmentationNode):
-    """Structure id → point (LPS, mm) of those that were dragged in a segmentation's list; deleted ones are left out.
+    """Structure id → point (LPS, mm) of those that were dragged in a segmentation's list; deleted ones are omitted.
 
     :raises HintError: see `keypointsFromNode`.
     """

@@ -36,7 +36,7 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
     """Show a result as a segmentation node on its volume.
 
     In an existing node, structures that are locked stay as they are, voxel for voxel, and the new ones are fitted
-    around them; unlocked structures are replaced; segments that are no structures of ours are left alone.
+    around them; unlocked structures are replaced; segments that are not structures of ours are left alone.
 
     :param result: `SpineSegAILib.results.Segmentation` with one voxel per voxel of the volume.
     :param volumeNode: the volume that was segmented.

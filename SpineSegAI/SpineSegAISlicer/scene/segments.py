@@ -122,7 +122,7 @@ def segmentName(structureId, present, extent, unvalidated):
 
 
 def sortSegments(segmentation):
-    """Anatomical order, top down; segments that are no structures keep their order, at the end."""
+    """Anatomical order, top down; segments that are not structures keep their order, at the end."""
     ids = list(segmentation.GetSegmentIDs())
     structures = {i: structureOfSegment(segmentation.GetSegment(i)) for i in ids}
     rank = {sid: n for n, sid in enumerate(anatomy.sorted_ids(s for s in structures.values() if s is not None))}

@@ -32,7 +32,7 @@ SURROUNDINGS_MM = 10.0
 """A map is shown as far from the structures; elsewhere, methods are uncertain of skin and bowel."""
 
 OVERLAY_OPACITY = 0.7
-"""The image shows through, and edges can still be told."""
+"""The image shows through, and edges can still be seen."""
 
 
 def mapFromResult(result, volumeNode, segmentationNode):

@@ -78,7 +78,7 @@ def checkVolume(volumeNode):
         )
     if isUncertaintyMap(volumeNode):
         raise ImageError(
-            _("“{name}” shows how unsure a method was; it is not an image.").format(name=name),
+            _("“{name}” is an uncertainty map, not an image.").format(name=name),
             _("Select the image that it was made from."),
         )
     components = imageData.GetNumberOfScalarComponents()

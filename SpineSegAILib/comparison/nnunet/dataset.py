@@ -1,6 +1,6 @@
 """The dataset as nnU-Net wants it, and its predictions as structures.
 
-nnU-Net has no marginal loss: to it, what is not drawn is background. It can be told to ignore voxels, though, and is
+nnU-Net has no marginal loss: to it, what is not drawn is background. It can ignore voxels, though, and is
 told to wherever our own losses allow several classes (`training.regions`): ours still learn there that it is one of
 them, nnU-Net learns nothing there.
 """

@@ -15,7 +15,7 @@ TEXT_BANK = "text_bank"
 """Name of the file with the embedded prompts among the resources of a training run."""
 
 LEARNED_TABLE = "learned_table"
-"""The text encoder that is no encoder: a vector per word, learned with the rest (the control for language)."""
+"""The text encoder that is not an encoder: a vector per word, learned with the rest (the control for language)."""
 
 
 class AtmNetConfig(MethodConfig):
@@ -152,7 +152,7 @@ class AtmNetConfig(MethodConfig):
         if TEXT_BANK not in resources:
             raise ConfigError(
                 "ATM-Net learns from embedded prompts, and no text bank is given.",
-                f"Make one with “spinesegai text-bank --method {self.method} --scheme {self.scheme}” and say "
+                f"Make one with “spinesegai text-bank --method {self.method} --scheme {self.scheme}” and use "
                 f"--set resources.{TEXT_BANK}=FILE, or do without language: --set method.text_encoder={LEARNED_TABLE}.",
             )
         from ..text.bank import TextBank

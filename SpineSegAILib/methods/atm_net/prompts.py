@@ -149,7 +149,7 @@ def likely_run(scheme: LabelScheme, present: Collection[int]) -> tuple[int, ...]
     """The contiguous run of levels that agrees best with a set of structures; empty where no vertebra is in it.
 
     Each vertebra of the run that is present counts +1, each that is not −1: single gaps are filled, a lone level two or
-    more gaps away is left out.
+    more gaps away is omitted.
     """
     chain = _chain(scheme, present)
     score = np.array([1 if s.id in present else -1 for s in chain])

@@ -51,7 +51,7 @@ def choose(option: int, usual: str, hints: Hints, options: Mapping[str, Any]) ->
         )
     if option == 0:
         if asked not in ("", "none"):
-            raise ConfigError(f"This checkpoint reads no text: prompt_source={asked} means nothing.", "Leave it out.")
+            raise ConfigError(f"This checkpoint reads no text: prompt_source={asked} means nothing.", "Omit it.")
         return "none"
     if option == 1 and asked in ("", "range", "self", "presence", "oracle"):
         if asked:

@@ -105,7 +105,7 @@ class _DilatedResNet(nn.Module):
 
 
 class _ASPP(nn.Module):
-    """Atrous spatial pyramid with the image-level branch of DeepLabv3, which MONAI's `SimpleASPP` leaves out."""
+    """Atrous spatial pyramid with the image-level branch of DeepLabv3, which MONAI's `SimpleASPP` omits."""
 
     def __init__(self, dims: int, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def renamed(published: Mapping[str, Tensor], config: LaCafConfig) -> dict[str, Tensor]:
-    """The Universal Model's tensors under the names of `LaCafMethod`; what has no counterpart there is left out.
+    """The Universal Model's tensors under the names of `LaCafMethod`; what has no counterpart there is omitted.
 
     Running statistics are: the U-Net normalizes by each image's own.
 

@@ -77,7 +77,7 @@ class SamMethod(Method):
         if not self.config.weights:
             raise ConfigError(
                 "SAM starts from weights that are there, and none are given.",
-                "Say --set method.weights=FOLDER, of a download such as: hf download facebook/sam-vit-base "
+                "Use --set method.weights=FOLDER, of a download such as: hf download facebook/sam-vit-base "
                 "--local-dir FOLDER (MedSAM: wanglab/medsam-vit-base).",
             )
         self.sam.load_state_dict(_published(self.config.weights))

@@ -133,7 +133,7 @@ class ScarNetMethod(Method):
     that only recognizes. Keypoints of the reader replace those found.
 
     The dynamic kernels are pooled from the whole input, which attention also spans: what was learned on windows of one
-    size does not carry over to larger images, so those are seen in such windows.
+    size does not transfer to larger images, so those are seen in such windows.
     """
 
     def __init__(self, config: ScarNetConfig) -> None:

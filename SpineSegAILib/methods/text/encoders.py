@@ -34,7 +34,7 @@ class TextEncoder(Protocol):
     width: int
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """For each sentence its (tokens, width) features, padding left out."""
+        """For each sentence its (tokens, width) features, padding omitted."""
 
 
 def make_encoder(name: str, texts: Sequence[str] = ()) -> TextEncoder:

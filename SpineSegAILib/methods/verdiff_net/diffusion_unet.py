@@ -16,7 +16,7 @@ from .nsa import NSA
 
 @dataclass
 class Guidance:
-    """What the denoiser is told about an image; the same at every time and for every sample.
+    """What the denoiser is given of an image; the same at every time and for every sample.
 
     Attributes:
         stem: (B, ·, H / patch, W / patch) the prior f and the projected image features.

@@ -219,11 +219,11 @@ class VerdiffNet(Method):
         A few masks tell it badly, since each has decided every voxel. What the denoiser expects at the first step, when
         nothing is decided, tells it better (our choice): p is the mean of that over the samples, so that the variance
         is what the samples' expectations differ by and what each leaves open (the law of total variance). The classes
-        are kinds (vertebra, disc …): the map is of doubt about outlines, not about which level a body is.
+        are kinds (vertebra, disc …): the map is of uncertain outlines, not about which level a body is.
         """
         sampling = self._asked(context.options)
         if sampling.preview and self.conditional is None:
-            raise ConfigError("This checkpoint has no prior to preview.", "Leave the option preview off.")
+            raise ConfigError("This checkpoint has no prior to preview.", "Turn the option preview off.")
         c = self.condition(images, context.coordinates)
         prior = c.logits.softmax(1)
         if context.prior is not None:

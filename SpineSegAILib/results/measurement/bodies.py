@@ -168,7 +168,7 @@ def endplate_slope(
 
     A cubic about the middle between the walls follows the endplate's dome and its S: the deepest place of most lies
     behind the middle, and the slope there is not that of the line (by 3 to 9 degrees, in the same sense at every
-    level). A `flat` one is fitted by a straight line. The error is what the slices differ by, and what leaving out each
+    level). A `flat` one is fitted by a straight line. The error is what the slices differ by, and what omitting each
     fifth of the plate changes (the jackknife).
 
     Raises:
@@ -194,7 +194,7 @@ def endplate_slope(
 
 
 def jackknife(x: np.ndarray, y: np.ndarray, at: float = 0.0) -> tuple[float, float]:
-    """Standard errors of a straight line through points, of its value `at` and of its slope: by leaving out each fifth
+    """Standard errors of a straight line through points, of its value `at` and of its slope: by omitting each fifth
     along `x`."""
     parts = np.array_split(np.argsort(x), _PARTS)
     fits = []

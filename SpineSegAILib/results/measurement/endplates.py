@@ -1,7 +1,7 @@
 """Endplates as lines in the sagittal plane, with their back corners: what angles and slips are made of.
 
 A corner is where the straight part of the back wall meets the line between the endplate's rims. It counts only where
-the outline really has one there: its error is what leaving out a part of the wall changes, and how far the outline
+the outline really has one there: its error is what omitting a part of the wall changes, and how far the outline
 stays away from the corner.
 
 The upper endplate of S1 is another matter. Few datasets label S1, so its outline often lacks the upper back corner,
@@ -45,7 +45,7 @@ class Endplate:
         along: unit vector backwards.
         point: a point of the line, mm.
         tilt_error: standard error of the angle, degrees.
-        corner: where the back wall meets it, mm; None where that cannot be told.
+        corner: where the back wall meets it, mm; None where that is not clear.
         corner_error: of the corner's position along the endplate, mm.
         why: why there is no corner.
     """

@@ -1,7 +1,7 @@
 """What a measurement may be: a value that anatomy does not allow is left blank, an unusual one is noted.
 
 “Usual” is where healthy and degenerated adults lie; a value beyond it may be a finding, or an outline to correct, and
-the reader is told so. “Possible” is beyond what disease does; a value outside of it is an error of the outline.
+the reader is warned. “Possible” is beyond what disease does; a value outside of it is an error of the outline.
 
 Where the numbers come from: the reference outlines of 80 public cases (13 T2 exams of 1.5 T, 37 water images of 3 T,
 30 T2 SPACE exams with degeneration, fractures and metal), of which the usual ranges hold all but a few per hundred, and

@@ -99,7 +99,7 @@ class Scan:
         return values, first * self.spacing
 
     def sample(self, field: Field, points: np.ndarray) -> np.ndarray:
-        """Values between voxels at `points` (…, 3) in mm; beyond the outermost slice its values go on."""
+        """Values between voxels at `points` (…, 3) in mm; beyond the outermost slice its values continue."""
         values, first = field
         index = (points - first) / self.spacing
         return ndimage.map_coordinates(values, np.moveaxis(index, -1, 0), order=1, mode="nearest")
