@@ -71,13 +71,13 @@ class CheckpointInfo:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Names of the cases that it, or what it started from, has learnt from."""
+        """Names of the cases that it, or what it started from, has learned from."""
         training = self.metadata.get("training") or {}
         return frozenset({*(training.get("cases") or ()), *(training.get("cases_before") or ())})
 
     @property
     def unvalidated(self) -> frozenset[int]:
-        """Ids of experimental structures: learnt from phantoms alone, or not shown to be right on unseen cases."""
+        """Ids of experimental structures: trained on synthetic images only, or not validated on unseen cases."""
         return frozenset(structure(n).id for n in self.metadata.get("unvalidated") or ())
 
 
@@ -277,7 +277,7 @@ def load_tensors(info: CheckpointInfo) -> dict[str, Tensor]:
     """The weights, as float32 where they are floating-point.
 
     Raises:
-        CheckpointError: the file is damaged, or its weights are no finite numbers.
+        CheckpointError: the file is damaged, or its weights are not finite numbers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -290,7 +290,8 @@ def load_tensors(info: CheckpointInfo) -> dict[str, Tensor]:
         raise CheckpointError(f"{info.path.name} is damaged: {error}.", "Copy it again.") from None
     if wrong is not None:
         raise CheckpointError(
-            f"The weights “{wrong}” in {info.path.name} are no finite numbers.", "Train it again, or use another."
+            f"The weights “{wrong}” in {info.path.name} are not finite numbers.",
+            "Train the model again, or use another one.",
         )
     return tensors
 

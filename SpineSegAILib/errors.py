@@ -58,11 +58,11 @@ class ConfigError(SpineSegAIError):
 
 
 class DatasetError(SpineSegAIError):
-    """A data set's manifest or one of its files is missing or inconsistent."""
+    """A dataset's manifest or one of its files is missing or inconsistent."""
 
 
 class TrainingError(SpineSegAIError):
-    """A training run cannot start, go on or be resumed."""
+    """A training run cannot start, continue or be resumed."""
 
 
 class DeviceError(SpineSegAIError):
@@ -90,7 +90,7 @@ class MissingPackageError(SpineSegAIError):
 
 
 class Cancelled(SpineSegAIError):
-    """The user cancelled; nothing was written."""
+    """The user canceled; nothing was written."""
 
 
 def problems(error: Any) -> str:

@@ -204,7 +204,7 @@ LARGEST_TEXT_BYTES = 64 * 2**20
 
 
 def read_json(path: str | Path, failure: type[SpineSegAIError]) -> Any:
-    """What a JSON file holds; a byte-order mark is no part of it.
+    """What a JSON file holds; a byte-order mark is not part of it.
 
     Args:
         failure: class of the error.
@@ -266,7 +266,7 @@ def read_table(path: str | Path, failure: type[SpineSegAIError]) -> dict[str, An
 
 
 def read_text(path: str | Path, failure: type[SpineSegAIError]) -> str:
-    """What a text file holds; a byte-order mark is no part of it.
+    """What a text file holds; a byte-order mark is not part of it.
 
     Args:
         failure: class of the error.

@@ -1,4 +1,4 @@
-"""What the reader knows and a method may use. Points are physical, in LPS millimetres (SimpleITK's convention)."""
+"""What the reader knows and a method may use. Points are physical, in LPS millimeters (SimpleITK's convention)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Hints:
     Attributes:
         visible: ids of the topmost and the lowest vertebra in view, e.g. T11 and S1; None for an end that is not known.
         anchors: structures whose level is known at a point.
-        keypoints: centres of structures, id → point.
+        keypoints: centers of structures, id → point.
         prior: label image with structure ids to start from (any geometry that overlaps the input).
-        locked: label image whose labelled voxels are kept as they are.
+        locked: label image whose labeled voxels are kept as they are.
         structures: ids to return; empty for all.
     """
 

@@ -1,4 +1,4 @@
-"""Key points: the centres of structures, and corners of vertebrae in films, in LPS millimetres. Their files, and where
+"""Keypoints: the centers of structures, and corners of vertebrae in films, in LPS millimeters. Their files, and where
 they lie in a volume."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .imaging import CanonicalVolume
 
 KEYPOINT_REACH_MM = 15.0
-"""A centre stands for the slices up to this far to either side: half the width of a small vertebral body."""
+"""A center stands for the slices up to this far to either side: half the width of a small vertebral body."""
 
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
 """A vertebra's corners in a film, in the order in which they are kept; left and right are the picture's."""
@@ -35,26 +35,26 @@ def keypoint_indices(keypoints: Mapping[int, Point], volume: CanonicalVolume) ->
     """Structure id → fractional (slice, row, column) on the canonical grid.
 
     Raises:
-        HintError: a structure has no centre to speak of (the canal), or a point lies outside the image.
+        HintError: a structure has no center to speak of (the canal), or a point lies outside the image.
     """
     found: dict[int, Point] = {}
     for sid, point in keypoints.items():
         name = STRUCTURES[sid].name
         if not STRUCTURES[sid].is_counted:
-            raise HintError(f"The {name} has no centre.", "Key points are of vertebrae and discs of known level.")
+            raise HintError(f"The {name} has no center.", "Keypoints are of vertebrae and discs of known level.")
         index = volume.index_of(point)
         if not all(-0.5 <= i <= n - 0.5 for i, n in zip(index, volume.array.shape, strict=True)):
             where = ", ".join(f"{v:.1f}" for v in point)
             raise HintError(
-                f"The key point of {name} ({where}) lies outside the image.",
-                "Coordinates are LPS millimetres; in RAS the first two have the other sign.",
+                f"The keypoint of {name} ({where}) lies outside the image.",
+                "Coordinates are LPS millimeters; in RAS the first two have the other sign.",
             )
         found[sid] = index
     return found
 
 
 def centres_of(label: sitk.Image) -> dict[int, Point]:
-    """Centroids (LPS, mm) of the vertebrae and discs of a label image, so that masks can serve as key points."""
+    """Centroids (LPS, mm) of the vertebrae and discs of a label image, so that masks can serve as keypoints."""
     import SimpleITK as sitk
 
     shapes = sitk.LabelShapeStatisticsImageFilter()
@@ -64,7 +64,7 @@ def centres_of(label: sitk.Image) -> dict[int, Point]:
 
 
 def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:
-    """Key points from ``{"L4": [x, y, z], …}`` (LPS, mm) or from the content of a Slicer markups file.
+    """Keypoints from ``{"L4": [x, y, z], …}`` (LPS, mm) or from the content of a Slicer markups file.
 
     Args:
         table: the decoded JSON.
@@ -80,10 +80,10 @@ def parse_keypoints(table: Mapping[str, Any], *, name: str) -> dict[int, Point]:
         except SpineSegAIError as error:
             raise HintError(f"{name}: {error.message}", error.remedy) from None
         if sid in found:
-            raise HintError(f"{name} has two key points called “{key}”.", "Keep one point for each structure.")
+            raise HintError(f"{name} has two keypoints called “{key}”.", "Keep one point for each structure.")
         found[sid] = _point(position, f"{name}, {key}")
     if not found:
-        raise HintError(f"{name} holds no key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
+        raise HintError(f"{name} holds no keypoints.", 'Write {"L4": [x, y, z]} with LPS millimeters.')
     return found
 
 
@@ -95,7 +95,7 @@ def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
         name: what to call it in an error.
 
     Raises:
-        HintError: a structure is no vertebra or named twice, or has not four points of three finite numbers.
+        HintError: a structure is not a vertebra or named twice, or has not four points of three finite numbers.
     """
     found: dict[int, Corners] = {}
     for key, positions in table.items():
@@ -104,7 +104,9 @@ def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
         except SpineSegAIError as error:
             raise HintError(f"{name}: {error.message}", error.remedy) from None
         if not vertebra.is_vertebral or not vertebra.is_counted or vertebra.id in found:
-            raise HintError(f"{name}: “{key}” is no vertebra, or named twice.", "Corners are of vertebrae, once each.")
+            raise HintError(
+                f"{name}: “{key}” is not a vertebra, or is there twice.", "Give the corners of each vertebra once."
+            )
         if not isinstance(positions, (list, tuple)) or len(positions) != len(CORNERS):
             raise HintError(f"{name}: {key} does not have four corners.", f"Write four points: {', '.join(CORNERS)}.")
         a, b, c, d = (_point(position, f"{name}, {key}") for position in positions)
@@ -113,7 +115,7 @@ def parse_corners(table: Mapping[str, Any], *, name: str) -> dict[int, Corners]:
 
 
 def read_keypoints(path: str | Path) -> dict[int, Point]:
-    """Key points of a JSON file: ``{"L4": [x, y, z]}`` in LPS mm, or a Slicer markups file (``.mrk.json``).
+    """Keypoints of a JSON file: ``{"L4": [x, y, z]}`` in LPS mm, or a Slicer markups file (``.mrk.json``).
 
     Raises:
         HintError: the file is missing, is not JSON, or holds something else.
@@ -133,7 +135,7 @@ def read_control_points(path: str | Path) -> list[tuple[str, Point]]:
 def _load(path: Path) -> dict[str, Any]:
     table = read_json(path, HintError)
     if not isinstance(table, dict):
-        raise HintError(f"{path} holds no table of key points.", 'Write {"L4": [x, y, z]} with LPS millimetres.')
+        raise HintError(f"{path} holds no table of keypoints.", 'Write {"L4": [x, y, z]} with LPS millimeters.')
     return table
 
 
@@ -164,7 +166,7 @@ def _point(value: Any, name: str) -> Point:
     try:
         x, y, z = (float(v) for v in value)
     except (TypeError, ValueError):
-        raise HintError(f"{name}: “{value}” is not a point.", "A point is x, y, z in LPS millimetres.") from None
+        raise HintError(f"{name}: “{value}” is not a point.", "A point is x, y, z in LPS millimeters.") from None
     if not all(map(math.isfinite, (x, y, z))):
-        raise HintError(f"{name}: “{value}” is not a finite point.", "A point is x, y, z in LPS millimetres.")
+        raise HintError(f"{name}: “{value}” is not a finite point.", "A point is x, y, z in LPS millimeters.")
     return (x, y, z)

@@ -10,7 +10,7 @@ from .parameter_node import typedParameterNode
 
 
 class SpineSegAILogic(ScriptedLoadableModuleLogic):
-    """Segment, measure, carry over, by a call each."""
+    """Segment, measure, copy to other series, by a call each."""
 
     def getParameterNode(self):
         """The scene's `SpineSegAIParameterNode`."""
@@ -18,7 +18,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
     @staticmethod
     def volumes():
-        """The images of the scene: neither colour pictures nor label maps."""
+        """The images of the scene: neither color pictures nor label maps."""
         from .scene import volumes
 
         return volumes.images()
@@ -38,7 +38,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         segmentationNode=None,
         progress=None,
     ):
-        """Segment a volume and wait for it: one named, coloured, coded segment per structure.
+        """Segment a volume and wait for it: one named, colored, coded segment per structure.
 
         Runs in this process and blocks until done; the panel uses a process of its own instead. Example::
 
@@ -69,7 +69,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
         result = predictor.segment(image, hints=hints, options=options or {}, progress=progress)
         require_structures(result, _("No spine was found in “{volume}”.").format(volume=volumeNode.GetName()))
         if not includeUnvalidated:
-            result = drop_unvalidated(result, hints.locked, _("Say includeUnvalidated=True to see it"))
+            result = drop_unvalidated(result, hints.locked, _("Use includeUnvalidated=True to include them"))
         segmentationNode = results.segmentationFromResult(result, volumeNode, segmentationNode)
         uncertainty.mapFromResult(result, volumeNode, segmentationNode)
         return segmentationNode
@@ -90,7 +90,7 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
 
     @staticmethod
     def warningsOf(segmentationNode):
-        """Sentences that the reader should see, e.g. that the sacrum is not visible and levels are a guess."""
+        """Sentences that the reader should see, e.g. that the sacrum is not in view and level labels are uncertain."""
         from .scene import result_attribute
 
         return result_attribute.warningsOf(segmentationNode)

@@ -13,11 +13,11 @@ class SpineSegAIParameterNode:
 
     inputVolume - what to segment.
     outputSegmentation - where the segments go; a new node if not set.
-    method - id in the catalogue; empty for the default.
+    method - id in the catalog; empty for the default.
     checkpoint - name, or path of a file from elsewhere; empty for the first one of the method.
     device - auto, cpu, cuda or mps.
     topLevel, bottomLevel - structure ids of the ends of the visible range; 0 if not given.
-    keypoints - centres of structures, named after them; for methods that take key points.
+    keypoints - centers of structures, named after them; for methods that take keypoints.
     samples, steps, preview - of methods that sample: masks drawn and steps of each, 0 for as many as the checkpoint was
         made for; or only what they would start from.
     priorSegmentation - what such a method starts from; its own mask if not set.

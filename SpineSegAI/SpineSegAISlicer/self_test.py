@@ -112,7 +112,7 @@ class SpineSegAITest(ScriptedLoadableModuleTest):
         return [segmentation.GetSegment(i).GetName().split()[0] for i in segmentation.GetSegmentIDs()]
 
     def waitUntil(self, condition):
-        """Let Slicer go on until something has happened."""
+        """Let Slicer continue until something has happened."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             self.assertLess(time.monotonic(), end, _("It did not happen in time"))

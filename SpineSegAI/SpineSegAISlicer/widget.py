@@ -14,7 +14,7 @@ WARM_UP_MILLISECONDS = 500
 
 
 class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Makes the sections and tells them of the scene; each section's behaviour is in a file of its own."""
+    """Makes the sections and tells them of the scene; each section's behavior is in a file of its own."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -143,7 +143,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.correctionPanel.enter()
 
     def exit(self):
-        """Called each time another module is opened; a segmentation under way goes on."""
+        """Called each time another module is opened; a segmentation under way continues."""
         self._isEntered = False
         if self.correctionPanel is not None:
             self.correctionPanel.exit()
@@ -252,7 +252,7 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return choices
 
     def _leaveOtherVolume(self, volumeId):
-        """With another input volume, the last result is no output any more: nobody wants one case over another."""
+        """With another input volume, the last result is not an output any more: nobody wants one case over another."""
         parameters = self._parameterNode
         for name in ("keypoints", "priorSegmentation"):  # another patient's
             if getattr(parameters, name) is not None:

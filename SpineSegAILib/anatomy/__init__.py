@@ -1,4 +1,4 @@
-"""Structures and levels, label schemes, terminology: the one source of names, ids, codes and colours."""
+"""Structures and levels, label schemes, terminology: the one source of names, ids, codes and colors."""
 
 from typing import TYPE_CHECKING
 

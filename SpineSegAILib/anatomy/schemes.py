@@ -98,7 +98,7 @@ class LabelScheme:
         return (0, *(index.get(s.kind.value, 0) for s in self.structures))
 
     def members(self, structure_id: int) -> tuple[int, ...]:
-        """Ids of this scheme that a labelled structure may be: itself, or all of its kind where its level or side is
+        """Ids of this scheme that a labeled structure may be: itself, or all of its kind where its level or side is
         not known and the scheme tells levels or sides apart."""
         if structure_id in self.channel_of:
             return (structure_id,)
@@ -109,7 +109,7 @@ class LabelScheme:
         return self.of_kind(*kinds)
 
     def channel_for(self, structure_id: int) -> int:
-        """Network channel that a labelled structure trains: its own, its kind's generic one, or background (0)."""
+        """Network channel that a labeled structure trains: its own, its kind's generic one, or background (0)."""
         if structure_id in self.channel_of:
             return self.channel_of[structure_id]
         kind = structure(structure_id).kind
@@ -244,7 +244,7 @@ def scheme(name: str) -> LabelScheme:
             raise SchemeError(f"“{entry}” in the scheme “{name}” is not an addition.", "Write +cord or +psoas=300.")
         s = custom_structure(label, int(number)) if number else structure(label)
         if s.id in found.ids:
-            raise SchemeError(f"{s.name} is already in the scheme “{base}”.", "Leave it out.")
+            raise SchemeError(f"{s.name} is already in the scheme “{base}”.", "Omit it.")
         found = replace(found, name=name, title=f"{found.title}, {s.name}", ids=(*found.ids, s.id))
     return found
 
@@ -265,7 +265,7 @@ def extended(name: str, structures: Iterable[str]) -> str:
 
 
 def _addition(name: str, to: LabelScheme) -> str:
-    """How a scheme's name goes on when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
+    """How a scheme's name continues when a structure is added: ``"cord"``, or ``"left psoas=300"`` for a new one."""
     try:
         known = structure(name)
         return f"{known.name}={known.id}" if known.kind is Kind.CUSTOM else known.name

@@ -1,7 +1,7 @@
-"""Structures and levels: the one source of names, ids, codes and colours.
+"""Structures and levels: the one source of names, ids, codes and colors.
 
 Ids follow VerSe and its successors: C1-C7 are 1-7, T1-T12 8-19, L1-L6 20-25, the sacrum 26, T13 28, the cord 60, the
-canal 61, the disc below a vertebra is 100 plus its id and its posterior elements (pedicles, arch and processes: all
+canal 61, the disc below a vertebra is 100 plus its id and its posterior elements (pedicles, laminae and processes: all
 that a whole vertebra has beyond its body) are 130 plus its id. Nothing here needs more than the standard library.
 """
 
@@ -32,7 +32,7 @@ class Kind(str, Enum):
 
 
 class Extent(str, Enum):
-    """How much of a vertebra a mask covers; a checkpoint or data set never mixes the two."""
+    """How much of a vertebra a mask covers; a checkpoint or dataset never mixes the two."""
 
     BODY = "body"
     WHOLE = "whole"
@@ -60,7 +60,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Structure:
-    """One thing that can be labelled.
+    """One thing that can be labeled.
 
     Attributes:
         id: value in label files (VerSe convention).
@@ -79,7 +79,7 @@ class Structure:
 
     @property
     def color_255(self) -> tuple[int, int, int]:
-        """Colour as bytes."""
+        """Color as bytes."""
         red, green, blue = self.color
         return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -116,7 +116,7 @@ _POSTERIOR_WORDS = "posterior elements"
 
 
 def _color(index: int, first_hue: float, saturation: float, value: float) -> tuple[float, float, float]:
-    # Steps of 0.38 of the colour circle keep neighbours (and neighbours' neighbours) apart.
+    # Steps of 0.38 of the color circle keep neighbors (and neighbors' neighbors) apart.
     hue = (first_hue + 0.38 * index) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(red, 3), round(green, 3), round(blue, 3)
@@ -142,7 +142,7 @@ def _build() -> dict[int, Structure]:
         made.append(Structure(vid, name, Kind.VERTEBRA, float(index), _vertebra_color(index)))
     bottom = float(len(_VERTEBRAE))
     made.append(Structure(SACRUM_ID, "S1", Kind.SACRUM, bottom, _vertebra_color(len(_VERTEBRAE))))
-    # Discs: named from the usual neighbours; with T13 or L6 in the case `display_name` says otherwise.
+    # Discs: named from the usual neighbors; with T13 or L6 in the case `display_name` says otherwise.
     usual_below = {"T12": "L1", "T13": "L1", "L5": "S1", "L6": "S1"}
     names = [name for _, name in _VERTEBRAE]
     for index, (vid, name) in enumerate(_VERTEBRAE):
@@ -327,7 +327,7 @@ def ranks(present: Iterable[int] = ()) -> dict[int, float]:
 def display_name(structure_id: int, present: Iterable[int] = (), extent: Extent | None = None) -> str:
     """What a reader should see: ``"L4 vertebra (body)"``, ``"L5/L6 disc"``, ``"spinal canal"``.
 
-    Discs are named from the neighbours that the case really has (124 is L5/S1, or L5/L6 where L6 is present).
+    Discs are named from the neighbors that the case really has (124 is L5/S1, or L5/L6 where L6 is present).
     """
     s = structure(structure_id)
     if s.kind is Kind.VERTEBRA:
@@ -345,7 +345,7 @@ def display_name(structure_id: int, present: Iterable[int] = (), extent: Extent 
 
 
 def disc_name(disc_id: int, present: Iterable[int] = ()) -> str:
-    """``"L4/L5"``; the lower neighbour is T13 or L6 where the case has one."""
+    """``"L4/L5"``; the lower neighbor is T13 or L6 where the case has one."""
     upper = vertebra_above(disc_id)
     lower = next_below(upper, {*present, upper.id})
     return f"{upper.name}/{lower.name}" if lower else structure(disc_id).name

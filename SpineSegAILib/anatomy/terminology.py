@@ -1,4 +1,4 @@
-"""What Slicer needs to know of `anatomy`: terminology entries of segments, the terminology file and the colour table.
+"""What Slicer needs to know of `anatomy`: terminology entries of segments, the terminology file and the color table.
 
 ``python -m SpineSegAILib.anatomy.terminology`` writes ``Resources/Terminology``; a test compares it with what is there.
 
@@ -41,7 +41,7 @@ COLORS_FILE = "SpineSegAI-Colors.ctbl"
 
 
 def codes(structure_id: int, present: Iterable[int] = (), extent: Extent | None = None) -> tuple[Code, Code | None]:
-    """Type and modifier of a structure; together they name it without doubt.
+    """Type and modifier of a structure; together they name it unambiguously.
 
     Args:
         present: ids in the case, since the disc below L5 is L5/L6 where there is an L6.
@@ -117,7 +117,7 @@ def terminology_document() -> dict[str, Any]:
 
 
 def color_table() -> str:
-    """Slicer's colour table: a line per structure id with name, red, green, blue and alpha in 0…255."""
+    """Slicer's color table: a line per structure id with name, red, green, blue and alpha in 0…255."""
     lines = [
         "# Color table file SpineSegAI",
         f"# {len(BUILT_IN) + 1} values",
@@ -130,7 +130,7 @@ def color_table() -> str:
 
 
 def write_resources(folder: str | Path) -> list[Path]:
-    """Writes the terminology and the colour table into a folder; returns what was written.
+    """Writes the terminology and the color table into a folder; returns what was written.
 
     Raises:
         OutputError: if the folder cannot be written to.

@@ -21,7 +21,9 @@ HELP = "Train and score several methods on the same work, beside the published r
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument(
-        "config", metavar="CONFIG", help="TOML or JSON file, or the name of a shipped one; see the README"
+        "config",
+        metavar="CONFIG",
+        help="TOML or JSON file, or the name of a shipped one; see the page “Evaluation and comparison”",
     )
     parser.add_argument(
         "output", type=Path, metavar="FOLDER", help="output folder; run the same command again to resume"
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", action="append", default=[], metavar="NAME", help="run only this entry; may be repeated"
     )
     parser.add_argument(
-        "--without", action="append", default=[], metavar="NAME", help="leave this entry out; may be repeated"
+        "--without", action="append", default=[], metavar="NAME", help="omit this entry; may be repeated"
     )
     parser.add_argument("--rehearse", action="store_true", help="dry run: tiny networks, two steps, two cases")
     arguments.add_device(parser)

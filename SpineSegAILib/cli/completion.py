@@ -27,7 +27,7 @@ _spinesegai() {{
 }}
 complete -o bashdefault -o default -F _spinesegai spinesegai
 """
-"""What is no flag falls through to file names (``-o default``)."""
+"""What is not a flag falls through to file names (``-o default``)."""
 
 _ZSH = """\
 #compdef spinesegai

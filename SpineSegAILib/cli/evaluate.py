@@ -179,7 +179,7 @@ def _in_words(report: CaseReport) -> str:
     dice = mean([s.dice for s in report.structures])
     parts = [
         "nothing to score" if dice is None else f"Dice {dice:.3f}",
-        {True: "levels right", False: "levels wrong"}.get(report.levels_right, ""),  # type: ignore[arg-type]
+        {True: "all levels correct", False: "levels wrong"}.get(report.levels_right, ""),  # type: ignore[arg-type]
         f"{report.seconds:.1f} s",
     ]
     return f"{name}: {', '.join(part for part in parts if part)}"

@@ -1,4 +1,4 @@
-"""What a long command has found so far, in a file beside its output: the same command, repeated, goes on from there."""
+"""What a long command has found so far, in a file beside its output, from which the same command continues."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ class Kept(MutableMapping[str, Any]):
         if kind is None:
             self.path.unlink(missing_ok=True)
         elif kind is KeyboardInterrupt and self._found:
-            print_note(f"{len(self)} are done and kept in {self.path.name}; the same command goes on from there.")
+            print_note(f"{len(self)} are done and kept in {self.path.name}. Run the same command again to continue.")

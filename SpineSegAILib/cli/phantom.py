@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..phantoms.spine import Phantom
     from ..phantoms.vessels import VesselPhantom
 
-HELP = "Generate a synthetic lumbar spine, or pulmonary vessels, with known structures."
+HELP = "Make a synthetic image of the lumbar spine, or of pulmonary vessels, with its reference segmentation."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=arguments.output_file(".csv"),
         metavar="CSV",
-        help="write the ranking as a table; with it, a ranking that was stopped goes on when it is repeated",
+        help="write the ranking as a table; the same command, run again, continues a ranking that was stopped",
     )
     arguments.add_json(parser)
     arguments.add_quiet(parser)

@@ -13,7 +13,7 @@ from ..resources import resources_folder
 from . import arguments
 from .terminal import print_note, print_written
 
-HELP = "Write the synthetic case that comes along: a generated lumbar spine in T2-like MR, to try things on."
+HELP = "Write the bundled sample, a synthetic lumbar spine in T2-like MR."
 
 NAME = "synthetic_spine.nii.gz"
 _LABELS = "synthetic_spine_label.nii.gz"
@@ -46,4 +46,4 @@ def run(args: argparse.Namespace) -> None:
     if not args.quiet:
         print_written(wanted)
         print(f"to segment it: spinesegai segment {shlex.quote(str(args.output / NAME))}")
-        print_note("It is synthetic, nobody's image: a result on it says nothing about real ones.", sys.stdout)
+        print_note("It is synthetic, not a patient's image: a result on it says nothing about real ones.", sys.stdout)

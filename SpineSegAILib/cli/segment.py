@@ -198,7 +198,7 @@ def find_hints(args: argparse.Namespace, method: MethodInfo, scheme: LabelScheme
     """What the user knows, as far as the method can use it, but for segmentations.
 
     Raises:
-        HintError: the method cannot use one of them, or the file of key points cannot be read.
+        HintError: the method cannot use one of them, or the file of keypoints cannot be read.
         SchemeError: a structure is not in the checkpoint's scheme.
     """
     given = {
@@ -225,7 +225,7 @@ def _given_segmentations(args: argparse.Namespace) -> dict[str, Segmentation]:
 
     Raises:
         ImageError, CorrectionError, SchemeError: a file cannot be read, or not understood; of what is to be locked
-            nothing may be left out.
+            nothing may be omitted.
         HintError: a file holds no structures.
         ConfigError: --label-values has nothing to apply to.
     """

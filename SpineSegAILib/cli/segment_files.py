@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=arguments.choice(*(suffix[1:] for suffix in SEGMENTATION_SUFFIXES)),
         metavar="|".join(suffix[1:] for suffix in SEGMENTATION_SUFFIXES),
-        help="file type where --output does not tell it; default: seg.nrrd, and nii.gz for BIDS",
+        help="file type if --output does not give it; default: seg.nrrd, and nii.gz for BIDS",
     )
     parser.add_argument(
         "--overwrite",

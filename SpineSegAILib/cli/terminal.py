@@ -123,7 +123,7 @@ def _in_words(event: dict[str, Any], seconds: float) -> str:
         scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event["scores"].items())
         return f"validation of {where}: {scores}"
     if kind == "resume":
-        return f"goes on at step {step}" if step else "goes on from the beginning"
+        return f"continues at step {step}" if step else "continues from the beginning"
     if kind in ("finished", "stopped"):
         return f"{kind} at step {step}; it took {duration(seconds)} with preparation and validation"
     return str(event.get("message", kind))

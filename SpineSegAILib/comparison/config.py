@@ -1,4 +1,4 @@
-"""What a comparison is told: pydantic models, read from TOML or JSON."""
+"""What a comparison is given: pydantic models, read from TOML or JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Budget(BaseModel):
 
     model_config = _MODEL
 
-    steps: int | None = Field(None, ge=1, description="the same number of steps; none: as the method's recipe says")
+    steps: int | None = Field(None, ge=1, description="the same number of steps; none: as in the method's recipe")
     hours: float | None = Field(None, gt=0, description="the same time; the learning rate falls over it")
 
 
@@ -57,7 +57,7 @@ class Entry(BaseModel):
         description="what the method is given of each case when it is scored: the range of levels in view; or for "
         "methods that take boxes, those of the reference or of what the default checkpoint finds",
     )
-    supervision: Supervision = Field("full", description="what of the training cases is labelled, see `folds`")
+    supervision: Supervision = Field("full", description="what of the training cases is labeled, see `folds`")
     once: bool = Field(
         False, description="with folds: trained once for all of them, on the cases that are never scored; not shown"
     )
@@ -153,7 +153,7 @@ class ComparisonConfig(BaseModel):
         for number, entry in enumerate(self.entries):
             start = entry.start_from.removeprefix(ENTRY_PREFIX)
             if start != entry.start_from and start not in names[:number]:
-                raise ValueError(f"{entry.name} starts from “{start}”, which is no entry before it")
+                raise ValueError(f"{entry.name} starts from “{start}”, which is not the name of an earlier entry")
         for table in self.papers:
             if table not in PAPERS:
                 raise ValueError(f"papers: there is no table “{table}”; known: {', '.join(PAPERS)}")
@@ -259,7 +259,7 @@ def read_comparison(
         config = ComparisonConfig.model_validate(table)
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not valid: {problems(error)}.", "See the README's “Evaluate and compare”."
+            f"{path} is not valid: {problems(error)}.", "See the page “Evaluation and comparison” of the documentation."
         ) from None
     here = real_path(path).parent
     found = {name: str(here / file) for name, file in config.resources.items()}

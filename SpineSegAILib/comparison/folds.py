@@ -19,8 +19,8 @@ from ..imaging.geometry import like
 from ..keypoints import centres_of
 
 Supervision = Literal["full", "half-structures", "two-thirds", "two-thirds-and-keypoints"]
-"""What of the training cases is labelled: all; of every second case half of the structures; all of two thirds of the
-cases; and of the other third the centres of the masks alone."""
+"""What of the training cases is labeled: all; of every second case half of the structures; all of two thirds of the
+cases; and of the other third the centers of the masks alone."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Fold:
 
 
 def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], output: Path) -> list[Fold]:
-    """Deal the cases of a split to folds by patient; every case that may be scored is left out once.
+    """Deal the cases of a split to folds by patient; every case that may be scored is held out once.
 
     Args:
         manifest: nothing of its other splits is read.
-        sources: only cases from these are left out and scored, the others always trained on; empty for all.
+        sources: only cases from these are held out and scored, the others always trained on; empty for all.
         output: folder of the manifests.
 
     Raises:
@@ -70,7 +70,7 @@ def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], 
 
 
 def write_never_scored(manifest: Path, split: str, sources: Sequence[str], output: Path) -> Path:
-    """A manifest of the cases that no fold leaves out.
+    """A manifest of the cases that no fold holds out.
 
     Raises:
         ConfigError: there are none.
@@ -86,7 +86,7 @@ def write_never_scored(manifest: Path, split: str, sources: Sequence[str], outpu
 
 
 def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> Path:
-    """A manifest whose training cases are labelled in part.
+    """A manifest whose training cases are labeled in part.
 
     Args:
         output: folder of the manifest and of what it names.

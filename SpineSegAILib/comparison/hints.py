@@ -15,7 +15,7 @@ def hint_maker(name: str, device: str) -> HintMaker | None:
     """What an entry's cases are given with (`Entry.hints`); None for nothing.
 
     Args:
-        name: ``"visible"``: the range of levels; ``"reference"``: the reference, for methods that take boxes or centres
+        name: ``"visible"``: the range of levels; ``"reference"``: the reference, for methods that take boxes or centers
             of it; ``"found"``: what the default checkpoint finds, for the same; or empty.
         device: for the default checkpoint.
     """
@@ -36,9 +36,9 @@ def hint_maker(name: str, device: str) -> HintMaker | None:
 
 
 def visible_levels(reference: sitk.Image) -> Hints:
-    """The range of levels in view: the uppermost and the lowest vertebra that is labelled and wholly in the image.
+    """The range of levels in view: the uppermost and the lowest vertebra that is labeled and wholly in the image.
 
-    A labelled disc stands for the vertebra above it. Few references label the sacrum, though it is in view wherever L5
+    A labeled disc stands for the vertebra above it. Few references label the sacrum, though it is in view wherever L5
     is: a range that reaches L5 ends at S1.
     """
     upright = sitk.DICOMOrient(reference, "PIR")  # y runs downwards

@@ -1,4 +1,4 @@
-"""What the papers report, to stand beside what is measured here. Their figures, not ours: other cases, other splits.
+"""What the papers report, to stand beside what is measured here. Their results, not ours: other cases, other splits.
 
 A column's key says where its counterpart is in a summary of `evaluation`: ``overall`` (mean over all structures),
 ``macro`` (mean of the structures' means), ``group:NAME``, ``structure:NAME``, and the metric. Shares are in percent.
@@ -26,9 +26,9 @@ class PaperTable:
         title: what was segmented.
         citation: of the paper.
         columns: title → key.
-        rows: name of the method in the paper → figures, in the order of the columns.
+        rows: name of the method in the paper → results, in the order of the columns.
         note: what to know when comparing.
-        deviations: name of the method → what follows its figures' ±, where the paper gives that: standard deviations
+        deviations: name of the method → what follows its results' ±, where the paper gives that: standard deviations
             over the paper's cases.
     """
 
@@ -42,12 +42,12 @@ class PaperTable:
 
 
 NOT_OFFERED: Mapping[str, str] = {
-    "SpineParseNet": "its code has no licence, and its two networks, a 3D one with graph convolutions and a 2D one "
-    "that refines, have not been written anew",
+    "SpineParseNet": "its code has no license, and its two networks, a 3D one with graph convolutions and a 2D one "
+    "that refines, have not been written again",
     "Modified BiSeNet": "no code is published; plain BiSeNet is offered",
     "U-BiSeNet": "no code is published; plain BiSeNet is offered",
     "GCSN": "it is SpineParseNet",
-    "SSHS": "its code has no licence, and has not been written anew",
+    "SSHS": "its code has no license, and has not been written again",
     "MRLN": "no code is published",
     "SWDN": "a way to learn from weak labels, for any network; no code for spines is published",
     "SIMs": "a statistical model of shapes, not a network",
@@ -94,7 +94,7 @@ def _scaled(value: float | None, metric: str) -> float | None:
 
 
 def _rows(text: str) -> dict[str, Figures]:
-    """``NAME | figures`` on a line or several, a dash for one that is not given, what follows a ± left out."""
+    """``NAME | figures`` on a line or several, a dash for one that is not given, what follows a ± omitted."""
     return {name: tuple(_number(word.split("±")[0]) for word in words) for name, words in _lines(text)}
 
 
@@ -124,7 +124,7 @@ _ATM_STRUCTURES = (
     "L5/S1", "L4/L5", "L3/L4", "L2/L3", "L1/L2", "T12/L1", "T11/T12", "T10/T11", "T9/T10",
 )  # fmt: skip
 _ATM_NOTE = (
-    "The paper's prompts at test time come from the reference masks; structures that a method missed are left out of "
+    "The paper's prompts at test time come from the reference masks; structures that a method missed are omitted from "
     "its distances; its pixels are those of images resized to 384 × 384."
 )
 _SCAR_STRUCTURES = ("L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1")
@@ -278,7 +278,7 @@ PAPERS: Mapping[str, PaperTable] = {
         """),
         PaperTable(
             "la-caf/pulmonary", "Pulmonary arteries and veins, right and left", METHODS["la-caf"].citation,
-            {"DSC": "macro.dice"}, _rows("LA-CAF | 76.22"), "718 CTs, fully and half labelled.",
+            {"DSC": "macro.dice"}, _rows("LA-CAF | 76.22"), "718 CTs, fully and half labeled.",
         ),
     )
 }  # fmt: skip

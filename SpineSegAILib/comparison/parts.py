@@ -43,7 +43,7 @@ class Work:
         output: folder of the entries' runs and reports.
         device: see `inference.choose_device`.
         only: names of entries; the others are taken as far as they are done.
-        without: names of entries that are left out.
+        without: names of entries that are omitted.
         rehearse: every entry in its smallest preset for two steps, on two cases: whether all of it works.
         worst: how many worst cases each entry's page shows.
         train: trains, or resumes; replaced by the shell, which stops a run on Ctrl-C.
@@ -121,7 +121,7 @@ class Part:
 
     def document(self, config: ComparisonConfig) -> dict[str, Any]:
         """``checkpoint`` (the file that was scored), ``method``, ``preset``, ``steps``, ``hours`` and ``cases``
-        (names of those that it has learnt from)."""
+        (names of those that it has learned from)."""
         raise NotImplementedError
 
     def evaluated(
@@ -324,7 +324,7 @@ def cases_of(manifest: Path, split: str) -> set[str]:
 
 
 def content(training: TrainingConfig) -> list[str]:
-    """The data set's list of cases, and the files that it learns from."""
+    """The dataset's list of cases, and the files that it learns from."""
     return [file_digest(Path(training.dataset)), *(file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
 
 

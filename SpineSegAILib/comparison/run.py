@@ -1,4 +1,4 @@
-"""Trains and scores what a comparison names, entry by entry. What is done is a file; killed, it goes on from there."""
+"""Trains and scores what a comparison names, entry by entry. What is done is a file, from which it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison found: averages over seeds, paired differences, the papers' figures beside; JSON, CSV, Markdown and
+"""What a comparison found: averages over seeds, paired differences, the papers' results beside; JSON, CSV, Markdown and
 a page."""
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ MAIN = {
 }  # fmt: skip
 """Columns of the main table; shares in percent."""
 
+HEADINGS = {"Dice, any level": "Dice, ignoring level"}
+"""How columns are headed for people, where not as they are called in files."""
+
 COMPARED = ("dice", "matched_dice", "hd95_mm")
 """What paired differences are made of."""
 
-REHEARSAL = "A rehearsal: tiny networks after two steps. These figures mean nothing."
+REHEARSAL = "A dry run: tiny networks after two steps. These results mean nothing."
 _GROUPS = {"vertebrae": "vertebrae", "discs": "discs"}
 
 
@@ -237,7 +240,7 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def short_tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """(title, rows with the heading first) for a terminal, which is narrow; all figures are in the files."""
+    """(title, rows with the heading first) for a terminal, which is narrow; all results are in the files."""
     made = []
     for variant, part in found["variants"].items():
         header, lines = _main(part["rows"])
@@ -269,18 +272,18 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{budget['steps']:,} steps" if budget["steps"] else "",
         f"{budget['hours']:g} h" if budget["hours"] else "",
     ]
-    each = " and at most ".join(filter(None, parts)) or "what its own recipe says"
+    each = " and at most ".join(filter(None, parts)) or "the steps of its own recipe"
     each = "two steps" if found["rehearsal"] else each
     seeds = ", ".join(map(str, found["seeds"]))
     told = [
         found["about"],
-        f"Data set {found['dataset']}, split {found['split']}{_folds(found['folds'])}. Each method was trained for "
+        f"Dataset {found['dataset']}, split {found['split']}{_folds(found['folds'])}. Each method was trained for "
         f"{each}, with the seeds {seeds}; the {found['weights']} weights of each run are scored. {found['machine']}; "
         f"SpineSegAI {found['library']}.",
         POLICY,
         _NAMING,
         f"Distances in pixels are those of slices resized to {found['grid']} × {found['grid']} pixels, after padding "
-        "to a square, by nearest neighbour; all else is measured on the cases' own grids."
+        "to a square, by nearest neighbor; all else is measured on the cases' own grids."
         if found["grid"]
         else "",
     ]
@@ -297,7 +300,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         if row["seen"]:
             told.append(f"{row['name']} was trained on {len(row['seen'])} of the cases that are scored here.")
         if row["label_leak"]:
-            told.append(f"{row['name']} was told the reference: not a result on new images.")
+            told.append(f"{row['name']} was given the reference: not a result on new images.")
     return [sentence for sentence in told if sentence]
 
 
@@ -326,8 +329,8 @@ _NAMING = (
 )
 _NOTE_MAIN = (
     "Means of the structures' means, shares in %; ± is the standard deviation over seeds, the interval is over "
-    "patients. Level-strict, but for “any level”; ident.: share of the levels recognised per subject; PQ: panoptic "
-    "quality at IoU 0.5, whatever the level."
+    "patients. Level-strict, but for “ignoring level”; ident.: share of the levels recognized per subject; PQ: "
+    "panoptic quality at IoU 0.5, ignoring level."
 )
 _NOTE_COST = (
     "Hours are of training. MB resident is of the whole process while it segmented, with what the trainings before "
@@ -341,8 +344,9 @@ _NOTE_PAIRS = (
 
 
 def _main(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["", "Dice", "95 %", *list(MAIN)[1:], "Dice, vertebrae", "Dice, discs", "ident.", "PQ vert.", "PQ discs"]
-    header += ["n", "missed", "invented", "absent in both", "no distance", "levels named by"]
+    columns = [HEADINGS.get(title, title) for title in MAIN]
+    header = ["", columns[0], "95 %", *columns[1:], "Dice, vertebrae", "Dice, discs", "ident.", "PQ vert.", "PQ discs"]
+    header += ["n", "missed", "false positives", "absent in both", "no distance", "levels named by"]
     lines = []
     for row in rows:
         cells = []
@@ -372,8 +376,8 @@ def _cost(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]
 
 
 def _pairs(differences: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    titles = {"dice": "Dice", "matched_dice": "Dice, any level", "hd95_mm": "HD95 mm"}
-    header = ["", "in", "patients", "difference", "95 %", "p", "p, Holm", "r", "verdict", "left out"]
+    titles = {"dice": "Dice", "matched_dice": "Dice, ignoring level", "hd95_mm": "HD95 mm"}
+    header = ["", "in", "patients", "difference", "95 %", "p", "p, Holm", "r", "verdict", "omitted"]
     lines = []
     for row in differences:
         scale = 100 if is_share(row["metric"]) else 1

@@ -158,7 +158,7 @@ class Column:
     def _beyond(self, found: list[np.ndarray], fixed: list[Piece]) -> list[np.ndarray]:
         """What the network found of a kind, without what lies beside the locked ones: that is the same anatomy.
 
-        A component that holds a locked vertebra's rest and its neighbour is thereby parted.
+        A component that holds a locked vertebra's rest and its neighbor is thereby parted.
         """
         near = self.settings.near_axis
         if not found or not fixed:
@@ -169,7 +169,7 @@ class Column:
         for piece in fixed:
             low, high = piece.span(near)
             beside = (arc >= low) & (arc <= high)
-            if self.whole:  # a neighbour's spinous process hangs beside the body
+            if self.whole:  # a neighbor's spinous process hangs beside the body
                 beside &= radial < near
             self.residue.setdefault(piece.locked, []).append(index[beside])
             rest &= ~beside

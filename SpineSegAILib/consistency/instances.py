@@ -27,7 +27,7 @@ def named_instances(
 def renaming(
     column: Column, now: list[tuple[Instance, np.ndarray]], other: list[tuple[Instance, np.ndarray]]
 ) -> dict[int, int]:
-    """Id that a structure has now → what another naming calls most of its voxels, 0 if it leaves them out."""
+    """Id that a structure has now → what another naming calls most of its voxels, 0 if it omits them."""
     called = np.zeros(column.kind.size, np.int16)
     for instance, index in other:
         called[index] = instance.structure_id
@@ -160,7 +160,7 @@ def _disc_instances(
 def _disc_place(
     at: float, named: list[tuple[float, int, Level, dict[int, float]]], pitch: float
 ) -> tuple[int, int] | None:
-    """(chain position of the vertebra above the disc, which of `named` it was told from)."""
+    """(chain position of the vertebra above the disc, which of `named` it was inferred from)."""
     below = next((i for i, n in enumerate(named) if n[0] > at), len(named))
     if not named:
         return None

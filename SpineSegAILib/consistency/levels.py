@@ -62,7 +62,7 @@ def resolve_levels(
     if any(s.order is not None for s in scheme.structures):
         return name_column(column, check_hints(scheme, anchors, visible), visible)
     if anchors or visible:
-        raise HintError(f"The label scheme “{scheme.name}” has no levels to anchor.", "Leave the hint out.")
+        raise HintError(f"The label scheme “{scheme.name}” has no levels to anchor.", "Omit the hint.")
     return _generic(column)
 
 

@@ -142,7 +142,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
 
 
 def _position(column: Column, piece: Piece) -> float:
-    """Centre of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
+    """Center of a piece along the axis, mm; where it would be if the piece is cut by the image's edge."""
     near, height = column.settings.near_axis, column.sizes.at(piece).height
     low, high = piece.span(near)
     at_top, at_bottom, _ = column.touches(piece.index)
@@ -236,7 +236,7 @@ def pin_anchors(
 def doubt_contradicted(items: list[Item], believed: Sequence[int], settings: ConsistencySettings) -> None:
     """Where a hint shows that the network miscounted, its opinion of the other levels counts little, too.
 
-    A network is wrong by the same step everywhere; without this, a confident one would rather leave out a level beside
+    A network is wrong by the same step everywhere; without this, a confident one would rather omit a level beside
     the anchor than give up its count.
 
     Args:
@@ -269,13 +269,13 @@ def limit_range(
     visible: tuple[int | None, int | None],
     there: Sequence[bool],
 ) -> Ends:
-    """Forbid levels beyond the visible range; and at its ends those that leave out a level for which there is no room.
+    """Forbid levels beyond the visible range; and at its ends those that omit a level for which the image has no room.
 
     A level that the user sees and that nothing was found of must have its place in the image, between the last one
     found and the edge. Where it has, its absence has a price.
 
     Args:
-        there: for each item whether it has a name without the hint: it may not be left out then, since who knows the
+        there: for each item whether it has a name without the hint: it may not be omitted then, since who knows the
             range has seen what is there.
     """
     s = column.settings
@@ -335,7 +335,7 @@ def _absence(missing: np.ndarray, room: float, s: ConsistencySettings, sacrum: b
 def keeps_range(column: Column, levels: Sequence[Level | None], visible: tuple[int | None, int | None]) -> bool:
     """Whether the topmost and the lowest level named (top down) are those that the user sees.
 
-    One more at either end is no contradiction where the image's edge cuts it, nor is the sacrum below the last lumbar
+    One more at either end does not contradict where the image's edge cuts it, nor does the sacrum below the last lumbar
     vertebra: it may be seen without being counted.
     """
     of_discs = not column.bones

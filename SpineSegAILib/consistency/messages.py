@@ -87,7 +87,7 @@ def warnings_of(
     unnamed = [level for level in unnamed if level.id != SACRUM_ID]
     if unnamed:
         names = ", ".join(_word(level.id, of_discs) for level in unnamed)
-        result.append(f"Left out, because this checkpoint has no label for it: {names}.")
+        result.append(f"Omitted, because this model has no label for it: {names}.")
     subjects = column.bones or column.discs
     volumes = [column.volume(p) for p in subjects]
     last = max(i for i, level in enumerate(levels) if level)
@@ -97,7 +97,9 @@ def warnings_of(
         if level is None and volumes[i] >= s.small_share * np.median(volumes) and i < last
     ]
     if lost:
-        result.append(f"{len(lost)} structure(s) like a vertebra did not fit into the sequence and were left out.")
+        result.append(
+            f"{len(lost)} structure(s) that look like vertebrae did not fit into the sequence and were omitted."
+        )
     return result
 
 

@@ -35,7 +35,7 @@ def name_column(
     s = column.settings
     if not column.bones and not column.discs:
         if anchors:
-            raise HintError("There is nothing to anchor: no vertebra or disc was found.", "Leave the anchors out.")
+            raise HintError("There is nothing to anchor: no vertebra or disc was found.", "Omit the anchors.")
         found = canal_instances(column) + leftovers(column)
         return column.result(found, warnings=["No vertebra was found."])
     states = states_of(column.scheme)
@@ -100,7 +100,7 @@ def _named(
 ) -> Naming:
     """The best naming, from the lowest item up.
 
-    Where the network's count would leave out an end of the range that the reader sees, its opinion counts little: who
+    Where the network's count would omit an end of the range that the reader sees, its opinion counts little: who
     looks at the image knows what is in it.
     """
     s = column.settings
@@ -146,7 +146,7 @@ def _variants(column: Column, hinted: set[int]) -> dict[int, float]:
 
 
 def _too_close(column: Column, levels: list[Level | None]) -> bool:
-    """Whether levels were left out between two pieces that are too close to each other for that."""
+    """Whether levels were omitted between two pieces that are too close to each other for that."""
     near, s = column.settings.near_axis, column.settings
     placed = [(p.middle(near), x.rank) for p, x in zip(column.bones or column.discs, levels, strict=True) if x]
     for (upper, high), (lower, low) in pairwise(placed):
@@ -166,7 +166,7 @@ def _check_possible(
     visible: tuple[int | None, int | None] | None,
     held: list[int],
 ) -> None:
-    """HintError where hints leave no naming, or only one that leaves out whole vertebrae."""
+    """HintError where hints leave no naming, or only one that omits whole vertebrae."""
     s = column.settings
     named = [i for i, level in enumerate(levels) if level is not None]
     lost = [
@@ -203,9 +203,9 @@ def _check_possible(
             raise HintError(
                 f"{whole} vertebrae or discs were found, {range_in_words(visible)} {count}, and the image has no room "
                 "for another.",
-                "Correct the visible range or leave it out.",
+                "Correct the visible range or omit it.",
             )
         raise HintError(
             f"{len(items)} vertebrae or discs were found, which is more than {range_in_words(visible)} has room for.",
-            "Correct the visible range or leave it out.",
+            "Correct the visible range or omit it.",
         )

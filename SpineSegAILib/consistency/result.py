@@ -18,8 +18,8 @@ class Instance:
 
     Attributes:
         kind: ``"vertebra"``, ``"sacrum"``, ``"disc"``, ``"canal"`` …
-        structure_id: its level; 0 for what was left out (it has no voxels in `LevelResult.labels`).
-        centroid_mm: position along (slices, rows, columns) from the centre of the grid's first voxel.
+        structure_id: its level; 0 for what was omitted (it has no voxels in `LevelResult.labels`).
+        centroid_mm: position along (slices, rows, columns) from the center of the grid's first voxel.
         volume_mm3: of its voxels.
         rank: median rank that the network gave it, or None.
         confidence: 0…1; of the level for vertebrae and discs, of the voxels for the rest.
@@ -43,9 +43,9 @@ class LevelResult:
 
     Attributes:
         labels: (D, H, W) int16 structure ids, 0 background.
-        instances: top down, vertebrae first, then discs, then the rest; those left out have `structure_id` 0.
+        instances: top down, vertebrae first, then discs, then the rest; those omitted have `structure_id` 0.
         spacing: mm along (slices, rows, columns).
-        pieces: (D, H, W) int16; voxel value i + 1 belongs to `instances[i]`, left out or not.
+        pieces: (D, H, W) int16; voxel value i + 1 belongs to `instances[i]`, omitted or not.
         sequence: for a reader, e.g. ``"T11 T12 L1 (L2) L3"``, a missing level in brackets.
         confidence: structure id → 0…1.
         margin: log odds of the sequence to the second-best one, at most 20.
@@ -74,7 +74,7 @@ def nearest_level_maps(result: LevelResult, reach: float = ConsistencySettings.r
     """For each kind a (D, H, W) int16 map: every voxel's nearest instance of this kind, as a structure id.
 
     For carrying names to a grid where the kinds were decided again: take the kind there and the level here (nearest
-    neighbour). 0 where no instance lies within `reach` mm, or where the nearest one was left out. Vertebra and
+    neighbor). 0 where no instance lies within `reach` mm, or where the nearest one was omitted. Vertebra and
     sacrum share one map, since which of the two bones it is, is decided here.
 
     Args:

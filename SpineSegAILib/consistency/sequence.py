@@ -1,7 +1,7 @@
 """One possible sequence of levels for a row of instances, and how sure it is.
 
 A naming is a path through a graph: instances from the lowest up, each given a level above its predecessor's. A path
-pays for ranks or classes that disagree, distances that do not fit, missing levels, instances left out, and L6 or T13.
+pays for ranks or classes that disagree, distances that do not fit, missing levels, instances omitted, and L6 or T13.
 The best path is found by dynamic programming; the same graph, summed instead of maximised, gives each instance's
 probability of each level.
 """
@@ -61,7 +61,7 @@ class Item:
     Attributes:
         arc: position along the axis, mm, growing downwards.
         unary: (states,) log evidence.
-        drop_cost: price of leaving it out.
+        drop_cost: price of omitting it.
         below_cost: the same if it lies below what is named S1.
     """
 
@@ -76,9 +76,9 @@ class Naming:
     """Result of `name_levels`.
 
     Attributes:
-        levels: for each item its `Level`, or None where it was left out.
+        levels: for each item its `Level`, or None where it was omitted.
         probability: (items, states) that an item is at that level; rows sum to 1 less the probability of
-            being left out.
+            being omitted.
         margin: log odds of the best naming to the next that reads differently, at most 20.
         alternatives: other namings with their probability, best first.
         possible: False if no path satisfies the constraints.
@@ -306,7 +306,7 @@ class _Graph:
             self.starts, self.ends = self.starts + ends[0], self.ends + ends[1]
         self.edges: dict[tuple[int, int], np.ndarray] = {}
         for i in range(count):
-            for j in range(max(0, i - 3), i):  # at most two neighbours in a row may be false
+            for j in range(max(0, i - 3), i):  # at most two neighbors in a row may be false
                 gap = max(items[j].arc - items[i].arc, 1.0)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     strain = np.abs(np.log(gap / distance)) / s.spacing_scale

@@ -21,16 +21,16 @@ class ConsistencySettings:
         min_posterior_area: mm²; a spinous process is about 10 × 25 mm where a slice meets it, a lamina 5 × 8 mm.
         posterior_reach: mm from the axis; a spinous process ends 80 mm behind it, a transverse one 55 mm aside.
         posterior_below: how far below its body's middle a vertebra's posterior elements lie, as a share of the pitch.
-        min_other_volume: mm³ of structures that are no part of the spine, e.g. 4 mm of a 4 mm vessel.
+        min_other_volume: mm³ of structures that are not part of the spine, e.g. 4 mm of a 4 mm vessel.
         fragment_share: a fragment of this share of the smallest allowed size may still join its instance.
         near_axis: voxels within this distance of the spine's axis give an instance's height, mm; half a body's depth
             is 17 mm.
-        off_axis: centroids farther than this from the axis are no part of the column, mm (a listhesis is < 20 mm).
+        off_axis: centroids farther than this from the axis are not part of the column, mm (a listhesis is < 20 mm).
         off_axis_whole: the same where masks hold whole vertebrae: fragments of transverse processes lie 40 mm off.
         usual_height: of a vertebral body, mm, where the image does not show it.
         usual_pitch: from one centroid to the next, mm, at L3/L4, where the image does not show it.
         pitch_per_height: pitch over body height, where only the height can be measured.
-        split_height: an instance is examined for touching neighbours from this many usual heights on.
+        split_height: an instance is examined for touching neighbors from this many usual heights on.
         merge_height: two stacked fragments are one body if they are together no taller than this many usual heights.
         rank_scale: scale of the Laplace distribution of an instance's median rank. Regressed ranks are off by
             0.2 to 0.4 between instances of one image.
@@ -42,7 +42,7 @@ class ConsistencySettings:
         hidden_probability: evidence for a level that the network has no class for.
         independent: how many independent opinions all instances together are worth: a network that counts wrongly is
             wrong by the same step everywhere, so eight agreeing instances are not eight witnesses. The sacrum is
-            recognised by its looks and counts for itself.
+            recognized by its looks and counts for itself.
         disc_weight: opinion of a disc, relative to a vertebra's.
         spacing_scale: scale of |log(distance / expected distance)|; the pitch varies by some 15 % beyond its trend.
             Twice that counts twice, more than that by its square: no spine has a vertebra of double height.
@@ -58,12 +58,12 @@ class ConsistencySettings:
         room_for_a_level: share of the pitch that must lie between what was found and the image's edge for a level that
             a reader sees and that nothing was found of.
         max_skip: most levels missing in one place.
-        drop_cost: of leaving out a whole vertebra-sized instance; networks invent none in the middle of a column.
-        drop_cost_small: of leaving out one below `small_share` of the median volume.
-        drop_cost_below_sacrum: of leaving out what lies below S1 (S2 looks like a vertebra).
+        drop_cost: of omitting a whole vertebra-sized instance; networks invent none in the middle of a column.
+        drop_cost_small: of omitting one below `small_share` of the median volume.
+        drop_cost_below_sacrum: of omitting what lies below S1 (S2 looks like a vertebra).
         below_sacrum_fit: log odds up to which evidence for another level is compatible with lying below S1.
         small_share: see above.
-        start_cost: per level that the lowest instance lies above the last lumbar one, if the image goes on below it.
+        start_cost: per level that the lowest instance lies above the last lumbar one, if the image continues below it.
         log_l6, log_t13: log prior of a sixth lumbar (about 5 % of people), a thirteenth thoracic vertebra (about 2 %).
         unseen_variant: added to these where the evidence is ranks, which count from the sacrum and say nothing of
             names: then only a hint brings L6 or T13.

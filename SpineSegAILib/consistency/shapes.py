@@ -21,7 +21,7 @@ Spacing = tuple[float, float, float]
 
 
 def coordinates(index: np.ndarray, shape: tuple[int, ...], spacing: Spacing) -> np.ndarray:
-    """Flat voxel indices (N,) → (N, 3) positions in mm along (slices, rows, columns) from the first voxel's centre."""
+    """Flat voxel indices (N,) → (N, 3) positions in mm along (slices, rows, columns) from the first voxel's center."""
     return np.stack(np.unravel_index(index, shape), axis=1) * np.asarray(spacing)
 
 
@@ -50,7 +50,7 @@ def components(mask: np.ndarray) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class SpineAxis:
-    """A smooth curve through the column, sampled every millimetre of height.
+    """A smooth curve through the column, sampled every millimeter of height.
 
     Attributes:
         top: row position of the first sample, mm.
@@ -252,7 +252,7 @@ def split_touching(
     Args:
         disc_arc: arc lengths of all disc voxels near the axis.
         whole: masks hold whole vertebrae; then voxels away from the axis (posterior elements, which overlap the
-            neighbour's height) go by their rank alone, where there is one.
+            neighbor's height) go by their rank alone, where there is one.
     """
     s, by_height, sizes = settings, not sizes.tapered, sizes.at(piece)
     low, high = piece.span(s.near_axis)

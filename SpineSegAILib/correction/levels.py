@@ -62,7 +62,7 @@ def shift(
     """
     step = {"up": -1, "down": 1}.get(to)
     if step is None:
-        raise CorrectionError(f"“{to}” is no direction to shift in.", "Use up or down.")
+        raise CorrectionError(f"“{to}” is not a direction.", "Use up or down.")
     _with_levels(labelling)
     moving = _moving(labelling, start, direction)
     if step == 1 and moving != {SACRUM_ID}:
@@ -79,15 +79,15 @@ def set_level(
 ) -> Correction:
     """“This one is L5”: the chosen one gets the level, and the others follow by counting from it.
 
-    T13 and L6 are counted if `level` says so, or if they were. Where the sacrum is labelled and neither chosen nor
+    T13 and L6 are counted if `level` says so, or if they were. Where the sacrum is labeled and neither chosen nor
     named, the way of counting that leaves it the sacrum is preferred.
 
     Args:
-        chosen: id of a labelled vertebra, of the sacrum, or of a disc.
+        chosen: id of a labeled vertebra, of the sacrum, or of a disc.
         level: id or name of what it is; a disc is a disc.
 
     Raises:
-        CorrectionError: not labelled, no level, another kind, locked, or the others do not fit around it.
+        CorrectionError: not labeled, no level, another kind, locked, or the others do not fit around it.
     """
     target = structure(level)
     labelling.require(chosen)
@@ -124,7 +124,7 @@ def set_level(
         raise refused
     _, mapping, _ = min(ways, key=lambda way: way[0])
     notes = tuple(
-        f"{STRUCTURES[v].name} is counted now: please check the numbering."
+        f"{STRUCTURES[v].name} is now part of the numbering: please check it."
         for v in _VARIANTS
         if v in mapping.values() and v not in counted and v != wanted
     )
@@ -143,8 +143,8 @@ def choose_naming(labelling: LabeledStructures, alternative: Alternative) -> Cor
     gone = [i for i in mapping if i not in labelling.present]
     if gone or not mapping:
         raise CorrectionError(
-            f"The naming {alternative.names} was offered for other structures than are labeled now.",
-            "Set a level instead: “this one is …”.",
+            f"The naming {alternative.names} was suggested for other structures than those labeled now.",
+            "Set the level of one structure instead.",
         )
     labelling.require_unlocked(mapping)
     for old, new in mapping.items():
@@ -158,7 +158,7 @@ def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
     """Two structures of a kind exchange their names; nothing else moves.
 
     Raises:
-        CorrectionError: not labelled, of different kinds, or locked.
+        CorrectionError: not labeled, of different kinds, or locked.
     """
     _pair(labelling, first, second, "swapped")
     words = f"Swap {labelling.name(first)} and {labelling.name(second)}"
@@ -168,12 +168,12 @@ def swap(labelling: LabeledStructures, first: int, second: int) -> Correction:
 def merge(labelling: LabeledStructures, first: int, second: int, direction: Direction | None = "above") -> Correction:
     """Two pieces of one structure become one.
 
-    Neighbouring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
+    Neighboring vertebrae become one that keeps the lower one's name, with the disc between them, which was none; the
     levels above come down by one. With `direction` below it keeps the upper one's name and those below come up; with
     None no other level moves. Of discs and other structures the second becomes part of the first.
 
     Raises:
-        CorrectionError: not labelled, of different kinds, not neighbours, or locked.
+        CorrectionError: not labeled, of different kinds, not neighbors, or locked.
     """
     _pair(labelling, first, second, "merged")
     words = f"Merge {labelling.name(first)} and {labelling.name(second)}"
@@ -185,8 +185,8 @@ def merge(labelling: LabeledStructures, first: int, second: int, direction: Dire
     if vertebrae.index(lower) - vertebrae.index(upper) != 1:
         between = ", ".join(STRUCTURES[i].name for i in vertebrae[vertebrae.index(upper) + 1 : vertebrae.index(lower)])
         raise CorrectionError(
-            f"{STRUCTURES[upper].name} and {STRUCTURES[lower].name} are no neighbours: {between} lies between them.",
-            "Merge neighbours, one pair after the other.",
+            f"{STRUCTURES[upper].name} and {STRUCTURES[lower].name} are not neighbors: {between} lies between them.",
+            "Merge neighbors, one pair after the other.",
         )
     kept, given_up = (upper, lower) if direction == "below" else (lower, upper)
     mapping = {given_up: kept, kept: kept}
@@ -210,10 +210,10 @@ def delete(labelling: LabeledStructures, *structure_ids: int) -> Correction:
     """Structures are removed; the names of the others stay.
 
     Raises:
-        CorrectionError: not labelled, or locked.
+        CorrectionError: not labeled, or locked.
     """
     if not structure_ids:
-        raise CorrectionError("Nothing to delete was named.", "Name a structure.")
+        raise CorrectionError("No structure to delete was given.", "Name a structure.")
     labelling.require(*structure_ids)
     labelling.require_unlocked(structure_ids)
     words = f"Delete {', '.join(labelling.name(i) for i in structure_ids)}"
@@ -234,13 +234,16 @@ def insert(labelling: LabeledStructures, level: int | str, direction: Direction 
     """
     s = structure(level)
     if not s.is_vertebral or s.order is None:
-        raise CorrectionError(f"“{s.name}” is no level of a vertebra.", "Name the missing vertebra, for example L3.")
+        raise CorrectionError(
+            f"“{s.name}” is not the level of a vertebra.", "Name the missing vertebra, for example L3."
+        )
     if direction == "all":
-        raise CorrectionError("Either those above or those below make room.", "Say above or below.")
+        raise CorrectionError("The direction is missing.", "Use above or below.")
     _with_levels(labelling)
     if s.id not in labelling.present:
         raise CorrectionError(
-            f"No vertebra is called {s.name}: there is a gap already.", f"Draw it, and call it {s.name}."
+            f"No vertebra is called {s.name}: the name is free already.",
+            f"Draw the missing vertebra and name it {s.name}.",
         )
     chain = chain_ids(variants_of(labelling.present))
     moving = _moving(labelling, s.id, direction)
@@ -260,19 +263,19 @@ def switch_counting(labelling: LabeledStructures, to: str, direction: Direction 
         CorrectionError: unknown, counted so already, or a level would leave the scheme or is locked.
     """
     if to not in COUNTINGS:
-        raise CorrectionError(f"“{to}” is no way to count.", f"Known: {', '.join(COUNTINGS)}.")
+        raise CorrectionError(f"“{to}” is not a numbering.", f"Use {', '.join(COUNTINGS)}.")
     _with_levels(labelling)
     before = variants_of(labelling.present)
     variant, wanted = (L6_ID if to in ("L6", "L5") else T13_ID), to in ("L6", "T13")
     if (variant in before) == wanted:
-        raise CorrectionError(f"The levels are counted with {COUNTINGS[to]} already.")
+        raise CorrectionError(f"The levels are already numbered with {COUNTINGS[to]}.")
     after = before | {variant} if wanted else before - {variant}
     old, new = chain_ids(before), chain_ids(after)
     step = 0 if direction == "below" else len(new) - len(old)  # aligned at the top, or at the sacrum
     mapping = shifted_names(labelling, old, new, step, set(is_levelled(labelling)))
     if wanted and variant not in mapping.values():
         raise CorrectionError(
-            f"No level in view becomes {STRUCTURES[variant].name}.", "Say which one it is: “this one is …”."
+            f"No level in view becomes {STRUCTURES[variant].name}.", "Select a vertebra and set its level."
         )
     words, details = f"Count {COUNTINGS[to]}", {"to": to, "direction": direction}
     return Correction("counting", words, mapping, structures=tuple(mapping), details=details)
@@ -284,7 +287,7 @@ def chain_ids(variants: Iterable[int]) -> list[int]:
 
 
 def variants_of(present: Iterable[int]) -> set[int]:
-    """Which of T13 and L6 are labelled, by themselves or by their disc."""
+    """Which of T13 and L6 are labeled, by themselves or by their disc."""
     return set(chain_ids(present)) & set(_VARIANTS)
 
 
@@ -294,7 +297,7 @@ def is_levelled(labelling: LabeledStructures) -> list[int]:
 
 def _with_levels(labelling: LabeledStructures) -> None:
     if not is_levelled(labelling):
-        raise CorrectionError("No vertebra or disc with a level is labelled.", "Segment first.")
+        raise CorrectionError("No vertebra or disc with a level is labeled.", "Segment first.")
 
 
 def side_of(structure_id: int, side: Direction, of: int) -> bool:
@@ -306,12 +309,14 @@ def side_of(structure_id: int, side: Direction, of: int) -> bool:
 def _moving(labelling: LabeledStructures, start: int | None, direction: Direction) -> set[int]:
     """What moves when all move, or the chosen one with those above (what belongs to it comes along) or below it."""
     if direction not in ("all", "above", "below"):
-        raise CorrectionError(f"“{direction}” is no direction.", "Use all, above or below.")
+        raise CorrectionError(f"“{direction}” is not a direction.", "Use all, above or below.")
     levelled = is_levelled(labelling)
     if direction == "all":
         return set(levelled)
     if start is None:
-        raise CorrectionError(f"From which level on do those {direction} move?", "Name one that is labelled.")
+        raise CorrectionError(
+            f"The level that those {direction} move with is missing.", "Name a labeled vertebra or disc."
+        )
     labelling.require(start)
     if STRUCTURES[start].order is None:
         raise CorrectionError(f"“{STRUCTURES[start].name}” has no level.", "Choose a vertebra or a disc.")
@@ -334,7 +339,7 @@ def shifted_names(
         if named is None:
             end = "above C1" if at < 1 else "below the sacrum"
             raise CorrectionError(
-                f"{labelling.name(sid)} would come to lie {end}, where nothing has a name.",
+                f"Cannot shift {labelling.name(sid)} {end}.",
                 f"Delete {labelling.name(sid)} first, or move only those above or below a level.",
             )
         if named.id != sid:
@@ -349,8 +354,8 @@ def in_scheme(labelling: LabeledStructures, new: int, name: str) -> None:
     scheme = labelling.scheme
     if scheme is not None and new not in scheme.ids:
         raise CorrectionError(
-            f"{name} would become {STRUCTURES[new].name}, which lies beyond the label scheme “{scheme.name}”.",
-            "Delete it first if that is right.",
+            f"{name} would become {STRUCTURES[new].name}, which the label scheme “{scheme.name}” does not have.",
+            "Delete it first if the shift is right.",
         )
 
 
@@ -360,7 +365,7 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
     for old, new in mapping.items():
         if new in staying:
             raise CorrectionError(
-                f"{labelling.name(old)} cannot become {STRUCTURES[new].name}, which is labelled and stays.",
+                f"{labelling.name(old)} cannot become {STRUCTURES[new].name}, which is labeled and stays.",
                 f"Move {STRUCTURES[new].name} too, delete it, or merge the two.",
             )
     rows: dict[object, list[int]] = {}
@@ -377,7 +382,7 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
 
 
 def _pair(labelling: LabeledStructures, first: int, second: int, done: str) -> None:
-    """Two different labelled structures of a kind, not locked."""
+    """Two different labeled structures of a kind, not locked."""
     labelling.require(first, second)
     if first == second:
         raise CorrectionError(f"{labelling.name(first)} cannot be {done} with itself.", "Choose two structures.")

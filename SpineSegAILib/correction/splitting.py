@@ -38,7 +38,7 @@ def split(
         normal: of the plane (LPS); None for the spine's axis there.
 
     Raises:
-        CorrectionError: not labelled, without level, locked, not cut by the plane, or there is no name for the part.
+        CorrectionError: not labeled, without level, locked, not cut by the plane, or there is no name for the part.
     """
     labelling.require(chosen)
     labelling.require_unlocked([chosen])
@@ -46,17 +46,17 @@ def split(
     if s.order is None:
         raise CorrectionError(f"“{s.name}” has no level: its parts would have no names.", "Choose a vertebra or disc.")
     if direction == "all":
-        raise CorrectionError("One part keeps the name; the other gets the one above or below.", "Say above or below.")
+        raise CorrectionError("One part keeps the name; the other gets the one above or below.", "Use above or below.")
     values = array_of(labels)
     box = bounding_box(values == chosen)
-    assert box is not None  # it is labelled
+    assert box is not None  # it is labeled
     index = np.argwhere(values[box] == chosen)
     positions = _physical(labels, index + [b.start for b in box])
     axis = _axis(labels, values, labelling, chosen, positions)
     across = axis if normal is None else np.asarray(normal, float)
     length = float(np.linalg.norm(across))
     if across.shape != (3,) or not np.isfinite(length) or length < 1e-6:
-        raise CorrectionError("The plane's normal is no direction.", "Give three numbers, for example 0,0,1.")
+        raise CorrectionError("The plane's normal is not a direction.", "Give three numbers, for example 0,0,1.")
     across = across / length * (1.0 if across @ axis >= 0 else -1.0)  # downwards
     height = positions @ across
     at = _waist(height) if point is None else float(np.asarray(point, float) @ across)
@@ -90,7 +90,7 @@ def _room_beside(labelling: LabeledStructures, chosen: int, direction: Direction
     if not STRUCTURES[chosen].is_vertebral:
         if part in labelling.present:
             raise CorrectionError(
-                f"The part of {name} would be {labelling.name(part)}, which is labelled already.",
+                f"The part of {name} would be {labelling.name(part)}, which is labeled already.",
                 "Split to the other side, or correct the vertebrae first: the others follow them.",
             )
         return {}, part
@@ -104,7 +104,7 @@ def _room_beside(labelling: LabeledStructures, chosen: int, direction: Direction
 
 
 def _physical(labels: sitk.Image, index: np.ndarray) -> np.ndarray:
-    """(n, 3) LPS millimetres of (n, 3) array indices (z, y, x)."""
+    """(n, 3) LPS millimeters of (n, 3) array indices (z, y, x)."""
     matrix = np.reshape(labels.GetDirection(), (3, 3)) * labels.GetSpacing()
     return index[:, ::-1] @ matrix.T + np.array(labels.GetOrigin())
 
@@ -112,7 +112,7 @@ def _physical(labels: sitk.Image, index: np.ndarray) -> np.ndarray:
 def _axis(
     labels: sitk.Image, values: np.ndarray, labelling: LabeledStructures, chosen: int, positions: np.ndarray
 ) -> np.ndarray:
-    """Unit vector downwards along the spine at a structure: from its neighbours, else from its own shape."""
+    """Unit vector downwards along the spine at a structure: from its neighbors, else from its own shape."""
     order = order_of(chosen)
     levelled = sorted_ids(is_levelled(labelling))
     line = [i for i in levelled if STRUCTURES[i].is_vertebral] or [i for i in levelled if STRUCTURES[i].is_counted]

@@ -1,6 +1,6 @@
 """What a correction is, and what the tools need to know of a segmentation.
 
-A tool takes what is labelled (`LabeledStructures`) and returns a `Correction`: which structure gets which name, and,
+A tool takes what is labeled (`LabeledStructures`) and returns a `Correction`: which structure gets which name, and,
 where voxels change, a `Patch`. Nothing is changed until the correction is applied, so that a panel can rename its
 segments and a script its label image from the same description.
 """
@@ -109,7 +109,7 @@ class Correction:
         """The step as an entry of the log.
 
         Args:
-            present: ids that were labelled before it; discs are named from their neighbours.
+            present: ids that were labeled before it; discs are named from their neighbors.
             when: now, if None.
         """
         from ..results.correction_log import CorrectionEntry, Renaming, now, short_name
@@ -147,10 +147,12 @@ def remap_labels(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
 
 
 def apply_correction(segmentation: Segmentation, correction: Correction) -> Segmentation:
-    """The segmentation after a correction: voxels, quality, key points and what is unvalidated follow the names.
+    """The segmentation after a correction: voxels, quality, keypoints and what is experimental follow the names.
 
     The quality of outlines that were redrawn is unknown; where levels were renamed, the question which levels they are
-    is answered, and the confidence was of other names. The correction is added to its log; neither argument is changed.
+    is answered, and the confidence was of other names. Only structures that are there stay marked as experimental: a
+    level that takes the name of an absent one does not become experimental. The correction is added to the log; neither
+    argument is changed.
     """
     import SimpleITK as sitk
 
@@ -159,10 +161,10 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
 
     before = sitk.GetArrayViewFromImage(segmentation.labels)
     labels = like(segmentation.labels, correction.apply(before))
-    mapping = correction.mapping
+    mapping, present = correction.mapping, segmentation.present
     scheme = segmentation.scheme
     renamed = any(new not in (0, i) and STRUCTURES[i].order is not None for i, new in mapping.items())
-    kept = {i for i in segmentation.present if mapping.get(i, i)}
+    kept = {i for i in present if mapping.get(i, i)}
     answered = {a.question for a in segmentation.alternatives} if renamed else set()
     quality = _following(segmentation.outline_quality, mapping)
     new = sorted_ids(LabeledStructures.of(labels).present - set(scheme.ids))
@@ -174,10 +176,10 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
         outline_quality={i: q for i, q in quality.items() if i not in correction.redrawn(before)},
         alternatives=[] if renamed else [a.restricted_to(kept) for a in segmentation.alternatives],
         keypoints=_following(segmentation.keypoints, mapping),
-        unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated) - {0},
+        unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated.intersection(present)) - {0},
         warnings=[*(w for w in segmentation.warnings if w not in answered), *correction.notes],
         provenance=dict(segmentation.provenance),
-        corrections=(segmentation.corrections or CorrectionLog()).added(correction.log_entry(segmentation.present)),
+        corrections=(segmentation.corrections or CorrectionLog()).added(correction.log_entry(present)),
     )
 
 
@@ -214,16 +216,16 @@ class LabeledStructures:
 
     @property
     def vertebrae(self) -> list[int]:
-        """Ids of the labelled vertebrae and the sacrum that have a level, top down."""
+        """Ids of the labeled vertebrae and the sacrum that have a level, top down."""
         return [i for i in sorted_ids(self.present) if STRUCTURES[i].is_vertebral and STRUCTURES[i].order is not None]
 
     def name(self, structure_id: int) -> str:
-        """``"L4"``, ``"L5/L6"``: short, with the neighbours that are really there."""
+        """``"L4"``, ``"L5/L6"``: short, with the neighbors that are really there."""
         s = structure(structure_id)
         return disc_name(s.id, self.present) if s.kind is Kind.DISC and s.order is not None else s.name
 
     def require(self, *structure_ids: int) -> None:
-        """Each must be labelled.
+        """Each must be labeled.
 
         Raises:
             CorrectionError: one is not.
@@ -231,7 +233,7 @@ class LabeledStructures:
         for sid in structure_ids:
             if sid not in self.present:
                 there = ", ".join(self.name(i) for i in sorted_ids(self.present)) or "nothing"
-                raise CorrectionError(f"{self.name(sid)} is not labelled.", f"Labelled are: {there}.")
+                raise CorrectionError(f"{self.name(sid)} is not labeled.", f"Labeled are: {there}.")
 
     def require_unlocked(self, structure_ids: Iterable[int]) -> None:
         """None of these may be locked.
@@ -264,7 +266,7 @@ def structure_at(labels: sitk.Image, point: Sequence[float]) -> int:
     at = ", ".join(f"{x:.0f}" for x in point)
     index = labels.TransformPhysicalPointToIndex([float(x) for x in point])
     if not all(0 <= i < n for i, n in zip(index, labels.GetSize(), strict=True)):
-        raise CorrectionError(f"The point ({at}) lies outside the image.", "Points are LPS millimetres.")
+        raise CorrectionError(f"The point ({at}) lies outside the image.", "Points are LPS millimeters.")
     found = int(labels[index])
     if not found:
         raise CorrectionError(f"There is only background at ({at}).", "Choose a point inside a vertebra or disc.")

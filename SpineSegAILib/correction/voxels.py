@@ -1,4 +1,4 @@
-"""Local repair of voxels: a box or some slices segmented anew, slices interpolated, edges smoothed.
+"""Local repair of voxels: a box or some slices segmented again, slices interpolated, edges smoothed.
 
 Each tool returns a `Correction` whose patch is as small as the change; nothing outside it is touched, and no structure
 that is locked, or that was not asked for, loses or gains a voxel.
@@ -41,7 +41,7 @@ def array_axis(labels: sitk.Image, slicing: str) -> int:
         CorrectionError: no such direction.
     """
     if slicing not in AXES:
-        raise CorrectionError(f"“{slicing}” is no slicing direction.", f"Use {', '.join(AXES)}.")
+        raise CorrectionError(f"“{slicing}” is not a slice direction.", f"Use {', '.join(AXES)}.")
     direction = np.abs(np.reshape(labels.GetDirection(), (3, 3)))
     # The three index axes go to the three physical ones so that they agree best together (an oblique grid).
     orders = [(i, j, k) for i in range(3) for j in range(3) for k in range(3) if len({i, j, k}) == 3]
@@ -101,7 +101,7 @@ def replace_inside(
     touched = sorted({int(i) for i in np.unique(np.stack([old, result])[:, old != result])} - {0})
     return Correction(
         "segment part",
-        f"Segment anew inside {'some slices or a mask' if isinstance(region, np.ndarray) else 'a box'}",
+        f"Segment again inside {'some slices or a mask' if isinstance(region, np.ndarray) else 'a box'}",
         patch=_patch(before, box, result),
         structures=tuple(touched),
     )
@@ -118,7 +118,7 @@ def interpolate(
     """One structure in the slices between those that were corrected by hand (shape-based interpolation).
 
     Between two corrected slices the outline goes over from one to the other: signed distances (mm) to both outlines,
-    laid centre upon centre, are averaged by the distance of the slices (Raya and Udupa, IEEE Trans Med Imaging 1990).
+    laid center upon center, are averaged by the distance of the slices (Raya and Udupa, IEEE Trans Med Imaging 1990).
     The corrected slices stay as drawn, other structures keep their voxels.
 
     Args:
@@ -126,14 +126,14 @@ def interpolate(
         corrected: their numbers; None for all slices that the structure has voxels in.
 
     Raises:
-        CorrectionError: not labelled, locked, fewer than two slices, nothing drawn on one, nothing between them.
+        CorrectionError: not labeled, locked, fewer than two slices, nothing drawn on one, nothing between them.
     """
     values = array_of(labels)
     name = _drawn(values, chosen, locked)
     axis = array_axis(labels, slicing)
     spacing = np.delete(np.array(labels.GetSpacing()[::-1]), axis)
     box = bounding_box(values == chosen)
-    assert box is not None  # it is labelled
+    assert box is not None  # it is labeled
     plane = [b for a, b in enumerate(box) if a != axis]
     margin = 3  # pixels; outlines move within their common box and a little beyond
     shape = [n for a, n in enumerate(values.shape) if a != axis]
@@ -183,7 +183,7 @@ def smooth(labels: sitk.Image, chosen: int, mm: float, *, locked: Collection[int
     stays a gap.
 
     Raises:
-        CorrectionError: not labelled, locked, or not a sensible length.
+        CorrectionError: not labeled, locked, or not a sensible length.
     """
     if not 0 < mm <= LARGEST_SMOOTHING_MM:
         raise CorrectionError(
@@ -194,7 +194,7 @@ def smooth(labels: sitk.Image, chosen: int, mm: float, *, locked: Collection[int
     spacing = np.array(labels.GetSpacing()[::-1])
     margin = [max(math.ceil(2 * mm / s), 1) for s in spacing]
     box = bounding_box(values == chosen, margin)
-    assert box is not None  # it is labelled
+    assert box is not None  # it is labeled
     old = values[box]
     mask = old == chosen
     sigma = mm / spacing
@@ -223,7 +223,7 @@ def _drawn(values: np.ndarray, chosen: int, locked: Collection[int]) -> str:
     if chosen in locked:
         raise CorrectionError(f"{name} is locked.", "Unlock it first.")
     if not (values == chosen).any():
-        raise CorrectionError(f"{name} is not labelled.", "Choose a structure that is there.")
+        raise CorrectionError(f"{name} is not labeled.", "Choose a structure that is there.")
     return name
 
 
@@ -238,8 +238,8 @@ def _patch(values: np.ndarray, box: Box, result: np.ndarray) -> Patch | None:
 
 
 def _signed_distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Distance (mm) of each pixel's centre to the outline, negative inside."""
-    step = float(spacing.min()) / 2  # the outline runs half a pixel outside the outermost centres
+    """Distance (mm) of each pixel's center to the outline, negative inside."""
+    step = float(spacing.min()) / 2  # the outline runs half a pixel outside the outermost centers
     outside = ndimage.distance_transform_edt(~mask, sampling=spacing)
     inside = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1]
     return np.where(mask, step - inside, outside - step)

@@ -1,4 +1,4 @@
-"""Data sets: what is in them, as one manifest."""
+"""Datasets: what is in them, as one manifest."""
 
 from .manifest import Case, Manifest, read_cases, read_label, read_manifest
 

@@ -11,7 +11,7 @@ study. A folder with a ``landmarks.json`` has the same in pixels, with splits an
 
 Whose film it is, the study tells. Not all published corners are right: in some films vertebrae are out of order, and
 the published angles follow them. Films whose vertebrae can be put in order are kept, without these angles; others are
-left out.
+omitted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Films:
     Attributes:
         entries: of a manifest, with absolute paths.
         splits: patient → split, where the set says.
-        notes: sentences for a reader about what was left out, and why.
+        notes: sentences for a reader about what was omitted, and why.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -70,7 +70,7 @@ def read_films(folder: Path, output: Path) -> Films:
     """The films of a folder in either layout, and their masks.
 
     Args:
-        folder: of the data set.
+        folder: of the dataset.
         output: folder of the training set, to which masks are written.
 
     Raises:
@@ -99,7 +99,7 @@ def read_films(folder: Path, output: Path) -> Films:
         result.entries.append(_entry(film, image, ordered, output, doubted))
         if film.split:
             result.splits[film.study] = film.split
-    result.notes = [f"{len(names)} films left out ({why}): {_some(names)}." for why, names in left_out.items()]
+    result.notes = [f"{len(names)} films omitted ({why}): {_some(names)}." for why, names in left_out.items()]
     if without_angles:
         result.notes.append(
             f"{len(without_angles)} films without their published angles, since their vertebrae were out of order: "
@@ -133,7 +133,7 @@ def _entry(film: _Film, image: sitk.Image, corners: np.ndarray, output: Path, do
 
 
 def _mended(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, bool] | None:
-    """Corners with the vertebrae in order, and whether they were not; None where they are no column of quadrangles."""
+    """Corners with the vertebrae in order, and whether they were not; None if no column of quadrangles."""
     order = np.argsort(corners.mean(1)[:, 1], kind="stable")
     ordered = corners[order]
     beyond = _BEYOND * np.array(size)

@@ -1,4 +1,4 @@
-"""Completes partly labelled cases with another checkpoint's results: the structures that nobody drew.
+"""Completes partly labeled cases with another checkpoint's results: the structures that nobody drew.
 
 A softmax over levels learns slowly from masks that stop at L5: nothing says where S1 lies, nor what the vertebra above
 the last one drawn is. A checkpoint that was trained on the same cases knows (self-training). It is given the levels

@@ -51,7 +51,7 @@ def check_entry(entry: Any, where: str) -> None:
         raise DatasetError(f"{where} names no image.", 'Write {"image": …, "label": …, "annotated": […]}.')
     for key, (is_right, what) in _FORMS.items():
         if entry.get(key) is not None and not is_right(entry[key]):
-            raise DatasetError(f"“{key}” in {where} is not {what}.", "Correct it, or create the data set again.")
+            raise DatasetError(f"“{key}” in {where} is not {what}.", "Correct it, or create the dataset again.")
 
 
 def _list_of(*kinds: type) -> Callable[[Any], bool]:
@@ -77,9 +77,9 @@ def case_row(folder: Path, table: Mapping[str, Any], split: str, entry: Mapping[
         if entry.get(key) and not (folder / str(entry[key])).exists():
             warnings.insert(0, f"The {key} file {entry[key]} is missing.")
     if entry.get("keypoints") and not entry.get("label"):
-        warnings.append("Key points alone, no masks: for methods that learn from weak cases.")
+        warnings.append("Keypoints alone, no masks: for methods that learn from weak cases.")
     if not (entry.get("extent") or table.get("extent")) and _has_vertebrae(entry):
-        warnings.append("It is not said whether vertebrae are bodies or whole.")
+        warnings.append("It is not specified whether vertebrae are bodies or whole.")
     if entry.get("corrections"):
         warnings.append("Corrected by hand.")
     spacing = entry.get("spacing_mm") or spacing_of(image)
@@ -97,7 +97,7 @@ def case_row(folder: Path, table: Mapping[str, Any], split: str, entry: Mapping[
 
 
 def structures_in_words(names: Iterable[str]) -> str:
-    """``"T12–L5, S1, 5 discs, canal, tumour"``."""
+    """``"T12–L5, S1, 5 discs, canal, tumor"``."""
     found = []
     own = []
     for name in names:

@@ -1,9 +1,9 @@
-"""Manifests: which images belong to a data set, where their labels are, and what is labelled in each.
+"""Manifests: which images belong to a dataset, where their labels are, and what is labeled in each.
 
-The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the data set:
+The file is a Medical Segmentation Decathlon ``dataset.json`` with a few more keys, all optional. For the dataset:
 ``extent`` (``body`` or ``whole``), ``label_values`` (a name of `anatomy.VALUE_MAPS`, or a table value → name),
 ``custom`` (name → label value of structures of the reader's own), ``unlabelled`` (images without labels, which
-nothing here reads). For a case: ``annotated`` (names of the structures labelled in it; everything else is unknown
+nothing here reads). For a case: ``annotated`` (names of the structures labeled in it; everything else is unknown
 there, not absent), ``source``, ``patient``, ``label_whole`` (a second label file, of whole vertebrae, where ``label``
 has bodies: what it has beyond them are posterior elements), ``keypoints``, ``corners`` (of vertebrae in films), and its
 own ``extent`` and ``label_values``. Paths are relative to the file.
@@ -56,13 +56,13 @@ class Case:
 
     Attributes:
         image: file, or folder with a DICOM series.
-        label: file with structure ids; None where there are only key points, or nothing.
+        label: file with structure ids; None where there are only keypoints, or nothing.
         label_whole: file with whole vertebrae where `label` has bodies (see `read_label`); or None.
-        annotated: ids of the structures labelled here, in anatomical order; all others are unknown, not absent.
+        annotated: ids of the structures labeled here, in anatomical order; all others are unknown, not absent.
         source: where the case comes from; empty if not said.
         patient: cases of one patient must share a split; the case's name where not said.
         extent: whether vertebrae are bodies or whole; None if not said.
-        keypoints: structure id → centre (LPS, mm).
+        keypoints: structure id → center (LPS, mm).
         corners: vertebra's id → its corners in a film (LPS, mm), in the order of `keypoints.CORNERS`.
         label_values: value in the label file → structure id; None where they are the same.
         name: the image's file name without its suffixes: ``chu_08_image``; with its folder's, where others are alike.
@@ -87,13 +87,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its cases by split.
+    """A dataset: its cases by split.
 
     Attributes:
         path: the file it was read from.
-        name: title of the data set.
+        name: title of the dataset.
         modality: ``"MR"``, ``"CT"`` …, empty if not said.
-        extent: of the data set as a whole; None if not said.
+        extent: of the dataset as a whole; None if not said.
         splits: ``"training"`` … → its cases.
         custom: ids of structures of the reader's own, in this process.
     """
@@ -176,10 +176,10 @@ def moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
 
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     """Label value → structure id of the structures of the reader's own that a manifest declares; they are known from
-    then on. The two differ where another data set or checkpoint took the number first.
+    then on. The two differ where another dataset or checkpoint took the number first.
 
     Raises:
-        DatasetError: the declaration is no table of names and numbers.
+        DatasetError: the declaration is not a table of names and numbers.
     """
     declared = table.get("custom", {})
     found: dict[int, int] = {}
@@ -191,7 +191,7 @@ def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     except (AttributeError, TypeError, ValueError, SpineSegAIError):
         span = f"{CUSTOM_IDS[0]} to {CUSTOM_IDS[-1]}"
         raise DatasetError(
-            f"“custom” in {path} is not valid.", f'Write {{"tumour": {CUSTOM_IDS[0]}}}, with numbers from {span}.'
+            f"“custom” in {path} is not valid.", f'Write {{"tumor": {CUSTOM_IDS[0]}}}, with numbers from {span}.'
         ) from None
     return found
 
@@ -224,7 +224,7 @@ def read_label(case: Case) -> sitk.Image:
     """The case's label image as int16 structure ids, its values translated.
 
     Raises:
-        DatasetError: there is none, it cannot be read, it holds values that are no structure, or structures that
+        DatasetError: there is none, it cannot be read, it holds values that are not structures, or structures that
             `annotated` does not list.
     """
     import numpy as np
@@ -317,13 +317,15 @@ def _translate(value: float, case: Case) -> int:
     """Structure id of a value in the case's label file."""
     number = round(value)
     if number != value or number < 0:
-        raise DatasetError(f"{case.label} holds the value {value:g}, which is no label.", "Labels are whole numbers.")
+        raise DatasetError(
+            f"{case.label} holds the value {value:g}, which is not a label.", "Labels are whole numbers."
+        )
     if number == 0:
         return 0
     found = number if case.label_values is None else case.label_values.get(number, -1)
     if found and found not in STRUCTURES:
         raise DatasetError(
-            f"{case.label} holds the value {number}, which is no structure.",
+            f"{case.label} holds the value {number}, which is not a structure.",
             "Name the meaning of its values with “label_values” in the manifest.",
         )
     return found
@@ -331,7 +333,7 @@ def _translate(value: float, case: Case) -> int:
 
 @dataclass(frozen=True)
 class _Values:
-    """The data set's own table of label values."""
+    """The dataset's own table of label values."""
 
     names: Mapping[int, int]  # value → structure id, of the manifest's `labels`
     default: Mapping[int, int] | None
@@ -342,7 +344,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path} is a folder.", "Give the path of the dataset.json inside it.")
     table = read_json(path, DatasetError)
     if not isinstance(table, dict):
-        raise DatasetError(f"{path} is not a data set file.", "It must hold a JSON object with “training”.")
+        raise DatasetError(f"{path} is not a dataset file.", "It must hold a JSON object with “training”.")
     return table
 
 
@@ -396,7 +398,7 @@ def _case(
         own = (posterior_of(i) for i in ids if STRUCTURES[i].is_vertebral)
         ids = tuple(sorted_ids({*ids, POSTERIOR_ID, *(p.id for p in own if p)}))
     if label and not ids:
-        raise DatasetError(f"{where} has a label but does not say what is annotated.", "Add “annotated”.")
+        raise DatasetError(f"{where} has a label, but the annotated structures are not listed.", "Add “annotated”.")
     return Case(
         image=image,
         label=label,
@@ -445,7 +447,7 @@ def _value_map(name: Any, where: str) -> Mapping[int, int] | None:
             return {int(v): 0 if label == "background" else _structure(label, where) for v, label in name.items()}
         except ValueError:
             raise DatasetError(
-                f"{where}: “label_values” has a value that is no number.", 'Write {"1": "L5"}.'
+                f"{where}: “label_values” has a value that is not a number.", 'Write {"1": "L5"}.'
             ) from None
     if not isinstance(name, str) or name not in VALUE_MAPS:
         raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Known: {', '.join(VALUE_MAPS)}.")
@@ -469,7 +471,9 @@ def _corners(value: Any, where: str) -> Mapping[int, Corners]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise DatasetError(f"“corners” in {where} is no table.", 'Write {"L4": [[x, y, z], …]}, four points for each.')
+        raise DatasetError(
+            f"“corners” in {where} is not a table.", 'Write {"L4": [[x, y, z], …]}, four points for each.'
+        )
     try:
         return parse_corners(value, name=where)
     except SpineSegAIError as error:

@@ -86,7 +86,7 @@ class Document:
             seen.add(parent)
             if transform.kind != LINEAR_TRANSFORM:
                 raise DatasetError(
-                    f"“{node.name}” in {self.name} is under “{transform.name}”, which is no linear transform.",
+                    f"“{node.name}” in {self.name} is under “{transform.name}”, which is not a linear transform.",
                     "Harden it in the module “Transforms” and save the scene again.",
                 )
             matrix = _matrix(transform, self.name) @ matrix
@@ -135,7 +135,7 @@ def parse(data: bytes, name: str) -> Document:
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise DatasetError(f"The scene {name} is damaged: {error}.", "Save or copy it again.") from None
     if roots[0] != "MRML":
-        raise DatasetError(f"{name} is no scene of Slicer's.", "Give a .mrb or .mrml file.")
+        raise DatasetError(f"{name} is not a Slicer scene.", "Give a .mrb or .mrml file.")
     return document
 
 

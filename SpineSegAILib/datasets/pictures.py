@@ -61,7 +61,7 @@ def import_labelled_pictures(
 
 
 def import_levelled_slices(folder: Path, output: Path, names: Iterable[str], pixel_mm: float, lowest: str) -> Path:
-    """Midline slices with masks of discs (1) and vertebral bodies (2) without levels, levelled by counting upwards.
+    """Midline slices with masks of discs (1) and vertebral bodies (2) without levels, leveled by counting upwards.
 
     Args:
         folder: holds the pictures and their masks.

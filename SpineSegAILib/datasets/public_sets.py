@@ -1,9 +1,9 @@
-"""Public data sets in the folders that they are published in, and nnU-Net's, as cases of a manifest.
+"""Public datasets in the folders that they are published in, and nnU-Net's, as cases of a manifest.
 
 Files stay where they are. Sources of the layouts and label values: SPIDER (Zenodo 10159290; van der Graaf et al.,
 Scientific Data 2024), MRSpineSeg (spinesegmentation-challenge.com, “Data description”), VerSe (osf.io/4skx2, “subject
 based structure”), CTSpine1K (github.com/MIRACLE-Center/CTSpine1K), PARSE 2022 (parse2022.grand-challenge.org: a folder
-per patient), nnU-Net v2 (documentation/dataset_format.md). The Spinal Disease Dataset has key points in the place of
+per patient), nnU-Net v2 (documentation/dataset_format.md). The Spinal Disease Dataset has keypoints in the place of
 masks (`spinal_disease`), the films of AASCE corners of vertebrae (`aasce`).
 """
 
@@ -37,7 +37,7 @@ class _Found:
 
     Attributes:
         pairs: (image, label, patient).
-        splits: patient → split, where the data set says.
+        splits: patient → split, where the dataset says.
         values: value in the label files → target (`segment_names`), or the name of one of `anatomy.VALUE_MAPS`.
     """
 
@@ -58,13 +58,13 @@ def import_dataset(
     table: Mapping[str, str] | None = None,
     progress: Report | None = None,
 ) -> TrainingSet:
-    """Adds a public data set's labelled cases to a training set; its files stay where they are.
+    """Adds a public dataset's labeled cases to a training set; its files stay where they are.
 
     Args:
         kind: one of `NAMES`.
-        folder: of the data set.
+        folder: of the dataset.
         output: folder or manifest of the training set.
-        validation_share: of the patients, where the data set has no split of its own.
+        validation_share: of the patients, where the dataset has no split of its own.
         extent: of the vertebral masks of an nnU-Net folder.
         table: the reader's meaning of an nnU-Net folder's label names.
 
@@ -75,7 +75,7 @@ def import_dataset(
     """
     folder = Path(folder)
     if kind not in NAMES:
-        raise DatasetError(f"“{kind}” is no format of a data set.", f"Known: {', '.join(NAMES)}.")
+        raise DatasetError(f"“{kind}” is not a dataset format.", f"Available: {', '.join(NAMES)}.")
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.", "Check the path.")
     if kind == aasce.SOURCE:
@@ -84,7 +84,7 @@ def import_dataset(
         return _import_spinal_disease(folder, TrainingSet(output), validation_share)
     found = FORMATS[kind](folder)
     if not found.pairs:
-        raise DatasetError(f"There are no labelled cases of {kind} in {folder}.", _LAYOUTS[kind])
+        raise DatasetError(f"There are no labeled cases of {kind} in {folder}.", _LAYOUTS[kind])
     target = TrainingSet(output)
     entries = []
     values, needs_table = _meaning(found.values, table or {}, target)
@@ -115,7 +115,7 @@ def import_dataset(
 
 
 def _import_spinal_disease(folder: Path, target: TrainingSet, validation_share: float) -> TrainingSet:
-    """Key points teach and are not scored, so that only cases with masks are dealt to training and validation."""
+    """Keypoints teach and are not scored, so that only cases with masks are dealt to training and validation."""
     entries = spinal_disease.spinal_disease_entries(folder, target.folder)
     if not entries:
         raise DatasetError(f"There are no cases of {spinal_disease.SOURCE} in {folder}.", _LAYOUTS["spinal-disease"])
@@ -149,7 +149,7 @@ def _refuse_other_grid(image: Path, label: Path) -> None:
 def _meaning(
     values: str | Mapping[int, str], table: Mapping[str, str], target: TrainingSet
 ) -> tuple[dict[int, str], bool]:
-    """Value → structure name (empty for what is left out), and whether the manifest has to spell it out."""
+    """Value → structure name (empty for what is omitted), and whether the manifest has to spell it out."""
     if isinstance(values, str):
         return {v: STRUCTURES[i].name for v, i in VALUE_MAPS[values].items()}, False
     meaning, unknown = {}, []
@@ -170,7 +170,7 @@ def _meaning(
         first = unknown[0]
         raise DatasetError(
             f"It is not known which structures these labels are: {', '.join(f'“{n}”' for n in unknown)}.",
-            f'Say it: --map "{first}=L4" or "{first}=custom:{first.lower()}".',
+            f'Use --map "{first}=L4" or "{first}=custom:{first.lower()}".',
         )
     if not own:
         del target.table["custom"]
@@ -191,7 +191,7 @@ def _annotated(label: Path, values: Mapping[int, str]) -> list[str]:
     stray = [v for v in present if v not in values]
     if stray:
         listed = ", ".join(f"{v:g}" for v in stray[:5])
-        raise DatasetError(f"{label} has values that mean nothing there: {listed}.", "Is it a file of this data set?")
+        raise DatasetError(f"{label} has values that mean nothing there: {listed}.", "Is it a file of this dataset?")
     names = {values[int(v)] for v in present} - {"background"}
     return [STRUCTURES[i].name for i in sorted_ids(structure(name).id for name in names)]
 
@@ -292,7 +292,7 @@ def _ctspine1k_splits(listing: Path, patients: Mapping[str, str]) -> dict[str, s
 
 def _parse(folder: Path) -> _Found:
     """``PA000005/image/PA000005.nii.gz``, ``PA000005/label/PA000005.nii.gz``: 1 is the pulmonary artery, of both sides
-    and with its trunk. Veins are not labelled, hence not known."""
+    and with its trunk. Veins are not labeled, hence not known."""
     base = next((f for f in (folder, folder / "train") if any(f.glob("*/label"))), folder)
     pairs = []
     for label in _visible(base.glob("*/label/*.nii.gz")):
@@ -332,7 +332,7 @@ def _nnunet(folder: Path) -> _Found:
     if len(channels) > 1:
         raise DatasetError(
             f"The cases of {folder.name} have {len(channels)} channels: {', '.join(map(str, channels.values()))}.",
-            "SpineSegAI takes one image per case; make a data set of one of them.",
+            "SpineSegAI takes one image per case; make a dataset of one of them.",
         )
     pairs = []
     for mask in _visible((folder / "labelsTr").glob(f"*{ending}")):

@@ -83,7 +83,7 @@ class SceneCase:
     @property
     def drawn(self) -> list[SceneSegment]:
         """The segments that go into the case, in drawing order: structures of the reader's own on top of anatomy,
-        since a tumour lies inside a vertebra; else as Slicer draws them, the last one on top."""
+        since a tumor lies inside a vertebra; else as Slicer draws them, the last one on top."""
         chosen = [s for s in self.segments if s.is_drawn]
         return sorted(chosen, key=lambda s: s.placement.target.startswith(CUSTOM))
 
@@ -122,7 +122,7 @@ class SceneReport:
         path: the scene.
         cases: its volumes, annotated or not.
         problems: why annotations in it cannot be used, a sentence each.
-        notes: what was left out without harm.
+        notes: what was omitted without harm.
     """
 
     path: Path

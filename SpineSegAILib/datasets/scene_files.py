@@ -119,7 +119,10 @@ class _Archive(SceneFiles):
         self._unpacked: dict[str, Path] = {}
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
-            raise DatasetError(f"{path.name} has {len(members)} members.", "It is no scene of Slicer's.")
+            raise DatasetError(
+                f"{path.name} has {len(members)} members, too many for a Slicer scene.",
+                "Give a .mrb or .mrml file that Slicer saved.",
+            )
         for member in members:
             if _escapes(member.filename):
                 raise DatasetError(
@@ -201,7 +204,7 @@ def open_scene(path: str | Path, root: str | Path | None = None) -> Iterator[Sce
     """
     path = Path(path)
     if path.suffix.lower() not in SCENE_SUFFIXES:
-        raise DatasetError(f"{path.name} is no scene of Slicer's.", "Give a .mrb or .mrml file, or a folder of them.")
+        raise DatasetError(f"{path.name} is not a Slicer scene.", "Give a .mrb or .mrml file, or a folder of them.")
     with tempfile.TemporaryDirectory(prefix="spinesegai-scene-", ignore_cleanup_errors=True) as folder:
         try:
             if path.suffix.lower() == ".mrml":
@@ -212,7 +215,9 @@ def open_scene(path: str | Path, root: str | Path | None = None) -> Iterator[Sce
         except FileNotFoundError:
             raise DatasetError(f"The scene {path} does not exist.", "Check the path.") from None
         except _DAMAGE:
-            raise DatasetError(f"{path.name} is damaged: it is no archive.", "Save or copy the scene again.") from None
+            raise DatasetError(
+                f"{path.name} is damaged: it is not an archive.", "Save or copy the scene again."
+            ) from None
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check the file.") from None
         with archive:

@@ -151,7 +151,7 @@ class _Reader:
         try:
             if not path.name.lower().endswith(_OWN_FORMATS):
                 if not is_dicom(first_bytes(path, 256)):
-                    raise DatasetError(f"The {name} is no DICOM file.", "Save it as .nrrd.")
+                    raise DatasetError(f"The {name} is not a DICOM file.", "Save it as .nrrd.")
                 _refuse_links(path.parent, name)
             image = read_image(path, inline=True)
         except ImageError as error:
@@ -183,7 +183,7 @@ class _Reader:
         ]
         if min(np.linalg.norm(np.array(corner) - origin) for corner in corners) > _ELSEWHERE_MM:
             raise DatasetError(
-                f"The {name} lies elsewhere in its file than in the scene (it was centred, or moved since).",
+                f"The {name} lies elsewhere in its file than in the scene (it was centered, or moved since).",
                 "Save the scene again, with the volume.",
             )
 
@@ -212,7 +212,7 @@ class _Reader:
             if found.placement.note:
                 case.notes.append(found.placement.note)
             if not found.voxels:
-                case.notes.append(f"“{segment.name}” is empty and is left out.")
+                case.notes.append(f"“{segment.name}” is empty and is omitted.")
             elif found.placement.target in others and found.is_drawn:
                 raise DatasetError(
                     f"“{case.volume}” in {case.scene} has two segmentations with {found.placement.target}.",
@@ -228,7 +228,7 @@ class _Reader:
         case.corrections = case.corrections or _corrections(segmentation, stored.segments, case)
 
     def _on_volume(self, stored: sitk.Image, segmentation: Node, image: sitk.Image) -> list[np.ndarray]:
-        """Every layer (z, y, x) on the voxels of the image, nearest neighbour."""
+        """Every layer (z, y, x) on the voxels of the image, nearest neighbor."""
         to_local = np.linalg.inv(RAS_FROM_LPS @ self.document.to_world(segmentation) @ RAS_FROM_LPS)
         transform = sitk.AffineTransform(3)
         transform.SetMatrix(to_local[:3, :3].ravel().tolist())
@@ -287,7 +287,7 @@ class _Reader:
         case = self._around(placed, name)
         case.keypoints.update(placed)
         if unplaced:
-            case.notes.append(f"Left out of the {name}, since they name no vertebra or disc: {', '.join(unplaced)}.")
+            case.notes.append(f"Omitted from the {name}, since they name no vertebra or disc: {', '.join(unplaced)}.")
 
     def _around(self, placed: Mapping[str, Point], name: str) -> SceneCase:
         """The case whose image holds the points."""
@@ -298,7 +298,7 @@ class _Reader:
         if len(holding) != 1:
             why = "none of its volumes holds them all" if not holding else "several volumes hold them"
             raise DatasetError(
-                f"It cannot be told which volume the {name} belongs to: {why}.",
+                f"Cannot determine which volume the {name} belongs to: {why}.",
                 "Save the points in a scene with their volume alone.",
             )
         return holding[0]
@@ -356,7 +356,7 @@ def _corrections(segmentation: Node, segments: Sequence[StoredSegment], case: Sc
         try:
             return parse_json(text, "the log", DatasetError)
         except DatasetError:
-            case.notes.append(f"The correction log of “{segmentation.name}” cannot be read and is left out.")
+            case.notes.append(f"The correction log of “{segmentation.name}” cannot be read and is omitted.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The Spinal Disease Dataset (Tianchi 79463): sagittal MR with the centres of vertebrae and discs, without masks.
+"""The Spinal Disease Dataset (Tianchi 79463): sagittal MR with the centers of vertebrae and discs, without masks.
 
 Its form: folders of DICOM files, each study's in one folder, and JSON lists (``lumbar_train150_annotation.json``) with
 one entry per study, which names the DICOM instance that was annotated and gives (column, row) pixels in it::
@@ -33,10 +33,10 @@ _MASK_VALUES = dict(enumerate(("L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "
 
 
 def spinal_disease_entries(folder: Path, output: Path) -> list[dict[str, Any]]:
-    """Entries of a manifest, with absolute paths: studies with key points, and slices with masks where these are.
+    """Entries of a manifest, with absolute paths: studies with keypoints, and slices with masks where these are.
 
     Args:
-        folder: of the data set, with the annotations and the studies' folders.
+        folder: of the dataset, with the annotations and the studies' folders.
         output: folder of the training set, to which masks are written on the grid of their slices.
 
     Raises:

@@ -55,7 +55,7 @@ class TrainingSet:
         path: the folder, or a manifest in it. What is not there is made when something is added.
 
     Attributes:
-        notes: sentences for a reader about the last import: what was left out, and why.
+        notes: sentences for a reader about the last import: what was omitted, and why.
 
     Raises:
         DatasetError: there is a manifest that cannot be read.
@@ -71,13 +71,13 @@ class TrainingSet:
             if not isinstance(self.table, dict) or not all(
                 isinstance(self.table.get(split, []), list) for split in ALL_SPLITS
             ):
-                raise DatasetError(f"{self.path} is not a data set file.", "Choose another folder.")
+                raise DatasetError(f"{self.path} is not a dataset file.", "Choose another folder.")
             for split in ALL_SPLITS:
                 for number, entry in enumerate(self.table.get(split, []), start=1):
                     check_entry(entry, f"entry {number} of {split} in {self.path}")
             own = self.table.get("custom", {})
             if not isinstance(own, dict) or not all(type(value) is int for value in own.values()):
-                raise DatasetError(f"“custom” in {self.path} is no table of numbers.", "Choose another folder.")
+                raise DatasetError(f"“custom” in {self.path} is not a table of numbers.", "Choose another folder.")
 
     @property
     def folder(self) -> Path:
@@ -132,8 +132,8 @@ class TrainingSet:
             extent: of vertebrae, where the segments do not say.
             patient: of all cases; by default what the scene says.
             names: the reader's meaning of names, kept for next time.
-            ignore_unknown: leave out segments that could not be placed.
-            skip_problems: leave out what cannot be read.
+            ignore_unknown: omit segments that could not be placed.
+            skip_problems: omit what cannot be read.
             unlabelled: keep volumes without annotation, to be annotated next.
 
         Raises:
@@ -179,7 +179,7 @@ class TrainingSet:
 
         Args:
             entries: of a manifest, with absolute paths.
-            splits: patient → split, where the data set says.
+            splits: patient → split, where the dataset says.
             validation_share: of the patients it does not.
         """
         with adding_to(self) as adding:
@@ -206,7 +206,7 @@ class TrainingSet:
             Names of those that were not there yet.
 
         Raises:
-            DatasetError: one does not exist or is no image.
+            DatasetError: one does not exist or is not an image.
         """
         known = {real_path(self.folder / str(e.get("image", ""))) for _, e in self.entries()}
         with adding_to(self) as adding:
@@ -214,7 +214,7 @@ class TrainingSet:
                 spacing = spacing_of(image)
                 if spacing is None:
                     raise DatasetError(
-                        f"{image} is not there, or is no image.", "Choose NIfTI, NRRD or MetaImage files."
+                        f"{image} was not found or is not an image.", "Choose NIfTI, NRRD or MetaImage files."
                     )
                 if real_path(image) not in known:
                     entry = {"image": relative(image, self.folder), "patient": name_of(image.name), "source": "image"}
@@ -249,10 +249,10 @@ class TrainingSet:
             Keys of all that moved.
 
         Raises:
-            DatasetError: the split is none, or an unlabelled case would be trained on.
+            DatasetError: the split is none, or an unlabeled case would be trained on.
         """
         if split not in SPLITS:
-            raise DatasetError(f"“{split}” is no split.", f"Use {', '.join(SPLITS)}.")
+            raise DatasetError(f"“{split}” is not a split.", f"Use {', '.join(SPLITS)}.")
         wanted = set(keys)
         bare = [name_of(entry) for of, entry in self.entries() if of == UNLABELLED and key_of(entry) in wanted]
         if bare:
@@ -269,7 +269,7 @@ class TrainingSet:
         return moved
 
     def set_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keeps the ranking of unlabelled cases with them: key → scores."""
+        """Keeps the ranking of unlabeled cases with them: key → scores."""
         for split, entry in self.entries():
             if split == UNLABELLED and key_of(entry) in scores:
                 entry["ranking"] = dict(scores[key_of(entry)])
@@ -388,7 +388,7 @@ class TrainingSet:
             first = unplaced[0]
             raise DatasetError(
                 f"It is not known which structure these segments are: {names}.",
-                f'Say it: --map "{first}=L4", "{first}=custom:{first.lower()}" or "{first}=ignore".',
+                f'Use --map "{first}=L4", "{first}=custom:{first.lower()}" or "{first}=ignore".',
             )
         if summary.problems and not skip_problems:
             more = f" (and {len(summary.problems) - 1} more)" if len(summary.problems) > 1 else ""

@@ -21,7 +21,7 @@ _COARSE = tuple(product((0.15, 0.3), (0.5, 1.5, 2.5), (1.0, 2.0)))
 _STEPS = ((0.0, 0.25, 0.0), (0.05, 0.0, 0.0), (0.0, 0.0, 0.5))
 
 Place = tuple[float, float, float]
-"""Weight of a neighbouring slice, log-odds taken from vertebrae and sacrum, log-odds taken from discs."""
+"""Weight of a neighboring slice, log-odds taken from vertebrae and sacrum, log-odds taken from discs."""
 
 
 def fit_calibration(
@@ -34,7 +34,7 @@ def fit_calibration(
 
     Args:
         predictor: its own calibration is not used.
-        cases: labelled ones, that the checkpoint was not trained on.
+        cases: labeled ones, that the checkpoint was not trained on.
         options: run-time options of the method.
         report: given a line per calibration tried.
 
@@ -43,7 +43,7 @@ def fit_calibration(
     """
     labelled = load_labelled(cases, predictor.preprocessing)
     if not labelled:
-        raise DatasetError("No case has a label.", "A calibration is chosen on labelled cases.")
+        raise DatasetError("No case has a label.", "A calibration is chosen on labeled cases.")
     found = [
         predict_volume(predictor.method, case.volume, predictor.device, patch=predictor.patch, options=options)
         for case in labelled

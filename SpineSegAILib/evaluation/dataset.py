@@ -1,4 +1,4 @@
-"""A data set: every labelled case of a split segmented and scored, with the time and memory that it took."""
+"""A dataset: every labeled case of a split segmented and scored, with the time and memory that it took."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def evaluate_dataset(
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Segments and scores the labelled cases of a split.
+    """Segments and scores the labeled cases of a split.
 
     A case in which no segmentation can be made (its image cannot be used, memory does not do, or what is found does
     not fit the hints) counts as missed, and the report says why.
@@ -110,7 +110,7 @@ def evaluate_dataset(
         label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
             report says so.
         hints: what a user would say of a case; the report says where that comes from.
-        trained_on: names of the cases that the method learnt from; the report says which of them it scored.
+        trained_on: names of the cases that the method learned from; the report says which of them it scored.
         grid: of distances in pixels, see `evaluate_case`; the report says so.
         watch: shown each case that is segmented and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
@@ -123,7 +123,7 @@ def evaluate_dataset(
         A JSON-able report; `format_report` shows it, `write_report` writes it.
 
     Raises:
-        DatasetError: something in the data set is missing or inconsistent; no case of the split has labels.
+        DatasetError: something in the dataset is missing or inconsistent; no case of the split has labels.
         ConfigError: a variant is unknown.
         Cancelled: when `cancelled` says so.
     """
@@ -149,7 +149,7 @@ def evaluate_dataset(
                 reports[variant].append(CaseReport.from_document(before[variant]))
                 continue
             if cancelled is not None and cancelled():
-                raise Cancelled("The evaluation was cancelled.")
+                raise Cancelled("The evaluation was canceled.")
             if progress is not None:
                 done = (number + turn / len(variants)) / len(cases)
                 progress(done, f"{case.name}, {variant}")
@@ -168,7 +168,7 @@ def evaluate_dataset(
         "split": split,
         "library": __version__,
         **(about or {}),
-        **({"label_leak": "The method was told the reference: not a result on new images."} if label_leak else {}),
+        **({"label_leak": "The method was given the reference: not a result on new images."} if label_leak else {}),
         **({"hints": hints.about} if hints else {}),
         **_cautions(cases, extents, predictor.scheme.extent, trained_on),
         **({"grid": f"Distances in pixels are those of slices resized to {grid} × {grid}."} if grid else {}),
@@ -187,7 +187,7 @@ def case_key(case: Case, variant: str) -> str:
 
 
 def _labelled(datasets: Sequence[str | Path], split: str) -> tuple[list[Case], list[Extent | None]]:
-    """The labelled cases of a split, and the extent of their vertebrae.
+    """The labeled cases of a split, and the extent of their vertebrae.
 
     Raises:
         DatasetError: a manifest is not valid, or has no such case.
@@ -216,7 +216,7 @@ def _cautions(
     found = {}
     if seen := [case.name for case in cases if case.name in trained_on]:
         found["seen"] = (
-            f"{len(seen)} of {len(cases)} scored cases were in the method's training, and say nothing about new "
+            f"{len(seen)} of {len(cases)} scored cases were in the training data, and show nothing about new "
             f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."
         )
     if extent is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FEWEST = 10
 """Vectors that an embedding needs: with fewer, the perplexity is below 3, and t-SNE sees nothing but pairs."""
-_PERPLEXITY = 30.0  # scikit-learn's own; three times as many neighbours are looked at
+_PERPLEXITY = 30.0  # scikit-learn's own; three times as many neighbors are looked at
 _SEED = 0
 
 
@@ -105,7 +105,7 @@ def collect_vectors(
         raise DatasetError(
             f"The structures annotated in these cases give {len(rows)} vectors, one for each in each slice; an "
             f"embedding needs {FEWEST}.",
-            "Use a split with more labelled structures, or do without the embedding.",
+            "Use a split with more labeled structures, or do without the embedding.",
         )
     names, slices, ids, values = zip(*rows, strict=True)
     return StructureVectors(np.stack(values), np.array(ids), names, np.array(slices))

@@ -64,7 +64,7 @@ def fit_quality(
             report(f"{case.name}, {variant}: {len(found)} outlines, {poor} poor")
             seen += found
     if not seen:
-        report("no outline was found: the checkpoint tells no outline quality")
+        report("no outline was found: the checkpoint gets no outline quality")
         return None
     model = fit(seen)
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in model.weights.items())

@@ -25,7 +25,7 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances from each surface voxel of one mask to the nearest surface voxel of the other, both ways.
 
-    Of a single slice the surface is its outline: it has no neighbours to be cut off from.
+    Of a single slice the surface is its outline: it has no neighbors to be cut off from.
 
     Args:
         reference: boolean mask of any dimension, of the whole image.
@@ -80,7 +80,7 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
 
     Returns:
         HD95 and ASD in pixels of the image, NaN where no slice has both; and in how many slices one of the two masks is
-        missing, which these means leave out.
+        missing, which these means omit.
     """
     together = reference | prediction
     if not together.any():
@@ -98,9 +98,9 @@ def pixel_distances(reference: np.ndarray, prediction: np.ndarray, axis: int) ->
 
 
 def on_square_grid(labels: np.ndarray, axis: int, side: int) -> np.ndarray:
-    """Every slice brought to `side` × `side` pixels by nearest neighbour, as where a network sees slices resized.
+    """Every slice brought to `side` × `side` pixels by nearest neighbor, as where a network sees slices resized.
 
-    A slice that is no square is padded to one, equally on both sides, so that nothing is stretched.
+    A slice that is not a square is padded to one, equally on both sides, so that nothing is stretched.
 
     Args:
         labels: (D, H, W), 0 for nothing.

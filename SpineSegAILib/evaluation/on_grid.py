@@ -32,7 +32,7 @@ class LabelledVolume:
         name: of the case.
         volume: the image.
         label: (D, H, W) structure ids.
-        annotated: ids that are labelled.
+        annotated: ids that are labeled.
     """
 
     name: str

@@ -21,7 +21,7 @@ def page(title: str, parts: Sequence[Block | None], notes: Sequence[str] = ()) -
 
     Args:
         title: plain text.
-        parts: of the functions below; None is left out.
+        parts: of the functions below; None is omitted.
         notes: plain sentences below the title.
     """
     return render("page.html.j2", title=title, parts=[part for part in parts if part], notes=notes)
@@ -70,8 +70,8 @@ def span(interval: Sequence[float] | None, digits: int = 3) -> str:
 # --- the report of one checkpoint ------------------------------------------------------------------------------------
 
 _HEADER = (
-    "", "n", "Dice", "95 %", "IoU", "surface Dice 1 mm", "HD95 mm", "ASD mm", "HD95 px", "ASD px", "Dice, any level",
-    "levels right", "missed", "invented", "absent in both", "no distance",
+    "", "n", "Dice", "95 %", "IoU", "surface Dice 1 mm", "HD95 mm", "ASD mm", "HD95 px", "ASD px",
+    "Dice, ignoring level", "levels correctly identified", "missed", "false positives", "absent in both", "no distance",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def write_page(report: Mapping[str, Any], path: str | Path, worst: Sequence[Wors
 def report_page(report: Mapping[str, Any], worst: Sequence[WorstCase] = ()) -> str:
     """The document that `write_page` writes."""
     about = ", ".join(f"{k} {report[k]}" for k in ("checkpoint", "method", "device") if report.get(k))
-    notes = [f"Data set {report['dataset']}, split {report['split']}. {about[:1].upper()}{about[1:]}.", POLICY]
+    notes = [f"Dataset {report['dataset']}, split {report['split']}. {about[:1].upper()}{about[1:]}.", POLICY]
     parts: list[Block | None] = [note(report[key], alert=True) for key in CAUTIONS if key in report]
     for variant, summary in report["variants"].items():
         parts += _variant(variant, summary)
@@ -137,7 +137,7 @@ def _variant(variant: str, summary: Mapping[str, Any]) -> list[Block | None]:
             figure(plots.levels(summary)),
             note("A point is a case; bars are means with their 95 % intervals."),
         ),
-        section(f"Found, whatever the level{name}", *_panoptic(summary["panoptic"])),
+        section(f"Found, ignoring level{name}", *_panoptic(summary["panoptic"])),
         section(f"Cases{name}", _cases(summary)),
     ]
 

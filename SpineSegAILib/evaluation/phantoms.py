@@ -1,4 +1,4 @@
-"""Synthetic spines as a dataset: the only cases in which everything is labelled, S1 and its corners too."""
+"""Synthetic spines as a dataset: the only cases in which everything is labeled, S1 and its corners too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..anatomy import STRUCTURES
 from ..phantoms.spine import make_phantom, random_spec
 
 SEED = 20_000_000
-"""Of the first phantom; trainings draw from other streams."""
+"""Of the first synthetic image; trainings draw from other streams."""
 
 
 def write_phantoms(folder: Path, count: int) -> Path:
-    """Writes random phantoms with their labels; the split is ``"validation"``.
+    """Writes random synthetic images with their labels; the split is ``"validation"``.
 
     Returns:
         the manifest.

@@ -87,7 +87,7 @@ def levels(summary: Mapping[str, Any]) -> str:
 
 
 def scatter(points: np.ndarray, ids: np.ndarray, title: str) -> Figure:
-    """Structures in a plane whose axes have no meaning; colours are the structures', markers those of their kinds.
+    """Structures in a plane whose axes have no meaning; colors are the structures', markers those of their kinds.
 
     Args:
         points: (N, 2).

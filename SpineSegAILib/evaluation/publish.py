@@ -276,4 +276,4 @@ def _between(page: Path, other: Path) -> str:
 def _calibration_in_words(info: CheckpointInfo) -> str:
     calibration = Calibration.model_validate(info.metadata.get("calibration", {}))
     offsets = ", ".join(f"{kind} {value:g}" for kind, value in calibration.offsets.items() if value)
-    return f"log-odds taken from {offsets or 'nothing'}; weight of neighbouring slices {calibration.neighbour:g}"
+    return f"log-odds taken from {offsets or 'nothing'}; weight of neighboring slices {calibration.neighbour:g}"

@@ -13,11 +13,11 @@ from ..results.quality import GOOD_DICE, LOW
 
 POLICY = (
     "A structure that is in neither mask is skipped; one that is in exactly one of them has Dice, IoU, precision and "
-    "surface Dice 0 and no distance. How many these are is in the columns “missed”, “invented” and “no distance”; "
-    "means of distances leave them out, which flatters a method that misses structures. Intervals are 95 % bootstrap "
-    "intervals over patients."
+    "surface Dice 0 and no distance. How many these are is in the columns “missed”, “false positives” and “no "
+    "distance”; means of distances omit them, which flatters a method that misses structures. Intervals are 95 % "
+    "bootstrap intervals over patients."
 )
-"""How the figures are to be read."""
+"""How the results are to be read."""
 
 _CASE_COLUMNS = ("case", "source", "patient", "variant", "seconds", "peak_mb", "device_peak_mb", "failure")
 
@@ -80,7 +80,9 @@ def format_report(report: Mapping[str, Any]) -> str:
             if case["not_offered"]:
                 lines.append(f"  {case['case']}: not in the scheme, not scored: {', '.join(case['not_offered'])}")
         lines.append("")
-    lines.append("HD95 and ASD in mm; matched: Dice whatever the level; levels, cases: with the level right.")
+    lines.append(
+        "HD95 and ASD in mm; matched: Dice ignoring level; levels: correctly identified; cases: all levels correct."
+    )
     return "\n".join(lines)
 
 
@@ -88,7 +90,7 @@ def _about_all(summary: Mapping[str, Any]) -> list[str]:
     """What a table's row has no room for."""
     row, found, lines = summary["overall"], summary["identification"], []
     lines.append(
-        f"  missed {row['missed']}, invented {row['invented']}, absent in both {row['absent_in_both']}; "
+        f"  missed {row['missed']}, false positives {row['invented']}, absent in both {row['absent_in_both']}; "
         f"without distances {row['undefined_distances']} of {row['scored']}"
     )
     if row["scored"]:
@@ -103,7 +105,7 @@ def _about_all(summary: Mapping[str, Any]) -> list[str]:
     for group, quality in summary["panoptic"].items():
         if quality["pq"] is not None:
             sq = "–" if quality["sq"] is None else f"{quality['sq']:.3f}"
-            lines.append(f"  {group}, whatever the level: PQ {quality['pq']:.3f}, RQ {quality['rq']:.3f}, SQ {sq}")
+            lines.append(f"  {group}, ignoring level: PQ {quality['pq']:.3f}, RQ {quality['rq']:.3f}, SQ {sq}")
     if (quality := summary.get("outline_quality")) is not None:
         lines.append(f"  {quality_in_words(quality)}")
     lines += _measurement_lines(summary.get("measurements", {}))

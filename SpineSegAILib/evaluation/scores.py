@@ -43,7 +43,7 @@ class StructureScore:
         surface_dice: likewise, at `masks.TOLERANCE_MM`; 0 if one mask is empty.
         hd95_px: likewise, slice by slice in pixels, see `masks.pixel_distances`.
         asd_px: likewise.
-        one_sided_slices: slices that have one of the two masks, and so are left out of the distances in pixels.
+        one_sided_slices: slices that have one of the two masks, and so are omitted from the distances in pixels.
         matched_dice: against the predicted structure of the same group that overlaps it most, whatever its level.
         matched_iou: likewise.
         matched_hd95_mm: likewise; NaN where nothing overlaps.
@@ -165,7 +165,7 @@ class CaseReport:
         device_peak_mb: likewise on the accelerator.
         failure: why there was no prediction; everything is then scored as missed.
         warnings: of the segmentation.
-        measurements: of the copy as it is, where every level is right: an error of level is no error of an outline.
+        measurements: of the copy as it is, where every level is right: an error of level is not an error of an outline.
     """
 
     case: str
@@ -187,13 +187,13 @@ class CaseReport:
 
     @property
     def levels_right(self) -> bool | None:
-        """True if every structure with a level was recognised as what it is; None if none has one."""
+        """True if every structure with a level was recognized as what it is; None if none has one."""
         rate = self.identification_rate
         return None if rate is None else rate == 1.0
 
     @property
     def identification_rate(self) -> float | None:
-        """Share of the structures with a level that were recognised as what they are; None if none has one."""
+        """Share of the structures with a level that were recognized as what they are; None if none has one."""
         known = [s.level_right for s in self.structures if s.level_right is not None]
         return sum(known) / len(known) if known else None
 
@@ -240,8 +240,8 @@ def evaluate_case(
     Where either side does not tell levels (a generic vertebra or disc), structures of that group count as one. If it is
     the prediction that does not, while the reference has some levels only, the prediction may have found others: levels
     that it does tell then stay themselves, and pieces of the generic one that touch none of the reference's are not
-    scored, unless they lie mostly on other structures. This forgives a piece that is no vertebra at all, as a level
-    that is not annotated does elsewhere; what is left out is in `unscored`.
+    scored, unless they lie mostly on other structures. This forgives a piece that is not a vertebra at all, as a level
+    that is not annotated does elsewhere; what is omitted is in `unscored`.
 
     Args:
         reference: structure ids.

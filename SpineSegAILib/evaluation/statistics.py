@@ -62,11 +62,11 @@ class PairedResult:
 
     Attributes:
         pairs: patients that both have a value for.
-        unpaired: patients that one of them has a value for; they are left out.
+        unpaired: patients that one of them has a value for; they are omitted.
         difference: mean of method minus base.
         low: lower end of its 95 % bootstrap interval; None with fewer than two pairs.
         high: its upper end.
-        p: two-sided, of Wilcoxon's signed-rank test; pairs without a difference are left out of it. None without pairs.
+        p: two-sided, of Wilcoxon's signed-rank test; pairs without a difference are omitted. None without pairs.
         rank_biserial: its effect: 1 if every difference is positive, −1 if every one is negative.
         verdict: ``"better"`` or ``"worse"`` if the interval leaves zero out and there are at least
             `DECISIVE_PAIRS`, else ``"undecided"``.

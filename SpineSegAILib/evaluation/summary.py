@@ -79,8 +79,8 @@ def _by_group(reports: Sequence[CaseReport]) -> dict[str, Any]:
 def _average(reports: Sequence[CaseReport], wanted: Container[int]) -> dict[str, Any]:
     """Means over all scored structures, and (`macro`) means over the structures' own means, as papers give them.
 
-    Structures that were missed or invented have Dice 0 and no distance. `undefined_distances` counts them;
-    `with_diagonal` gives them the image's diagonal instead of leaving them out.
+    Missed and false positive structures have Dice 0 and no distance. `undefined_distances` counts them;
+    `with_diagonal` gives them the image's diagonal instead of omitting them.
     """
     per_case = [[s for s in r.structures if s.id in wanted] for r in reports]
     scores = [s for found in per_case for s in found]
@@ -137,7 +137,7 @@ def _intervals(
 
 
 def _identification(reports: Sequence[CaseReport]) -> dict[str, Any]:
-    """Share of the levels that were recognised, per subject, then averaged over subjects."""
+    """Share of the levels that were recognized, per subject, then averaged over subjects."""
     units: dict[tuple[str, str], list[float]] = {}
     for report in reports:
         if report.identification_rate is not None:
@@ -186,7 +186,7 @@ def paired_values(
 
     The mean is over the structures that have the metric in both, so that a distance is not compared with that of a
     structure which the other one missed. One that is rightly absent in a case has a share of 1 where the other one
-    invented it, which has 0.
+    found a false positive, which has 0.
 
     Args:
         one: of `summarize`, also when read back from JSON.

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from ..errors import ConfigError
 
-# A structure cut by a crop is scored on what is left of it, unless that is too little to be recognised.
+# A structure cut by a crop is scored on what is left of it, unless that is too little to be recognized.
 MINIMUM_LEFT = 0.3
 
 VARIANTS: tuple[str, ...] = (
@@ -18,7 +18,7 @@ VARIANTS: tuple[str, ...] = (
 """Copies of a case that a method should stand: as it is, cropped above, cropped below (no sacrum), enlarged, and with
 other contrasts."""
 MIDDLE_SLICES = "middle-slices"
-"""A copy of the three slices in the middle of the labelled ones: a quick look, for comparisons with many trainings."""
+"""A copy of the three slices in the middle of the labeled ones: a quick look, for comparisons with many trainings."""
 ALL_VARIANTS = (*VARIANTS, MIDDLE_SLICES)
 
 
@@ -28,7 +28,7 @@ def make_variant(image: sitk.Image, label: sitk.Image, variant: str) -> tuple[si
     ``top-third-off`` and ``bottom-third-off`` lose a third of the image's height; ``zoom-1.3`` has every spacing
     multiplied by 1.3, so that the anatomy is that much larger in mm (and so are distances measured in it);
     ``t1-like`` and ``fat-suppressed-like`` change the intensities alone (`_CURVES`);
-    ``middle-slices`` keeps the three slices in the middle of the labelled ones.
+    ``middle-slices`` keeps the three slices in the middle of the labeled ones.
 
     Raises:
         ConfigError: no such variant.

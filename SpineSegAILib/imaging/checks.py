@@ -98,12 +98,12 @@ def plausibility_warnings(
     _, rows, columns = view_mm(source)
     if min(rows, columns) < _LEAST_VIEW_MM:
         result.append(
-            f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbours. Choose a "
+            f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbors. Choose a "
             "whole image; if it is one, correct the voxel spacing in its header."
         )
     if not scale_is_known(image):
         result.append(
-            f"{'A picture' if told == PICTURE else 'The file'} does not tell its scale (it has no pixel size): a pixel "
+            f"{'A picture' if told == PICTURE else 'The file'} does not give its scale (it has no pixel size): a pixel "
             "counts as 1 mm here, so lengths and volumes mean nothing."
         )
     if 1 in source.size:
@@ -112,7 +112,7 @@ def plausibility_warnings(
         result.append(f"By its header (“{part}”) this image does not show the lumbar spine: all names may be wrong.")
     film = next((m[0] for t in (BODY_PART_TAG, SERIES_TAG) if (m := _OTHER_FILMS.search(tag_of(image, t)))), "")
     if film and trained_on == "XR":
-        result.append(f"By its header (“{film}”) this is no film of the whole spine: all names may be wrong.")
+        result.append(f"By its header (“{film}”), this is not a film of the whole spine: all names may be wrong.")
     found = "XR" if told in RADIOGRAPHS else told if told in STACKS else ""
     if not found and trained_on == "MR":
         found, symmetric = _by_content(lying)
@@ -125,7 +125,7 @@ def plausibility_warnings(
         if told == PICTURE and not found:  # one real film in five does not look like one
             there = models("XR") if models is not None else ()
             result.append(
-                "A picture does not tell what it is of, and the checkpoint was trained on MR. If it is a radiograph, "
+                "A picture file does not give its modality, and the model was trained on MR. If it is a radiograph, "
                 f"choose a checkpoint for radiographs{': ' + ', '.join(there) if there else ', if there is one'}."
             )
     values = sitk.GetArrayViewFromImage(image)
@@ -147,12 +147,12 @@ def _about_the_plane(image: sitk.Image, source: Geometry, trained_on: str, told:
         return []
     if not orientation_is_known(image):
         return [
-            "The file does not tell the orientation of this single slice; it was taken for a sagittal one, rows from "
+            "The file does not give the orientation of this single slice. It was assumed to be sagittal, rows from "
             "top to bottom. If that is not so, its result means nothing."
         ]
     way = facing(source)
     return [
-        f"By its header this single slice is {way}; it was taken for a sagittal one. If that is not so, its result "
+        f"By its header this single slice is {way}; it was assumed to be sagittal. If that is not so, its result "
         "means nothing."
     ] * bool(way)
 
@@ -191,7 +191,7 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
     """A scalar 3D image; what is flat becomes one sagittal slice: rows from superior to inferior, columns as they are.
 
     Raises:
-        ImageError: for colour, complex numbers and time series.
+        ImageError: for color, complex numbers and time series.
     """
     given = image
     components = image.GetNumberOfComponentsPerPixel()
@@ -238,7 +238,7 @@ def check_spacing(spacing: Sequence[float], name: str) -> None:
     """Checks that voxels are neither finer nor coarser than any scanner's.
 
     Raises:
-        ImageError: they are, or these are no lengths.
+        ImageError: they are, or these are not lengths.
     """
     low, high = _SPACING_RANGE_MM
     if not all(low <= s <= high for s in spacing):
@@ -282,7 +282,7 @@ def check_image(image: sitk.Image, *, name: str = "image") -> sitk.Image:
         name: what to call it in messages, e.g. a file or node name.
 
     Raises:
-        ImageError: for colour, 4D, empty, constant and non-finite images, skewed axes and absurd spacing.
+        ImageError: for color, 4D, empty, constant and non-finite images, skewed axes and absurd spacing.
     """
     image = as_volume(image, name)
     if min(image.GetSize()) == 0:

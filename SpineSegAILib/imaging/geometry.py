@@ -2,7 +2,7 @@
 
 The *canonical grid* of an image has its own axes, reordered and flipped so that arrays run from the patient's left to
 the right (axis 0, slices), from superior to inferior (axis 1, rows) and from anterior to posterior (axis 2, columns):
-``PIR`` for `SimpleITK.DICOMOrient`. Points are in LPS millimetres, as in SimpleITK.
+``PIR`` for `SimpleITK.DICOMOrient`. Points are in LPS millimeters, as in SimpleITK.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class Geometry:
 
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""(4, 4) from SimpleITK's and DICOM's millimetres to Slicer's; its own inverse."""
+"""(4, 4) from SimpleITK's and DICOM's millimeters to Slicer's; its own inverse."""
 
 
 def index_to_lps(image: sitk.Image) -> np.ndarray:
-    """(4, 4) matrix from voxel index (i, j, k) to LPS millimetres."""
+    """(4, 4) matrix from voxel index (i, j, k) to LPS millimeters."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()

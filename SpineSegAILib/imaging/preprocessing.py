@@ -99,11 +99,11 @@ class Preprocessing(BaseModel):
         return self
 
     def apply(self, image: sitk.Image, scale: float = 1.0) -> CanonicalVolume:
-        """Reorient, resample and normalise an image; intensities end in -2…2.
+        """Reorient, resample and normalize an image; intensities end in -2…2.
 
         Args:
             scale: how many times its usual size the anatomy has. The pixels grow by it, so that a network meets the
-                sizes it has learnt, and `CanonicalVolume.spacing` is in mm of usual anatomy.
+                sizes it has learned, and `CanonicalVolume.spacing` is in mm of usual anatomy.
 
         Raises:
             ImageError: if the content is unusable (`check_image`) or the plane is not one that is accepted.
@@ -135,7 +135,7 @@ class Preprocessing(BaseModel):
             some = sampled_values(values)
             kept = without_padding(some)
             low, high = np.percentile(kept, (low, high))
-            if kept.size < some.size:  # where it is mixed with its neighbours, it would drown them
+            if kept.size < some.size:  # where it is mixed with its neighbors, it would drown them
                 values = np.clip(values, kept.min(), kept.max())
             if not low < high:  # nearly everything is air: an image with a few bright voxels
                 low, high = float(values.min()), float(values.max())
@@ -149,7 +149,7 @@ class Preprocessing(BaseModel):
         return CanonicalVolume(array, (z, y, x), geometry, source, route)
 
     def apply_to_labels(self, label: sitk.Image, canonical: CanonicalVolume) -> np.ndarray:
-        """Labels on the canonical grid by nearest neighbour: (D, H, W) int16.
+        """Labels on the canonical grid by nearest neighbor: (D, H, W) int16.
 
         A label image on another grid than the image's is resampled; outside it there is background.
 
@@ -187,7 +187,7 @@ def resample_to_source(
     """Arrays (C, D, H, W) on the canonical grid → (C, z, y, x) on the source's voxels.
 
     Args:
-        order: 1 for linear interpolation, 0 for nearest neighbour (labels).
+        order: 1 for linear interpolation, 0 for nearest neighbor (labels).
         dtype: of the result; linear interpolation itself is float32.
     """
     result = np.empty((len(arrays), *reversed(canonical.source.size)), dtype)
@@ -202,7 +202,7 @@ def back_to_source(
     """An array (D, H, W) on the canonical grid → an image in exactly the source's geometry.
 
     Args:
-        order: 1 for linear interpolation, 0 for nearest neighbour (labels).
+        order: 1 for linear interpolation, 0 for nearest neighbor (labels).
         dtype: of the image's voxels.
     """
     return canonical.source.image(np.ascontiguousarray(_back(array, canonical, order), dtype))

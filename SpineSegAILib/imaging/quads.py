@@ -22,7 +22,7 @@ def is_quadrangle(corners: np.ndarray) -> bool:
 
 
 def filled_quadrangles(shape: tuple[int, int], corners: Mapping[int, np.ndarray]) -> np.ndarray:
-    """(rows, columns) uint8 with each structure's id where a pixel's centre lies inside its quadrangle.
+    """(rows, columns) uint8 with each structure's id where a pixel's center lies inside its quadrangle.
 
     Args:
         shape: rows and columns.

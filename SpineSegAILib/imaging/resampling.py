@@ -18,7 +18,7 @@ _SAME_SPACING = 1e-3  # relative difference that is rounding, not another pixel 
 
 @dataclass(frozen=True)
 class AxisStep:
-    """Resampling along one axis; target voxel `i` lies at source index ``first + ratio * i``. Centres coincide."""
+    """Resampling along one axis; target voxel `i` lies at source index ``first + ratio * i``. Centers coincide."""
 
     size: int
     target: int
@@ -51,7 +51,7 @@ class AxisStep:
         """(target, size) float32; rows sum to one.
 
         Linear interpolation; where the target is coarser, the triangle is wider accordingly (antialiasing).
-        Beyond the edge the outermost voxel goes on.
+        Beyond the edge the outermost voxel continues.
         """
         width = max(1.0, self.ratio)
         positions = np.clip(self.positions, 0, self.size - 1)

@@ -28,7 +28,9 @@ def image_of(header: Header) -> sitk.Image:
     spacing = header.spacing or (1.0,) * n
     check_spacing(spacing[:3], header.path.name)
     if not np.isfinite(header.origin).all():
-        raise ImageError(f"The header of {header.path.name} is damaged: its origin is no place.", "Export it again.")
+        raise ImageError(
+            f"The header of {header.path.name} is damaged: its origin is not a position.", "Export it again."
+        )
     shape = header.size[::-1]
     if header.components > 1:
         shape = (*shape, header.components) if header.interleaved else (header.components, *shape)

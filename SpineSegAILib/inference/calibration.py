@@ -1,8 +1,8 @@
 """Two numbers per kind of structure that put a network's edges where the readers drew them.
 
-A network that learns from sources of different habits (masks with the cortex, masks without it, phantoms) draws edges
+A network that learns from sources of different habits (masks with the cortex, without it, synthetic images) draws edges
 between them. Which habit the result should follow is a choice, made on the validation split and stored in the
-checkpoint: log-odds taken from a kind, and a blend with the neighbouring slices, which a 2D network does not see.
+checkpoint: log-odds taken from a kind, and a blend with the neighboring slices, which a 2D network does not see.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     offsets: dict[str, float] = Field(default_factory=dict, description="log-odds taken from each kind of structure")
-    neighbour: float = Field(
-        0.0, ge=0, le=1, description="weight of each neighbouring slice, that of the slice being 1"
-    )
+    neighbour: float = Field(0.0, ge=0, le=1, description="weight of each neighboring slice, that of the slice being 1")
 
     def apply(self, evidence: Evidence) -> Evidence:
         """The evidence with shifted edges; the same object where there is nothing to do.
@@ -48,7 +46,7 @@ class Calibration(BaseModel):
 
 
 def _blended(probabilities: np.ndarray, weight: float) -> Iterator[np.ndarray]:
-    """Weighted sum of each slice (second axis) and its neighbours, in single precision; always the same array.
+    """Weighted sum of each slice (second axis) and its neighbors, in single precision; always the same array.
 
     Slice by slice, since of many classes the whole is large and may be held in half precision, in which to reckon is
     slow.

@@ -1,4 +1,4 @@
-"""Labels without islands and spikes, by their size in millimetres; all other voxels stay as they are."""
+"""Labels without islands and spikes, by their size in millimeters; all other voxels stay as they are."""
 
 from __future__ import annotations
 

@@ -83,12 +83,12 @@ def film_doubts(volume: CanonicalVolume, levels: LevelResult | None, look: Look 
     result = []
     if look is not None and len(vertebrae) >= _FEW and look.certainty < _HARDLY:
         result.append(
-            "Vertebrae were hardly recognized: if this is no film of the spine from the front (but a lateral one, a "
+            "Vertebrae were hardly recognized: if this is not a frontal film of the spine (but a lateral one, a "
             "photograph of a screen or the like), the result means nothing."
         )
     if len(vertebrae) < _FEW:
         result.append(
-            f"Only {len(vertebrae)} vertebrae were found: if this is no film of the spine from the front (but one of "
+            f"Only {len(vertebrae)} vertebrae were found: if this is not a frontal film of the spine (but one of "
             "the chest, a lateral one or the like), their names mean nothing."
         )
     elif _shape(levels, vertebrae, volume.spacing[1:]) < _NARROWEST:

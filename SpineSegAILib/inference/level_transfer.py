@@ -1,7 +1,7 @@
 """Levels and voxels of a corrected segmentation, carried to another series of the same study.
 
 Series of one study share the patient's coordinates, but not their grid, and the patient may have moved a little. So
-levels are carried as an anchor, which a few millimetres do not mislead, and only what the reader locked is carried as
+levels are carried as an anchor, which a few millimeters do not mislead, and only what the reader locked is carried as
 voxels.
 """
 
@@ -17,7 +17,7 @@ from ..hints import Anchor
 
 
 def carried(labels: sitk.Image, image: sitk.Image) -> sitk.Image:
-    """Labels on another image's voxels, through physical space (nearest neighbour); 0 where they do not reach."""
+    """Labels on another image's voxels, through physical space (nearest neighbor); 0 where they do not reach."""
     return sitk.Resample(sitk.Cast(labels, sitk.sitkInt16), image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
 
 

@@ -61,7 +61,7 @@ class Metadata(BaseModel):
     @classmethod
     def _finite(cls, value: Calibration) -> Calibration:
         if not all(abs(offset) <= _LARGEST_OFFSET for offset in value.offsets.values()):  # NaN is not, either
-            raise ValueError("an offset is no log-odds")
+            raise ValueError("an offset is not a log-odds value")
         return value
 
     @field_validator("unvalidated")

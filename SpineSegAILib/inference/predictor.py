@@ -37,7 +37,7 @@ from .sliding_window import Cancel, Progress, predict_volume, slices_per_pass, s
 
 OPTIONS: Mapping[str, str] = {
     "batch": "slices per pass of a 2D network (default 8 on a GPU, 2 on a processor)",
-    "overlap": "share of overlap of a network's windows (default 0.5, or as the method wants it)",
+    "overlap": "share of overlap of a network's windows (default 0.5, or the method's own)",
     "mirror": "3D: average with the pass over the left-right mirrored volume (default off)",
     "scale": "size of the anatomy over an adult's (by default found in a first pass, where it differs much)",
     "consistency": "off: the network's own classes, without anatomical consistency (for research)",
@@ -48,7 +48,7 @@ USUAL_SIZES = (0.83, 1.15)
 """Vertebrae that are this many times as large as an adult's are segmented as they are: training met such sizes."""
 
 SCALES = (0.4, 2.5)
-"""Vertebrae of such sizes are looked at again, at their scale; what seems smaller or larger was no vertebra."""
+"""Vertebrae of such sizes are looked at again, at their scale; what seems smaller or larger was not a vertebra."""
 
 
 class Predictor:
@@ -96,7 +96,7 @@ class Predictor:
             options: `OPTIONS` and the method's own.
             progress: called with a fraction and a sentence.
             cancelled: asked often; True ends the work.
-            reference: the true labels, for the evaluation of methods that may be told them (option
+            reference: the true labels, for the evaluation of methods that may use them (option
                 ``allow_label_leak``); never given otherwise. The result's provenance says ``label_leak``.
 
         Raises:
@@ -363,12 +363,12 @@ class Predictor:
             if evidence.classes is None:
                 raise ConfigError(
                     "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
-                    "Leave the option consistency on.",
+                    "Turn the option consistency on.",
                 )
             if hints.anchors or (hints.visible and "visible" not in method_info(self.info.method).hints):
                 raise HintError(
                     "Anchors and the visible range act by anatomical consistency, which is switched off.",
-                    "Leave the hint out, or the option consistency on.",
+                    "Omit the hint, or turn the option consistency on.",
                 )
             return None
         anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
@@ -381,7 +381,7 @@ class Predictor:
 def _points_by_level(
     evidence: Evidence, levels: LevelResult | None, volume: CanonicalVolume, hints: Hints
 ) -> dict[int, tuple[float, float, float]]:
-    """Key points in LPS mm, named like the structures they lie in; the reader's stay as placed."""
+    """Keypoints in LPS mm, named like the structures they lie in; the reader's stay as placed."""
     result = dict(hints.keypoints)
     for sid, index in evidence.keypoints.items():
         if levels is not None and sid not in hints.keypoints:
@@ -401,7 +401,7 @@ def _check_locked(locked: sitk.Image, wanted: Iterable[int]) -> None:
     foreign = ids - set(STRUCTURES)
     if foreign:
         raise HintError(
-            f"The locked segmentation holds the value {min(foreign)}, which is no structure.", "Relabel it first."
+            f"The locked segmentation holds the value {min(foreign)}, which is not a structure.", "Relabel it first."
         )
     if ids and ids >= set(wanted):
         raise HintError("Every structure is locked: there is nothing left to segment.", "Unlock what is to change.")

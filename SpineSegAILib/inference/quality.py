@@ -49,7 +49,7 @@ class QualityModel(BaseModel):
             if name not in FEATURES:
                 raise ValueError(f"“{name}” is not a feature; available: {', '.join(FEATURES)}")
             if not abs(weight) <= 50:  # NaN is not, either
-                raise ValueError(f"the weight of {name} is no log-odds")
+                raise ValueError(f"the weight of {name} is not a log-odds value")
         return value
 
     def quality(self, features: Mapping[str, float]) -> float:

@@ -183,7 +183,7 @@ def _kinds(evidence: Evidence) -> np.ndarray:
 
 
 def _may_be_mirrored(evidence: Evidence) -> bool:
-    """A mirrored left lung is no right one; a spine is much like its mirror image."""
+    """A mirrored left lung is not a right one; a spine is much like its mirror image."""
     return all(s.kind in (Kind.VERTEBRA, Kind.DISC, Kind.CANAL, Kind.SACRUM, Kind.CORD, Kind.POSTERIOR, Kind.CUSTOM)
                for s in evidence.scheme.structures)  # fmt: skip
 
@@ -215,15 +215,13 @@ def _differing(first: np.ndarray, second: np.ndarray) -> float:
 def _reason(parts: dict[str, float | None], levels: LevelResult | None) -> str:
     worst = max(parts, key=lambda name: parts[name] or 0.0)
     if (parts[worst] or 0.0) < 0.1:
-        return "sure of it"
+        return "certain"
     if worst == "levels" and levels is not None:
         if not levels.sequence:
             return "no vertebra was found"
         other = levels.alternatives[0].names if levels.alternatives else ""
-        return f"levels in doubt: {levels.sequence}" + (f", or {other}" if other else "")
-    return {"entropy": "edges in doubt", "disagreement": "drawn otherwise at a second look"}.get(
-        worst, "levels in doubt"
-    )
+        return f"uncertain levels: {levels.sequence}" + (f", or {other}" if other else "")
+    return {"entropy": "uncertain edges", "disagreement": "a second look disagrees"}.get(worst, "uncertain levels")
 
 
 __all__ = ["Scores", "rank", "score", "write_csv"]

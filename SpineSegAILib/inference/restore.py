@@ -47,7 +47,7 @@ def labels_on_source(evidence: Evidence, levels: LevelResult | None, volume: Can
 
 
 def _shapes(kinds: np.ndarray) -> dict[str, np.ndarray]:
-    """Probability of each kind that is told by its shape, by its name; vertebra and sacrum as one."""
+    """Probability of each kind that has a shape of its own, by its name; vertebra and sacrum as one."""
     found = dict(zip(KINDS[1:], kinds[1:], strict=False))
     found[Kind.VERTEBRA.value] = kinds[_VERTEBRA] + kinds[_SACRUM]
     del found[Kind.SACRUM.value]

@@ -27,7 +27,7 @@ See = Callable[[CanonicalVolume], tuple[Evidence, LevelResult | None]]
 _SLICES, _MIDDLE = 5, (0.35, 0.65)
 _LEAST_PIXELS = 64
 _VERTEBRAE = 4
-_PLAIN = 0.89  # certainty of whole spines that are seen as the network has learnt them: 0.92 to 0.96
+_PLAIN = 0.89  # certainty of whole spines that are seen as the network has learned them: 0.92 to 0.96
 _UPRIGHT = 0.84  # certainty of spines that lie across is 0.6 to 0.81, from 0.87 where they are turned otherwise
 _LEAD = 1.0  # points of `Look.score`: the right way led over front-to-back ones by 2 to 8
 _MOST_ODDS = 7.0
@@ -127,7 +127,7 @@ class Look:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is a spine without doubt."""
+        """Whether there is a spine for certain."""
         return self.vertebrae >= _VERTEBRAE and self.certainty > _PLAIN
 
 
@@ -226,7 +226,7 @@ def as_found(image: sitk.Image, preprocessing: Preprocessing, see: See) -> tuple
         The image, and what its reader should know.
 
     Raises:
-        ImageError: it is no such stack, or shows no spine, or one in more than one way.
+        ImageError: it is not such a stack, or shows no spine, or one in more than one way.
     """
     spacing = as_volume(image, "image").GetSpacing()
     if 1 in as_volume(image, "image").GetSize():

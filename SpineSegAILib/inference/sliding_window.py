@@ -98,7 +98,7 @@ def slices_per_pass(method: Method, device: torch.device, options: Mapping[str, 
     """The option ``batch`` of a 2D method, or what suits the device.
 
     A GPU wants much to do at once. A processor is quicker with little: more does not fit its caches, and fetching that
-    much memory anew for every layer took a fifth of the time (a third where there are several images per slice).
+    much memory again for every layer took a fifth of the time (a third where there are several images per slice).
     """
     if "batch" in options:
         return max(1, whole_option(options, "batch", 1))
@@ -139,7 +139,7 @@ class _Request:
 
     @property
     def overlap(self) -> float:
-        """Of neighbouring windows, as a share of their side: as the option says, else as the method wants it."""
+        """Of neighboring windows, as a share of their side: as the option says, else as the method wants it."""
         overlap = number_option(self.options, "overlap", self.method.tiling.overlap)
         if not 0 <= overlap < 1:
             raise ConfigError(f"The overlap {overlap:g} is not valid.", "It is a share from 0 to less than 1.")
@@ -304,7 +304,7 @@ def _by_slices(request: _Request, patch: tuple[int, ...], view: _View) -> dict[s
 def _place_points(
     evidence: Callable[..., dict[str, Tensor]], keypoints: Tensor | None, part: Tensor, corner: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """Evidence of a window that begins at `corner` of its slice; key points are those of the slice, in and out."""
+    """Evidence of a window that begins at `corner` of its slice; keypoints are those of the slice, in and out."""
     start = torch.tensor(corner, device=part.device)
     maps = evidence(part, corner=corner, keypoints=None if keypoints is None else keypoints - start)
     if "keypoints" in maps:
@@ -335,7 +335,7 @@ def _by_windows(request: _Request, patch: tuple[int, ...], view: _View) -> dict[
         stacked = torch.cat([stacked, F.pad(prior[None, None].to(image), pads)], 1)
     mirror = switch_option(request.options, "mirror", False)
     if mirror and any(laterality(i) for i in method.scheme.ids):
-        raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Leave mirror off.")
+        raise ConfigError("These structures are left or right: the volume cannot be mirrored.", "Turn mirror off.")
     done, total = 0, (1 + mirror) * len(window_places(stacked.shape[2:], window, request.overlap))
 
     def predict(part: Tensor, corner: tuple[int, ...]) -> dict[str, Tensor]:
@@ -358,7 +358,7 @@ def _by_windows(request: _Request, patch: tuple[int, ...], view: _View) -> dict[
 
 
 def _keypoints_per_slice(hints: Hints, volume: CanonicalVolume, scheme: LabelScheme) -> Tensor:
-    """(D, C − 1, 2) the reader's key points in the slices near them, NaN elsewhere."""
+    """(D, C − 1, 2) the reader's keypoints in the slices near them, NaN elsewhere."""
     result = np.full((volume.array.shape[0], scheme.channels - 1, 2), np.nan, np.float32)
     for sid, (at, row, column) in keypoint_indices(hints.keypoints, volume).items():
         near = abs(np.arange(len(result)) - at) * volume.spacing[0] <= KEYPOINT_REACH_MM
@@ -374,7 +374,7 @@ def _centres(
     Args:
         found: (D, C − 1, 3) row, column, strength; NaN where not found.
         scheme: what the channels mean.
-        volume: points in its padding are left out.
+        volume: points in its padding are omitted.
     """
     result: dict[int, tuple[float, float, float]] = {}
     height, width = volume.array.shape[1:]

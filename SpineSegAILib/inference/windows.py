@@ -26,7 +26,7 @@ def windowed(
 ) -> dict[str, Tensor]:
     """Overlapping windows blended with Gaussian weights; maps without a channel axis keep their shape.
 
-    Of ``keypoints``, which are no map, the strongest of all windows counts.
+    Of ``keypoints``, which are not a map, the strongest of all windows counts.
 
     The sum of weights is known beforehand, so windows add up to the result itself: no second copy of it. Maps of many
     channels are kept in half precision; probabilities lose 0.001 at most, and a volume of 24 classes half its memory.
@@ -34,7 +34,7 @@ def windowed(
     Args:
         predict: of a window and where it begins.
         data: (B, C, *spatial), no smaller than the window.
-        overlap: of neighbouring windows, as a share of their side.
+        overlap: of neighboring windows, as a share of their side.
     """
     size = data.shape[2:]
     places = window_places(size, window, overlap)
@@ -67,7 +67,7 @@ def windowed(
 
 
 def _strongest(one: Tensor, other: Tensor) -> Tensor:
-    """Of two sets of key points (B, K, dims + 1), whichever is higher; NaN is not found."""
+    """Of two sets of keypoints (B, K, dims + 1), whichever is higher; NaN is not found."""
     heights = [torch.where(points[..., :1].isnan(), -torch.inf, points[..., -1:]) for points in (one, other)]
     return torch.where(heights[1] > heights[0], other, one)
 
@@ -95,7 +95,7 @@ def multiple(n: int, divisor: int) -> int:
 
 
 def fitting(size: int, divisor: int) -> int:
-    """The next side that a network takes; at its coarsest two voxels at least, since one has no spread to normalise
+    """The next side that a network takes; at its coarsest two voxels at least, since one has no spread to normalize
     by."""
     return multiple(max(size, 2 * divisor if divisor > 1 else 1), divisor)
 
@@ -119,16 +119,16 @@ def padded_coordinates(
     device: torch.device,
     aside: Sequence[float] | None = None,
 ) -> Tensor:
-    """(1, dims, *padded) coordinates whose zero stays at the centre of the image.
+    """(1, dims, *padded) coordinates whose zero stays at the center of the image.
 
     Args:
-        aside: how far the centre of what is padded lies from that of the image, voxels along each axis.
+        aside: how far the center of what is padded lies from that of the image, voxels along each axis.
     """
     low = pads[0::2][::-1]
     high = pads[1::2][::-1]
     full = [n + a + b for n, a, b in zip(shape, low, high, strict=True)]
     channels = coordinate_channels(full, spacing, device)
-    # The padded array's centre lies (high − low) / 2 voxels behind the image's.
+    # The padded array's center lies (high − low) / 2 voxels behind the image's.
     shift = [(b - a) / 2 * mm / COORDINATE_SCALE_MM for a, b, mm in zip(low, high, spacing, strict=True)]
     shift = [
         s + a * mm / COORDINATE_SCALE_MM for s, a, mm in zip(shift, aside or [0.0] * len(shift), spacing, strict=True)

@@ -19,11 +19,11 @@ from .config import MethodConfig
 from .losses import decided_channel
 
 COORDINATE_SCALE_MM = 128.0
-"""Coordinates are distances from the centre of the field of view in units of this."""
+"""Coordinates are distances from the center of the field of view in units of this."""
 
 
 def coordinate_channels(shape: Sequence[int], spacing: Sequence[float], device: torch.device | None = None) -> Tensor:
-    """(dims, *shape) distance from the centre of the field of view in units of `COORDINATE_SCALE_MM`.
+    """(dims, *shape) distance from the center of the field of view in units of `COORDINATE_SCALE_MM`.
 
     Args:
         shape: voxels along each axis.
@@ -44,7 +44,7 @@ def context_offsets(distances: Sequence[float]) -> np.ndarray:
 
 def between_slices(volume: np.ndarray, at: np.ndarray) -> np.ndarray:
     """(N, H, W) float32 slices of a (D, H, W) volume at fractional positions, interpolated linearly; beyond the ends
-    the outermost slice goes on."""
+    the outermost slice continues."""
     at = np.clip(at, 0, len(volume) - 1)
     low = np.floor(at).astype(int)
     result = volume[low].astype(np.float32)
@@ -60,11 +60,11 @@ class Batch:
     """What a training step sees.
 
     Attributes:
-        image: (B, 1, *spatial) float; with `Tiling.context_mm` the slice and its neighbours (`context_offsets`).
+        image: (B, 1, *spatial) float; with `Tiling.context_mm` the slice and its neighbors (`context_offsets`).
         allowed: (B, C, *spatial) bool, the channels of the scheme that each voxel may be (see `losses`).
         rank: (B, *spatial) float, rank above the sacrum, NaN where not known.
-        coordinates: (B, dims, *spatial) float, distance from the centre of the field of view in units of 128 mm.
-        keypoints: (B, C−1, dims) voxel positions of the structures' centres, NaN where not known; or None.
+        coordinates: (B, dims, *spatial) float, distance from the center of the field of view in units of 128 mm.
+        keypoints: (B, C−1, dims) voxel positions of the structures' centers, NaN where not known; or None.
         prompt: whatever a method asked its data for; or None.
         progress: share of the training that is done.
         position: (B,) place of the slice (in 3D, of the slice the patch is around) in its stack, 0 at the patient's
@@ -117,7 +117,7 @@ class Context:
             an evaluation gives the reference to a method that may read it.
         final: whether this is the last of the method's `passes`; the evidence of the last one counts.
         slice_mm: distance between slices.
-        keypoints: (B, C−1, dims) voxel positions of centres that the reader placed, NaN where none; or None.
+        keypoints: (B, C−1, dims) voxel positions of centers that the reader placed, NaN where none; or None.
         prior: (B, *spatial) long, channels of the scheme to start from (`Hints.prior` on the network's grid); or None.
         corner: row and column of the slice where the images begin, for methods that see a slice in windows.
         tick: to be called now and then by methods that take long over a batch, with the fraction of it that is done;
@@ -152,7 +152,7 @@ class Tiling:
         whole_slices: 3D: windows divide a volume across slices only, where counting levels takes the whole height of an
             image.
         overlap: share of its side by which a window overlaps the next, where the option of this name does not say.
-        context_mm: 2D: distances (mm) at which the method sees a slice's neighbours on either side (`context_offsets`).
+        context_mm: 2D: distances (mm) at which the method sees a slice's neighbors on either side (`context_offsets`).
         around_column: of a slice the method is shown what lies around the column alone, as in training; where that is,
             a first glance at a few whole slices tells. 3D: together with `whole_slices`.
     """
@@ -208,7 +208,7 @@ class TrainingHooks:
 
     In order: `open_resources` opens the files that the run was given (`TrainingConfig.resources`). Where the run starts
     from a checkpoint, `remap_weights` renames its weights to this method's names, such as those of another method's
-    network that it holds; what does not fit by name and shape is left out. `prepare_training` is called before the
+    network that it holds; what does not fit by name and shape is omitted. `prepare_training` is called before the
     first step of a new run, with the method's configuration in the starting checkpoint, or None. `export_state` says
     what a written checkpoint holds for these weights: they themselves, and what inference needs that they imply.
 
@@ -235,7 +235,7 @@ class Method(nn.Module, TrainingHooks):
 
     Attributes:
         tiling, passes, readout: see there.
-        learns_from: what it is shown in training: ``"windows"`` of labelled images, or ``"clicks"`` on errors
+        learns_from: what it is shown in training: ``"windows"`` of labeled images, or ``"clicks"`` on errors
             (`Batch.prompt` is a `ClickScene`, channel 1 of `Batch.allowed` its structure).
         scenes: of a method that takes clicks (`refined`).
         options: run-time options beyond `inference.OPTIONS`: name → what it does.
@@ -271,7 +271,7 @@ class Method(nn.Module, TrainingHooks):
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
         """What the network says: any of ``classes`` (B, C, *spatial) probabilities, ``kinds`` (B, K, *spatial)
         probabilities, ``rank`` (B, *spatial), ``uncertainty`` (B, *spatial); a 2D method also ``keypoints``
-        (B, C−1, 3): row, column (voxels) and strength of each structure's centre, NaN where not found."""
+        (B, C−1, 3): row, column (voxels) and strength of each structure's center, NaN where not found."""
         raise NotImplementedError
 
     def refined(self, scene: ClickScene) -> Tensor:

@@ -64,7 +64,7 @@ def position_encoding(
     """(channels, *size) `sinusoids` of the position, the channels shared by the axes; what is left over is zero.
 
     Args:
-        centered: positions are counted from the centre, so that an image that is padded on both sides keeps them;
+        centered: positions are counted from the center, so that an image that is padded on both sides keeps them;
             else from the first.
     """
     count = max(1, channels // (2 * len(size)))

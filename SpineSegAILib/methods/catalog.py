@@ -119,7 +119,7 @@ _SMP_METHODS = (
 )  # fmt: skip
 
 _SAM_METHODS: tuple[tuple[str, str, str, str, frozenset[str]], ...] = (
-    ("sam", "SAM", "Segments what boxes or key points show; its weights are the user's.",
+    ("sam", "SAM", "Segments what boxes or keypoints show; its weights are the user's.",
      "Kirillov et al., Segment anything. ICCV 2023", frozenset({"keypoints"})),
     ("medsam", "MedSAM", "SAM trained on medical images: segments what boxes show; its weights are the user's.",
      "Ma et al., Segment anything in medical images. Nature Communications 2024", frozenset()),
@@ -142,7 +142,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "verdiff-net",
             "Verdiff-Net",
             "system",
-            "A diffusion starts from a network's mask and refines it; several samples tell how sure it is.",
+            "A diffusion starts from a network's mask and refines it; several samples give its uncertainty.",
             "Zhang et al., Verdiff-Net: a conditional diffusion framework for spinal medical image segmentation. "
             "Bioengineering 2024",
             "verdiff_net",
@@ -173,7 +173,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "la-caf",
             "LA-CAF",
             "system",
-            "3D network whose class heads are generated from text embeddings; trains on half-labelled cases.",
+            "3D network whose class heads are generated from text embeddings; trains on half-labeled cases.",
             "Guo et al., Self-adaptive vision-language model for 3D segmentation of pulmonary artery and vein. "
             "MICCAI 2025",
             "la_caf",
@@ -183,7 +183,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "scar-net",
             "SCAR-Net",
             "system",
-            "Key points, also learnt from cases without masks, make the kernels and weigh the attention of a network.",
+            "Keypoints, also learned from cases without masks, make the kernels and weigh the attention of a network.",
             SCARNET,
             "scar_net",
             hints=frozenset({"keypoints"}),
@@ -192,7 +192,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "dgmsnet",
             "DGMSNet",
             "baseline",
-            "A network that detects key points makes the convolution kernels of one that segments.",
+            "A network that detects keypoints makes the convolution kernels of one that segments.",
             DGMSNET,
             "scar_net",
         ),
@@ -241,7 +241,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "click-refine",
             "Click to correct",
             "correction",
-            "A small network that moves the edge of one structure to where a reader clicks.",
+            "A small network that moves the edge of one structure to where the user clicks.",
             "Our design, after Sofiiuk et al., Reviving iterative training with mask guidance for interactive "
             "segmentation. ICIP 2022",
             "click_refine",
@@ -255,7 +255,7 @@ DEFAULT_METHOD = "resenc-unet"
 
 
 def method_info(method_id: str) -> MethodInfo:
-    """The catalogue entry.
+    """The catalog entry.
 
     Raises:
         ConfigError: if there is no such method.
@@ -298,7 +298,7 @@ def _validated(method_id: str, values: Mapping[str, Any]) -> MethodConfig:
 
 
 def build_method(config: MethodConfig) -> Method:
-    """The network of a configuration, randomly initialised.
+    """The network of a configuration, randomly initialized.
 
     Raises:
         ConfigError: it cannot be built in so many dimensions.

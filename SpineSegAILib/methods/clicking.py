@@ -67,7 +67,7 @@ class ClickScene:
     """Scenes of a batch, all on grids of one shape and spacing.
 
     Attributes:
-        image: (B, S, H, W) grey values of any range; slices, rows, columns as on the canonical grid.
+        image: (B, S, H, W) gray values of any range; slices, rows, columns as on the canonical grid.
         mask: (B, S, H, W) float, 1 where the structure is drawn.
         others: (B, S, H, W) float, 1 where anything else is drawn.
         points: (B, K, 3) slice, row and column of the clicks, fractional.
@@ -96,7 +96,7 @@ class ClickScene:
 
 
 def normalized(image: Tensor, inside: Tensor) -> Tensor:
-    """(B, S, H, W) grey values of any range → about −1…1 by each scene's own 1st and 99th percentile; −1 outside.
+    """(B, S, H, W) gray values of any range → about −1…1 by each scene's own 1st and 99th percentile; −1 outside.
 
     A scene is what a reader sees around the click, and its contrast is set by that alone, so that neither a bright coil
     elsewhere nor the rest of a large volume needs to be looked at.

@@ -33,7 +33,7 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: str = Field(description="id of the method in the catalogue")
+    method: str = Field(description="id of the method in the catalog")
     scheme: str = Field("lumbar-mr", description="label scheme that the network predicts")
     dims: int = Field(2, ge=2, le=3, description="2 for sagittal slices, 3 for volumes")
     coordinates: bool = Field(True, description="give the network the position in the field of view (our addition)")
@@ -109,5 +109,5 @@ class MethodConfig(BaseModel):
 
     @property
     def input_channels(self) -> int:
-        """Images (a slice and its neighbours) plus coordinates."""
+        """Images (a slice and its neighbors) plus coordinates."""
         return 1 + 2 * len(self.context_mm) + (self.dims if self.coordinates else 0)

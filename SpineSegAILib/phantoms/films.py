@@ -38,7 +38,7 @@ class FilmSpec(BaseModel):
         "those between two named ones lie between, those beyond the last named ones are tilted like these.",
     )
     crop: tuple[float, float] = Field((0.0, 0.0), description="Shares of the height that are cut off above and below.")
-    pixel_mm: float | None = Field(None, gt=0, description="Pixel size that the film tells; none by default.")
+    pixel_mm: float | None = Field(None, gt=0, description="Pixel size in the film's header; none by default.")
     inverted: bool = Field(False, description="Bone dark on a bright ground.")
     noise: float = Field(4.0, ge=0, description="Standard deviation of the noise, of 255.")
 

@@ -1,8 +1,8 @@
-"""Pulmonary vessel phantoms: two lungs, in each an artery's and a vein's tree, all known.
+"""Synthetic images of pulmonary vessels: two lungs, in each an artery's and a vein's tree, all known.
 
 They let the artery/vein task be trained, tested and shown without anyone's images. A tree is a recursion of tapering
 segments: each ends in two thinner ones that leave at some angle and turn back before they reach the lung's surface.
-Arteries come from a trunk before the heart, veins (two on each side) go to the left atrium behind it. Anatomy is no
+Arteries come from a trunk before the heart, veins (two on each side) go to the left atrium behind it. Anatomy is not
 finer than that: what is taught is telling trees apart by where they come from, their contrast and their side.
 
 Arrays and frames have the canonical order of `imaging`: (right, down, posterior), in mm; zero is the middle.
@@ -27,7 +27,7 @@ _LUNG_MM = (46.0, 92.0, 66.0)
 _LUNG_CENTER = (62.0, 0.0, 0.0)
 _HEART_MM = (38.0, 48.0, 40.0)
 _HEART_CENTER = (-8.0, 42.0, -22.0)
-"""Half axes and centres of ellipsoids of a typical adult chest; a lung's centre is mirrored for the left."""
+"""Half axes and centers of ellipsoids of a typical adult chest; a lung's center is mirrored for the left."""
 _TRUNK = (-4.0, -6.0, -14.0)
 _ATRIUM = (0.0, 22.0, 14.0)
 _SMALLEST_MM = 0.7
@@ -35,7 +35,7 @@ _SMALLEST_MM = 0.7
 
 
 class VesselSpec(BaseModel):
-    """What a vessel phantom shows. Lengths in mm, intensities in Hounsfield units."""
+    """What a synthetic image of vessels shows. Lengths in mm, intensities in Hounsfield units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class VesselSpec(BaseModel):
     noise_hu: float = Field(20.0, ge=0)
     size: float = Field(1.0, gt=0.6, lt=1.5, description="Scale of the chest.")
     annotated: Literal["all", "right", "left", "unsided arteries"] = Field(
-        "all", description="What the labels hold; the rest is in the image, but not drawn (half-labelled cases)."
+        "all", description="What the labels hold; the rest is in the image, but not drawn (half-labeled cases)."
     )
     orientation: str = Field("PIR", description="Axis code of the stored image, as for SimpleITK.DICOMOrient.")
 

@@ -16,7 +16,7 @@ class Alternative:
     Attributes:
         names: the sequence, top down: ``"T12 L1 … S1"``, a missing level in brackets.
         probability: 0…1.
-        mapping: id that a structure has now → id that it would get; 0 where it would be left out. What is not listed
+        mapping: id that a structure has now → id that it would get; 0 where it would be omitted. What is not listed
             stays.
         question: the sentence that a reader is asked; empty where only more probable alternatives are asked about.
     """

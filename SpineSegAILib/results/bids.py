@@ -47,7 +47,7 @@ def write_description(folder: Path) -> None:
         if not isinstance(there, dict) or there.get("DatasetType") != "derivative":
             raise OutputError(
                 f"{folder} is a dataset of raw images.",
-                f"Use a folder of its own for the results, such as {folder / 'derivatives' / 'spinesegai'}.",
+                f"Use a separate folder for the results, such as {folder / 'derivatives' / 'spinesegai'}.",
             )
         return
     document = {

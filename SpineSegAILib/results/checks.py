@@ -27,8 +27,8 @@ def check_names(segments: Iterable[tuple[int, str]]) -> None:
             was = STRUCTURES[sid].name
             raise CorrectionError(
                 f"The segment “{name}” was renamed by hand: it is recorded as {was}.",
-                f"Call it {was} again, and say “this one is {STRUCTURES[called[0]].name}”: "
-                "the other levels then follow.",
+                f"Rename it to {was} again, then set its level to {STRUCTURES[called[0]].name}: "
+                "the other levels follow.",
             )
     check_once(segments)
 

@@ -103,7 +103,8 @@ class CorrectionLog(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise CorrectionError(
-                "The correction log is damaged, or of a newer SpineSegAI.", "Remove it to go on without it."
+                "The correction log is damaged, or was written by a newer SpineSegAI.",
+                "Remove it to continue without it.",
             ) from error
 
     def __str__(self) -> str:
@@ -141,6 +142,6 @@ def now() -> datetime:
 
 
 def short_name(structure_id: int, present: Collection[int]) -> str:
-    """``"L4"``, ``"L5/L6"``: discs are named from the neighbours that are present."""
+    """``"L4"``, ``"L5/L6"``: discs are named from the neighbors that are present."""
     s = structure(structure_id)
     return disc_name(s.id, present) if s.kind is Kind.DISC and s.order is not None else s.name

@@ -1,6 +1,6 @@
 """Writing a segmentation to files, with structure ids as voxel values.
 
-- ``.seg.nrrd``: what 3D Slicer opens as a segmentation, with a named, coloured and coded segment per structure;
+- ``.seg.nrrd``: what 3D Slicer opens as a segmentation, with a named, colored and coded segment per structure;
 - ``.nii.gz``, ``.nii``, ``.nrrd``, ``.mha``: a label image (VerSe ids), and beside it ``<name>.json`` with the rest.
 """
 
@@ -161,7 +161,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def _slicer_geometry(image: sitk.Image) -> str:
-    """Slicer's way to write a geometry: the matrix from voxel index to RAS millimetres by rows, then the extent."""
+    """Slicer's way to write a geometry: the matrix from voxel index to RAS millimeters by rows, then the extent."""
     matrix = RAS_FROM_LPS @ index_to_lps(image)
     extent = [b for size in image.GetSize() for b in (0, size - 1)]
     return "".join(f"{value!r};" for value in (*matrix.ravel().tolist(), *extent))

@@ -17,7 +17,7 @@ from scipy import ndimage
 from ..anatomy import STRUCTURES, VALUE_MAPS, Kind, order_of, sorted_ids
 from ..imaging.geometry import index_to_lps
 
-_CLOSE_MM = 3.0  # centres that differ in height by less are in no order: neighbours of a strongly bent spine
+_CLOSE_MM = 3.0  # centers that differ in height by less are in no order: neighbors of a strongly bent spine
 _CLOSE_KINDS_MM = 6.0  # the same of a disc and a vertebra, whose processes point downwards
 _LONGEST_VERTEBRA_MM = 100.0  # whole, with its processes; the sacrum is not asked
 _CERVICAL_MM = 26.0  # from one cervical vertebra to the next, of tall people 22
@@ -29,7 +29,7 @@ class Place:
     """Where a value's voxels lie.
 
     Attributes:
-        height: of their centre along the body, upwards (mm).
+        height: of their center along the body, upwards (mm).
         length: along the body (mm).
     """
 
@@ -41,7 +41,7 @@ def places(labels: sitk.Image) -> dict[int, Place]:
     """Value → place, of every value above 0 in an image of whole numbers."""
     values = sitk.GetArrayViewFromImage(labels)
     found = [v for v in np.unique(values).tolist() if v > 0]
-    matrix = index_to_lps(labels)[2]  # of (i, j, k), 1: millimetres upwards
+    matrix = index_to_lps(labels)[2]  # of (i, j, k), 1: millimeters upwards
     compact = np.searchsorted([0, *found], values) if max(found, default=0) > _DIRECT else values
     boxes = ndimage.find_objects(compact.astype(np.int32, copy=False))
     result: dict[int, Place] = {}
@@ -79,7 +79,7 @@ def upside_down(where: Mapping[int, Place], least: int = 3) -> tuple[int, int] |
 
 
 def out_of_order(where: Mapping[int, Place]) -> list[tuple[int, int]]:
-    """Neighbouring levels, upper and lower by their names, that lie the other way round."""
+    """Neighboring levels, upper and lower by their names, that lie the other way round."""
     found = []
     for upper, lower in pairwise(_levels(where)):
         alike = STRUCTURES[upper].kind is STRUCTURES[lower].kind

@@ -1,7 +1,7 @@
 """One picture of a result: a mid-sagittal slice without and with labels, and a coronal view along the column.
 
 Arrays are on the canonical grid of `imaging` (slices left → right, rows superior → inferior, columns anterior →
-posterior); all drawing is in millimetres, so that proportions are the patient's.
+posterior); all drawing is in millimeters, so that proportions are the patient's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEIGHT_INCH, _DPI = 7.2, 130
 _MARGIN_INCH, _HEADER_INCH = 0.28, 0.85
 _ASPECT_LIMITS = (0.2, 1.5)  # panels narrower or wider than this part of their height would waste the page
 _CAPTION_INCH = 1.2  # width of the longest title of a picture that may be narrower
-_ANTERIOR_MM, _POSTERIOR_MM = 75.0, 65.0  # shown before and behind what is labelled: vessels and skin
+_ANTERIOR_MM, _POSTERIOR_MM = 75.0, 65.0  # shown before and behind what is labeled: vessels and skin
 _ASIDE_MM = 60.0  # shown beside it
 
 
@@ -193,7 +193,7 @@ def _mid_sagittal(labels: np.ndarray) -> int:
 def _shown(
     labels: np.ndarray, axis: int, spacing: tuple[float, float, float], margins_mm: tuple[float, float]
 ) -> slice:
-    """The part of an axis that is shown: all that is labelled, with margins on both sides."""
+    """The part of an axis that is shown: all that is labeled, with margins on both sides."""
     inside = np.flatnonzero(labels.any(axis=tuple(a for a in range(3) if a != axis)))
     if not inside.size:
         return slice(None)
@@ -224,7 +224,7 @@ def _column_depth(labels: np.ndarray, extent: Extent | None) -> np.ndarray | Non
 
 
 def _window(view: _View) -> tuple[float, float]:
-    """Grey values that are shown black and white: the column well exposed, whatever the skin near the coil does."""
+    """Gray values that are shown black and white: the column well exposed, whatever the skin near the coil does."""
     image = view.image
     if image.min() < -500:  # Hounsfield units: fat to dense bone
         return -200.0, 750.0
@@ -237,7 +237,7 @@ def _window(view: _View) -> tuple[float, float]:
 
 
 def _names(segmentation: Segmentation) -> dict[int, str]:
-    """Short names for the picture: ``"L4"``, ``"L4/L5"``; a star marks what is unvalidated."""
+    """Short names for the picture: ``"L4"``, ``"L4/L5"``; a star marks what is experimental."""
     present = segmentation.present
     result = {}
     for sid in present:

@@ -18,9 +18,9 @@ BROKEN = 0.2
 
 
 def cut_by_border(labels: sitk.Image) -> set[int]:
-    """Ids of levels that reach the first or last row or column of the sagittal plane. Canal and cord always go on.
+    """Ids of levels that reach the first or last row or column of the sagittal plane. Canal and cord always continue.
 
-    Slices are no limit: stacks that show the middle of the spine alone cut everything from side to side.
+    Slices are not a limit: stacks that show the middle of the spine alone cut everything from side to side.
     """
     upright = sitk.DICOMOrient(labels, "PIR")  # kept in a name: a view does not keep its image alive
     values = sitk.GetArrayViewFromImage(upright)

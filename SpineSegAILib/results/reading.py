@@ -46,16 +46,16 @@ def read_segmentation(path: str | Path, *, complete: bool = False, values: str |
     not count. A label image without our side file holds structure ids, or another program's numbers.
 
     Args:
-        complete: refuse what would be left out, instead of a warning.
+        complete: refuse what would be omitted, instead of a warning.
         values: numbering of a label image, one of `anatomy.VALUE_MAPS`; default: structure ids.
 
     Returns:
-        the segmentation; what was left out or is doubtful stands in its `notes`, the former in its `warnings` too.
+        the segmentation; what was omitted or is doubtful stands in its `notes`, the former in its `warnings` too.
 
     Raises:
         ImageError: missing, damaged or foreign file.
-        CorrectionError: segments overlap or are there twice, or something would be left out (`complete`).
-        SchemeError: values are no structures, or levels run upside down: numbers that mean something else.
+        CorrectionError: segments overlap or are there twice, or something would be omitted (`complete`).
+        SchemeError: values are not structures, or levels run upside down: numbers that mean something else.
         ConfigError: `values` is given for a file that says itself what it holds.
     """
     path = Path(path)
@@ -63,7 +63,7 @@ def read_segmentation(path: str | Path, *, complete: bool = False, values: str |
     if not path.is_file():
         raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
     if suffix not in SEGMENTATION_SUFFIXES:
-        raise ImageError(f"“{path.name}” is no segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
+        raise ImageError(f"“{path.name}” is not a segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
     if not has_segments(path):
         return _read_label_image(path, values)
     if values:
@@ -121,26 +121,26 @@ def _label_image(path: Path) -> sitk.Image:
     image = read_file(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(
-            f"“{path.name}” is no label image: it is not three-dimensional with one value per voxel.",
+            f"“{path.name}” is not a label image: it is not three-dimensional with one value per voxel.",
             "Give a segmentation of the whole volume.",
         )
     image = whole_numbers(image, f"“{path.name}”")
     raw = sitk.GetArrayViewFromImage(image)
     beyond = [v for v in (raw.min(), raw.max()) if not 0 <= v <= np.iinfo(np.int32).max]
     if beyond:
-        raise SchemeError(f"“{path.name}” has label values that are no structure ids: {beyond[0]:g}.", _remedy([]))
+        raise SchemeError(f"“{path.name}” has label values that are not structure ids: {beyond[0]:g}.", _remedy([]))
     return carry_tags(image, like(image, raw.astype(np.int32)))
 
 
 def _refuse_foreign(where: Mapping[int, Place], path: Path) -> None:
     """Raises:
-    SchemeError: a value is no structure id.
+    SchemeError: a value is not a structure id.
     """
     foreign = [value for value in where if value not in STRUCTURES]
     if foreign:
         listed = ", ".join(map(str, foreign[:5]))
         raise SchemeError(
-            f"“{path.name}” has label values that are no structure ids: {listed}.", _remedy(fitting_numberings(where))
+            f"“{path.name}” has label values that are not structure ids: {listed}.", _remedy(fitting_numberings(where))
         )
 
 
@@ -156,7 +156,7 @@ def _refuse_implausible(where: Mapping[int, Place], path: Path) -> None:
     why = implausible(where)
     if why:
         raise SchemeError(
-            f"The values of “{path.name}” are no structure ids: {why}.", _remedy(fitting_numberings(where))
+            f"The values of “{path.name}” are not structure ids: {why}.", _remedy(fitting_numberings(where))
         )
 
 
@@ -215,7 +215,7 @@ class _Named:
         values: structure id of every voxel, (z, y, x).
         tags: of each structure's segment.
         former: structure id by our tag → id by the name, of segments renamed by hand.
-        unknown: what is left out.
+        unknown: what is omitted.
     """
 
     values: np.ndarray
@@ -235,7 +235,7 @@ def _read_slicer(path: Path, complete: bool) -> Segmentation:
     named = _named(stored)
     if named.unknown and complete:
         raise CorrectionError(
-            f"“{path.name}” has segments that are no structures of SpineSegAI: {', '.join(named.unknown)}.",
+            f"“{path.name}” has segments that are not structures of SpineSegAI: {', '.join(named.unknown)}.",
             "Name them after structures (L4, L4/L5, canal …), or remove them.",
         )
     labels = _uncropped(like(_first(stored.image), named.values), stored, path)
@@ -245,7 +245,7 @@ def _read_slicer(path: Path, complete: bool) -> Segmentation:
     _follow(result, named, has_document=bool(summary))
     result.notes += notes
     if named.unknown:
-        left_out = f"Left out, since no structure of SpineSegAI has that name: {', '.join(named.unknown)}."
+        left_out = f"Omitted, since no structure of SpineSegAI has that name: {', '.join(named.unknown)}."
         result.notes.append(left_out)
         result.warnings = list(dict.fromkeys([*result.warnings, left_out]))
     return result
@@ -297,7 +297,9 @@ def _follow(result: Segmentation, named: _Named, has_document: bool) -> None:
     gone = set(new) - set(new.values())
     result.keypoints = {new.get(i, i): p for i, p in result.keypoints.items() if i in named.tags or i in new}
     result.outline_quality = {new.get(i, i): q for i, q in result.outline_quality.items() if i not in gone or i in new}
-    result.unvalidated = frozenset(new.get(i, i) for i in result.unvalidated)
+    # Of absent structures nothing follows: who takes the name of one does not become experimental.
+    as_before = set(named.tags) - set(new.values())
+    result.unvalidated = frozenset(new.get(i, i) for i in result.unvalidated if i in new or i in as_before)
     for sid, tags in named.tags.items():
         quality = _share(tags.get(QUALITY_TAG, ""))
         if quality is not None:

@@ -23,7 +23,7 @@ from .preview import draw_preview
 from .quality import LOW
 from .segmentation import Segmentation
 
-RESEARCH = "For research use only. Not a medical device; every value has to be checked by a reader."
+RESEARCH = "For research use only. Not a medical device; every value has to be checked by a radiologist."
 NUMBERING = "Numbering assumes five lumbar vertebrae unless L6 or T13 is seen."
 _VERTEBRAE = (
     "height_anterior_mm", "height_middle_mm", "height_posterior_mm", "depth_mm", "endplate_angle_deg", "slip_mm",
@@ -172,7 +172,7 @@ def _about(result: Segmentation) -> dict[str, str]:
         "Model": ", ".join(dict.fromkeys(str(provenance[k]) for k in ("checkpoint", "method") if provenance.get(k))),
         "Program": f"SpineSegAI {__version__}",
         "Computed": device,
-        "Corrected by a reader": "yes" if result.corrections else "",
+        "Corrected by the user": "yes" if result.corrections else "",
         "Level confidence": "" if result.level_confidence is None else f"{result.level_confidence:.2f} (0 to 1)",
         "Report made": date.today().isoformat(),
     }

@@ -1,4 +1,4 @@
-"""A report as PDF, drawn by matplotlib: text that does not fit onto a page goes on to the next one."""
+"""A report as PDF, drawn by matplotlib: text that does not fit onto a page continues to the next one."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _first(report: Report) -> _Pages:
             pages.text(f"• {doubt}", color=_ALERT)
         pages.gap(0.06)
     if report.notes:
-        pages.text("¹ Values are missing or unusual; the next page says why.", size=7.5, color=_MUTED)
+        pages.text("¹ Values are missing or unusual; see the next page.", size=7.5, color=_MUTED)
     taken = " How each value is taken is on the next page." if report.methods else ""
     pages.text(f"– not given.{taken}", size=7.5, color=_MUTED)
     return pages

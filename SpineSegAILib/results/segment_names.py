@@ -3,7 +3,7 @@
 The name is what people see and change: a segment that was renamed by hand is what it is called, whatever is recorded of
 it. A segment's id in its file says nothing: other programs number theirs.
 
-A *target* is what a segment is taken as: a structure's name (``L4``, ``L4/L5``, ``canal``), ``custom:tumour`` for a
+A *target* is what a segment is taken as: a structure's name (``L4``, ``L4/L5``, ``canal``), ``custom:tumor`` for a
 structure of the reader's own, or ``ignore``. A segment that nothing is known of has the empty target and is reported.
 """
 
@@ -98,7 +98,7 @@ def place(name: str, tags: Mapping[str, str], table: Mapping[str, str], customs:
 def structure_of_segment(name: str, tags: Mapping[str, str]) -> tuple[int | None, Extent | None, str]:
     """Structure id of a segment, its extent where that is said, and a sentence for the reader if it was renamed.
 
-    The id is None for a segment that is no structure known here.
+    The id is None for a segment that is not a structure known here.
     """
     customs = [s.name for s in STRUCTURES.values() if s.kind is Kind.CUSTOM]
     found = place(name, tags, {}, customs)
@@ -124,7 +124,7 @@ def parse_target(text: str) -> str:
     if text.lower().startswith(CUSTOM):
         name = text[len(CUSTOM) :].strip()
         if not name or name.isdecimal() or set(name) & set("+=,"):
-            raise DatasetError(f"“{text}” is no name for a structure.", "Use letters, as in custom:tumour.")
+            raise DatasetError(f"“{text}” is not a name for a structure.", "Use letters, as in custom:tumor.")
         try:
             known = structure(name)
         except SchemeError:
@@ -136,8 +136,8 @@ def parse_target(text: str) -> str:
         found = structure_of_name(text)
     if found is None:
         raise DatasetError(
-            f"“{text}” is no structure.",
-            "Use names such as L4, L4/L5 or canal, custom:tumour for one of your own, or ignore.",
+            f"“{text}” is not a structure.",
+            "Use names such as L4, L4/L5 or canal, custom:tumor for one of your own, or ignore.",
         )
     return target_of(found[0])
 
@@ -152,19 +152,21 @@ def parse_table(entries: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, text in entries:
         target = parse_target(text)
         if table.setdefault(name_key(name), target) != target:
-            raise DatasetError(f"“{name.strip()}” is given two meanings.", "Say it once.")
+            raise DatasetError(f"“{name.strip()}” is given two meanings.", "Name it once.")
     return table
 
 
 def read_table(path: str | Path) -> list[tuple[str, str]]:
-    """Entries of a JSON file ``{"my tumour": "custom:tumour"}``.
+    """Entries of a JSON file ``{"my tumor": "custom:tumor"}``.
 
     Raises:
         DatasetError: it cannot be read or is of another form.
     """
     table = read_json(path, DatasetError)
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        raise DatasetError(f"{path} is no table of names.", 'Write {"my tumour": "custom:tumour", "L4 old": "ignore"}.')
+        raise DatasetError(
+            f"{path} is not a table of names.", 'Write {"my tumor": "custom:tumor", "L4 old": "ignore"}.'
+        )
     return list(table.items())
 
 
@@ -232,7 +234,7 @@ _TUBE_NAMES = {words: tube for tube, names in _TUBES.items() for words in names}
 
 def structure_of_name(name: str) -> tuple[int, Extent | None] | None:
     """Structure id and extent that a name says, if every word of it is understood: “vertebra L4”, “L4-5”, “LWK 4”,
-    “vertèbre L4”, “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “L4 corrected”, “spinal canal”. None for “L4 tumour”,
+    “vertèbre L4”, “disc L4/L5”, “TH12”, “4th lumbar vertebra”, “L4 corrected”, “spinal canal”. None for “L4 tumor”,
     “L4/L6”, “disc L4”, and for numbers: what other programs mean by them is not known."""
     exact = _EXACT.get(name_key(name))
     if exact is not None:

@@ -45,7 +45,7 @@ class Segmentation:
         keypoints: structure id → physical point (LPS, mm) predicted by the method.
         corrections: what a reader changed; None where nothing was.
         scale_known: False where the image does not tell the size of its pixels: then lengths and volumes mean nothing.
-        notes: what the reader of a file left out or doubts (`reading.read_segmentation`); not written.
+        notes: what was omitted or is questionable when the file was read (`reading.read_segmentation`); not written.
     """
 
     labels: sitk.Image

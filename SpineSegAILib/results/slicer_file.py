@@ -57,7 +57,7 @@ class StoredSegmentation:
 
     @property
     def orphans(self) -> dict[int, list[int]]:
-        """Layer → values in it that are no segment's."""
+        """Layer → values in it that belong to no segment."""
         found = {}
         for number, layer in enumerate(self.layers):
             known = [s.value for s in self.segments if s.layer == number]
@@ -169,7 +169,7 @@ def _thresholded(image: sitk.Image, half: float) -> sitk.Image:
 
 def _refuse_fractions(stored: StoredSegmentation, path: Path) -> None:
     """Raises:
-    ImageError: voxels are no whole numbers, or of many values that are no segment's.
+    ImageError: voxels are not whole numbers, or of many values that belong to no segment.
     """
     if not stored.segments:
         return

@@ -30,7 +30,7 @@ class Augmenter:
 
     Args:
         patch: size of the network's input.
-        config: strengths; None for the plain centre of the window (validation losses, tests).
+        config: strengths; None for the plain center of the window (validation losses, tests).
         seed: of the run; combined with each sample's number.
         padding: value of air.
     """
@@ -73,7 +73,7 @@ class Augmenter:
     def _plan(
         self, rng: np.random.Generator, box: np.ndarray, spacing: np.ndarray, window: Sequence[int]
     ) -> dict[str, Any]:
-        """Matrix and centre of the map patch → window, and the field of view in patch voxels."""
+        """Matrix and center of the map patch → window, and the field of view in patch voxels."""
         size = np.array(self.patch, float)
         window_middle = (np.array(window, float) - 1) / 2
         image_middle = box.mean(1) - 0.5
@@ -93,10 +93,10 @@ class Augmenter:
                 scale[-1] *= -1.0
             if self.dims == 3 and c.mirror_left_right and rng.random() < 0.5:
                 scale[0] = -1.0
-        # patch offset (voxels) → millimetres → rotated → scaled back → window voxels
+        # patch offset (voxels) → millimeters → rotated → scaled back → window voxels
         to_window = np.diag(1 / spacing) @ turn @ np.diag(spacing / scale)
-        # Where the image, zoomed, is larger than the patch, the patch keeps the window's centre (the column);
-        # where it is smaller, the image is centred, as inference pads it.
+        # Where the image, zoomed, is larger than the patch, the patch keeps the window's center (the column);
+        # where it is smaller, the image is centered, as inference pads it.
         spare = size - image_size * np.abs(scale)
         middle = np.where(spare >= 0, image_middle, window_middle)
         field_middle = np.linalg.solve(to_window, image_middle - middle) + (size - 1) / 2
@@ -104,7 +104,7 @@ class Augmenter:
         low, high = field_middle - half, field_middle + half
         if c is not None and rng.random() < c.crop_probability:
             low, high = self._crop(rng, low, high, size)
-            # What is left is centred where it is smaller than the patch, as inference pads it: else the place in the
+            # What is left is centered where it is smaller than the patch, as inference pads it: else the place in the
             # patch would tell the levels, and a network that sees its place would learn that instead.
             offset = np.where(high - low < size, (low + high - size + 1) / 2, 0.0)
             middle = middle + to_window @ offset
@@ -138,7 +138,7 @@ class Augmenter:
         window: Sequence[int],
         device: torch.device,
     ) -> Tensor:
-        """(B, *patch, dims) normalised sampling positions, last axis (x, y[, z]) as `grid_sample` wants."""
+        """(B, *patch, dims) normalized sampling positions, last axis (x, y[, z]) as `grid_sample` wants."""
         size = torch.tensor(self.patch, dtype=torch.float32, device=device)
         axes = [torch.arange(n, device=device, dtype=torch.float32) for n in self.patch]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) - (size - 1) / 2
@@ -208,7 +208,7 @@ class Augmenter:
     def _intensity(
         self, image: Tensor, kinds: Tensor, inside: Tensor, generators: Sequence[np.random.Generator]
     ) -> Tensor:
-        """Contrast, bias field, blur, noise, alike in a slice and its neighbours but for the noise; air outside the
+        """Contrast, bias field, blur, noise, alike in a slice and its neighbors but for the noise; air outside the
         field of view stays air."""
         result = [self._one(image[i], kinds[i], rng) for i, rng in enumerate(generators)]
         return torch.where(inside, torch.stack(result).clamp(-3, 3), self.padding)
@@ -260,7 +260,7 @@ class Augmenter:
 def _repainted(unit: Tensor, kinds: Tensor, rng: np.random.Generator) -> Tensor:
     """An image of the same anatomy as a sequence that does not exist would show it.
 
-    All around the drawn structures grey values are exchanged by a curve that goes up and down as it likes, air staying
+    All around the drawn structures gray values are exchanged by a curve that goes up and down as it likes, air staying
     dark. Each kind of drawn structure gets a mean of its own and keeps its texture, stronger, weaker or reversed; edges
     are soft, since voxels are shared, and bone may have a dark rim. Bone is bright or dark as a whole: vertebrae,
     sacrum and posterior elements differ little.

@@ -166,7 +166,7 @@ class ClickDataset(Dataset[dict[str, Any]]):
     the structure as it should be, and where that is known.
 
     Args:
-        cases: the training set; those without a structure to correct are left out.
+        cases: the training set; those without a structure to correct are omitted.
         window: slices, rows and columns of a scene.
         spacing: mm along these.
         config: what to draw.
@@ -186,7 +186,7 @@ class ClickDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.cases = [case for case in cases if case.places]
         if not self.cases:
-            raise DatasetError("No structure is labelled that could be corrected.", "Add cases with masks.")
+            raise DatasetError("No structure is labeled that could be corrected.", "Add cases with masks.")
         self.window, self.spacing = np.array(window), tuple(spacing)
         self.seed, self.vary = seed, vary
         self.mixture = Mixture([case.cached for case in self.cases], range(len(self.cases)), config)
@@ -335,7 +335,7 @@ def _called(labels: np.ndarray, truth: np.ndarray) -> int:
 
 
 def _varied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grey values (−2…2) of another contrast, with a bias field, noise and blur."""
+    """Gray values (−2…2) of another contrast, with a bias field, noise and blur."""
     unit = np.clip((image + 2) / 4, 0, 1)
     if rng.random() < 0.12:
         unit = np.where(unit > 0.06, 1 - unit, unit)
@@ -436,7 +436,7 @@ def make_click_material(
     """The training set, with what the checkpoints in `DataConfig.mistakes_of` find in its cases.
 
     Args:
-        training: cases with what is cached of them; no case for phantoms, which no checkpoint is tried on.
+        training: cases with what is cached of them; no case for synthetic images, which no checkpoint is tried on.
         folder: of the run's cache.
         beat: told how many cases are done, and of how many, before everything that takes long; it may raise.
     """

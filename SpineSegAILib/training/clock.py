@@ -13,7 +13,7 @@ LONGEST_GAP_SECONDS = 60.0
 class WorkClock:
     """Counts the seconds in which the process ran.
 
-    Some systems' steady clock goes on during sleep, others' does not: gaps are left out on all of them.
+    Some systems' steady clock continues during sleep, others' does not: gaps are omitted on all of them.
 
     Args:
         now: seconds of a steady clock.

@@ -1,4 +1,4 @@
-"""What a training run is told: pydantic models, torch-free, saved as `config.json` in the run directory."""
+"""What a training run is given: pydantic models, torch-free, saved as `config.json` in the run directory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AugmentationConfig(BaseModel):
     )
     letters_probability: float = Field(0.0, ge=0, le=1, description="films: marks and letters, bright or dark")
     tissue_probability: float = Field(
-        0.35, description="labelled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
+        0.35, description="labeled vertebrae and discs brightened or darkened: T1, T2 and fat suppression differ so"
     )
     synthesis_probability: float = Field(
         0.0, ge=0, le=1, description="every drawn structure, and all around them, given a look of its own at random"
@@ -62,11 +62,11 @@ class AugmentationConfig(BaseModel):
     low_resolution_probability: float = 0.2
     level_probability: float = Field(1.0, ge=0, le=1, description="brightness and contrast changed a little")
     brightness: tuple[float, float] = Field(
-        (0.75, 1.3), description="range of the factor of the grey values, whose percentiles differ between exams"
+        (0.75, 1.3), description="range of the factor of the gray values, whose percentiles differ between exams"
     )
-    offset: float = Field(0.05, ge=0, description="shift of the grey values, ±, as a share of their range")
+    offset: float = Field(0.05, ge=0, description="shift of the gray values, ±, as a share of their range")
     mirror_left_right: bool = Field(
-        True, description="3D, and neighbouring slices in 2D; never where structures have sides"
+        True, description="3D, and neighboring slices in 2D; never where structures have sides"
     )
 
     @classmethod
@@ -81,28 +81,26 @@ class DataConfig(BaseModel):
     model_config = _MODEL
 
     patch: tuple[int, ...] = Field((192, 160), description="rows, columns; slices first in 3D")
-    blend_share: float = Field(
-        0.15, description="2D: share of samples mixed with a neighbouring slice, as thick slices"
-    )
+    blend_share: float = Field(0.15, description="2D: share of samples mixed with a neighboring slice, as thick slices")
     lone_share: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="2D, methods that see neighbouring slices: share of samples without any, as in a stack of one",
+        description="2D, methods that see neighboring slices: share of samples without any, as in a stack of one",
     )
     labelled_share: float = Field(0.8, description="share of samples from slices (patches) with labels")
     focus: Literal["column", "label"] = Field(
         "column",
-        description="windows lie around the spine, or around a labelled voxel (anywhere in slices without)",
+        description="windows lie around the spine, or around a labeled voxel (anywhere in slices without)",
     )
     source_weights: dict[str, float] = Field(
         default_factory=dict, description="relative frequency per source; square root of the case count where not given"
     )
     weak_share: float = Field(
-        0.5, ge=0, le=1, description="share of samples from cases with key points but no masks, where there are such"
+        0.5, ge=0, le=1, description="share of samples from cases with keypoints but no masks, where there are such"
     )
-    phantoms: int = Field(0, ge=0, description="number of generated phantoms in the training set")
-    phantom_share: float = Field(0.3, ge=0, le=1, description="share of samples that come from phantoms")
+    phantoms: int = Field(0, ge=0, description="number of synthetic images in the training set")
+    phantom_share: float = Field(0.3, ge=0, le=1, description="share of samples that come from synthetic images")
     mistakes_of: tuple[str, ...] = Field(
         (),
         description="methods that correct: checkpoints whose results on the training images are corrected, by name;"
@@ -112,7 +110,7 @@ class DataConfig(BaseModel):
 
 
 class OptimizationConfig(BaseModel):
-    """The optimiser and its schedule."""
+    """The optimizer and its schedule."""
 
     model_config = _MODEL
 

@@ -66,7 +66,7 @@ def halve(mask: np.ndarray, others: np.ndarray, mm: Sequence[float], rng: np.ran
 
 
 def end_slices(mask: np.ndarray, others: np.ndarray, mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """It ends one to three slices too early at a side, or goes on as it ended."""
+    """It ends one to three slices too early at a side, or continues as it ended."""
     slices = np.flatnonzero(mask.any((1, 2)))
     count, result = int(rng.integers(1, 4)), mask.copy()
     low = rng.random() < 0.5

@@ -52,11 +52,11 @@ class CachedCase:
 
     Attributes:
         folder: holds ``image.npy`` (float16, (D, H, W)), ``codes.npy`` (uint8) and ``case.json``.
-        source: where the case comes from; ``"phantom"`` for generated ones.
-        labelled_slices: those with labels or, in a weak case, near key points.
-        weak: whether there are key points but no masks.
+        source: where the case comes from; ``"phantom"`` for synthetic ones.
+        labelled_slices: those with labels or, in a weak case, near keypoints.
+        weak: whether there are keypoints but no masks.
         centres: (structure id, slice, row, column, pixels) of every mask in every slice.
-        keypoints: structure id → (slice, row, column) of the annotated key points.
+        keypoints: structure id → (slice, row, column) of the annotated keypoints.
     """
 
     folder: Path
@@ -123,11 +123,11 @@ class CachedCase:
         return result
 
     def points(self, scheme: LabelScheme, slice_index: int | None = None) -> np.ndarray:
-        """Centres of the structures, from the masks, else from the annotated key points.
+        """Centers of the structures, from the masks, else from the annotated keypoints.
 
         Args:
             scheme: which structures.
-            slice_index: for one slice; an annotated key point counts for slices within `KEYPOINT_REACH_MM`.
+            slice_index: for one slice; an annotated keypoint counts for slices within `KEYPOINT_REACH_MM`.
 
         Returns:
             (C − 1, 2) row and column in the slice, or (C − 1, 3) in the volume; NaN where not known.
@@ -173,7 +173,7 @@ def cache_case(
         snapshot: what a run knew of its data at the start: the case is as it was then, whatever became of its files.
 
     Raises:
-        DatasetError: a key point lies outside the image; the labels are not on its grid; the files are not what they
+        DatasetError: a keypoint lies outside the image; the labels are not on its grid; the files are not what they
             were in the snapshot.
     """
 
@@ -196,9 +196,9 @@ def cache_case(
 def cache_phantom(
     number: int, seed: int, preprocessing: Preprocessing, scheme: LabelScheme, folder: Path
 ) -> CachedCase:
-    """Generate phantom `number` of a seed, or take it from the cache: vessels for schemes of vessels, else a spine.
+    """Make synthetic image `number` of a seed, or take it from the cache: vessels for schemes of vessels, else a spine.
 
-    All that a phantom can show is labelled; what it never shows (a structure that a scheme added) is unknown there.
+    All that such an image can show is labeled; what it never shows (a structure that a scheme added) is unknown there.
     """
     vessels = bool(scheme.of_kind(Kind.ARTERY, Kind.VEIN))
     shown = (Kind.ARTERY, Kind.VEIN) if vessels else (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC, Kind.CANAL)
@@ -319,7 +319,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
     known, ``position``: place of the drawn slice in its stack (0 to 1), and ``number``: the index, from which the
     augmentation draws. The window is larger than the patch, for zoom and rotation.
 
-    Where there are cases with masks and weak ones, with key points alone, every run of samples has `weak_share` of the
+    Where there are cases with masks and weak ones, with keypoints alone, every run of samples has `weak_share` of the
     latter, so the batches are mixed evenly and how many weak cases there are does not change how often the others come.
 
     Args:
@@ -329,7 +329,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         seed: of the run.
         padding: value of air.
         margin: window size over patch size.
-        context_mm: 2D: distances of the neighbouring slices that the method sees (`Tiling.context_mm`).
+        context_mm: 2D: distances of the neighboring slices that the method sees (`Tiling.context_mm`).
     """
 
     def __init__(
@@ -343,7 +343,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         context_mm: Sequence[float] = (),
     ) -> None:
         if not cases:
-            raise DatasetError("There are no cases to train on.", "Add cases to the “training” list of the data set.")
+            raise DatasetError("There are no cases to train on.", "Add cases to the “training” list of the dataset.")
         self.cases = list(cases)
         self.config = config
         self.seed = seed
@@ -374,7 +374,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         else:
             slice_index = int(rng.integers(shape[0]))
         position = (slice_index + 0.5) / shape[0]
-        # A window around the column, shifted at random; where the image is smaller than the window it is centred.
+        # A window around the column, shifted at random; where the image is smaller than the window it is centered.
         center, spread = self._center(case, slice_index, rng)
         start = []
         for axis, size in zip((1, 2), self.window[-2:], strict=True):
@@ -418,7 +418,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def _slices(self, case: CachedCase, slice_index: int, rng: np.random.Generator) -> np.ndarray:
         """Where in the stack the slices of a sample lie, the drawn one first; fractional.
 
-        The neighbours to the left may be those to the right: a spine looks like its mirror image. Their distance varies
+        The neighbors to the left may be those to the right: a spine looks like its mirror image. Their distance varies
         a little, as that of slices does, and now and then there are none: then the slice stands for them, as inference
         lets it in a stack of one.
         """
@@ -456,7 +456,7 @@ class Mixture:
     Args:
         cases: all of them.
         which: numbers of those that are drawn.
-        config: how often a source is drawn, and phantoms.
+        config: how often a source is drawn, and synthetic images.
     """
 
     def __init__(self, cases: Sequence[CachedCase], which: Sequence[int], config: DataConfig) -> None:

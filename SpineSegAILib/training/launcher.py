@@ -91,7 +91,7 @@ class RunReport:
 
     @property
     def can_resume(self) -> bool:
-        """Whether `resume` goes on where the run was."""
+        """Whether `resume` continues where the run was."""
         return not self.state.is_active and not self.obstacle
 
 
@@ -132,7 +132,7 @@ def start(
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> RunReport:
-    """Start a new run in a process of its own, which goes on when this one ends.
+    """Start a new run in a process of its own, which continues when this one ends.
 
     Args:
         folder: run directory; made if it is not there.
@@ -160,7 +160,7 @@ def resume(
     """Go on with a run that was stopped, failed or died, in a process of its own.
 
     Raises:
-        TrainingError: it still runs, or cannot go on; says why.
+        TrainingError: it still runs, or cannot continue; says why.
     """
     report = status(folder)
     if report.state.is_active:
@@ -250,7 +250,7 @@ class EventReader:
         try:
             with self._file.open("rb") as file:
                 about = os.fstat(file.fileno())
-                if about.st_ino != self._inode or about.st_size < self._offset:  # a resume wrote the file anew
+                if about.st_ino != self._inode or about.st_size < self._offset:  # a resume wrote the file again
                     self._events, self._offset, self._inode = [], 0, about.st_ino
                 file.seek(self._offset)
                 *lines, _rest = file.read().split(b"\n")
@@ -384,7 +384,7 @@ def _state(run: RunDirectory, events: Sequence[Mapping[str, Any]]) -> tuple[Stat
     if said.get("pid") != (owner.pid if owner else None):
         return State.STARTING, ""  # it has the lock and not yet said anything
     if silence > STALE_SECONDS:
-        return State.STALLED, f"Its process lives, but has shown no sign of it for {_duration(silence)}."
+        return State.STALLED, f"Its process is running, but has not reported for {_duration(silence)}."
     still = time.time() - said.get("progressed", 0.0)
     if still > PROGRESS_SECONDS:
         return State.STALLED, f"It has not got on for {_duration(still)}."
@@ -412,7 +412,7 @@ def _ending(run: RunDirectory, said: Mapping[str, Any], events: Sequence[Mapping
 
 
 def _obstacle(run: RunDirectory, state: State) -> str:
-    """Why a run that has ended cannot go on; empty if it can."""
+    """Why a run that has ended cannot continue; empty if it can."""
     if state is State.FINISHED:
         return "It is finished. Start a new run from its checkpoint to train on."
     if not run.config_file.exists():

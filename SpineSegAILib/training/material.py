@@ -1,4 +1,4 @@
-"""What a method learns from, as the trainer sees it: windows of labelled images, or clicks on errors."""
+"""What a method learns from, as the trainer sees it: windows of labeled images, or clicks on errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Material(Protocol):
 
 
 class WindowMaterial:
-    """Windows of labelled images; whole volumes are validated.
+    """Windows of labeled images; whole volumes are validated.
 
     Args:
         method: that learns.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.on_grid import LabelledVolume
 
-SCORES = {"level_dice": "Dice, levels right", "matched_dice": "Dice, whatever the level"}
+SCORES = {"level_dice": "Dice", "matched_dice": "Dice, ignoring level"}
 """Validation scores that are drawn."""
 
 _COLORS = ("#1f77b4", "#d9822b")

@@ -48,7 +48,7 @@ class LabelledPictures(BaseModel):
 
 
 class PublicSet(BaseModel):
-    """A public data set in the folders that it is published in, see `public_sets.import_dataset`."""
+    """A public dataset in the folders that it is published in, see `public_sets.import_dataset`."""
 
     model_config = _MODEL
 
@@ -57,7 +57,7 @@ class PublicSet(BaseModel):
 
 
 class Source(BaseModel):
-    """Where cases come from: a manifest, a public data set, or a folder of pictures. Paths are relative to the data
+    """Where cases come from: a manifest, a public dataset, or a folder of pictures. Paths are relative to the data
     folder."""
 
     model_config = _MODEL
@@ -96,7 +96,7 @@ class Recipe(BaseModel):
     method: str
     preset: str | None = None
     sources: tuple[Source, ...] = Field(min_length=1)
-    complete: str = Field("", description="checkpoint that completes partly labelled cases")
+    complete: str = Field("", description="checkpoint that completes partly labeled cases")
     resources: tuple[str, ...] = Field(
         (),
         description="files that the method needs to learn, given by the user; {name} in a setting stands for the file",

@@ -45,7 +45,7 @@ POSTERIOR_DEPTH_MM = 90.0
 POSTERIOR_HALF_WIDTH_MM = 60.0
 """Transverse processes reach this far to either side."""
 END_TOLERANCE_MM = 3.0
-"""A drawn level's end is blurred by its tilt; an undrawn neighbour may begin this far inside."""
+"""A drawn level's end is blurred by its tilt; an undrawn neighbor may begin this far inside."""
 
 
 @dataclass
@@ -69,12 +69,12 @@ def code_label(
 
     Args:
         label: (D, H, W) structure ids on the canonical grid (slices, superior→inferior, anterior→posterior).
-        annotated: ids of the structures whose every voxel in the image is labelled.
+        annotated: ids of the structures whose every voxel in the image is labeled.
         possible: ids that may be there at all (the scheme's); unannotated ones become unknown in their region.
         spacing: mm along the three axes.
 
     A structure of kind `CUSTOM` that is not annotated may be in any background: nothing is known of where it lies.
-    Generic ids in `label` mean “a vertebra / disc / posterior elements of any level” (`VERTEBRA_ID`, `DISC_ID`,
+    Generic ids in `label` mean “a vertebra / disc / posterior elements of whatever level” (`VERTEBRA_ID`, `DISC_ID`,
     `POSTERIOR_ID`) or “an artery / vein of either side” (`ARTERY_ID`, `VEIN_ID`). Where only one side of a sided
     structure is annotated, it was drawn up to the midline: beyond that nothing is known of it.
     """
@@ -261,7 +261,7 @@ class _ColumnFrame:
 
 
 def _extend(centers: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """A polyline through the centres, 1 mm steps, drawn on past both ends: (N, 2) (row, column) mm, and slice mm."""
+    """A polyline through the centers, 1 mm steps, drawn on past both ends: (N, 2) (row, column) mm, and slice mm."""
     if len(centers) == 1:
         down = np.array([0.0, 1.0, 0.0])
         ends = (-down, down)

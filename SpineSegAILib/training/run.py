@@ -279,7 +279,7 @@ class RunDirectory:
         """What was asked.
 
         Raises:
-            TrainingError: this is no run directory, or its configuration is damaged.
+            TrainingError: this is not a run directory, or its configuration is damaged.
         """
         from pydantic import ValidationError
 
@@ -320,7 +320,7 @@ class RunDirectory:
         return max(time.time() - self.status().get("heartbeat", float("-inf")), 0.0)
 
     def events(self) -> list[dict[str, Any]]:
-        """All whole lines of the events; a line cut short by a crash is left out."""
+        """All whole lines of the events; a line cut short by a crash is omitted."""
         try:
             lines = self.events_file.read_bytes().split(b"\n")
         except OSError:

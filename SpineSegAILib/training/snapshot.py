@@ -1,6 +1,6 @@
 """What a run knows of its data: the manifest as it was at the start, with checksums of the files.
 
-Readers go on working with their files while a run trains. The run reads each case once, into its cache; what it needs
+Readers keep working with their files while a run trains. The run reads each case once, into its cache; what it needs
 again later, it takes from there. A file that has to be read again must still be what it was.
 """
 
@@ -73,7 +73,7 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
     """Write a run's ``dataset.json``: a manifest like any other, of absolute paths and with checksums.
 
     Args:
-        manifests: the data set, and those that are mixed in.
+        manifests: the dataset, and those that are mixed in.
 
     Raises:
         DatasetError: a file cannot be read, or an image or patient is in two splits.

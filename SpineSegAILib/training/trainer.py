@@ -44,7 +44,7 @@ from .schedule import is_done, learning_rate, make_optimizer, precision, progres
 from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_snapshot
 
 _START = "start.json"
-"""In a run's state: what the checkpoint it started from had learnt from real cases."""
+"""In a run's state: what the checkpoint it started from had learned from real cases."""
 _PARTS = "parts.json"
 """In a run's state: how many parts a batch is computed in, where one of several processes found that out."""
 _PLACES = {"dataset", "also", "start_from", "resources"}
@@ -89,7 +89,7 @@ class _Trainer:
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision(o, cpu),
-            # A batch without key points, or without masks, leaves the heads for them without a gradient.
+            # A batch without keypoints, or without masks, leaves the heads for them without a gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.main = self.accelerator.is_main_process
@@ -149,10 +149,10 @@ class _Trainer:
         return [read_manifest(path) for path in (self.config.dataset, *self.config.also)]
 
     def _prepare(self) -> None:
-        """Data, method, optimiser; and where a run that is resumed was."""
+        """Data, method, optimizer; and where a run that is resumed was."""
         config, run, o = self.config, self.run, self.config.optimization
         if self.main and not run.dataset_file.exists():
-            self._beat("preparing", force=True, message="reading the data set")
+            self._beat("preparing", force=True, message="reading the dataset")
             take_snapshot(self._manifests(), run)
         needed = config.start_from and (o.keep or not run.state_file.exists())
         if self.main and needed and not run.start.exists():
@@ -543,7 +543,7 @@ class _Trainer:
             numbers = read_state(self.run.state_file, self.method, self.ema, self.optimizer)
         except (SafetensorError, OSError) as error:
             raise TrainingError(
-                f"The saved state {self.run.state_file} is damaged ({error}): the run cannot go on.",
+                f"The saved state {self.run.state_file} is damaged ({error}): the run cannot be resumed.",
                 f"Start a new run from its checkpoint: --from {self.run.last}.",
             ) from error
         self.step = int(numbers["step"])

@@ -60,7 +60,7 @@ ALIVE_SECONDS = 0.5
 """How often a worker that was asked to stop says that it is still there, until it has stopped."""
 
 LONGEST_LINE = 2**26
-"""Bytes of a request: key points of a whole spine, and a result's document with a long log, have some thousands."""
+"""Bytes of a request: keypoints of a whole spine, and a result's document with a long log, have some thousands."""
 
 MakePredictor = Callable[[str, str], Any]
 """(checkpoint, device) → object with the `segment` method of `inference.Predictor`."""
@@ -104,7 +104,7 @@ class Worker:
     # --- input (its own thread) ---------------------------------------------------------------------------------------
 
     def read(self, lines: Iterable[bytes]) -> None:
-        """Queue the requests of `lines` until they end; what is no request is answered."""
+        """Queue the requests of `lines` until they end; what is not a request is answered."""
         for line in lines:
             if not line.strip():
                 continue

@@ -38,7 +38,7 @@ class Message(BaseModel):
 
 
 class ImageFile(Message):
-    """A scalar volume in a ``.npy`` file, axes (z, y, x); geometry in LPS millimetres as SimpleITK has it."""
+    """A scalar volume in a ``.npy`` file, axes (z, y, x); geometry in LPS millimeters as SimpleITK has it."""
 
     path: str
     spacing: Point
@@ -107,7 +107,7 @@ class HintsMessage(Message):
         named = (*self.keypoints, *self.structures, *(sid for sid, _ in self.anchors), *(self.visible or ()))
         for sid in named:
             if sid is not None and sid not in STRUCTURES:
-                raise HintError(f"{sid} is no structure.", "Use structure ids, as in L5 24.")
+                raise HintError(f"{sid} is not a structure.", "Use structure ids, as in L5 24.")
         for sid in self.visible or ():
             if sid is not None and not (STRUCTURES[sid].is_vertebral and STRUCTURES[sid].order is not None):
                 raise HintError(f"{STRUCTURES[sid].name} is not a vertebra.", "A visible range is of vertebrae.")
@@ -153,7 +153,7 @@ class ResultMessage(Message):
             v for v in np.unique(sitk.GetArrayViewFromImage(result.labels)).tolist() if v and v not in STRUCTURES
         ]
         if foreign:
-            raise ImageError(f"The segmentation holds the value {foreign[0]}, which is no structure.", "Try again.")
+            raise ImageError(f"The segmentation holds the value {foreign[0]}, which is not a structure.", "Try again.")
         return result
 
 
@@ -163,7 +163,7 @@ class ResultMessage(Message):
 class SegmentRequest(Message):
     """Segment `image` with `checkpoint` (a name or a file).
 
-    Experimental structures of the checkpoint are left out unless `include_unvalidated`.
+    Experimental structures of the checkpoint are omitted unless `include_unvalidated`.
     """
 
     op: Literal["segment"] = "segment"
@@ -233,7 +233,7 @@ class ClickMessage(Message):
         from ..correction import Click
 
         if self.structure_id not in STRUCTURES:
-            raise CorrectionError(f"{self.structure_id} is no structure.", "Use structure ids, as in L5 24.")
+            raise CorrectionError(f"{self.structure_id} is not a structure.", "Use structure ids, as in L5 24.")
         return Click(self.structure_id, self.point, self.add)
 
 

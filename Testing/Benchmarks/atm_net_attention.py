@@ -2,7 +2,7 @@
 
     python Testing/Benchmarks/atm_net_attention.py CHECKPOINT DATASET.json [--split validation] [--report FILE.md]
 
-For the middle labelled slice of each case and each stage, from the coarsest: the entropy of the weights over its
+For the middle labeled slice of each case and each stage, from the coarsest: the entropy of the weights over its
 tokens, as a share of the largest there is; how many tokens win anywhere; which share of what is gathered is the same at
 every pixel; how much that changes (relative to itself) where the sentence says a range that is one level higher; and
 which share of the named pixels change where that stage alone reads the other range. A collapsed stage has an entropy of
@@ -95,7 +95,7 @@ def _watched(method: AtmNet, encoded: list[Tensor], tokens: Sequence[Tensor]) ->
 
 
 def ranges(method: AtmNet, case: LabelledVolume) -> tuple[str, str]:
-    """The sentence of the levels that are labelled in a case, and that of the same run one level higher."""
+    """The sentence of the levels that are labeled in a case, and that of the same run one level higher."""
     chain = [s for s in method.scheme.structures if s.is_vertebral and s.order is not None and s.id not in (25, 28)]
     chain.sort(key=lambda s: s.order or 0)
     there = [i for i, s in enumerate(chain) if s.id in case.annotated and (case.label == s.id).any()]
@@ -109,7 +109,7 @@ def ranges(method: AtmNet, case: LabelledVolume) -> tuple[str, str]:
 
 
 def middle(method: AtmNet, case: LabelledVolume) -> tuple[Tensor, Tensor]:
-    """Image (1, N, H, W) and coordinates of the middle labelled slice, cut to what the network takes."""
+    """Image (1, N, H, W) and coordinates of the middle labeled slice, cut to what the network takes."""
     at = int(np.median(np.flatnonzero((case.label > 0).any((1, 2)))))
     offsets = context_offsets(method.tiling.context_mm) / case.volume.spacing[0]
     shown = torch.from_numpy(between_slices(case.volume.array, at + offsets))[None]

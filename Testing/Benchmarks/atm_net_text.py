@@ -161,7 +161,7 @@ def tables(found: dict[str, Any]) -> str:
             "",
             f"### {view}",
             "",
-            "| prompts | " + " | ".join(DECODINGS) + " | levels right, raw | as delivered |",
+            "| prompts | " + " | ".join(DECODINGS) + " | levels correctly identified, raw | as delivered |",
         ]
         lines.append("|---|" + "---|" * (len(DECODINGS) + 2))
         for source, row in summary["sources"].items():

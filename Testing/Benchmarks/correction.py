@@ -148,7 +148,7 @@ def counts(label: sitk.Image) -> dict[int, int]:
 
 
 def inner_point(label: sitk.Image, sid: int) -> tuple[float, ...]:
-    """The voxel of a structure that is nearest to its centre, in LPS mm."""
+    """The voxel of a structure that is nearest to its center, in LPS mm."""
     index = np.argwhere(sitk.GetArrayViewFromImage(label) == sid)
     nearest = index[np.argmin(((index - index.mean(axis=0)) ** 2).sum(axis=1))]
     return label.TransformIndexToPhysicalPoint([int(i) for i in nearest[::-1]])

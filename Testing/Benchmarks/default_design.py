@@ -1,4 +1,4 @@
-"""What neighbouring slices, finer pixels and repainted images bring the default model: equal short trainings of each.
+"""What neighboring slices, finer pixels and repainted images bring the default model: equal short trainings of each.
 
     python Testing/Benchmarks/default_design.py DATA OUTPUT --start CHECKPOINT [--steps 300]
 

@@ -113,7 +113,7 @@ def spinesegai(*words: Any) -> str:
 
 
 def old_cases(table: dict[str, Any], args: argparse.Namespace) -> Path:
-    """A data set of the old sources' training cases."""
+    """A dataset of the old sources' training cases."""
     old = [c for c in table["training"] if c["source"] != args.source]
     old = [{**c, **{key: str(entry_path(args, c[key])) for key in ("image", "label")}} for c in old]
     rest = {k: v for k, v in table.items() if k not in ("training", "validation", "test", "unlabelled")}
@@ -147,7 +147,7 @@ def train(folder: Path, dataset: Path, more: list[str], args: argparse.Namespace
 
 
 def write_manifest(table: dict[str, Any], cases: list[dict[str, Any]], args: argparse.Namespace, path: Path) -> Path:
-    """A data set of these cases alone."""
+    """A dataset of these cases alone."""
     cases = [{**c, **{key: str(entry_path(args, c[key])) for key in ("image", "label")}} for c in cases]
     rest = {k: v for k, v in table.items() if k not in ("training", "test", "unlabelled")}
     path.write_text(json.dumps({**rest, "validation": cases}), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""How far SCAR-Net's key points are from the masks' centroids, and what moving one of them changes.
+"""How far SCAR-Net's keypoints are from the masks' centroids, and what moving one of them changes.
 
     python Testing/Benchmarks/keypoints_scar_net.py CHECKPOINT DATASET.json [--split validation] [--output FILE.md]
 
-Each labelled vertebra in turn is the one whose point is moved by 15 mm, once down and once backward; all others
+Each labeled vertebra in turn is the one whose point is moved by 15 mm, once down and once backward; all others
 stay where they were found. What changes is looked at in the middle slices, as a share of the voxels that are anything
 but background before or after: near the vertebra (within 20 mm of its centroid), and elsewhere (farther than 50 mm).
 """
@@ -28,7 +28,7 @@ MOVES = {"down": (0, 1, 0), "backward": (0, 0, 1)}
 
 
 def errors(predictor: Predictor, case: LabelledVolume) -> dict[int, tuple[float, float]]:
-    """Structure id → distance (mm) of its key point from the mask's centroid, in the volume and in the slice's plane.
+    """Structure id → distance (mm) of its keypoint from the mask's centroid, in the volume and in the slice's plane.
 
     A structure that was not found is infinitely far.
     """
@@ -90,10 +90,10 @@ def report(predictor: Predictor, cases: list[LabelledVolume]) -> str:
         table.append(_row(case.name, found))
         changes += moved(predictor, middle_slices(case, SLICES))
         print(table[-1], flush=True)
-    lines = ["## Key points", "", "Distance of the key points found from the centroids of the masks.", ""]
+    lines = ["## Keypoints", "", "Distance of the keypoints found from the centroids of the masks.", ""]
     lines += [*table, _row("**all**", every), ""]
     lines += [
-        f"A vertebra's key point moved by {MOVE_MM:g} mm, the others as found: mean share of the structures' voxels "
+        f"A vertebra's keypoint moved by {MOVE_MM:g} mm, the others as found: mean share of the structures' voxels "
         f"(middle {SLICES} slices, raw classes) that become something else, and mean change of the most changed "
         f"probability, within {NEAR_MM:g} mm of the vertebra's centroid and beyond {FAR_MM:g} mm.",
         "",

@@ -39,7 +39,7 @@ def surface_scores(reference: np.ndarray, predicted: np.ndarray, spacing: Sequen
 
 
 def middle_slices(case: LabelledVolume, count: int | None) -> LabelledVolume:
-    """The slices in the middle of the labelled ones."""
+    """The slices in the middle of the labeled ones."""
     labelled = np.flatnonzero((case.label > 0).any((1, 2)))
     if count is None or len(case.label) <= count or not len(labelled):
         return case
@@ -88,7 +88,7 @@ def _cut(case: LabelledVolume, kept: slice) -> LabelledVolume:
 def visible(case: LabelledVolume) -> Hints:
     """The range that a reader who sees the case would give: the uppermost and the lowest level wholly in view.
 
-    Every case of these sources shows the sacrum, which few have labelled; so where all labelled levels are in view down
+    Every case of these sources shows the sacrum, which few have labeled; so where all labeled levels are in view down
     to L5, the range ends at S1.
     """
     levels = set()

@@ -92,7 +92,7 @@ IMAGES = ("a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.png", "a.jpg", "a.dcm")
 
 
 def make_samples(folder: Path) -> Samples:
-    """The files, made anew."""
+    """The files, made again."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = PhantomSpec(top="L2", bottom="S1", slices=4, slice_mm=8.0, pixel_mm=3.0, contrast="t2")
     phantom = make_phantom(spec, np.random.default_rng(0))
@@ -339,7 +339,7 @@ def _evaluate(samples: Samples) -> Callable[[Path], None]:
 
 
 def table(rng: Random, samples: Samples, folder: Path) -> None:
-    """Key points, runs, recipes, configurations of comparisons, and tables of names."""
+    """Keypoints, runs, recipes, configurations of comparisons, and tables of names."""
     text = lambda document: as_json(altered(document, rng), rng)  # noqa: E731
     kind = rng.randrange(5)
     path = folder / "table.json"

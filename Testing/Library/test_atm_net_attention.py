@@ -1,4 +1,4 @@
-"""What ATM-Net's attentions read, and that normalisation keeps them from falling onto one token."""
+"""What ATM-Net's attentions read, and that normalization keeps them from falling onto one token."""
 
 import math
 

@@ -57,8 +57,8 @@ def test_halves_of_a_disc_stay_and_a_sacrum_is_one_piece():
 def test_spikes_of_single_voxels_go_and_corners_stay():
     values = spine()
     noisy = values.copy()
-    noisy[5, 30:34, 20] = L4  # downwards, four millimetres, in one slice and one column
-    noisy[5, 0:5, 20:26] = L4  # one slice rises above its neighbours: a spike where the coronal plane cuts it
+    noisy[5, 30:34, 20] = L4  # downwards, four millimeters, in one slice and one column
+    noisy[5, 0:5, 20:26] = L4  # one slice rises above its neighbors: a spike where the coronal plane cuts it
     noisy[10, 20, 20:30] = L4  # a single row in a slice beside the body
     after = cleaned(noisy)
     assert (after[2:10, 5:30, 15:45] == L4).all() and (after == S1)[values == S1].all()

@@ -532,7 +532,7 @@ def test_training_settings(dataset, monkeypatch):
     config = training_config(args)
     assert config.method["rank_weight"] == 0.25 and config.method["widths"] == [6, 8, 12]
     assert config.optimization.steps == 7 and config.data.phantoms == 2 and config.seed == 5 and config.name == "run"
-    # a part that is set leaves its neighbours as they were
+    # a part that is set leaves its neighbors as they were
     assert config.preprocessing.low == 2 and config.preprocessing.pixel_mm == 1.25
     assert config.data.patch == (64, 64) and config.data.augmentation.gamma_probability == 0
     assert config.data.augmentation.bias_probability == 0.5 and config.dataset == str(dataset)

@@ -50,7 +50,7 @@ def cases(manifest) -> list[ClickCase]:
 
 
 def a_body(shape=(9, 64, 64)) -> tuple[np.ndarray, np.ndarray]:
-    """A box, and its neighbour below."""
+    """A box, and its neighbor below."""
     mask, others = np.zeros(shape, bool), np.zeros(shape, bool)
     mask[2:7, 20:36, 20:44] = True
     others[2:7, 38:50, 20:44] = True

@@ -110,7 +110,7 @@ def test_medsegdiff_encodes_the_image_by_the_noisy_mask():
 def test_architectures_learn_from_one_image_and_refuse_an_encoder_that_does_not_fit(text_packages):
     method = built("deeplabv3plus").train()
     batch = example_batch(2, method.scheme.channels, (64, 64)).each(lambda t: t[:1])
-    method.training_losses(batch)["total"].backward()  # batch normalisation has no statistics of one pooled value
+    method.training_losses(batch)["total"].backward()  # batch normalization has no statistics of one pooled value
     for encoder in ("resnet_of_mine", "mit_b0"):
         with pytest.raises(ConfigError, match=f"UnetPlusPlus.*{encoder}"):
             built("unetplusplus", encoder=encoder)

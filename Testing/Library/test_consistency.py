@@ -47,7 +47,7 @@ def ids(*names: str) -> set[int]:
 
 @dataclass
 class Spine:
-    """A lordotic column of boxes: label volume with structure ids, and the index of each vertebra's centre."""
+    """A lordotic column of boxes: label volume with structure ids, and the index of each vertebra's center."""
 
     labels: np.ndarray
     centres: dict[int, tuple[float, float, float]]
@@ -179,7 +179,7 @@ def make_spine(
 
 
 def names_at(result, spine: Spine) -> dict[str, str]:
-    """True name → name that the result gives the vertebra's centre."""
+    """True name → name that the result gives the vertebra's center."""
     given = {}
     for sid, centre in spine.centres.items():
         value = int(result.labels[tuple(round(c) for c in centre)])
@@ -868,7 +868,7 @@ def test_relative_size(spine):
     assert size == pytest.approx(1.0, abs=0.15)
     instances = [replace(i, centroid_mm=tuple(1.3 * mm for mm in i.centroid_mm)) for i in result.instances]
     assert relative_size(replace(result, instances=instances)) == pytest.approx(1.3 * size)
-    others = [i for i in result.instances if i.kind == "vertebra"][::2]  # no two that are neighbours
+    others = [i for i in result.instances if i.kind == "vertebra"][::2]  # no two that are neighbors
     assert relative_size(replace(result, instances=others)) is None
 
 

@@ -80,7 +80,7 @@ def test_down_the_sacrum_stays_and_the_others_take_the_room_above_it():
 
 
 def test_down_without_room_above_the_sacrum():
-    with pytest.raises(CorrectionError, match=r"L5 cannot become S1, which is labelled and stays\."):
+    with pytest.raises(CorrectionError, match=r"L5 cannot become S1, which is labeled and stays\."):
         shift(labelling("L4 L5 S1"), "down")
 
 
@@ -100,7 +100,7 @@ def test_from_a_disc_on():
 
 
 def test_a_shift_that_runs_into_what_stays():
-    with pytest.raises(CorrectionError, match="L2 cannot become L1, which is labelled and stays"):
+    with pytest.raises(CorrectionError, match="L2 cannot become L1, which is labeled and stays"):
         shift(labelling("L1 L2 L3"), "up", structure("L2").id, "below")
 
 
@@ -119,7 +119,7 @@ def test_the_end_of_the_scheme_and_of_the_spine():
 def test_nothing_to_shift():
     with pytest.raises(CorrectionError, match="No vertebra or disc with a level"):
         shift(labelling("canal"), "up")
-    with pytest.raises(CorrectionError, match="L3 is not labelled"):
+    with pytest.raises(CorrectionError, match="L3 is not labeled"):
         shift(labelling("L1 L2"), "up", structure("L3").id, "above")
     with pytest.raises(CorrectionError, match="From which level"):
         shift(labelling("L1 L2"), "up", None, "above")
@@ -176,7 +176,7 @@ def test_those_above_alone():
         ("canal", "L4", "“canal” has no level"),
         ("L3", "canal", "“canal” has no level"),
         ("L3", "L3/L4", "one is a vertebra and the other a disc"),
-        ("L2", "L1", "L2 is not labelled"),
+        ("L2", "L1", "L2 is not labeled"),
     ],
 )
 def test_what_this_one_cannot_be(chosen, level, message):
@@ -220,7 +220,7 @@ def test_pieces_of_a_disc():
 
 def test_delete():
     assert named(delete(labelling("L2 L3"), *ids("L3"))) == {"L3": ""}
-    with pytest.raises(CorrectionError, match="L4 is not labelled"):
+    with pytest.raises(CorrectionError, match="L4 is not labeled"):
         delete(labelling("L2 L3"), *ids("L4"))
 
 
@@ -372,7 +372,7 @@ def test_a_plane_of_ones_own():
             structure("L2").id,
             point=image.TransformIndexToPhysicalPoint((50, 20, 4)),
         )
-    with pytest.raises(CorrectionError, match="normal is no direction"):
+    with pytest.raises(CorrectionError, match="normal is not a direction"):
         split(LabeledStructures.of(image), image, structure("L2").id, normal=(0, 0, 0))
 
 
@@ -381,7 +381,7 @@ def test_discs_are_split_into_free_names_only():
     labels = split(LabeledStructures.of(image), image, structure("L2/L3").id).apply(sitk.GetArrayFromImage(image))
     assert set(np.unique(labels)) == {0, *ids("L1/L2 L2 L2/L3 L3")}
     both = stack({"L1/L2": (10, 20), "L2/L3": (40, 60)})
-    with pytest.raises(CorrectionError, match="would be L1/L2, which is labelled already"):
+    with pytest.raises(CorrectionError, match="would be L1/L2, which is labeled already"):
         split(LabeledStructures.of(both), both, structure("L2/L3").id)
 
 
@@ -460,10 +460,17 @@ def test_what_hangs_on_names_follows():
     result = apply_correction(before, shift(LabeledStructures.of(before.labels), "up"))
     assert result.outline_quality == {20: 0.9, 21: 0.4, 120: 0.7}
     assert result.keypoints == {20: (1.0, 2.0, 3.0)}
-    assert result.unvalidated == {120, 61}
+    assert result.unvalidated == {120}  # the canal is not there
     assert result.present == ids("L1 L1/L2 L2")
     assert before.present == ids("L2 L2/L3 L3")
     assert before.corrections is None
+
+
+def test_up_and_back_down_leaves_nobody_experimental_who_was_not():
+    before = segmentation(unvalidated=frozenset({20, 120}))  # L1 and its disc, which are not in the image
+    up = apply_correction(before, shift(LabeledStructures.of(before.labels), "up"))
+    assert up.present == ids("L1 L1/L2 L2") and not up.unvalidated
+    assert not apply_correction(up, shift(LabeledStructures.of(up.labels), "down")).unvalidated
 
 
 def test_a_question_that_is_answered_is_not_asked_again():

@@ -143,7 +143,7 @@ def test_what_cannot_be_interpolated():
             interpolate(image, L3, "sagittal", slices)
     with pytest.raises(CorrectionError, match="no slice of L3"):
         interpolate(image, L3)
-    with pytest.raises(CorrectionError, match="L4 is not labelled"):
+    with pytest.raises(CorrectionError, match="L4 is not labeled"):
         interpolate(image, L4)
     with pytest.raises(CorrectionError, match="L3 is locked"):
         interpolate(image, L3, locked=[L3])

@@ -123,7 +123,7 @@ def test_samples_are_averaged_and_networks_put_side_by_side():
             return {}
 
     images = torch.rand(2, 1, 4, 4)
-    images[:, :, 1::2], images[..., 1::2] = images[:, :, ::2], images[..., ::2]  # a pixel is the same as its neighbours
+    images[:, :, 1::2], images[..., 1::2] = images[:, :, ::2], images[..., ::2]  # a pixel is the same as its neighbors
     features = evidence_and_features(Sampling(), images, Context(torch.zeros(2, 2, 4, 4)))["features"]
     assert torch.allclose(features[:, :3], 2 * images.expand(-1, 3, -1, -1)) and features.shape == (2, 4, 4, 4)
     assert torch.allclose(features[:, 3:].mean((2, 3)), images.mean((2, 3)))
@@ -158,7 +158,7 @@ def test_a_vector_is_the_mean_over_the_structure(cases, predictor, dims, local, 
 
 @pytest.fixture
 def alone(cases, tmp_path_factory):
-    """The same case with L3 labelled alone."""
+    """The same case with L3 labeled alone."""
     path, sid = tmp_path_factory.mktemp("alone") / "label.nii.gz", structure("L3").id
     label = sitk.ReadImage(str(cases[0].label))
     sitk.WriteImage(sitk.Cast(label == sid, sitk.sitkInt16) * sid, str(path))

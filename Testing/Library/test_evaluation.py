@@ -348,7 +348,7 @@ def test_zoom_enlarges_all_axes():
         make_variant(image, image, "zoom-2")
 
 
-# --- a data set ---
+# --- a dataset ---
 
 
 class Oracle:

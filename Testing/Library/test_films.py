@@ -187,7 +187,7 @@ def test_doubtful_films_are_left_out_and_said(tmp_path):
     (folder / "landmarks.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
     target = import_dataset("aasce", folder, tmp_path / "out")
     assert [e["patient"] for _, e in target.entries()] == ["a", "c"]
-    assert any("3 films left out (doubtful corners): b_image, d_image, e_image" in note for note in target.notes)
+    assert any("3 films omitted (doubtful corners): b_image, d_image, e_image" in note for note in target.notes)
     assert "cobb_angles" not in next(e for _, e in target.entries() if e["patient"] == "c")
 
 

@@ -22,7 +22,7 @@ BODY, DISC, SLICES, COLUMNS = 27, 8, 4, 24  # of a column of blocks: rows (mm) o
 
 
 def blocks(values: Sequence[int], pitch: float = 1.0, dtype: type = np.int16) -> sitk.Image:
-    """A sagittal label image: blocks one below the other, vertebrae and discs by turns, a row each millimetre."""
+    """A sagittal label image: blocks one below the other, vertebrae and discs by turns, a row each millimeter."""
     sizes = [BODY if n % 2 == 0 else DISC for n in range(len(values))]
     array = np.zeros((SLICES, sum(sizes) + 10, COLUMNS), dtype)
     row = 5
@@ -135,7 +135,7 @@ def test_what_is_not_understood_is_said_or_refused(case, tiny_checkpoint, predic
     with pytest.raises(CorrectionError, match="“what”"):
         read_segmentation(path, complete=True)
     assert segment(case, tiny_checkpoint, "--lock", path) == 2
-    assert "segments that are no structures of SpineSegAI: “what”" in capsys.readouterr().err
+    assert "segments that are not structures of SpineSegAI: “what”" in capsys.readouterr().err
     assert "hints" not in predictor and files(case) == {"case.nii.gz", "a.seg.nrrd"}
     summary = case / "r.json"
     assert relabel(path, "--shift", "up", "--json", str(summary)) == 0
@@ -248,7 +248,7 @@ def test_values_of_other_programs_are_refused_and_named(tmp_path, capsys, name):
     sitk.WriteImage(blocks(values), str(path))
     assert relabel(path, "--shift", "down") == 2
     err = capsys.readouterr().err
-    assert "no structure ids" in err and name in err and "--label-values" in err
+    assert "not structure ids" in err and name in err and "--label-values" in err
     assert relabel(path, "--shift", "up", "--label-values", name) == 0
     expected = [n for n, value in zip(LUMBAR, values, strict=True) if value]
     labels = read_segmentation(tmp_path / "out.seg.nrrd").labels
@@ -354,5 +354,5 @@ def test_values_that_are_no_whole_numbers(tmp_path, shift, failure, said):
 def test_negative_and_huge_values(tmp_path):
     for value in (-1, 2**31 - 1, 2**40):
         sitk.WriteImage(blocks([value, 0, 0], dtype=np.int64), str(tmp_path / "a.nrrd"))
-        with pytest.raises(SchemeError, match="no structure ids"):
+        with pytest.raises(SchemeError, match="not structure ids"):
             read_segmentation(tmp_path / "a.nrrd")

@@ -80,7 +80,7 @@ def test_the_way_back_has_the_sources_geometry_whatever_it_is(geometry, pixel_mm
 @settings(max_examples=40, deadline=None)
 @given(geometries, st.floats(0.5, 3.0), st.floats(0.5, 5.0))
 def test_nothing_moves_by_resampling(geometry, pixel_mm, slice_mm):
-    """Both grids have the same centre, and points and indices agree with SimpleITK's own image of the volume."""
+    """Both grids have the same center, and points and indices agree with SimpleITK's own image of the volume."""
     image = volume(**geometry)
     canonical = Preprocessing(pixel_mm=pixel_mm, min_slice_mm=slice_mm, planes=ANY_PLANE).apply(image)
 
@@ -104,7 +104,7 @@ def test_labels_survive_the_canonical_grid(code):
     back = back_to_source(array, canonical, order=0, dtype=np.int16)
     before, after = (sitk.GetArrayFromImage(x) == 22 for x in (label, back))
     assert 2 * (before & after).sum() / (before.sum() + after.sum()) > 0.97
-    # Its centre on the canonical grid is the ball's centre.
+    # Its center on the canonical grid is the ball's center.
     center = canonical.point_of(np.argwhere(array == 22).mean(axis=0))
     stats = sitk.LabelShapeStatisticsImageFilter()
     stats.Execute(sitk.Cast(label, sitk.sitkUInt8))

@@ -41,7 +41,7 @@ def tiny(tmp_path_factory):
 
 
 class Oracle(Method):
-    """Says of each voxel what the phantom's labels say, looked up by the image's grey value (the label itself)."""
+    """Says of each voxel what the phantom's labels say, looked up by the image's gray value (the label itself)."""
 
     def __init__(self) -> None:
         super().__init__(make_config("resenc-unet", "tiny"))
@@ -52,7 +52,7 @@ class Oracle(Method):
         self.seen.append(context.slices)
         self.grids.append((tuple(images.shape[2:]), context.slice_mm))
         ids = ((images[:, 0] + 2) / 4 * 130).round().long()  # preprocessing put 0…130 onto −2…2
-        if "reference" in context.memory:  # told: where the grid is another one, grey values are mixtures
+        if "reference" in context.memory:  # told: where the grid is another one, gray values are mixtures
             told = torch.from_numpy(context.memory["reference"][list(context.slices)]).long()
             margin = [(n - m) // 2 for n, m in zip(images.shape[2:], told.shape[1:], strict=True)]
             ids = torch.zeros_like(ids)
@@ -440,7 +440,7 @@ def test_everything_locked_is_refused(oracle, phantom):
         oracle.segment(as_picture(phantom.labels), hints)
     foreign = sitk.Image(phantom.labels)
     foreign[0, 0, 0] = 77
-    with pytest.raises(HintError, match="the value 77, which is no structure"):
+    with pytest.raises(HintError, match="the value 77, which is not a structure"):
         oracle.segment(as_picture(phantom.labels), Hints(locked=foreign))
 
 
@@ -485,7 +485,7 @@ def test_an_axial_stack_is_refused(tiny):
 
 
 class Lookout(Method):
-    """Finds the brightest pixel, and sees class 1 at the reader's key point alone. Looks at the whole input."""
+    """Finds the brightest pixel, and sees class 1 at the reader's keypoint alone. Looks at the whole input."""
 
     tiling = Tiling(16, local=True)
 
@@ -582,7 +582,7 @@ def test_a_network_is_shown_the_column_and_knows_where_it_is(low, high):
     assert np.array_equal(found.kinds[1] > 0.5, volume.array > 0)
     assert np.allclose(found.kinds.sum(0), 1)
     shown = np.flatnonzero(found.rank[0, 0])
-    expected = (np.arange(200) - 99.5) / 128  # millimetres from the middle of the whole image
+    expected = (np.arange(200) - 99.5) / 128  # millimeters from the middle of the whole image
     assert np.allclose(found.rank[5, 20, shown], expected[shown], atol=1e-6)
 
 
@@ -598,7 +598,7 @@ def test_where_a_glance_finds_nothing_all_is_looked_at():
 
 @pytest.fixture(scope="module")
 def second_generation(tmp_path_factory):
-    """Neighbouring slices, what lies around the column alone, posterior elements; untrained."""
+    """Neighboring slices, what lies around the column alone, posterior elements; untrained."""
     torch.manual_seed(0)
     config = make_config("resenc-unet", "tiny", scheme="lumbar-mr-posterior", context_mm=(4.0,), around_column=True)
     metadata = {
@@ -622,7 +622,7 @@ def test_stacks_of_few_slices_and_of_wide_gaps(second_generation, oracle, slices
     assert Geometry.of(result.labels) == Geometry.of(image)
     assert set(result.present) <= set(second_generation.scheme.ids)
     if slice_mm < oracle.preprocessing.min_slice_mm:
-        return  # the oracle reads grey values, which are mixtures then
+        return  # the oracle reads gray values, which are mixtures then
     found = sitk.GetArrayFromImage(oracle.segment(as_picture(labels)).labels)
     truth, l4 = sitk.GetArrayFromImage(labels), structure("L4").id
     assert 2 * ((truth == l4) & (found == l4)).sum() / ((truth == l4).sum() + (found == l4).sum()) > 0.9

@@ -137,7 +137,7 @@ def test_files_of_other_formats_are_no_dicom(tmp_path):
     scene.files = {"Data/T2" if k == "Data/T2.nrrd" else k: picture.read_bytes() if k == "Data/T2.nrrd" else v
                    for k, v in scene.files.items()}  # fmt: skip
     scene.nodes = [node.replace("T2.nrrd", "T2") for node in scene.nodes]
-    assert "is no DICOM file" in read_scene(scene.write(tmp_path / "a.mrb")).problems[0]
+    assert "is not a DICOM file" in read_scene(scene.write(tmp_path / "a.mrb")).problems[0]
 
 
 # --- what programs write is read as before ---------------------------------------------------------------------------

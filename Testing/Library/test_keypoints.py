@@ -1,4 +1,4 @@
-"""Key point files: our own table, and Slicer's markups."""
+"""Keypoint files: our own table, and Slicer's markups."""
 
 import json
 
@@ -37,12 +37,12 @@ def test_markups_of_slicer(tmp_path, system, point):
     [
         ("{", "cannot be read"),
         ([1, 2], "no table"),
-        ({}, "no key points"),
+        ({}, "no keypoints"),
         ({"L9": [1, 2, 3]}, "“L9” is not a structure"),
         ({"L4": [1, 2]}, "not a point"),
         ({"L4": "here"}, "not a point"),
         ('{"L4": [1, 2, NaN]}', "not a finite point"),
-        ({"S1": [1, 2, 3], "sacrum": [1, 2, 3]}, "two key points"),
+        ({"S1": [1, 2, 3], "sacrum": [1, 2, 3]}, "two keypoints"),
         ({"markups": [{"controlPoints": [{"label": "L4"}]}]}, "not a markups file"),
         ({"markups": 3}, "not a markups file"),
         (markups("IJK", ("L4", [1, 2, 3], {})), "“IJK”, which is unknown"),

@@ -431,7 +431,7 @@ def test_bad_configurations_are_refused():
         make_config("la-caf", "tiny", scheme="pulmonary-av", only=("canal",))
 
 
-# --- half-labelled data ---
+# --- half-labeled data ---
 
 
 def test_the_loss_is_cross_entropy_and_dice():
@@ -522,7 +522,7 @@ def test_universal_model_weights_are_taken_where_they_belong(tmp_path):
     assert {k for k in after if k.startswith(("backbone.", "to_head."))} <= changed
     assert {"controller.weight", "image_adapter.project.weight", "text_projection.bias"} <= changed
     assert not any(k.startswith("classes.") for k in changed)
-    # The same network of the published parts, put together anew: encoder level 1, and a head's layers in its order.
+    # The same network of the published parts, put together again: encoder level 1, and a head's layers in its order.
     x = torch.randn(1, 64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     y = x
     for number in (0, 1):

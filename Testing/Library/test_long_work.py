@@ -102,14 +102,18 @@ def test_an_evaluation_goes_on_where_it_was_stopped(three_cases, network, tiny_c
     report, page = three_cases.with_name("report.json"), three_cases.with_name("r.html")
     assert run(*words) == 0 and network.shown == [0, 1, 2]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
-    assert lines[0].startswith("[1/3] c0: Dice 0.99") and "levels right" in lines[0] and lines[2].startswith("[3/3] c2")
+    assert (
+        lines[0].startswith("[1/3] c0: Dice 0.99")
+        and "all levels correct" in lines[0]
+        and lines[2].startswith("[3/3] c2")
+    )
     whole, pictures = told(report), page.read_text(encoding="utf-8").count("data:image")
     report.unlink()
 
     network.shown.clear()
     network.stop_at = 2
     assert run(*words) == 130
-    assert "2 are done and kept in report.json.partial; the same command goes on" in capsys.readouterr().err
+    assert "2 are done and kept in report.json.partial. Run the same command again" in capsys.readouterr().err
     assert not report.exists()
     network.stop_at = None
     network.shown.clear()

@@ -71,7 +71,7 @@ def test_reads_cases(tmp_path):
         ({"training": [entry("a", label_values="other")]}, "“label_values” is “other”.*spider"),
         ({"training": [entry("a", keypoints={"L4": [1, 2]})]}, "not a point"),
         ({"training": [entry("a", keypoints={"L9": [1, 2, 3]})]}, "“L9” is not a structure"),
-        ({"training": [entry("a", keypoints={})]}, "holds no key points"),
+        ({"training": [entry("a", keypoints={})]}, "holds no keypoints"),
         ({"training": [entry("a", keypoints="none.json")]}, "none.json does not exist"),
         ({"training": [entry("a")], "validation": [entry("a")]}, "in both training and validation"),
         (
@@ -112,7 +112,7 @@ def test_labels_must_fit_what_is_annotated(tmp_path):
     with pytest.raises(DatasetError, match="holds L1, which “annotated” does not list"):
         read_label(manifest.cases("training")[0])
     manifest = read_manifest(write(tmp_path, training=[entry("a", label_values="mrspineseg")]))
-    with pytest.raises(DatasetError, match="value 20, which is no structure"):
+    with pytest.raises(DatasetError, match="value 20, which is not a structure"):
         read_label(manifest.cases("training")[0])
 
 

@@ -212,7 +212,7 @@ def test_phantoms_are_measured_to_a_millimetre(changes):
 def test_a_slip_and_a_wedge_between_boxes():
     scene = Scene()
     scene.box("L3", (28, 40, 55), 26.0, 34.0).box("L3/L4", (28, 57, 55), 8.0, 34.0)
-    scene.box("L4", (28, 74, 62), 26.0, 34.0)  # seven millimetres farther back: L3 lies in front of it
+    scene.box("L4", (28, 74, 62), 26.0, 34.0)  # seven millimeters farther back: L3 lies in front of it
     scene.wedge("L4/L5", (28, 93, 62), 12.0, 6.0, 34.0)
     rows = {row["structure"]: row for row in measure(scene.segmentation())}
     assert rows["L3"]["slip_mm"] == pytest.approx(7.0, abs=0.5)

@@ -1,4 +1,4 @@
-"""Every method of the catalogue: builds, learns, predicts. The invariants of each system are in its own test file."""
+"""Every method of the catalog: builds, learns, predicts. The invariants of each system are in its own test file."""
 
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_label_and_known_follow_from_what_is_allowed():
 
 
 def test_adding_a_method_is_one_folder_and_one_entry():
-    """Nothing outside the catalogue and its folder may name a method."""
+    """Nothing outside the catalog and its folder may name a method."""
     from pathlib import Path
 
     library = Path(__file__).parents[2] / "SpineSegAILib"

@@ -56,7 +56,7 @@ def read(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-# --- its data set ---
+# --- its dataset ---
 
 
 def test_raw_folder_and_split(manifest, tmp_path):
@@ -129,7 +129,7 @@ def test_what_it_cannot_learn_from_is_said(manifest, tmp_path):
     for entry in bare["training"]:
         del entry["label"], entry["annotated"]
     (manifest.parent / "bare.json").write_text(json.dumps(bare), encoding="utf-8")
-    with pytest.raises(DatasetError, match="no labelled training cases"):
+    with pytest.raises(DatasetError, match="no labeled training cases"):
         data.prepare(manifest.parent / "bare.json", SCHEME, tmp_path, "test")
 
 

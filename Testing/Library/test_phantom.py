@@ -44,7 +44,7 @@ def length_in(phantom, structure_id: int, point: np.ndarray, direction: np.ndarr
 
 
 def axes_of(phantom, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre, downward and backward direction of a vertebra, from the discs above and below it (LPS)."""
+    """Center, downward and backward direction of a vertebra, from the discs above and below it (LPS)."""
     chain = [s.name for s in phantom.spec.chain()]
     above = structure(chain[chain.index(name) - 1])
     points = phantom.keypoints

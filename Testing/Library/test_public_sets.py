@@ -1,4 +1,4 @@
-"""Miniature fakes of public data sets, in the folders that they are published in."""
+"""Miniature fakes of public datasets, in the folders that they are published in."""
 
 import json
 
@@ -193,7 +193,7 @@ def test_nnunet_that_cannot_be_taken(tmp_path):
 
 @pytest.mark.parametrize("kind", ["spider", "mrspineseg", "verse", "ctspine1k"])
 def test_another_folder_is_refused_with_the_layout(tmp_path, kind):
-    with pytest.raises(DatasetError, match=f"no labelled cases of {kind}.*It has"):
+    with pytest.raises(DatasetError, match=f"no labeled cases of {kind}.*It has"):
         import_dataset(kind, tmp_path, tmp_path / "out")
     with pytest.raises(DatasetError, match="There is no folder"):
         import_dataset(kind, tmp_path / "gone", tmp_path / "out")

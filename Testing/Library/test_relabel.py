@@ -109,7 +109,7 @@ def test_what_was_done_as_json(spine, capsys):
             "in the end, L3 is there",
         ),
         (["--set", f"L5@{point_in(6)}", "--delete", "L5"], "in the end, background is there"),
-        (["--delete", "L5"], "L5 is not labelled"),
+        (["--delete", "L5"], "L5 is not labeled"),
         (["--delete", COLUMN.replace(" ", ",")], "Nothing would remain. Keep at least one structure"),
         (["--shift", "up", "--lock", "L2"], "L2 is locked"),
         (["--shift", "up", "--lock", COLUMN.replace(" ", ",")], "Every structure is locked"),

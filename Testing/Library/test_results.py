@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,19 @@ def test_segments_are_recognised_by_name_tag_or_code_and_others_reported(tmp_pat
     assert planes.tolist()[:4] == [0, 24, 23, 123]
     assert planes[5] == 0
     assert "“tumour”" in read.warnings[0]
+
+
+def test_a_segment_renamed_to_an_absent_level_does_not_become_experimental(tmp_path):
+    written = replace(full(), unvalidated=frozenset({21, 24}))  # L2 is not in the image
+    (path,) = written.write(tmp_path / "case.seg.nrrd")
+    document = slicerio.read_segmentation(str(path))
+    for segment in document["segments"]:
+        if segment["name"].startswith("L3 "):
+            segment["name"] = "L2 vertebra"
+    slicerio.write_segmentation(str(path), document)
+    read = read_segmentation(path)
+    assert 21 in read.present and 22 not in read.present
+    assert read.unvalidated == {24}
 
 
 def test_slicer_itself_reads_the_segments(tmp_path):

@@ -1,4 +1,4 @@
-"""SCAR-Net and DGMSNet: what `methods.scar_net` promises of its parts, and key points from the data to the result."""
+"""SCAR-Net and DGMSNet: what `methods.scar_net` promises of its parts, and keypoints from the data to the result."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def tiny(method_id="scar-net", **values):
 
 
 def mixed_batch(masks: int, weak: int, side: int = 64) -> Batch:
-    """Images with three squares; the first with masks, the others with key points alone."""
+    """Images with three squares; the first with masks, the others with keypoints alone."""
     count = masks + weak
     label = torch.zeros(count, side, side, dtype=torch.long)
     points = torch.full((count, 10, 2), NAN)
@@ -376,7 +376,7 @@ def test_true_key_points_steer_the_attention_in_the_first_third_of_the_training_
 
 @pytest.fixture(scope="module")
 def taught():
-    """Learnt three squares from one image with masks and one with key points."""
+    """Learned three squares from one image with masks and one with keypoints."""
     method, batch = tiny(weight_queries=True), mixed_batch(1, 1)
     optimizer = torch.optim.Adam(method.parameters(), 1e-2)
     for step in range(80):
@@ -440,14 +440,14 @@ def test_sizes_follow_the_ancestor():
 
 
 def test_a_block_lowers_what_it_is_given_as_well_as_it_raises_it():
-    """ReLU before each convolution, the sum after the last normalisation; the earlier block's features only grew."""
+    """ReLU before each convolution, the sum after the last normalization; the earlier block's features only grew."""
     torch.manual_seed(0)
     x = torch.randn(2, 12, 16, 16)
     for block, both in ((XceptionBlock(12, 12, "batch"), True), (EarlierBlock(12, 12, "batch"), False)):
         before, after = block(x)
         change = after - x
         assert bool((change < -0.1).any()) == both and (change > 0.1).any()
-        assert bool((before < 0).any()) == both  # the tap is normalised, not cut off
+        assert bool((before < 0).any()) == both  # the tap is normalized, not cut off
     block = XceptionBlock(12, 16, "group", 2)
     y = x
     for number in (1, 3):
@@ -485,7 +485,7 @@ def test_the_paper_s_preset_trains_as_the_paper_says():
 
 
 def test_bad_configurations_are_refused():
-    with pytest.raises(ConfigError, match="key points"):
+    with pytest.raises(ConfigError, match="keypoints"):
         make_config("scar-net", "tiny", scheme="pulmonary-av")
     with pytest.raises(ConfigError, match="multiple of heads"):
         make_config("scar-net", "tiny", heads=3)
@@ -631,7 +631,7 @@ def test_key_points_that_cannot_be_are_refused(predictor, phantom):
     l3, point = structure("L3").id, phantom.keypoints[structure("L3").id]
     with pytest.raises(HintError, match=r"L3.*outside the image"):
         predictor.segment(phantom.image, Hints(keypoints={l3: (point[0], point[1] + 900, point[2])}))
-    with pytest.raises(HintError, match="no centre"):
+    with pytest.raises(HintError, match="no center"):
         predictor.segment(phantom.image, Hints(keypoints={structure("canal").id: point}))
     with pytest.raises(SchemeError, match="not in the label scheme"):
         predictor.segment(phantom.image, Hints(keypoints={structure("C5").id: point}))

@@ -118,5 +118,5 @@ def test_tables(tmp_path):
     path.write_text('{"my tumour": "custom:tumour"}', encoding="utf-8")
     assert parse_table(read_table(path)) == {"my tumour": "custom:tumour"}
     path.write_text('["L4"]', encoding="utf-8")
-    with pytest.raises(DatasetError, match="is no table of names"):
+    with pytest.raises(DatasetError, match="is not a table of names"):
         read_table(path)

@@ -75,7 +75,7 @@ RECORDED: dict[str, dict[str, list[float]]] = {
 
 
 def example(method: Method) -> tuple[Tensor, Tensor]:
-    """Two images, or one volume, of waves (B, 1, *spatial), fainter ones as their neighbours where the method sees
+    """Two images, or one volume, of waves (B, 1, *spatial), fainter ones as their neighbors where the method sees
     these, and their coordinates."""
     dims = method.config.dims
     shape = SHAPE[dims]

@@ -112,7 +112,7 @@ def test_a_transform_that_is_not_linear_and_one_that_shears(tmp_path):
     scene.segmentation(
         {"L4": box(slice(5, 14))}, scene.volume(transform=scene.transform(np.eye(4), kind="GridTransform"))
     )
-    assert "is no linear transform. Harden it" in problem(scene.write(tmp_path / "grid.mrb"))
+    assert "is not a linear transform. Harden it" in problem(scene.write(tmp_path / "grid.mrb"))
     scene = Scene()
     shear = scene.transform([[1, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     scene.segmentation({"L4": box(slice(5, 14))}, scene.volume(transform=shear))
@@ -155,7 +155,7 @@ def test_unknown_and_empty_segments_are_said(tmp_path):
     case = only(read_scene(path, table=parse_table([("My tumour", "custom:tumour")])))
     assert case.unplaced == [] and case.targets == ["L4", "custom:tumour"]
     label = sitk.GetArrayFromImage(case.label({"L4": 1, "custom:tumour": 2}))
-    assert (label == 2).sum() == box(slice(8, 10)).sum()  # a tumour lies inside a vertebra and is on top
+    assert (label == 2).sum() == box(slice(8, 10)).sum()  # a tumor lies inside a vertebra and is on top
     assert any("“my tumour” overlaps “L4”" in note for note in case.notes)
 
 
@@ -291,16 +291,16 @@ def test_patients_are_the_same_in_every_scene_and_not_named(tmp_path):
 
 def test_not_a_scene(tmp_path):
     (tmp_path / "a.mrb").write_bytes(b"no archive")
-    assert "is damaged: it is no archive" in problem(tmp_path / "a.mrb")
+    assert "is damaged: it is not an archive" in problem(tmp_path / "a.mrb")
     assert "does not exist" in problem(tmp_path / "gone.mrb")
-    assert "is no scene" in problem(tmp_path / "a.txt")
+    assert "is not a Slicer scene" in problem(tmp_path / "a.txt")
     with zipfile.ZipFile(tmp_path / "b.mrb", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "holds no scene" in problem(tmp_path / "b.mrb")
     (tmp_path / "c.mrml").write_text("<MRML><Volume", encoding="utf-8")
     assert "is damaged" in problem(tmp_path / "c.mrml")
     (tmp_path / "d.mrml").write_text("<html/>", encoding="utf-8")
-    assert "is no scene of Slicer's" in problem(tmp_path / "d.mrml")
+    assert "is not a Slicer scene" in problem(tmp_path / "d.mrml")
 
 
 def test_a_corrupt_member(tmp_path):

@@ -64,7 +64,7 @@ def test_points_become_physical_and_train(tmp_path, study, phantom):
     assert case.label is None and case.annotated == () and case.patient == "1.2.3.1"
     assert set(case.keypoints) == {structure(n).id for n in NAMES}
     for sid, point in case.keypoints.items():
-        # the annotated slice is the middle one; across it the centres of the phantom wander a little
+        # the annotated slice is the middle one; across it the centers of the phantom wander a little
         assert np.linalg.norm(np.subtract(point, phantom.keypoints[sid])) < 8.0
     cached = cache_case(case, Preprocessing(pixel_mm=2.0), scheme("lumbar11"), tmp_path / "cache")
     assert cached.weak and cached.image.shape[0] == 7

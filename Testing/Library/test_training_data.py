@@ -75,7 +75,7 @@ def test_without_augmentation_the_patch_is_the_window_s_centre(cases):
 
 
 def test_with_every_change_off_nothing_is_changed(cases):
-    """What a paper's own augmentation is set on top of; grey values beyond the percentiles are cut off."""
+    """What a paper's own augmentation is set on top of; gray values beyond the percentiles are cut off."""
     data = dataset(cases)
     plain, off = batch_of(data, range(8)), batch_of(data, range(8), AugmentationConfig.none())
     assert torch.allclose(off.image, plain.image.clamp(-2, 2), atol=1e-5)
@@ -174,7 +174,7 @@ def test_an_empty_training_set_is_refused():
         dataset([])
 
 
-# --- neighbouring slices ---------------------------------------------------------------------------------------------
+# --- neighboring slices ---------------------------------------------------------------------------------------------
 
 
 def test_slices_between_slices():

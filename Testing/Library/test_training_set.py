@@ -150,7 +150,7 @@ def test_an_annotated_image_no_longer_waits(tmp_path):
     add(target, [bare.write(tmp_path / "bare.mrb"), lumbar(3).write(tmp_path / "t.mrb")], unlabelled=True)
     assert "s_T2" in [row.name for row in target.rows()]  # what is annotated is not lost to a bare volume
     assert (tmp_path / "image.nii.gz").exists()
-    with pytest.raises(DatasetError, match="is no image"):
+    with pytest.raises(DatasetError, match="is not an image"):
         target.add_images([tmp_path / "gone.nii.gz"])
 
 
@@ -212,7 +212,7 @@ def test_nothing_annotated(tmp_path):
     with pytest.raises(DatasetError, match="lists no cases"):
         read_manifest(target.path)
     scene.segmentation({"L4": box(slice(5, 14))}, "vtkMRMLScalarVolumeNode1")
-    add(target, [scene.write(path)])  # annotated meanwhile: no longer unlabelled
+    add(target, [scene.write(path)])  # annotated meanwhile: no longer unlabeled
     assert [r.split for r in target.rows()] == ["training"]
 
 
@@ -268,7 +268,7 @@ def test_a_manifest_that_is_none(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read"):
         TrainingSet(tmp_path)
     (tmp_path / "dataset.json").write_text('{"training": {}}', encoding="utf-8")
-    with pytest.raises(DatasetError, match="is not a data set file"):
+    with pytest.raises(DatasetError, match="is not a dataset file"):
         TrainingSet(tmp_path)
 
 
@@ -319,7 +319,7 @@ def test_rows_removal_and_splits(tmp_path):
     assert not (tmp_path / "set" / "images" / "case1_T2.nii.gz").exists()
     (tmp_path / "set" / "labels" / "case2_T2.nii.gz").unlink()
     assert "is missing" in next(r for r in target.rows() if r.name == "case2_T2").warnings[0]
-    with pytest.raises(DatasetError, match="“held-out” is no split"):
+    with pytest.raises(DatasetError, match="“held-out” is not a split"):
         target.set_split([row.key], "held-out")
 
 
@@ -340,7 +340,7 @@ def test_words_for_structures():
 
 
 def test_a_structure_of_the_readers_own_is_learnt_and_found_again(tmp_path, capsys):
-    """From a scene with a tumour to a checkpoint that draws it, by its name."""
+    """From a scene with a tumor to a checkpoint that draws it, by its name."""
     from SpineSegAILib.checkpoints import read_header
     from SpineSegAILib.inference import Predictor
     from SpineSegAILib.results import read_segmentation
@@ -425,6 +425,6 @@ def test_importing_at_the_shell(tmp_path, capsys):
     assert lines[-1] == {"progress": 1.0, "message": "Done"}
     assert [c.annotated for c in read_manifest(output / "dataset.json").cases("training")] == [(23, 24)] * 2
     assert main([*command[:-3], "--map", "L4=L9"]) == 2
-    assert "“L9” is no structure" in capsys.readouterr().err
+    assert "“L9” is not a structure" in capsys.readouterr().err
     assert main(["import-scenes", str(tmp_path / "gone.mrb"), "--output", str(output), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["kind"] == "DatasetError"

@@ -1,4 +1,4 @@
-"""Vessel phantoms, and half-labelled vessels from the file to the loss."""
+"""Vessel phantoms, and half-labeled vessels from the file to the loss."""
 
 import json
 
@@ -101,7 +101,7 @@ def test_beyond_the_midline_nothing_is_known_of_a_half_labelled_case():
     label[15, 1] = 201
     coded = code_label(label, (201, 203), AV.ids, (1.5,) * 3)
     assert coded.sets[coded.codes[15, 1, 0]] == {201}
-    assert coded.sets[coded.codes[15, 3, 0]] == {0, 202, 204}  # the labelled half
+    assert coded.sets[coded.codes[15, 3, 0]] == {0, 202, 204}  # the labeled half
     assert coded.sets[coded.codes[4, 3, 0]] == {0, 201, 202, 203, 204}
     left = code_label(np.flip(label, 0) * 0, (202, 204), AV.ids, (1.5,) * 3)
     assert left.sets[left.codes[15, 0, 0]] == {0, 201, 202, 203, 204}

@@ -1,4 +1,4 @@
-"""Key points as training data: from masks, from annotations, through the augmentation, and mixed with masks."""
+"""Keypoints as training data: from masks, from annotations, through the augmentation, and mixed with masks."""
 
 import json
 from dataclasses import replace
@@ -79,12 +79,12 @@ def test_key_points_of_masks_move_with_the_masks(full, augmentation):
     both = ~np.isnan(expected[..., 0]) & ~np.isnan(found[..., 0])
     assert both.sum() > 30
     assert np.median(np.abs(expected - found)[both]) < 0.4
-    assert np.abs(expected - found)[both].max() < 3.0  # a bent mask's centre is not its centre, bent
+    assert np.abs(expected - found)[both].max() < 3.0  # a bent mask's center is not its center, bent
     assert np.isnan(found[:, SCHEME.channel_of[structure("canal").id] - 1]).all()
 
 
 def test_key_points_follow_a_landmark_in_the_image_exactly(weak):
-    """Marks painted at the key points of the window are found at those of the patch."""
+    """Marks painted at the keypoints of the window are found at those of the patch."""
     data = SampleDataset(weak, SCHEME, DataConfig(patch=(96, 64)), 7, AIR)
     raw = default_collate([data[i] for i in range(8)])
     raw["image"][:] = AIR
@@ -131,7 +131,7 @@ def test_a_weak_case_has_points_near_its_slice_and_allows_everything(weak):
     raw, batch = samples(weak, range(6), AugmentationConfig(crop_probability=1.0))
     assert (batch.image == AIR).any()
     assert batch.allowed.all()
-    assert not raw["keypoints"].isnan().all(2).all(1).any()  # slices without key points teach nothing
+    assert not raw["keypoints"].isnan().all(2).all(1).any()  # slices without keypoints teach nothing
 
 
 def test_masks_and_annotated_points_agree(full, weak):
@@ -165,7 +165,7 @@ def test_key_points_outside_the_image_are_refused(folder, originals):
 def test_centres_are_physical(tmp_path):
     array = np.zeros((4, 6, 8), np.int16)
     array[1:3, 2:5, 3:6] = 23
-    array[0, 0, 0] = 61  # the canal has no centre
+    array[0, 0, 0] = 61  # the canal has no center
     label = sitk.GetImageFromArray(array)
     label.SetSpacing((0.5, 2.0, 4.0))
     label.SetOrigin((10.0, -20.0, 30.0))
@@ -178,7 +178,7 @@ def test_centres_are_physical(tmp_path):
 
 
 def test_scar_net_trains_on_mixed_cases(folder, originals, tmp_path):
-    """The published batch: two cases with masks, two with key points in Slicer's form (RAS) alone."""
+    """The published batch: two cases with masks, two with keypoints in Slicer's form (RAS) alone."""
     table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     points = weakened(originals[1]).keypoints
     controls = [{"label": structure(i).name, "position": [-x, -y, z]} for i, (x, y, z) in points.items()]

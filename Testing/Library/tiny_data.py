@@ -1,4 +1,4 @@
-"""A data set of small phantoms, partly annotated, for tests that train; and a network that knows nothing."""
+"""A dataset of small phantoms, partly annotated, for tests that train; and a network that knows nothing."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Heartbeat:
         self._last = now
 
     def start(self):
-        """Begin anew; what is done before the next turn of the loop counts."""
+        """Begin again; what is done before the next turn of the loop counts."""
         self.clock = self.processor = 0.0
         self._last = time.perf_counter(), time.process_time()
         self._timer.start()

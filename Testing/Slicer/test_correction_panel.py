@@ -271,7 +271,7 @@ class TableTest(CorrectionCase):
         started = time.process_time()
         self.correct.review.table.fill(self.node)
         one = time.process_time() - started
-        print(f"table of {len(ids)} rows: {1000 * whole:.0f} ms; one row anew: {1000 * one:.1f} ms")
+        print(f"table of {len(ids)} rows: {1000 * whole:.0f} ms; one row again: {1000 * one:.1f} ms")
         self.assertLess(whole, 0.1)
 
 

@@ -116,9 +116,9 @@ def test_what_cannot_be_segmented_is_passed_over_and_only_the_last_reason_is_a_d
 
 
 def test_what_cannot_be_asked_for_does_not_hold_up_the_others(queue):
-    queue.start([Task("a", error=HintError("Its key points are gone.", "Choose others.")), Task("b")])
-    assert queue.states == {"a": "Its key points are gone.", "b": "running"}
-    assert ("failed", "HintError", "Its key points are gone.", False) in heard(queue)
+    queue.start([Task("a", error=HintError("Its keypoints are gone.", "Choose others.")), Task("b")])
+    assert queue.states == {"a": "Its keypoints are gone.", "b": "running"}
+    assert ("failed", "HintError", "Its keypoints are gone.", False) in heard(queue)
 
 
 def test_a_failure_is_told_and_the_next_one_begins(queue):

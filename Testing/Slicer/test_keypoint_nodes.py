@@ -1,4 +1,4 @@
-"""Key points of a result as a markups list, and back as a hint. Runs in the host and inside Slicer."""
+"""Keypoints of a result as a markups list, and back as a hint. Runs in the host and inside Slicer."""
 
 import unittest
 
@@ -19,7 +19,7 @@ class KeypointsTest(PanelCase):
         self.chooseModelOf(method)
 
     def shown(self):
-        """The list after a click on “Key points”."""
+        """The list after a click on “Keypoints”."""
         self.click(self.ui.keypointsButton)
         return self.widget._parameterNode.keypoints
 
@@ -62,7 +62,7 @@ class KeypointsTest(PanelCase):
         node.SetNthControlPointPositionWorld(index, -1.5, 12.0, 7.25)
         self.run_to_the_end()
         self.assertIn("22: (1.5, -12.0, 7.25)", self.hints())
-        self.assertIs(self.shown(), node)  # filled anew, not another one
+        self.assertIs(self.shown(), node)  # filled again, not another one
         np.testing.assert_allclose(self.position(node, "L3"), (-1.5, 12.0, 7.25), atol=1e-4)
 
     def test_points_move_with_their_volume(self):
@@ -110,7 +110,7 @@ class KeypointsTest(PanelCase):
         node.SetNthControlPointLabel(0, "L2")
         self.click(self.ui.applyButton)
         self.waitUntilDone()
-        self.assertIn("two key points called “L2”", self.dialogs[-1])
+        self.assertIn("two keypoints called “L2”", self.dialogs[-1])
 
     def test_a_point_not_placed_yet_is_left_out(self):
         from SpineSegAISlicer.scene.keypoints import keypointsFromNode

@@ -56,7 +56,7 @@ class VolumeTest(unittest.TestCase):
         slicer.mrmlScene.Clear(0)
 
     def assertSamePlaces(self, volume):
-        """Voxel centres of the node (RAS) and of the image (LPS) are the same points."""
+        """Voxel centers of the node (RAS) and of the image (LPS) are the same points."""
         image = volumes.imageFromVolume(volume)
         toWorld = volumes.ijkToWorldMatrix(volume)
         for index in ((0, 0, 0), (3, 5, 7), (9, 2, 4)):

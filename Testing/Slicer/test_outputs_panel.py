@@ -248,7 +248,7 @@ class DicomSegTest(OutputsCase):
 
     def test_without_a_database_a_file_is_asked_for(self):
         self.segment(self.dicomVolume())
-        self.save(self.ui.dicomSegButton)  # cancelled
+        self.save(self.ui.dicomSegButton)  # canceled
         self.assertEqual((self.asked[0][1], self.dialogs), ("3_ T2 sag spine.dcm", []))
         self.chosen = str(self.folder / "out.dcm")
         self.assertIn("out.dcm", self.save(self.ui.dicomSegButton))

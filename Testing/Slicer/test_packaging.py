@@ -73,14 +73,35 @@ def test_every_test_that_can_run_in_slicer_is_listed():
 
 
 def test_the_index_entry_fits_the_extension():
-    entry = json.loads((ROOT / "SpineSegAI.json").read_text(encoding="utf-8"))
+    entry = json.loads((ROOT / "SpineSegAI.json.in").read_text(encoding="utf-8"))
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    value = lambda name: re.search(rf'set\({name} "([^"]*)"\)', text).group(1)  # noqa: E731
+    value = lambda name: re.search(rf'set\({name} "([^"]*)"', text).group(1)  # noqa: E731
     assert entry["category"] == value("EXTENSION_CATEGORY") == "Segmentation"
-    assert entry["scm_url"] == value("EXTENSION_HOMEPAGE") + ".git"
     assert entry["build_dependencies"] == value("EXTENSION_DEPENDS").split() == ["PyTorch"]
     for name in ("EXTENSION_ICONURL", "EXTENSION_SCREENSHOTURLS"):
-        assert (ROOT / value(name).split("/main/")[1]).is_file(), f"{name} names a file that is not there"
+        assert (ROOT / value(name).removeprefix("${files}/")).is_file(), f"{name} names a file that is not there"
+
+
+def test_the_address_is_set_in_one_place_or_reported_as_missing():
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    (address,) = re.findall(r'set\(SPINESEGAI_ADDRESS "([^"]*)"', cmake)
+    assert not address or re.fullmatch(r"https://[^\s/]+/[^\s]+[^/\s]", address)
+    assert 'set(EXTENSION_HOMEPAGE "${SPINESEGAI_ADDRESS}")' in cmake and "message(WARNING" in cmake
+    assert (
+        json.loads((ROOT / "SpineSegAI.json.in").read_text(encoding="utf-8"))["scm_url"] == "@SPINESEGAI_ADDRESS@.git"
+    )
+    others = [ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff", "SpineSegAI.json.in")]
+    for path in (*others, *SLICER_SIDE):
+        hosted = re.findall(r"(?:github|gitlab)(?:usercontent)?\.com/\S*SpineSegAI", path.read_text(encoding="utf-8"))
+        assert not hosted, f"{path.name} has an address of its own: {hosted}"
+
+
+def test_the_version_is_the_same_wherever_it_is_given():
+    from SpineSegAILib import __version__
+
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## ([\d.]+)", changelog, re.M).group(1) == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_icon_is_a_square_of_128_pixels():

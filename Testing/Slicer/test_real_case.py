@@ -179,7 +179,7 @@ class DefaultCheckpointTest(RealWorkerCase):
 
     @staticmethod
     def describe(node):
-        """Segment id → name, colour, terminology, structure."""
+        """Segment id → name, color, terminology, structure."""
         import vtk
         from SpineSegAISlicer.scene.segments import structureOfSegment
 

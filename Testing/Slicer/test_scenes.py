@@ -76,7 +76,7 @@ class ReadingTest(SceneCase):
         found = {case.volume: case for case in report.cases}
         self.assertEqual(found["T1"].targets, ["L1"])
         self.assertEqual(found["T2"].unplaced, ["L3 tumour"])
-        self.assertIn("“nothing” is empty and is left out.", found["T2"].notes)
+        self.assertIn("“nothing” is empty and is omitted.", found["T2"].notes)
 
     def test_nested_transforms_are_where_the_reader_sees_them(self):
         from SpineSegAISlicer.scene import labelmaps
@@ -128,7 +128,7 @@ class ReadingTest(SceneCase):
         make_segmentation(volume, LUMBAR)
         grid = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Warp")
         volume.SetAndObserveTransformNodeID(grid.GetID())
-        self.assertIn("“Warp”, which is no linear transform", self.read(self.save("warp.mrb")).problems[0])
+        self.assertIn("“Warp”, which is not a linear transform", self.read(self.save("warp.mrb")).problems[0])
 
     def test_what_we_made_is_known_by_its_tags_after_renaming(self):
         from SpineSegAISlicer.scene import results

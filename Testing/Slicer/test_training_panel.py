@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "Library"))
 
 
 class TrainingCase(PanelCase):
-    """A panel, a tiny data set, and a home of its own for runs and checkpoints."""
+    """A panel, a tiny dataset, and a home of its own for runs and checkpoints."""
 
     def setUp(self):
         super().setUp()
@@ -95,7 +95,7 @@ class ChoosingTest(TrainingCase):
     def test_a_disabled_button_says_why(self):
         self.openPanel()
         self.assertFalse(self.train.trainStartButton.enabled)
-        self.assertIn("No data set is chosen", self.train.trainStartButton.toolTip)
+        self.assertIn("No dataset is chosen", self.train.trainStartButton.toolTip)
         self.train.trainDatasetPathLineEdit.currentPath = str(self.folder / "no.json")
         self.assertIn("no.json does not exist", self.train.trainStartButton.toolTip)
         self.train.trainDatasetPathLineEdit.currentPath = str(self.dataset)

@@ -1,1 +1,1 @@
-"""Sections of the panel: behaviour of widgets that Qt Designer laid out."""
+"""Sections of the panel: behavior of widgets that Qt Designer laid out."""

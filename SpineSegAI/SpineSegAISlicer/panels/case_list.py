@@ -11,7 +11,7 @@ SPLITS = (("training", _("training")), ("validation", _("validation")), ("test",
 
 
 class CaseList:
-    """Behaviour of the table and of the buttons below it, on widgets that Qt Designer laid out.
+    """Behavior of the table and of the buttons below it, on widgets that Qt Designer laid out.
 
     :param panel: `DatasetPanel`: its training set, its messages.
     """

@@ -26,7 +26,7 @@ PLANES = {
 
 
 def modelTitle(info):
-    """What a model is for, as a radiologist says it; the method is told where there are several for the same.
+    """What a model is for, as a radiologist says it; the method is named where there are several for the same.
 
     :param info: `CheckpointInfo`; the shipped ones are titled “Lumbar MR (ATM-Net)”, users' own ones as they like.
     """

@@ -2,7 +2,7 @@
 
 Every tool is one click and one undo step. What a tool does to names and voxels is decided in the library
 (`SpineSegAILib.correction`); `scene.corrections` carries it out on segments. Undo is the Segment Editor's, so strokes
-and tools are taken back in the order in which they were made. Each group of tools has a file of its own; all of them
+and tools are undone in the order in which they were made. Each group of tools has a file of its own; all of them
 work on this section: its segmentation, its selection, its message.
 """
 
@@ -28,7 +28,7 @@ from .warnings_box import WARNING_STYLE, WarningsBox
 
 
 class CorrectionPanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out.
+    """Behavior of the section, on widgets that Qt Designer laid out.
 
     :param root: the widget of SpineSegAICorrect.ui.
     :param parameters: `Parameters`.
@@ -273,7 +273,7 @@ class CorrectionPanel:
         """One click: plan a correction, carry it out as one undo step, say what was done.
 
         :param make: function of a `correction.LabeledStructures` that returns a `correction.Correction`.
-        :returns: the correction, or None if it could not be made, and the reader was told.
+        :returns: the correction, or None if it could not be made, and the user knows why.
         """
         if not dependencies.ready():
             return None

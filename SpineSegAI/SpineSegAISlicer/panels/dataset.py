@@ -28,7 +28,7 @@ SETTING = "SpineSegAI/TrainingSet"
 
 
 class DatasetPanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out.
+    """Behavior of the section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`: the case that is open.
@@ -207,7 +207,7 @@ class DatasetPanel:
         if replaced:
             text += " " + _("Replaced, since they were there before: {count}.").format(count=replaced)
         if document["problems"]:
-            text += " " + _("Left out: {problems}").format(problems=" ".join(document["problems"]))
+            text += " " + _("Omitted: {problems}").format(problems=" ".join(document["problems"]))
         self.messages.say(text)
         self.refresh()
 
@@ -240,7 +240,7 @@ class DatasetPanel:
                 scores[waiting[entry["image"]].key] = {**kept, "checkpoint": document["checkpoint"]}
             self.trainingSet().set_scores(scores)
             first = waiting[document["ranking"][0]["image"]].name
-            self.messages.say(_("Annotate “{name}” next: the checkpoint is least sure of it.").format(name=first))
+            self.messages.say(_("Annotate “{name}” next: the model is least certain of it.").format(name=first))
         self.refresh()
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class DatasetPanel:
 
     @contextlib.contextmanager
     def showingErrors(self):
-        """A block in which an error that the reader can act on is shown, and what follows the block goes on."""
+        """A block in which an error that the reader can act on is shown, and what follows the block continues."""
         try:
             yield
         except SpineSegAIError as error:

@@ -92,7 +92,7 @@ class EditorBridge(Part):
         self._isTaking = False
 
     def _selectNode(self):
-        """Our Segment Editor node, made anew after the scene was closed."""
+        """Our Segment Editor node, made again after the scene was closed."""
         node = slicer.mrmlScene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
         if node is None:
             node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")

@@ -1,4 +1,4 @@
-"""Segmenting again with what the reader knows: levels that are right, key points, the segments as they are."""
+"""Segmenting again with what the reader knows: levels that are right, keypoints, the segments as they are."""
 
 from slicer.i18n import tr as _
 
@@ -12,7 +12,7 @@ from .part import Part
 
 
 class HintTools(Part):
-    """What the chosen method accepts is shown; the rest would be refused."""
+    """What the chosen method accepts is shown; the rest would be rejected."""
 
     def __init__(self, section):
         super().__init__(section)
@@ -42,7 +42,7 @@ class HintTools(Part):
             else _("In view: not given (“Visible levels” in the tab “Segment”).")
         )
         names = ", ".join(anatomy.STRUCTURES[i].name for i in anatomy.sorted_ids(self.anchors))
-        ui.anchorHintLabel.text = _("Known to be right: {levels}.").format(levels=names or _("none"))
+        ui.anchorHintLabel.text = _("Confirmed levels: {levels}.").format(levels=names or _("none"))
         ui.clearAnchorsButton.enabled = bool(self.anchors)
 
     def setEnabled(self, there, idle):
@@ -103,7 +103,7 @@ class HintTools(Part):
         self.anchors = {}
         self.show()
 
-    # --- key points --------------------------------------------------------------------------------------------------
+    # --- keypoints --------------------------------------------------------------------------------------------------
 
     def _onKeypoints(self, on):
         section = self.section
@@ -122,7 +122,7 @@ class HintTools(Part):
         return keypoints.movedKeypoints(self.section.segmentationNode) if shown else {}
 
     def _hideStaleKeypoints(self):
-        """Points of segments that have changed since are shown anew when they are asked for again."""
+        """Points of segments that have changed since are shown again when they are asked for again."""
         if self.ui.keypointsCheckBox.checked and keypoints.isStale(self.section.segmentationNode):
             self.ui.keypointsCheckBox.checked = False
 
@@ -159,7 +159,7 @@ class HintTools(Part):
             # A disc lies half a level below its vertebra; the one above the topmost vertebra may be in view.
             if (top and s.order < top.order - 0.5) or (bottom and s.order > bottom.order + 0.5):
                 raise HintError(
-                    _("{level} is said to be right, but “Visible levels” says {top} to {bottom}.").format(
+                    _("{level} is confirmed, but “Visible levels” is {top} to {bottom}.").format(
                         level=s.name, top=top.name if top else "…", bottom=bottom.name if bottom else "…"
                     ),
                     _("Correct one of the two."),

@@ -16,7 +16,7 @@ from ..scene import dicom, labelmaps, results, tables, volumes
 
 
 class Outputs:
-    """Behaviour of the buttons, on widgets that Qt Designer laid out.
+    """Behavior of the buttons, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`.
@@ -49,13 +49,13 @@ class Outputs:
             button.enabled = idle and volumeNode is not None and not self.measuring.isBusy
         ui.saveButton.enabled = idle
         volumeId = volumeNode.GetID() if volumeNode is not None else ""
-        if volumeId != self._volumeId:  # asked for each patient anew
+        if volumeId != self._volumeId:  # asked for each patient again
             self._volumeId = volumeId
             ui.patientCheckBox.checked = False
         ui.patientCheckBox.visible = volumeNode is not None and dicom.isFromDicom(volumeNode)
 
     def _result(self):
-        """What the segmentation shows now; None if it cannot be told, and the user knows why."""
+        """What the segmentation shows now; None if it cannot be read, and the user knows why."""
         node, volumeNode = self.parameters.outputSegmentation, self.parameters.outputVolume
         if volumeNode is None:  # removed while packages were installed or a file was chosen
             self.messages.say(_("The result or its volume was removed from the scene."))

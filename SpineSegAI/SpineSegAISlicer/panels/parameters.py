@@ -16,7 +16,7 @@ class Parameters:
 
     @contextlib.contextmanager
     def showing(self):
-        """While widgets are brought in line with the node, what they say is no choice of the reader's."""
+        """While widgets are brought in line with the node, what they say is not a choice of the reader's."""
         self.isShowing = True
         try:
             yield

@@ -10,7 +10,7 @@ NAME_COLUMN, STATE_COLUMN = 0, 1
 
 
 class QueuePanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out.
+    """Behavior of the section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`.

@@ -11,7 +11,7 @@ from .warnings_box import WarningsBox
 
 
 class ResultPanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out.
+    """Behavior of the section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`.

@@ -105,7 +105,7 @@ class Review(Part):
     def leastCertain(self):
         """Select the structure with the poorest outline; called again, the next one."""
         if not self.table.selectLeastCertain():
-            self.section.showMessage(_("Of no structure that is not locked is the outline's quality known."))
+            self.section.showMessage(_("No unlocked structure has an outline quality."))
 
     # --- picked in the image -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The list of training runs: watched, stopped, resumed.
 
 A run is a process of its own that writes to a folder; the panel looks into that folder now and then and knows nothing
-else of it. So runs go on when Slicer is closed, and those that were started elsewhere can be watched as well.
+else of it. So runs continue when Slicer is closed, and those that were started elsewhere can be watched as well.
 """
 
 import time
@@ -38,7 +38,7 @@ PICTURE_WIDTH = 640
 
 
 class RunList:
-    """Behaviour of the table and of what is shown of the selected run, on widgets that Qt Designer laid out.
+    """Behavior of the table and of what is shown of the selected run, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param devices: function that gives the `launcher.Devices` to resume on.
@@ -76,7 +76,7 @@ class RunList:
         self._timer.start()
 
     def cleanup(self):
-        """The panel goes away; runs go on."""
+        """The panel goes away; runs continue."""
         self._timer.stop()
 
     # --- what the buttons do -----------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from SpineSegAILib.errors import SpineSegAIError
 
 SEGMENT, TARGET, REASON, COUNT = range(4)
 ROW_PIXELS = 24
-EXTENTS = (("", _("not said")), ("body", _("vertebral bodies")), ("whole", _("whole vertebrae")))
+EXTENTS = (("", _("not specified")), ("body", _("vertebral bodies")), ("whole", _("whole vertebrae")))
 REASONS = {
-    "table": _("said by you"),
+    "table": _("your mapping"),
     "tag": _("made by SpineSegAI"),
     "terminology": _("terminology"),
     "name": _("name"),
@@ -112,7 +112,7 @@ class SceneMapping:
         return combo
 
     def _target(self, combo):
-        """What a row's reader chose or typed; a name that is no structure is one of the reader's own."""
+        """What a row's reader chose or typed; a name that is not a structure is one of the reader's own."""
         from SpineSegAILib.results.segment_names import parse_target
 
         text = combo.currentText.strip()
@@ -149,7 +149,7 @@ class SceneMapping:
             parts.append(_("Volumes without annotation, kept as cases to annotate: {count}.").format(count=bare))
         if missing:
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(missing))
-            parts.append(_("Choose what these are, or leave them out: {names}.").format(names=names))
+            parts.append(_("Choose what these are, or “omit”: {names}.").format(names=names))
         ui.mappingLabel.text = " ".join(parts)
         self._asksExtent = any(not c["extent"] and _hasVertebrae(self._targets(c, chosen)) for c in cases)
         ui.extentLabel.visible = ui.extentComboBox.visible = self._asksExtent

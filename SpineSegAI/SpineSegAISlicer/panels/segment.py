@@ -22,7 +22,7 @@ DOUBLE_CLICK_SECONDS = 0.5
 
 
 class SegmentPanel:
-    """Behaviour of the section, on widgets that Qt Designer laid out; what watches the queue.
+    """Behavior of the section, on widgets that Qt Designer laid out; what watches the queue.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param parameters: `Parameters`.

@@ -1,4 +1,4 @@
-"""Other series: the segments carried over by position, and refined there."""
+"""Other series: the segments copied by position, and refined there."""
 
 import slicer
 from slicer.i18n import tr as _

@@ -1,4 +1,4 @@
-"""What steers a segmentation besides the image: key points, a segmentation to start from, what is locked."""
+"""What steers a segmentation besides the image: keypoints, a segmentation to start from, what is locked."""
 
 import slicer
 from slicer.i18n import tr as _
@@ -9,7 +9,7 @@ from ..scene import keypoints, labelmaps
 
 
 class Steering:
-    """The widgets of key points and of the segmentation to start from; the hints that follow.
+    """The widgets of keypoints and of the segmentation to start from; the hints that follow.
 
     :param ui: the widgets.
     :param parameters: `Parameters`.
@@ -32,7 +32,7 @@ class Steering:
         ui.priorSelector.enabled = enabled
 
     def chosen(self):
-        """Ids of the chosen volume, of its key points and of the segmentation to start from; empty if not chosen.
+        """Ids of the chosen volume, of its keypoints and of the segmentation to start from; empty if not chosen.
 
         A result that comes while others wait is shown, and its volume is the chosen one then: so a run keeps these.
         """
@@ -41,7 +41,7 @@ class Steering:
         return tuple(node.GetID() if node is not None else "" for node in nodes)
 
     def hints(self, volumeNode, outputNode=None, chosen=None, usePrior=True):
-        """`SpineSegAILib.hints.Hints`: visible range, key points, segmentation to start from, what is locked.
+        """`SpineSegAILib.hints.Hints`: visible range, keypoints, segmentation to start from, what is locked.
 
         :param outputNode: segmentation that the result goes into; what is locked there stays.
         :param chosen: as `chosen` had it when the run began; as it is now if not given.
@@ -70,7 +70,7 @@ class Steering:
         if node is None:
             raise HintError(
                 _("What this volume was to be segmented with was removed from the scene while it waited."),
-                _("Choose other key points or another segmentation to start from, or none, and segment it again."),
+                _("Choose other keypoints or another segmentation to start from, or none, and segment it again."),
             )
         return node
 

@@ -8,8 +8,8 @@ from ..scene import labelmaps, volumes
 from ..scene.segments import structuresOfSegmentation
 
 PIXELS = 140
-PIXEL_MM = 0.5  # 70 mm: a vertebra with both neighbours
-_FILL, _EDGE = 0.3, 0.9  # how strongly the colour covers the image, inside and on the outline
+PIXEL_MM = 0.5  # 70 mm: a vertebra with both neighbors
+_FILL, _EDGE = 0.3, 0.9  # how strongly the color covers the image, inside and on the outline
 
 
 def previewPixmap(volumeNode, segmentationNode, structureId):

@@ -1,4 +1,4 @@
-"""The table of a segmentation's structures: order, colour, outline quality, uncertainty, visibility, lock."""
+"""The table of a segmentation's structures: order, color, outline quality, uncertainty, visibility, lock."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Row:
 
 
 class StructureTable:
-    """Behaviour of the table, on a QTableWidget.
+    """Behavior of the table, on a QTableWidget.
 
     :param onSelected: called without arguments when the reader selects something else.
     :param beforeLock: called before a lock is set or taken off, for an undo step.

@@ -4,7 +4,7 @@ import qt
 
 
 class Tabs:
-    """Behaviour of a QTabWidget whose pages are of different heights.
+    """Behavior of a QTabWidget whose pages are of different heights.
 
     :param widget: the QTabWidget.
     """

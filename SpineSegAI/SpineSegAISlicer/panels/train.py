@@ -25,7 +25,7 @@ DEVICES = (
 
 
 class TrainingPanel:
-    """Behaviour of the Train section, on widgets that Qt Designer laid out.
+    """Behavior of the Train section, on widgets that Qt Designer laid out.
 
     :param ui: the widgets, as `slicer.util.childWidgetVariables` gives them.
     :param dataset: function that gives the folder of the training set that the reader works on, empty if there is none.
@@ -61,7 +61,7 @@ class TrainingPanel:
         self._onStartCheckpoint()
 
     def cleanup(self):
-        """The panel goes away; runs go on."""
+        """The panel goes away; runs continue."""
         self.runs.cleanup()
 
     # --- choices -----------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class TrainingPanel:
         self._suggested = self.ui.trainNameLineEdit.text = self.suggestedName()
 
     def arguments(self):
-        """What `spinesegai train` is told."""
+        """What `spinesegai train` is given."""
         ui = self.ui
         words = [ui.trainDatasetPathLineEdit.currentPath]
         words += ["--steps", str(ui.trainStepsSpinBox.value), "--phantoms", str(ui.trainPhantomsSpinBox.value)]
@@ -151,7 +151,7 @@ class TrainingPanel:
         reasons = []
         path, name = self.ui.trainDatasetPathLineEdit.currentPath, self.ui.trainNameLineEdit.text.strip()
         if not path:
-            reasons.append(_("No data set is chosen."))
+            reasons.append(_("No dataset is chosen."))
         else:
             reasons += self._datasetProblems(path)
         also = self.ui.trainAlsoPathLineEdit.currentPath
@@ -188,7 +188,7 @@ class TrainingPanel:
         button, reasons = self.ui.trainStartButton, self.reasonsAgainst()
         button.enabled = not reasons
         button.toolTip = (
-            listed(reasons) if reasons else _("Train in a process of its own, which goes on when Slicer is closed.")
+            listed(reasons) if reasons else _("Train in a separate process, which continues when Slicer is closed.")
         )
 
     def onStart(self):

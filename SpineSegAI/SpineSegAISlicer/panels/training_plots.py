@@ -1,4 +1,4 @@
-"""A run's curves as Slicer plots: tables, series and charts, kept up to date while the run goes on."""
+"""A run's curves as Slicer plots: tables, series and charts, kept up to date while the run continues."""
 
 import slicer
 import vtk
@@ -19,7 +19,7 @@ class CurvePlots:
 
     def __init__(self):
         self._name = None  # of the run that is shown
-        self._tables = {}  # nodes, not ids: those begin anew with the next scene
+        self._tables = {}  # nodes, not ids: those begin again with the next scene
         self._charts = {}
 
     @property

@@ -39,7 +39,7 @@ class UndoTools(Part):
         self._restore(self.section.editor.undo, _("Undone."))
 
     def redo(self):
-        """Make the step again that was taken back last."""
+        """Redo the step that was undone last."""
         self._restore(self.section.editor.redo, _("Redone."))
 
     def _restore(self, restore, words):

@@ -41,7 +41,7 @@ class CommandProcess:
         return self._process.isRunning
 
     def start(self):
-        """Start the process; what becomes of it is told by the callbacks."""
+        """Start the process; the callbacks report what becomes of it."""
         try:
             self._process.start(["-m", "SpineSegAILib", *self._arguments])
         except SpineSegAIError as error:

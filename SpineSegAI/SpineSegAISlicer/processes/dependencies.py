@@ -130,7 +130,7 @@ def question(missing):
 
 
 def offlineInstructions(missing):
-    """How to get the packages onto a computer without internet access: the exact list, to carry over."""
+    """How to get the packages onto a computer without internet access: the exact list, to take along."""
     names = " ".join(f'"{requirement}"' for requirement in missing)
     python = ".".join(map(str, sys.version_info[:2]))
     return (
@@ -147,8 +147,8 @@ def ensure(more=()):
     """Install what is missing, after asking.
 
     :param more: packages besides those for segmentation, as `TRAINING_PACKAGES`.
-    :raises NotInstalled: the reader declined, the installation failed, or Slicer must be restarted; says how to go on,
-        with the exact list.
+    :raises NotInstalled: the reader declined, the installation failed, or Slicer must be restarted; its remedy is
+        how to continue, with the exact list.
     """
     global _installing
     _refuseOutdated()
@@ -207,7 +207,7 @@ def _refuseOutdated():
 
 
 def ready(more=()):
-    """`ensure`, and the reader is told why packages are still missing.
+    """`ensure`, and reports to the user why packages are still missing.
 
     :param more: packages besides those for segmentation, as `REPORT_PACKAGES`.
     :returns: whether all are there.

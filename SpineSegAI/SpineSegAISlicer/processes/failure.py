@@ -35,5 +35,5 @@ class Failure:
 
     @property
     def isCancelled(self):
-        """Whether nobody has to be told."""
+        """Whether it is not to be reported to anybody."""
         return self.kind == "Cancelled"

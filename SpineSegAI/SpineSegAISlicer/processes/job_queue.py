@@ -1,7 +1,7 @@
 """Volumes that are segmented one after the other: who is next, who runs, what became of each, Cancel.
 
 No widget and no node is known here. What is asked for a volume and where its answer goes is the task's matter; who
-computes is a client; who is told is a watcher. All three are handed in.
+computes is a client; to whom is reported is a watcher. All three are handed in.
 """
 
 import time
@@ -49,7 +49,7 @@ class Task(Protocol):
 
 
 class Watcher(Protocol):
-    """Who is told: the panel."""
+    """To whom is reported: the panel."""
 
     def onBegin(self, task: Task) -> None:
         """A task is about to begin."""
@@ -83,7 +83,7 @@ class JobQueue:
     def __init__(self, client, watcher):
         self.client = client
         self.watcher = watcher
-        self.changedCallbacks = []  # called when something began, ended, or is being cancelled
+        self.changedCallbacks = []  # called when something began, ended, or is being canceled
         self.states = {}  # key → what became of it, in words
         self.task = None  # the running one
         self.pace = Pace()
@@ -144,7 +144,7 @@ class JobQueue:
     def _begin(self, task):
         reasons = task.reasonsAgainst()
         if reasons:
-            self.states[task.key] = _("refused: {reasons}").format(reasons=" ".join(reasons))
+            self.states[task.key] = _("not segmented: {reasons}").format(reasons=" ".join(reasons))
             self.watcher.onFailed(Failure("ImageError", " ".join(reasons)), quiet=bool(self._waiting))
             return
         self.watcher.onBegin(task)
@@ -211,7 +211,7 @@ class JobQueue:
 
 
 class Pace:
-    """How long things take, and how much is left if they go on as they went."""
+    """How long things take, and how much is left if they continue as they went."""
 
     def __init__(self):
         self._started = time.monotonic()

@@ -77,7 +77,7 @@ class PythonProcess:
 
     @property
     def isRunning(self):
-        """True from `start` until the end was told, or `forget`."""
+        """True from `start` until the end was reported, or `forget`."""
         return self._process is not None
 
     @property
@@ -106,7 +106,7 @@ class PythonProcess:
             _kill(self._process)
 
     def stop(self, patience):
-        """Close its input, and kill it if it does not end by itself; nothing is told any more.
+        """Close its input, and kill it if it does not end by itself; nothing is reported any more.
 
         :param patience: how long it may take (ms).
         """

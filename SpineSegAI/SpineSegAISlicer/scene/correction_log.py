@@ -43,7 +43,7 @@ def logCarried(segmentationNode, volumeNode):
 
 
 def writeLog(segmentationNode, log):
-    """Store a log; an empty one is no attribute."""
+    """Store a log; an empty one is not an attribute."""
     segmentationNode.SetAttribute(LOG_ATTRIBUTE, log.to_json() if log.entries else None)
 
 

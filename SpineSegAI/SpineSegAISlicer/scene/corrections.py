@@ -29,7 +29,7 @@ from .segments import (
     structuresOfSegmentation,
 )
 
-# --- what is labelled ------------------------------------------------------------------------------------------------
+# --- what is labeled ------------------------------------------------------------------------------------------------
 
 
 def labellingOf(segmentationNode):
@@ -130,7 +130,7 @@ def _redraw(segmentationNode, volumeNode, labels, correction):
 
 
 def _describe(segmentationNode, before, touched):
-    """Name what was renamed, and discs whose neighbours were; names that a reader gave to others stay."""
+    """Name what was renamed, and discs whose neighbors were; names that a reader gave to others stay."""
     segmentation = segmentationNode.GetSegmentation()
     structures = structuresOfSegmentation(segmentationNode)
     extent = results.schemeOf(segmentationNode).extent

@@ -1,7 +1,7 @@
-"""Key points: each structure's centre as its method found it, in one list that can be dragged, and back as hints.
+"""Keypoints: each structure's center as its method found it, in one list that can be dragged, and back as hints.
 
 They are kept on the segments (`KEYPOINT_TAG`) and move with them. A segmentation has one list, which lies under its
-volume's transform; a point's label is the name of the structure whose centre it is.
+volume's transform; a point's label is the name of the structure whose center it is.
 """
 
 import json
@@ -35,7 +35,7 @@ def predictedKeypoints(segmentationNode):
 
 
 def keypointsOf(segmentationNode):
-    """Structure id → key point (RAS, mm) of the vertebrae and discs, top down.
+    """Structure id → keypoint (RAS, mm) of the vertebrae and discs, top down.
 
     As the method predicted it, or in the middle of the segment.
     """
@@ -60,14 +60,14 @@ def showList(segmentationNode, volumeNode):
 
     :param volumeNode: the volume that the segmentation was made on.
     :returns: the `vtkMRMLMarkupsFiducialNode`.
-    :raises CorrectionError: no structure has a key point.
+    :raises CorrectionError: no structure has a keypoint.
     """
     points = keypointsOf(segmentationNode)
     if not points:
-        raise CorrectionError(_("There is no structure whose key point could be moved."), _("Segment first."))
+        raise CorrectionError(_("There is no structure whose keypoint could be moved."), _("Segment first."))
     node = listOf(segmentationNode)
     if node is None:
-        name = _("{segmentation} key points").format(segmentation=segmentationNode.GetName())
+        name = _("{segmentation} keypoints").format(segmentation=segmentationNode.GetName())
         node = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLMarkupsFiducialNode", slicer.mrmlScene.GenerateUniqueName(name)
         )
@@ -141,7 +141,7 @@ def renameInList(segmentationNode, mapping):
 def keypointsFromNode(node):
     """Structure id → point (LPS, mm) of a markups list.
 
-    :raises HintError: a label is no structure's name, or two are the same.
+    :raises HintError: a label is not a structure's name, or two are the same.
     """
     found = {}
     for index in range(node.GetNumberOfControlPoints()):
@@ -152,14 +152,14 @@ def keypointsFromNode(node):
             structureId = anatomy.structure(label).id
         except SpineSegAIError:
             raise HintError(
-                _("The key point “{label}” of “{list}” is not named after a structure.").format(
+                _("The keypoint “{label}” of “{list}” is not named after a structure.").format(
                     label=label, list=node.GetName()
                 ),
-                _("Rename it to the vertebra or disc whose centre it is, such as L4 or L4/L5, or delete it."),
+                _("Rename it to the vertebra or disc whose center it is, such as L4 or L4/L5, or delete it."),
             ) from None
         if structureId in found:
             raise HintError(
-                _("“{list}” has two key points called “{label}”.").format(list=node.GetName(), label=label),
+                _("“{list}” has two keypoints called “{label}”.").format(list=node.GetName(), label=label),
                 _("Keep one point for each structure."),
             )
         position = [0.0, 0.0, 0.0]
@@ -169,7 +169,7 @@ def keypointsFromNode(node):
 
 
 def movedKeypoints(segmentationNode):
-    """Structure id → point (LPS, mm) of those that were dragged in a segmentation's list; deleted ones are left out.
+    """Structure id → point (LPS, mm) of those that were dragged in a segmentation's list; deleted ones are omitted.
 
     :raises HintError: see `keypointsFromNode`.
     """

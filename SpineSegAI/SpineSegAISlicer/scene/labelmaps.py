@@ -49,7 +49,7 @@ def structuresAside(segmentation):
 
 
 def takeOutVoxels(segmentation, segmentIds):
-    """Take the voxels away from segments, also where other segments go on using the same image."""
+    """Take the voxels away from segments, also where other segments keep using the same image."""
     values = {}
     for segmentId in segmentIds:
         segment = segmentation.GetSegment(segmentId)

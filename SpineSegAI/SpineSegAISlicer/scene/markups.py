@@ -9,7 +9,7 @@ from SpineSegAILib.errors import CorrectionError
 from . import labelmaps, volumes
 
 BOX_MARGIN_MM = 8.0
-"""Around the structures that a box is placed for: room to drag, and to see the neighbours' edges."""
+"""Around the structures that a box is placed for: room to drag, and to see the neighbors' edges."""
 
 
 class PointPicker:

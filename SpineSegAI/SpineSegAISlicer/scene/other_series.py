@@ -22,7 +22,7 @@ def applyToOtherSeries(segmentationNode, volumeNode):
     for other in otherSeriesOfStudy(volumeNode):
         try:
             carried = _carried(result, segmentationNode, volumeNode, other)
-            report.append((other, segmentationFromResult(carried, other), _("carried over")))
+            report.append((other, segmentationFromResult(carried, other), _("copied")))
         except SpineSegAIError as error:
             report.append((other, None, str(error)))
     return report
@@ -64,8 +64,8 @@ def _carried(result, segmentationNode, volumeNode, other):
     checkVolume(other)
     refused = refusedPlane(other, ("sagittal", "isotropic"))
     if refused:
-        raise ImageError(_("not carried over: a {plane} series").format(plane=refused))
-    warning = _("Carried over by position from “{volume}”: check it, the patient may have moved.")
+        raise ImageError(_("not copied: a {plane} series").format(plane=refused))
+    warning = _("Copied by position from “{volume}”. Check the outlines: the patient may have moved.")
     carried = replace(
         result,
         labels=labelsFromSegmentation(segmentationNode, other),
@@ -75,5 +75,5 @@ def _carried(result, segmentationNode, volumeNode, other):
         provenance={**result.provenance, "carried_from": volumeNode.GetName()},
     )
     if not carried.present:
-        raise ImageError(_("not carried over: the two series do not overlap"))
+        raise ImageError(_("not copied: the two series do not overlap"))
     return carried

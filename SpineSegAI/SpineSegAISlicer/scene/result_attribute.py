@@ -25,7 +25,7 @@ def write(segmentationNode, document):
 
 
 def warningsOf(segmentationNode):
-    """Sentences that the reader should see, e.g. that the sacrum is not visible and levels are a guess."""
+    """Sentences that the reader should see, e.g. that the sacrum is not in view and level labels are uncertain."""
     return read(segmentationNode).get("warnings", [])
 
 

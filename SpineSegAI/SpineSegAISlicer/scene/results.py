@@ -36,7 +36,7 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
     """Show a result as a segmentation node on its volume.
 
     In an existing node, structures that are locked stay as they are, voxel for voxel, and the new ones are fitted
-    around them; unlocked structures are replaced; segments that are no structures of ours are left alone.
+    around them; unlocked structures are replaced; segments that are not structures of ours are left alone.
 
     :param result: `SpineSegAILib.results.Segmentation` with one voxel per voxel of the volume.
     :param volumeNode: the volume that was segmented.
@@ -195,7 +195,7 @@ def _currentDocument(segmentationNode):
     stored = result_attribute.read(segmentationNode)
     ids = {s["id"] for s in structures}
     if any(m["id"] not in ids for other in stored.get("alternatives", ()) for m in other["mapping"]):
-        # The levels were named anew: the question is answered, and the confidence was of other names.
+        # The levels were named again: the question is answered, and the confidence was of other names.
         questions = {other["question"] for other in stored["alternatives"]}
         warnings = [w for w in stored.get("warnings", ()) if w not in questions]
         stored = {**stored, "alternatives": [], "level_confidence": None, "warnings": warnings}

@@ -15,7 +15,7 @@ class SegmentAgain:
     """One request, handed to `Segmenting.start`.
 
     :param anchors: structure id → position (RAS, mm) of levels that are known.
-    :param keypoints: structure id → point (LPS, mm) of key points that the reader moved.
+    :param keypoints: structure id → point (LPS, mm) of keypoints that the reader moved.
     :param prior: label image to start from, or None.
     :param only: structures to replace; empty for all.
     :param box: part of the volume's array (k, j, i) to replace; None for all.

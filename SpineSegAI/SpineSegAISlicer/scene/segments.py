@@ -21,7 +21,7 @@ UNCERTAINTY_TAG = "SpineSegAI.Uncertainty"
 """Tag of a segment with the mean uncertainty of its voxels, for methods that tell."""
 
 KEYPOINT_TAG = "SpineSegAI.KeyPoint"
-"""Tag of a segment with its structure's key point (LPS, mm), as the method predicted it or the reader moved it."""
+"""Tag of a segment with its structure's keypoint (LPS, mm), as the method predicted it or the reader moved it."""
 
 
 def tagOf(segment, tag):
@@ -103,9 +103,9 @@ def addStructure(segmentation, segment, structureId):
 
 
 def nameSegment(segment, structureId, present, extent, unvalidated):
-    """What a segment is called, in words, colour and codes.
+    """What a segment is called, in words, color and codes.
 
-    :param present: ids in the case; discs are named from their neighbours.
+    :param present: ids in the case; discs are named from their neighbors.
     :param extent: of vertebral masks, as in the scheme.
     """
     segment.SetName(segmentName(structureId, present, extent, unvalidated))
@@ -122,7 +122,7 @@ def segmentName(structureId, present, extent, unvalidated):
 
 
 def sortSegments(segmentation):
-    """Anatomical order, top down; segments that are no structures keep their order, at the end."""
+    """Anatomical order, top down; segments that are not structures keep their order, at the end."""
     ids = list(segmentation.GetSegmentIDs())
     structures = {i: structureOfSegment(segmentation.GetSegment(i)) for i in ids}
     rank = {sid: n for n, sid in enumerate(anatomy.sorted_ids(s for s in structures.values() if s is not None))}

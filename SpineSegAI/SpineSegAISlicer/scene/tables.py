@@ -9,7 +9,7 @@ from SpineSegAILib.files import atomic_write, write_csv_rows
 
 
 def tableFromMeasurements(columns, rows, segmentationNode):
-    """A table node with one row per structure; the one that belongs to the segmentation already is filled anew.
+    """A table node with one row per structure; the one that belongs to the segmentation already is filled again.
 
     :param columns: `SpineSegAILib.results.column.Column` per column.
     """

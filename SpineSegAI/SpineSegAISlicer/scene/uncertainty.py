@@ -32,11 +32,11 @@ SURROUNDINGS_MM = 10.0
 """A map is shown as far from the structures; elsewhere, methods are uncertain of skin and bowel."""
 
 OVERLAY_OPACITY = 0.7
-"""The image shows through, and edges can still be told."""
+"""The image shows through, and edges can still be seen."""
 
 
 def mapFromResult(result, volumeNode, segmentationNode):
-    """A scalar volume with a result's uncertainty, on its volume's voxels; the volume's own map is filled anew.
+    """A scalar volume with a result's uncertainty, on its volume's voxels; the volume's own map is filled again.
 
     Also of a result of which only some structures were asked for: the map is of all voxels.
 

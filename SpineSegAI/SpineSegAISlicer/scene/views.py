@@ -43,7 +43,7 @@ def arrangement():
 
 
 def showResult(volumeNode, segmentationNode, before):
-    """Show a new result in a sagittal layout, the spine centred; nothing if the user has arranged the views himself.
+    """Show a new result in a sagittal layout, the spine centered; nothing if the user has arranged the views himself.
 
     :param before: `arrangement` when the segmentation was started.
     """

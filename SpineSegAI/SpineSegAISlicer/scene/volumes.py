@@ -24,7 +24,7 @@ def isUncertaintyMap(volumeNode):
 
 
 def images():
-    """The scene's scalar volumes that are images: neither colour pictures nor label maps nor maps of uncertainty."""
+    """The scene's scalar volumes that are images: neither color pictures nor label maps nor maps of uncertainty."""
     return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isImage(node)]
 
 
@@ -62,7 +62,7 @@ def segmentedVolume(segmentationNode):
 def checkVolume(volumeNode):
     """Refuse what is not one scalar volume, cheaply: no voxel is looked at.
 
-    :raises ImageError: there is none, it has no voxels, is coloured, a label map, a map of uncertainty, or under a
+    :raises ImageError: there is none, it has no voxels, is colored, a label map, a map of uncertainty, or under a
         non-linear transform.
     """
     if volumeNode is None:
@@ -78,13 +78,13 @@ def checkVolume(volumeNode):
         )
     if isUncertaintyMap(volumeNode):
         raise ImageError(
-            _("“{name}” shows how unsure a method was; it is not an image.").format(name=name),
+            _("“{name}” is an uncertainty map, not an image.").format(name=name),
             _("Select the image that it was made from."),
         )
     components = imageData.GetNumberOfScalarComponents()
     if components != 1:
         raise ImageError(
-            _("“{name}” has {count} values per voxel (a colour picture or a vector volume).").format(
+            _("“{name}” has {count} values per voxel (a color picture or a vector volume).").format(
                 name=name, count=components
             ),
             _("Convert it with the module “Vector to Scalar Volume”."),

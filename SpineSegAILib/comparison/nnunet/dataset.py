@@ -1,6 +1,6 @@
-"""The data set as nnU-Net wants it, and its predictions as structures.
+"""The dataset as nnU-Net wants it, and its predictions as structures.
 
-nnU-Net has no marginal loss: to it, what is not drawn is background. It can be told to ignore voxels, though, and is
+nnU-Net has no marginal loss: to it, what is not drawn is background. It can ignore voxels, though, and is
 told to wherever our own losses allow several classes (`training.regions`): ours still learn there that it is one of
 them, nnU-Net learns nothing there.
 """
@@ -32,7 +32,7 @@ DATASET = f"Dataset{NUMBER}_SpineSegAI"
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data set as nnU-Net knows it.
+    """The dataset as nnU-Net knows it.
 
     Attributes:
         numbers: channel of the scheme → nnU-Net's label, from 1 on: what is annotated in any training case.
@@ -67,7 +67,7 @@ def prepare(manifest: Path, scheme: LabelScheme, folder: Path, scored_split: str
     known = read_manifest(manifest)
     training = {f"train_{n:04d}": c for n, c in enumerate(known.cases("training")) if c.label}
     if not training:
-        raise DatasetError(f"{manifest} has no labelled training cases.", "nnU-Net learns from masks alone.")
+        raise DatasetError(f"{manifest} has no labeled training cases.", "nnU-Net learns from masks alone.")
     others = known.splits.get("validation", ()) if scored_split != "validation" else ()
     watched = {f"watched_{n:04d}": c for n, c in enumerate(others) if c.label}
     told = [possible_channels(scheme, sid) for case in training.values() for sid in case.annotated]
@@ -83,7 +83,7 @@ def prepare(manifest: Path, scheme: LabelScheme, folder: Path, scored_split: str
         write_image(label, raw / "labelsTr" / f"{name}.nii.gz")
         shares.append(float((sitk.GetArrayViewFromImage(label) == len(numbers) + 1).mean()))
     names = {scheme.structures[channel - 1].name: number for channel, number in numbers.items()}
-    modality = known.modality if known.modality == "CT" else "MR"  # it normalises CT otherwise
+    modality = known.modality if known.modality == "CT" else "MR"  # it normalizes CT otherwise
     table = {
         "channel_names": {"0": modality},
         "labels": {"background": 0, **names, "ignore": len(numbers) + 1},

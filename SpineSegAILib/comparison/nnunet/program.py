@@ -1,4 +1,4 @@
-"""nnU-Net's commands: what they are told, and what they took."""
+"""nnU-Net's commands: what they are given, and what they took."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWN_STEPS = 1000 * 250
 
 
 class NnunetSettings(BaseModel):
-    """What nnU-Net is told, as `set` of its entry; it has no seed, and chooses all else itself."""
+    """What nnU-Net is given, as `set` of its entry; it has no seed, and chooses all else itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,7 @@ class NnunetSettings(BaseModel):
 
     @property
     def plan_words(self) -> list[str]:
-        """How it is told to make plans of this name."""
+        """Options that make plans of this name."""
         words = [] if self.plans_name == OWN_PLANS else ["-overwrite_plans_name", self.plans_name]
         words += [] if self.plans == OWN_PLANS else ["-pl", self.planner]
         return words + (["-gpu_memory_target", f"{self.memory_gb:g}"] if self.memory_gb else [])
@@ -127,7 +127,7 @@ class Nnunet:
         return run(command, self.environment(), self.folder / "log.txt")
 
     def environment(self) -> dict[str, str]:
-        """What its commands are told beside their words."""
+        """What its commands are given beside their words."""
         folders = {name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
         limits = {"SPINESEGAI_SECONDS": self.seconds, "SPINESEGAI_STEPS": self.steps}
         return {

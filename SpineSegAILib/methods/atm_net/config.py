@@ -15,7 +15,7 @@ TEXT_BANK = "text_bank"
 """Name of the file with the embedded prompts among the resources of a training run."""
 
 LEARNED_TABLE = "learned_table"
-"""The text encoder that is no encoder: a vector per word, learnt with the rest (the control for language)."""
+"""The text encoder that is not an encoder: a vector per word, learned with the rest (the control for language)."""
 
 
 class AtmNetConfig(MethodConfig):
@@ -48,9 +48,7 @@ class AtmNetConfig(MethodConfig):
         "paper", description="how a stage merges: one convolution, or Swin UNETR's residual blocks (ours)"
     )
     descriptor: Literal["grid", "prototype"] = Field("grid", description="what a class's map is contrasted by")
-    absent: Literal["masked", "negated"] = Field(
-        "masked", description="classes known to be absent: left out or negated"
-    )
+    absent: Literal["masked", "negated"] = Field("masked", description="classes known to be absent: omitted or negated")
     contrast_weight: float = Field(0.2, ge=0, description="weight of the contrastive loss")
     contrast_width: int = Field(128, ge=4, description="width of the space of the contrast")
     temperature: float = Field(0.07, gt=0, description="of the contrast")
@@ -154,7 +152,7 @@ class AtmNetConfig(MethodConfig):
         if TEXT_BANK not in resources:
             raise ConfigError(
                 "ATM-Net learns from embedded prompts, and no text bank is given.",
-                f"Make one with “spinesegai text-bank --method {self.method} --scheme {self.scheme}” and say "
+                f"Make one with “spinesegai text-bank --method {self.method} --scheme {self.scheme}” and use "
                 f"--set resources.{TEXT_BANK}=FILE, or do without language: --set method.text_encoder={LEARNED_TABLE}.",
             )
         from ..text.bank import TextBank

@@ -19,9 +19,9 @@ Decoder = Literal["paper", "residual"]
 class FusionStage(nn.Module):
     """One stage: self-attention, cross-attention to text weighted by α, upsampling, and the skip connection.
 
-    As printed, nothing is normalised before the attentions. The loss does not see the scale of what is attended to,
+    As printed, nothing is normalized before the attentions. The loss does not see the scale of what is attended to,
     since a layer norm follows, so tokens grow until one of them takes all the attention of every pixel, whatever is
-    said. `normalisation` keeps scores in bounds (ours; LGMS normalises the visual side, too).
+    said. `normalisation` keeps scores in bounds (ours; LGMS normalizes the visual side, too).
 
     Args:
         channels: of the stage's features.
@@ -77,7 +77,7 @@ class FusionStage(nn.Module):
     def forward(self, features: Tensor, skip: Tensor, text: Tensor | None) -> Tensor:
         """Features (B, C, H, W), skip (B, C', 2H, 2W), text (B, M, C) or None → (B, C', 2H, 2W)."""
         size = features.shape[2:]
-        # From the centre, so that an image which is padded on both sides keeps its positions (our choice).
+        # From the center, so that an image which is padded on both sides keeps its positions (our choice).
         position = position_encoding(size, features.shape[1], features.device, centered=True)
         pixels = _sequence(features)
         seen = self.before_self(pixels)

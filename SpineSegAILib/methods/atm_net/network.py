@@ -189,14 +189,14 @@ class AtmNet(Method):
         return marginal_cross_entropy(stacked, may_be) + partial_dice_loss(stacked, may_be)
 
     def _observed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, C) bool: structures labelled in an image, and those of which that is not known."""
+        """(B, C) bool: structures labeled in an image, and those of which that is not known."""
         pixel = _pixel_mm2(batch.coordinates)
         label, count = batch.label, batch.allowed.shape[1]
         rows = torch.arange(len(label), device=label.device).view(-1, 1, 1) * count + label
         labelled = torch.bincount(rows[label >= 0], minlength=len(label) * count).view(-1, count) * pixel
         undecided = torch.stack([a[:, m].sum(1) for a, m in zip(batch.allowed, label < 0, strict=True)]) * pixel
         present = (labelled > 0) & (labelled >= self.config.smallest_mm2)
-        # A few labelled pixels at the edge of the view are neither presence nor absence.
+        # A few labeled pixels at the edge of the view are neither presence nor absence.
         return present, ~present & ((undecided > 0) | (labelled > 0))
 
     def _drawn_texts(self, present: Tensor, possible: Tensor, batch: Batch) -> list[str]:

@@ -149,7 +149,7 @@ def likely_run(scheme: LabelScheme, present: Collection[int]) -> tuple[int, ...]
     """The contiguous run of levels that agrees best with a set of structures; empty where no vertebra is in it.
 
     Each vertebra of the run that is present counts +1, each that is not −1: single gaps are filled, a lone level two or
-    more gaps away is left out.
+    more gaps away is omitted.
     """
     chain = _chain(scheme, present)
     score = np.array([1 if s.id in present else -1 for s in chain])
@@ -249,8 +249,8 @@ def draw_prompt(
         scheme: of the labels.
         mixture: weights of ``"3" "2" "1" "range" "empty"``; what says more than `option` says `option`.
         option: the most that prompts say.
-        present: ids that are labelled in the image.
-        possible: ids that may be in it although nobody labelled them; a level of these next to the run is named half of
+        present: ids that are labeled in the image.
+        possible: ids that may be in it although nobody labeled them; a level of these next to the run is named half of
             the times, since it is neither known to be there nor known to be absent.
         third: where the slice lies.
         corruption: share of the detailed prompts that are one level too short or too long, or in the wrong third.

@@ -51,7 +51,7 @@ def choose(option: int, usual: str, hints: Hints, options: Mapping[str, Any]) ->
         )
     if option == 0:
         if asked not in ("", "none"):
-            raise ConfigError(f"This checkpoint reads no text: prompt_source={asked} means nothing.", "Leave it out.")
+            raise ConfigError(f"This checkpoint reads no text: prompt_source={asked} means nothing.", "Omit it.")
         return "none"
     if option == 1 and asked in ("", "range", "self", "presence", "oracle"):
         if asked:
@@ -119,7 +119,7 @@ def voted_runs(
 ) -> list[tuple[int, ...]]:
     """The run of levels of each slice, from a pass over the volume.
 
-    A structure is in a slice if most of the slice and its two neighbours show it on a large enough area.
+    A structure is in a slice if most of the slice and its two neighbors show it on a large enough area.
 
     Args:
         scheme: what the channels mean.
@@ -153,7 +153,7 @@ def improved(
 
 
 def _with_neighbours(seen: np.ndarray) -> np.ndarray:
-    """(D, n) bool → how many of a slice and its neighbours are true."""
+    """(D, n) bool → how many of a slice and its neighbors are true."""
     padded = np.pad(seen.astype(int), ((1, 1), (0, 0)))
     return padded[:-2] + padded[1:-1] + padded[2:]
 

@@ -147,7 +147,7 @@ class TextProjection(nn.Module):
 
 
 class WordTable(nn.Module):
-    """One learnt vector per word of the grammar: what attention to text gives without any language in it.
+    """One learned vector per word of the grammar: what attention to text gives without any language in it.
 
     Args:
         texts: the grammar.

@@ -105,14 +105,14 @@ class _DilatedResNet(nn.Module):
 
 
 class _ASPP(nn.Module):
-    """Atrous spatial pyramid with the image-level branch of DeepLabv3, which MONAI's `SimpleASPP` leaves out."""
+    """Atrous spatial pyramid with the image-level branch of DeepLabv3, which MONAI's `SimpleASPP` omits."""
 
     def __init__(self, dims: int, inputs: int, outputs: int) -> None:
         super().__init__()
         branch = outputs // 4
         self.pyramid = SimpleASPP(dims, inputs, branch, (1, 3, 3, 3), (1, 12, 24, 36), norm_type=_INSTANCE)
         self.pooled = Convolution(dims, inputs, branch, kernel_size=1, norm=None, act="relu")
-        # Instance normalisation would take away what is the same everywhere, which is all that the pooled branch says.
+        # Instance normalization would take away what is the same everywhere, which is all that the pooled branch says.
         groups = ("group", {"num_groups": max(outputs // 8, 1)})
         self.merge = Convolution(dims, 5 * branch, outputs, kernel_size=1, norm=groups, act="relu")
 

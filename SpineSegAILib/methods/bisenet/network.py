@@ -1,8 +1,8 @@
 """BiSeNet (Yu et al., ECCV 2018): a spatial path keeps detail at an eighth of the resolution, a context path sees far.
 
-Where it differs: group for batch normalisation, since batches are small (instance normalisation would take away what is
+Where it differs: group for batch normalization, since batches are small (instance normalization would take away what is
 the same everywhere, and with it the pooled tail of the context path); the pooled vectors of its attentions are not
-normalised, since one value per channel cannot be; and the loss is that of the other baselines (with Dice), on the
+normalized, since one value per channel cannot be; and the loss is that of the other baselines (with Dice), on the
 result and, as published, on both stages of the context path.
 """
 

@@ -13,7 +13,7 @@ class ClickRefineConfig(MethodConfig):
     """A small U-Net over a few slices around the clicks, of fixed pixel size and distance (our design).
 
     What is fed back is as in interactive segmentation since RITM (Sofiiuk et al., Reviving iterative training with mask
-    guidance, ICIP 2022): the mask so far, and maps of the clicks; the neighbours' masks and the kind of structure are
+    guidance, ICIP 2022): the mask so far, and maps of the clicks; the neighbors' masks and the kind of structure are
     what a program knows that names what it segments.
     """
 

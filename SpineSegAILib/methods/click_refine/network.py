@@ -1,4 +1,4 @@
-"""The network that corrects by clicks: a U-Net of 2D convolutions whose slices look at their neighbours."""
+"""The network that corrects by clicks: a U-Net of 2D convolutions whose slices look at their neighbors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SCRIBBLES, _FORGOTTEN = 0.15, 0.25
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions within slices, and one between that mixes each slice with its two neighbours."""
+    """Two 3×3 convolutions within slices, and one between that mixes each slice with its two neighbors."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ class UNet3D(nn.Module):
 
     Instance norm where the release has a batch norm that always uses the batch's own statistics (our choice). Levels
     whose slices have not been pooled yet, while their pixels will be pooled without them, convolve inside slices only:
-    neighbouring slices of a sagittal stack are 4 mm apart, neighbouring pixels less than 1 mm (our choice, as nnU-Net).
+    neighboring slices of a sagittal stack are 4 mm apart, neighboring pixels less than 1 mm (our choice, as nnU-Net).
 
     Args:
         inputs: input channels.
@@ -87,7 +87,7 @@ class SwinUNETR3D(nn.Module):
 
 
 class SlicewiseResEnc(nn.Module):
-    """The default method's residual-encoder U-Net inside slices, and what neighbouring slices say after each level.
+    """The default method's residual-encoder U-Net inside slices, and what neighboring slices say after each level.
 
     Our choice for stacks of few thick slices and few cores: the release starts from weights of another network too
     (Universal Model's), and the shipped one of the default method fits this one (`LaCafMethod.remap_weights`). Slices

@@ -38,7 +38,7 @@ class LaCafConfig(MethodConfig):
 
     Defaults are the paper's, as far as its abstract and released code tell: 3D U-Net with 19.1 M parameters, CLIP
     ViT-B/32 text features, per-class adapters 512→128→256, heads of 8 channels. Two are ours: `fusion="xattn"` is what
-    its title says, while the release multiplies by a scalar, and `mask_unlabelled` leaves out of the loss what nobody
+    its title says, while the release multiplies by a scalar, and `mask_unlabelled` omits from the loss what nobody
     annotated. The preset ``"released"`` is the release. Instance norm in the U-Net, text vectors of unit size, warm-up
     by steps and a clipped gradient differ in all presets.
 
@@ -91,7 +91,7 @@ class LaCafConfig(MethodConfig):
     )
     attention_norm: bool = Field(
         False,
-        description="xattn: tokens and queries are normalised and the text vector is not added to what it attends to, "
+        description="xattn: tokens and queries are normalized and the text vector is not added to what it attends to, "
         "so that heads depend more on the image (ours)",
     )
     concat: bool = Field(True, description="heads are generated from the fused vector and the text vector")
@@ -184,7 +184,7 @@ class LaCafConfig(MethodConfig):
     def with_resources(self, resources: Mapping[str, str]) -> LaCafConfig:
         """With the length of the vectors of the text bank, if the text comes from one.
 
-        A bank that is gone is no error here: a network that goes on from a checkpoint has its vectors.
+        A bank that is gone is not an error here: a network that continues from a checkpoint has its vectors.
         """
         kind, _, file = self.text_encoder.partition(":")
         if kind != "bank" or not Path(file).is_file():
@@ -221,7 +221,7 @@ class LaCafConfig(MethodConfig):
 
         Vessels, as released: 1.5 mm, HU −700…300, 96³, crops around labels and anywhere 2:1, AdamW 8e-4 with weight
         decay 1e-5, batches of four, a warm-up of 10 of 1,001 epochs (of 502 cases: 125,625 steps); of its augmentation
-        the zoom, 1.3 to 1.5 in three of ten crops, is wider here, and quarter turns are left out, since sides would
+        the zoom, 1.3 to 1.5 in three of ten crops, is wider here, and quarter turns are omitted, since sides would
         change. Spine: thick sagittal slices, pixels of 0.75 mm (1.25 mm for narrower networks), windows of 16 slices
         (our choice).
         """

@@ -342,7 +342,7 @@ class LaCafMethod(Method):
         return logits, rank
 
     def _look(self, images: Tensor) -> Tensor | None:
-        """(B, n, text width) CLIP's vectors of evenly spaced slices; CLIP is no part of this module."""
+        """(B, n, text width) CLIP's vectors of evenly spaced slices; CLIP is not part of this module."""
         if not self.config.use_clip_visual:
             return None
         if self._clip_visual is None:

@@ -56,9 +56,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def renamed(published: Mapping[str, Tensor], config: LaCafConfig) -> dict[str, Tensor]:
-    """The Universal Model's tensors under the names of `LaCafMethod`; what has no counterpart there is left out.
+    """The Universal Model's tensors under the names of `LaCafMethod`; what has no counterpart there is omitted.
 
-    Running statistics are: the U-Net normalises by each image's own.
+    Running statistics are: the U-Net normalizes by each image's own.
 
     Args:
         published: name → tensor, with or without the ``module.`` of a distributed training.

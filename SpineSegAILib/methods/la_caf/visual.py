@@ -16,7 +16,7 @@ from ..text.encoders import load_open_clip
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
-"""The colour statistics that CLIP's weights expect."""
+"""The color statistics that CLIP's weights expect."""
 _SIDE = 224
 
 

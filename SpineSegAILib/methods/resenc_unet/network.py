@@ -148,7 +148,7 @@ class ResEncUNetMethod(Method):
         return logits, rank_map(self.rank_head(features[self.rank_level]), images.shape[2:])
 
     def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A network that sees fewer neighbours or tells fewer kinds apart, grown to this one; what it says stays the
+        """A network that sees fewer neighbors or tells fewer kinds apart, grown to this one; what it says stays the
         same but for the new kinds, which start as improbable as they are rare."""
         state = dict(state)
         mine = self.state_dict()

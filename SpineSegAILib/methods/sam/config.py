@@ -78,7 +78,7 @@ class SamConfig(MethodConfig):
         """With the architecture of the weights.
 
         Raises:
-            ConfigError: they cannot be had, or are no SAM's.
+            ConfigError: they cannot be had, or are not SAM's.
         """
         if not self.weights:
             return self

@@ -1,4 +1,4 @@
-"""SAM (Kirillov et al., ICCV 2023) and MedSAM (Ma et al., Nature Communications 2024) on our boxes and key points.
+"""SAM (Kirillov et al., ICCV 2023) and MedSAM (Ma et al., Nature Communications 2024) on our boxes and keypoints.
 
 A structure is asked for by the box around it in the segmentation that the reader gives (`Hints.prior`), or by its key
 point; each answer is a mask of its own. Without boxes or points there is nothing to ask for: SAM names nothing.
@@ -77,7 +77,7 @@ class SamMethod(Method):
         if not self.config.weights:
             raise ConfigError(
                 "SAM starts from weights that are there, and none are given.",
-                "Say --set method.weights=FOLDER, of a download such as: hf download facebook/sam-vit-base "
+                "Use --set method.weights=FOLDER, of a download such as: hf download facebook/sam-vit-base "
                 "--local-dir FOLDER (MedSAM: wanglab/medsam-vit-base).",
             )
         self.sam.load_state_dict(_published(self.config.weights))
@@ -189,7 +189,7 @@ class SamMethod(Method):
         if asked and context.prior is None and context.keypoints is None:
             raise HintError(
                 "SAM segments what it is shown, and nothing is shown to it.",
-                "Give a segmentation, of which it takes boxes (--prior FILE), or key points.",
+                "Give a segmentation, of which it takes boxes (--prior FILE), or keypoints.",
             )
         logits = torch.full((len(images), self.scheme.channels, *images.shape[2:]), -20.0, device=images.device)
         logits[:, 0] = 0

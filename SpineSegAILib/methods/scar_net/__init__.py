@@ -1,1 +1,1 @@
-"""SCAR-Net: a recognition network finds key points and steers a segmentation network. And its ancestor, DGMSNet."""
+"""SCAR-Net: a recognition network finds keypoints and steers a segmentation network. And its ancestor, DGMSNet."""

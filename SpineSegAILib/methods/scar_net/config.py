@@ -13,13 +13,13 @@ class ScarNetConfig(MethodConfig):
     """Defaults are the paper's, or DGMSNet's where the paper is silent; choices of ours are marked.
 
     What differs from both in any preset: heatmaps are refined between pixels, W's form (`recognition.weight_map`), the
-    global mean's branch without normalisation, and warm-up and clipping of the gradient where a run does not switch
+    global mean's branch without normalization, and warm-up and clipping of the gradient where a run does not switch
     them off.
     """
 
     coordinates: bool = Field(False, description="give the network the position in the field of view (our addition)")
     adaptive: Literal["transformer", "conv"] = Field(
-        "transformer", description="what the dynamic kernels feed: key-point-weighted self-attention, or nothing more"
+        "transformer", description="what the dynamic kernels feed: keypoint-weighted self-attention, or nothing more"
     )
     use_mcca: bool = Field(True, description="fuse the two feature maps by cross attention; otherwise add them")
     mcca_residual: Literal["cross", "self", "attended"] = Field(
@@ -37,22 +37,22 @@ class ScarNetConfig(MethodConfig):
     )
     mark_points: bool = Field(
         False,
-        description="a key point adds a learnt vector of its structure to the features around it, so that it says which"
+        description="a keypoint adds a learned vector of its structure to the features around it, so that it says which"
         " one is there (our addition)",
     )
     channel_convolutions: bool = Field(False, description="1x1 convolutions before the channel attention")
     gate_low_features: bool = Field(False, description="recognition gates the low-level features (our addition)")
     heads: int = Field(4, ge=1, description="heads of the adaptive transformer (our choice)")
-    weight_floor: float = Field(0.5, gt=0, le=1, description="key-point weight far from every key point (our choice)")
+    weight_floor: float = Field(0.5, gt=0, le=1, description="keypoint weight far from every keypoint (our choice)")
     true_until: float = Field(
         1 / 3, ge=0, le=1, description="share of the training in which annotated points may steer (our choice)"
     )
     weight_queries: bool = Field(
         False,
-        description="key-point weights also scale what a position gathers, so key points act where they are"
+        description="keypoint weights also scale what a position gathers, so keypoints act where they are"
         " (our addition)",
     )
-    weight_mm: float = Field(10.0, gt=0, description="width (standard deviation) of the key-point weight (our choice)")
+    weight_mm: float = Field(10.0, gt=0, description="width (standard deviation) of the keypoint weight (our choice)")
     heatmap_mm: float = Field(
         3.0,
         gt=0,
@@ -142,7 +142,7 @@ class ScarNetConfig(MethodConfig):
         if self.method == "dgmsnet" and (self.adaptive != "conv" or self.use_mcca):
             raise ValueError("DGMSNet has neither the adaptive transformer nor MCCA; that is scar-net")
         if not self.point_channels:
-            raise ValueError(f"the scheme {self.scheme} has no vertebrae or discs of known level to make key points of")
+            raise ValueError(f"the scheme {self.scheme} has no vertebrae or discs of known level to make keypoints of")
         if self.features % self.heads:
             raise ValueError("features must be a multiple of heads")
         return self
@@ -152,7 +152,7 @@ class ScarNetConfig(MethodConfig):
         """Settings of a training run.
 
         As published for wide networks: Adam, 5e-4, which falls to a fifth after each third, two cases with masks and
-        two with key points alone in a batch, 600 epochs (of 172 subjects: 51,600 steps); of DGMSNet weight decay 1e-4
+        two with keypoints alone in a batch, 600 epochs (of 172 subjects: 51,600 steps); of DGMSNet weight decay 1e-4
         and, in two of five images, rotation up to 15° as the only augmentation. Slices of 512² pixels of 0.6 mm are our
         choice (DGMSNet: 780²).
         """
@@ -177,7 +177,7 @@ class ScarNetConfig(MethodConfig):
 
     @property
     def point_channels(self) -> tuple[int, ...]:
-        """Positions in the scheme (0 = first structure) of what has a key point: vertebrae, sacrum and discs, not
+        """Positions in the scheme (0 = first structure) of what has a keypoint: vertebrae, sacrum and discs, not
         tubes."""
         return tuple(i for i, s in enumerate(self.label_scheme.structures) if s.order is not None)
 

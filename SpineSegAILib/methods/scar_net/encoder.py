@@ -23,7 +23,7 @@ def normalisation(kind: str, channels: int) -> nn.Module:
 
 
 def convolution(inputs: int, outputs: int, norm: str, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, normalisation, ReLU."""
+    """Convolution, normalization, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), normalisation(norm, outputs), nn.ReLU()
     )
@@ -39,7 +39,7 @@ def separable(
     between: bool = False,
     ends: bool = True,
 ) -> nn.Sequential:
-    """Depthwise 3x3 and pointwise convolution, each normalised; ReLU at the end, and between the two, where wanted."""
+    """Depthwise 3x3 and pointwise convolution, each normalized; ReLU at the end, and between the two, where wanted."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, inputs, 3, stride, dilation, dilation, inputs, bias=False),
         normalisation(norm, inputs),
@@ -52,14 +52,14 @@ def separable(
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions, a ReLU before each, and a skip that is added after the last normalisation.
+    """Three separable convolutions, a ReLU before each, and a skip that is added after the last normalization.
 
     So a block can lower what it is given as well as raise it. Returns of `forward`: the features before the last
     convolution, which alone may stride, and the block's result; neither has passed a ReLU.
 
     Args:
         inputs, outputs: channels.
-        norm: kind of normalisation.
+        norm: kind of normalization.
         stride: of the last convolution and the skip.
         active: whether there is a ReLU before the first convolution; the first block's input has passed one.
         late: whether the second convolution widens, as in the exit block, not the first.
@@ -110,7 +110,7 @@ def _skip(inputs: int, outputs: int, norm: str, stride: int) -> nn.Module:
 class Pyramid(nn.Module):
     """Atrous spatial pyramid: 1x1, three dilated 3x3 and the global mean, merged by a 1x1 convolution.
 
-    The branch of the global mean is not normalised: over one pixel of one image there is nothing to normalise by.
+    The branch of the global mean is not normalized: over one pixel of one image there is nothing to normalize by.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: str, between: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""RALF, recognition-assisted label fusion: several networks, and the key points tell whether they may be trusted.
+"""RALF, recognition-assisted label fusion: several networks, and the keypoints tell whether they may be trusted.
 
 The paper names it and does not say what is fused; this is the scheme of DGMSNet, from which the name descends: one
 network per weight of the heatmaps' error. For each image and network, the distance between the heatmaps' peaks and the
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 def disagreement(probabilities: Tensor, points: Tensor, spacing: Tensor, channels: Sequence[int]) -> Tensor:
-    """(B,) mean distance in mm between key points and the centroids of the labelled pixels; infinite without any.
+    """(B,) mean distance in mm between keypoints and the centroids of the labeled pixels; infinite without any.
 
     Args:
         probabilities: (B, C, H, W).
         points: (B, K, 2) in pixels, NaN where not found.
         spacing: (B, 2) mm.
-        channels: for each key point its channel in `probabilities`.
+        channels: for each keypoint its channel in `probabilities`.
     """
     winner = probabilities.argmax(1)
     height, width = winner.shape[1:]
@@ -32,7 +32,7 @@ def disagreement(probabilities: Tensor, points: Tensor, spacing: Tensor, channel
         mask = (winner == channel).float()
         size = mask.sum((1, 2))
         centroid = torch.stack([(mask.sum(2) * rows).sum(1), (mask.sum(1) * columns).sum(1)], 1) / size[:, None]
-        distances.append(((centroid - points[:, k]) * spacing).norm(dim=1))  # NaN without mask or key point
+        distances.append(((centroid - points[:, k]) * spacing).norm(dim=1))  # NaN without mask or keypoint
     return torch.stack(distances, 1).nanmean(1).nan_to_num(torch.inf)
 
 

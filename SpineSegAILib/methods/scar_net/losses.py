@@ -12,12 +12,12 @@ from torch import Tensor
 def heatmap_error(predicted: Tensor, target: Tensor, absent: Tensor) -> Tensor:
     """Mean squared error over the pixels of each heatmap where its value is known; 0 where nothing is.
 
-    A structure with a key point is known everywhere. Without one, its heatmap is known to be 0 wherever the structure
+    A structure with a keypoint is known everywhere. Without one, its heatmap is known to be 0 wherever the structure
     itself is known not to be; the rest counts for nothing.
 
     Args:
         predicted: (B, K, H, W).
-        target: (B, K, H, W), NaN for structures without a key point.
+        target: (B, K, H, W), NaN for structures without a keypoint.
         absent: (B, K, H, W) bool, where the structure is known not to be.
     """
     missing = target.isnan()

@@ -1,10 +1,10 @@
 """SCAR-Net: spine segmentation based on cross attention and recognition-assisted label fusion.
 
 Two networks of the same structure and separate weights. The recognition network R draws a heatmap per structure, whose
-peaks are key points, and makes the convolution kernels of the segmentation network S out of its own features. Cases
-with key points alone teach R, and through the kernels S is better for it.
+peaks are keypoints, and makes the convolution kernels of the segmentation network S out of its own features. Cases
+with keypoints alone teach R, and through the kernels S is better for it.
 
-Unsettled in the paper and decided here: how the key points steer the attention (`recognition.weight_map`), the loss
+Unsettled in the paper and decided here: how the keypoints steer the attention (`recognition.weight_map`), the loss
 (`losses`), what label fusion fuses (`label_fusion`), and the "enhanced" low-level feature (`encoder.Decoder`).
 """
 
@@ -41,10 +41,10 @@ from .recognition import (
 )
 
 NEIGHBOURHOOD_MM = 8.0
-"""Slices up to this far to either side vote on a slice's key points: two of the usual 4 mm slices."""
+"""Slices up to this far to either side vote on a slice's keypoints: two of the usual 4 mm slices."""
 
 _OPTIONS = {
-    "weight_map": "off: key points do not steer the attention (for research)",
+    "weight_map": "off: keypoints do not steer the attention (for research)",
     "mcca": "off: the two feature maps are added instead of fused by attention (for research)",
     "rank": "off: the auxiliary rank head is ignored (for research)",
 }
@@ -111,7 +111,7 @@ class ScarNet(nn.Module):
             x: (B, inputs, H, W).
             kernels: (B, C, 7, 7).
             gate: (B, 1, H/4, W/4), or None.
-            steering: what the key points say, or None for nothing.
+            steering: what the keypoints say, or None for nothing.
             fused: False adds the two feature maps in spite of MCCA.
         """
         fine, low, high = self.encoder(x)
@@ -129,11 +129,11 @@ def _rank_head(channels: int) -> nn.Module:
 class ScarNetMethod(Method):
     """SCAR-Net and DGMSNet, one network or, with `ScarNetConfig.ralf_ensemble`, several whose labels are fused.
 
-    At inference each sagittal slice takes the key points of its neighbourhood, so there is a first pass over the volume
-    that only recognises. Key points of the reader replace those found.
+    At inference each sagittal slice takes the keypoints of its neighborhood, so there is a first pass over the volume
+    that only recognizes. Keypoints of the reader replace those found.
 
-    The dynamic kernels are pooled from the whole input, which attention also spans: what was learnt on windows of one
-    size does not carry over to larger images, so those are seen in such windows.
+    The dynamic kernels are pooled from the whole input, which attention also spans: what was learned on windows of one
+    size does not transfer to larger images, so those are seen in such windows.
     """
 
     def __init__(self, config: ScarNetConfig) -> None:
@@ -211,7 +211,7 @@ class ScarNetMethod(Method):
         return batch.keypoints[:, self.channels].float()
 
     def _found(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, K, 2) key points, NaN where the peak is too low; and (B, K) heights."""
+        """(B, K, 2) keypoints, NaN where the peak is too low; and (B, K) heights."""
         points, heights = peaks(maps)
         return torch.where(heights[..., None] >= self.config.least_peak, points, torch.nan), heights
 
@@ -270,7 +270,7 @@ class ScarNetMethod(Method):
         return maps
 
     def _agreed(self, number: int, context: Context) -> Tensor:
-        """(D, K, 2) key points in the slices that neighbouring slices agree on, worked out once per volume."""
+        """(D, K, 2) keypoints in the slices that neighboring slices agree on, worked out once per volume."""
         key = ("agreed", number)
         if key not in context.memory:
             kept = context.memory[number]

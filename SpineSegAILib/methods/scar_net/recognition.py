@@ -1,6 +1,6 @@
-"""KRAL, the key-point recognition-assisted learner, and the adaptive transformer that it steers (paper, section 3.2).
+"""KRAL, the keypoint recognition-assisted learner, and the adaptive transformer that it steers (paper, section 3.2).
 
-Key points are (B, K, 2) positions (row, column) in pixels of the input, NaN where not known; `spacing` is (B, 2), mm.
+Keypoints are (B, K, 2) positions (row, column) in pixels of the input, NaN where not known; `spacing` is (B, 2), mm.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ STRIDE = 16
 GUESS_RADIUS_MM = 20.0
 """The weight map is flat this far around an interpolated point: one level more or less."""
 LEVEL_MM = 36.0
-"""Vertebra to vertebra, a lumbar average; used only where a single key point is known."""
+"""Vertebra to vertebra, a lumbar average; used only where a single keypoint is known."""
 
 
 def heatmaps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: float) -> Tensor:
-    """(B, K, H, W) Gaussians of peak 1 around the points, round in millimetres; NaN where a point is not known."""
+    """(B, K, H, W) Gaussians of peak 1 around the points, round in millimeters; NaN where a point is not known."""
     down, across = (torch.exp(d**2 / (-2 * width_mm**2)) for d in _distances_mm(points, spacing, shape))
     return down[..., :, None] * across[..., None, :]
 
@@ -35,7 +35,7 @@ def heatmaps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: fl
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Where each heatmap is highest, and how high.
 
-    The arg-max, refined to the centre of mass (above their lowest value) of the 5x5 pixels around it, through which
+    The arg-max, refined to the center of mass (above their lowest value) of the 5x5 pixels around it, through which
     gradients reach the maps.
 
     Args:
@@ -61,7 +61,7 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def neighbourhood(points: np.ndarray, heights: np.ndarray, slice_mm: float, reach_mm: float) -> np.ndarray:
-    """Key points that neighbouring slices agree on: the median over slices, which a stray peak does not move.
+    """Keypoints that neighboring slices agree on: the median over slices, which a stray peak does not move.
 
     Args:
         points: (D, K, 2), NaN where a slice has no peak.
@@ -70,7 +70,7 @@ def neighbourhood(points: np.ndarray, heights: np.ndarray, slice_mm: float, reac
         reach_mm: slices up to this far to either side have a say.
 
     Returns:
-        (D, K, 2), NaN where none of the neighbours has a peak.
+        (D, K, 2), NaN where none of the neighbors has a peak.
     """
     reach = int(reach_mm / slice_mm)
     heights = np.where(np.isnan(points[..., 0]), 0.0, heights)
@@ -92,11 +92,11 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Steering:
-    """What the key points say to the adaptive transformer, on the grid of the high-level features.
+    """What the keypoints say to the adaptive transformer, on the grid of the high-level features.
 
     Attributes:
         weight: (B, 1, h, w) W, see `weight_map`.
-        places: (B, K, h, w) a Gaussian around each key point, zero where there is none; None where they are not marked.
+        places: (B, K, h, w) a Gaussian around each keypoint, zero where there is none; None where they are not marked.
     """
 
     weight: Tensor
@@ -108,7 +108,7 @@ class Steering:
 
 
 def point_maps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: float) -> Tensor:
-    """(B, K, h, w) Gaussians of peak 1 around the key points on the grid of the high-level features; zero without one.
+    """(B, K, h, w) Gaussians of peak 1 around the keypoints on the grid of the high-level features; zero without one.
 
     Args: as of `weight_map`.
     """
@@ -119,10 +119,10 @@ def point_maps(points: Tensor, spacing: Tensor, shape: Sequence[int], width_mm: 
 def weight_map(
     points: Tensor, spacing: Tensor, shape: Sequence[int], orders: Sequence[float], config: ScarNetConfig
 ) -> Tensor:
-    """The key-point weight ``W = w0 + (1 − w0) max_k exp(−d_k² / 2σ²)`` on the grid of the high-level features.
+    """The keypoint weight ``W = w0 + (1 − w0) max_k exp(−d_k² / 2σ²)`` on the grid of the high-level features.
 
-    A structure without a key point has weight 1 within `GUESS_RADIUS_MM` of the place that its neighbours suggest, so
-    that what was not found is not suppressed; without any key point the map is 1 everywhere. (The paper has the
+    A structure without a keypoint has weight 1 within `GUESS_RADIUS_MM` of the place that its neighbors suggest, so
+    that what was not found is not suppressed; without any keypoint the map is 1 everywhere. (The paper has the
     Gaussian of the distance; floor, width and the treatment of missing points are our choice.)
 
     Args:
@@ -148,7 +148,7 @@ def weight_map(
 
 
 def _guess(points: np.ndarray, spacing: np.ndarray, orders: Sequence[float]) -> np.ndarray:
-    """(K, 2): for the structures without a point, where their neighbours suggest; NaN for the others."""
+    """(K, 2): for the structures without a point, where their neighbors suggest; NaN for the others."""
     order = np.asarray(orders)
     known = np.flatnonzero(~np.isnan(points[:, 0]))
     known = known[order[known].argsort()]
@@ -210,10 +210,10 @@ def dynamic_convolution(features: Tensor, kernels: Tensor) -> Tensor:
 class AdaptiveTransformer(nn.Module):
     """``F_S = ReLU(BN(V(A + Attention(A; W))))``, where ``A`` is what the dynamic kernels make of ``U(F_S^H)``.
 
-    The attention is over positions; log W of the attended position is added to its score, so near key points counts
+    The attention is over positions; log W of the attended position is added to its score, so near keypoints counts
     more. That changes what every position gathers, wherever it is; `weight_queries` (our addition) also multiplies what
-    a position gathers by its own W, so that a key point changes most what is near it. W does not say which structure a
-    key point is of; with `marks` (our addition, their number) each adds a learnt vector of its own to A around it.
+    a position gathers by its own W, so that a keypoint changes most what is near it. W does not say which structure a
+    keypoint is of; with `marks` (our addition, their number) each adds a learned vector of its own to A around it.
     `attends=False` leaves the attention out, which is DGMSNet.
     """
 
@@ -235,7 +235,7 @@ class AdaptiveTransformer(nn.Module):
         self.after = convolution(channels, channels, norm, kernel=1)
 
     def forward(self, high: Tensor, kernels: Tensor, steering: Steering | None = None) -> Tensor:
-        """``F_S^H`` (B, C, h, w), κ (B, C, 7, 7), and what key points say (None: nothing) → ``F_S`` (B, C, h, w)."""
+        """``F_S^H`` (B, C, h, w), κ (B, C, 7, 7), and what keypoints say (None: nothing) → ``F_S`` (B, C, h, w)."""
         adapted = dynamic_convolution(self.before(high), kernels)
         if self.attention is None:
             return self.after(adapted)

@@ -1,6 +1,6 @@
 """The networks of segmentation-models-pytorch.
 
-Where they differ: group for batch normalisation, since batches are small and the pooled branches of some have one value
+Where they differ: group for batch normalization, since batches are small and the pooled branches of some have one value
 per channel and image.
 """
 

@@ -85,7 +85,7 @@ class TextBank:
         longest: tokens of the longest sentence.
 
     Raises:
-        ConfigError: the file is missing, or is no text bank.
+        ConfigError: the file is missing, or is not a text bank.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -34,7 +34,7 @@ class TextEncoder(Protocol):
     width: int
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """For each sentence its (tokens, width) features, padding left out."""
+        """For each sentence its (tokens, width) features, padding omitted."""
 
 
 def make_encoder(name: str, texts: Sequence[str] = ()) -> TextEncoder:
@@ -94,7 +94,7 @@ class BertEncoder:
 
 
 class ClipEncoder:
-    """Token features of CLIP's text tower after its last normalisation.
+    """Token features of CLIP's text tower after its last normalization.
 
     CLIP reads 77 tokens. A longer sentence is cut at its semicolons, full stops and commas into parts that fit, each
     read by itself; their features follow one another (our choice: cutting off the end would lose the sacrum).

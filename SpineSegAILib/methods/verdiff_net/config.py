@@ -59,7 +59,7 @@ class VerdiffNetConfig(MethodConfig):
     frequency_parser: bool = Field(
         False, description="the noisy mask's features are filtered by frequency before they lead (MedSegDiff)"
     )
-    prior: bool = Field(True, description="re-centre the diffusion on the conditional U-Net's mask; off: on zero")
+    prior: bool = Field(True, description="re-center the diffusion on the conditional U-Net's mask; off: on zero")
     encoding: Literal["auto", "binary", "onehot", "bits", "binary+label", "kind+label"] = Field(
         "auto",
         description="how a label becomes the state of the diffusion; auto: bits beyond eight classes; with “+label” "

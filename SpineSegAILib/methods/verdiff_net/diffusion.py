@@ -1,4 +1,4 @@
-"""The diffusion that is centred on a prior (section 2.2): noising, and three ways back.
+"""The diffusion that is centered on a prior (section 2.2): noising, and three ways back.
 
 The paper's equations 2–7 are lost; its words fit the form of CARD (Han et al., NeurIPS 2022):
 
@@ -10,7 +10,7 @@ Then r = y − f obeys an ordinary diffusion, and so it is computed. Mask and pr
 third of all times, and a denoiser that learns to do so repeats in sampling what it said first.
 
 The steps are written out here and tested against MONAI's schedulers instead of calling those: they draw the noise of a
-batch from one generator, by which a slice's result would depend on its neighbours in the batch, and their times are
+batch from one generator, by which a slice's result would depend on its neighbors in the batch, and their times are
 spaced from T, which a later start breaks.
 
 Times are counted from 0: index t here is the literature's t + 1.

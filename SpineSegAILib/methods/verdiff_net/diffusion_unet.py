@@ -16,12 +16,12 @@ from .nsa import NSA
 
 @dataclass
 class Guidance:
-    """What the denoiser is told about an image; the same at every time and for every sample.
+    """What the denoiser is given of an image; the same at every time and for every sample.
 
     Attributes:
         stem: (B, ·, H / patch, W / patch) the prior f and the projected image features.
         levels: per resolution what is added to the features, or None beyond the conditional U-Net's depth.
-        foreground: per resolution (B, 1, H, W) share of foreground in the prior's neighbourhood.
+        foreground: per resolution (B, 1, H, W) share of foreground in the prior's neighborhood.
     """
 
     stem: Tensor
@@ -52,7 +52,7 @@ class DiffusionUNet(nn.Module):
         attention_levels: how many of the lowest resolutions attend.
         nsa: kernel of the noise semantic adapter (see `NSA`), or None for no adapter.
         patch: pixels per side that are taken as one; their states become channels (1 in the paper; our addition).
-        condition: encodes the image anew at every time (see `DynamicCondition`), or None.
+        condition: encodes the image again at every time (see `DynamicCondition`), or None.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from ..blocks import group_norm, resized
 
 
 class FrequencyParser(nn.Module):
-    """A learnt complex weight for each channel and frequency; untrained it changes nothing.
+    """A learned complex weight for each channel and frequency; untrained it changes nothing.
 
     Args:
         channels: of the features.

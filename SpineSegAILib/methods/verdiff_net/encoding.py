@@ -15,7 +15,7 @@ from ..losses import group_channels
 from .config import VerdiffNetConfig
 
 _NEAR = 15
-"""Side of the neighbourhood, in pixels, that names what the prior does not."""
+"""Side of the neighborhood, in pixels, that names what the prior does not."""
 
 
 class Encoding(nn.Module):
@@ -66,7 +66,7 @@ class Encoding(nn.Module):
     def naming(self, prior: Tensor) -> Tensor:
         """(B, K, H, W) the share of each class in its class of the state, as the prior's probabilities have it.
 
-        Where the prior knows of none of them, as just beyond the edge of a hard mask, the neighbourhood does.
+        Where the prior knows of none of them, as just beyond the edge of a hard mask, the neighborhood does.
         """
         if not self.is_grouped:
             return torch.ones_like(prior)
@@ -145,7 +145,7 @@ def make_encoding(config: VerdiffNetConfig) -> Encoding:
 
 
 def _places(scheme: LabelScheme) -> list[int]:
-    """For each channel its place from top to bottom, background first: neighbours along the spine get codes that differ
+    """For each channel its place from top to bottom, background first: neighbors along the spine get codes that differ
     in one bit, so that a doubtful border between them leaves the other bits alone."""
     order = [0, *(scheme.channel_of[i] for i in sorted_ids(scheme.ids))]
     return [order.index(channel) for channel in range(scheme.channels)]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 class MSFM(nn.Module):
     """Convolutions of several sizes whose sum is re-weighted per channel by what the whole image looks like.
 
-    A selective-kernel unit with three branches. The paper normalises the pooled vector by batch norm and trains with
-    batches of one image, where batch norm has one value per channel and nothing to normalise: layer norm here.
+    A selective-kernel unit with three branches. The paper normalizes the pooled vector by batch norm and trains with
+    batches of one image, where batch norm has one value per channel and nothing to normalize: layer norm here.
 
     Args:
         inputs: input channels.

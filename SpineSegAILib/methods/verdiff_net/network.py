@@ -1,4 +1,4 @@
-"""Verdiff-Net: a conditional U-Net's mask, refined by a diffusion that is centred on it."""
+"""Verdiff-Net: a conditional U-Net's mask, refined by a diffusion that is centered on it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class VerdiffNet(Method):
     def training_losses(self, batch: Batch) -> dict[str, Tensor]:
         """`config.stage` says which of the losses make the total.
 
-        Noise and times come from torch's global generator, which the trainer seeds anew for every step.
+        Noise and times come from torch's global generator, which the trainer seeds again for every step.
         """
         stage = self.config.stage
         frozen = stage == "denoise" and self.conditional is not None
@@ -219,11 +219,11 @@ class VerdiffNet(Method):
         A few masks tell it badly, since each has decided every voxel. What the denoiser expects at the first step, when
         nothing is decided, tells it better (our choice): p is the mean of that over the samples, so that the variance
         is what the samples' expectations differ by and what each leaves open (the law of total variance). The classes
-        are kinds (vertebra, disc …): the map is of doubt about outlines, not about which level a body is.
+        are kinds (vertebra, disc …): the map is of uncertain outlines, not about which level a body is.
         """
         sampling = self._asked(context.options)
         if sampling.preview and self.conditional is None:
-            raise ConfigError("This checkpoint has no prior to preview.", "Leave the option preview off.")
+            raise ConfigError("This checkpoint has no prior to preview.", "Turn the option preview off.")
         c = self.condition(images, context.coordinates)
         prior = c.logits.softmax(1)
         if context.prior is not None:

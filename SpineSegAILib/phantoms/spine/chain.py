@@ -23,7 +23,7 @@ _BODY_SIDE = 0.8  # anterior and posterior heights are taken at this share of th
 
 @dataclass
 class Body:
-    """A vertebral (or sacral) body. Local axes (v, w, u): right, down, posterior; the origin is the body's centre."""
+    """A vertebral (or sacral) body. Local axes (v, w, u): right, down, posterior; the origin is the body's center."""
 
     name: str
     id: int | None

@@ -32,8 +32,8 @@ class Phantom:
 
     Attributes:
         image: int16; MR in arbitrary units, CT in HU.
-        labels: int16, same geometry; structure ids, vertebral *bodies*; every level in view is labelled.
-        keypoints: structure id → centre (LPS, mm), for vertebrae and discs whose centre is in view.
+        labels: int16, same geometry; structure ids, vertebral *bodies*; every level in view is labeled.
+        keypoints: structure id → center (LPS, mm), for vertebrae and discs whose center is in view.
         truth: measurements of the model itself, in mm and degrees; see `make_phantom`.
         spec: what it was made from.
     """
@@ -49,7 +49,7 @@ def make_phantom(spec: PhantomSpec, rng: np.random.Generator) -> Phantom:
     """Generate one case. The same spec and generator state give the same voxels.
 
     `Phantom.truth` holds, in mm and degrees: ``levels`` (names wholly in view), ``heights`` (level → anterior, middle,
-    posterior, at 80 % of the half depth before and behind the centre and in the middle), ``discs`` (disc id → height in
+    posterior, at 80 % of the half depth before and behind the center and in the middle), ``discs`` (disc id → height in
     the middle), ``canal`` (level, or disc id, → depth of the thecal sac where the body's, or disc's, middle plane meets
     it), ``lordosis`` (L1-S1 endplates), ``sacral_slope``, ``cobb`` (of the whole curve), ``cobb_seen``
     (between the most tilted vertebrae wholly in view), ``listhesis`` (as asked for, of the bodies' middles), ``slip``

@@ -91,7 +91,7 @@ def smooth_noise(
 
 
 def tissues(spec: PhantomSpec, rng: np.random.Generator) -> dict[str, float]:
-    """Intensities of the tissues in this phantom."""
+    """Intensities of the tissues in this synthetic image."""
     base = TISSUES[spec.contrast]
     if spec.contrast == "random":
         values = {name: float(rng.uniform(0.05, 1.0)) for name in base}

@@ -39,7 +39,7 @@ TISSUES["random"] = TISSUES["t2"]
 
 
 class PhantomSpec(BaseModel):
-    """What a phantom shows. Lengths in mm, angles in degrees."""
+    """What a synthetic image shows. Lengths in mm, angles in degrees."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,7 +91,7 @@ class PhantomSpec(BaseModel):
         if names.index(self.top) > names.index(self.bottom):
             raise ValueError(f"top ({self.top}) lies below bottom ({self.bottom})")
         if names.index(self.top) < 5:
-            raise ValueError("the phantom has no neck: top must be C6 or lower")
+            raise ValueError("synthetic spines have no neck: top must be C6 or lower")
         return self
 
     def chain(self) -> list[Structure]:
@@ -178,4 +178,4 @@ SAMPLE_SPEC = PhantomSpec(
     pixel_mm=1.0,
     noise=0.015,
 )
-"""The phantom that ships with the project."""
+"""The synthetic image that ships with the project."""

@@ -1,4 +1,4 @@
-"""Sizes and positions of segmented structures, in millimetres, millilitres and degrees.
+"""Sizes and positions of segmented structures, in millimeters, milliliters and degrees.
 
 Everything is measured on the label image alone, in the patient's proportions: the grid may be oblique and its slices
 thick. A value is given only where it can be trusted; else it is blank, and the row's notes say why: the image's border

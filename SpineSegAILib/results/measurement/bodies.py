@@ -1,8 +1,8 @@
 """Outlines of vertebral bodies and discs in the sagittal plane: heights, endplates, back walls.
 
-How heights are found. A vertebra (or disc) gets its own frame: the axis along the spine from the centres of its
-neighbours, the anterior–posterior axis square to it in the sagittal plane through its centre. The mask is sampled there
-every half millimetre, between voxels. Straight lines through its upper and lower endplate turn the frame until both are
+How heights are found. A vertebra (or disc) gets its own frame: the axis along the spine from the centers of its
+neighbors, the anterior–posterior axis square to it in the sagittal plane through its center. The mask is sampled there
+every half millimeter, between voxels. Straight lines through its upper and lower endplate turn the frame until both are
 equally inclined to it. Over the depth each endplate is a polynomial: it follows domes, wedges and crushed middles, but
 not the stairs of single voxels. Heights are distances between the two, along the frame's axis.
 """
@@ -27,8 +27,8 @@ _FITTED = (0.07, 0.93)  # share of the depth that the endplates' curves are fitt
 _PLATE_OFF_MID = (-9.0, -4.5, 0.0, 4.5, 9.0)
 _RIM = 0.85  # of the half depth: the rim, just inside the rounded edge
 _PARTS = 5  # of a line, left out one by one
-_TURNS = 6  # two do for most; S1, which has no neighbour below, starts ten degrees off
-_LARGEST_TURN = np.radians(35)  # between the axis from the neighbours and the body's own; more is a damaged mask
+_TURNS = 6  # two do for most; S1, which has no neighbor below, starts ten degrees off
+_LARGEST_TURN = np.radians(35)  # between the axis from the neighbors and the body's own; more is a damaged mask
 
 
 CUT = "the image's border cuts it"
@@ -95,7 +95,7 @@ class Body:
 
 
 def outline(scan: Scan, sid: int, *, may_be_cut: bool = False) -> Body:
-    """The outline in the sagittal plane through the centre.
+    """The outline in the sagittal plane through the center.
 
     Raises:
         NotMeasured: it is too small or damaged, or the border cuts it (unless it may).
@@ -168,7 +168,7 @@ def endplate_slope(
 
     A cubic about the middle between the walls follows the endplate's dome and its S: the deepest place of most lies
     behind the middle, and the slope there is not that of the line (by 3 to 9 degrees, in the same sense at every
-    level). A `flat` one is fitted by a straight line. The error is what the slices differ by, and what leaving out each
+    level). A `flat` one is fitted by a straight line. The error is what the slices differ by, and what omitting each
     fifth of the plate changes (the jackknife).
 
     Raises:
@@ -194,7 +194,7 @@ def endplate_slope(
 
 
 def jackknife(x: np.ndarray, y: np.ndarray, at: float = 0.0) -> tuple[float, float]:
-    """Standard errors of a straight line through points, of its value `at` and of its slope: by leaving out each fifth
+    """Standard errors of a straight line through points, of its value `at` and of its slope: by omitting each fifth
     along `x`."""
     parts = np.array_split(np.argsort(x), _PARTS)
     fits = []

@@ -11,17 +11,17 @@ from ...anatomy import CANAL_ID
 from .rows import NotMeasured
 from .scan import STEP, Field, Scan, edges, square_to
 
-_ACROSS = (-3.0, -1.5, 0.0, 1.5, 3.0)  # mm to the left and right of the canal's centre
+_ACROSS = (-3.0, -1.5, 0.0, 1.5, 3.0)  # mm to the left and right of the canal's center
 _ALONG = 5.0  # mm up and down over which the canal's direction is taken
 _ENDS = "the canal's outline ends there"
 
 
 @dataclass(frozen=True)
 class Canal:
-    """The canal as a line of centres, one per row, with its soft mask.
+    """The canal as a line of centers, one per row, with its soft mask.
 
     Attributes:
-        line: (n, 3) centres in mm, top down.
+        line: (n, 3) centers in mm, top down.
     """
 
     scan: Scan
@@ -30,7 +30,7 @@ class Canal:
 
     @classmethod
     def of(cls, scan: Scan) -> Canal | None:
-        """The canal that is labelled; None if it is too short."""
+        """The canal that is labeled; None if it is too short."""
         mask = scan.mask(CANAL_ID)
         rows = np.flatnonzero(mask.any(axis=(0, 2)))
         if len(rows) < 3:

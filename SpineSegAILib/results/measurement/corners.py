@@ -92,7 +92,7 @@ def fit_quad(mask: np.ndarray, down: np.ndarray) -> Quad:
         center = center + middle * axis + float(np.nanmedian(left + right)) / 2 * across
         axis = (axis - turn * across) / np.hypot(1.0, turn)
         if np.arccos(np.clip(axis @ start, -1, 1)) > _LARGEST_TURN:
-            raise NotMeasured("its outline is no quadrangle")
+            raise NotMeasured("its outline is not a quadrangle")
         if abs(turn) < 0.002 and abs(middle) < 0.01:
             break
     across = np.array([axis[1], -axis[0]])
@@ -139,7 +139,7 @@ def _check_filled(mask: np.ndarray, corners: np.ndarray) -> None:
 
     filled = filled_quadrangles(mask.shape, {1: corners}) > 0 if is_quadrangle(corners) else np.zeros_like(mask)
     if (filled & mask).sum() < _LEAST_FILLED * (filled | mask).sum():
-        raise NotMeasured("its outline is no quadrangle")
+        raise NotMeasured("its outline is not a quadrangle")
 
 
 def _degrees(across: np.ndarray) -> float:

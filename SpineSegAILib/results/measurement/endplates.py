@@ -1,7 +1,7 @@
 """Endplates as lines in the sagittal plane, with their back corners: what angles and slips are made of.
 
 A corner is where the straight part of the back wall meets the line between the endplate's rims. It counts only where
-the outline really has one there: its error is what leaving out a part of the wall changes, and how far the outline
+the outline really has one there: its error is what omitting a part of the wall changes, and how far the outline
 stays away from the corner.
 
 The upper endplate of S1 is another matter. Few datasets label S1, so its outline often lacks the upper back corner,
@@ -23,7 +23,7 @@ _OFF_MID = np.array((-3.0, -1.5, 0.0, 1.5, 3.0))  # mm aside, averaged: single s
 _WALL = (1.5, 11.0)  # mm from the endplate: below its rounded edge, above the entry of the basivertebral vein
 _REACH = 30.0  # mm forwards and backwards from the middle of an endplate: the deepest is 40 mm from front to back
 _LEAST_WALL = 8  # samples, 4 mm
-# What is left out of a corner beyond the usual rounding of outlines: half a millimetre to 1.75 in nine of ten corners
+# What is left out of a corner beyond the usual rounding of outlines: half a millimeter to 1.75 in nine of ten corners
 # of 83 segmented cases at L1 to L4.
 _ROUNDED = 1.25
 _LEAN = 0.6  # mm per mm: back walls stand square to their endplates within 30 degrees (S1: 97 ± 5 degrees)
@@ -45,7 +45,7 @@ class Endplate:
         along: unit vector backwards.
         point: a point of the line, mm.
         tilt_error: standard error of the angle, degrees.
-        corner: where the back wall meets it, mm; None where that cannot be told.
+        corner: where the back wall meets it, mm; None where that is not clear.
         corner_error: of the corner's position along the endplate, mm.
         why: why there is no corner.
     """

@@ -1,7 +1,7 @@
 """What a measurement may be: a value that anatomy does not allow is left blank, an unusual one is noted.
 
 “Usual” is where healthy and degenerated adults lie; a value beyond it may be a finding, or an outline to correct, and
-the reader is told so. “Possible” is beyond what disease does; a value outside of it is an error of the outline.
+the reader is warned. “Possible” is beyond what disease does; a value outside of it is an error of the outline.
 
 Where the numbers come from: the reference outlines of 80 public cases (13 T2 exams of 1.5 T, 37 water images of 3 T,
 30 T2 SPACE exams with degeneration, fractures and metal), of which the usual ranges hold all but a few per hundred, and
@@ -87,15 +87,15 @@ LIMITS: tuple[Limit, ...] = (
 )
 """Every limit, in the order in which they are looked for."""
 
-# Heights of a body beside its neighbours', as the references have them in the median (mm, anterior, middle, posterior).
+# Heights of a body beside its neighbors', as the references have them in the median (mm, anterior, middle, posterior).
 _EXPECTED: Mapping[str, tuple[float, float, float]] = {
     "T9": (18.8, 19.0, 20.0), "T10": (20.0, 20.5, 22.0), "T11": (21.9, 21.5, 24.0), "T12": (24.3, 23.3, 26.0),
     "T13": (25.0, 24.0, 26.5), "L1": (25.8, 24.6, 26.8), "L2": (27.2, 25.0, 27.4), "L3": (28.3, 25.0, 27.4),
     "L4": (27.6, 24.3, 26.4), "L5": (28.6, 24.2, 23.6), "L6": (28.0, 24.0, 22.5),
 }  # fmt: skip
 _NEIGHBOURS = 3  # levels up and down: enough to outvote one other damaged body
-_LOSS = 0.2  # of the height that the neighbours let expect: Genant's mild fracture
-_EXCESS = 0.35  # more than that no body is higher than its neighbours
+_LOSS = 0.2  # of the height that the neighbors let expect: Genant's mild fracture
+_EXCESS = 0.35  # more than that no body is higher than its neighbors
 _DISC_COVER = 0.75  # of the depth of the vertebra above: less, and the heights are not where their names say
 _LEAST_DISC_COVER = 0.5
 
@@ -104,7 +104,7 @@ def check(rows: Iterable[Row], *, scale_known: bool = True) -> None:
     """Leaves impossible values of the rows blank, and notes what is unusual and which outlines are doubtful.
 
     Args:
-        scale_known: whether millimetres mean something; if not, only angles and ratios are looked at.
+        scale_known: whether millimeters mean something; if not, only angles and ratios are looked at.
     """
     rows = list(rows)
     for row in rows:
@@ -165,7 +165,7 @@ def _discs_beside_vertebrae(rows: list[Row]) -> None:
 
 
 def _bodies_beside_neighbours(rows: list[Row]) -> None:
-    """Each height against what the neighbours' let expect."""
+    """Each height against what the neighbors' let expect."""
     bodies = [r for r in rows if r["kind"] == Kind.VERTEBRA.value and r["structure"] in _EXPECTED]
     ratios = {
         r["id"]: [

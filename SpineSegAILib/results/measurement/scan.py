@@ -1,4 +1,4 @@
-"""The label image as every measurement asks for it: masks, centres, the spine's axis, values between voxels."""
+"""The label image as every measurement asks for it: masks, centers, the spine's axis, values between voxels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Field = tuple[np.ndarray, np.ndarray]
 class Scan:
     """Labels (slices, rows, columns) on the canonical grid.
 
-    Positions are millimetres along the three axes, from the centre of the first voxel.
+    Positions are millimeters along the three axes, from the center of the first voxel.
     """
 
     def __init__(self, labels: sitk.Image, extent: Extent | None) -> None:
@@ -55,7 +55,7 @@ class Scan:
         return np.array(ndimage.center_of_mass(self.mask(sid))) + [b.start for b in self.box(sid)]
 
     def center(self, sid: int) -> np.ndarray:
-        """Centre in mm; of a whole vertebra that of its front half, roughly the body."""
+        """Center in mm; of a whole vertebra that of its front half, roughly the body."""
         if sid not in self._centers:
             mask = self.mask(sid)
             if self.extent is Extent.WHOLE and STRUCTURES[sid].kind is Kind.VERTEBRA:
@@ -65,7 +65,7 @@ class Scan:
         return self._centers[sid]
 
     def axis(self, sid: int) -> np.ndarray:
-        """Unit vector along the spine, downwards: from the neighbours' centres, else from the mask's own shape."""
+        """Unit vector along the spine, downwards: from the neighbors' centers, else from the mask's own shape."""
         order = STRUCTURES[sid].order
         if order is not None:
             chain = self.column if STRUCTURES[sid].is_vertebral or len(self.column) > 1 else self.discs
@@ -99,7 +99,7 @@ class Scan:
         return values, first * self.spacing
 
     def sample(self, field: Field, points: np.ndarray) -> np.ndarray:
-        """Values between voxels at `points` (…, 3) in mm; beyond the outermost slice its values go on."""
+        """Values between voxels at `points` (…, 3) in mm; beyond the outermost slice its values continue."""
         values, first = field
         index = (points - first) / self.spacing
         return ndimage.map_coordinates(values, np.moveaxis(index, -1, 0), order=1, mode="nearest")

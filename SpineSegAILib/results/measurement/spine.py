@@ -94,7 +94,7 @@ def slip(column: Column, upper: Place, lower: Place, of: int) -> float:
 
 
 def relate(rows: Mapping[int, Row], scan: Scan, column: Column) -> None:
-    """Fills in what takes a structure's neighbours."""
+    """Fills in what takes a structure's neighbors."""
     for upper in scan.column:
         if STRUCTURES[upper].kind is not Kind.VERTEBRA:
             continue

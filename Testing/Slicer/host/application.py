@@ -199,7 +199,7 @@ def start_application() -> None:
     slicer.appLogic = slicer.vtkSlicerApplicationLogic()
     slicer.appLogic.SetMRMLScene(scene)
     slicer.modules = types.SimpleNamespace()
-    # Without Slicer's shared files the logics complain about terminologies and colour tables that nothing here uses.
+    # Without Slicer's shared files the logics complain about terminologies and color tables that nothing here uses.
     verbosity = vtk.vtkLogger.GetCurrentVerbosityCutoff()
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
     for name, class_name in LOGICS.items():

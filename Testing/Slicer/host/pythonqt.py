@@ -61,7 +61,7 @@ def wrap(value: Any) -> Any:
 
 
 def _is_qt_value(value: Any) -> bool:
-    """An object of Qt that is no QObject: a colour, a cell of a table."""
+    """An object of Qt that is no QObject: a color, a cell of a table."""
     kind = type(value)
     return kind.__module__.startswith("PySide6.Qt") and not isinstance(value, (enum.Enum, type)) and not callable(value)
 

@@ -47,7 +47,7 @@ class ScriptedLoadableModuleWidget:
         pass
 
     def onReload(self) -> None:
-        """As `slicer.util.reloadScriptedModule`: the file is read again, and the widget made anew in its place."""
+        """As `slicer.util.reloadScriptedModule`: the file is read again, and the widget made again in its place."""
         path = slicer.util.modulePath(self.moduleName)
         specification = importlib.util.spec_from_file_location(self.moduleName, path)
         module = importlib.util.module_from_spec(specification)
