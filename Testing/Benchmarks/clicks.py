@@ -301,7 +301,8 @@ in the file's header. The best of the validations during training is the result.
 ## Results
 
 On cases that it was not trained on. Structures that begin below a Dice of {low:.2f}, after clicks of a simulated
-reader; “worse” is the share of clicks that make their structure worse by more than 0.01, s/click is processor time on one core.
+reader; “worse” is the share of clicks that make their structure worse by more than 0.01, s/click is processor time on
+one core.
 
 ```sh
 {command}
@@ -324,7 +325,8 @@ def publish(info: Any, name: str, folder: Path, notes: str, found: str, command:
     values = {key: training[key] for key in ("phantoms", "steps", "hours", "seed")}
     text = CARD.format(
         title=info.title, name=name, method=method.title, citation=method.citation, notes=notes.strip(),
-        command=command, size=weights.stat().st_size / 1e6, cases=len(training["cases"]), low=LOW, table=found, **values,
+        command=command, size=weights.stat().st_size / 1e6, cases=len(training["cases"]), low=LOW, table=found,
+        **values,
     )  # fmt: skip
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
