@@ -34,7 +34,7 @@ class SpineSegAI(ScriptedLoadableModule):
             " vertebrae unless L6 or T13 is seen: check the levels."
         )
         parent.acknowledgementText = _(
-            "SpineSegAI {version}. The methods are published ones; each names its source when the mouse rests on it."
+            "SpineSegAI {version}. All methods are published; hover over a method for its reference."
         ).format(version=SpineSegAILib.__version__)
         if sys.version_info < OLDEST_PYTHON:
             return

@@ -108,7 +108,9 @@ def refusals_in_words() -> Iterator[None]:
     except OSError as error:
         raise PathError.of(error) from error
     except MemoryError as error:
-        raise DeviceError("There is not enough memory for this.", "Close other programs, or use less data.") from error
+        raise DeviceError(
+            "There is not enough memory for this.", "Close other applications, or use less data."
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -409,7 +409,7 @@ def check_company(args: argparse.Namespace, *pairs: tuple[str, str]) -> None:
     """
     for flag, needed in pairs:
         if getattr(args, _name(flag)) and getattr(args, _name(needed)) is None:
-            raise ConfigError(f"{flag} says what {needed} writes.", f"Use {needed} with it.")
+            raise ConfigError(f"{flag} is an option of {needed}, which is missing.", f"Use {needed} with it.")
 
 
 def _name(flag: str) -> str:

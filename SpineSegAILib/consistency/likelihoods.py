@@ -285,7 +285,7 @@ def limit_range(
     if not ((order >= top) & (order <= bottom)).any():
         raise HintError(
             f"The visible range {range_in_words(visible)} has no level of the label scheme “{column.scheme.name}”.",
-            "Correct the range or take another checkpoint.",
+            "Correct the range, or use another model.",
         )
     # The order counts T13 and L6 as steps, which most spines lack: distance in levels is counted along the usual chain.
     rank = ranks({i for i in (L6_ID, T13_ID) if i in visible})
@@ -387,7 +387,7 @@ def check_hints(
         try:
             anatomy = scheme.require(sid)
         except SchemeError as error:
-            raise HintError(f"An anchor names what cannot be found: {error.message}", error.remedy) from error
+            raise HintError(f"An anchor is not valid: {error.message}", error.remedy) from error
         if not anatomy.is_counted:
             raise HintError(
                 f"“{anatomy.name}” cannot be an anchor: it has no level, or is not counted.",

@@ -199,12 +199,12 @@ def _checked(
         other = wanted.setdefault(voxel, click)
         if other.add != click.add and other.structure_id == click.structure_id:
             raise CorrectionError(
-                f"{name} is to be added and removed at one place, ({at}).", "Take one of the two clicks back."
+                f"{name} is to be added and removed at the same point, ({at}).", "Remove one of the two clicks."
             )
         if other.add and click.add and other.structure_id != click.structure_id:
             raise CorrectionError(
-                f"{structure(other.structure_id).name} and {name} are both to be at one place, ({at}).",
-                "Take one of the two clicks back.",
+                f"{structure(other.structure_id).name} and {name} cannot both be at the same point, ({at}).",
+                "Remove one of the two clicks.",
             )
         grouped.setdefault(click.structure_id, []).append(click)
     for sid, own in grouped.items():

@@ -99,7 +99,7 @@ def set_level(
         kinds = f"one is {_KIND[s.kind]} and the other {_KIND[target.kind]}"
         raise CorrectionError(
             f"{labelling.name(chosen)} cannot be {target.name}: {kinds}.",
-            "Name a vertebra by a vertebra, a disc by a disc.",
+            "Give a vertebra the name of a vertebra, a disc that of a disc.",
         )
     old_chain = chain_ids(variants_of(labelling.present))
     moving = _moving(labelling, chosen, direction)
@@ -366,7 +366,7 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
         if new in staying:
             raise CorrectionError(
                 f"{labelling.name(old)} cannot become {STRUCTURES[new].name}, which is labeled and stays.",
-                f"Move {STRUCTURES[new].name} too, delete it, or merge the two.",
+                f"Shift {STRUCTURES[new].name} too, delete it, or merge the two.",
             )
     rows: dict[object, list[int]] = {}
     for sid in sorted_ids(is_levelled(labelling)):
@@ -377,7 +377,7 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
             if order_of(a) >= order_of(b):
                 raise CorrectionError(
                     f"{labelling.name(upper)} would become {STRUCTURES[a].name} and lie below {STRUCTURES[b].name}.",
-                    "Move fewer levels, or all of them.",
+                    "Shift fewer levels, or all of them.",
                 )
 
 

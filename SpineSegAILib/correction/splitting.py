@@ -46,7 +46,9 @@ def split(
     if s.order is None:
         raise CorrectionError(f"“{s.name}” has no level: its parts would have no names.", "Choose a vertebra or disc.")
     if direction == "all":
-        raise CorrectionError("One part keeps the name; the other gets the one above or below.", "Use above or below.")
+        raise CorrectionError(
+            "The direction is missing: the other part gets the name above or below.", "Use above or below."
+        )
     values = array_of(labels)
     box = bounding_box(values == chosen)
     assert box is not None  # it is labeled

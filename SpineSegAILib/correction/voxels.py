@@ -51,7 +51,7 @@ def array_axis(labels: sitk.Image, slicing: str) -> int:
 
 def _slice_numbers(numbers: Collection[int], count: int) -> None:
     if not numbers:
-        raise CorrectionError("No slice was named.", "Name at least one.")
+        raise CorrectionError("No slice was given.", "Name at least one.")
     beyond = [n for n in numbers if not 0 <= n < count]
     if beyond:
         raise CorrectionError(f"There is no slice {beyond[0]}.", f"There are slices 0 to {count - 1}.")
@@ -145,7 +145,7 @@ def interpolate(
     _slice_numbers(keys, len(stack))
     empty = [k for k in keys if not drawn[k]]
     if empty:
-        raise CorrectionError(f"{name} is not drawn on slice {empty[0]}.", "Draw it there, or leave the slice out.")
+        raise CorrectionError(f"{name} is not drawn on slice {empty[0]}.", "Draw it there, or omit the slice.")
     if len(keys) < 2 or keys[-1] - keys[0] < len(keys):
         raise CorrectionError(f"There is no slice of {name} to interpolate.", "Correct two slices with some between.")
     result = np.array(stack)

@@ -106,7 +106,9 @@ def _decode(paths: Sequence[Path]) -> list[np.ndarray]:
         if done.returncode > 0:
             raise RuntimeError(done.stderr.decode("utf-8", "replace")[-2000:])
         if done.returncode < 0:
-            raise ImageError(f"{paths[0].name} cannot be read: it ends the decoder.", "Export it without compression.")
+            raise ImageError(
+                f"{paths[0].name} cannot be read: the decoder crashed on it.", "Export it without compression."
+            )
         return [np.load(target) for _, target in jobs]
 
 

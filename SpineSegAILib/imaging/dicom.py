@@ -122,7 +122,8 @@ def _stack(slices: list[tuple[File, Frame]], name: str) -> tuple[list[tuple[File
     """The slices in the order of their positions, and the distance from one to the next (mm)."""
     if any(frame.position is None or frame.axes is None for _, frame in slices):
         raise ImageError(
-            f"{name} does not tell where its slices lie (ImagePositionPatient, ImageOrientationPatient are missing).",
+            f"{name} does not give the positions of its slices (ImagePositionPatient, "
+            "ImageOrientationPatient are missing).",
             "Export the original series again; anonymization must keep positions and orientations.",
         )
     axes, spacing = slices[0][1].axes, slices[0][1].spacing

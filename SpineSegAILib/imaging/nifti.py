@@ -158,7 +158,7 @@ def read_compressed(path: Path) -> Header:
         )
     if not path.name.lower().endswith(".gz"):
         raise ImageError(
-            f"{path.name} cannot be read: it is compressed (gzip), which its name does not say.",
+            f"{path.name} cannot be read: it is compressed (gzip), but its name does not end in .gz.",
             f"Rename it to {path.name}.gz.",
         )
     return _parse(path, start, compressed=True)
@@ -175,7 +175,7 @@ def read(path: Path, start: bytes) -> Header:
     """
     if path.name.lower().endswith(".gz"):
         raise ImageError(
-            f"{path.name} cannot be read: it is not compressed, although its name says so.",
+            f"{path.name} cannot be read: it is not compressed, although its name ends in .gz.",
             f"Rename it to {path.name[:-3]}.",
         )
     return _parse(path, start, compressed=False)
@@ -193,7 +193,7 @@ def _parse(path: Path, start: bytes, *, compressed: bool) -> Header:
     magic = start[344:348]
     if magic not in (b"n+1\0", b"ni1\0"):
         raise ImageError(
-            f"{path.name} cannot be read: it is an Analyze file, which does not tell its orientation, or damaged.",
+            f"{path.name} cannot be read: it is an Analyze file, which does not store its orientation, or is damaged.",
             "Convert it to NIfTI (.nii.gz), or export it again.",
         )
 
@@ -311,7 +311,7 @@ def _placed(
     if not apart <= SAME_PLACE_MM:
         other = "qform" if len(candidates) > 1 else "pixdim"
         notes.append(
-            f"{path.name} says twice where it lies, and the two ({other} and sform) differ by up to {apart:.3g} mm: "
+            f"{path.name} gives two positions ({other} and sform), which differ by up to {apart:.3g} mm: "
             "programs that read the other one show it elsewhere. A result in NIfTI keeps both."
         )
     x, y, z = (_TO_LPS @ chosen[:3, 3]).tolist()

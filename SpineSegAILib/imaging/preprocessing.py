@@ -83,7 +83,7 @@ class Preprocessing(BaseModel):
     height_mm: float | None = Field(
         None,
         gt=0,
-        description="Height (mm) that every image counts as having, whatever its pixel size: films do not tell theirs.",
+        description="Height (mm) that every image counts as having, whatever its pixel size: films do not give theirs.",
     )
     modality: str = Field("MR", description="Modality that the checkpoint was trained on.")
     planes: tuple[Plane, ...] = Field(
@@ -113,7 +113,7 @@ class Preprocessing(BaseModel):
         found = plane(lying)
         if not orientation_is_known(image) and not image.HasMetaDataKey(DIRECTION_TAG) and found != "single-slice":
             raise ImageError(
-                "The file does not tell the image's orientation (a NIfTI file without qform and sform, or the like).",
+                "The file does not give the image's orientation (a NIfTI file without qform and sform, or the like).",
                 "Convert the original DICOM series again, e.g. with Slicer or dcm2niix.",
             )
         # Then its direction is not just a picture's.
@@ -122,8 +122,8 @@ class Preprocessing(BaseModel):
         if found not in self.planes:
             wanted = "a sagittal series" if "sagittal" in self.planes else f"one that is {self.planes[0]}"
             raise ImageError(
-                f"The image is {found}; the checkpoint takes what is {' or '.join(self.planes)}.",
-                f"Choose {wanted}, or a checkpoint for this kind of image.",
+                f"The image is {found}; the model requires an image that is {' or '.join(self.planes)}.",
+                f"Choose {wanted}, or a model for this kind of image.",
             )
         source = Geometry.of(image)
         scale *= self.usual_size(Geometry.of(lying))

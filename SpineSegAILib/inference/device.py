@@ -46,7 +46,7 @@ def memory_in_words() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             message = "There is not enough memory for this volume."
-            raise DeviceError(message, "Crop it, or close programs.") from error
+            raise DeviceError(message, "Crop it, or close other applications.") from error
         raise
 
 

@@ -241,11 +241,11 @@ def as_found(image: sitk.Image, preprocessing: Preprocessing, see: See) -> tuple
         if turn is not None:
             found.SetMetaData(DIRECTION_TAG, _in_words(turn.direction(start)))
             return found, [
-                "The file does not tell the image's orientation; it was found from the picture, but for left and "
+                "The file does not give the image's orientation; it was found from the picture, but for left and "
                 "right. Convert the original DICOM series again."
             ]
     raise ImageError(
-        "The file does not tell the image's orientation (a NIfTI file without qform and sform, or the like), and the "
+        "The file does not give the image's orientation (a NIfTI file without qform and sform, or the like), and the "
         "picture does not plainly show a spine from the side.",
         "Convert the original DICOM series again, e.g. with 3D Slicer or dcm2niix.",
     )

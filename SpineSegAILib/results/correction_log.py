@@ -129,7 +129,7 @@ def carried(
     """An entry for what was replaced, by position, by the segments of another series."""
     return CorrectionEntry(
         tool="carry",
-        words=f"Carried over from {source}",
+        words=f"Copied from {source}",
         when=when or now(),
         structures=tuple(short_name(i, present) for i in structure_ids),
         redrawn=True,

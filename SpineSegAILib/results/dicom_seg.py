@@ -58,7 +58,7 @@ def check_dicom_seg(source: str | Path) -> list[File]:
     frames = [frame for file in files for frame in file.frames]
     if files[0].modality not in STACKS or any(x is None for f in frames for x in (f.position, f.axes, f.spacing)):
         raise OutputError(
-            f"{source.name} does not tell where its slices lie, as a DICOM segmentation has to.",
+            f"{source.name} lacks the positions of its slices, which a DICOM segmentation needs.",
             "Write a .seg.nrrd or .nii.gz.",
         )
     for path in dict.fromkeys(file.path for file in files):

@@ -61,7 +61,7 @@ def read_segmentation(path: str | Path, *, complete: bool = False, values: str |
     path = Path(path)
     _, suffix = stem_and_suffix(path)
     if not path.is_file():
-        raise ImageError(f"“{path}” is not there.", "Check the name of the file.")
+        raise ImageError(f"“{path}” was not found.", "Check the name of the file.")
     if suffix not in SEGMENTATION_SUFFIXES:
         raise ImageError(f"“{path.name}” is not a segmentation file.", f"Use {one_of(SEGMENTATION_SUFFIXES)}.")
     if not has_segments(path):
@@ -150,7 +150,7 @@ def _refuse_implausible(where: Mapping[int, Place], path: Path) -> None:
     """
     if set(where) == {1}:  # C1, and nothing else? Rather the mask of whatever it was drawn on
         raise SchemeError(
-            f"“{path.name}” is a mask: its only value is 1, which names no structure.",
+            f"“{path.name}” is a mask: its only value is 1, which is not the id of a structure.",
             "Give it the value of what it shows (L1 20 … L5 24, S1 26, canal 61), or name its segment in 3D Slicer.",
         )
     why = implausible(where)
@@ -201,7 +201,7 @@ def _summary(side: Path | None) -> dict[str, Any]:
 
 
 def _needless(path: Path) -> ConfigError:
-    return ConfigError(f"“{path.name}” says itself which structures it holds.", "Omit --label-values.")
+    return ConfigError(f"“{path.name}” already lists the structures that it holds.", "Omit --label-values.")
 
 
 # --- segmentations of Slicer -----------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def make_report(
     """What the report shows; see `write_report`."""
     study = study_of(source, patient=patient)
     if patient and not study:
-        raise ConfigError(f"{source} is not DICOM: it does not tell the patient.", "Omit --patient.")
+        raise ConfigError(f"{source} is not DICOM: it has no patient data.", "Omit --patient.")
     *structures, spine = rows
     vertebrae = [row for row in structures if row["kind"] in (Kind.VERTEBRA.value, Kind.SACRUM.value)]
     discs = [row for row in structures if row["kind"] == Kind.DISC.value]

@@ -152,7 +152,7 @@ def parse_table(entries: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, text in entries:
         target = parse_target(text)
         if table.setdefault(name_key(name), target) != target:
-            raise DatasetError(f"“{name.strip()}” is given two meanings.", "Name it once.")
+            raise DatasetError(f"“{name.strip()}” is mapped twice.", "Name it once.")
     return table
 
 

@@ -183,7 +183,7 @@ class Segmentation:
         return write_segmentation(self, path, overwrite=overwrite)
 
 
-_NOTHING_FOUND = "Look whether the image shows a spine, and whether the checkpoint is for such images."
+_NOTHING_FOUND = "Check that the image shows a spine and that the model is for such images."
 
 
 def require_structures(result: Segmentation, message: str) -> None:
@@ -213,7 +213,7 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
         names = ", ".join(STRUCTURES[sid].name for sid in doubtful)
         raise ImageError(
             f"All that was found is experimental, not validated on real cases: {names}.",
-            f"{remedy}, or use another checkpoint.",
+            f"{remedy}, or use another model.",
         )
     return rest
 

@@ -27,6 +27,6 @@ def as_training_error(error: BaseException, run: RunDirectory, step: int) -> Bas
     if is_out_of_memory(error):
         return TrainingError(
             f"Out of memory at step {step}: {first_line(error)}",
-            "Close other programs and resume, or choose a smaller patch or preset.",
+            "Close other applications and resume, or choose a smaller patch or preset.",
         )
     return error

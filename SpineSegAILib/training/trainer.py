@@ -318,7 +318,7 @@ class _Trainer:
                 if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
                     raise TrainingError(
                         "A process that loads data ended unexpectedly: the computer may be short of memory.",
-                        "Close other programs and resume the run.",
+                        "Close other applications and resume the run.",
                     ) from error
                 raise
             yield batch

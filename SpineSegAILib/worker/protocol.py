@@ -65,7 +65,7 @@ def load_image(file: ImageFile) -> sitk.Image:
         if not isinstance(array, np.ndarray) or array.ndim != 3 or not array.size:
             raise ValueError("it is not a volume")
         if not all(math.isfinite(x) for x in (*file.spacing, *file.origin, *file.direction)) or min(file.spacing) <= 0:
-            raise ValueError("its geometry is none")
+            raise ValueError("its geometry is not valid")
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(file.spacing)
         image.SetOrigin(file.origin)

@@ -33,7 +33,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     (r"levels? right", "levels correctly identified"),
     (r"any level", "ignoring level"),
     (r"invented", "false positive"),
-    (r"(?<![Tt]here )(is|are|was|were) no(?! (longer|more|less|better|fewer|worse|finer|farther|taller|wider)\b)", "is not a"),
+    (r"(?<![Tt]here )(is|are|was|were) no(?! (longer|more|less|better|fewer|worse|\w+er than)\b)", "is not a …"),
     (r"(is|are|was|were|be) refused", "is not supported; is rejected"),
     (r"(is|are|was|were|be) told", "is given"),
     (r"(left|leaves?|leaving) (it |them )?out", "omit"),

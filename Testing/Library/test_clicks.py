@@ -252,7 +252,7 @@ def test_what_cannot_be_followed_is_refused_in_a_sentence():
     refused([Click(L3, (1e4, 0.0, 0.0))], "outside of the image")
     refused([Click(L3, (float("nan"), 0.0, 0.0))], "outside of the image")
     refused([Click(L3, (1e300, 0.0, 0.0))], "outside of the image")
-    refused([Click(L3, good), Click(L3, good, add=False)], "L3 is to be added and removed at one place")
+    refused([Click(L3, good), Click(L3, good, add=False)], "L3 is to be added and removed at the same point")
     refused([Click(L3, good), Click(L4, good)], "L3 and L4 are both to be at one place")
     refused([Click(DISC, good, add=False)], "L3/L4 is not labeled")
     refused([Click(L3, good)], "does not lie on the voxels", image=image[:, :, 1:])
@@ -339,7 +339,7 @@ def test_the_shell_follows_clicks(files, checkpoint, capsys):
         (("--add", "L3"), "--add: “L3” lacks a point"),
         (("--add", "L3@9999,0,0"), "outside of the image"),
         (("--remove", "L5@{point}"), "L5 is not labeled"),
-        (("--add", "L3@{point}", "--remove", "L3@{point}"), "added and removed at one place"),
+        (("--add", "L3@{point}", "--remove", "L3@{point}"), "added and removed at the same point"),
         (("--add", "L3@{point}", "--lock", "L3"), "L3 is locked"),
     ],
 )

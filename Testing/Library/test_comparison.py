@@ -182,7 +182,7 @@ def test_a_papers_comparison_works_from_end_to_end(name, tmp_path, capsys):
             assert row["figures"] == list(paper.rows.get(row["paper"], [None] * len(paper.columns)))
         assert sorted(row["entry"] for row in beside["rows"] if row["entry"]) == sorted(shown)
     text = (out / "table.md").read_text(encoding="utf-8")
-    assert "These figures mean nothing" in text and "was trained for two steps" in text and paper.citation in text
+    assert "These results mean nothing" in text and "was trained for two steps" in text and paper.citation in text
     page = (out / "table.html").read_text(encoding="utf-8")
     assert all((out / link).exists() for row in table["variants"]["full"]["rows"] for link in row["pages"])
     assert "<script" not in page

@@ -178,7 +178,7 @@ def test_a_multi_frame_file_without_functional_groups_does_not_tell_where_its_fr
     dataset = base(tmp_path / "a.dcm", MRImageStorage)
     dataset.NumberOfFrames = N
     dataset.ImagePositionPatient, dataset.ImageOrientationPatient = list(PLACES[0]), list(SAGITTAL)
-    with pytest.raises(ImageError, match="does not tell where its slices lie"):
+    with pytest.raises(ImageError, match="does not give the positions of its slices"):
         read_image(save(dataset, tmp_path / "a.dcm", VOXELS))
 
 

@@ -130,7 +130,7 @@ def test_what_is_not_understood_is_said_or_refused(case, tiny_checkpoint, predic
     path = stored(case / "a.seg.nrrd", ["L1", "what", "L2", "L2/L3", "L3"])
     read = read_segmentation(path)
     assert from_top(read.labels) == ids("L1", "L2", "L2/L3", "L3")
-    said = "Left out, since no structure of SpineSegAI has that name: “what”."
+    said = "Omitted, since no structure of SpineSegAI has that name: “what”."
     assert read.notes == [said] and read.warnings == [said]
     with pytest.raises(CorrectionError, match="“what”"):
         read_segmentation(path, complete=True)
@@ -148,7 +148,7 @@ def test_notes_of_a_segmentation_reach_the_result(case, tiny_checkpoint, predict
     edited(path, lambda s: s.update(name="what", tags={}, terminology=None) if s["id"] == "canal" else None)
     summary = case / "r.json"
     assert segment(case, tiny_checkpoint, "--levels-from", path, "--json", summary) == 0
-    said = "--levels-from: Left out, since no structure of SpineSegAI has that name: “what”."
+    said = "--levels-from: Omitted, since no structure of SpineSegAI has that name: “what”."
     assert f"note: {said}" in " ".join("".join(capsys.readouterr()).split())
     assert said in json.loads(summary.read_text(encoding="utf-8"))["warnings"]
     assert said in read_segmentation(case / "out.seg.nrrd").warnings
@@ -276,7 +276,7 @@ def test_a_mask_names_no_structure(case, tiny_checkpoint, predictor, capsys):  #
     """Its only value is 1, which would be C1."""
     sitk.WriteImage(blocks([0, 0, 1]), str(case / "mask.nii.gz"))
     assert relabel(case / "mask.nii.gz", "--set", "C1=L3") == 2
-    assert "is a mask: its only value is 1, which names no structure" in capsys.readouterr().err
+    assert "is a mask: its only value is 1, which is not the id of a structure" in capsys.readouterr().err
     for flag in ("--lock", "--levels-from"):
         assert segment(case, tiny_checkpoint, flag, case / "mask.nii.gz") == 2
         assert "is a mask" in capsys.readouterr().err

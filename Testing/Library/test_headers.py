@@ -212,7 +212,7 @@ def test_forms_that_disagree_are_noted_and_come_back_as_they_were(tmp_path):
     (note,) = forms_notes(got)
     # The corner (3, 0, 5) lies at (8, 6, 27) by the qform, which counts here, and at (30, 23, 30) by the sform;
     # the corner (0, 0, 0) at (5, 6, 7) and at (10, 20, 30), and so on: at most 30.03 mm apart.
-    assert "qform and sform) differ by up to 30 mm" in note
+    assert "qform and sform), which differ by up to 30 mm" in note
     for suffix in (".nii", ".nii.gz"):
         written = tmp_path / f"result{suffix}"
         write_image(got, written)
@@ -230,7 +230,7 @@ def test_forms_that_disagree_are_noted_and_come_back_as_they_were(tmp_path):
 def test_a_spacing_that_contradicts_the_sform_is_noted(tmp_path):
     got = read_image(nifti(tmp_path / "a.nii", codes=(0, 1), pixdim=(1, 2, 1, 4)))
     assert got.GetSpacing() == (2, 1, 4)
-    assert "pixdim and sform) differ by up to 3 mm" in plausibility_warnings(got, "MR")[0]
+    assert "pixdim and sform), which differ by up to 3 mm" in plausibility_warnings(got, "MR")[0]
 
 
 def test_forms_that_agree_are_not_noted(tmp_path):

@@ -635,7 +635,7 @@ def test_hints_that_name_what_the_scheme_lacks(second_generation, phantom, tiny)
     with pytest.raises(SpineSegAIError, match="L4 posterior elements is not in the label scheme “lumbar-mr”"):
         lumbar.segment(phantom.image, Hints(structures=(arch,)))
     for anchored in (arch, structure("T3").id):
-        with pytest.raises(HintError, match="An anchor names what cannot be found"):
+        with pytest.raises(HintError, match="An anchor is not valid"):
             lumbar.segment(phantom.image, Hints(anchors=(Anchor(anchored, middle),)))
     with pytest.raises(HintError, match="is not counted"):
         second_generation.segment(phantom.image, Hints(anchors=(Anchor(arch, middle),)))

@@ -100,8 +100,8 @@ def test_what_was_done_as_json(spine, capsys):
         ([], "There is nothing to correct"),
         (["--shift", "sideways"], "--shift: “sideways” is not a valid choice"),
         (["--counting", "L7"], "L7"),
-        (["--shift", "down", "--shift", "down", "--shift", "down"], "L5/S1 would come to lie below the sacrum"),
-        (["--shift", "up"] * 5, "T9 would become T8, which lies beyond the label scheme “lumbar-mr”"),
+        (["--shift", "down", "--shift", "down", "--shift", "down"], "Cannot shift L5/S1 below the sacrum"),
+        (["--shift", "up"] * 5, "T9 would become T8, which the label scheme “lumbar-mr” does not have"),
         (["--set", "L5@0,0,500"], r"lies outside the image"),
         (["--set", "L5@0,0,0"], "only background at"),
         (

@@ -174,7 +174,7 @@ def see(volume: CanonicalVolume):
 def test_a_stack_without_orientation_is_turned_as_it_plainly_shows(way, order):
     image = stored(WAYS[way](UPRIGHT_PICTURE), order)
     found, notes = as_found(image, PREPROCESSING, see)
-    assert "does not tell the image's orientation" in notes[0]
+    assert "does not give the image's orientation" in notes[0]
     assert see(PREPROCESSING.apply(found))[0].kinds[1].max() == np.float32(0.95), "the way that is recognized"
     assert found.GetDirection() == image.GetDirection(), "a result lies on the voxels of the file"
     assert as_it_lies(found).GetDirection() != image.GetDirection()
@@ -190,7 +190,7 @@ def test_a_stack_without_orientation_is_turned_as_it_plainly_shows(way, order):
     ids=["no stack", "in several ways", "no spine"],
 )
 def test_what_is_not_plainly_a_spine_from_the_side_is_refused(image, eye):
-    with pytest.raises(ImageError, match="does not tell the image's orientation") as error:
+    with pytest.raises(ImageError, match="does not give the image's orientation") as error:
         as_found(image, Preprocessing(pixel_mm=1.0), eye)
     assert "dcm2niix" in error.value.remedy
 

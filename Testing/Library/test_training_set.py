@@ -18,7 +18,7 @@ from SpineSegAILib.datasets.training_set import TrainingSet
 from SpineSegAILib.errors import DatasetError, OutputError
 from SpineSegAILib.results.segment_names import parse_table
 
-BODIES = "It is not said whether vertebrae are bodies or whole."
+BODIES = "It is not specified whether vertebrae are bodies or whole."
 
 
 def scenes(folder, count, **more):

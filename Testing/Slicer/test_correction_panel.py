@@ -472,7 +472,7 @@ class LevelToolsTest(CorrectionCase):
         self.assertEqual(self.log(), [])
         self.assertFalse(self.cui.correctUndoButton.enabled)
         self.correct.undo.undo()  # by the key
-        self.assertIn("nothing more", self.message())
+        self.assertIn("Nothing to undo or redo", self.message())
         for state in states[1:]:
             self.press("correctRedoButton")
             self.assertEqual(self.snapshot(), state)

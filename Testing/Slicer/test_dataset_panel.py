@@ -119,7 +119,7 @@ class AddingTest(DatasetCase):
         self.assertEqual(list(self.manifest()["custom"]), ["panel lesion"])
         self.dataset.addScenes([path])  # the next time it is known
         self.waitForProcess()
-        self.assertIn(("my lesion", "panel lesion", "said by you", "1"), self.mapping())
+        self.assertIn(("my lesion", "panel lesion", "your mapping", "1"), self.mapping())
 
     def test_a_meaning_can_be_corrected(self):
         path = self.saveScene()
@@ -129,7 +129,7 @@ class AddingTest(DatasetCase):
         for row, target in ((0, "L3"), (1, "omit")):
             combo = self.data.mappingTable.cellWidget(row, 1)
             combo.setCurrentIndex(combo.findText(target))
-        self.assertEqual(self.mapping()[0][2], "said by you")
+        self.assertEqual(self.mapping()[0][2], "your mapping")
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(self.cases(), [("one_T2", "training", "L3, L5")])
@@ -158,7 +158,7 @@ class AddingTest(DatasetCase):
         self.click(self.data.mappingAddButton)
         self.waitForProcess()
         self.assertEqual(len(self.cases()), 1)
-        self.assertIn("Left out: bad.mrb is damaged", self.data.datasetStatusLabel.text)
+        self.assertIn("Omitted: bad.mrb is damaged", self.data.datasetStatusLabel.text)
 
     def test_a_folder_without_scenes_is_an_error(self):
         self.openPanel()

@@ -56,7 +56,7 @@ class FaultTest(PanelCase):
         self.openPanel()
         self.panel.warmUp()
         self.assertFalse(self.ui.applyButton.enabled)
-        self.assertIn("an axial stack; this model takes a sagittal stack", self.ui.applyButton.toolTip)
+        self.assertIn("an axial stack; this model requires a sagittal stack", self.ui.applyButton.toolTip)
 
     def test_one_slice_goes_to_checkpoints_that_say_so(self):
         planes = {"modality": "MR", "planes": ["sagittal", "isotropic"]}
@@ -295,7 +295,7 @@ class FaultTest(PanelCase):
             path.unlink()
         self.click(self.ui.applyButton)
         self.waitUntilDone(5)
-        self.assertIn("not there any more", self.dialogs[0])
+        self.assertIn("was not found", self.dialogs[0])
         self.assertEqual(self.segmentations(), [])
         self.assertReady()
 

@@ -107,7 +107,7 @@ def test_volumes_are_segmented_one_after_the_other(queue):
 
 def test_what_cannot_be_segmented_is_passed_over_and_only_the_last_reason_is_a_dialog(queue):
     queue.start([Task("a", ["It is axial.", "It is empty."]), Task("b"), Task("c", ["It is axial."])])
-    assert queue.states["a"] == "refused: It is axial. It is empty." and queue.states["b"] == "running"
+    assert queue.states["a"] == "not segmented: It is axial. It is empty." and queue.states["b"] == "running"
     queue.client.answer()
     assert not queue.isRunning
     assert [entry for entry in heard(queue) if entry[0] == "failed"] == [

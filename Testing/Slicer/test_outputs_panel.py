@@ -98,7 +98,7 @@ class ReportTest(OutputsCase):
         self.save(self.ui.reportButton)
         page = Path(self.chosen).read_text(encoding="utf-8")
         self.assertIn("T12/L1", page)
-        self.assertIn("Corrected by a reader", page)
+        self.assertIn("Corrected by the user", page)
 
     def test_the_study_is_named_and_the_patient_only_on_request(self):
         self.openDatabase()

@@ -202,7 +202,7 @@ class ChoosingTest(PanelCase):
         path.unlink()
         self.assertIsNone(self.panel.choices.checkpoint())
         self.panel.update()
-        self.assertIn("is not there any more", self.ui.applyButton.toolTip)
+        self.assertIn("was not found", self.ui.applyButton.toolTip)
 
     def test_a_file_is_chosen_in_a_dialog_that_may_be_cancelled(self):
         elsewhere = self.folder / "elsewhere"

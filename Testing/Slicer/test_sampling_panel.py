@@ -197,7 +197,7 @@ class UncertaintyTest(SamplingCase):
         self.assertEqual(self.ui.queueTable.rowCount, 1)
         self.ui.inputVolumeSelector.setCurrentNode(self.maps()[0])
         self.assertFalse(self.ui.applyButton.enabled)
-        self.assertIn("how unsure a method was", self.ui.applyButton.toolTip)
+        self.assertIn("is an uncertainty map", self.ui.applyButton.toolTip)
 
     def test_a_map_that_a_script_makes_is_not_listed_as_a_volume_either(self):
         import SimpleITK as sitk
@@ -469,7 +469,7 @@ class StartingFromTest(SamplingCase):
         self.widget.segmenting.start([other, chosen])
         slicer.mrmlScene.RemoveNode(self.output())
         self.waitUntilDone()
-        self.assertIn("was removed from the scene while it waited", self.dialogs[0])
+        self.assertIn("were removed while it was queued", self.dialogs[0])
         self.assertEqual([node.GetName() for node in self.segmentations()], ["Other spine"])
 
     def test_refining_a_segmentation_in_place_is_noted_in_its_log(self):

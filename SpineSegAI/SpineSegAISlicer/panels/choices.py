@@ -113,11 +113,7 @@ class Choices:
                     method=wanted.title
                 )
             ]
-        return [
-            _("The model “{name}” is not there any more: choose another one.").format(
-                name=Path(self.checkpointName).name
-            )
-        ]
+        return [_("The model “{name}” was not found: choose another one.").format(name=Path(self.checkpointName).name)]
 
     def _reasonsAgainstPlane(self, volumeNode):
         accepted = self.checkpoint().metadata.get("preprocessing", {}).get("planes")
@@ -125,7 +121,7 @@ class Choices:
         if not refused:
             return []
         return [
-            _("“{volume}” is {plane}; this model takes {accepted}.").format(
+            _("“{volume}” is {plane}; this model requires {accepted}.").format(
                 volume=volumeNode.GetName(),
                 plane=PLANES[refused],
                 accepted=_(" or ").join(PLANES[p] for p in accepted if p != "single-slice"),

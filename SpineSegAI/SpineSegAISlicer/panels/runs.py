@@ -130,7 +130,7 @@ class RunList:
         self.ui.runStopButton.enabled = report is not None and report.state.is_active
         self.ui.runResumeButton.enabled = report is not None and report.can_resume
         self.ui.runResumeButton.toolTip = (
-            report.obstacle if report is not None and report.obstacle else _("Go on where the run was saved last.")
+            report.obstacle if report is not None and report.obstacle else _("Continue where the run was saved last.")
         )
         self.ui.runFolderButton.enabled = self.ui.runPlotButton.enabled = report is not None
 

@@ -73,7 +73,7 @@ class Sampling:
         label = self._ui.estimateLabel
         label.text = self._estimate()
         label.visible = bool(label.text)
-        label.toolTip = _("As the last run on this device with this model went. Starting the process is not in it.")
+        label.toolTip = _("Based on the last run with this model on this device; excludes start-up.")
 
     def _estimate(self):
         volumeNode, info = self._parameters.inputVolume, self._choices.checkpoint()

@@ -69,7 +69,7 @@ class Steering:
         node = slicer.mrmlScene.GetNodeByID(nodeId)
         if node is None:
             raise HintError(
-                _("What this volume was to be segmented with was removed from the scene while it waited."),
+                _("The keypoints or initial segmentation for this volume were removed while it was queued."),
                 _("Choose other keypoints or another segmentation to start from, or none, and segment it again."),
             )
         return node

@@ -158,7 +158,7 @@ class TrainingPanel:
         if also:
             reasons += self._datasetProblems(also)
         if not name:
-            reasons.append(_("The checkpoint that results has no name."))
+            reasons.append(_("The resulting model has no name."))
         elif not re.fullmatch(r"[\w][\w .-]*", name):
             reasons.append(_("“{name}” cannot be the name of a folder: use letters, digits and “-”.").format(name=name))
         elif (runsFolder() / name / "config.json").exists():

@@ -56,7 +56,7 @@ class UndoTools(Part):
                 section.segmentationNode.Modified()
         for part in section.parts:
             part.onRestored()
-        section.showMessage(words if changed else _("There is nothing more to undo or redo."))
+        section.showMessage(words if changed else _("Nothing to undo or redo."))
         section.refresh()
 
     def _times(self):

@@ -93,7 +93,7 @@ class CommandProcess:
                 Failure(
                     "WorkerError",
                     _("The process ended unexpectedly (exit code {code}).").format(code=exitCode),
-                    _("Try again; if it happens again, close other programs: the computer may be short of memory."),
+                    _("Try again; if it happens again, close other applications: the computer may be short of memory."),
                     log,
                 )
             )

@@ -20,7 +20,7 @@ from .scan import Scan
 from .scoliosis import film_rows, is_film
 from .spine import Column, of_the_spine, relate
 
-NO_SCALE = "the image does not tell the size of its pixels"
+NO_SCALE = "the image does not give its pixel size"
 
 
 def measure(segmentation: Segmentation) -> list[Row]:
