@@ -40,6 +40,7 @@ class SpineSegAI(ScriptedLoadableModule):
             return
         slicer.app.connect("startupCompleted()", registerSampleData)
         slicer.app.connect("startupCompleted()", registerTerminology)
+        slicer.app.connect("startupCompleted()", registerClicks)
 
 
 def registerSampleData():
@@ -57,6 +58,13 @@ def registerTerminology():
     slicer.modules.terminologies.logic().LoadTerminologyFromFile(
         str(resources_folder() / "Terminology" / TERMINOLOGY_FILE)
     )
+
+
+def registerClicks():
+    """Add the effect “Spine click” to Slicer's Segment Editor."""
+    from SpineSegAISlicer.panels.click_tools import registerEffect
+
+    registerEffect()
 
 
 if sys.version_info >= OLDEST_PYTHON:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .clicks import CLICK_CHECKPOINT, Click, click_correction, load_click_method, refine
+    from .clicks import Click, click_correction, load_click_method, refine
     from .levels import (
         COUNTINGS,
         L6_ID,

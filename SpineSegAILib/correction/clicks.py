@@ -18,6 +18,7 @@ from ..anatomy import scheme, structure
 from ..checkpoints import CheckpointInfo, find_checkpoint, load_method
 from ..errors import CheckpointError, CorrectionError
 from ..hints import Point
+from ..methods.catalog import CLICK_CHECKPOINT
 from .step import Correction, LabeledStructures, Patch, apply_correction
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ..methods.clicking import SceneGrid
     from ..results import Segmentation
 
-CLICK_CHECKPOINT = "click-refine"
-"""Name of the checkpoint that corrects by clicks where none is named."""
 NEAR_MM = 8.0
 """A change that comes no nearer to a click than this is another one's business."""
 LEAST_MM = 2.0

@@ -253,6 +253,9 @@ METHODS: Mapping[str, MethodInfo] = {
 
 DEFAULT_METHOD = "resenc-unet"
 
+CLICK_CHECKPOINT = "click-refine"
+"""Name of the checkpoint that corrects by clicks where none is named."""
+
 
 def method_info(method_id: str) -> MethodInfo:
     """The catalog entry.

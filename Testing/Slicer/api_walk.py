@@ -159,6 +159,8 @@ class _Scope:
         """Note what is handed to other functions."""
         for node in ast.walk(self.function):
             if isinstance(node, ast.Call):
+                if isinstance(node.func, ast.Attribute) and self.of(node.func.value):
+                    continue  # a call of Qt's own, whatever functions of ours are called
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 for index, argument in enumerate(node.args):
                     kinds = self.of(argument)

@@ -18,7 +18,7 @@ from host.widgets import CUSTOM_WIDGETS
 
 MODULE = Path(__file__).parents[2] / "SpineSegAI"
 UI = MODULE / "Resources/UI"
-FILES = [MODULE / "SpineSegAI.py", *sorted((MODULE / "SpineSegAISlicer").rglob("*.py"))]
+FILES = sorted(MODULE.rglob("*.py"))
 
 
 # --- the source ------------------------------------------------------------------------------------------------------

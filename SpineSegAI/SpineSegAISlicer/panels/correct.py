@@ -17,6 +17,7 @@ from SpineSegAILib.errors import CorrectionError, HintError, SpineSegAIError
 
 from ..processes import dependencies
 from ..scene import corrections, labelmaps, volumes
+from .click_tools import ClickTools
 from .editor_bridge import EditorBridge
 from .hint_tools import HintTools
 from .level_tools import LevelTools
@@ -49,15 +50,17 @@ class CorrectionPanel:
         self._ownStep = False
         self._updating = False
 
+        self.parts = ()  # while they are made
         self.editor = EditorBridge(self)
         self.undo = UndoTools(self)
         self.review = Review(self)
+        self.clicks = ClickTools(self)
         self.levels = LevelTools(self)
         self.hints = HintTools(self)
         self.repair = RepairTools(self)
         self.series = SeriesTools(self)
         self.parts = (
-            *(self.undo, self.review, self.editor, self.levels),  # the editor follows the list
+            *(self.undo, self.review, self.editor, self.clicks, self.levels),  # the editor follows the list
             *(self.hints, self.repair, self.series),
         )
 
@@ -223,6 +226,7 @@ class CorrectionPanel:
             self.refresh()
         else:
             self.review.stopPicking()
+            self.clicks.stop()
 
     def onSelected(self):
         """The reader chose a structure: everything looks at it."""
@@ -282,19 +286,26 @@ class CorrectionPanel:
             self.refuseWhileRunning()
             self.review.table.fill(self.segmentationNode)  # what is selected is what the segments are now
             step = make(labelling)
-            volumeNode = None if step.only_names else self.requireVolume()
-            with self.ownStep():
-                corrections.applyCorrection(self.segmentationNode, volumeNode, step, self.undo.saveState)
+            self.carryOut(step)
         except SpineSegAIError as error:
             self.showError(error)
             return None
+        self.review.look()
+        return step
+
+    def carryOut(self, step):
+        """Carry out a `correction.Correction` as one undo step, and say what was done.
+
+        :raises SpineSegAIError: it cannot be carried out; nothing was changed.
+        """
+        volumeNode = None if step.only_names else self.requireVolume()
+        with self.ownStep():
+            corrections.applyCorrection(self.segmentationNode, volumeNode, step, self.undo.saveState)
         for part in self.parts:
             part.onCorrected(step)
         self.review.table.fill(self.segmentationNode)  # the selection stays on its segments, whatever they are called
         self.refresh()
-        self.review.look()
         self.showMessage(". ".join([step.words, *(note.rstrip(".") for note in step.notes)]) + ".")
-        return step
 
     def refuseWhileRunning(self):
         """:raises CorrectionError: a segmentation is running, whose result is made for the segments as they are."""

@@ -177,6 +177,8 @@ class EditorBridge(Part):
         node.SetOverwriteMode(node.OverwriteAllSegments)  # what it cannot touch it cannot overwrite; nothing overlaps
         if effect:
             self._remember()
+        for part in self.section.parts:
+            part.onEffect(effect)
 
     def _remember(self):
         """Keep the structures as they are, to tell later what was drawn by hand."""

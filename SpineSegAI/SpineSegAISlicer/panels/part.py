@@ -30,6 +30,9 @@ class Part:
     def onSelected(self):
         """The user has selected other structures."""
 
+    def onEffect(self, name):
+        """Another effect of the Segment Editor is at work, or none (an empty name)."""
+
     def onCorrected(self, step):
         """A `correction.Correction` was carried out."""
 

@@ -111,6 +111,7 @@ class Review(Part):
 
     def _onPick(self, on):
         if on:
+            self.section.clicks.stop()  # a click is one or the other
             self.picker.start()
             self.section.showMessage(_("Click a structure in any view."))
         else:

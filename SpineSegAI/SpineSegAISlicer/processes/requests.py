@@ -6,6 +6,8 @@ Each function gives the message as a function of the job's number and of the fol
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class SegmentationRequest:
@@ -96,3 +98,52 @@ def dicomSeg(result, source, path):
         )
 
     return message
+
+
+def refine(image, labels, clicks, earlier, locked):
+    """Correct a segmentation's label image by `SpineSegAILib.correction.Click`s.
+
+    :param earlier: clicks that were followed before.
+    :param locked: ids of structures that stay as they are.
+    """
+    from SpineSegAILib.worker.protocol import ClickMessage, RefineRequest, save_image
+
+    def messages(some):
+        return [ClickMessage(structure_id=click.structure_id, point=click.point, add=click.add) for click in some]
+
+    def message(job, folder):
+        return RefineRequest(
+            job=job,
+            image=save_image(image, folder / "image.npy"),
+            labels=save_image(labels, folder / "labels.npy"),
+            clicks=messages(clicks),
+            earlier=messages(earlier),
+            locked=sorted(locked),
+        )
+
+    return message
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The worker's answer to clicks.
+
+    :param words: what was done.
+    :param box: where it changes anything, as slices of the label array (k, j, i).
+    :param labels: structure ids in the box; None where nothing changes.
+    :param details: for the log.
+    """
+
+    words: str
+    box: tuple
+    labels: Any
+    details: dict
+
+    @classmethod
+    def of(cls, event):
+        """What a `RefineEvent` says, its file read."""
+        if event.labels is None:
+            return cls(event.words, (), None, event.details)
+        labels = np.load(event.labels, allow_pickle=False)
+        box = tuple(slice(first, first + size) for first, size in zip(event.corner, labels.shape, strict=True))
+        return cls(event.words, box, labels, event.details)

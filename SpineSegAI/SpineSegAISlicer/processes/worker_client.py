@@ -120,6 +120,15 @@ class WorkerClient:
         """
         return self._ask(requests.dicomSeg(**about), lambda event: (event.path, event.uid), onDone, onError)
 
+    def refine(self, onDone, onError, **about):
+        """Correct a label image by clicks; `onDone` gets a `requests.Refined`.
+
+        :param about: see `requests.refine`.
+        :returns: the `Job`.
+        :raises OutputError: the voxels cannot be handed over.
+        """
+        return self._ask(requests.refine(**about), lambda event: (requests.Refined.of(event),), onDone, onError)
+
     def describeDevice(self, device, onDone, onError):
         """Ask what a device is; `onDone` gets its id (``"cuda:0"``, ``"cpu"``) and its name. Warms the worker up."""
         from SpineSegAILib.worker.protocol import DeviceRequest

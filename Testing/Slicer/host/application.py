@@ -15,6 +15,7 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .dicom import ctkDICOMDatabase
+from .editor_effects import start_effects
 from .pythonqt import ERRORS, ProxyClass, wrap
 from .widgets import CUSTOM_WIDGETS
 
@@ -141,6 +142,10 @@ class ScriptedModuleParent:
     def __init__(self, path: str) -> None:
         self.path = path
         self.icon = None
+        self.representation: Any = None  # what `widgetRepresentation` gives; tests that ask for it set it
+
+    def widgetRepresentation(self) -> Any:
+        return self.representation
 
 
 def observe_new_nodes(scene: Any) -> None:
@@ -217,5 +222,6 @@ def start_application() -> None:
     for name, kind in CUSTOM_WIDGETS.items():
         if name.startswith(("qMRML", "qSlicer")):
             setattr(slicer, name, ProxyClass(kind))
+    start_effects(ProxyClass)
     slicer.qSlicerScriptedLoadableModule = type("qSlicerScriptedLoadableModule", (), {})
     slicer.selfTests = {}

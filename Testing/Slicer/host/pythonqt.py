@@ -214,13 +214,13 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         target = object.__getattribute__(self, "_target")
-        if name == "name":
+        if name == "name" and target.metaObject().indexOfProperty(name) < 0:
             return target.objectName()
         return _looked_up(self, target, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         target = object.__getattribute__(self, "_target")
-        if name == "name":
+        if name == "name" and target.metaObject().indexOfProperty(name) < 0:
             name = "objectName"
         kind, index = type(target).__name__, target.metaObject().indexOfProperty(name)
         try:

@@ -51,6 +51,23 @@ NOT_IN_THE_FILE: dict[str, dict[str, str]] = {
         "insert": "the same; Slicer's plug-in for DICOM segmentations adds what it has written by it",
         **dict.fromkeys(("openDatabase", "closeDatabase", "databaseFilename"), "the same; tests open one of their own"),
     },
+    "qSlicerSegmentEditorScriptedEffect": {
+        **dict.fromkeys(
+            ("name", "title", "perSegment"), "Q_PROPERTY of qSlicerSegmentEditorAbstractEffect; Draw sets it"
+        ),
+        **dict.fromkeys(
+            ("parameterSetNode", "addOptionsWidget", "saveStateForUndo", "selectEffect", "addActor2D", "removeActor2D"),
+            "Q_INVOKABLE of qSlicerSegmentEditorAbstractEffect; Slicer's scripted effects call it",
+        ),
+        **dict.fromkeys(("setPythonSource", "self"), "Slicer's template of a scripted effect calls it"),
+    },
+    "qSlicerSegmentEditorEffectFactory": dict.fromkeys(
+        ("instance", "registerEffect"), "AbstractScriptedSegmentEditorEffect.register calls it"
+    ),
+    "qMRMLSliceView": dict.fromkeys(
+        ("setViewCursor", "setDefaultViewCursor", "scheduleRender"),
+        "Q_INVOKABLE of qMRMLSliceView.h or its base ctkVTKAbstractView; the Segment Editor sets cursors so",
+    ),
     "IOManager": {
         "loadNodes": "of `slicer.app.coreIOManager()`; `slicer.util.loadVolume` uses it",
         "fileWriterFileType": "the same; `slicer.util.saveNode` uses it",

@@ -36,6 +36,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from .editor_effects import EditorEffects
 from .pythonqt import unwrap, wrap
 
 
@@ -462,6 +463,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         layout = QVBoxLayout(self)
         layout.addWidget(QLabel("Slicer's Segment Editor is shown here."))
         self._node: Any = None
+        self._observed: Any = None
+        self._effects = EditorEffects(self)
         self._history = slicer.vtkSegmentationHistory()
         self._undo_button, self._redo_button = QToolButton(self), QToolButton(self)
         for button, name in ((self._undo_button, "UndoButton"), (self._redo_button, "RedoButton")):
@@ -488,7 +491,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._redo_button.setEnabled(self._history.IsRestoreNextStateAvailable())
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        if self._observed is not None:
+            self._node.RemoveObserver(self._observed)
         self._node = node
+        changed = lambda *_: self._effects.update()  # noqa: E731
+        self._observed = node.AddObserver(vtk.vtkCommand.ModifiedEvent, changed) if node is not None else None
+        self._effects.update()
 
     def mrmlSegmentEditorNode(self) -> Any:
         return self._node
@@ -529,6 +537,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setActiveEffectByName(self, name: str) -> None:
         self._node.SetActiveEffectName(name)
+
+    def activeEffect(self) -> Any:
+        return self._effects.active
+
+    def effectByName(self, name: str) -> Any:
+        return self._effects.named(name)
 
     def updateWidgetFromMRML(self) -> None:
         self._history.SetSegmentation(self.segmentationNode().GetSegmentation() if self.segmentationNode() else None)

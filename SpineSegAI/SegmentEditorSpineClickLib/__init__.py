@@ -1,0 +1,1 @@
+"""The effect “Spine click” of Slicer's Segment Editor."""
