@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.ndimage import gaussian_filter
 
 from ..errors import ImageError
 from .checks import STACKS, as_volume, check_image, check_view, whole_numbers
@@ -19,6 +20,9 @@ from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_know
 
 AIR = -2.0
 """Value of air in a network's input, for padding."""
+
+_FAINT = 0.05
+"""Spread below which nothing is seen but noise (an image reaches from −2 to 2)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,12 @@ class Preprocessing(BaseModel):
         gt=0,
         description="Height (mm) that every image counts as having, whatever its pixel size: films do not give theirs.",
     )
+    local_mm: float | None = Field(
+        None,
+        gt=0,
+        description="Every pixel is then compared with those around it, within about this distance (mm): where bone lies "
+        "over bowel or heart, what is global hides its edges. None: as it is.",
+    )
     modality: str = Field("MR", description="Modality that the checkpoint was trained on.")
     planes: tuple[Plane, ...] = Field(
         ("sagittal", "isotropic", "single-slice"), description="Acquisition planes that are accepted."
@@ -144,6 +154,8 @@ class Preprocessing(BaseModel):
         array *= np.float32(4.0 / (high - low))
         array -= np.float32(2.0)
         np.clip(array, -2.0, 2.0, out=array)
+        if self.local_mm is not None:
+            array = _local_contrast(array, self.local_mm / self.pixel_mm)
         geometry = route.geometry(source)
         z, y, x = (step / scale for step in geometry.spacing[::-1])
         return CanonicalVolume(array, (z, y, x), geometry, source, route)
@@ -179,6 +191,18 @@ class Preprocessing(BaseModel):
             AxisStep.between(int(n), float(s), float(w)) for n, s, w in zip(size, spacing, wanted, strict=True)
         )
         return Route(axes, flips, (slices, rows, columns))
+
+
+def _local_contrast(array: np.ndarray, reach: float) -> np.ndarray:
+    """Every pixel against the mean and the spread of its slice around it, in −2…2.
+
+    Args:
+        reach: standard deviation of the surroundings' weight, in pixels.
+    """
+    within = (0.0, reach, reach)
+    mean = gaussian_filter(array, within)
+    spread = np.sqrt(np.maximum(gaussian_filter(array * array, within) - mean * mean, 0.0))
+    return np.clip((array - mean) / (spread + _FAINT), -2.0, 2.0).astype(np.float32)
 
 
 def resample_to_source(
