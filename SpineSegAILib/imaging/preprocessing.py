@@ -92,8 +92,8 @@ class Preprocessing(BaseModel):
     local_mm: float | None = Field(
         None,
         gt=0,
-        description="Every pixel is then compared with those around it, within about this distance (mm): where bone lies "
-        "over bowel or heart, what is global hides its edges. None: as it is.",
+        description="Every pixel is then compared with those around it, within about this distance (mm): what lies "
+        "before and behind the bone hides its edges otherwise. None: as it is.",
     )
     modality: str = Field("MR", description="Modality that the checkpoint was trained on.")
     planes: tuple[Plane, ...] = Field(
