@@ -46,7 +46,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     (r"lest", "so that … not"),
     (r"defect of", "bug in"),
     (r"[Ss]ay (?=--|`--)", "use"),
-    (r"[Kk]nown: (?=\W)", "Available: "),
+    (r"(Known|known): (?=\W)", "Available: "),
     (r"carr(y|ied|ies) over", "copy to"),
     (r"taken back", "undone"),
     (r"slips? forwards", "anterolisthesis (slip)"),
