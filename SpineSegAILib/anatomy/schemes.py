@@ -237,7 +237,7 @@ def scheme(name: str) -> LabelScheme:
     try:
         found = SCHEMES[base]
     except KeyError:
-        raise SchemeError(f"There is no label scheme “{base}”.", f"Known: {', '.join(SCHEMES)}.") from None
+        raise SchemeError(f"There is no label scheme “{base}”.", f"Available: {', '.join(SCHEMES)}.") from None
     for entry in added:
         label, _, number = entry.partition("=")
         if number and not number.isdecimal():

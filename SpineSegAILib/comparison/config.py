@@ -156,7 +156,7 @@ class ComparisonConfig(BaseModel):
                 raise ValueError(f"{entry.name} starts from “{start}”, which is not the name of an earlier entry")
         for table in self.papers:
             if table not in PAPERS:
-                raise ValueError(f"papers: there is no table “{table}”; known: {', '.join(PAPERS)}")
+                raise ValueError(f"papers: there is no table “{table}”; available: {', '.join(PAPERS)}")
         for entry in self.entries:
             if entry.paper and entry.paper not in known_rows(self.papers):
                 raise ValueError(f"{entry.name}: none of the tables has a row “{entry.paper}”")

@@ -450,7 +450,7 @@ def _value_map(name: Any, where: str) -> Mapping[int, int] | None:
                 f"{where}: “label_values” has a value that is not a number.", 'Write {"1": "L5"}.'
             ) from None
     if not isinstance(name, str) or name not in VALUE_MAPS:
-        raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Known: {', '.join(VALUE_MAPS)}.")
+        raise DatasetError(f"{where}: “label_values” is “{name}”.", f"Available: {', '.join(VALUE_MAPS)}.")
     return VALUE_MAPS[name]
 
 

@@ -249,7 +249,7 @@ class _Reader:
                 if share > MAX_OVERLAP and not own:
                     raise DatasetError(
                         f"“{other.name}” and “{segment.name}” in {case.scene} overlap by {share:.0%} of the smaller.",
-                        "Correct them in the Segment Editor, or leave one out with “=ignore”.",
+                        "Correct them in the Segment Editor, or omit one with “=ignore”.",
                     )
                 case.notes.append(f"“{segment.name}” overlaps “{other.name}” in {count} voxels, which it gets.")
             taken[segment.mask] = number

@@ -392,7 +392,7 @@ class TrainingSet:
             )
         if summary.problems and not skip_problems:
             more = f" (and {len(summary.problems) - 1} more)" if len(summary.problems) > 1 else ""
-            raise DatasetError(f"{summary.problems[0]}{more}", "Or leave such parts out with --skip-problems.")
+            raise DatasetError(f"{summary.problems[0]}{more}", "Or omit such parts with --skip-problems.")
         if not summary.cases:
             raise DatasetError(
                 " ".join(summary.problems) or "There is no volume in these scenes.",

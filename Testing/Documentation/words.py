@@ -36,7 +36,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     (r"(?<![Tt]here )(is|are|was|were) no(?! (longer|more|less|better|fewer|worse|\w+er than)\b)", "is not a …"),
     (r"(is|are|was|were|be) refused", "is not supported; is rejected"),
     (r"(is|are|was|were|be) told", "is given"),
-    (r"(left|leaves?|leaving) (it |them )?out", "omit"),
+    (r"(left|leaves?|leaving) (it |them |one |(the|such|this) \w+ )?out", "omit"),
     (r"a guess", "uncertain"),
     (r"doubts?", "uncertainty"),
     (r"[Ww]hatever happens", "fault tolerance"),
@@ -46,7 +46,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     (r"lest", "so that … not"),
     (r"defect of", "bug in"),
     (r"[Ss]ay (?=--|`--)", "use"),
-    (r"Known: ", "Available: "),
+    (r"(Known|known): (?=\W)", "Available: "),
     (r"carr(y|ied|ies) over", "copy to"),
     (r"taken back", "undone"),
     (r"slips? forwards", "anterolisthesis (slip)"),
@@ -100,6 +100,13 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *(path for folder in folders for path in sorted(folder.rglob("*.md")))]
 
 
+def _text_of(node: ast.AST) -> str:
+    """What a string says, with … for what an f-string fills in; empty for what is not a string."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text_of(part) or "…" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
 def code_texts() -> Iterator[tuple[str, str, int, str]]:
     """Kind, path, line and text of what the code says: user interface, messages, docstrings."""
     for path in sorted((ROOT / "SpineSegAI/Resources/UI").glob("*.ui")):
@@ -111,11 +118,12 @@ def code_texts() -> Iterator[tuple[str, str, int, str]]:
             docs = {
                 id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
             }
+            parts = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
             for node in ast.walk(tree):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = _text_of(node) if id(node) not in parts else ""
+                if text:
                     kind = "docstrings" if id(node) in docs else "messages"
-                    if kind == "docstrings" or " " in node.value.strip():
-                        text = node.value
+                    if kind == "docstrings" or " " in text.strip():
                         for name in NAMES:
                             text = text.replace(name, "")
                         if kind == "docstrings":

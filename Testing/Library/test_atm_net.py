@@ -711,7 +711,7 @@ def test_it_trains_like_any_other_method_and_says_what_it_was_told(tmp_path):
     assert main([*arguments, "--quiet"]) == 2
     assert not report.exists()
     assert main([*arguments, "--quiet", "--allow-label-leak"]) == 0
-    assert "told the reference" in json.loads(report.read_text(encoding="utf-8"))["label_leak"]
+    assert "given the reference" in json.loads(report.read_text(encoding="utf-8"))["label_leak"]
 
 
 def test_the_control_for_language_needs_no_bank(tmp_path, volume):

@@ -253,7 +253,7 @@ def test_what_cannot_be_followed_is_refused_in_a_sentence():
     refused([Click(L3, (float("nan"), 0.0, 0.0))], "outside of the image")
     refused([Click(L3, (1e300, 0.0, 0.0))], "outside of the image")
     refused([Click(L3, good), Click(L3, good, add=False)], "L3 is to be added and removed at the same point")
-    refused([Click(L3, good), Click(L4, good)], "L3 and L4 are both to be at one place")
+    refused([Click(L3, good), Click(L4, good)], "L3 and L4 cannot both be at the same point")
     refused([Click(DISC, good, add=False)], "L3/L4 is not labeled")
     refused([Click(L3, good)], "does not lie on the voxels", image=image[:, :, 1:])
     color = sitk.Compose([image] * 3)

@@ -51,7 +51,7 @@ def test_slicing_directions_of_any_orientation():
     assert [array_axis(image, s) for s in ("sagittal", "axial", "coronal")] == [0, 1, 2]
     other = sitk.DICOMOrient(image, "LPS")
     assert [array_axis(other, s) for s in ("sagittal", "axial", "coronal")] == [2, 0, 1]
-    with pytest.raises(CorrectionError, match="no slicing direction"):
+    with pytest.raises(CorrectionError, match="not a slice direction"):
         array_axis(image, "oblique")
 
 

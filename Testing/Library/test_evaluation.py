@@ -414,7 +414,7 @@ def test_the_report_says_what_makes_its_scores_worth_less(dataset, tmp_path):
     dataset.write_text(json.dumps(document), encoding="utf-8")
     method = Oracle()
     report = evaluate_dataset(dataset, "validation", method, trained_on={"a", "elsewhere"})
-    assert "1 of 2 scored cases were in the method's training" in report["seen"] and " a." in report["seen"]
+    assert "1 of 2 scored cases were in the training data" in report["seen"] and " a." in report["seen"]
     assert ("whole vertebrae drawn" in report["extent"]) == (method.scheme.extent is Extent.BODY)
     assert all(report[key] in format_report(report) for key in ("seen", "extent"))
     plain = evaluate_dataset(dataset, "validation", method, trained_on={"elsewhere"})

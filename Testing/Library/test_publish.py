@@ -146,7 +146,7 @@ def test_what_a_segmentation_leaves_blank_is_counted():
 
 def test_cases_that_a_checkpoint_has_seen_do_not_make_its_card(manifest, tmp_path):
     info = checkpoint(tmp_path / "a.safetensors", ["case1_image"])
-    with pytest.raises(ConfigError, match="were in the method's training"):
+    with pytest.raises(ConfigError, match="were in the training data"):
         publish(info, Publication("b", [manifest], "validation", "", ""), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 

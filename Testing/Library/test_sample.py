@@ -13,7 +13,7 @@ def test_the_sample_is_written_and_says_what_it_is(tmp_path, monkeypatch, capsys
     assert run("sample") == 0
     said = capsys.readouterr().out
     assert "wrote synthetic_spine.nii.gz" in said and "spinesegai segment synthetic_spine.nii.gz" in said
-    assert "synthetic, nobody's image" in said
+    assert "synthetic, not a patient's image" in said
     assert files(tmp_path) == {"synthetic_spine.nii.gz"}
     assert run("sample", "-o", "new folder/in", "--label", "--quiet") == 0 and not capsys.readouterr().out
     folder = tmp_path / "new folder/in"

@@ -112,7 +112,7 @@ def test_structures_of_the_readers_own():
 
 
 def test_tables(tmp_path):
-    with pytest.raises(DatasetError, match="“A” is given two meanings"):
+    with pytest.raises(DatasetError, match="“A” is mapped twice"):
         parse_table([("a", "L4"), ("A ", "L5")])
     path = tmp_path / "names.json"
     path.write_text('{"my tumour": "custom:tumour"}', encoding="utf-8")

@@ -63,7 +63,7 @@ def require_nnunet(row: str) -> None:
     if find_spec("nnunetv2") is None or shutil.which("nnUNetv2_train", path=_path()) is None:
         raise MissingPackageError(
             f"nnU-Net v2, which “{row}” runs, is not installed in this environment.",
-            f"pip install nnunetv2; or leave the row out: --without “{row}”.",
+            f"pip install nnunetv2; or omit the row: --without “{row}”.",
         )
 
 

@@ -214,7 +214,7 @@ class AdaptiveTransformer(nn.Module):
     more. That changes what every position gathers, wherever it is; `weight_queries` (our addition) also multiplies what
     a position gathers by its own W, so that a keypoint changes most what is near it. W does not say which structure a
     keypoint is of; with `marks` (our addition, their number) each adds a learned vector of its own to A around it.
-    `attends=False` leaves the attention out, which is DGMSNet.
+    `attends=False` omits the attention, which is DGMSNet.
     """
 
     def __init__(
