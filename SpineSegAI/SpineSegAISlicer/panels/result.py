@@ -32,7 +32,7 @@ class ResultPanel:
         self._history = None  # `UndoHistory` of the segments that the last result replaced
         self._overlay = uncertainty.Overlay()
         self._cobb = cobb_lines.CobbLines(self._showAngles)
-        ui.resultCollapsibleButton.visible = ui.cobbCheckBox.visible = ui.cobbLabel.visible = False
+        ui.resultCollapsibleButton.visible = False
         ui.uncertaintyLegendLabel.text = _("Yellow: one voxel in five may belong elsewhere. Red: every second one.")
         for button, slot in (
             (ui.uncertaintyCheckBox, self._onUncertainty),
