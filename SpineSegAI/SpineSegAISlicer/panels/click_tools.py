@@ -33,6 +33,7 @@ class ClickTools(Part):
         registerEffect()
         self.tool = ClickTool(self, lambda: section.segmenting.queue.client, qt.QTimer.singleShot)
         self._reason = None  # why clicks cannot be followed; None while that was not looked at
+        self._tip = self.ui.clickButton.toolTip
         self._idle = False
         self._escape = qt.QShortcut(qt.QKeySequence("Escape"), section.root)
         self._escape.setEnabled(False)
@@ -56,10 +57,7 @@ class ClickTools(Part):
     def _enable(self):
         button = self.ui.clickButton
         button.enabled = self._idle and self._reason == ""
-        button.toolTip = self._reason or _(
-            "Click in a slice view where the selected structure should be, and it follows; with Ctrl where it should"
-            " not be. Drag for a scribble. Esc ends. Locked structures never change."
-        )
+        button.toolTip = self._reason or self._tip
 
     def _onToggled(self, on):
         editor = self.section.editor.widget

@@ -5,7 +5,7 @@ from slicer.i18n import tr as _
 from SpineSegAILib.errors import SpineSegAIError
 
 from ..processes.failure import Failure
-from ..scene import keypoints, level_names, result_attribute, uncertainty, views
+from ..scene import cobb_lines, keypoints, level_names, result_attribute, uncertainty, views
 from .outputs import Outputs
 from .warnings_box import WarningsBox
 
@@ -31,11 +31,13 @@ class ResultPanel:
         self.warnings = WarningsBox(ui.warningLabel, ui.answerButton)
         self._history = None  # `UndoHistory` of the segments that the last result replaced
         self._overlay = uncertainty.Overlay()
+        self._cobb = cobb_lines.CobbLines(self._showAngles)
         ui.resultCollapsibleButton.visible = False
         ui.uncertaintyLegendLabel.text = _("Yellow: one voxel in five may belong elsewhere. Red: every second one.")
         for button, slot in (
             (ui.uncertaintyCheckBox, self._onUncertainty),
             (ui.levelNamesCheckBox, self._onLevelNames),
+            (ui.cobbCheckBox, self._onCobb),
             (ui.centerButton, self._onCenter),
             (ui.undoButton, self._onUndo),
             (ui.keypointsButton, self._onKeypoints),
@@ -75,6 +77,7 @@ class ResultPanel:
         if node is not None:
             level_names.update(node)
         self.ui.levelNamesCheckBox.checked = node is not None and level_names.areShown(node)
+        self._updateCobb()
 
     def applyOpacity(self):
         """Show the segments as opaque as was chosen."""
@@ -102,9 +105,11 @@ class ResultPanel:
         """Everything in the scene goes away."""
         self._history = None
         self._overlay = uncertainty.Overlay()
+        self._cobb.forget()
 
     def onNodeRemoved(self):
         """A node was removed."""
+        self._cobb.tidy()
         if self._history is not None and self._history.segmentationNode.GetScene() is None:
             self._history = None
         self.update()
@@ -124,6 +129,40 @@ class ResultPanel:
 
     def _onLevelNames(self, shown):
         level_names.show(self.parameters.outputSegmentation, shown)
+
+    def _onCobb(self, shown):
+        node = self.parameters.outputSegmentation
+        if not shown:
+            self._cobb.hide(node)
+        else:
+            try:
+                notes = self._cobb.show(node, self.parameters.outputVolume)
+            except SpineSegAIError as error:
+                self.messages.show(Failure.of(error))
+            else:
+                self.messages.say(" ".join(notes))
+        self._updateCobb()
+
+    def _updateCobb(self):
+        """The tick is there for films; lines follow the segments."""
+        node, volumeNode, box = self.parameters.outputSegmentation, self.parameters.outputVolume, self.ui.cobbCheckBox
+        box.visible = cobb_lines.isFilm(node, volumeNode)
+        if node is not None and volumeNode is not None:
+            try:
+                self._cobb.update(node, volumeNode)
+            except SpineSegAIError:  # nothing is left of it
+                self._cobb.hide(node)
+        box.checked = node is not None and self._cobb.areShown(node)
+        self._showAngles()
+
+    def _showAngles(self):
+        """The angles of the lines as they lie now."""
+        node, label = self.parameters.outputSegmentation, self.ui.cobbLabel
+        angles = self._cobb.angles(node) if node is not None else {}
+        label.text = _("Cobb angles: {angles}").format(
+            angles=", ".join(f"{curve} {angle:.0f}°" for curve, angle in angles.items())
+        )
+        label.visible = bool(angles)
 
     def _onCenter(self):
         views.centreViews(self.parameters.outputVolume, self.parameters.outputSegmentation)

@@ -43,7 +43,9 @@ def arrangement():
 
 
 def showResult(volumeNode, segmentationNode, before):
-    """Show a new result in a sagittal layout, the spine centered; nothing if the user has arranged the views himself.
+    """Show a new result in a sagittal layout, the spine centered, and a film alone in the view along it.
+
+    Nothing changes if the user has arranged the views himself.
 
     :param before: `arrangement` when the segmentation was started.
     """
@@ -52,6 +54,16 @@ def showResult(volumeNode, segmentationNode, before):
     if before is None or before[0] not in usual or arrangement() != before:
         return
     layoutManager = slicer.app.layoutManager()
+    across = volumes.singleSliceAxis(volumeNode)
+    if across is not None:
+        alone = (
+            layoutNode.SlicerLayoutOneUpYellowSliceView,
+            layoutNode.SlicerLayoutOneUpGreenSliceView,
+            layoutNode.SlicerLayoutOneUpRedSliceView,
+        )
+        layoutManager.setLayout(alone[across])
+        centreViews(volumeNode, segmentationNode)
+        return
     node = layoutManager.layoutLogic().GetLayoutNode()
     if not node.IsLayoutDescription(SAGITTAL_LAYOUT):
         node.AddLayoutDescription(SAGITTAL_LAYOUT, SAGITTAL_LAYOUT_XML)
@@ -67,10 +79,13 @@ def centreOfSpine(segmentationNode):
 
 
 def centreViews(volumeNode, segmentationNode):
-    """Show the volume in the slice views, and jump to the spine in all of them."""
-    slicer.util.setSliceViewerLayers(background=volumeNode, fit=True)
+    """Show the volume in the slice views, and jump to the spine in all of them; a film is shown whole."""
+    isFlat = volumes.singleSliceAxis(volumeNode) is not None
+    slicer.util.setSliceViewerLayers(background=volumeNode, fit=True, rotateToVolumePlane=isFlat)
     centre = centreOfSpine(segmentationNode)
-    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *centre, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    kinds = slicer.vtkMRMLSliceNode
+    jump = kinds.OffsetJumpSlice if isFlat else kinds.CenteredJumpSlice
+    kinds.JumpAllSlices(slicer.mrmlScene, *centre, jump)
     layoutManager = slicer.app.layoutManager()
     if layoutManager is not None:
         for index in range(layoutManager.threeDViewCount):

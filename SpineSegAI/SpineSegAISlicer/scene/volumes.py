@@ -54,6 +54,14 @@ def isFilm(volumeNode):
     return modality in _RADIOGRAPHS if modality else rows > _FILM_SHAPE * columns
 
 
+def singleSliceAxis(volumeNode):
+    """World axis (0: right–left, 1: front–back, 2: head–feet) across a volume of one slice; None for any other."""
+    if volumeNode is None or volumeNode.GetImageData() is None or 1 not in volumeNode.GetImageData().GetDimensions():
+        return None
+    axis = volumeNode.GetImageData().GetDimensions().index(1)
+    return int(np.argmax(np.abs(ijkToWorldMatrix(volumeNode)[:3, axis])))
+
+
 def segmentedVolume(segmentationNode):
     """The volume that a segmentation was made on; None if that is not known, or gone."""
     return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
