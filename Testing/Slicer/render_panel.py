@@ -87,6 +87,7 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
         setTag(segmentation.GetSegment(segmentId), UNCERTAINTY_TAG, "0.12")
     correct.refresh()
     draw("correct-uncertainty", "correctTab")
+    draw_clicks(draw, correct, Path(work.name))
     for name in ("levels", "editor", "repair", "again", "series"):
         getattr(correct.ui, f"{name}GroupBox").collapsed = False
     draw("correct-unfolded", "correctTab")
@@ -97,9 +98,46 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     widget.datasetPanel.addImages([samples.samplePath()])
     widget.trainingPanel.runs.watch(run_elsewhere(Path(work.name, "first")))
     draw("train-cases", "trainTab")
+    draw_film(draw, widget)
     widget.cleanup()
     work.cleanup()
     slicer.mrmlScene.Clear()
+
+
+def draw_clicks(draw, correct, folder) -> None:
+    """The toggle “Click to correct”: without its model, switched on, and while a click is being followed."""
+    from click_stand_ins import Client
+    from panel_case import make_checkpoint
+    from SpineSegAISlicer.panels.clicking import Stroke
+    from SpineSegAISlicer.scene import labelmaps
+
+    client = correct.segmenting.queue.client
+    os.environ["SPINESEGAI_CHECKPOINTS"] = str(folder)
+    make_checkpoint(folder, "click-refine", method="click-refine")
+    correct.review.table.select([23])
+    correct.refresh()
+    correct.ui.clickButton.setChecked(True)
+    draw("correct-clicks", "correctTab")
+    client.refine = Client().refine  # which never answers
+    middle = labelmaps.centreOf(correct.segmentationNode, 23)
+    correct.clicks.tool.add(Stroke((tuple(middle),), True))
+    host.wait_until(lambda: False, 0.5)
+    draw("correct-clicking", "correctTab")
+    correct.clicks.stop()
+    correct.clicks.tool.forget()
+    del client.refine, os.environ["SPINESEGAI_CHECKPOINTS"]
+    correct.refresh()
+
+
+def draw_film(draw, widget) -> None:
+    """A synthetic film's result with its Cobb lines."""
+    from test_cobb_lines import FilmCase
+
+    case = FilmCase()
+    case.widget = widget
+    case.open()
+    widget.ui.cobbCheckBox.click()
+    draw("segment-film")
 
 
 def ask(node) -> None:

@@ -222,7 +222,7 @@ class ToolTest(ClickCase):
         ((milliseconds, _function),) = self.clock.waiting
         self.assertEqual(milliseconds, 300)
         self.clock.strike()
-        self.assertEqual(self.said[-1], ("Correcting L3 …", False))
+        self.assertEqual(self.said[-1], ("Correcting L3…", False))
         self.client.answer()
         self.stroke(self.at(L4))
         self.client.answer()

@@ -260,7 +260,7 @@ class ClickTool:
 
     def _onSlow(self, question, name):
         if self._asked is question and question.isThere:
-            self._case.say(_("Correcting {name} …").format(name=name))
+            self._case.say(_("Correcting {name}…").format(name=name))
 
     def _onAnswer(self, question, answer):
         self._asked = self._job = None
