@@ -515,6 +515,9 @@ class ToggleTest(ClickCase):
         self.open()
         self.assertFalse(self.cui.clickButton.enabled)
         self.assertIn("“click-refine”, is not installed", self.cui.clickButton.toolTip)
+        self.editor.setActiveEffectByName("Spine click")  # by its button in the editor
+        self.assertIn("“click-refine”, is not installed", self.message())
+        self.editor.setActiveEffectByName("")
         make_checkpoint(self.folder, NAME, method=NAME)
         self.correct.refresh()
         self.assertTrue(self.cui.clickButton.enabled)

@@ -65,7 +65,8 @@ class ClickTools(Part):
             self.section.review.stopPicking()
             editor.setActiveEffectByName(EFFECT)
             self.say(
-                _("Click where the selected structure should be, with Ctrl where not. Drag to scribble. Esc ends.")
+                self._reason
+                or _("Click where the selected structure should be, with Ctrl where not. Drag to scribble. Esc ends.")
             )
         elif self._isActive():
             editor.setActiveEffect(None)
