@@ -28,10 +28,11 @@ import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 
 from SpineSegAILib.anatomy import GENERIC_IDS, structure  # noqa: E402
-from SpineSegAILib.correction import Click, box_of, click_correction, load_click_method, smooth  # noqa: E402
+from SpineSegAILib.correction import Click, click_correction, load_click_method, smooth  # noqa: E402
 from SpineSegAILib.datasets.manifest import Case, read_case, read_cases  # noqa: E402
 from SpineSegAILib.errors import SpineSegAIError  # noqa: E402
 from SpineSegAILib.hints import Hints  # noqa: E402
+from SpineSegAILib.imaging.boxes import bounding_box  # noqa: E402
 from SpineSegAILib.imaging.geometry import Geometry, canonical_axes, like  # noqa: E402
 from SpineSegAILib.methods.clicking import simulated_click  # noqa: E402
 from SpineSegAILib.training.damage import damaged  # noqa: E402
@@ -67,7 +68,7 @@ class Trial:
     def __post_init__(self) -> None:
         self.spacing = np.array(self.image.GetSpacing()[::-1])
         margin = np.ceil(MARGIN_MM / self.spacing).astype(int).tolist()
-        found = box_of(self.truth | (self.labels == self.sid), margin)
+        found = bounding_box(self.truth | (self.labels == self.sid), margin)
         assert found is not None
         self.box = found
         self.axes, _ = canonical_axes(Geometry.of(self.image))
@@ -190,7 +191,7 @@ def trials(cases: Sequence[Case], predictor: Any, most: int, seed: int) -> Itera
             yield Trial(case.name, name, "default", image, swapped, own, sid)
             rng = np.random.default_rng([seed, number, sid])
             around = np.where(truth > 0, truth, np.where(drawn == sid, 0, drawn)).astype(np.int16)
-            box = box_of(own, np.ceil(MARGIN_MM / np.array(image.GetSpacing()[::-1])).astype(int).tolist())
+            box = bounding_box(own, np.ceil(MARGIN_MM / np.array(image.GetSpacing()[::-1])).astype(int).tolist())
             assert box is not None
             axes, _ = canonical_axes(Geometry.of(image))
             mask, others = (a[box].transpose(axes) for a in (own, (around > 0) & ~own))

@@ -116,7 +116,7 @@ def test_quadrangles_are_told_from_crossed_ones():
 @pytest.mark.parametrize(
     "table, said",
     [
-        ({"T1/T2": [[0, 0, 0]] * 4}, "no vertebra"),
+        ({"T1/T2": [[0, 0, 0]] * 4}, "not a vertebra"),
         ({"L4": [[0, 0, 0]] * 3}, "four corners"),
         ({"L4": [[0, 0, 0]] * 3 + [[0, "x", 0]]}, "not a point"),
         ({"Q4": [[0, 0, 0]] * 4}, "Q4"),

@@ -66,7 +66,7 @@ def test_reads_cases(tmp_path):
         ({"training": [entry("a", label="gone.nii.gz")]}, "gone.nii.gz does not exist"),
         ({"training": [entry("a", annotated=["L9"])]}, "“L9” is not a known structure"),
         ({"training": [entry("a", annotated="L4")]}, "not a list"),
-        ({"training": [entry("a", annotated=[])]}, "does not say what is annotated"),
+        ({"training": [entry("a", annotated=[])]}, "annotated structures are not listed"),
         ({"training": [entry("a")], "extent": "half"}, "“extent” is “half”"),
         ({"training": [entry("a", label_values="other")]}, "“label_values” is “other”.*spider"),
         ({"training": [entry("a", keypoints={"L4": [1, 2]})]}, "not a point"),

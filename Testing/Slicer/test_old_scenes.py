@@ -1,7 +1,7 @@
 """Scenes saved by earlier versions still open, and can be worked on. Runs in the host and inside Slicer.
 
 `data/first_version.mrb` was saved by version 0.1: a tiny volume with a result of which levels were shifted up, L3
-locked, a list of keypoints with L2 dragged, and a map of uncertainty. SCAR-Net, T12 to S1 in view, and the list are
+locked, a list of key points with L2 dragged, and a map of uncertainty. SCAR-Net, T12 to S1 in view, and the list are
 chosen.
 """
 
@@ -97,7 +97,7 @@ class FirstVersionTest(PanelCase):
 
     def test_the_key_points_are_there_where_the_reader_dragged_them(self):
         node = self.ui.keypointsSelector.currentNode()
-        self.assertEqual(node.GetName(), "T2 spine keypoints")
+        self.assertEqual(node.GetName(), "T2 spine key points")
         position = [0.0] * 3
         node.GetNthControlPointPositionWorld(node.GetControlPointIndexByLabel("L2"), position)
         self.assertEqual(position, [-14.0, 16.0, 24.0])

@@ -485,7 +485,7 @@ class StartingFromTest(SamplingCase):
     def test_no_more_is_promised_than_is_accepted(self):
         make_volume()
         self.openSampling()
-        self.assertIn("that SpineSegAI made", self.ui.priorSelector.toolTip)
+        self.assertIn("made by SpineSegAI", self.ui.priorSelector.toolTip)
         self.assertNotIn("drew", self.ui.priorSelector.toolTip)
 
     def test_a_segmentation_of_nothing_is_refused_with_the_reason(self):

@@ -1,7 +1,7 @@
 """Clicks that correct: what the mouse does in slice views, asked of the worker, each click one undo step.
 
 Shared by the tab Correct and by the effect “Spine click” of Slicer's Segment Editor. Nothing here knows a widget: what
-is corrected, and where its reader looks, is told by a case (`EffectCase`, or the tab's own).
+is corrected, and where its reader looks, is what a case says (`EffectCase`, or the tab's own).
 """
 
 import collections
@@ -185,7 +185,7 @@ class ClickTool:
         return self._asked is not None
 
     def add(self, stroke):
-        """Follow a stroke, after those before it. What cannot be followed is told, and changes nothing."""
+        """Follow a stroke, after those before it. What cannot be followed changes nothing, and the user hears why."""
         if not dependencies.ready():
             return
         try:
@@ -345,7 +345,7 @@ class EffectCase:
 
         A segment that is not ours is taken for what it is called.
 
-        :raises CorrectionError: one of them is missing, or the segment is no structure.
+        :raises CorrectionError: one of them is missing, or the segment is not a structure.
         """
         node = self.segmentationNode
         if node is None:

@@ -87,7 +87,7 @@ class Sampling:
             seconds = run_times.estimate(device, str(info.path), self._work(volumeNode, info), evaluations)
         if seconds is not None:
             return _("About {time} on this device.").format(time=run_times.words(seconds))
-        return _("The time is estimated after the first run on this device.") if self._shown() else ""
+        return _("Estimated after the first run on this device.") if self._shown() else ""
 
     def learn(self, volumeNode, options, result):
         """Remember how long a run took.
