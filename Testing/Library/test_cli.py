@@ -188,7 +188,7 @@ def test_hints_reach_the_method(case, tiny_checkpoint, predictor, phantom):
         (["--method", "unet"], "is of the method resenc-unet, not unet"),
         (["--checkpoint", "nobody"], "no checkpoint named “nobody”"),
         (["--checkpoint", "weights.pt"], "pickled"),
-        (["--lock", "nothing.nii.gz"], "is not there"),
+        (["--lock", "nothing.nii.gz"], "was not found"),
         (["--preview", "p.jpg"], "--preview: Unsupported file extension: p.jpg. Use .png"),
         (["--measurements", "m.xls"], "Use .csv"),
         (["--json", "r.txt"], "Use .json"),

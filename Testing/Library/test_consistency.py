@@ -611,7 +611,7 @@ def test_a_disc_as_anchor(spine):
         ([("L3", "L3"), ("L4", "L3")], "same place"),
         ([("L2", "T12"), ("L3", "L4")], "do not fit"),
         ([("T9", "L3"), ("L5", "L4")], "do not fit"),
-        ([("C5", "L3")], "cannot be found"),
+        ([("C5", "L3")], "anchor is not valid"),
         ([("canal", "L3")], "no level"),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_picture_of_a_slice_of_mr_is_not_called_a_film(tmp_path, phantoms):
         Image.fromarray((values / values.max() * 255).astype(np.uint8)).save(tmp_path / "slice.png")
         image = read_image(tmp_path / "slice.png")
         scale, film = plausibility_warnings(image, "MR", lambda modality: {"XR": ["xray"]}[modality])
-        assert "does not tell its scale" in scale
+        assert "does not give its scale" in scale
         assert film.endswith("If it is a radiograph, choose a checkpoint for radiographs: xray.")
 
 

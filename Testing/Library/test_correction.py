@@ -232,7 +232,7 @@ def test_a_missing_one_makes_room_above_or_below():
     assert after("T12 L1 L2", made) == "T12 L2 L3"
     with pytest.raises(CorrectionError, match="the name is free already"):
         insert(labelling("L1 L3"), "L2")
-    with pytest.raises(CorrectionError, match="no level of a vertebra"):
+    with pytest.raises(CorrectionError, match="not the level of a vertebra"):
         insert(labelling("L1 L3"), "canal")
 
 
@@ -251,7 +251,7 @@ def test_counting_keeps_the_sacrum_or_the_top():
 
 
 def test_counting_refuses():
-    with pytest.raises(CorrectionError, match="five lumbar vertebrae already"):
+    with pytest.raises(CorrectionError, match="already numbered with five lumbar vertebrae"):
         switch_counting(labelling("L5 S1"), "L5")
     with pytest.raises(CorrectionError, match="is not a numbering"):
         switch_counting(labelling("L5 S1"), "L7")

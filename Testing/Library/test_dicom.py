@@ -207,7 +207,7 @@ def test_copies_of_a_file_are_called_copies(tmp_path):
 def test_no_pixel_size_is_known_and_said(tmp_path, made):
     image = read_image(made(tmp_path / "a", spacing=None))
     assert not scale_is_known(image) and image.GetSpacing() == (1.0, 1.0, 4.0)
-    assert any("The file does not tell its scale" in note for note in plausibility_warnings(image, "MR"))
+    assert any("The file does not give its scale" in note for note in plausibility_warnings(image, "MR"))
     assert scale_is_known(read_image(made(tmp_path / "b")))
 
 

@@ -310,7 +310,7 @@ def test_names_that_run_upside_down_are_refused(tmp_path):
 
 def test_label_values_are_for_label_images(case, tiny_checkpoint, predictor, capsys):  # noqa: F811
     path = stored(case / "a.seg.nrrd", ["L1", "L1/L2", "L2"])
-    with pytest.raises(ConfigError, match="says itself"):
+    with pytest.raises(ConfigError, match="already lists the structures"):
         read_segmentation(path, values="spider")
     assert segment(case, tiny_checkpoint, "--label-values", "spider") == 2
     assert "Use it with --prior, --lock or --levels-from" in capsys.readouterr().err

@@ -261,7 +261,7 @@ def test_what_a_file_does_not_tell_is_known(tmp_path, write, tag):
 
 def test_no_pixel_size_is_said(tmp_path):
     notes = plausibility_warnings(read_image(nifti(tmp_path / "a.nii", pixdim=(1, 0, 0, 0))), "MR")
-    assert any("The file does not tell its scale" in note for note in notes)
+    assert any("The file does not give its scale" in note for note in notes)
 
 
 # --- refusals that name the cause -------------------------------------------------------------------------------------

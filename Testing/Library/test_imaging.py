@@ -524,7 +524,7 @@ def test_a_single_slice_says_what_it_was_taken_for(tmp_path):
     with pytest.raises(ImageError, match="The image is axial"):
         Preprocessing().apply(read_image(next(tmp_path.iterdir())))
     sitk.WriteImage(sitk.Cast(sagittal[0, :, :] * 1, sitk.sitkUInt8), str(tmp_path / "film.png"))
-    assert "does not tell its scale" in plausibility_warnings(read_image(tmp_path / "film.png"), "XR")[0]
+    assert "does not give its scale" in plausibility_warnings(read_image(tmp_path / "film.png"), "XR")[0]
 
 
 def test_real_volumes_keep_their_labels():

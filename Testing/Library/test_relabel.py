@@ -154,7 +154,7 @@ def test_files(spine, capsys):
             [str(spine), "--output", str(spine.parent / "a.nrrd"), "--json", str(spine.parent / "a.json")],
             "the same file",
         ),
-        ([str(spine.parent / "none.nii.gz"), "--output", str(spine.parent / "a.nii.gz")], "is not there"),
+        ([str(spine.parent / "none.nii.gz"), "--output", str(spine.parent / "a.nii.gz")], "was not found"),
     ):
         assert cli.main(["relabel", *words, "--shift", "up"]) == 2
         assert message in capsys.readouterr().err

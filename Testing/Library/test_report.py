@@ -111,7 +111,7 @@ def test_a_film_has_no_lengths(found, tmp_path):
     report = make_report(image, film, source="film.jpg", rows=measure_all(film))
     heads = " ".join(head for table in (*report.tables, report.every) for head in table.header)
     assert "mm" not in heads and "mL" not in heads and "°" in heads
-    assert any("does not tell the size" in note for _, note in report.notes)
+    assert any("does not give its pixel size" in note for _, note in report.notes)
 
 
 def test_the_patient_is_shown_only_if_asked_for(found, tmp_path):

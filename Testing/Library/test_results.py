@@ -390,7 +390,7 @@ def test_damaged_files_are_refused(tmp_path, suffix):
 
 
 def test_reading_what_is_no_segmentation(tmp_path):
-    with pytest.raises(ImageError, match="not there"):
+    with pytest.raises(ImageError, match="was not found"):
         read_segmentation(tmp_path / "absent.nii.gz")
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ImageError, match=r"x\.txt"):
