@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
 from SpineSegAILib.checkpoints import load_method, read_header
+from SpineSegAILib.correction import Click, click_correction, load_click_method
 from SpineSegAILib.hints import Hints
+from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.methods.base import Batch, Context, Method, coordinate_channels
+from SpineSegAILib.methods.catalog import CLICK_CHECKPOINT
 from SpineSegAILib.methods.verdiff_net.network import VerdiffNet
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.resources import resources_folder
 
 SHAPE = {2: (64, 96), 3: (4, 64, 96)}
 """Small, and with sides that every method takes."""
 SPACING = {2: (1.5, 1.5), 3: (4.0, 1.5, 1.5)}
-T12, SACRUM = 19, 26
+T12, L3, SACRUM = 19, 22, 26
 
 RECORDED: dict[str, dict[str, list[float]]] = {
     "lumbar-mr-atm-net": {
@@ -137,7 +142,27 @@ def test_a_shipped_network_answers_as_recorded(name):
 
 
 def test_every_shipped_checkpoint_is_recorded():
-    assert {path.stem for path in (resources_folder() / "Checkpoints").glob("*.safetensors")} == set(RECORDED)
+    """All but the one that follows clicks: what it does is tested below."""
+    shipped = {path.stem for path in (resources_folder() / "Checkpoints").glob("*.safetensors")}
+    assert shipped == {*RECORDED, CLICK_CHECKPOINT}
+
+
+def test_the_shipped_network_follows_a_click():
+    phantom = make_phantom(PhantomSpec(top="L2", slices=9), np.random.default_rng(2))
+    truth = sitk.GetArrayFromImage(phantom.labels)
+    l3 = np.argwhere(truth == L3)
+    rows = l3[:, 1]
+    cut = truth.copy()
+    cut[:, : int(np.median(rows))][cut[:, : int(np.median(rows))] == L3] = 0
+    z, y, x = np.median(l3[rows < np.quantile(rows, 0.3)], axis=0)
+    click = Click(L3, phantom.image.TransformContinuousIndexToPhysicalPoint((x, y, z)), True)
+    labels = like(phantom.labels, cut)
+    found = click_correction(phantom.image, labels, [click], load_click_method(None)).apply(cut)
+
+    def dice(labels):
+        return 2 * ((labels == L3) & (truth == L3)).sum() / ((labels == L3).sum() + (truth == L3).sum())
+
+    assert dice(cut) < 0.75 and dice(found) > dice(cut) + 0.1
 
 
 if __name__ == "__main__":
