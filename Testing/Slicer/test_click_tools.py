@@ -5,13 +5,12 @@ from unittest import mock
 
 import numpy as np
 from click_stand_ins import Client, Clock, Hand, ScriptedEffect
-from panel_case import make_checkpoint, make_view, slicer
+from panel_case import make_view, slicer
 from test_correction_panel import CorrectionCase
 
 from SpineSegAILib.errors import CheckpointError
 
 L3, L4, L5 = 22, 23, 24
-NAME = "click-refine"
 
 
 def no_click_model():
@@ -23,13 +22,6 @@ class ClickCase(CorrectionCase):
     """A segmented volume, a view, a worker that answers when it is told to."""
 
     size = (10, 150, 60)
-
-    def setUp(self):
-        super().setUp()
-        make_checkpoint(self.folder, NAME, method=NAME)
-
-    def listCheckpoints(self):
-        return [info for info in super().listCheckpoints() if info.method != NAME]
 
     def at(self, structureId, up=0.0):
         """A point (RAS, mm) in the middle of a structure, or so many mm above it."""
@@ -617,19 +609,7 @@ class ToggleTest(ClickCase):
 
 
 class WorkerTest(ClickCase):
-    """From the mouse to the voxels through the real worker, with a small untrained network."""
-
-    def setUp(self):
-        super().setUp()
-        import torch
-
-        from SpineSegAILib.checkpoints import save_checkpoint
-        from SpineSegAILib.methods.catalog import build_method, make_config
-
-        torch.manual_seed(0)
-        config = make_config(NAME, "tiny")
-        path = self.folder / f"{NAME}.safetensors"
-        save_checkpoint(path, build_method(config).state_dict(), {"method": config.model_dump(mode="json")})
+    """From the mouse to the voxels, through the real worker and the model that comes along."""
 
     def test_a_click_reaches_the_voxels(self):
         self.open()

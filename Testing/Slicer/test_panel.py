@@ -92,8 +92,12 @@ class ChoosingTest(PanelCase):
                         preprocessing={"modality": "XR"})  # fmt: skip
         make_checkpoint(self.folder, "atm", method="atm-net", title="Lumbar MR (ATM-Net)")
         make_checkpoint(self.folder, DEFAULT_CHECKPOINT, title="Lumbar MR (residual-encoder U-Net)")
+        make_checkpoint(self.folder, "click-refine", method="click-refine", title="Click to correct")
+        make_checkpoint(self.folder, "sam", method="sam", title="Lumbar MR (SAM)")
         self.openPanel()
         combo = self.ui.modelComboBox
+        for name in ("click-refine", "sam"):  # what segments nothing, and what is there to compare
+            self.assertLess(combo.findData(name), 0)
         titles = {combo.itemData(i): combo.itemText(i) for i in range(combo.count)}
         self.assertEqual(titles["xray"], "Radiographs · Verdiff-Net")
         self.assertEqual(titles["atm"], "Lumbar MR · ATM-Net")
@@ -104,12 +108,14 @@ class ChoosingTest(PanelCase):
             self.assertIn(part, tip)
 
     def test_every_shipped_model_has_a_short_title(self):
-        from SpineSegAISlicer.panels.choices import modelTitle
+        from SpineSegAISlicer.panels.choices import UNLISTED, modelTitle
 
         from SpineSegAILib.checkpoints import DEFAULT_CHECKPOINT, list_checkpoints
+        from SpineSegAILib.methods.catalog import METHODS
         from SpineSegAILib.resources import resources_folder
 
         shipped = [info for info in list_checkpoints() if resources_folder() in info.path.parents]
+        shipped = [info for info in shipped if METHODS[info.method].group not in UNLISTED]
         titles = {info.name: modelTitle(info) for info in shipped}
         self.assertEqual(titles[DEFAULT_CHECKPOINT], "Lumbar MR · recommended")
         self.assertEqual(len(set(titles.values())), len(titles))

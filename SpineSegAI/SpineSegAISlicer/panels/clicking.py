@@ -43,8 +43,8 @@ def reasonAgainst():
         find_checkpoint(CLICK_CHECKPOINT)
     except CheckpointError:
         return _(
-            "The model that follows clicks, “{name}”, is not installed. Copy {name}.safetensors into the folder of your"
-            " checkpoints; see “Click to correct” in the documentation."
+            "The model that follows clicks, “{name}”, is not installed. Reinstall SpineSegAI, or copy"
+            " {name}.safetensors into the folder of your checkpoints."
         ).format(name=CLICK_CHECKPOINT)
     return ""
 
