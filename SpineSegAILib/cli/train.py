@@ -138,6 +138,9 @@ def run(args: argparse.Namespace) -> None:
         run_training(TrainingRequest(config, args.output, args.resume, args.device, args.cache, report))
     if not quiet:
         written = [path for path in (run.best, run.last) if path.exists()]
+        if not written:
+            print_note(f"It was stopped before its first step: there is no checkpoint yet; {resume}.", sys.stdout)
+            return
         print_written(written)
         if written[0] == run.best and _is_its_start(run.best):
             print_note(
@@ -195,7 +198,12 @@ def _is_its_start(checkpoint: Path) -> bool:
 
 
 def _print_how_to_use(checkpoint: Path) -> None:
-    print(f"to use it: spinesegai segment IMAGE --model {shlex.quote(str(checkpoint))}")
+    from ..checkpoints import read_header
+    from ..methods.catalog import method_info
+
+    corrects = method_info(read_header(checkpoint).method).group == "correction"
+    use = "refine SEGMENTATION IMAGE" if corrects else "segment IMAGE"
+    print(f"to use it: spinesegai {use} --model {shlex.quote(str(checkpoint))}")
 
 
 def _check_resume(args: argparse.Namespace) -> None:

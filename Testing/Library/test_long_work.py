@@ -18,10 +18,14 @@ import SimpleITK as sitk
 from test_cli import ROOT, case, dataset, phantom, run, train_words, trainable  # noqa: F401  (fixtures)
 
 from SpineSegAILib.anatomy import scheme
+from SpineSegAILib.checkpoints import find_checkpoint
 from SpineSegAILib.cli.kept import Kept
+from SpineSegAILib.cli.train import _print_how_to_use
 from SpineSegAILib.errors import OutputError
 from SpineSegAILib.inference.ranking import Scores
 from SpineSegAILib.results import Segmentation
+from SpineSegAILib.training.data import cache_case
+from SpineSegAILib.training.run import RunDirectory
 
 
 def blocks() -> sitk.Image:
@@ -262,6 +266,27 @@ def test_a_start_that_nothing_was_better_than_stays_the_best(trainable, tiny_che
     said, best = capsys.readouterr().out, trainable.parent / "run/best.safetensors"
     assert f"No step was better than the checkpoint that it started from: {best} is that one." in said
     assert f"to use it: spinesegai segment IMAGE --model {best}" in said
+
+
+def test_a_run_that_is_stopped_while_it_prepares_has_no_checkpoint_and_says_so(trainable, capsys, monkeypatch):  # noqa: F811
+    folder = trainable.parent / "run"
+
+    def cache(*about):
+        RunDirectory(folder).request_stop()  # as the panel does
+        return cache_case(*about)
+
+    monkeypatch.setattr("SpineSegAILib.training.trainer.cache_case", cache)
+    assert run(*train_words(trainable, "--steps", "1")) == 0
+    said = capsys.readouterr().out
+    assert "stopped before its first step" in said and f"--resume --output {folder}" in said and "to use it" not in said
+
+
+def test_what_a_checkpoint_is_used_with_is_said(tiny_checkpoint, capsys):
+    _print_how_to_use(tiny_checkpoint)
+    _print_how_to_use(find_checkpoint("click-refine").path)
+    segmenting, correcting = capsys.readouterr().out.splitlines()
+    assert "spinesegai segment IMAGE --model" in segmenting
+    assert "spinesegai refine SEGMENTATION IMAGE --model" in correcting
 
 
 def test_training_is_saved_when_the_group_is_ended(trainable, tiny_checkpoint):  # noqa: F811
