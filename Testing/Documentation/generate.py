@@ -232,7 +232,7 @@ def models() -> str:
     rows = []
     for path in sorted((ROOT / "Resources/Checkpoints").glob("*.safetensors")):
         info = read_header(path)
-        if method_info(info.method).group == "correction":
+        if not method_info(info.method).offered:
             continue  # it makes no segmentation; see the page on correcting
         full = info.metadata["validation"]["full"]
         dice = {g: f"{v['dice']:.3f} (n = {v['scored']})" for g, v in full.items() if v.get("dice") is not None}

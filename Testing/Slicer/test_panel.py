@@ -108,14 +108,14 @@ class ChoosingTest(PanelCase):
             self.assertIn(part, tip)
 
     def test_every_shipped_model_has_a_short_title(self):
-        from SpineSegAISlicer.panels.choices import UNLISTED, modelTitle
+        from SpineSegAISlicer.panels.choices import modelTitle
 
         from SpineSegAILib.checkpoints import DEFAULT_CHECKPOINT, list_checkpoints
         from SpineSegAILib.methods.catalog import METHODS
         from SpineSegAILib.resources import resources_folder
 
         shipped = [info for info in list_checkpoints() if resources_folder() in info.path.parents]
-        shipped = [info for info in shipped if METHODS[info.method].group not in UNLISTED]
+        shipped = [info for info in shipped if METHODS[info.method].offered]
         titles = {info.name: modelTitle(info) for info in shipped}
         self.assertEqual(titles[DEFAULT_CHECKPOINT], "Lumbar MR · recommended")
         self.assertEqual(len(set(titles.values())), len(titles))

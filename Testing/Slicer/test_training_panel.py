@@ -136,6 +136,10 @@ class ChoosingTest(TrainingCase):
         self.train.trainStartComboBox.setCurrentIndex(self.train.trainStartComboBox.findData(""))
         self.assertTrue(self.train.trainMethodComboBox.isVisibleTo(self.train.trainCollapsibleButton))
         self.assertEqual(self.train.trainNameLineEdit.text, "resenc-unet")
+        # What corrects segmentations is not trained to make them, nor to be started from.
+        self.assertLess(self.train.trainMethodComboBox.findData("click-refine"), 0)
+        starts = self.train.trainStartComboBox
+        self.assertFalse([i for i in range(starts.count) if "click-refine" in (starts.itemData(i) or "")])
         self.train.trainMethodComboBox.setCurrentIndex(self.train.trainMethodComboBox.findData("unet"))
         self.train.trainPresetComboBox.setCurrentIndex(self.train.trainPresetComboBox.findData("tiny"))
         self.train.trainSchemeComboBox.setCurrentIndex(self.train.trainSchemeComboBox.findData("lumbar11"))

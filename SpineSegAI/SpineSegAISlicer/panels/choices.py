@@ -24,9 +24,6 @@ PLANES = {
     "single-slice": _("a single slice (a localizer or a picture)"),
 }
 
-UNLISTED = ("comparison", "correction")
-"""Groups of methods whose models are not offered: what others are compared with, and what corrects segmentations."""
-
 
 def modelTitle(info):
     """What a model is for, as a radiologist says it; the method is named where there are several for the same.
@@ -165,7 +162,7 @@ class Choices:
         """
         combo = self._ui.modelComboBox
         combo.clear()
-        known = [i for i in self._checkpoints if i.method in METHODS and METHODS[i.method].group not in UNLISTED]
+        known = [i for i in self._checkpoints if i.method in METHODS and METHODS[i.method].offered]
         for info in known:
             self._addModel(info, info.name)
         if not wanted and not method and volumes.isFilm(self._parameters.inputVolume):

@@ -68,7 +68,7 @@ class TrainingPanel:
 
     def _fillMethods(self):
         combo = self.ui.trainMethodComboBox
-        for info in (info for info in METHODS.values() if info.group != "comparison"):
+        for info in (info for info in METHODS.values() if info.offered):
             combo.addItem(info.title, info.id)
             combo.setItemData(combo.count - 1, f"<b>{info.title}</b><br>{info.summary}", qt.Qt.ToolTipRole)
         combo.setCurrentIndex(combo.findData(DEFAULT_METHOD))
@@ -80,6 +80,8 @@ class TrainingPanel:
         self._updating = True
         combo.clear()
         for info in list_checkpoints():
+            if info.method in METHODS and METHODS[info.method].group == "correction":
+                continue  # here one learns to segment
             combo.addItem(modelTitle(info), str(info.path))
             combo.setItemData(combo.count - 1, f"<b>{info.title}</b><br>{info.path}", qt.Qt.ToolTipRole)
         combo.addItem(_("Nothing (random weights)"), "")
