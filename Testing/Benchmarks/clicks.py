@@ -282,54 +282,26 @@ def draw(curves: dict[str, Sequence[Course]], path: Path) -> None:
     figure.savefig(path)
 
 
-CARD = """# {title}
+def publish(info: Any, name: str, folder: Path, **said: str) -> None:
+    """Writes the checkpoint under a name, with its card.
 
-`{name}`: {method} ({citation}), {size:.1f} MB. A method for corrections: it segments nothing by itself.
-
-For research use; not a medical device.
-
-{notes}
-
-## Recipe
-
-```sh
-spinesegai train --recipe {name} DATA --output RUN
-```
-
-{cases} cases and {phantoms} synthetic ones, {steps} steps in {hours:.2f} hours, seed {seed}; the whole configuration is
-in the file's header. The best of the validations during training is the result.
-
-## Results
-
-On cases that it was not trained on. Structures that begin below a Dice of {low:.2f}, after clicks of a simulated
-reader; “worse” is the share of clicks that make their structure worse by more than 0.01, s/click is processor time on
-one core.
-
-```sh
-{command}
-```
-
-{table}
-"""
-
-
-def publish(info: Any, name: str, folder: Path, notes: str, found: str, command: str) -> None:
-    """Writes the checkpoint under a name, with its card."""
+    Args:
+        said: ``notes``, ``command`` and ``table`` of the card.
+    """
     from SpineSegAILib.checkpoints import load_tensors, save_checkpoint
     from SpineSegAILib.evaluation.publish import LICENCE
+    from SpineSegAILib.files import atomic_write
     from SpineSegAILib.methods.catalog import method_info
+    from SpineSegAILib.results.templates import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{name}.safetensors"
-    save_checkpoint(weights, load_tensors(info), {**info.metadata, "licence": LICENCE})
-    method, training = method_info(info.method), info.metadata["training"]
-    values = {key: training[key] for key in ("phantoms", "steps", "hours", "seed")}
-    text = CARD.format(
-        title=info.title, name=name, method=method.title, citation=method.citation, notes=notes.strip(),
-        command=command, size=weights.stat().st_size / 1e6, cases=len(training["cases"]), low=LOW, table=found,
-        **values,
-    )  # fmt: skip
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    with atomic_write(folder / f"{name}.safetensors", folder / f"{name}.md") as (weights, card):
+        save_checkpoint(weights, load_tensors(info), {**info.metadata, "licence": LICENCE})
+        size = weights.stat().st_size / 1e6
+        text = render(
+            "click_card.md.j2", info=info, method=method_info(info.method), name=name, size=size, low=LOW, **said
+        )
+        card.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -346,6 +318,7 @@ def main() -> None:
     parser.add_argument("--curve", type=Path, metavar="FILE", help="draw Dice over clicks: .png, .svg")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="write checkpoint and card there")
     parser.add_argument("--name", default="click-refine", help="of the published checkpoint")
+    parser.add_argument("--shown-dataset", default="", metavar="TEXT", help="how the card names the dataset")
     parser.add_argument("--notes", type=Path, metavar="FILE.md", help="the hand-written part of the card")
     args = parser.parse_args()
     import torch
@@ -383,10 +356,12 @@ def main() -> None:
     if args.publish:
         from SpineSegAILib.checkpoints import find_checkpoint
 
-        notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
-        shown = f" --structures {args.structures}" if args.structures < 99 else ""
-        command = f"python Testing/Benchmarks/clicks.py DATA/lumbar_mr/dataset.json DATA/spider/dataset.json{shown}"
-        publish(find_checkpoint(args.checkpoint or args.name), args.name, args.publish, notes, found, command)
+        few = f" --structures {args.structures}" if args.structures < 99 else ""
+        publish(
+            find_checkpoint(args.checkpoint or args.name), args.name, args.publish, table=found,
+            notes=args.notes.read_text(encoding="utf-8").strip() if args.notes else "",
+            command=f"python Testing/Benchmarks/clicks.py {args.shown_dataset or ' '.join(args.dataset)}{few}",
+        )  # fmt: skip
     if args.json:
         document = {"rows": rows, "locked_changed": locked, "trials": told}
         args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
