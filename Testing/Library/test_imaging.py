@@ -536,3 +536,27 @@ def test_real_volumes_keep_their_labels():
     canonical = preprocessing.apply(image)
     back = back_to_source(preprocessing.apply_to_labels(label, canonical), canonical, order=0, dtype=np.int16)
     assert np.array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(label))
+
+
+def test_local_contrast_shows_what_is_faint_beside_what_is_bright():
+    rows, columns = np.mgrid[:80, :60]
+    values = np.where(columns > 20, 1000.0, 0.0) + 2.0 * rows  # a bright band, as the column is in a film
+    faint = np.s_[40:44, 30:50]
+    values[faint] -= 40.0
+    film = sitk.GetImageFromArray(values[None].astype(np.float32))
+
+    def contrast(local_mm):
+        how = Preprocessing(pixel_mm=1.0, planes=("single-slice",), local_mm=local_mm)
+        found = how.apply(film).array[0]
+        assert found.min() >= -2.0 and found.max() <= 2.0 and found.dtype == np.float32
+        return abs(float(found[faint].mean() - found[46:50, 30:50].mean()))
+
+    assert contrast(None) < 0.3 and contrast(6.0) > 0.6
+
+
+def test_a_flat_image_has_no_local_contrast_and_is_no_trouble():
+    values = np.zeros((1, 40, 40), np.float32)
+    values[0, 5, 5] = 1.0
+    how = Preprocessing(pixel_mm=1.0, planes=("single-slice",), local_mm=5.0)
+    found = how.apply(sitk.GetImageFromArray(values)).array
+    assert np.isfinite(found).all() and abs(found[0, 30:, 30:]).max() < 1e-3
