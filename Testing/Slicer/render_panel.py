@@ -48,8 +48,13 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     draw("segment-running")
     host.wait_until(lambda: not widget.segmenting.isRunning, 600)
     draw("segment-after")
+    correct = widget.correctionPanel
+    draw("correct-result", "correctTab")
+    correct.review.table.select([23])
+    draw("correct-selected", "correctTab")
+    draw_clicks(draw, correct)
     ask(parameters.outputSegmentation)
-    widget.correctionPanel.refresh()
+    correct.refresh()
     draw("segment-question")
     ui.advancedCollapsibleButton.collapsed = False
     draw("segment-advanced")
@@ -73,10 +78,7 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     widget.resultPanel.update()
     draw("segment-dicom")
     storage.SetFileName(kept)
-    correct = widget.correctionPanel
     draw("correct-question", "correctTab")
-    correct.review.table.select([23])
-    draw("correct-selected", "correctTab")
     correct.ui.shiftUpButton.click()
     draw("correct-shifted", "correctTab")
     correct.ui.swapButton.click()
@@ -87,7 +89,6 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
         setTag(segmentation.GetSegment(segmentId), UNCERTAINTY_TAG, "0.12")
     correct.refresh()
     draw("correct-uncertainty", "correctTab")
-    draw_clicks(draw, correct, Path(work.name))
     for name in ("levels", "editor", "repair", "again", "series"):
         getattr(correct.ui, f"{name}GroupBox").collapsed = False
     draw("correct-unfolded", "correctTab")
@@ -104,18 +105,13 @@ def main(folder: str, image: str = "", checkpoint: str = "") -> None:
     slicer.mrmlScene.Clear()
 
 
-def draw_clicks(draw, correct, folder) -> None:
-    """The toggle “Click to correct”: without its model, switched on, and while a click is being followed."""
+def draw_clicks(draw, correct) -> None:
+    """The toggle “Click to correct”: switched on, and while a click is being followed."""
     from click_stand_ins import Client
-    from panel_case import make_checkpoint
     from SpineSegAISlicer.panels.clicking import Stroke
     from SpineSegAISlicer.scene import labelmaps
 
     client = correct.segmenting.queue.client
-    os.environ["SPINESEGAI_CHECKPOINTS"] = str(folder)
-    make_checkpoint(folder, "click-refine", method="click-refine")
-    correct.review.table.select([23])
-    correct.refresh()
     correct.ui.clickButton.setChecked(True)
     draw("correct-clicks", "correctTab")
     client.refine = Client().refine  # which never answers
@@ -125,8 +121,7 @@ def draw_clicks(draw, correct, folder) -> None:
     draw("correct-clicking", "correctTab")
     correct.clicks.stop()
     correct.clicks.tool.forget()
-    del client.refine, os.environ["SPINESEGAI_CHECKPOINTS"]
-    correct.refresh()
+    del client.refine
 
 
 def draw_film(draw, widget) -> None:
