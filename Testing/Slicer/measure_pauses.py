@@ -77,6 +77,7 @@ class Pauses(PanelCase):
         self.step("selecting", lambda: correct.review.table.select([22]))
         self.step("shifting", lambda: self.click(correct.ui.shiftUpButton))
         self.step("taking back", lambda: self.click(correct.ui.correctUndoButton))
+        self.step("click", self.clickOnL3, lambda: not correct.clicks.tool.isBusy)
         correct.review.table.select([22])
         self.step("box", lambda: self.click(correct.ui.boxButton))
         self.step("repair in the box", lambda: self.click(correct.ui.repairBoxButton), self.isIdle)
@@ -88,6 +89,16 @@ class Pauses(PanelCase):
         self.widget.parameters.outputVolume.GetStorageNode().SetFileName(str(series[0]))
         self.step("DICOM segmentation", lambda: outputs.saveDicomSeg(str(self.folder / "out.dcm")), self.isWritten)
         return self.pauses
+
+    def clickOnL3(self):
+        """Correct by a click at its edge, as the tool hears of it."""
+        from SpineSegAISlicer.panels.clicking import Stroke
+        from SpineSegAISlicer.scene import labelmaps
+
+        correct = self.widget.correctionPanel
+        correct.review.table.select([22])
+        right, front, up = labelmaps.centreOf(correct.segmentationNode, 22)
+        correct.clicks.tool.add(Stroke(((right, front, up + 14.0),), True))
 
     def isIdle(self):
         return not self.widget.segmenting.isRunning
