@@ -195,7 +195,8 @@ def test_a_waiting_job_can_be_cancelled(start, image):
 def test_a_worker_that_is_slow_to_stop_says_that_it_is_alive_and_then_no_more(start, image):
     worker = start(DOUBLE_SECONDS="60", DOUBLE_SLOW="1.5")  # after Cancel, however late that arrives
     worker.send(request(worker, image))
-    worker.next("progress")
+    while worker.next("progress").message != "Computing":  # where it is asked before, it ends at once
+        pass
     worker.send(CancelRequest(job=1))
     while worker.next("progress").message != "Stopping":
         pass
