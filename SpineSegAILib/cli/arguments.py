@@ -435,3 +435,27 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, str |
             raise OutputError(f"{other} and {flag} name the same file: {path}.", "Choose another name.")
     for path in filter(None, outputs.values()):
         check_writable(path)
+
+
+def check_result_files(
+    outputs: Mapping[str, Path], inputs: Mapping[str, str | Path | None], *, overwrite: bool
+) -> None:
+    """As `check_outputs`, for a segmentation (``--output``), the file beside it, and what else is written with it.
+
+    Args:
+        overwrite: also over what others made or changed.
+
+    Raises:
+        OutputError: see `check_outputs`; or a file that is there is not an unchanged result.
+    """
+    from ..results import check_sidecar, is_ours, side_file
+
+    output = outputs["--output"]
+    check_outputs({**outputs, "the side file of --output": side_file(output)}, inputs)
+    check_sidecar(output)
+    for path in () if overwrite else outputs.values():
+        if path.exists() and not is_ours(path):
+            raise OutputError(
+                f"{path} exists and is not an unchanged result of SpineSegAI.",
+                "Choose another name, or use --overwrite to replace it.",
+            )

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the corrected segmentation: .seg.nrrd, .nii.gz, .nii, .nrrd, .mha",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that exist; else only unchanged results of SpineSegAI"
+    )
 
     def click(flag: str, add: bool, help: str) -> None:
         parse: Callable[[str], tuple[bool, Anchor]] = lambda text: (add, arguments.anchor(text))  # noqa: E731
@@ -65,15 +68,12 @@ def run(args: argparse.Namespace) -> None:
     from ..correction import Click, refine
     from ..errors import CorrectionError
     from ..imaging import read_image
-    from ..results import check_sidecar, read_segmentation, side_file
+    from ..results import read_segmentation
 
     named = {"--output": args.output, "--json": None if args.json == STDOUT else args.json}
     outputs = {flag: path for flag, path in named.items() if path is not None}
-    arguments.check_outputs(
-        {**outputs, "the side file of --output": side_file(args.output)},
-        {"SEGMENTATION": args.input, "IMAGE": args.image},
-    )
-    check_sidecar(args.output)
+    inputs = {"SEGMENTATION": args.input, "IMAGE": args.image}
+    arguments.check_result_files(outputs, inputs, overwrite=args.overwrite)
     clicks = [Click(at.structure_id, at.point, add) for add, at in args.clicks]
     if not clicks:
         raise CorrectionError("There are no clicks.", "Give some: --add L3@x,y,z, --remove L3@x,y,z.")

@@ -70,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the corrected segmentation: .seg.nrrd, .nii.gz, .nii, .nrrd, .mha",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that exist; else only unchanged results of SpineSegAI"
+    )
     steps = parser.add_argument_group("steps, done in the order given")
 
     def step(flag: str, metavar: str, parse: Callable[[str], Step], help: str) -> None:
@@ -216,8 +219,6 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     arguments.check_company(args, ("--measurements-all", "--measurements"), ("--image", "--preview"))
     if args.preview and not args.image:
         raise ConfigError("--preview draws on the image that was segmented.", "Name it with --image.")
-    from ..results import check_sidecar, side_file
-
     named = {
         "--output": args.output,
         "--measurements": args.measurements,
@@ -226,8 +227,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     }
     outputs = {flag: path for flag, path in named.items() if path is not None}
     inputs = {"INPUT": args.input, "--image": args.image}
-    arguments.check_outputs({**outputs, "the side file of --output": side_file(args.output)}, inputs)
-    check_sidecar(args.output)
+    arguments.check_result_files(outputs, inputs, overwrite=args.overwrite)
     return outputs
 
 

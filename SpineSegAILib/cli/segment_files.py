@@ -223,23 +223,11 @@ def check_work(work: Work, read: Mapping[str, Any], *, overwrite: bool) -> None:
     Raises:
         OutputError: a folder is protected, one file would be used twice, or one that is there is not ours.
     """
-    from ..results import check_sidecar, is_ours, side_file
-
-    output = work.outputs["--output"]
-    arguments.check_outputs(
-        {**work.outputs, "the side file of --output": side_file(output)}, {"IMAGE": work.image, **read}
-    )
-    check_sidecar(output)
+    arguments.check_result_files(work.outputs, {"IMAGE": work.image, **read}, overwrite=overwrite)
     if "--dicom-seg" in work.outputs:
         from ..results.dicom_seg import check_dicom_seg
 
         check_dicom_seg(work.image)
-    for path in () if overwrite else work.outputs.values():
-        if path.exists() and not is_ours(path):
-            raise OutputError(
-                f"{path} exists and is not an unchanged result of SpineSegAI.",
-                "Choose another name, or use --overwrite to replace it.",
-            )
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

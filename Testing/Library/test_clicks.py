@@ -328,7 +328,7 @@ def test_the_shell_follows_clicks(files, checkpoint, capsys):
     before = sitk.GetArrayFromImage(files.label)
     assert (sitk.GetArrayFromImage(found.labels) != before).sum() > 0
     assert found.corrections.entries[-1].words == "Correct L3 by 1 click"
-    assert shell(files, checkpoint, "--add", f"L3@{files.point}") == 0
+    assert shell(files, checkpoint, "--add", f"L3@{files.point}", "--overwrite") == 0
     assert "L3: " in capsys.readouterr().out
 
 

@@ -228,6 +228,22 @@ def test_a_plain_label_image(tmp_path):
     assert relabel(tmp_path / "plain.nii.gz", "--shift", "up") == ["T7", "T8"]
 
 
+def test_what_a_person_made_is_not_replaced_unasked(spine, capsys):
+    """Neither a file of another program, nor a result that was corrected."""
+    theirs, corrected = spine.with_name("theirs.nii.gz"), spine.with_name("corrected.seg.nrrd")
+    sitk.WriteImage(column("T8 T9").labels, str(theirs))
+    assert cli.main(["relabel", str(spine), "-o", str(corrected), "--shift", "up"]) == 0
+    for path in (theirs, corrected):
+        before = path.read_bytes()
+        image = str(spine.with_name("image.nii.gz"))
+        for words in (["relabel", str(spine), "--shift", "down"], ["refine", str(spine), image, "--add", "L3@0,0,0"]):
+            assert cli.main([*words, "-o", str(path)]) == 2
+            assert "is not an unchanged result of SpineSegAI" in capsys.readouterr().err
+            assert path.read_bytes() == before
+        assert cli.main(["relabel", str(spine), "--shift", "down", "-o", str(path), "--overwrite"]) == 0
+        assert path.read_bytes() != before
+
+
 def test_the_corrected_segmentation_is_measured_and_drawn(spine, capsys):
     table, picture = spine.with_name("sizes.csv"), spine.with_name("p.png")
     words = ["relabel", str(spine), "-o", str(spine.with_name("right.seg.nrrd")), "--shift", "up"]
@@ -253,5 +269,5 @@ def test_the_corrected_segmentation_is_measured_and_drawn(spine, capsys):
     assert [row.split(",")[1] for row in rows] == [structure(sid).name for sid in found.present]
     sitk.WriteImage(like(labels, grey)[:, :, 1:], str(image))
     picture.unlink()
-    assert cli.main([*words, *drawn]) == 2 and not picture.exists()
+    assert cli.main([*words, *drawn, "--overwrite"]) == 2 and not picture.exists()
     assert "is not a segmentation of" in capsys.readouterr().err
