@@ -28,6 +28,8 @@ EXACT, NEARLY = 1e-4, 1e-3
 """Shear up to which axes count as perpendicular: as they are, and once turned to the nearest ones that are."""
 PERPENDICULAR = "Resample it to a regular grid first, in Slicer with the module “Resample Scalar Volume”."
 """The remedy for axes that are not."""
+_FEW_LABELS = 1 << 16  # up to here, counting all values takes little memory
+
 _ISOTROPIC_RATIO = 1.5  # of the largest spacing to the smallest one, up to which no plane is preferred
 _ISOTROPIC_MM = 1.5  # slices as thin as this serve every plane, whatever the pixel size
 
@@ -109,6 +111,16 @@ def like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
     made = sitk.GetImageFromArray(array)
     made.CopyInformation(image)
     return carry_tags(image, made)
+
+
+def ids_in(labels: sitk.Image) -> list[int]:
+    """The values of an image of labels but 0, ascending. Counting is several times as fast as sorting."""
+    values = sitk.GetArrayViewFromImage(labels)
+    if values.min(initial=0) < 0 or values.max(initial=0) >= _FEW_LABELS:
+        found = np.unique(values)
+    else:
+        found = np.flatnonzero(np.bincount(values.ravel()))
+    return [int(v) for v in found if v]
 
 
 def view_mm(source: Geometry) -> np.ndarray:

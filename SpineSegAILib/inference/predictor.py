@@ -22,6 +22,7 @@ from ..evidence import Evidence
 from ..hints import Hints
 from ..imaging import CanonicalVolume, back_to_source, carry_tags, orientation_is_known, scale_is_known
 from ..imaging.checks import refuse_lateral
+from ..imaging.geometry import ids_in
 from ..methods.catalog import method_info
 from ..methods.options import number_option, switch_option, whole_option
 from ..results import Segmentation
@@ -224,9 +225,7 @@ class Predictor:
             with clock("quality"):
                 report(0.98, "Judging the outlines")
                 quality = outline_quality(self.quality_model, evidence, levels, volume, result)
-            drawn_by_reader = (
-                set() if hints.locked is None else set(np.unique(sitk.GetArrayViewFromImage(hints.locked)))
-            )
+            drawn_by_reader = set() if hints.locked is None else set(ids_in(hints.locked))
             result.outline_quality = {sid: q for sid, q in quality.items() if sid not in drawn_by_reader}
         report(1.0, "Done")
         return result
@@ -397,7 +396,7 @@ def _check_locked(locked: sitk.Image, wanted: Iterable[int]) -> None:
     Raises:
         HintError: an id is unknown, or all that is wanted is locked.
     """
-    ids = {int(i) for i in np.unique(sitk.GetArrayViewFromImage(locked)) if i}
+    ids = set(ids_in(locked))
     foreign = ids - set(STRUCTURES)
     if foreign:
         raise HintError(

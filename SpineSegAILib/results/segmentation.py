@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from ..anatomy import STRUCTURES, LabelScheme, display_name, sorted_ids
 from ..errors import ImageError, SchemeError
 from ..files import jsonable
-from ..imaging.geometry import like
+from ..imaging.geometry import ids_in, like
 from ..imaging.tags import DIRECTION_TAG
 from .alternatives import Alternative
 
@@ -65,8 +65,7 @@ class Segmentation:
     @property
     def present(self) -> list[int]:
         """Ids of the structures that have voxels, in anatomical order."""
-        values = np.unique(sitk.GetArrayViewFromImage(self.labels))
-        return sorted_ids(int(v) for v in values if v)
+        return sorted_ids(ids_in(self.labels))
 
     def name_of(self, structure_id: int, present: Iterable[int] | None = None) -> str:
         """What a reader should see: ``"L4 vertebra (body)"``, ``"spinal canal (experimental)"``.
@@ -204,7 +203,7 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
     Raises:
         ImageError: nothing is left.
     """
-    kept = set() if locked is None else set(np.unique(sitk.GetArrayViewFromImage(locked)).tolist())
+    kept = set() if locked is None else set(ids_in(locked))
     doubtful = [sid for sid in result.present if sid in result.unvalidated and sid not in kept]
     if not doubtful:
         return result

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from ..anatomy import STRUCTURES
 from ..errors import CorrectionError, HintError, ImageError
 from ..hints import Anchor, Hints, Point
+from ..imaging.geometry import ids_in
 from ..results import Segmentation
 from ..results.column import Column
 
@@ -149,9 +150,7 @@ class ResultMessage(Message):
         """
         uncertain = load_image(self.uncertainty) if self.uncertainty else None
         result = Segmentation.from_document(load_image(self.labels), self.document, uncertainty=uncertain)
-        foreign = [
-            v for v in np.unique(sitk.GetArrayViewFromImage(result.labels)).tolist() if v and v not in STRUCTURES
-        ]
+        foreign = [v for v in ids_in(result.labels) if v not in STRUCTURES]
         if foreign:
             raise ImageError(f"The segmentation holds the value {foreign[0]}, which is not a structure.", "Try again.")
         return result

@@ -24,6 +24,7 @@ from SpineSegAILib.imaging import (
     read_image,
     resample_to_source,
 )
+from SpineSegAILib.imaging.geometry import ids_in
 
 ANY_PLANE = ("sagittal", "axial", "coronal", "isotropic", "single-slice")
 AXIS_CODES = ["PIR", "LPS", "RAS", "ASL", "SAL", "IPR", "LIP", "RSA", "PSL", "AIR"]
@@ -560,3 +561,11 @@ def test_a_flat_image_has_no_local_contrast_and_is_no_trouble():
     how = Preprocessing(pixel_mm=1.0, planes=("single-slice",), local_mm=5.0)
     found = how.apply(sitk.GetImageFromArray(values)).array
     assert np.isfinite(found).all() and abs(found[0, 30:, 30:]).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "dtype, values", [(np.uint8, [0, 7, 255]), (np.int16, [0, -3, 22]), (np.int32, [0, 5, 100_000]), (np.int16, [9])]
+)
+def test_the_ids_of_an_image_of_labels_are_found_whatever_they_are(dtype, values):
+    voxels = np.resize(np.array(values, dtype), (4, 5, 6))
+    assert ids_in(sitk.GetImageFromArray(voxels)) == sorted(v for v in values if v)
