@@ -95,6 +95,20 @@ def group_channels(allowed: Tensor, groups: Sequence[int], count: int) -> Tensor
     return result
 
 
+def grouped_logits(logits: Tensor, groups: Sequence[int]) -> Tensor:
+    """Logits of channels → logits of groups: a group's probability is the sum of its channels'.
+
+    Args:
+        logits: (B, C, *spatial).
+        groups: for each of the C channels, its group; none is empty.
+
+    Returns:
+        (B, number of groups, *spatial).
+    """
+    of = torch.tensor(groups, device=logits.device)
+    return torch.stack([logits.float()[:, of == group].logsumexp(1) for group in range(1 + max(groups))], 1)
+
+
 def rank_loss(predicted: Tensor, rank: Tensor) -> Tensor:
     """Smooth L1 between the predicted and the true rank where there is one.
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from SpineSegAILib.methods.losses import (
     decided_channel,
     group_channels,
+    grouped_logits,
     marginal_cross_entropy,
     partial_dice_loss,
     rank_loss,
@@ -94,3 +95,10 @@ def test_groups_are_the_union_of_their_channels():
     allowed = torch.from_numpy(np.array([[True, False, True, False]]))[:, :, None, None]
     grouped = group_channels(allowed, [0, 1, 1, 2], 3)
     assert grouped[0, :, 0, 0].tolist() == [True, True, False]
+
+
+def test_the_probability_of_a_group_is_the_sum_of_its_channels():
+    logits = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    p = logits.softmax(1)
+    expected = torch.stack([p[:, 0], p[:, 1] + p[:, 2], p[:, 3]], 1)
+    assert torch.allclose(grouped_logits(logits, [0, 1, 1, 2]).softmax(1), expected, atol=1e-6)

@@ -10,7 +10,7 @@ from tiny_data import write_tiny_dataset
 from torch.nn import functional as F
 
 from SpineSegAILib import cli
-from SpineSegAILib.anatomy import SCHEMES, scheme, structure
+from SpineSegAILib.anatomy import SCHEMES, Kind, scheme, structure
 from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, HintError
 from SpineSegAILib.hints import Hints
@@ -405,6 +405,30 @@ def test_every_flag_learns_and_predicts(values):
     assert torch.allclose(maps["classes"].sum(1), torch.ones(1, 64, 64), atol=1e-4)
     assert maps["uncertainty"].shape == (1, 64, 64)
     assert ("rank" in losses) == (method.config.rank_weight > 0)
+
+
+def test_the_loss_of_kinds_does_not_care_about_levels():
+    method = tiny(kind_weight=2.0)
+    kinds = [s.kind for s in method.scheme.structures]
+    vertebrae = [1 + i for i, kind in enumerate(kinds) if kind is Kind.VERTEBRA]
+    batch = blocks_batch(method.scheme.channels)
+
+    def loss_where(logits):
+        condition = method.condition(batch.image, batch.coordinates)
+        condition.logits = logits
+        return method._prior_losses(condition, batch)
+
+    truth = batch.allowed.float() * 20
+    swapped = truth.clone()
+    swapped[:, vertebrae] = truth[:, [*vertebrae[1:], vertebrae[0]]]  # each called by its neighbor's name
+    right, renamed = loss_where(truth), loss_where(swapped)
+    assert renamed["prior_cross_entropy"] > right["prior_cross_entropy"] + 1
+    assert torch.allclose(renamed["kind"], right["kind"], atol=1e-4)
+    missed = truth.clone()
+    missed[:, 0] = 40.0
+    assert loss_where(missed)["kind"] > right["kind"] + 1
+    assert method.training_losses(batch)["kind"] > 0
+    assert "kind" not in tiny().training_losses(batch)
 
 
 def test_the_baseline_has_none_of_it():

@@ -110,6 +110,13 @@ class VerdiffNetConfig(MethodConfig):
         0.0, ge=0, description="weight of a rank head on the prior, in training only (our addition); 0 for none"
     )
 
+    kind_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a loss of the kinds alone (vertebra, disc …), whatever the level, on the prior: where "
+        "levels look alike, as on films, it learns outlines before names (our addition)",
+    )
+
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"scheme": "vertebra", "coordinates": False},
         "small": {

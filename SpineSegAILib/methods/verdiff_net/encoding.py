@@ -136,12 +136,17 @@ def make_encoding(config: VerdiffNetConfig) -> Encoding:
         codes = 2 * torch.eye(scheme.channels) - 1
         return Encoding(codes, same, exclusive=True, temperature=config.temperature)
     if kind == "kind+label":
-        kinds = list(dict.fromkeys(s.kind for s in scheme.structures))
-        groups = (0, *(1 + kinds.index(s.kind) for s in scheme.structures))
-        codes = 2 * torch.eye(len(kinds) + 1) - 1
+        groups = kind_groups(scheme)
+        codes = 2 * torch.eye(1 + max(groups)) - 1
         return Encoding(codes, groups, exclusive=True, temperature=config.temperature)
     groups = (0, *(1 for _ in scheme.ids))
     return Encoding(torch.tensor([[-1.0], [1.0]]), groups, exclusive=False, temperature=config.temperature)
+
+
+def kind_groups(scheme: LabelScheme) -> tuple[int, ...]:
+    """For each channel the number of its kind, in the order in which kinds appear; 0 is the background."""
+    kinds = list(dict.fromkeys(s.kind for s in scheme.structures))
+    return (0, *(1 + kinds.index(s.kind) for s in scheme.structures))
 
 
 def _places(scheme: LabelScheme) -> list[int]:

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from ...errors import ConfigError
 from ..base import Batch, Context, Method, Readout, Tiling
-from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
+from ..losses import group_channels, grouped_logits, marginal_cross_entropy, partial_dice_loss, rank_loss
 from .conditional_unet import ConditionalUNet, ResidualConditionalUNet
 from .config import VerdiffNetConfig
 from .corruption import corrupted
 from .diffusion import SAMPLERS, RecentredDiffusion, Sampling
 from .diffusion_unet import DiffusionUNet, Guidance
 from .dynamic_condition import DynamicCondition
-from .encoding import make_encoding
+from .encoding import kind_groups, make_encoding
 from .losses import code_cross_entropy, weighted_square_error
 from .msfm import MSFM, PlainStem
 
@@ -66,6 +66,7 @@ class VerdiffNet(Method):
         super().__init__(config)
         self.config: VerdiffNetConfig = config
         self.encoding = make_encoding(config)
+        self.kinds = kind_groups(self.scheme)
         self.diffusion = RecentredDiffusion(config.timesteps, config.beta, config.kl_clip, config.mask_scale)
         inputs, width = config.input_channels, config.msfm_width
         self.fusion: nn.Module = MSFM(inputs, width, config.msfm_kernels) if config.msfm else PlainStem(inputs, width)
@@ -165,7 +166,7 @@ class VerdiffNet(Method):
             losses |= self._prior_losses(c, batch)
         if stage != "prior":
             losses |= self._denoising_losses(c, batch)
-        weights = {"rank": self.config.rank_weight, "kl": self.config.kl_weight}
+        weights = {"rank": self.config.rank_weight, "kind": self.config.kind_weight, "kl": self.config.kl_weight}
         total = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
         return {"total": total, **losses}
 
@@ -176,6 +177,10 @@ class VerdiffNet(Method):
         }
         if c.rank is not None:
             losses["rank"] = rank_loss(c.rank, batch.rank)
+        if self.config.kind_weight > 0:
+            logits = grouped_logits(c.logits, self.kinds)
+            allowed = group_channels(batch.allowed, self.kinds, logits.shape[1])
+            losses["kind"] = marginal_cross_entropy(logits, allowed) + partial_dice_loss(logits, allowed)
         return losses
 
     def _denoising_losses(self, c: _Condition, batch: Batch) -> dict[str, Tensor]:
@@ -254,10 +259,8 @@ class VerdiffNet(Method):
 
     def _of_kinds(self, probabilities: Tensor) -> Tensor:
         """(B, K, H, W) class probabilities → (B, kinds, H, W)."""
-        kinds = [None, *(s.kind for s in self.scheme.structures)]
-        order = list(dict.fromkeys(kinds))
-        found = probabilities.new_zeros((len(probabilities), len(order), *probabilities.shape[2:]))
-        return found.index_add_(1, torch.tensor([order.index(k) for k in kinds], device=found.device), probabilities)
+        found = probabilities.new_zeros((len(probabilities), 1 + max(self.kinds), *probabilities.shape[2:]))
+        return found.index_add_(1, torch.tensor(self.kinds, device=found.device), probabilities)
 
     def images_per_slice(self, options: Mapping[str, Any]) -> int:
         sampling = self._asked(options)
