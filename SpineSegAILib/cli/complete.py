@@ -30,11 +30,10 @@ def run(args: argparse.Namespace) -> None:
         raise OutputError(f"{args.output} is a file.", "Use a folder, new or of an earlier try.")
     info = find_checkpoint(args.checkpoint)
     read_manifest(args.dataset).cases("training")
-    from ..datasets.completion import complete_dataset
-    from ..inference import Predictor
+    from ..datasets.completion import complete_dataset, find_teacher
 
     with progress_bar(args.quiet) as report:
         report(0.0, "loading the checkpoint")
-        path = complete_dataset(args.dataset, args.output, Predictor(info, device=args.device), report)
+        path = complete_dataset(args.dataset, args.output, find_teacher(info, args.device), report)
     if not args.quiet:
         print_written([path])

@@ -1,9 +1,12 @@
-"""Completes partly labeled cases with another checkpoint's results: the structures that nobody drew.
+"""Completes partly labeled cases with another checkpoint's results: the structures that nobody drew (self-training).
 
 A softmax over levels learns slowly from masks that stop at L5: nothing says where S1 lies, nor what the vertebra above
-the last one drawn is. A checkpoint that was trained on the same cases knows (self-training). It is given the levels
-that were drawn; its results are taken only where nothing was drawn, and only for structures that it learned from more
-than synthetic images. What was drawn stays as it was drawn; so does a case in which the two do not fit.
+the last one drawn is. A checkpoint that was trained on the same cases knows. It is given the levels that were drawn;
+its results are taken only where nothing was drawn, and only for structures that it learned from more than synthetic
+images. What was drawn stays as it was drawn; so does a case in which the two do not fit.
+
+A checkpoint that corrects by clicks completes S1: it has seen many bodies, and needs only be told where this one lies.
+That is below the disc L5/S1. It is clicked on in a few places, each time anew, and counts where the answers agree.
 """
 
 from __future__ import annotations
@@ -11,30 +14,69 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
-from ..anatomy import STRUCTURES
-from ..errors import DatasetError, HintError
+from ..anatomy import STRUCTURES, structure
+from ..checkpoints import CheckpointInfo, find_checkpoint
+from ..correction import Click, click_correction, load_click_method
+from ..errors import CorrectionError, DatasetError, HintError
 from ..files import atomic_write, read_json
-from ..hints import Anchor, Hints
+from ..hints import Anchor, Hints, Point
 from ..imaging import read_image
-from ..imaging.geometry import like
+from ..imaging.geometry import ids_in, index_to_lps, like
 from ..inference import Predictor
 from ..keypoints import centres_of
+from ..methods.catalog import method_info
 from .manifest import Case, moved, read_label, read_manifest
+
+_S1, _L5_S1 = structure("S1").id, structure("L5/S1").id
+_CLICKS = ((0.33, 0.0), (0.45, 0.0), (0.36, -0.18), (0.36, 0.18))
+"""Where S1 is clicked on: below the center of the disc, and along the disc; in lengths of the disc."""
+_AGREE, _AT_LEAST = 0.8, 0.7
+"""Dice of the answers with what most of them say: of all but one, and of the last."""
+
+
+class Teacher(Protocol):
+    """What completes cases."""
+
+    name: str
+
+    def can_add(self, case: Case) -> list[int]:
+        """Ids of the structures that it would add to a case; none where it cannot tell."""
+
+    def completed(self, case: Case, added: list[int]) -> sitk.Image:
+        """The drawn labels, and `added` structures where nothing is drawn.
+
+        Raises:
+            HintError: what it finds does not fit what was drawn.
+        """
+
+
+def find_teacher(checkpoint: str | CheckpointInfo, device: str = "auto") -> Teacher:
+    """A checkpoint by name or path, or the header of one, as a teacher.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    info = checkpoint if isinstance(checkpoint, CheckpointInfo) else find_checkpoint(checkpoint)
+    if method_info(info.method).group == "correction":
+        return ClickedSacrum(info)
+    return Segmenter(Predictor(info, device=device))
 
 
 def complete_dataset(
-    dataset: Path, output: Path, predictor: Predictor, report: Callable[[float, str], None] = lambda *_: None
+    dataset: Path, output: Path, teacher: Teacher, report: Callable[[float, str], None] = lambda *_: None
 ) -> Path:
     """Write completed labels of the `training` split and a manifest for them; finished cases are not done again.
 
     Args:
         dataset: manifest. Its other splits are listed as they are.
         output: folder of the new manifest.
-        predictor: the checkpoint that knows the others.
+        teacher: that knows the others.
         report: called with the share of cases done and the case's name.
 
     Returns:
@@ -46,37 +88,101 @@ def complete_dataset(
     output.mkdir(parents=True, exist_ok=True)
     cases = read_manifest(dataset).cases("training")
     table = moved(read_json(dataset, DatasetError), dataset.parent, output)
-    known = set(predictor.scheme.ids) - set(predictor.info.unvalidated)
+    known: set[int] = set()
     for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
         if case.label is None:
             continue
         report(number / len(cases), case.name)
         path = output / f"{case.name}_completed.nii.gz"
-        added = sorted(known - set(case.annotated))
+        added = teacher.can_add(case)
+        if not added:
+            continue
         if not path.exists():
             try:
-                labels = complete_case(case, predictor, added)
+                labels = teacher.completed(case, added)
             except HintError as error:  # what it finds does not fit the levels that were drawn
                 report(number / len(cases), f"{case.name} stays as it was drawn: {error.message}")
                 continue
             with atomic_write(path) as (place,):
                 sitk.WriteImage(labels, str(place), useCompression=True)
+        known |= {*case.annotated, *added}
         entry["label"] = path.name
         entry["annotated"] = [STRUCTURES[i].name for i in (*case.annotated, *added)]
         for key in ("label_values", "label_whole"):  # what is written holds structure ids, of both files
             entry.pop(key, None)
     table["labels"] = {"background": 0, **{STRUCTURES[i].name: i for i in sorted(known)}, **table.get("labels", {})}
-    table["name"] = f"{table.get('name', dataset.parent.name)}; completed by {predictor.info.name}"
+    table["name"] = f"{table.get('name', dataset.parent.name)}; completed by {teacher.name}"
     target = output / "dataset.json"
     with atomic_write(target) as (place,):
         place.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return target
 
 
-def complete_case(case: Case, predictor: Predictor, added: list[int]) -> sitk.Image:
-    """The drawn labels, and `added` structures where nothing is drawn."""
-    drawn = read_label(case)
-    hints = Hints(anchors=tuple(Anchor(i, p) for i, p in centres_of(drawn).items()))
-    found = predictor.segment(read_image(case.image), hints=hints).labels
-    labels, theirs = sitk.GetArrayFromImage(drawn).astype(np.int16), sitk.GetArrayFromImage(found)
-    return like(drawn, np.where((labels == 0) & np.isin(theirs, added), theirs, labels).astype(np.int16))
+class Segmenter:
+    """A checkpoint that segments images."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.name = predictor.info.name
+        self.known = set(predictor.scheme.ids) - set(predictor.info.unvalidated)
+
+    def can_add(self, case: Case) -> list[int]:
+        return sorted(self.known - set(case.annotated))
+
+    def completed(self, case: Case, added: list[int]) -> sitk.Image:
+        drawn = read_label(case)
+        hints = Hints(anchors=tuple(Anchor(i, p) for i, p in centres_of(drawn).items()))
+        found = self.predictor.segment(read_image(case.image), hints=hints).labels
+        labels, theirs = sitk.GetArrayFromImage(drawn).astype(np.int16), sitk.GetArrayFromImage(found)
+        return like(drawn, np.where((labels == 0) & np.isin(theirs, added), theirs, labels).astype(np.int16))
+
+
+class ClickedSacrum:
+    """A checkpoint that corrects by clicks: it adds S1 where the disc above it was drawn."""
+
+    def __init__(self, info: CheckpointInfo) -> None:
+        self.method = load_click_method(info)
+        self.name = info.name
+
+    def can_add(self, case: Case) -> list[int]:
+        return [_S1] if _L5_S1 in case.annotated and _S1 not in case.annotated else []
+
+    def completed(self, case: Case, added: list[int]) -> sitk.Image:
+        drawn, image = read_label(case), read_image(case.image)
+        labels = sitk.GetArrayFromImage(drawn).astype(np.int16)
+        locked, answers = ids_in(drawn), []
+        for point in sacral_points(drawn):
+            try:
+                click = Click(_S1, point)
+                answer = click_correction(image, like(drawn, labels), [click], self.method, locked=locked)
+            except CorrectionError:  # outside of the image, or on what was drawn
+                answers.append(np.zeros(labels.shape, bool))
+                continue
+            answers.append(answer.apply(labels) == _S1)
+        pieces, count = ndimage.label(np.sum(answers, 0) >= len(answers) / 2)
+        sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
+        found = pieces == 1 + int(sizes.argmax()) if count else np.zeros(labels.shape, bool)
+        agreement = sorted(2 * (a & found).sum() / max(a.sum() + found.sum(), 1) for a in answers)
+        if agreement[0] < _AT_LEAST or agreement[1] < _AGREE:
+            raise HintError("S1 comes out differently from click to click.", "Draw it.")
+        labels[found] = _S1
+        return like(drawn, labels)
+
+
+def sacral_points(labels: sitk.Image) -> list[Point]:
+    """Points (LPS, mm) in the body of S1, by the disc L5/S1 of a label image: below it, as the disc lies.
+
+    Raises:
+        HintError: the disc is not there, or too small to lie anyhow.
+    """
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(labels) == _L5_S1)[:, ::-1]
+    if len(voxels) < 20:
+        raise HintError("The disc L5/S1 is hardly there.", "Draw it.")
+    disc = np.c_[voxels, np.ones(len(voxels))] @ index_to_lps(labels)[:3].T
+    across, center = float(np.median(disc[:, 0])), disc[:, 1:].mean(0)
+    _, axes = np.linalg.eigh(np.cov((disc[:, 1:] - center).T))  # in the sagittal plane: the thin direction first
+    down, along = axes.T
+    down = down if down[1] < 0 else -down
+    low, high = np.percentile((disc[:, 1:] - center) @ along, (2, 98))
+    points = (center + (high - low) * (depth * down + aside * along) for depth, aside in _CLICKS)
+    return [(across, float(y), float(z)) for y, z in points]

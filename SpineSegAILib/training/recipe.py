@@ -242,8 +242,7 @@ def _prepare(source: Source, request: RecipeRequest) -> Path:
 
 def _completed(manifest: Path, request: RecipeRequest) -> Path:
     """The manifest with labels completed by the recipe's checkpoint."""
-    from ..datasets.completion import complete_dataset
-    from ..inference import Predictor
+    from ..datasets.completion import complete_dataset, find_teacher
 
     output = request.output / "completed" / manifest.parent.name
     if (output / "dataset.json").exists():
@@ -252,4 +251,4 @@ def _completed(manifest: Path, request: RecipeRequest) -> Path:
     def say(share: float, name: str) -> None:
         request.report({"event": "prepare", "message": f"completing {name} ({share:.0%})"})
 
-    return complete_dataset(manifest, output, Predictor(request.recipe.complete, device=request.device), say)
+    return complete_dataset(manifest, output, find_teacher(request.recipe.complete, request.device), say)

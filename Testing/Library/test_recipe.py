@@ -11,7 +11,7 @@ from SpineSegAILib.anatomy import STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import pictures
-from SpineSegAILib.datasets.completion import complete_dataset
+from SpineSegAILib.datasets.completion import Segmenter, complete_dataset
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError
 from SpineSegAILib.inference import Predictor
@@ -132,7 +132,9 @@ def test_pictures_of_one_structure_are_dealt_to_the_splits(slices, tmp_path):
 def test_what_nobody_drew_is_completed_and_what_was_drawn_stays(data, tiny_checkpoint, tmp_path):
     said = []
     predictor = Predictor(tiny_checkpoint, device="cpu")
-    path = complete_dataset(data / "tiny/dataset.json", tmp_path / "out", predictor, lambda *step: said.append(step))
+    path = complete_dataset(
+        data / "tiny/dataset.json", tmp_path / "out", Segmenter(predictor), lambda *step: said.append(step)
+    )
     manifest, original = read_manifest(path), read_manifest(data / "tiny/dataset.json")
     assert len(said) == 2 and "completed by tiny" in manifest.name
     for new, old in zip(manifest.cases("training"), original.cases("training"), strict=True):
