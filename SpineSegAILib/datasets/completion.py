@@ -33,11 +33,13 @@ from ..keypoints import centres_of
 from ..methods.catalog import method_info
 from .manifest import Case, moved, read_label, read_manifest
 
-_S1, _L5_S1 = structure("S1").id, structure("L5/S1").id
+_L5, _S1, _L5_S1 = (structure(name).id for name in ("L5", "S1", "L5/S1"))
 _CLICKS = ((0.33, 0.0), (0.45, 0.0), (0.36, -0.18), (0.36, 0.18))
 """Where S1 is clicked on: below the center of the disc, and along the disc; in lengths of the disc."""
 _AGREE, _AT_LEAST = 0.8, 0.7
 """Dice of the answers with what most of them say: of all but one, and of the last."""
+_OF_L5 = (0.4, 1.4)
+"""How large S1 may be, times L5 in the same image; 0.5 to 1.1 in the slabs of SPIDER."""
 
 
 class Teacher(Protocol):
@@ -165,6 +167,9 @@ class ClickedSacrum:
         agreement = sorted(2 * (a & found).sum() / max(a.sum() + found.sum(), 1) for a in answers)
         if agreement[0] < _AT_LEAST or agreement[1] < _AGREE:
             raise HintError("S1 comes out differently from click to click.", "Draw it.")
+        size = found.sum() / max((labels == _L5).sum(), 1)
+        if _L5 in case.annotated and not _OF_L5[0] <= size <= _OF_L5[1]:
+            raise HintError(f"S1 comes out {size:.1f} times the size of L5.", "Draw it.")
         labels[found] = _S1
         return like(drawn, labels)
 

@@ -1,6 +1,7 @@
 """Recipes: stages that start from one another, sources of several kinds, continued where they were stopped."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from SpineSegAILib.anatomy import STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import pictures
-from SpineSegAILib.datasets.completion import Segmenter, complete_dataset
-from SpineSegAILib.datasets.manifest import read_label, read_manifest
-from SpineSegAILib.errors import ConfigError, DatasetError
+from SpineSegAILib.datasets.completion import Segmenter, complete_dataset, find_teacher, sacral_points
+from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest
+from SpineSegAILib.errors import ConfigError, DatasetError, HintError
+from SpineSegAILib.imaging.geometry import ids_in, like
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import METHODS
+from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.training import recipe as recipes
 from SpineSegAILib.training.recipe import Recipe, RecipeRequest, read_recipe, run_recipe, stage_config
 from SpineSegAILib.training.run import RunDirectory
@@ -143,6 +146,67 @@ def test_what_nobody_drew_is_completed_and_what_was_drawn_stays(data, tiny_check
         assert set(old.annotated) < set(new.annotated)
         assert structure("canal").id not in new.annotated  # its teacher knows it from synthetic images alone
     assert manifest.cases("validation")[0].annotated == original.cases("validation")[0].annotated
+
+
+@pytest.fixture(scope="module")
+def lacks_s1(tmp_path_factory):
+    """A synthetic case in which all but S1 is drawn; and S1."""
+    folder = tmp_path_factory.mktemp("lacks_s1")
+    phantom = make_phantom(PhantomSpec(), np.random.default_rng(0))
+    labels = sitk.GetArrayFromImage(phantom.labels)
+    s1 = labels == structure("S1").id
+    labels[s1] = 0
+    drawn = like(phantom.labels, labels)
+    sitk.WriteImage(phantom.image, str(folder / "image.nii.gz"))
+    sitk.WriteImage(drawn, str(folder / "label.nii.gz"))
+    return Case(folder / "image.nii.gz", folder / "label.nii.gz", annotated=tuple(ids_in(drawn))), s1
+
+
+def test_s1_is_completed_by_clicks_below_the_disc(lacks_s1):
+    case, s1 = lacks_s1
+    drawn = read_label(case)
+    points = sacral_points(drawn)
+    assert len(points) == 4 and all(s1[drawn.TransformPhysicalPointToIndex(point)[::-1]] for point in points)
+    teacher = find_teacher("click-refine")
+    assert teacher.can_add(case) == [structure("S1").id]
+    before, after = sitk.GetArrayFromImage(drawn), sitk.GetArrayFromImage(teacher.completed(case, [0]))
+    assert np.array_equal(after[before > 0], before[before > 0])
+    found = after == structure("S1").id
+    assert 2 * (found & s1).sum() / (found.sum() + s1.sum()) > 0.8
+    assert not teacher.can_add(replace(case, annotated=(structure("L5").id,)))  # nothing says where it would lie
+    assert not teacher.can_add(replace(case, annotated=(*case.annotated, structure("S1").id)))
+
+
+def test_an_s1_that_the_image_cuts_off_or_of_no_size_is_not_taken(lacks_s1, tmp_path):
+    case, s1 = lacks_s1
+    image, label = sitk.ReadImage(str(case.image)), read_label(case)
+    rows = int(np.quantile(np.argwhere(s1)[:, 1], 0.15))  # they run downwards
+
+    def written(folder, change):
+        folder.mkdir()
+        for given, name in ((image, "image"), (label, "label")):
+            sitk.WriteImage(change(given, name), str(folder / f"{name}.nii.gz"))
+        return replace(case, image=folder / "image.nii.gz", label=folder / "label.nii.gz")
+
+    cut = written(tmp_path / "cut", lambda given, name: given[:, :rows])
+    with pytest.raises(HintError, match="differently from click to click"):
+        find_teacher("click-refine").completed(cut, [0])
+
+    def no_l5(given, name):
+        array = sitk.GetArrayFromImage(given)
+        l5 = np.argwhere(array == structure("L5").id)
+        if name == "label":  # a sliver of it
+            array[:, :, : int(l5[:, 2].max()) - 2][array[:, :, : int(l5[:, 2].max()) - 2] == structure("L5").id] = 0
+        return like(given, array)
+
+    with pytest.raises(HintError, match="size"):
+        find_teacher("click-refine").completed(written(tmp_path / "sliver", no_l5), [0])
+
+
+def test_a_sacrum_without_its_disc_is_nowhere(lacks_s1):
+    drawn = read_label(lacks_s1[0])
+    with pytest.raises(HintError, match="hardly there"):
+        sacral_points(like(drawn, np.zeros_like(sitk.GetArrayFromImage(drawn))))
 
 
 @pytest.mark.parametrize(
