@@ -5,8 +5,8 @@ the last one drawn is. A checkpoint that was trained on the same cases knows. It
 its results are taken only where nothing was drawn, and only for structures that it learned from more than synthetic
 images. What was drawn stays as it was drawn; so does a case in which the two do not fit.
 
-A checkpoint that corrects by clicks completes S1: it has seen many bodies, and needs only be told where this one lies.
-That is below the disc L5/S1. It is clicked on in a few places, each time anew, and counts where the answers agree.
+A checkpoint that corrects by clicks completes S1: it has seen many bodies, and only needs to know where this one lies.
+That is below the disc L5/S1. It is clicked on in a few places, each time from nothing, and counts where the answers agree.
 """
 
 from __future__ import annotations
