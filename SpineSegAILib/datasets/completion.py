@@ -6,7 +6,8 @@ its results are taken only where nothing was drawn, and only for structures that
 images. What was drawn stays as it was drawn; so does a case in which the two do not fit.
 
 A checkpoint that corrects by clicks completes S1: it has seen many bodies, and only needs to know where this one lies.
-That is below the disc L5/S1. It is clicked on in a few places, each time from nothing, and counts where the answers agree.
+That is below the disc L5/S1. It is clicked on in a few places, each time from scratch, and counts where the answers
+agree.
 """
 
 from __future__ import annotations
