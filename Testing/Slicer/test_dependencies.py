@@ -88,15 +88,15 @@ def test_torch_comes_through_its_extension_and_the_rest_through_pip(without, ans
     installed = []
 
     def pip_install(arguments):
-        installed.append(arguments)
+        installed.append((*arguments, Path(arguments[1]).read_text(encoding="utf-8")))
         without.clear()
 
     monkeypatch.setattr(slicer.util, "pip_install", pip_install)
     dependencies.ensure()
     assert torch_extension == [(False, dependencies.TORCH.removeprefix("torch"))]
-    (arguments,) = installed
-    assert arguments[0] == "--constraint" and set(arguments[2:]) == {"monai>=1.5", "safetensors"}
-    constraints = Path(arguments[1]).read_text(encoding="utf-8")
+    ((option, path, *requirements, constraints),) = installed
+    assert option == "--constraint" and set(requirements) == {"monai>=1.5", "safetensors"}
+    assert not Path(path).parent.exists()  # nothing is left behind
     assert f"numpy=={importlib.metadata.version('numpy')}" in constraints
 
 

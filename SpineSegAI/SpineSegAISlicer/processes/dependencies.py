@@ -245,13 +245,14 @@ def _installTorch():
 
 def _install(requirements):
     """pip with all other versions as constraints."""
-    constraints = os.path.join(tempfile.mkdtemp(prefix="SpineSegAI-"), "constraints.txt")
-    with open(constraints, "w", encoding="utf-8") as file:
-        file.write(installedVersions(without=[_name(requirement) for requirement in requirements]))
-    broken = [requirement for requirement in requirements if _isBroken(requirement)]
-    if broken:  # pip takes them for installed; what they need comes with the rest
-        _pip(["--force-reinstall", "--no-deps", *broken], constraints)
-    _pip(requirements, constraints)
+    with tempfile.TemporaryDirectory(prefix="SpineSegAI-") as folder:
+        constraints = os.path.join(folder, "constraints.txt")
+        with open(constraints, "w", encoding="utf-8") as file:
+            file.write(installedVersions(without=[_name(requirement) for requirement in requirements]))
+        broken = [requirement for requirement in requirements if _isBroken(requirement)]
+        if broken:  # pip takes them for installed; what they need comes with the rest
+            _pip(["--force-reinstall", "--no-deps", *broken], constraints)
+        _pip(requirements, constraints)
 
 
 def _pip(arguments, constraints):
