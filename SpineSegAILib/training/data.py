@@ -40,7 +40,7 @@ from .regions import code_label
 if TYPE_CHECKING:
     from .snapshot import Snapshot
 
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 _ARRAYS = ("image.npy", "codes.npy")
 MAX_CODES = 96
 """Rows of the table of voxel sets that travels with every sample."""

@@ -8,7 +8,7 @@ background, and a false canal in front of the column is punished.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,10 +24,12 @@ from ..anatomy import (
     VEIN_ID,
     VERTEBRA_ID,
     Kind,
+    disc_below,
     laterality,
     order_of,
     other_side,
     posterior_of,
+    structure,
 )
 
 ANTERIOR_MARGIN_MM = 10.0
@@ -46,6 +48,11 @@ POSTERIOR_HALF_WIDTH_MM = 60.0
 """Transverse processes reach this far to either side."""
 END_TOLERANCE_MM = 3.0
 """A drawn level's end is blurred by its tilt; an undrawn neighbor may begin this far inside."""
+
+
+_L5, _L6, _S1, _T12, _T13, _L1 = (structure(name).id for name in ("L5", "L6", "S1", "T12", "T13", "L1"))
+_EXTRA = ((_T13, _T12, _L1), (_L6, _L5, _S1))
+"""Vertebrae that most people do not have, with the neighbors that leave no room for them."""
 
 
 @dataclass
@@ -88,9 +95,11 @@ def code_label(
         unknown = {i for i in unknown if not STRUCTURES[i].is_vertebral}
     if DISC_ID in annotated:
         unknown = {i for i in unknown if STRUCTURES[i].kind is not Kind.DISC}
+    drawn = [int(v) for v in np.unique(label) if v]
+    unknown -= _no_room(drawn)
     sets: list[frozenset[int]] = [frozenset({0})]
     codes = np.zeros(label.shape, np.uint8)
-    for sid in (int(v) for v in np.unique(label) if v):
+    for sid in drawn:
         if sid == VERTEBRA_ID:
             allowed = frozenset(i for i in possible if STRUCTURES[i].is_vertebral) | {VERTEBRA_ID}
         elif sid == DISC_ID:
@@ -130,6 +139,18 @@ def code_label(
         codes[background] = len(sets) - 1
         _beyond_midline(codes, sets, background, annotated, unknown)
     return CodedLabel(codes, sets)
+
+
+def _no_room(drawn: Collection[int]) -> set[int]:
+    """Ids of the extra vertebrae that cannot be there, their discs and posterior elements: the vertebrae above and
+    below are drawn, and the disc between them."""
+    absent: set[int] = set()
+    for extra, above, below in _EXTRA:
+        parts = (structure(extra), disc_below(extra), posterior_of(extra))
+        between = disc_below(above)
+        if between is not None and {above, between.id, below} <= set(drawn) and extra not in drawn:
+            absent |= {part.id for part in parts if part is not None}
+    return absent
 
 
 def _beyond_midline(

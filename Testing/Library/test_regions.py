@@ -116,3 +116,20 @@ def test_drawn_posterior_elements_leave_unknown_what_lies_above_and_below(levels
 def test_everything_annotated_leaves_nothing_unknown():
     coded = code_label(column("L3 L4 L5"), IDS, IDS, SPACING)
     assert all(len(s) == 1 for s in coded.sets)
+
+
+@pytest.mark.parametrize(
+    ("extra", "above", "disc", "below"), [("L6", "L5", "L5/S1", "S1"), ("T13", "T12", "T12/L1", "L1")]
+)
+def test_between_neighbors_that_are_drawn_with_their_disc_is_no_other_vertebra(extra, above, disc, below):
+    label = column(f"{above} {below}")
+    names = [above, disc, below]
+    annotated = [structure(n).id for n in names]
+
+    def anywhere(label):
+        return set().union(*code_label(label, annotated, POSTERIOR_IDS, SPACING).sets)
+
+    parts = {structure(extra).id, posterior(extra)}
+    assert parts <= anywhere(label)
+    label[2:12, 61:65, 60:87] = structure(disc).id
+    assert not parts & anywhere(label)
