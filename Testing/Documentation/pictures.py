@@ -60,6 +60,31 @@ def strip(panels: list[tuple[str, Image.Image]], height: int = 470, gap: int = 1
     return result
 
 
+def clicked(image, result) -> Image.Image:
+    """S1, deleted, after one click beside its name; a cross shows where."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    from SpineSegAILib.anatomy import structure
+    from SpineSegAILib.correction import Click, refine
+    from SpineSegAILib.results.preview import _ANTERIOR_MM, _POSTERIOR_MM, _shown, draw_preview
+
+    s1 = structure("S1").id
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(result.labels) == s1)
+    middle = result.labels.TransformContinuousIndexToPhysicalPoint(voxels.mean(0)[::-1].tolist())
+    point = (middle[0], middle[1] + 6.0, middle[2] - 6.0)
+    after = refine(image, result.without([s1]), [Click(s1, point)])
+    figure = draw_preview(image, after, framed=False)
+    oriented = sitk.DICOMOrient(after.labels, "PIR")
+    wide, high, _ = oriented.GetSpacing()
+    column, row, _ = oriented.TransformPhysicalPointToContinuousIndex(point)
+    labels = sitk.GetArrayViewFromImage(oriented)
+    first = _shown(labels, 2, oriented.GetSpacing()[::-1], (_ANTERIOR_MM, _POSTERIOR_MM)).start
+    axes, at = figure.axes[1], ((column + 0.5 - first) * wide, (row + 0.5) * high)
+    axes.plot(*at, "+", color="white", markersize=9, markeredgewidth=1.8, zorder=20)
+    return panel(figure, 1)
+
+
 def main(path: Path) -> None:
     """Segments the case and writes both pictures."""
     from SpineSegAILib import Predictor, read_image
@@ -80,6 +105,7 @@ def main(path: Path) -> None:
         ("1  Segment spine", panel(first, 1)),
         ("2  Shift labels: one level up", panel(draw_preview(image, up, framed=False), 1)),
         ("3  Set level: this one is L5", panel(draw_preview(image, back, framed=False), 1)),
+        ("4  Delete S1; one click draws it", clicked(image, result)),
     ]
     for name, panels in (("real", real), ("strip", steps)):
         strip(panels).save(SCREENSHOTS / f"{name}.jpg", quality=86, optimize=True)
