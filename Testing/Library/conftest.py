@@ -31,6 +31,18 @@ def no_accelerator_of_another_test():
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_structures_of_another_file():
+    """Structures of a user's own are known to the whole process; each file of tests counts as one of its own."""
+    from SpineSegAILib.anatomy import structures
+
+    before = dict(structures._STRUCTURES), dict(structures._BY_NAME)
+    yield
+    for known, kept in zip((structures._STRUCTURES, structures._BY_NAME), before, strict=True):
+        known.clear()
+        known.update(kept)
+
+
 @pytest.fixture(scope="session")
 def text_packages() -> None:
     """transformers and open_clip can be imported.
