@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..anatomy import STRUCTURES, structure
+from ..anatomy import SACRUM_ID, STRUCTURES, structure
 from ..checkpoints import CheckpointInfo, find_checkpoint
 from ..correction import Click, click_correction, load_click_method
 from ..errors import CorrectionError, DatasetError, HintError
@@ -34,7 +34,7 @@ from ..keypoints import centres_of
 from ..methods.catalog import method_info
 from .manifest import Case, moved, read_label, read_manifest
 
-_L5, _S1, _L5_S1 = (structure(name).id for name in ("L5", "S1", "L5/S1"))
+_L5, _L5_S1 = structure("L5").id, structure("L5/S1").id
 _CLICKS = ((0.33, 0.0), (0.45, 0.0), (0.36, -0.18), (0.36, 0.18))
 """Where S1 is clicked on: below the center of the disc, and along the disc; in lengths of the disc."""
 _AGREE, _AT_LEAST = 0.8, 0.7
@@ -51,8 +51,8 @@ class Teacher(Protocol):
     def can_add(self, case: Case) -> list[int]:
         """Ids of the structures that it would add to a case; none where it cannot tell."""
 
-    def completed(self, case: Case, added: list[int]) -> sitk.Image:
-        """The drawn labels, and `added` structures where nothing is drawn.
+    def completed(self, case: Case) -> sitk.Image:
+        """The drawn labels, and the structures that it adds where nothing is drawn.
 
         Raises:
             HintError: what it finds does not fit what was drawn.
@@ -102,7 +102,7 @@ def complete_dataset(
             continue
         if not path.exists():
             try:
-                labels = teacher.completed(case, added)
+                labels = teacher.completed(case)
             except HintError as error:  # what it finds does not fit the levels that were drawn
                 report(number / len(cases), f"{case.name} stays as it was drawn: {error.message}")
                 continue
@@ -132,12 +132,14 @@ class Segmenter:
     def can_add(self, case: Case) -> list[int]:
         return sorted(self.known - set(case.annotated))
 
-    def completed(self, case: Case, added: list[int]) -> sitk.Image:
+    def completed(self, case: Case) -> sitk.Image:
         drawn = read_label(case)
         hints = Hints(anchors=tuple(Anchor(i, p) for i, p in centres_of(drawn).items()))
         found = self.predictor.segment(read_image(case.image), hints=hints).labels
         labels, theirs = sitk.GetArrayFromImage(drawn).astype(np.int16), sitk.GetArrayFromImage(found)
-        return like(drawn, np.where((labels == 0) & np.isin(theirs, added), theirs, labels).astype(np.int16))
+        return like(
+            drawn, np.where((labels == 0) & np.isin(theirs, self.can_add(case)), theirs, labels).astype(np.int16)
+        )
 
 
 class ClickedSacrum:
@@ -148,20 +150,20 @@ class ClickedSacrum:
         self.name = info.name
 
     def can_add(self, case: Case) -> list[int]:
-        return [_S1] if _L5_S1 in case.annotated and _S1 not in case.annotated else []
+        return [SACRUM_ID] if _L5_S1 in case.annotated and SACRUM_ID not in case.annotated else []
 
-    def completed(self, case: Case, added: list[int]) -> sitk.Image:
+    def completed(self, case: Case) -> sitk.Image:
         drawn, image = read_label(case), read_image(case.image)
         labels = sitk.GetArrayFromImage(drawn).astype(np.int16)
         locked, answers = ids_in(drawn), []
         for point in sacral_points(drawn):
             try:
-                click = Click(_S1, point)
+                click = Click(SACRUM_ID, point)
                 answer = click_correction(image, like(drawn, labels), [click], self.method, locked=locked)
             except CorrectionError:  # outside of the image, or on what was drawn
                 answers.append(np.zeros(labels.shape, bool))
                 continue
-            answers.append(answer.apply(labels) == _S1)
+            answers.append(answer.apply(labels) == SACRUM_ID)
         pieces, count = ndimage.label(np.sum(answers, 0) >= len(answers) / 2)
         sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
         found = pieces == 1 + int(sizes.argmax()) if count else np.zeros(labels.shape, bool)
@@ -171,7 +173,7 @@ class ClickedSacrum:
         size = found.sum() / max((labels == _L5).sum(), 1)
         if _L5 in case.annotated and not _OF_L5[0] <= size <= _OF_L5[1]:
             raise HintError(f"S1 comes out {size:.1f} times the size of L5.", "Draw it.")
-        labels[found] = _S1
+        labels[found] = SACRUM_ID
         return like(drawn, labels)
 
 

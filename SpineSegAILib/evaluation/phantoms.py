@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
+from ..imaging.geometry import ids_in
 from ..phantoms.spine import make_phantom, random_spec
 
 SEED = 20_000_000
@@ -28,8 +29,7 @@ def write_phantoms(folder: Path, count: int) -> Path:
         image, label = f"phantom_{number:03}.nii.gz", f"phantom_{number:03}_label.nii.gz"
         sitk.WriteImage(phantom.image, str(folder / image))
         sitk.WriteImage(phantom.labels, str(folder / label))
-        ids = np.unique(sitk.GetArrayViewFromImage(phantom.labels)).tolist()
-        names = [STRUCTURES[sid].name for sid in ids if sid]
+        names = [STRUCTURES[sid].name for sid in ids_in(phantom.labels)]
         entries.append({"image": image, "label": label, "annotated": names, "source": "phantoms"})
     path = folder / "dataset.json"
     path.write_text(json.dumps({"name": "Synthetic spines", "extent": "body", "validation": entries}), encoding="utf-8")

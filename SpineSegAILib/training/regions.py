@@ -19,8 +19,11 @@ from scipy.spatial import cKDTree
 from ..anatomy import (
     ARTERY_ID,
     DISC_ID,
+    L6_ID,
     POSTERIOR_ID,
+    SACRUM_ID,
     STRUCTURES,
+    T13_ID,
     VEIN_ID,
     VERTEBRA_ID,
     Kind,
@@ -50,8 +53,10 @@ END_TOLERANCE_MM = 3.0
 """A drawn level's end is blurred by its tilt; an undrawn neighbor may begin this far inside."""
 
 
-_L5, _L6, _S1, _T12, _T13, _L1 = (structure(name).id for name in ("L5", "L6", "S1", "T12", "T13", "L1"))
-_EXTRA = ((_T13, _T12, _L1), (_L6, _L5, _S1))
+_EXTRA = (
+    (T13_ID, structure("T12").id, structure("L1").id),
+    (L6_ID, structure("L5").id, SACRUM_ID),
+)
 """Vertebrae that most people do not have, with the neighbors that leave no room for them."""
 
 
@@ -146,9 +151,9 @@ def _no_room(drawn: Collection[int]) -> set[int]:
     below are drawn, and the disc between them."""
     absent: set[int] = set()
     for extra, above, below in _EXTRA:
-        parts = (structure(extra), disc_below(extra), posterior_of(extra))
         between = disc_below(above)
         if between is not None and {above, between.id, below} <= set(drawn) and extra not in drawn:
+            parts = (structure(extra), disc_below(extra), posterior_of(extra))
             absent |= {part.id for part in parts if part is not None}
     return absent
 

@@ -17,10 +17,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from SpineSegAILib import Predictor, Segmentation  # noqa: E402
-from SpineSegAILib.anatomy import scheme, structure  # noqa: E402
+from SpineSegAILib.anatomy import SACRUM_ID, scheme, structure  # noqa: E402
 from SpineSegAILib.datasets.manifest import read_case, read_cases  # noqa: E402
 from SpineSegAILib.results import drop_unvalidated  # noqa: E402
-from SpineSegAILib.results.measurement import table  # noqa: E402
+from SpineSegAILib.results.measurement.endplates import Endplate  # noqa: E402
+from SpineSegAILib.results.measurement.rows import NotMeasured  # noqa: E402
+from SpineSegAILib.results.measurement.scan import Scan  # noqa: E402
+from SpineSegAILib.results.measurement.spine import Column, slip  # noqa: E402
+from SpineSegAILib.results.measurement.table import outlines  # noqa: E402
 
 CORNERS = {
     "spider_034": ((248.1, 135.8), (230.1, 169.0)),
@@ -35,31 +39,20 @@ CORNERS = {
     "myo_45": ((211.4, 80.3), (190.3, 105.5)),
 }
 """Front and back upper corner of S1 in the midline: mm down from the first row, and backwards from the first column."""
-L5, S1 = structure("L5").id, structure("S1").id
+L5 = structure("L5").id
 
 
-def endplates(segmentation: Segmentation):
-    """The lower endplate of L5 and the upper one of S1; None where they could not be measured."""
-    kept = {}
-    original = table._sacrum
+def endplates(segmentation: Segmentation) -> dict[int, tuple[Endplate, Endplate]]:
+    """The upper and the lower endplate of what has any, by id; of S1 the upper one, twice."""
+    return outlines(Scan(segmentation.labels, segmentation.scheme.extent), segmentation)[1].plates
 
-    def sacrum(scan, column, *quality):
-        original(scan, column, *quality)
-        kept["column"] = column
 
-    table._sacrum = sacrum
+def slip_of_l5(plates: dict[int, tuple[Endplate, Endplate]]) -> float | None:
+    """As a user gets it, mm; None where it is not given."""
     try:
-        table.measure_all(segmentation)
-    finally:
-        table._sacrum = original
-    plates = kept["column"].plates
-    return (plates[L5][1] if L5 in plates else None), (plates[S1][0] if S1 in plates else None)
-
-
-def slip(last, along: np.ndarray, corner: np.ndarray) -> float:
-    """How far the corner of L5 lies in front of that of S1, mm, along the middle of both endplates."""
-    middle = last.along + along
-    return float(-((last.corner - corner) * [0, 1, 1]) @ (middle / np.linalg.norm(middle)))
+        return slip(Column(plates=plates), (L5, 1), (SACRUM_ID, 0), L5)
+    except NotMeasured:
+        return None
 
 
 def main(checkpoint: str, data: Path) -> None:
@@ -72,22 +65,19 @@ def main(checkpoint: str, data: Path) -> None:
     tilts, slips = [], []
     for name, (front, back) in CORNERS.items():
         image, label = read_case(cases[f"{name}_image"])
-        placed = np.subtract((0.0, *back), (0.0, *front))
-        placed = placed / np.linalg.norm(placed)
-        tilt = float(np.degrees(np.arctan2(-placed[1], placed[2])))
-        reader, _ = endplates(Segmentation(label, scheme("lumbar-mr")))
-        result = drop_unvalidated(predictor.segment(image), None, "")
-        last, plate = endplates(result)
-        wanted = None if reader is None or reader.corner is None else slip(reader, placed, np.array([0.0, *back]))
-        found = None
-        if plate is not None:
-            tilts.append(plate.tilt - tilt)
-            if last is not None and last.corner is not None and plate.corner is not None:
-                found = slip(last, plate.along, plate.corner)
-        if wanted is not None and found is not None:
-            slips.append(found - wanted)
-        shown = (tilt, plate and plate.tilt, wanted, found)
+        front, back = np.array([0.0, *front]), np.array([0.0, *back])
+        placed = Endplate((back - front) / np.linalg.norm(back - front), back, 0.0, corner=back)
+        reader = endplates(Segmentation(label, scheme("lumbar-mr")))
+        found = endplates(drop_unvalidated(predictor.segment(image), None, ""))
+        tilt = found[SACRUM_ID][0].tilt if SACRUM_ID in found else None
+        wanted, given = slip_of_l5({**reader, SACRUM_ID: (placed, placed)}), slip_of_l5(found)
+        if tilt is not None:
+            tilts.append(tilt - placed.tilt)
+        if wanted is not None and given is not None:
+            slips.append(given - wanted)
+        shown = (placed.tilt, tilt, wanted, given)
         print(f"| {name} |", " | ".join("–" if x is None else f"{x:.1f}" for x in shown), "|", flush=True)
+    print()
     for what, errors, unit in (("tilt", tilts, "°"), ("slip", slips, " mm")):
         e = np.array(errors)
         told = (

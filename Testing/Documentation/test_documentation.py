@@ -57,6 +57,16 @@ def test_links_lead_somewhere(path):
             assert anchor in {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings}, link
 
 
+def test_what_is_said_of_s1_was_measured():
+    page = (PAGES / "results/sacrum.md").read_text(encoding="utf-8")
+    tilt = re.search(r"tilt: 10 of 10 measured; .* mean error ([\d.]+), largest ([\d.]+)°", page)
+    slip = re.search(r"slip: 8 of 10 measured; .* mean error ([\d.]+), largest ([\d.]+) mm", page)
+    card = " ".join((ROOT / "Resources/Checkpoints/lumbar-mr-resenc.md").read_text(encoding="utf-8").split())
+    assert "off by {}° on average, {}° at most".format(*tilt.groups()) in card
+    assert "in eight of them, and off by {} mm on average, {} mm at most".format(*slip.groups()) in card
+    assert f"off by {tilt[1]}° on average" in (PAGES / "results.md").read_text(encoding="utf-8")
+
+
 def test_every_page_is_in_the_menu_and_small():
     menu = (Path(__file__).parent / "mkdocs.yml").read_text(encoding="utf-8")
     for path in PAGES.glob("*.md"):

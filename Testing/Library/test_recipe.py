@@ -169,7 +169,7 @@ def test_s1_is_completed_by_clicks_below_the_disc(lacks_s1):
     assert len(points) == 4 and all(s1[drawn.TransformPhysicalPointToIndex(point)[::-1]] for point in points)
     teacher = find_teacher("click-refine")
     assert teacher.can_add(case) == [structure("S1").id]
-    before, after = sitk.GetArrayFromImage(drawn), sitk.GetArrayFromImage(teacher.completed(case, [0]))
+    before, after = sitk.GetArrayFromImage(drawn), sitk.GetArrayFromImage(teacher.completed(case))
     assert np.array_equal(after[before > 0], before[before > 0])
     found = after == structure("S1").id
     assert 2 * (found & s1).sum() / (found.sum() + s1.sum()) > 0.8
@@ -190,7 +190,7 @@ def test_an_s1_that_the_image_cuts_off_or_of_no_size_is_not_taken(lacks_s1, tmp_
 
     cut = written(tmp_path / "cut", lambda given, name: given[:, :rows])
     with pytest.raises(HintError, match="differently from click to click"):
-        find_teacher("click-refine").completed(cut, [0])
+        find_teacher("click-refine").completed(cut)
 
     def no_l5(given, name):
         array = sitk.GetArrayFromImage(given)
@@ -200,7 +200,7 @@ def test_an_s1_that_the_image_cuts_off_or_of_no_size_is_not_taken(lacks_s1, tmp_
         return like(given, array)
 
     with pytest.raises(HintError, match="size"):
-        find_teacher("click-refine").completed(written(tmp_path / "sliver", no_l5), [0])
+        find_teacher("click-refine").completed(written(tmp_path / "sliver", no_l5))
 
 
 def test_a_sacrum_without_its_disc_is_nowhere(lacks_s1):

@@ -112,7 +112,7 @@ class PausesTest(measure_pauses.Pauses):
         gc.freeze()  # nor is what earlier tests left behind: each search for garbage goes through all of it
         self.addCleanup(gc.unfreeze)
         best: dict[str, float] = {}
-        for _ in range(8):
+        for _ in range(4):
             for name, (_clock, processor) in self.measure().items():
                 best[name] = min(best.get(name, processor), processor)
             if max(best.values()) <= LIMIT_SECONDS:

@@ -109,7 +109,6 @@ class VerdiffNetConfig(MethodConfig):
     rank_weight: float = Field(
         0.0, ge=0, description="weight of a rank head on the prior, in training only (our addition); 0 for none"
     )
-
     kind_weight: float = Field(
         0.0,
         ge=0,

@@ -40,6 +40,22 @@ def measure_all(segmentation: Segmentation) -> list[Row]:
     if is_film(segmentation):
         return film_rows(segmentation)
     scan = Scan(segmentation.labels, segmentation.scheme.extent)
+    rows, column = outlines(scan, segmentation)
+    relate(rows, scan, column)
+    spine = new_row(
+        id=0, structure=SPINE, name="whole spine", kind=SPINE, level_confidence=segmentation.level_confidence
+    )
+    of_the_spine(scan, column, spine)
+    every = [*rows.values(), spine]
+    check(every, scale_known=segmentation.scale_known)
+    if not segmentation.scale_known:
+        for row in every:
+            _without_lengths(row)
+    return [finish(row) for row in every]
+
+
+def outlines(scan: Scan, segmentation: Segmentation) -> tuple[dict[int, Row], Column]:
+    """What each structure tells by itself: its row, by id; and the endplates that the others are measured from."""
     present = segmentation.present
     canal = Canal.of(scan) if CANAL_ID in present and CANAL_ID not in segmentation.unvalidated else None
     rows: dict[int, Row] = {}
@@ -58,17 +74,7 @@ def measure_all(segmentation: Segmentation) -> list[Row]:
         if STRUCTURES[sid].kind in (Kind.VERTEBRA, Kind.DISC):
             _outline(rows[sid], scan, sid, column, canal)
     _sacrum(scan, column, segmentation.outline_quality.get(SACRUM_ID))
-    relate(rows, scan, column)
-    spine = new_row(
-        id=0, structure=SPINE, name="whole spine", kind=SPINE, level_confidence=segmentation.level_confidence
-    )
-    of_the_spine(scan, column, spine)
-    every = [*rows.values(), spine]
-    check(every, scale_known=segmentation.scale_known)
-    if not segmentation.scale_known:
-        for row in every:
-            _without_lengths(row)
-    return [finish(row) for row in every]
+    return rows, column
 
 
 def _size_and_place(row: Row, scan: Scan, sid: int) -> None:
