@@ -249,6 +249,8 @@ def test_a_sacrum_of_low_quality_tells_neither_slip_nor_angle_by_itself():
         assert ("Not given: slip (the outline of S1 has a low quality)" in rows["L5"]["notes"]) is not given
         assert rows["L5/S1"]["endplate_angle_deg"] is not None  # of the disc
         assert ("to the lower face of the last disc" in rows["spine"]["notes"]) is not given
+        assert ("upper back corner of the outline of S1" in rows["L5"]["notes"]) is (rows["L5"]["slip_mm"] is not None)
+        assert "S1" not in rows["L4"]["notes"]
         alone = phantom.labels * sitk.Cast(phantom.labels != structure("L5/S1").id, sitk.sitkInt16)
         spine = measure_all(Segmentation(alone, SCHEME, outline_quality=told))[-1]
         assert (spine["lordosis_deg"] is not None) is given

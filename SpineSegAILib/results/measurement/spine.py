@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...anatomy import STRUCTURES, Kind, disc_below, next_below, structure
+from ...anatomy import SACRUM_ID, STRUCTURES, Kind, disc_below, next_below, structure
 from .bodies import Body, mean_height
 from .endplates import Endplate
 from .rows import NotMeasured, Row, fill
@@ -24,6 +24,12 @@ _TO_THE_DISC = (
     "corner or has a low quality: it may be 2 to 7° too large."
 )
 """Of 18 cases in which corners of S1 were placed by hand."""
+
+_AT_S1 = (
+    "Slip is measured to the upper back corner of the outline of S1, which is often rounded off: the vertebra may seem "
+    "1 to 5 mm too far back."
+)
+"""Of 8 cases in which corners of S1 were placed by hand."""
 
 Place = tuple[int, int]
 """Which endplate: a vertebra's id, and 0 for its upper or 1 for its lower one."""
@@ -103,6 +109,8 @@ def relate(rows: Mapping[int, Row], scan: Scan, column: Column) -> None:
         if below is None:
             continue
         fill(rows[upper], "slip_mm", slip, column, (upper, 1), (below.id, 0), upper)
+        if below.id == SACRUM_ID and rows[upper]["slip_mm"] is not None:
+            rows[upper]["notes"].append(_AT_S1)
         disc = disc_below(upper)
         if disc is None or disc.id not in rows:
             continue
