@@ -24,6 +24,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.tool = None  # `ClickTool`; one that knows more of the case may be put in its place
         self._mouse = None
         self._label = None
+        self._combo = None
+        self._choice = None  # `ModelChoice`, with the combo box
         self._trace = None
         self._shownSign = None
 
@@ -55,15 +57,22 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         )
 
     def setupOptionsFrame(self):
-        """A sentence on what was done, or why not."""
+        """Which model follows, where there are several; and a sentence on what was done, or why not."""
+        self._combo = qt.QComboBox()
+        self._combo.toolTip = _("Which model follows the clicks.")
+        self._combo.visible = False
+        self.scriptedEffect.addOptionsWidget(self._combo)
         self._label = qt.QLabel()
         self._label.wordWrap = True
         self.scriptedEffect.addOptionsWidget(self._label)
 
     def activate(self):
         """The effect was chosen."""
-        from SpineSegAISlicer.panels.clicking import reasonAgainst
+        from SpineSegAISlicer.panels.click_models import ModelChoice, reasonAgainst
 
+        if self._choice is None:
+            self._choice = ModelChoice(self._combo)
+        self._choice.update()
         self._show(reasonAgainst(), True)
 
     def deactivate(self):

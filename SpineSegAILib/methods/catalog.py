@@ -41,6 +41,7 @@ class MethodInfo:
         hints: names of the `Hints` fields that it uses beyond those that `consistency` serves for every method.
         sampling: run-time options of how masks are drawn, for the panel to show; empty for methods that draw none.
         package: subpackage of `SpineSegAILib.methods` with `config.CONFIG` and `network.build`.
+        clicks: whether its checkpoints follow clicks that correct a segmentation (`Method.scenes`).
         needs: optional packages that its network is made with: pairs of a module and what pip calls it.
     """
 
@@ -54,6 +55,7 @@ class MethodInfo:
     modalities: tuple[str, ...] = ("MR", "CT")
     hints: frozenset[str] = frozenset()
     sampling: tuple[str, ...] = ()
+    clicks: bool = False
     needs: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -232,6 +234,7 @@ METHODS: Mapping[str, MethodInfo] = {
                 c,
                 "sam",
                 hints=frozenset({"prior"}) | h,
+                clicks=True,
                 needs=(("transformers", "transformers"),),
             )
             for i, t, s, c, h in _SAM_METHODS
@@ -246,6 +249,7 @@ METHODS: Mapping[str, MethodInfo] = {
             "segmentation. ICIP 2022",
             "click_refine",
             (3,),
+            clicks=True,
         ),
     )
 }

@@ -18,7 +18,7 @@ from ..files import read_table, real_path
 from ..methods.catalog import make_config
 from ..resources import resources_folder
 from .config import TrainingConfig, configure, fill_in, flatten
-from .request import TrainingRequest
+from .request import TrainingRequest, checked_method
 from .run import RunDirectory
 from .trainer import run_training
 
@@ -174,6 +174,8 @@ def run_recipe(request: RecipeRequest) -> Path:
             f"The recipe needs the file “{missing[0]}”.",
             f"Use --resource {missing[0]}=FILE; `spinesegai text-bank` makes text banks.",
         )
+    for stage in recipe.stages:
+        checked_method(stage_config(recipe, stage, [Path("dataset.json")], request.resources, None))
     drawn = [_prepare(source, request) for source in recipe.sources]
     start: Path | str | None = None
     for stage in recipe.stages:

@@ -53,10 +53,20 @@ def check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None
     for manifest in manifests:
         _check_extent(manifest, wanted.label_scheme.extent)
     manifests[0].cases("training")
-    method = build_method(wanted)
-    _check_patch(config.data.patch, method)
+    method = checked_method(config)
     if config.start_from:
         load_matching(method, config.start_from)
+
+
+def checked_method(config: TrainingConfig) -> Method:
+    """The method that the run trains, with random weights.
+
+    Raises:
+        ConfigError: it does not take the patches of the run.
+    """
+    method = build_method(method_config(config, config.resources))
+    _check_patch(config.data.patch, method)
+    return method
 
 
 def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:

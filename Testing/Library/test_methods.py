@@ -30,6 +30,7 @@ def test_every_method_trains_a_step_and_predicts(method_id, dims, text_packages)
     sizes = (64, 96) if dims == 2 else (32, 64, 32)
     extra = {"window": sizes} if method_id == "unetr" else {}
     method = build_method(make_config(method_id, "tiny", dims=dims, scheme="lumbar11", **extra))
+    assert METHODS[method_id].clicks == (method.scenes is not None)
     batch = example_batch(dims, method.scheme.channels, sizes)
     losses = method.training_losses(batch)
     losses["total"].backward()

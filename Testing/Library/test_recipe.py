@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import STRUCTURES, structure
@@ -17,10 +18,12 @@ from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError, HintError
 from SpineSegAILib.imaging.geometry import ids_in, like
 from SpineSegAILib.inference import Predictor
-from SpineSegAILib.methods.catalog import METHODS
+from SpineSegAILib.methods.catalog import METHODS, make_config
+from SpineSegAILib.methods.text.bank import write_bank
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.training import recipe as recipes
 from SpineSegAILib.training.recipe import Recipe, RecipeRequest, read_recipe, run_recipe, stage_config
+from SpineSegAILib.training.request import checked_method
 from SpineSegAILib.training.run import RunDirectory
 
 TINY = {
@@ -69,15 +72,35 @@ def slices(tmp_path):
     return folder
 
 
+class OneNumber:
+    """A text encoder that needs nothing."""
+
+    name, width = "one number", 1
+
+    def encode(self, texts):
+        return [torch.ones(1, 1) for _ in texts]
+
+
 @pytest.mark.parametrize("name", sorted(recipes.shipped_recipes()))
 def test_every_shipped_recipe_is_valid_down_to_its_last_stage(name, tmp_path):
     recipe = read_recipe(name)
     given = {resource: str(tmp_path / f"{resource}.safetensors") for resource in recipe.resources}
+    if given:
+        prompts = make_config(recipe.method, recipe.preset)
+        write_bank(given["text_bank"], prompts.text_prompts(), OneNumber(), prompts.scheme)
     for stage in recipe.stages:
         config = stage_config(recipe, stage, [tmp_path / "a.json", tmp_path / "b.json"], given, None)
         assert config.method["method"] == recipe.method in METHODS
         assert config.also == (str(tmp_path / "b.json"),)
+        checked_method(config)
     assert config.name == recipe.title
+
+
+def test_a_patch_that_a_later_stage_does_not_take_is_refused_before_anything_is_written(data, tmp_path):
+    stages = [{"name": "one"}, {"name": "two", "set": {"data": {"patch": [64, 41]}}}]
+    with pytest.raises(ConfigError, match="multiples"):
+        run_recipe(RecipeRequest(tiny_recipe(stages=stages), data, tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_stages_start_from_one_another_and_what_is_done_is_not_done_again(data, tmp_path):

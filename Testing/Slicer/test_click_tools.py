@@ -8,14 +8,12 @@ from click_stand_ins import Client, Clock, Hand, ScriptedEffect
 from panel_case import make_view, slicer
 from test_correction_panel import CorrectionCase
 
-from SpineSegAILib.errors import CheckpointError
-
 L3, L4, L5 = 22, 23, 24
 
 
 def no_click_model():
     """As where the checkpoint that follows clicks is not installed."""
-    return mock.patch("SpineSegAILib.checkpoints.find_checkpoint", side_effect=CheckpointError("It was not found."))
+    return mock.patch("SpineSegAISlicer.panels.click_models.list_checkpoints", return_value=[])
 
 
 class ClickCase(CorrectionCase):
@@ -521,6 +519,57 @@ class ToggleTest(ClickCase):
         self.correct.refresh()
         self.assertTrue(self.cui.clickButton.enabled)
         self.assertIn("Ctrl", self.cui.clickButton.toolTip)
+
+    def other_model(self):
+        """One of the user's own beside ours; its title is “Mine”."""
+        from SpineSegAILib.checkpoints import find_checkpoint, load_tensors, save_checkpoint
+
+        ours = find_checkpoint("click-refine")
+        save_checkpoint(self.folder / "mine.safetensors", load_tensors(ours), {**ours.metadata, "title": "Mine"})
+
+    def tearDown(self):
+        from SpineSegAISlicer.panels.click_models import SETTING
+
+        slicer.app.userSettings().remove(SETTING)
+        super().tearDown()
+
+    def test_there_is_no_choice_of_models_where_there_is_one(self):
+        self.open()
+        self.assertTrue(self.cui.clickModelComboBox.isHidden())
+        self.select(L3)
+        self.toggle()
+        self.hand.click(self.at(L4))
+        self.assertEqual(self.client.asked[-1].checkpoint, "click-refine")
+
+    def test_another_model_is_chosen_once_for_tab_and_editor(self):
+        self.other_model()
+        self.open()
+        combo = self.cui.clickModelComboBox
+        self.assertFalse(combo.isHidden())
+        self.assertEqual([combo.itemText(i) for i in range(combo.count)], ["Click to correct", "Mine"])
+        self.assertEqual(combo.currentData, "click-refine")
+        combo.setCurrentIndex(1)
+        self.select(L3)
+        self.toggle()
+        self.hand.click(self.at(L4))
+        self.assertEqual(self.client.asked[-1].checkpoint, "mine")
+        other = self.editor.activeEffect().self()._combo
+        self.assertEqual(other.currentData, "mine")
+        other.setCurrentIndex(0)
+        self.correct.refresh()
+        self.assertEqual(combo.currentData, "click-refine")
+
+    def test_a_chosen_model_that_is_gone_is_replaced_by_ours(self):
+        self.other_model()
+        self.open()
+        self.cui.clickModelComboBox.setCurrentIndex(1)
+        (self.folder / "mine.safetensors").unlink()
+        self.correct.refresh()
+        self.assertTrue(self.cui.clickModelComboBox.isHidden())
+        self.select(L3)
+        self.toggle()
+        self.hand.click(self.at(L4))
+        self.assertEqual(self.client.asked[-1].checkpoint, "click-refine")
 
     def test_esc_other_effects_other_tabs_and_other_modules_end_it(self):
         self.open()

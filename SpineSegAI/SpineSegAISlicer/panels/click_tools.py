@@ -10,7 +10,8 @@ from SpineSegAILib.errors import CorrectionError
 
 from ..processes.failure import Failure
 from ..scene.segments import structuresOfSegmentation
-from .clicking import EFFECT, ClickTool, reasonAgainst
+from .click_models import ModelChoice, reasonAgainst
+from .clicking import EFFECT, ClickTool
 from .part import Part
 
 EFFECT_FILE = Path(__file__).parents[2] / "SegmentEditorSpineClickLib" / "SegmentEditorEffect.py"
@@ -34,6 +35,7 @@ class ClickTools(Part):
         self.tool = ClickTool(self, lambda: section.segmenting.queue.client, qt.QTimer.singleShot)
         self._reason = None  # why clicks cannot be followed; None while that was not looked at
         self._tip = self.ui.clickButton.toolTip
+        self._choice = ModelChoice(self.ui.clickModelComboBox)
         self._idle = False
         self._escape = qt.QShortcut(qt.QKeySequence("Escape"), section.root)
         self._escape.setEnabled(False)
@@ -45,6 +47,7 @@ class ClickTools(Part):
     def show(self):
         """A checkpoint may have come since, or gone."""
         self._reason = reasonAgainst()
+        self._choice.update()
         self._enable()
 
     def setEnabled(self, there, idle):

@@ -14,12 +14,13 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib import correction
 from SpineSegAILib.anatomy.terminology import STRUCTURE_TAG
-from SpineSegAILib.errors import CheckpointError, CorrectionError, SpineSegAIError
+from SpineSegAILib.errors import CorrectionError, SpineSegAIError
 
 from ..processes import dependencies
 from ..processes.failure import Failure
 from ..scene import correction_log, corrections, labelmaps, volumes
 from ..scene.segments import setTag, structureOfSegment, structuresOfSegmentation
+from .click_models import chosenModel
 
 EFFECT = "Spine click"
 """Name of the effect in Slicer's Segment Editor."""
@@ -32,21 +33,6 @@ SCRIBBLE_MM = 1.0
 
 _COMMAND = vtk.vtkCommand
 _PRESSES = (_COMMAND.LeftButtonPressEvent, _COMMAND.LeftButtonDoubleClickEvent)
-
-
-def reasonAgainst():
-    """Why clicks cannot be followed: a sentence; empty where they can."""
-    from SpineSegAILib.checkpoints import find_checkpoint
-    from SpineSegAILib.methods.catalog import CLICK_CHECKPOINT
-
-    try:
-        find_checkpoint(CLICK_CHECKPOINT)
-    except CheckpointError:
-        return _(
-            "The model that follows clicks, “{name}”, is not installed. Reinstall SpineSegAI, or copy"
-            " {name}.safetensors into the folder of your checkpoints."
-        ).format(name=CLICK_CHECKPOINT)
-    return ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +128,7 @@ class _Question:
     volumeNode: Any
     segmentId: str
     stroke: Stroke
+    model: str  # name of the checkpoint that is to follow it
     labels: Any = None  # (k, j, i) structure ids as they were sent
     structureId: int = 0
 
@@ -189,10 +176,7 @@ class ClickTool:
         if not dependencies.ready():
             return
         try:
-            reason = reasonAgainst()
-            if reason:
-                raise CheckpointError(reason)
-            question = _Question(*self._case.target(), stroke)
+            question = _Question(*self._case.target(), stroke, chosenModel())
             node = question.segmentationNode
             corrections.labellingOf(node).require_unlocked([self._structure(node, question.segmentId)])
         except SpineSegAIError as error:
@@ -243,6 +227,7 @@ class ClickTool:
             clicks=_clicks(question.structureId, [question.stroke]),
             earlier=_clicks(question.structureId, [f.stroke for f in own]),
             locked=labelling.locked,
+            checkpoint=question.model,
             onDone=lambda answer: self._onAnswer(question, answer),
             onError=lambda failure: self._onError(question, failure),
         )

@@ -100,11 +100,12 @@ def dicomSeg(result, source, path):
     return message
 
 
-def refine(image, labels, clicks, earlier, locked):
+def refine(image, labels, clicks, earlier, locked, checkpoint=""):
     """Correct a segmentation's label image by `SpineSegAILib.correction.Click`s.
 
     :param earlier: clicks that were followed before.
     :param locked: ids of structures that stay as they are.
+    :param checkpoint: name of the model that follows them; empty for ours.
     """
     from SpineSegAILib.worker.protocol import ClickMessage, RefineRequest, save_image
 
@@ -119,6 +120,7 @@ def refine(image, labels, clicks, earlier, locked):
             clicks=messages(clicks),
             earlier=messages(earlier),
             locked=sorted(locked),
+            checkpoint=checkpoint,
         )
 
     return message
