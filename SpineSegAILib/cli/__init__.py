@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Spine segmentation: vertebrae and discs with their levels. For research use.",
     )
     parser.add_argument("--version", action="version", version=f"spinesegai {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.HELP, description=command.HELP)
         added.set_defaults(run=command.run, json=None)

@@ -31,7 +31,9 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See `argparse.ArgumentParser.parse_known_args`."""
         self._wrong_value: SpineSegAIError | None = None
+        self._parsed: argparse.Namespace | None = None
         found, rest = super().parse_known_args(args, namespace)
+        self._parsed = found
         found.wrong_value = self._wrong_value or getattr(found, "wrong_value", None)
         return found, rest
 
@@ -50,12 +52,12 @@ class Parser(argparse.ArgumentParser):
         super().error(message + (did_you_mean(found[1], known) if found else ""))
 
     def _all_actions(self) -> Iterator[argparse.Action]:
-        """Its own and its commands'."""
+        """Its own, and those of the command that was given."""
         for action in self._actions:
             yield action
-            if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    yield from parser._actions
+            if isinstance(action, argparse._SubParsersAction) and self._parsed is not None:
+                command = action.choices.get(getattr(self._parsed, action.dest, ""))
+                yield from command._actions if command is not None else ()
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
@@ -435,6 +437,21 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, str |
             raise OutputError(f"{other} and {flag} name the same file: {path}.", "Choose another name.")
     for path in filter(None, outputs.values()):
         check_writable(path)
+
+
+def check_new(outputs: Mapping[str, Path | None], *, overwrite: bool) -> None:
+    """Finds out whether files are there already.
+
+    Args:
+        outputs: as in `check_outputs`.
+        overwrite: they may be.
+
+    Raises:
+        OutputError: one is.
+    """
+    for path in () if overwrite else filter(None, outputs.values()):
+        if path.exists():
+            raise OutputError(f"{path} exists.", "Choose another name, or use --overwrite to replace it.")
 
 
 def check_result_files(

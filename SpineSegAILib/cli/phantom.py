@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="parameter of the synthetic anatomy or image, e.g. top=L1; may be repeated",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     arguments.add_quiet(parser)
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Generates the image and its labels, and writes both or neither."""
     outputs = {"--output": args.output, "--label": args.label}
     arguments.check_outputs(outputs, {})
+    arguments.check_new(outputs, overwrite=args.overwrite)
     import SimpleITK as sitk
 
     phantom = _generated(args)

@@ -420,6 +420,16 @@ def test_phantom(tmp_path, capsys):
     assert structure("L3").id in np.unique(sitk.GetArrayFromImage(label))
 
 
+@pytest.mark.parametrize("there", ["a.nii.gz", "l.nrrd"])
+def test_phantom_replaces_no_file_unasked(tmp_path, capsys, there):
+    (tmp_path / there).write_bytes(b"a patient's")
+    words = ["--output", tmp_path / "a.nii.gz", "--label", tmp_path / "l.nrrd", "--spec", "slices=3"]
+    assert run("phantom", *words, "--spec", "pixel_mm=4") == 2
+    assert f"{there} exists" in capsys.readouterr().err
+    assert (tmp_path / there).read_bytes() == b"a patient's" and files(tmp_path) == {there}
+    assert run("phantom", *words, "--spec", "pixel_mm=4", "--overwrite") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

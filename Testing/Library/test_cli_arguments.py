@@ -186,3 +186,9 @@ def test_a_syntax_error_shows_the_usage(words, said, capsys):
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: spinesegai") and said in err
+
+
+def test_a_flag_of_another_command_is_not_suggested(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--measurments"])
+    assert "Did you mean" not in capsys.readouterr().err
