@@ -118,6 +118,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
     volumes = np.array([column.volume(p) for p in subjects])
     small = s.small_share * np.median(volumes)
     sacrum = np.array([level.id == SACRUM_ID for level in states])
+    last = np.array([level.id == states[0].id for level in states])  # S1, or in films L5
     items: list[Item] = []
     for piece, evidence, volume in zip(subjects, unary, volumes, strict=True):
         evidence = _shared(evidence, states, min(1.0, s.independent / witnesses))
@@ -130,13 +131,10 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
             evidence = evidence + np.where(sacrum, yes, no)
         cut = any(column.touches(piece.index)[:2])
         cost = s.drop_cost_small if volume < small and not cut else s.drop_cost
-        # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar.
-        fits = (
-            sacrum.any()
-            and len(items) >= len(subjects) - 2
-            and evidence[~sacrum].max() - evidence[sacrum].max() < s.below_sacrum_fit
-        )
-        below = min(s.drop_cost_below_sacrum - float(evidence[sacrum].max()), cost) if fits and not of_discs else cost
+        # Two sacral segments at most look like vertebrae, and only if the network does not count them as lumbar; in
+        # films, where nobody drew S1, as anything above L5.
+        fits = len(items) >= len(subjects) - 2 and evidence[~last].max() - evidence[last].max() < s.below_sacrum_fit
+        below = min(s.drop_cost_below_sacrum - float(evidence[last].max()), cost) if fits and not of_discs else cost
         items.append(Item(_position(column, piece), evidence, cost, below))
     return items
 

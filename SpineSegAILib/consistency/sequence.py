@@ -62,7 +62,7 @@ class Item:
         arc: position along the axis, mm, growing downwards.
         unary: (states,) log evidence.
         drop_cost: price of omitting it.
-        below_cost: the same if it lies below what is named S1.
+        below_cost: the same if it lies below what has the lowest name there is: S1, or in films L5.
     """
 
     arc: float
@@ -292,12 +292,12 @@ class _Graph:
         with np.errstate(invalid="ignore"):
             distance = pitch * expected_distance(rank[:, None], rank[None, :])
         dropped = np.concatenate([[0.0], np.cumsum([item.drop_cost for item in items])])
-        below_sacrum = np.concatenate([[0.0], np.cumsum([item.below_cost for item in items])])
+        below = np.concatenate([[0.0], np.cumsum([item.below_cost for item in items])])
         count = len(items)
-        sacrum = np.array([level.id == SACRUM_ID for level in states])
+        last = np.array([level.id == states[0].id for level in states])
         self.starts = np.stack(
             [
-                _starts(states, cut_below and i == 0, variants, s) - np.where(sacrum, below_sacrum[i], dropped[i])
+                _starts(states, cut_below and i == 0, variants, s) - np.where(last, below[i], dropped[i])
                 for i in range(count)
             ]
         )

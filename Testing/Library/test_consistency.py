@@ -503,6 +503,18 @@ def test_scheme_without_sacrum_leaves_it_out(spine):
         assert structure("S1").id not in result.labels
 
 
+def test_what_lies_below_l5_is_left_out_in_films():
+    """S1 looks like a vertebra there, nobody drew it, and the network calls it a second L5."""
+    names = tuple(STRUCTURES[i].name for i in scheme("thoracolumbar-xr").ids)
+    spine = make_spine((*names, "L6"), discs=False)
+    s1 = spine.labels == structure("L6").id
+    spine.labels[s1] = structure("L5").id
+    spine.centres.pop(structure("L6").id)
+    result = resolve_levels(spine.classes("thoracolumbar-xr"))
+    assert_all_right(result, spine)
+    assert not result.labels[s1].any()
+
+
 def test_levels_above_the_scheme_are_left_out_with_a_word(spine):
     result = resolve_levels(spine.evidence("lumbar11"))
     assert_all_right(result, spine, but=("T11", "T12", "S1"))
