@@ -314,7 +314,7 @@ def load_predictor(args: argparse.Namespace, info: CheckpointInfo) -> Predictor:
     if args.uncertainty and predictor.method.images_per_slice(dict(args.option)) < 2:
         raise ConfigError(
             "--uncertainty needs at least two samples; one sample, or the prior alone, has no uncertainty.",
-            "Use --option samples=2 or more.",
+            "Use --option samples=2 or more, with a checkpoint that draws samples.",
         )
     return predictor
 

@@ -1,6 +1,7 @@
 """Scores of a checkpoint for films of the spine: outlines, levels, corners, Cobb angles, time, uncertainty.
 
     python Testing/Benchmarks/films.py CHECKPOINT DATASET.json [--split validation] [--first N] [--output FILE.json]
+        [--table FILE.md]
 
 Films are segmented as a user's are, on their own pixels. Cobb angles are those of the set's rule: what the set
 publishes where the manifest has it, else what its corners give. SMAPE is the challenge's: of a film, the sum of the
@@ -147,6 +148,42 @@ def summary(films: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def table(found: dict[str, Any], command: str) -> str:
+    """The figures as a section in Markdown, to be added to a model's results (`publish --append`)."""
+
+    def angles(name: str, title: str) -> list[tuple[str, str]]:
+        told = found.get(f"cobb_{name}")
+        if told is None:
+            return []
+        off, r = (
+            " / ".join(f"{x:.{n}f}" for x in told[key]) for key, n in (("mean_absolute_error", 1), ("pearson", 2))
+        )
+        return [
+            (f"{title}: films", str(told["films"])),
+            (f"{title}: mean absolute error, main / proximal thoracic / thoracolumbar, degrees", off),
+            (f"{title}: Pearson", r),
+            (f"{title}: SMAPE of the three", f"{told['smape_percent']:.1f} %"),
+        ]
+
+    def optional(value: float | None, text: str) -> str:
+        return "–" if value is None else text.format(value)
+
+    rows = [
+        ("films", str(found["films"])),
+        ("vertebrae: Dice, level-strict", f"{found['dice']:.3f}"),
+        ("vertebrae: Dice, ignoring level", f"{found['dice_any_level']:.3f}"),
+        ("levels correctly identified", f"{found['levels_right']:.1%}"),
+        ("films with all levels", f"{found['films_right']:.1%}"),
+        ("corners: mean distance, of the film's height", optional(found["corner_percent_of_height"], "{:.2f} %")),
+        *angles("given", "Cobb angles that are given"),
+        *angles("all", "Cobb angles of all vertebrae that could be measured"),
+        ("uncertainty: AUROC for wrong pixels near edges", optional(found["auroc"], "{:.2f}")),
+        ("seconds for a film, median", f"{found['seconds_median']:.1f}"),
+    ]
+    lines = ["## Films on their own pixels", "", "```sh", command, "```", "", "| | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Films of the spine.")
     parser.add_argument("checkpoint")
@@ -154,17 +191,22 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--first", type=int, help="only so many films")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--table", type=Path, help="write the figures as Markdown")
     arguments = parser.parse_args()
     predictor = Predictor(arguments.checkpoint)
     cases = read_manifest(arguments.dataset).cases(arguments.split)[: arguments.first]
-    table = json.loads(arguments.dataset.read_text(encoding="utf-8"))
-    entries = {Path(entry["image"]).name: entry for entry in table[arguments.split] if isinstance(entry, dict)}
+    manifest = json.loads(arguments.dataset.read_text(encoding="utf-8"))
+    entries = {Path(entry["image"]).name: entry for entry in manifest[arguments.split] if isinstance(entry, dict)}
     films = []
     for case in cases:
         films.append(score(predictor, case, entries.get(case.image.name, {})))
         print(json.dumps({k: v for k, v in films[-1].items() if k != "warnings"}), flush=True)
     found = {"summary": summary(films), "films": films}
     print(json.dumps(found["summary"], indent=1, default=float))
+    if arguments.table:
+        name = Path(arguments.checkpoint).name.removesuffix(".safetensors")
+        command = f"python Testing/Benchmarks/films.py {name} RUN/data/xray_aasce/dataset.json"
+        arguments.table.write_text(table(found["summary"], command), encoding="utf-8")
     if arguments.output:
         arguments.output.write_text(json.dumps(found, indent=1, default=float) + "\n", encoding="utf-8")
 

@@ -972,6 +972,9 @@ def test_a_checkpoint_of_the_first_stage_is_its_prior(tmp_path, phantom):
     predictor = Predictor(checkpoint(tmp_path, scheme="vertebra", stage="prior"), "cpu")
     result = predictor.segment(phantom.image, options={"consistency": "off"})
     assert result.uncertainty is None
+    assert predictor.method.images_per_slice({}) == 1  # so that a map of uncertainty is refused
+    with pytest.raises(HintError, match="cannot refine a mask"):
+        predictor.segment(phantom.image, Hints(prior=phantom.labels))
 
 
 # --- training in two stages ------------------------------------------------------------------------------------------

@@ -269,12 +269,16 @@ class TimeTest(SamplingCase):
         self.assertEqual(self.panel.sampling.options(), {"samples": 3, "steps": 4})
 
     def test_only_methods_that_sample_ask_how(self):
+        make_checkpoint(self.folder, "unsampled", "verdiff-net", config={"stage": "prior"})  # nothing to sample with
         make_volume()
         self.openSampling()
         widgets = (self.ui.samplesSpinBox, self.ui.stepsSpinBox, self.ui.previewCheckBox, self.ui.estimateLabel)
         self.assertEqual([w.isHidden() for w in widgets], [False] * 4)
         self.choose("ddpm")  # has no prior to preview
         self.assertEqual([w.isHidden() for w in widgets], [False, False, True, False])
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("unsampled"))
+        self.assertEqual([w.isHidden() for w in widgets], [True] * 4)
+        self.assertEqual(self.panel.sampling.options(), {})
         self.choose("resenc-unet")
         self.assertEqual([w.isHidden() for w in widgets], [True] * 4)
         self.run_to_the_end()

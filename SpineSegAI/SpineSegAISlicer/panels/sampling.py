@@ -33,9 +33,12 @@ class Sampling:
         return {name: getattr(parameters, name) or usual[name] for name in ("samples", "steps") if name in shown}
 
     def _shown(self):
-        """Names of the options that say how masks are drawn; empty for methods that draw none."""
-        method = self._choices.method()
-        return method.sampling if method is not None else ()
+        """Names of the options that say how masks are drawn; empty for methods that draw none, and for checkpoints that
+        hold the prior alone."""
+        method, info = self._choices.method(), self._choices.checkpoint()
+        if method is None or (info is not None and info.metadata["method"].get("stage") == "prior"):
+            return ()
+        return method.sampling
 
     def _usual(self):
         """Samples and steps that the checkpoint was made for, or else the method; for methods that sample."""

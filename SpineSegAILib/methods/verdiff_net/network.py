@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import ConfigError
+from ...errors import ConfigError, HintError
 from ..base import Batch, Context, Method, Readout, Tiling
 from ..losses import group_channels, grouped_logits, marginal_cross_entropy, partial_dice_loss, rank_loss
 from .conditional_unet import ConditionalUNet, ResidualConditionalUNet
@@ -233,6 +233,11 @@ class VerdiffNet(Method):
         prior = c.logits.softmax(1)
         if context.prior is not None:
             prior = F.one_hot(context.prior, self.scheme.channels).movedim(-1, 1).to(prior.dtype)
+        if self.config.stage == "prior" and context.prior is not None and not sampling.preview:
+            raise HintError(
+                "This checkpoint holds the prior alone: it cannot refine a mask.",
+                "Omit the prior, or use a checkpoint whose diffusion was trained.",
+            )
         if sampling.preview or self.config.stage == "prior":
             return {"classes": prior}
         center = self.center(prior)
@@ -264,7 +269,7 @@ class VerdiffNet(Method):
 
     def images_per_slice(self, options: Mapping[str, Any]) -> int:
         sampling = self._asked(options)
-        return 1 if sampling.preview else sampling.samples
+        return 1 if sampling.preview or self.config.stage == "prior" else sampling.samples
 
     def _asked(self, options: Mapping[str, Any]) -> Sampling:
         return Sampling.from_options(options, self.diffusion.timesteps, self.config.samples, self.config.steps)
