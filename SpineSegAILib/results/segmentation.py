@@ -193,8 +193,13 @@ def require_structures(result: Segmentation, message: str) -> None:
         raise ImageError(message, " ".join(result.warnings) or _NOTHING_FOUND)
 
 
+_EXPERIMENTAL_MODEL = (
+    "This model is experimental: on cases that it was not trained on it is often wrong. Check everything."
+)
+
+
 def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: str) -> Segmentation:
-    """The result without experimental structures.
+    """The result without experimental structures; whole, with a warning, where the model has no others.
 
     Args:
         locked: structures that the reader drew or accepted; they stay, since they are not the checkpoint's.
@@ -206,6 +211,10 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
     kept = set() if locked is None else set(ids_in(locked))
     doubtful = [sid for sid in result.present if sid in result.unvalidated and sid not in kept]
     if not doubtful:
+        return result
+    if all(s.id in result.unvalidated for s in result.scheme.structures):
+        if _EXPERIMENTAL_MODEL not in result.warnings:
+            result.warnings.insert(0, _EXPERIMENTAL_MODEL)
         return result
     rest = result.without(doubtful)
     if not rest.present:

@@ -180,7 +180,17 @@ def table(found: dict[str, Any], command: str) -> str:
         ("uncertainty: AUROC for wrong pixels near edges", optional(found["auroc"], "{:.2f}")),
         ("seconds for a film, median", f"{found['seconds_median']:.1f}"),
     ]
-    lines = ["## Films on their own pixels", "", "```sh", command, "```", "", "| | |", "|---|---|"]
+    lines = [
+        "## Films on their own pixels",
+        "",
+        "<!-- not run: the data do not come with SpineSegAI -->",
+        "```sh",
+        command,
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
 
 

@@ -264,9 +264,14 @@ def test_what_was_learnt_from_phantoms_alone_must_be_asked_for(case, tiny_checkp
     sitk.WriteImage((phantom.labels == canal) * canal, str(case / "locked.nii.gz"))
     assert segment(case, tiny_checkpoint, "--lock", case / "locked.nii.gz") == 0
     assert canal in read_segmentation(case / "out.seg.nrrd").present  # the reader's own
-    predictor["unvalidated"] = frozenset(scheme("lumbar-mr").ids)
+    everything = frozenset(scheme("lumbar-mr").ids)
+    predictor["unvalidated"] = everything - {structure("T9").id}  # which is not in view
     assert segment(case, tiny_checkpoint) == 2
     assert "Use --unvalidated" in capsys.readouterr().err
+    predictor["unvalidated"] = everything  # a model that has nothing else is shown as what it is
+    assert segment(case, tiny_checkpoint) == 0
+    out = capsys.readouterr().out
+    assert "note: This model is experimental" in out and "L5 vertebra (body) (experimental)" in out
 
 
 def test_a_failing_output_takes_the_others_back(case, tiny_checkpoint, predictor, monkeypatch):

@@ -286,7 +286,7 @@ def test_the_shipped_recipe_trains_from_end_to_end(tmp_path):
     result = run_recipe(RecipeRequest(type(recipe).model_validate(table), data, tmp_path / "run", device="cpu"))
     info = find_checkpoint(str(result))
     assert info.scheme.name == "thoracolumbar-xr"
-    training = json.loads((tmp_path / "run" / "denoise" / "dataset.json").read_text(encoding="utf-8"))["training"]
+    training = json.loads((tmp_path / "run" / "prior-2" / "dataset.json").read_text(encoding="utf-8"))["training"]
     assert {case["source"] for case in training} == {"aasce", "xray"}
     film = make_film(random_film(np.random.default_rng(9), rows=128), np.random.default_rng(9))
     found = Predictor(info, "cpu").segment(film.image)

@@ -70,11 +70,13 @@ RECORDED: dict[str, dict[str, list[float]]] = {
         "loss kl": [0.015774],
     },
     "xray-verdiff-net": {
-        "classes": [0.5, 0.49315, 0.18932, 0.10533],
-        "uncertainty": [0.05609, 0.0099022, 0.02577, 0.016964],
-        "loss total": [0.80371],
-        "loss cross_entropy": [0.4902],
-        "loss kl": [0.3135],
+        "classes": [0.055556, 0.052456, 0.015387, 0.0081704],
+        "rank of the prior": [6.6052, 66.454, 2.6242, 1.5366],
+        "loss total": [30.541],
+        "loss prior_cross_entropy": [8.8693],
+        "loss prior_dice": [0.99383],
+        "loss rank": [5.4066],
+        "loss kind": [5.9915],
     },
 }
 
