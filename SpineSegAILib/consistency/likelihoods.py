@@ -24,7 +24,7 @@ from ..anatomy import (
 )
 from ..errors import HintError, SchemeError
 from .column import Column
-from .sequence import NEVER, Item, Level, disc_of
+from .sequence import NEVER, Item, Level, disc_of, is_lowest
 from .settings import ConsistencySettings
 from .shapes import Piece
 
@@ -118,7 +118,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
     volumes = np.array([column.volume(p) for p in subjects])
     small = s.small_share * np.median(volumes)
     sacrum = np.array([level.id == SACRUM_ID for level in states])
-    last = np.array([level.id == states[0].id for level in states])  # S1, or in films L5
+    last = is_lowest(states)
     items: list[Item] = []
     for piece, evidence, volume in zip(subjects, unary, volumes, strict=True):
         evidence = _shared(evidence, states, min(1.0, s.independent / witnesses))

@@ -152,6 +152,11 @@ def states_of(scheme: LabelScheme) -> tuple[Level, ...]:
     return tuple(result)
 
 
+def is_lowest(states: Sequence[Level]) -> np.ndarray:
+    """(S,) bool: S1, or in films whose lowest vertebra is L5, that one."""
+    return np.array([level.id == states[0].id for level in states])
+
+
 def expected_distance(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Distance between the centroids at two ranks, as a multiple of the pitch at L3/L4; lower < upper."""
     steps = np.array(_RELATIVE_PITCH)
@@ -294,7 +299,7 @@ class _Graph:
         dropped = np.concatenate([[0.0], np.cumsum([item.drop_cost for item in items])])
         below = np.concatenate([[0.0], np.cumsum([item.below_cost for item in items])])
         count = len(items)
-        last = np.array([level.id == states[0].id for level in states])
+        last = is_lowest(states)
         self.starts = np.stack(
             [
                 _starts(states, cut_below and i == 0, variants, s) - np.where(last, below[i], dropped[i])

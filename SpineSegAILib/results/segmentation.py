@@ -213,8 +213,7 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
     if not doubtful:
         return result
     if all(s.id in result.unvalidated for s in result.scheme.structures):
-        if _EXPERIMENTAL_MODEL not in result.warnings:
-            result.warnings.insert(0, _EXPERIMENTAL_MODEL)
+        result.warnings.insert(0, _EXPERIMENTAL_MODEL)
         return result
     rest = result.without(doubtful)
     if not rest.present:

@@ -112,6 +112,7 @@ def score(predictor: Predictor, case: Case, published: Mapping[str, Any]) -> dic
         "cobb_true": published.get("cobb_angles") or set_angles(np.stack(list(truth.values())), len(reference)),
         "auroc": uncertainty_score(result, reference),
         "seconds": seconds,
+        "doubted": any("uncertain" in warning for warning in result.warnings),
         "warnings": result.warnings,
     }
 
@@ -132,9 +133,13 @@ def summary(films: list[dict[str, Any]]) -> dict[str, Any]:
         "films_right": np.mean([film["levels_right"] == film["levels"] for film in done]),
         "corner_percent_of_height": 100 * np.mean(corners) if corners else None,
         "auroc": np.mean(aurocs) if aurocs else None,
+        "corners_given": sum(f["corners_found"] for f in done) / sum(f["levels"] for f in done),
         "seconds_median": np.median([film["seconds"] for film in done]),
         "films_with_given_angles": sum(film["cobb_given"] for film in done),
     }
+    for name, right in (("right", True), ("wrong", False)):
+        chosen = [film for film in done if (film["levels_right"] == film["levels"]) is right]
+        result[f"doubted_{name}"] = [sum(film["doubted"] for film in chosen), len(chosen)]
     for name, chosen in (("all", with_angles), ("given", [film for film in with_angles if film["cobb_given"]])):
         if len(chosen) > 1:
             ours, theirs = (np.array([film[key] for film in chosen]) for key in ("cobb", "cobb_true"))
@@ -175,6 +180,9 @@ def table(found: dict[str, Any], command: str) -> str:
         ("levels correctly identified", f"{found['levels_right']:.1%}"),
         ("films with all levels", f"{found['films_right']:.1%}"),
         ("corners: mean distance, of the film's height", optional(found["corner_percent_of_height"], "{:.2f} %")),
+        ("results with a wrong level that doubt their levels", "{}/{}".format(*found["doubted_wrong"])),
+        ("results without one that doubt them", "{}/{}".format(*found["doubted_right"])),
+        ("vertebrae whose corners are given", f"{found['corners_given']:.1%}"),
         *angles("given", "Cobb angles that are given"),
         *angles("all", "Cobb angles of all vertebrae that could be measured"),
         ("uncertainty: AUROC for wrong pixels near edges", optional(found["auroc"], "{:.2f}")),

@@ -32,6 +32,10 @@ def chosenModel():
                 name=CLICK_CHECKPOINT
             ),
         )
+    return _chosenOf(names)
+
+
+def _chosenOf(names):
     wanted = slicer.app.userSettings().value(SETTING)
     return wanted if wanted in names else names[0]
 
@@ -65,7 +69,7 @@ class ModelChoice:
         for info in found:
             self._combo.addItem(info.title, info.name)
         if found:
-            self._combo.setCurrentIndex(max(0, self._combo.findData(chosenModel())))
+            self._combo.setCurrentIndex(self._combo.findData(_chosenOf([info.name for info in found])))
         self._isShowing = False
         self._combo.visible = len(found) > 1
 

@@ -229,15 +229,15 @@ class VerdiffNet(Method):
         sampling = self._asked(context.options)
         if sampling.preview and self.conditional is None:
             raise ConfigError("This checkpoint has no prior to preview.", "Turn the option preview off.")
-        c = self.condition(images, context.coordinates)
-        prior = c.logits.softmax(1)
-        if context.prior is not None:
-            prior = F.one_hot(context.prior, self.scheme.channels).movedim(-1, 1).to(prior.dtype)
         if self.config.stage == "prior" and context.prior is not None and not sampling.preview:
             raise HintError(
                 "This checkpoint holds the prior alone: it cannot refine a mask.",
                 "Omit the prior, or use a checkpoint whose diffusion was trained.",
             )
+        c = self.condition(images, context.coordinates)
+        prior = c.logits.softmax(1)
+        if context.prior is not None:
+            prior = F.one_hot(context.prior, self.scheme.channels).movedim(-1, 1).to(prior.dtype)
         if sampling.preview or self.config.stage == "prior":
             return {"classes": prior}
         center = self.center(prior)
