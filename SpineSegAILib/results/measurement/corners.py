@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .bodies import jackknife
+from .bodies import jackknife, straight_line
 from .rows import NotMeasured
 from .scan import central_part, edges
 
@@ -126,9 +126,9 @@ def _line(at: np.ndarray, edge: np.ndarray, share: float) -> tuple[float, float,
     x, y = at[chosen], edge[chosen]
     weight = np.ones_like(x)
     for _ in range(8):
-        slope, level = np.polyfit(x, y, 1, w=weight)
-        weight = 1 / np.sqrt(np.maximum(np.abs(y - level - slope * x), 0.05))
-    return float(level), float(slope), jackknife(x, y)[1]
+        level, slope = straight_line(x, y, weight)
+        weight = 1 / np.maximum(np.abs(y - level - slope * x), 0.05)
+    return level, slope, jackknife(x, y)[1]
 
 
 def _check_filled(mask: np.ndarray, corners: np.ndarray) -> None:

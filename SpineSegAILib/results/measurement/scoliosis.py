@@ -2,13 +2,14 @@
 
 A film is a single slice of a scheme for radiographs. Angles need no pixel size; nothing else is measured here. A
 curve's angle is that between the upper endplate of its upper end vertebra and the lower endplate of its lower one
-(Cobb). It is blank where an end vertebra, or the one beyond it, which may be more tilted, is cut by the image's border,
-missing or doubtful.
+(Cobb). A vertebra that is cut by the image's border, missing or doubtful has no tilt of its own. What its neighbors let
+expect of it stands in where that can change an angle by 3° at most, and the table says so; elsewhere the angle is
+blank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from ...imaging.geometry import canonical_axes
 from ..quality import LOW
 from ..segmentation import Segmentation
 from .bodies import CUT
-from .cobb import Ends, curves, set_angles
+from .cobb import Column, Ends, completed, curves, set_angles_of
 from .corners import Quad, fit_quad
 from .definitions import SPINE
 from .rows import NotMeasured, Row, finish, new_row, refuse
@@ -44,6 +45,7 @@ class Curve:
         side: of the picture to which it is convex, ``"left"`` or ``"right"``.
         angle: Cobb's, degrees; None where it cannot be trusted.
         why: reason for that.
+        note: what the angle depends on, a sentence, or nothing.
         lines: upper endplate of the upper end vertebra, lower one of the lower.
     """
 
@@ -53,12 +55,33 @@ class Curve:
     side: str
     angle: float | None
     why: str
+    note: str
     lines: tuple[Line, Line]
 
     @property
     def name(self) -> str:
         """``"T5–T11"``."""
         return f"{STRUCTURES[self.upper].name}–{STRUCTURES[self.lower].name}"
+
+
+@dataclass(frozen=True)
+class SetAngles:
+    """The angles of `cobb.set_angles`.
+
+    Attributes:
+        degrees: main, upper and lower one.
+        off: by how many degrees each may be off since vertebrae are estimated.
+        missing: ids of those vertebrae.
+    """
+
+    degrees: tuple[float, ...]
+    off: tuple[float, ...]
+    missing: tuple[int, ...]
+
+    @property
+    def largest_error(self) -> float:
+        """The largest `off` of the angles that are certain enough."""
+        return max((off for off in self.off if off <= LARGEST_TILT_ERROR), default=0.0)
 
 
 class FilmSpine:
@@ -118,15 +141,18 @@ class FilmSpine:
         x, y, z = self._image.TransformContinuousIndexToPhysicalPoint(index[::-1])
         return x, y, z
 
-    def set_angles(self) -> tuple[float, float, float]:
-        """Main, upper and lower Cobb angle by the rule of `cobb.set_angles`.
+    def set_angles(self) -> SetAngles:
+        """The three angles of `cobb.set_angles`.
 
         Raises:
-            NotMeasured: not all vertebrae of the scheme are wholly in view and certain.
+            NotMeasured: hardly a vertebra is wholly in view and certain.
         """
-        for sid in self.scheme:
-            self._require(sid)
-        return set_angles(np.stack([self.quads[sid].corners for sid in self.scheme]), self.labels.shape[0])
+        column = self._column()
+        if column is None:
+            raise NotMeasured("fewer than two vertebrae are certain")
+        degrees, off = set_angles_of(column, self.labels.shape[0])
+        missing = tuple(self.scheme[place] for place in column.off)
+        return SetAngles(tuple(degrees.tolist()), tuple(off.tolist()), missing)
 
     def curves(self) -> list[Curve]:
         """The curves of at least `cobb.LEAST_CURVE`, top down."""
@@ -135,37 +161,58 @@ class FilmSpine:
         centers = np.array([self.quads[sid].center for sid in ids]).reshape(-1, 2)
         return [self._curve(ids, ends) for ends in curves(tilts, centers)]
 
+    def _column(self) -> Column | None:
+        known = {place: self.quads[sid].corners for place, sid in enumerate(self.scheme) if sid in self.quads}
+        return completed(known, len(self.scheme))
+
     def _curve(self, ids: list[int], ends: Ends) -> Curve:
         upper, lower = ids[ends.upper], ids[ends.lower]
         lines = [self.quads[sid].plate(which) for sid, which in ((upper, 0), (lower, 1))]
         angle: float | None = abs(self.quads[lower].plate_tilt(1) - self.quads[upper].plate_tilt(0))
-        why = ""
-        try:
-            for sid, way in ((upper, -1), (lower, 1)):
-                self._beyond(sid, way)
-        except NotMeasured as reason:
-            angle, why = None, str(reason)
+        why = note = ""
+        way = np.sign(self.quads[lower].tilt - self.quads[upper].tilt)
+        beside = [found for sid, sign in ((upper, -way), (lower, way)) for found in self._beside(sid, sign)]
+        for other, sid, more in beside:
+            if more > LARGEST_TILT_ERROR:
+                angle, why = None, f"{STRUCTURES[sid].name} may not be its end: {self.missing(other)}"
+                break
+        else:
+            if beside:
+                note = _estimated([other for other, _, _ in beside], max(more for _, _, more in beside))
         (a, b), (c, d) = ((self.point(left), self.point(right)) for left, right in lines)
-        return Curve(upper, lower, ids[ends.apex], ends.side, angle, why, ((a, b), (c, d)))
+        return Curve(upper, lower, ids[ends.apex], ends.side, angle, why, note, ((a, b), (c, d)))
 
-    def _beyond(self, sid: int, way: int) -> None:
-        """Makes sure that the vertebra beyond an end is known to be less tilted.
+    def _beside(self, sid: int, sign: float) -> list[tuple[int, int, float]]:
+        """The vertebrae beside an end that have no tilt of their own, the end, and by how many degrees they may be more
+        tilted, where they may be.
 
-        Raises:
-            NotMeasured: it is not known.
+        Args:
+            sign: of the tilt of such an end.
         """
-        at = self.scheme.index(sid) + way if sid in self.scheme else -1
-        if not 0 <= at < len(self.scheme):
-            return
-        try:
-            self._require(self.scheme[at])
-        except NotMeasured as reason:
-            raise NotMeasured(f"{STRUCTURES[sid].name} may not be its end: {reason}") from None
+        column = self._column()
+        if column is None or sid not in self.scheme:
+            return []
+        at = self.scheme.index(sid)
+        result = []
+        for place in (at - 1, at + 1):
+            if place not in column.off:
+                continue
+            tilt = Quad(column.corners[place], 0.0).tilt
+            more = float(sign * (tilt - self.quads[sid].tilt) + column.off[place])
+            if more > 0:
+                result.append((self.scheme[place], sid, more))
+        return result
 
-    def _require(self, sid: int) -> None:
-        if sid not in self.quads:
-            name = STRUCTURES[sid].name
-            raise NotMeasured(f"{name}: {self.why[sid]}" if sid in self.why else f"{name} is not segmented")
+    def missing(self, sid: int) -> str:
+        """Why a vertebra has no quadrangle, with its name."""
+        name = STRUCTURES[sid].name
+        return f"{name}: {self.why[sid]}" if sid in self.why else f"{name} is not segmented"
+
+
+def _estimated(ids: Iterable[int], off: float) -> str:
+    """The note about vertebrae that are estimated."""
+    names = ", ".join(STRUCTURES[sid].name for sid in ids)
+    return f"With the tilt of {names} as the neighbors let expect: it may be off by {off:.0f}°."
 
 
 def is_film(segmentation: Segmentation) -> bool:
@@ -203,12 +250,22 @@ def film_rows(segmentation: Segmentation) -> list[Row]:
         if curve.angle is None:
             refuse(row, ("curve_deg",), curve.why)
         row["notes"].append(f"Apex {apex}, convex to the {side} of the picture.")
+        if curve.note:
+            row["notes"].append(curve.note)
         rows.append(row)
     whole = new_row(
         id=0, structure=SPINE, name="whole spine", kind=SPINE, level_confidence=segmentation.level_confidence
     )
     try:
-        whole.update(zip(_SET_ANGLES, spine.set_angles(), strict=True))
+        found = spine.set_angles()
     except NotMeasured as reason:
         refuse(whole, _SET_ANGLES, str(reason))
+    else:
+        for key, degrees, off in zip(_SET_ANGLES, found.degrees, found.off, strict=True):
+            if off > LARGEST_TILT_ERROR:
+                refuse(whole, (key,), spine.missing(found.missing[0]))
+            else:
+                whole[key] = degrees
+        if found.largest_error >= 0.5:
+            whole["notes"].append(_estimated(found.missing, found.largest_error))
     return [finish(row) for row in (*rows, whole)]
