@@ -122,6 +122,7 @@ class PanelCase(unittest.TestCase):
     def tearDown(self):
         if self.widget is not None:
             self.widget.cleanup()
+            host.release(self.widget)
         slicer.mrmlScene.Clear(0)
 
     def patch(self, owner, name, value):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import measure_pauses
 from measure_pauses import LIMIT_SECONDS, SIZE, Heartbeat
-from panel_case import PanelCase, make_volume, np, sagittal
+from pace import slowness
+from panel_case import PanelCase, host, make_volume, np, sagittal
 
 OPENING = """
 import sys, time
@@ -46,7 +47,7 @@ class SpeedTest(PanelCase):
         heartbeat.stop()
         self.waitUntilDone()
         print(f"event loop, longest pause while the worker computes: {1000 * heartbeat.processor:.0f} ms")
-        self.assertLess(heartbeat.processor, 0.1)
+        self.assertLess(heartbeat.processor, 0.1 * slowness())
 
     def test_handing_over_and_taking_in_take_less_than_a_second(self):
         """Processor time, the best of three: other programs are none of our doing. Nothing here waits."""
@@ -81,7 +82,7 @@ class SpeedTest(PanelCase):
             results.segmentationFromResult(result, volume, node)
             best["update"] = min(best["update"], time.process_time() - started)
         print(f"39×305×305: handing over {handed:.2f} s,", ", ".join(f"{k} {v:.2f} s" for k, v in best.items()))
-        self.assertLess(handed + best["reading"] + max(best["20 segments"], best["update"]), 1.0)
+        self.assertLess(handed + best["reading"] + max(best["20 segments"], best["update"]), 1.0 * slowness())
 
     def test_a_second_click_costs_little_beyond_the_network(self):
         """Processor time of the panel and the worker together: other programs are none of our doing."""
@@ -100,7 +101,7 @@ class SpeedTest(PanelCase):
             self.run_to_the_end()
             seconds.append(used() - started)
         print(f"second click, beyond the network: {min(seconds):.2f} s")
-        self.assertLess(min(seconds), 1.5)
+        self.assertLess(min(seconds), 1.5 * slowness())
         self.assertEqual(self.ui.logText.plainText.count("LOADED"), 1)
 
 
@@ -112,14 +113,17 @@ class PausesTest(measure_pauses.Pauses):
         gc.freeze()  # nor is what earlier tests left behind: each search for garbage goes through all of it
         self.addCleanup(gc.unfreeze)
         best: dict[str, float] = {}
+        limit = LIMIT_SECONDS * slowness()
         for _ in range(4):
             for name, (_clock, processor) in self.measure().items():
                 best[name] = min(best.get(name, processor), processor)
-            if max(best.values()) <= LIMIT_SECONDS:
+            if max(best.values()) <= limit:
                 break
+            limit = max(limit, LIMIT_SECONDS * slowness())
             self.widget.cleanup()
+            host.release(self.widget)
         print("event loop, longest pauses:", ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in best.items()))
-        self.assertEqual({name: s for name, s in best.items() if s > LIMIT_SECONDS}, {})
+        self.assertEqual({name: s for name, s in best.items() if s > limit}, {})
 
 
 class OpeningTest(unittest.TestCase):
@@ -131,14 +135,18 @@ class OpeningTest(unittest.TestCase):
         # Compiled once and kept, as Slicer's Python does, whatever the environment of the tests says.
         env = {**os.environ, "PYTHONPYCACHEPREFIX": compiled.name}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
-        for _ in range(3):  # the first one reads and compiles files
+        limit = 0.3 * slowness()
+        for _ in range(6):  # the first one reads and compiles files
             command = [sys.executable, "-c", OPENING.format(folder=folder)]
             done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, env=env)
             seconds, *loaded = done.stdout.split()
             best = min(best, float(seconds))
+            if best < limit:
+                break
+            limit = max(limit, 0.3 * slowness())
         print(f"opening the module: {best:.2f} s of processor time")
         self.assertEqual(loaded, [])
-        self.assertLess(best, 0.3)
+        self.assertLess(best, limit)
 
 
 if __name__ == "__main__":

@@ -60,20 +60,22 @@ def labellingOf(segmentationNode):
 # --- a correction carried out ----------------------------------------------------------------------------------------
 
 
-def applyCorrection(segmentationNode, volumeNode, correction, saveState=None):
+def applyCorrection(segmentationNode, volumeNode, correction, saveState=None, labels=None):
     """Carry out a `correction.Correction`: names, colors, codes, tags, and voxels where it changes any.
 
     :param volumeNode: the volume that the segmentation belongs to; its voxels are the grid of `correction.patch`.
     :param saveState: called once before anything is changed, for one undo step.
+    :param labels: `labelmaps.checkedLabels` of the two, where they are at hand; else they are read.
     """
-    labels = None if correction.only_names else labelmaps.checkedLabels(segmentationNode, volumeNode)
+    if labels is None and not correction.only_names:
+        labels = labelmaps.checkedLabels(segmentationNode, volumeNode)
     before = frozenset(structuresOfSegmentation(segmentationNode))
     correction_log.readLog(segmentationNode)  # a damaged one is refused before anything is changed
     if saveState is not None:
         saveState()
     with slicer.util.NodeModify(segmentationNode):
         _rename(segmentationNode.GetSegmentation(), correction.mapping)
-        made = _redraw(segmentationNode, volumeNode, labels, correction) if labels is not None else set()
+        made = set() if correction.only_names else _redraw(segmentationNode, volumeNode, labels, correction)
         _describe(segmentationNode, before, made | set(correction.mapping.values()))
         sortSegments(segmentationNode.GetSegmentation())
         results.updateSummary(segmentationNode)

@@ -58,7 +58,7 @@ class SegmentAgain:
         labelling = corrections.labellingOf(segmentationNode)
         labels = labelmaps.checkedLabels(segmentationNode, volumeNode)
         step = editing.replace_inside(labels, result.labels, self._box, locked=labelling.locked)
-        corrections.applyCorrection(segmentationNode, volumeNode, step, saveState)
+        corrections.applyCorrection(segmentationNode, volumeNode, step, saveState, labels)
         return segmentationNode
 
     def _entry(self, segmentationNode):

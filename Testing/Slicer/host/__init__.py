@@ -22,6 +22,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE_FOLDER = ROOT / "SpineSegAI"
@@ -92,6 +93,16 @@ def start(module_folder: str | Path = MODULE_FOLDER, library_folder: str | Path 
         if folder not in sys.path:
             sys.path.insert(0, folder)
     scripted_module.load("SpineSegAI", os.path.join(module_folder, "SpineSegAI.py"))
+
+
+def release(widget: Any) -> None:
+    """A module's widget no longer follows the scene, as if it were destroyed; each that is left would slow down every
+    later change of the scene. Inside Slicer this does nothing."""
+    if "host.widgets" in sys.modules:
+        from . import pythonqt, widgets
+
+        for selector in pythonqt.unwrap(widget.parent).findChildren(widgets.qMRMLNodeComboBox):
+            selector._unobserve()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:

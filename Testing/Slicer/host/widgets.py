@@ -310,10 +310,13 @@ class qMRMLNodeComboBox(QComboBox):
     noneDisplay = _property(str, "noneDisplay", "_fill")
     baseName = _property(str, "baseName")
 
-    def setMRMLScene(self, scene: Any) -> None:
+    def _unobserve(self) -> None:
         for caller, tag in self._observed:
             caller.RemoveObserver(tag)
         self._observed = []
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._unobserve()
         self._scene = scene
         if scene:
             for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
