@@ -8,6 +8,7 @@ import gc
 import pathlib
 import shutil
 import subprocess
+from types import SimpleNamespace
 from typing import Annotated, Optional
 
 import ctk
@@ -151,6 +152,18 @@ def test_an_exception_in_a_slot_is_kept_for_the_test():
     button.connect("clicked(bool)", lambda: 1 / 0)
     button.click()
     assert len(ERRORS) == 1 and "ZeroDivisionError" in ERRORS.pop()
+
+
+def test_a_widget_that_is_released_no_longer_follows_the_scene():
+    slicer.mrmlScene.Clear(0)
+    frame = slicer.qMRMLWidget()
+    selector = slicer.qMRMLNodeComboBox(frame)
+    selector.nodeTypes = ["vtkMRMLTableNode"]
+    selector.setMRMLScene(slicer.mrmlScene)
+    host.release(SimpleNamespace(parent=frame))
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode")
+    assert selector.currentNode() is None  # one that follows the scene chooses its first node
+    slicer.mrmlScene.Clear(0)
 
 
 # --- processes and timers --------------------------------------------------------------------------------------------
