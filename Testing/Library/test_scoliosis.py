@@ -227,7 +227,8 @@ def test_estimated_vertebrae_stand_where_they_would_be():
 
 
 def test_a_doubtful_outline_gives_no_tilt():
-    rows, spine = rows_of(result(film(), outline_quality={structure("T6").id: 0.1}))
+    doubtful = {structure(name).id: 0.1 for name in ("T6", "T7")}
+    rows, spine = rows_of(result(film(), outline_quality=doubtful))
     assert rows["T6"]["tilt_deg"] is None and "doubtful" in rows["T6"]["notes"]
     assert spine["cobb_main_deg"] is None and "T6: its outline is doubtful" in spine["notes"]
 

@@ -3,7 +3,7 @@
 A film is a single slice of a scheme for radiographs. Angles need no pixel size; nothing else is measured here. A
 curve's angle is that between the upper endplate of its upper end vertebra and the lower endplate of its lower one
 (Cobb). A vertebra that is cut by the image's border, missing or doubtful has no tilt of its own. What its neighbors let
-expect of it stands in where that can change an angle by 3° at most, and the table says so; elsewhere the angle is
+expect of it stands in where that can change an angle by 5° at most, and the table says so; elsewhere the angle is
 blank.
 """
 
@@ -32,6 +32,8 @@ from .spine import LARGEST_TILT_ERROR
 CURVE = "curve"
 """``kind`` of the row of a curve."""
 _SET_ANGLES = ("cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg")
+_MOST_OFF = 5.0
+"""Degrees by which an angle that is given may be off since vertebrae are estimated: as much as readers differ."""
 Line = tuple[Point, Point]
 """Left and right end (LPS, mm), as the picture has them."""
 
@@ -81,7 +83,7 @@ class SetAngles:
     @property
     def largest_error(self) -> float:
         """The largest `off` of the angles that are certain enough."""
-        return max((off for off in self.off if off <= LARGEST_TILT_ERROR), default=0.0)
+        return max((off for off in self.off if off <= _MOST_OFF), default=0.0)
 
 
 class FilmSpine:
@@ -173,7 +175,7 @@ class FilmSpine:
         way = np.sign(self.quads[lower].tilt - self.quads[upper].tilt)
         beside = [found for sid, sign in ((upper, -way), (lower, way)) for found in self._beside(sid, sign)]
         for other, sid, more in beside:
-            if more > LARGEST_TILT_ERROR:
+            if more > _MOST_OFF:
                 angle, why = None, f"{STRUCTURES[sid].name} may not be its end: {self.missing(other)}"
                 break
         else:
@@ -262,7 +264,7 @@ def film_rows(segmentation: Segmentation) -> list[Row]:
         refuse(whole, _SET_ANGLES, str(reason))
     else:
         for key, degrees, off in zip(_SET_ANGLES, found.degrees, found.off, strict=True):
-            if off > LARGEST_TILT_ERROR:
+            if off > _MOST_OFF:
                 refuse(whole, (key,), spine.missing(found.missing[0]))
             else:
                 whole[key] = degrees
