@@ -173,16 +173,19 @@ def _painted(spec: FilmSpec, quads: np.ndarray, rng: np.random.Generator) -> np.
             picture += 28 * on
     bone = np.zeros_like(picture)
     for quad in quads:
-        filled = filled_quadrangles((spec.rows, spec.columns), {1: quad}) > 0
-        soft = gaussian_filter(filled.astype(float), 0.8)
-        rim = soft - gaussian_filter(filled.astype(float), 2.5)
-        bone = np.maximum(bone, rng.uniform(34, 46) * soft + 55 * rim.clip(0))
         across, along = quad[[1, 3]].mean(0) - quad[[0, 2]].mean(0), quad[[2, 3]].mean(0) - quad[[0, 1]].mean(0)
+        margin = 12 + 0.6 * np.linalg.norm(across)  # nothing of it is seen beyond
+        low, high = np.maximum(quad.min(0) - margin, 0).astype(int), (quad.max(0) + margin).astype(int)
+        near = np.s_[low[1] : high[1], low[0] : high[0]]
+        own = filled_quadrangles((spec.rows, spec.columns), {1: quad})[near].astype(float)
+        soft = gaussian_filter(own, 0.8)
+        rim = soft - gaussian_filter(own, 2.5)
+        bone[near] = np.maximum(bone[near], rng.uniform(34, 46) * soft + 55 * rim.clip(0))
         for place in (-0.28, 0.28, 0.0):  # pedicles and the spinous process
             x, row = quad.mean(0) + place * across + (0.25 if place == 0 else -0.1) * along
             size = 0.09 * np.linalg.norm(across)
-            away = np.hypot((columns - x) / size, (rows - row) / (1.5 * size))
-            bone += 22 * np.exp(-(((away - 1) / 0.4) ** 2))
+            away = np.hypot((columns[near] - x) / size, (rows[near] - row) / (1.5 * size))
+            bone[near] += 22 * np.exp(-(((away - 1) / 0.4) ** 2))
     pelvis = y - 0.94 - 0.35 * (np.abs(columns - middle) / spec.columns) ** 2
     picture += bone + 45 * np.clip(60 * pelvis, 0, 1)
     texture = gaussian_filter(rng.standard_normal(picture.shape), 3)
