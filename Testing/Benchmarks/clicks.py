@@ -279,7 +279,7 @@ def draw(curves: dict[str, Sequence[Course]], path: Path) -> None:
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def publish(info: Any, name: str, folder: Path, **said: str) -> None:
