@@ -35,6 +35,10 @@ EDGE = 0.01
 """Share of the film's height to either side of the reference's outlines, where uncertainty is judged."""
 
 
+LEAST_FILMS = 5
+"""Of fewer, mean errors and correlations say nothing."""
+
+
 def corners_of(case: Case, image: sitk.Image) -> dict[int, np.ndarray]:
     """Vertebra's id → (4, 2) column and row of its reference corners."""
     index = image.TransformPhysicalPointToContinuousIndex
@@ -143,7 +147,7 @@ def summary(films: list[dict[str, Any]]) -> dict[str, Any]:
     if main:
         result["main_given"] = [len(main), float(np.mean(np.abs(np.subtract(*zip(*main, strict=True)))))]
     for name, chosen in (("all", with_angles), ("given", [film for film in with_angles if film["cobb_given"]])):
-        if len(chosen) > 1:
+        if len(chosen) >= LEAST_FILMS:
             ours, theirs = (np.array([film[key] for film in chosen]) for key in ("cobb", "cobb_true"))
             off = np.abs(ours - theirs)
             result[f"cobb_{name}"] = {

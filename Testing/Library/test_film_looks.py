@@ -189,10 +189,12 @@ def test_the_benchmark_scores_a_perfect_result_as_such(predictor, monkeypatch, t
     assert found["corner_share"] < 0.004 and found["cobb_given"]
     assert np.allclose(found["cobb"], found["cobb_true"], atol=5.0)
     wrong = {**found, "cobb": [a + 10 for a in found["cobb"]], "levels_right": 16}
-    total = films.summary([found, wrong, {"case": "x", "failure": "no"}])
-    assert total["films"] == 3 and total["failed"] == 1 and total["films_right"] == 0.5
+    total = films.summary([*3 * [found], *3 * [wrong], {"case": "x", "failure": "no"}])
+    assert total["films"] == 7 and total["failed"] == 1 and total["films_right"] == 0.5
     assert total["cobb_all"]["mean_absolute_error"][0] == pytest.approx(5.0, abs=1.5)
-    assert total["cobb_given"]["films"] == 2
+    assert total["cobb_given"]["films"] == 6 and total["main_given"][0] == 6
+    few = films.summary([found, wrong])
+    assert few["main_given"][0] == 2 and "cobb_given" not in few
 
 
 def test_a_shifted_result_counts_as_wrong_levels_with_right_outlines():
