@@ -41,7 +41,7 @@ def draw_curves(axes: Axes, spine: FilmSpine, spacing: tuple[float, float]) -> N
 
 
 def _words(curve: Curve) -> str:
-    angle = "angle not given" if curve.angle is None else f"{curve.angle:.0f}°"
+    angle = "not given" if curve.angle is None else f"{curve.angle:.0f}°"
     return f"{angle}\n{curve.name}\napex {STRUCTURES[curve.apex].name}"
 
 

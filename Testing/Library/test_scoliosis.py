@@ -208,6 +208,8 @@ def test_a_vertebra_at_the_end_of_the_column_is_estimated_with_more_doubt():
     _, spine = rows_of(result(film(), ["L5"]))
     assert spine["cobb_main_deg"] == pytest.approx(whole["cobb_main_deg"], abs=0.01)
     assert spine["cobb_lower_deg"] is None and "L5 is not segmented" in spine["notes"]
+    _, spine = rows_of(result(film(), ["T9", "L5"]))
+    assert "thoracolumbar Cobb angle (L5 is not segmented)" in spine["notes"]  # T9 would not change it
     _, spine = rows_of(result(film(), ["L3", "L4", "L5"]))
     assert spine["cobb_main_deg"] is None and "L3 is not segmented" in spine["notes"]
 

@@ -72,13 +72,15 @@ class SetAngles:
 
     Attributes:
         degrees: main, upper and lower one.
-        off: by how many degrees each may be off since vertebrae are estimated.
-        missing: ids of those vertebrae.
+        missing: ids of the vertebrae that are estimated.
+        off: by how many degrees each angle may be off for that.
+        most: id of the vertebra for which it may be off most; None where none is estimated.
     """
 
     degrees: tuple[float, ...]
-    off: tuple[float, ...]
     missing: tuple[int, ...]
+    off: tuple[float, ...]
+    most: tuple[int | None, ...]
 
     @property
     def largest_error(self) -> float:
@@ -152,9 +154,12 @@ class FilmSpine:
         column = self._column()
         if column is None:
             raise NotMeasured("fewer than two vertebrae are certain")
-        degrees, off = set_angles_of(column, self.labels.shape[0])
+        degrees, changes = set_angles_of(column, self.labels.shape[0])
         missing = tuple(self.scheme[place] for place in column.off)
-        return SetAngles(tuple(degrees.tolist()), tuple(off.tolist()), missing)
+        if not missing:
+            return SetAngles(tuple(degrees.tolist()), (), (0.0,) * 3, (None,) * 3)
+        most = tuple(missing[row] for row in changes.argmax(axis=0))
+        return SetAngles(tuple(degrees.tolist()), missing, tuple(changes.max(axis=0).tolist()), most)
 
     def curves(self) -> list[Curve]:
         """The curves of at least `cobb.LEAST_CURVE`, top down."""
@@ -263,9 +268,9 @@ def film_rows(segmentation: Segmentation) -> list[Row]:
     except NotMeasured as reason:
         refuse(whole, _SET_ANGLES, str(reason))
     else:
-        for key, degrees, off in zip(_SET_ANGLES, found.degrees, found.off, strict=True):
-            if off > _MOST_OFF:
-                refuse(whole, (key,), spine.missing(found.missing[0]))
+        for key, degrees, off, most in zip(_SET_ANGLES, found.degrees, found.off, found.most, strict=True):
+            if most is not None and off > _MOST_OFF:
+                refuse(whole, (key,), spine.missing(most))
             else:
                 whole[key] = degrees
         if found.largest_error >= 0.5:
