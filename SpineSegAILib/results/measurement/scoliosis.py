@@ -23,7 +23,7 @@ from ...imaging.geometry import canonical_axes
 from ..quality import LOW
 from ..segmentation import Segmentation
 from .bodies import CUT
-from .cobb import Column, Ends, completed, curves, set_angles_of
+from .cobb import Ends, completed, curves, set_angles_of
 from .corners import Quad, fit_quad
 from .definitions import SPINE
 from .rows import NotMeasured, Row, finish, new_row, refuse
@@ -111,6 +111,8 @@ class FilmSpine:
         self.quads: dict[int, Quad] = {}
         self.why: dict[int, str] = {}
         self._fit(segmentation.outline_quality)
+        known = {place: self.quads[sid].corners for place, sid in enumerate(self.scheme) if sid in self.quads}
+        self._column = completed(known, len(self.scheme))
 
     def _fit(self, quality: Mapping[int, float]) -> None:
         centers = {sid: np.array(ndimage.center_of_mass(self.labels == sid))[::-1] for sid in self.ids}
@@ -151,7 +153,7 @@ class FilmSpine:
         Raises:
             NotMeasured: hardly a vertebra is wholly in view and certain.
         """
-        column = self._column()
+        column = self._column
         if column is None:
             raise NotMeasured("fewer than two vertebrae are certain")
         degrees, changes = set_angles_of(column, self.labels.shape[0])
@@ -167,10 +169,6 @@ class FilmSpine:
         tilts = [self.quads[sid].tilt for sid in ids]
         centers = np.array([self.quads[sid].center for sid in ids]).reshape(-1, 2)
         return [self._curve(ids, ends) for ends in curves(tilts, centers)]
-
-    def _column(self) -> Column | None:
-        known = {place: self.quads[sid].corners for place, sid in enumerate(self.scheme) if sid in self.quads}
-        return completed(known, len(self.scheme))
 
     def _curve(self, ids: list[int], ends: Ends) -> Curve:
         upper, lower = ids[ends.upper], ids[ends.lower]
@@ -196,7 +194,7 @@ class FilmSpine:
         Args:
             sign: of the tilt of such an end.
         """
-        column = self._column()
+        column = self._column
         if column is None or sid not in self.scheme:
             return []
         at = self.scheme.index(sid)
