@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,13 @@ class WeightAverage:
         return {**method.state_dict(), **self.values}
 
 
-def load_matching(method: Method, checkpoint: str) -> int:
+def load_matching(method: Method, checkpoint: str, parts: Sequence[str] = ()) -> int:
     """Take over the weights of a checkpoint wherever name and shape agree.
+
+    Args:
+        method: takes them.
+        checkpoint: name or file.
+        parts: what the names of the weights begin with that are taken; all if empty.
 
     Returns:
         how many tensors were taken.
@@ -43,7 +50,8 @@ def load_matching(method: Method, checkpoint: str) -> int:
     """
     theirs = method.remap_weights(load_tensors(find_checkpoint(checkpoint)))
     mine = method.state_dict()
-    fitting = {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
+    asked = {k: v for k, v in theirs.items() if k.startswith(tuple(parts) or "")}
+    fitting = {k: v for k, v in asked.items() if k in mine and mine[k].shape == v.shape}
     if not fitting:
         raise ConfigError(f"Nothing in {checkpoint} fits this method.", "Start from a checkpoint of the same method.")
     method.load_state_dict({**mine, **fitting})

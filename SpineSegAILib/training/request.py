@@ -55,7 +55,7 @@ def check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None
     manifests[0].cases("training")
     method = checked_method(config)
     if config.start_from:
-        load_matching(method, config.start_from)
+        load_matching(method, config.start_from, config.start_parts)
 
 
 def checked_method(config: TrainingConfig) -> Method:
