@@ -10,6 +10,7 @@ import numpy as np
 from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, disc_below, level_chain, order_of
 from .column import Column
 from .sequence import Level, disc_of
+from .shapes import Piece, sagittal_length
 
 
 def _between(upper: Level, lower: Level) -> list[int]:
@@ -104,19 +105,25 @@ def warnings_of(
 
 
 def close_call(
-    column: Column, margin: float, levels: list[Level | None], others: Sequence[tuple[list[Level | None], float]]
+    column: Column,
+    margin: float,
+    levels: list[Level | None],
+    others: Sequence[tuple[list[Level | None], float]],
+    reason: str = "",
 ) -> str:
     """The question whether the levels are right, where another naming fits nearly as well; else nothing.
 
     Args:
         margin: log odds of the naming to the next.
         others: namings that read differently, with their probability, best first.
+        reason: for doubt, if one is known.
     """
     named = [level for level in levels if level]
     if not others or not named or margin >= column.settings.close_call:
         return ""
     levels_of_other, probability = others[0]
-    return _question(named, [level for level in levels_of_other if level], probability, not column.bones)
+    question = _question(named, [level for level in levels_of_other if level], probability, not column.bones)
+    return f"{question[:-1]}: {reason}." if reason else question
 
 
 def _question(named: list[Level], other: list[Level], probability: float, of_discs: bool) -> str:
@@ -132,6 +139,37 @@ def _question(named: list[Level], other: list[Level], probability: float, of_dis
     if mine == theirs:  # they differ in the middle
         mine, theirs = (in_words(x, of_discs=of_discs) for x in (named, other))
     return f"{mine} or {theirs}? The levels are uncertain ({odds} for the other)."
+
+
+def short_last_disc(column: Column, levels: Sequence[Level | None]) -> str:
+    """What is said of the disc below the last lumbar vertebra if it is as short as one within the sacrum; else nothing.
+
+    Then the S1 that was named is the second segment of the sacrum, and all levels are one too high.
+    """
+    for pair in _last_discs(column, levels):
+        low, high = (sagittal_length(column.points(disc.index)) for disc in pair)
+        if low < column.settings.short_disc * high:
+            return (
+                f"the lowest disc is {low:.0f} mm long from front to back and the next one {high:.0f} mm; a disc "
+                "within the sacrum is as short"
+            )
+    return ""
+
+
+def _last_discs(column: Column, levels: Sequence[Level | None]) -> list[tuple[Piece, Piece]]:
+    """The discs below and above the last lumbar vertebra, if it and they are seen and whole."""
+    near = column.settings.near_axis
+    last = next((i for i, x in enumerate(levels) if x and x.rank == 0), None) if column.bones else None
+    if not last:  # none, or nothing above it
+        return []
+    upper, lower = column.bones[last - 1].middle(near), column.bones[last].middle(near)
+    end = lower + column.sizes.pitch
+    if last + 1 < len(column.bones):
+        end = min(end, column.bones[last + 1].middle(near))
+    below = [d for d in column.discs if lower < d.middle(near) < end]
+    above = [d for d in column.discs if upper < d.middle(near) < lower]
+    whole = len(below) == len(above) == 1 and not any(any(column.touches(d.index)) for d in (*below, *above))
+    return [(below[0], above[0])] if whole else []
 
 
 def sacrum_seen(column: Column, levels: list[Level | None]) -> bool:

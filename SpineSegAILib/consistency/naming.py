@@ -24,7 +24,7 @@ from .likelihoods import (
     pin_locked,
     range_in_words,
 )
-from .messages import close_call, in_words, sacrum_seen, warnings_of
+from .messages import close_call, in_words, sacrum_seen, short_last_disc, warnings_of
 from .result import LevelResult
 from .sequence import NEVER, Item, Level, Naming, expected_distance, name_levels, states_of
 
@@ -49,7 +49,10 @@ def name_column(
     _check_possible(column, naming, levels, items, pinned, visible, held)
     known = bool(held or pinned or visible)
     if not known and not sacrum_seen(column, levels):
-        naming = naming.miscounted(states, s.miscount)
+        naming = naming.miscounted(states, {1: s.miscount / 2, -1: s.miscount / 2})
+    reason = "" if known else short_last_disc(column, levels)
+    if reason:
+        naming = naming.miscounted(states, {-1: s.sacral_disc})
     of_discs = not column.bones
     kept = visible is not None and keeps_range(column, levels, visible)
     others = [
@@ -65,7 +68,7 @@ def name_column(
             ids[level.id] = ids.get(level.id, 0.0) + float(p)
         probability.append(ids)
     found = named_instances(column, levels, probability)
-    question = close_call(column, naming.margin, levels, others)
+    question = close_call(column, naming.margin, levels, others, reason)
     alternatives = [
         Alternative(
             in_words(other, of_discs=of_discs),

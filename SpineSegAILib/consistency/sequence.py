@@ -9,7 +9,7 @@ probability of each level.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -92,7 +92,7 @@ class Naming:
     possible: bool = True
     share: float = 1.0
 
-    def miscounted(self, states: Sequence[Level], doubt: float) -> Naming:
+    def miscounted(self, states: Sequence[Level], doubts: Mapping[int, float]) -> Naming:
         """The same naming where the count as a whole may be off.
 
         All that names one image comes from one network, which counts wrongly everywhere by the same step; the graph
@@ -100,24 +100,25 @@ class Naming:
 
         Args:
             states: of the columns of `probability`.
-            doubt: probability that everything lies one level higher or lower, either as likely.
+            doubts: probability that everything lies so many levels higher.
         """
         place = {(level.rank, level.l6, level.t13): i for i, level in enumerate(states)}
-        probability = (1 - doubt) * self.probability
-        namings = {_reading(levels): (levels, (1 - doubt) * p) for levels, p in self.alternatives}
-        for step in (1, -1):
+        left = 1 - sum(doubts.values())
+        probability = left * self.probability
+        namings = {_reading(levels): (levels, left * p) for levels, p in self.alternatives}
+        for step, doubt in doubts.items():
             moved = [place.get((level.rank + step, level.l6, level.t13)) for level in states]
             for i, to in enumerate(moved):
                 if to is not None:
-                    probability[:, to] += doubt / 2 * self.probability[:, i]
+                    probability[:, to] += doubt * self.probability[:, i]
             to_level = {level: None if to is None else states[to] for level, to in zip(states, moved, strict=True)}
             other = [to_level[level] if level else None for level in self.levels]
             reading = _reading(other)
             if reading:
                 found, p = namings.get(reading, (other, 0.0))
-                namings[reading] = found, p + doubt / 2 * self.share
+                namings[reading] = found, p + doubt * self.share
         alternatives = sorted(namings.values(), key=lambda naming: naming[1], reverse=True)
-        share = (1 - doubt) * self.share
+        share = left * self.share
         margin = math.log(share / alternatives[0][1]) if alternatives and alternatives[0][1] > 0 else 20.0
         return replace(
             self, probability=probability, margin=min(max(margin, 0.0), self.margin), alternatives=alternatives,

@@ -45,6 +45,23 @@ def components(mask: np.ndarray) -> list[np.ndarray]:
     return sorted(np.split(flat, bounds), key=len, reverse=True)
 
 
+def sagittal_length(points: np.ndarray) -> float:
+    """Longest extent of a structure within sagittal slices, mm: the median over its slices. A disc's, front to back.
+
+    Args:
+        points: (N, 3) positions in mm along (slices, rows, columns); N ≥ 1.
+    """
+    lengths = []
+    for at in np.unique(points[:, 0]):
+        part = points[points[:, 0] == at, 1:]
+        if len(part) < 3:
+            continue
+        middle = part - part.mean(axis=0)
+        along = middle @ np.linalg.eigh(middle.T @ middle)[1][:, -1]
+        lengths.append(float(np.ptp(np.percentile(along, (1, 99)))))
+    return float(np.median(lengths)) if lengths else 0.0
+
+
 # --- the axis --------------------------------------------------------------------------------------------------------
 
 

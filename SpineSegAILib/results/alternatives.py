@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,10 @@ class Alternative:
 
     @property
     def step(self) -> str:
-        """The step of ``spinesegai relabel`` that chooses it, ``"--set L5=S1"``; empty where no single step does."""
+        """What ``spinesegai relabel`` does to choose it, ``"--set L5=S1"``; empty where no such step does.
+
+        What it omits is deleted first: ``'--delete S1,L5/S1 --set L5=S1'``.
+        """
         return relabel_step(self.mapping)
 
     def restricted_to(self, ids: Collection[int]) -> Alternative:
@@ -63,13 +67,16 @@ class Alternative:
 
 
 def relabel_step(mapping: Mapping[int, int]) -> str:
-    """The one step of ``relabel`` that renames so: all levels by the same number, or with another way of counting.
+    """What of ``relabel`` renames so: all levels by the same number, or with another way of counting.
 
     All levels follow the one that is set by counting from it. Another way of counting keeps the sacrum, and renames
     those above an L6 or a T13.
     """
-    if any(not new for new in mapping.values()):
-        return ""
+    omitted = sorted(old for old, new in mapping.items() if not new)
+    if omitted:
+        rest = relabel_step({old: new for old, new in mapping.items() if new})
+        names = ",".join(STRUCTURES[old].name for old in omitted)
+        return f"--delete {shlex.quote(names)} {rest}" if rest else ""
     bones = sorted((old for old in mapping if STRUCTURES[old].is_vertebral), key=order_of)
     if not bones:
         discs = sorted((old for old in mapping if STRUCTURES[old].order is not None), key=order_of)

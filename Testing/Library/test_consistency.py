@@ -539,6 +539,26 @@ def test_smeared_labels_become_one_name(spine):
     assert_possible(result)
 
 
+def test_a_sacrum_with_a_disc_of_its_own_is_doubted(spine):
+    """Its first two segments, with a short disc between them, look like L5 and S1 where the top is cut off."""
+    labels, disc = spine.labels.copy(), structure("L5/S1").id
+    columns = np.flatnonzero((labels == disc).any(axis=(0, 1)))
+    behind = columns[: round(0.45 * len(columns))]
+    labels[..., behind] = np.where(labels[..., behind] == disc, 0, labels[..., behind])
+    short = replace(spine, labels=labels)
+    sure, doubted = (resolve_levels(s.evidence()) for s in (spine, short))
+    assert not any("short" in w for w in sure.warnings) and sure.level_confidence > 0.95
+    assert any("a disc within the sacrum is as short" in w for w in doubted.warnings)
+    assert doubted.level_confidence < 0.7
+    other = doubted.alternatives[0]
+    assert other.mapping[structure("L5").id] == structure("S1").id
+    assert other.mapping[structure("L4/L5").id] == structure("L5/S1").id
+    assert other.mapping[disc] == 0 == other.mapping[structure("S1").id]
+    assert other.step == "--delete S1,L5/S1 --set L5=S1"
+    known = resolve_levels(short.evidence(), anchors=[anchor("L3", spine)])
+    assert not any("short" in w for w in known.warnings)  # who names a level has looked
+
+
 def test_everything_called_l3_is_uncertain(spine):
     labels = np.where(np.isin(spine.labels, list(ids(*ELEVEN))), structure("L3").id, 0)
     result = resolve_levels(spine.classes(labels=labels))
