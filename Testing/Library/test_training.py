@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_data import write_tiny_dataset
 
-from SpineSegAILib.checkpoints import read_header
+from SpineSegAILib.checkpoints import load_tensors, read_header
 from SpineSegAILib.errors import ConfigError, DatasetError, TrainingError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
@@ -542,6 +542,25 @@ def test_fine_tuning_takes_over_what_fits(manifest, tmp_path):
         load_matching(build_method(make_config("segresnet", "tiny")), str(run.last))
 
 
+def test_a_run_can_take_over_an_encoder_alone(manifest, tmp_path):
+    """Then it begins without a score, and what its structures were worth before says nothing."""
+    first = run_here(config_for(manifest, 2), tmp_path / "first")
+    parts = {"start_from": str(first.last), "start_parts": ("network.encoder.",), "seed": 36}
+    config = config_for(manifest, 1, ema=0.0).model_copy(update=parts)
+    run = run_here(config, tmp_path / "run")
+    assert [e["event"] for e in run.events()][:2] == ["start", "step"]  # no validation of what is random
+    assert json.loads((run.state / "start.json").read_text(encoding="utf-8"))["validated"] == []
+    start, after = (load_tensors(read_header(path)) for path in (first.last, run.last))
+    # One step of warmup changes little: what was taken is where it was, what was not began elsewhere.
+    apart = {k: float((after[k].float() - v.float()).abs().max()) for k, v in start.items() if v.dim() > 1}
+    taken = {k for k in apart if k.startswith("network.encoder.")}
+    assert taken and max(apart[k] for k in taken) < 0.01
+    assert min(apart[k] for k in apart.keys() - taken if k.startswith("network.decoder.")) > 0.01
+    with pytest.raises(ConfigError, match="Nothing"):
+        run_here(config.model_copy(update={"start_parts": ("absent.",)}), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_half_written_events_are_passed_over(tmp_path):
     run = RunDirectory(tmp_path)
     run.event("step", step=1)
@@ -581,8 +600,6 @@ def test_another_data_set_is_mixed_in(manifest, own_data, tmp_path):
 
 
 def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
-    from SpineSegAILib.checkpoints import load_tensors
-
     start = run_here(config_for(manifest, 2), tmp_path / "start").last
     config = config_for(manifest, 4, ema=0.0, learning_rate=1e-2).model_copy(update={"start_from": str(start)})
     kept = config.model_copy(update={"optimization": config.optimization.model_copy(update={"keep": 0.25})})
