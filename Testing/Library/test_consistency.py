@@ -549,7 +549,7 @@ def test_a_sacrum_with_a_disc_of_its_own_is_doubted(spine):
     sure, doubted = (resolve_levels(s.evidence()) for s in (spine, short))
     assert not any("short" in w for w in sure.warnings) and sure.level_confidence > 0.95
     assert any("a disc within the sacrum is as short" in w for w in doubted.warnings)
-    assert doubted.level_confidence < 0.7
+    assert doubted.level_confidence < 0.85
     other = doubted.alternatives[0]
     assert other.mapping[structure("L5").id] == structure("S1").id
     assert other.mapping[structure("L4/L5").id] == structure("L5/S1").id
