@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def load_matching(method: Method, checkpoint: str, parts: Sequence[str] = ()) ->
     Args:
         method: takes them.
         checkpoint: name or file.
-        parts: what the names of the weights begin with that are taken; all if empty.
+        parts: patterns of the names of the weights that are taken, ``"vit.*"``; all if empty.
 
     Returns:
         how many tensors were taken.
@@ -50,7 +51,7 @@ def load_matching(method: Method, checkpoint: str, parts: Sequence[str] = ()) ->
     """
     theirs = method.remap_weights(load_tensors(find_checkpoint(checkpoint)))
     mine = method.state_dict()
-    asked = {k: v for k, v in theirs.items() if k.startswith(tuple(parts) or "")}
+    asked = {k: v for k, v in theirs.items() if not parts or any(fnmatchcase(k, part) for part in parts)}
     fitting = {k: v for k, v in asked.items() if k in mine and mine[k].shape == v.shape}
     if not fitting:
         raise ConfigError(f"Nothing in {checkpoint} fits this method.", "Start from a checkpoint of the same method.")

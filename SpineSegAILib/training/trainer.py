@@ -287,10 +287,13 @@ class _Trainer:
                     gradient=round(float(norm), 4), steps_per_second=round(speed, 3), elapsed=round(self.elapsed, 1),
                 )  # fmt: skip
                 sums, counted = {}, 0
-                self._draw_curves(at_most_every=_DRAW_SECONDS)
+                if not (done or stopping):  # they are drawn at the end
+                    self._draw_curves(at_most_every=_DRAW_SECONDS)
             self._beat("running", step=self.step)
             if self.step % o.validate_every == 0 or done:
                 self._validate(material)
+                if not (done or stopping):
+                    self._draw_curves()
             if self.step % o.save_every == 0 or done or stopping:
                 self._save()
             if done or stopping:
@@ -469,7 +472,6 @@ class _Trainer:
         if reached > self.best:
             self.best = reached
             self._write_checkpoint(self.run.best, means)
-        self._draw_curves()
 
     def _share_buffers(self) -> None:
         """The main process's running statistics for all, as if each had been the only one."""

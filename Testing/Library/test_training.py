@@ -545,7 +545,7 @@ def test_fine_tuning_takes_over_what_fits(manifest, tmp_path):
 def test_a_run_can_take_over_an_encoder_alone(manifest, tmp_path):
     """Then it begins without a score, and what its structures were worth before says nothing."""
     first = run_here(config_for(manifest, 2), tmp_path / "first")
-    parts = {"start_from": str(first.last), "start_parts": ("network.encoder.",), "seed": 36}
+    parts = {"start_from": str(first.last), "start_parts": ("network.encoder.*",), "seed": 36}
     config = config_for(manifest, 1, ema=0.0).model_copy(update=parts)
     run = run_here(config, tmp_path / "run")
     assert [e["event"] for e in run.events()][:2] == ["start", "step"]  # no validation of what is random
@@ -557,7 +557,7 @@ def test_a_run_can_take_over_an_encoder_alone(manifest, tmp_path):
     assert taken and max(apart[k] for k in taken) < 0.01
     assert min(apart[k] for k in apart.keys() - taken if k.startswith("network.decoder.")) > 0.01
     with pytest.raises(ConfigError, match="Nothing"):
-        run_here(config.model_copy(update={"start_parts": ("absent.",)}), tmp_path / "none")
+        run_here(config.model_copy(update={"start_parts": ("absent.*",)}), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
