@@ -116,7 +116,7 @@ def close_call(
     Args:
         margin: log odds of the naming to the next.
         others: namings that read differently, with their probability, best first.
-        reason: for doubt, if one is known.
+        reason: why they are uncertain, if it is known.
     """
     named = [level for level in levels if level]
     if not others or not named or margin >= column.settings.close_call:

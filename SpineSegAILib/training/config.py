@@ -164,7 +164,7 @@ class TrainingConfig(BaseModel):
     resources: dict[str, str] = Field(default_factory=dict, description="files that the method needs to learn, by name")
     start_from: str | None = Field(None, description="checkpoint whose weights are taken where they fit")
     start_parts: tuple[str, ...] = Field(
-        (), description="names of the weights that are taken from it, as patterns (encoder.*); all that fit if not given"
+        (), description="patterns of the names of the weights taken from it (encoder.*); all that fit if not given"
     )
     name: str = Field("", description="name of the checkpoint that results")
 
