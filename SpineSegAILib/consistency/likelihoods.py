@@ -65,7 +65,7 @@ def _level_above(states: Sequence[Level], level: Level) -> Level | None:
     return next((x for x in states if (x.rank, x.l6, x.t13) == (level.rank + 1, level.l6, level.t13)), None)
 
 
-def _attach(column: Column) -> list[tuple[int, int] | None]:
+def attach(column: Column) -> list[tuple[int, int] | None]:
     """For each disc the bone that it informs, and 0 if it lies below that bone, 1 if above; None if neither is near."""
     near = column.settings.near_axis
     middles = np.array([b.middle(near) for b in column.bones])
@@ -108,7 +108,7 @@ def items_of(column: Column, states: Sequence[Level]) -> list[Item]:
     unary = [_opinion(column, p, disc_ids if of_discs else ids, rank - 0.5 if of_discs else rank) for p in subjects]
     witnesses = float(len(subjects))
     if not of_discs:
-        for disc, place in zip(column.discs, _attach(column), strict=True):
+        for disc, place in zip(column.discs, attach(column), strict=True):
             if place is None:
                 continue
             bone, side = place
@@ -162,7 +162,7 @@ def pin_locked(column: Column, items: list[Item], states: Sequence[Level]) -> li
             level = vertebra_above(piece.locked).id if of_discs else piece.locked
             _pin(items[at], np.array([state.id == level for state in states]))
             held.append(piece.locked)
-    for disc, place in zip(column.discs, [] if of_discs else _attach(column), strict=False):
+    for disc, place in zip(column.discs, [] if of_discs else attach(column), strict=False):
         if not disc.locked or place is None:
             continue
         at, side = place
@@ -205,7 +205,7 @@ def pin_anchors(
                 if not column.discs:
                     raise HintError(f"The anchor {s.name} names a disc, but none was found.", "Anchor a vertebra.")
                 disc = _hit(column, point, column.discs, s.name)
-                place = _attach(column)[disc]
+                place = attach(column)[disc]
                 if place is None:
                     raise HintError(
                         f"The anchor {s.name} lies in a disc that has no vertebra beside it.", "Anchor a vertebra."

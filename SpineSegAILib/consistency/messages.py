@@ -9,8 +9,9 @@ import numpy as np
 
 from ..anatomy import L6_ID, SACRUM_ID, STRUCTURES, T13_ID, disc_below, level_chain, order_of
 from .column import Column
+from .likelihoods import attach
 from .sequence import Level, disc_of
-from .shapes import Piece, sagittal_length
+from .shapes import sagittal_length
 
 
 def _between(upper: Level, lower: Level) -> list[int]:
@@ -144,32 +145,23 @@ def _question(named: list[Level], other: list[Level], probability: float, of_dis
 def short_last_disc(column: Column, levels: Sequence[Level | None]) -> str:
     """What is said of the disc below the last lumbar vertebra if it is as short as one within the sacrum; else nothing.
 
-    Then the S1 that was named is the second segment of the sacrum, and all levels are one too high.
+    Then the S1 that was named is the second segment of the sacrum, and all levels are one too high. Nothing is said
+    where this disc or the next one is not seen whole.
     """
-    for pair in _last_discs(column, levels):
-        low, high = (sagittal_length(column.points(disc.index)) for disc in pair)
-        if low < column.settings.short_disc * high:
-            return (
-                f"the lowest disc is {low:.0f} mm long from front to back and the next one {high:.0f} mm; a disc "
-                "within the sacrum is as short"
-            )
-    return ""
-
-
-def _last_discs(column: Column, levels: Sequence[Level | None]) -> list[tuple[Piece, Piece]]:
-    """The discs below and above the last lumbar vertebra, if it and they are seen and whole."""
-    near = column.settings.near_axis
     last = next((i for i, x in enumerate(levels) if x and x.rank == 0), None) if column.bones else None
     if not last:  # none, or nothing above it
-        return []
-    upper, lower = column.bones[last - 1].middle(near), column.bones[last].middle(near)
-    end = lower + column.sizes.pitch
-    if last + 1 < len(column.bones):
-        end = min(end, column.bones[last + 1].middle(near))
-    below = [d for d in column.discs if lower < d.middle(near) < end]
-    above = [d for d in column.discs if upper < d.middle(near) < lower]
-    whole = len(below) == len(above) == 1 and not any(any(column.touches(d.index)) for d in (*below, *above))
-    return [(below[0], above[0])] if whole else []
+        return ""
+    places = attach(column)
+    below = [[d for d, place in zip(column.discs, places, strict=True) if place == (i, 0)] for i in (last, last - 1)]
+    if not all(len(found) == 1 and not any(column.touches(found[0].index)) for found in below):
+        return ""
+    low, high = (sagittal_length(column.points(disc.index)) for (disc,) in below)
+    if low >= column.settings.short_disc * high:
+        return ""
+    return (
+        f"the lowest disc is {low:.0f} mm long from front to back and the next one {high:.0f} mm; a disc within the "
+        "sacrum is as short"
+    )
 
 
 def sacrum_seen(column: Column, levels: list[Level | None]) -> bool:

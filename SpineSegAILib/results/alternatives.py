@@ -74,6 +74,8 @@ def relabel_step(mapping: Mapping[int, int]) -> str:
     """
     omitted = sorted(old for old, new in mapping.items() if not new)
     if omitted:
+        if SACRUM_ID not in omitted:  # what lies below what is omitted may keep its name, and would follow nevertheless
+            return ""
         rest = relabel_step({old: new for old, new in mapping.items() if new})
         names = ",".join(STRUCTURES[old].name for old in omitted)
         return f"--delete {shlex.quote(names)} {rest}" if rest else ""

@@ -168,6 +168,11 @@ class TrainingConfig(BaseModel):
     )
     name: str = Field("", description="name of the checkpoint that results")
 
+    @property
+    def starts_whole(self) -> bool:
+        """Whether a checkpoint is trained further, not just parts of one taken over."""
+        return bool(self.start_from) and not self.start_parts
+
 
 def configure(
     method: MethodConfig,

@@ -187,7 +187,7 @@ class _Trainer:
             taken = load_matching(self.method, str(self.run.start), self.config.start_parts)
             origin = read_header(self.run.start)
             start = origin.metadata["method"]
-            whole = not self.config.start_parts  # an encoder alone brings no structure with it
+            whole = self.config.starts_whole  # an encoder alone brings no structure with it
             validated = [s.name for s in origin.scheme.structures if whole and s.id not in origin.unvalidated]
             before = origin.metadata.get("training", {})
             cases = sorted({*before.get("cases", ()), *before.get("cases_before", ())})
@@ -247,8 +247,7 @@ class _Trainer:
             self._save()  # from now on a resume needs neither the starting checkpoint nor luck
         before, first_step = self.elapsed, self.step
         started = self.clock.seconds()
-        whole_start = self.config.start_from and not self.config.start_parts
-        if self.step == 0 and whole_start and self.best == -math.inf:
+        if self.step == 0 and self.config.starts_whole and self.best == -math.inf:
             self._validate(material)  # what is worse than this start is no better checkpoint
             self._save()
         sums: dict[str, Tensor] = {}

@@ -51,7 +51,7 @@ def stages(method: AtmNet, images: Tensor, coordinates: Tensor, texts: tuple[str
     """
     encoded = method._encode(images, coordinates)
     first, second = (method.text([text] * len(images)) for text in texts)
-    seen = [_watched(method, encoded, tokens) for tokens in (first, second)]
+    seen = [watched(method, encoded, tokens) for tokens in (first, second)]
     named = seen[0][1].argmax(1)
     result = []
     for number, layer in enumerate(method.stages):
@@ -62,7 +62,7 @@ def stages(method: AtmNet, images: Tensor, coordinates: Tensor, texts: tuple[str
         a, b = layer.cross_norm(gathered), layer.cross_norm(other)
         constant = a.mean(1).square().sum(1) / a.square().sum(2).mean(1)
         mixed = [second[i] if i == number else first[i] for i in range(len(first))]
-        renamed = _watched(method, encoded, mixed)[1].argmax(1)
+        renamed = watched(method, encoded, mixed)[1].argmax(1)
         spine = (named > 0) | (renamed > 0)
         result.append(
             Stage(
@@ -76,7 +76,7 @@ def stages(method: AtmNet, images: Tensor, coordinates: Tensor, texts: tuple[str
     return result
 
 
-def _watched(method: AtmNet, encoded: list[Tensor], tokens: Sequence[Tensor]) -> tuple[list[Any], Tensor]:
+def watched(method: AtmNet, encoded: list[Tensor], tokens: Sequence[Tensor]) -> tuple[list[Any], Tensor]:
     """For each stage (queries, keys, what is gathered) of its attention to the text; and the logits."""
     found: list[Any] = []
 

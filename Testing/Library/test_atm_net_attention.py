@@ -1,6 +1,8 @@
 """What ATM-Net's attentions read, and that normalization keeps them from falling onto one token."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from SpineSegAILib.methods.atm_net.losses import contrastive_loss
 from SpineSegAILib.methods.base import coordinate_channels
 from SpineSegAILib.methods.blocks import position_encoding
 from SpineSegAILib.methods.catalog import build_method, make_config
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
+import atm_net_attention
 
 C, SIZE, TOKENS = 16, (6, 4), 8
 
@@ -119,34 +124,20 @@ def test_in_the_shipped_weights_no_stage_has_fallen_onto_one_token_and_every_sta
     rows, columns = (n // 32 * 32 for n in image.shape[2:])
     place = coordinate_channels((rows, columns), case.volume.spacing[1:])[None]
     found = listened(predictor.method, image[..., :rows, :columns], place)
-    print(found)
-    assert all(entropy_share > 0.1 and change > 1e-3 for entropy_share, change in found)
+    assert all(entropy_share > 0.1 and change > 1e-3 for entropy_share, change in found), found
 
 
 def listened(method, images, coordinates) -> list[tuple[float, float]]:
     """Of each stage: the entropy of its attention to the text, and how much what it gathers changes with the range."""
-    heard, entropies = [], []
-
-    def look(module, given, result):
-        heard.append(result)
-        weights = module.weights(*given[:2])
-        spread = -(weights * weights.clamp(min=1e-12).log()).sum(-1).mean()
-        entropies.append(float(spread / math.log(weights.shape[-1])))
-
-    handles = [each.cross_attention.register_forward_hook(look) for each in method.stages]
     texts = [text for text in method.config.text_prompts() if text.startswith("Sagittal")]
-    first, second = min(texts, key=len), max(texts, key=len)
     with torch.inference_mode():
         encoded = method._encode(images, coordinates)
-        for text in (first, second):
-            features = encoded[-1]
-            for each, skip, said in zip(method.stages, encoded[-2::-1], method.text([text] * len(images)), strict=True):
-                features = each(features, skip, said)
-    for handle in handles:
-        handle.remove()
-    count = len(method.stages)
-    changes = [float((a - b).norm() / a.norm()) for a, b in zip(heard[:count], heard[count:], strict=True)]
-    return list(zip(entropies[:count], changes, strict=True))
+        tokens = (method.text([text] * len(images)) for text in (min(texts, key=len), max(texts, key=len)))
+        first, second = (atm_net_attention.watched(method, encoded, said)[0] for said in tokens)
+        return [
+            (entropy(made, queries, keys), float((one - other).norm() / one.norm()))
+            for made, (queries, keys, one), (_, _, other) in zip(method.stages, first, second, strict=True)
+        ]
 
 
 def test_the_contrast_goes_both_ways():

@@ -36,6 +36,7 @@ from SpineSegAILib.correction import LabeledStructures, choose_naming, set_level
 from SpineSegAILib.errors import HintError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
+from SpineSegAILib.results.alternatives import relabel_step
 
 ELEVEN = ("T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
 SPACING = (4.0, 1.5, 1.5)
@@ -555,6 +556,8 @@ def test_a_sacrum_with_a_disc_of_its_own_is_doubted(spine):
     assert other.mapping[structure("L4/L5").id] == structure("L5/S1").id
     assert other.mapping[disc] == 0 == other.mapping[structure("S1").id]
     assert other.step == "--delete S1,L5/S1 --set L5=S1"
+    l1, l2, l3 = (structure(name).id for name in ("L1", "L2", "L3"))
+    assert relabel_step({l1: l2, l2: l3, l3: 0}) == ""  # L4 would follow
     known = resolve_levels(short.evidence(), anchors=[anchor("L3", spine)])
     assert not any("short" in w for w in known.warnings)  # who names a level has looked
 
