@@ -242,10 +242,20 @@ class LaCafMethod(Method):
         self.load_state_dict({**mine, **fitting})
 
     def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Also the network of the default method, where the backbone is made like it."""
-        return {
+        """Also the network of the default method, where the backbone is made like it. What that one read from a
+        slice's neighbors it reads from the slice, as it does in stacks of one."""
+        state = {
             k.replace("network.", "backbone.slices.", 1) if k.startswith("network.") else k: v for k, v in state.items()
         }
+        mine = self.state_dict()
+        for name in ("backbone.slices.encoder.0.0.conv1.weight", "backbone.slices.encoder.0.0.skip.weight"):
+            if name not in state or name not in mine:
+                continue
+            extra = state[name].shape[1] - mine[name].shape[1]
+            if extra > 0 and extra % 2 == 0:
+                images, rest = state[name][:, : 1 + extra], state[name][:, 1 + extra :]
+                state[name] = torch.cat([images.sum(1, keepdim=True), rest], 1)
+        return state
 
     def prepare_training(self, start: Mapping[str, Any] | None) -> None:
         """Fill the text vectors. Those of the starting checkpoint stay where they are of the same encoder and text.
