@@ -1,5 +1,6 @@
 """Training what corrects by clicks: errors as they occur, a simulated reader, runs that go on where they stopped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from SpineSegAILib.checkpoints import find_checkpoint, load_method, read_header
 from SpineSegAILib.datasets.manifest import read_label, read_manifest
 from SpineSegAILib.errors import ConfigError
 from SpineSegAILib.imaging import Preprocessing
-from SpineSegAILib.methods.base import Batch
+from SpineSegAILib.methods.base import Batch, coordinate_channels
 from SpineSegAILib.methods.catalog import METHODS, build_method, make_config, method_info
 from SpineSegAILib.methods.clicking import (
     ClickScene,
@@ -151,12 +152,19 @@ def test_it_is_in_the_catalogue_for_correction_alone():
         method.evidence(torch.zeros(1, 1, 8, 8), None)
     with pytest.raises(ConfigError, match="takes no clicks"):
         build_method(make_config("resenc-unet", "tiny")).refined(a_scene()[0])
-    assert sum(p.numel() for p in build_method(make_config("click-refine")).parameters()) * 2 < 5e6  # float16
+    for preset in ("paper", "slices"):
+        method = build_method(make_config("click-refine", preset))
+        assert sum(p.numel() for p in method.parameters()) * 2 < 5e6  # float16
 
 
-def test_an_untrained_one_changes_nothing_and_a_trained_one_nothing_far_from_the_clicks():
+RESENC = {"backbone": "resenc", "widths": (6, 8, 12), "blocks": (1, 1, 2)}
+both = pytest.mark.parametrize("network", [{}, RESENC], ids=["unet", "resenc"])
+
+
+@both
+def test_an_untrained_one_changes_nothing_and_a_trained_one_nothing_far_from_the_clicks(network):
     torch.manual_seed(0)
-    method = build_method(make_config("click-refine", "tiny")).eval()
+    method = build_method(make_config("click-refine", "tiny", **network)).eval()
     scene, _ = a_scene()
     with torch.inference_mode():
         assert ((method.refined(scene) > 0.5) == (scene.mask > 0.5)).all()
@@ -168,9 +176,50 @@ def test_an_untrained_one_changes_nothing_and_a_trained_one_nothing_far_from_the
     assert (found[:, far] == scene.mask[:, far]).all() and (found != scene.mask).any()
 
 
-def test_it_learns_to_fill_in_what_is_clicked_on():
+def test_it_starts_as_the_default_network_on_each_slice_and_its_neighbors():
     torch.manual_seed(0)
-    method = build_method(make_config("click-refine", "tiny", rounds=2))
+    shape = {"widths": (6, 8, 12, 14), "blocks": (1, 1, 2, 1)}  # one resolution more than is taken
+    teacher = build_method(make_config("resenc-unet", "tiny", context_mm=(4.0,), **shape)).eval()
+    mine = build_method(make_config("click-refine", "tiny", **RESENC)).eval()
+    fitting = mine.remap_weights(teacher.state_dict())
+    taken = {k: v for k, v in fitting.items() if k in mine.state_dict()}
+    assert set(taken) == {k for k in mine.state_dict() if k.startswith("network.network.")}
+    mine.load_state_dict({**mine.state_dict(), **taken})
+    seen = {}
+    mine.network.encoder_mix[-1].register_forward_hook(lambda module, inputs, output: seen.update(deep=output))
+    scene, _ = a_scene(1)
+    with torch.inference_mode():
+        mine(scene)
+        image = 2 * normalized(scene.image, scene.inside)[0]
+        around = torch.stack([image, image[[0, *range(4)]], image[[*range(1, 5), 4]]], 1)
+        place = coordinate_channels(WINDOW[1:], (1.0, 1.0)).expand(len(image), -1, -1, -1)
+        told = teacher.network.encode(torch.cat([around, place], 1))[2]
+    assert torch.allclose(seen["deep"], told, atol=1e-5)
+
+
+def test_slices_of_a_scene_learn_from_their_neighbors():
+    torch.manual_seed(0)
+    method = build_method(make_config("click-refine", "tiny", **RESENC)).eval()
+    torch.nn.init.normal_(method.network.head.weight)
+    scene, _ = a_scene(1)
+
+    def far_slice_changes() -> bool:
+        """Whether what is drawn in the first slice says anything about the last but one."""
+        other = replace(scene, mask=scene.mask.clone())
+        other.mask[:, 0] = 1 - other.mask[:, 0]
+        with torch.inference_mode():
+            return bool((method(scene)[:, 3] != method(other)[:, 3]).any())
+
+    assert not far_slice_changes()
+    for mix in (*method.network.encoder_mix, *method.network.decoder_mix):
+        torch.nn.init.normal_(mix.say.weight)
+    assert far_slice_changes()
+
+
+@both
+def test_it_learns_to_fill_in_what_is_clicked_on(network):
+    torch.manual_seed(0)
+    method = build_method(make_config("click-refine", "tiny", rounds=2, **network))
     optimizer = torch.optim.AdamW(method.parameters(), 2e-2)
     scene, truth = a_scene()
     for _ in range(60):

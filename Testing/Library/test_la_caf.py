@@ -792,11 +792,12 @@ def test_it_overfits_one_case_and_tells_the_classes_apart_by_their_text():
     assert (shuffled == label)[inside].float().mean() < 0.2  # text decides which head is whose
 
 
-def like_the_default(**values):
+def like_the_default(context_mm=(), **values):
     """A tiny default method, and a LA-CAF whose backbone is made like it and starts from its weights."""
     shape = {"widths": (6, 8, 12), "blocks": (1, 1, 2)}
     torch.manual_seed(3)
-    teacher = build_method(make_config("resenc-unet", "tiny", scheme="lumbar-mr", **shape)).eval()
+    config = make_config("resenc-unet", "tiny", scheme="lumbar-mr", context_mm=context_mm, **shape)
+    teacher = build_method(config).eval()
     mine = tiny(scheme="lumbar-mr", backbone="resenc", **shape, **values).eval()
     fitting = mine.remap_weights(teacher.state_dict())
     taken = [name for name in fitting if name in mine.state_dict()]
@@ -805,14 +806,17 @@ def like_the_default(**values):
     return teacher, mine
 
 
-def test_slice_by_slice_it_starts_as_the_default_network():
-    teacher, mine = like_the_default()
+@pytest.mark.parametrize("context_mm", [(), (4.0,)], ids=["slices alone", "with neighbors"])
+def test_slice_by_slice_it_starts_as_the_default_network(context_mm):
+    """One that was shown neighbors, too, sees what it sees in a stack of one slice."""
+    teacher, mine = like_the_default(context_mm)
     image, sizes = random_image(2, (3, 16, 20)), (3, 16, 20)
     where = coordinates(2, sizes)
     with torch.inference_mode():
         features, bottleneck = mine.backbone(mine.network_input(image, where))
         for number in range(sizes[0]):
-            own = teacher.network_input(image[:, :, number], where[:, 1:, number])
+            seen = image[:, :, number].expand(-1, 1 + 2 * len(context_mm), -1, -1)
+            own = teacher.network_input(seen, where[:, 1:, number])
             found = teacher.network(own)
             assert torch.allclose(features[:, :6, number], found[0], atol=1e-5)
             assert torch.allclose(bottleneck[:, :, number], found[-1], atol=1e-5)

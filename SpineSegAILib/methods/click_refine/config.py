@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from ..config import MethodConfig
 
 
 class ClickRefineConfig(MethodConfig):
-    """A small U-Net over a few slices around the clicks, of fixed pixel size and distance (our design).
+    """A network over a few slices around the clicks, of fixed pixel size and distance (our design).
 
     What is fed back is as in interactive segmentation since RITM (Sofiiuk et al., Reviving iterative training with mask
     guidance, ICIP 2022): the mask so far, and maps of the clicks; the neighbors' masks and the kind of structure are
@@ -18,9 +18,17 @@ class ClickRefineConfig(MethodConfig):
     """
 
     dims: int = Field(3, ge=3, le=3, description="a few slices")
-    widths: tuple[int, ...] = Field(
-        (32, 64, 96), min_length=2, description="channels per resolution; the first has pixels of twice the size"
+    backbone: Literal["unet", "resenc"] = Field(
+        "unet",
+        description="network: a light U-Net; resenc: the finer resolutions of the default method's, whose shipped "
+        "weights fit it, and mixing between slices",
     )
+    widths: tuple[int, ...] = Field(
+        (32, 64, 96),
+        min_length=2,
+        description="channels by resolution; for the U-Net, from pixels of twice the size on",
+    )
+    blocks: tuple[int, ...] = Field((), description="resenc: residual blocks per resolution; two each where empty")
     window: tuple[int, int, int] = Field((9, 96, 96), description="slices, rows and columns that it sees")
     pixel_mm: float = Field(1.0, gt=0, description="size of its pixels")
     slice_mm: float = Field(4.0, gt=0, description="distance of its slices, whatever that of the image's")
@@ -29,6 +37,12 @@ class ClickRefineConfig(MethodConfig):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "small": {"widths": (16, 32, 64)},
+        "slices": {
+            "backbone": "resenc",
+            "widths": (16, 32, 64, 128),
+            "blocks": (1, 2, 2, 2),
+            "window": (11, 80, 80),
+        },
         "tiny": {"widths": (6, 8), "window": (5, 32, 32)},
     }
 
@@ -36,6 +50,8 @@ class ClickRefineConfig(MethodConfig):
     def _fits(self) -> ClickRefineConfig:
         if any(side % self.divisor for side in self.window[1:]):
             raise ValueError(f"rows and columns of the window must be multiples of {self.divisor}")
+        if self.blocks and len(self.blocks) != len(self.widths):
+            raise ValueError("widths and blocks must have the same length")
         if self.window[0] % 2 == 0:
             raise ValueError("the number of slices must be odd: the click lies in the middle one")
         return self
@@ -43,7 +59,7 @@ class ClickRefineConfig(MethodConfig):
     @property
     def divisor(self) -> int:
         """Of the window's rows and columns."""
-        return 2 ** len(self.widths)
+        return 2 ** (len(self.widths) - (self.backbone == "resenc"))
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
-"""The network that corrects by clicks: a U-Net of 2D convolutions whose slices look at their neighbors."""
+"""The networks that correct by clicks: U-Nets of 2D convolutions whose slices look at their neighbors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import ConfigError
-from ..base import Batch, Context, Method, Tiling
+from ..base import Batch, Context, Method, Tiling, coordinate_channels
 from ..clicking import (
     CLICK_KINDS,
     FAR_MM,
@@ -25,6 +26,7 @@ from ..clicking import (
     simulated_click,
     simulated_scribble,
 )
+from ..resenc_unet.network import ResEncUNet
 from .config import ClickRefineConfig
 
 _CHANNELS = 8
@@ -97,6 +99,81 @@ class ClickUNet(nn.Module):
         return self.head(x)[:, 0].unflatten(0, (-1, slices))
 
 
+class _Mix(nn.Module):
+    """Adds to each slice what it makes of itself and its two neighbors; nothing at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read = nn.Conv2d(3 * width, width, 1)
+        self.norm = nn.InstanceNorm2d(width, affine=True)
+        self.say = nn.Conv2d(width, width, 1, bias=False)
+        nn.init.zeros_(self.say.weight)
+
+    def forward(self, x: Tensor, slices: int) -> Tensor:
+        """(B·S, C, H, W) → the same."""
+        around = torch.cat([*_neighbors(x, slices), x], 1)
+        return x + self.say(F.relu(self.norm(self.read(around))))
+
+
+def _neighbors(x: Tensor, slices: int) -> tuple[Tensor, Tensor]:
+    """(B·S, C, H, W) → the slice before each, and the one after; the outermost continue."""
+    stack = x.unflatten(0, (-1, slices))
+    before, after = torch.cat([stack[:, :1], stack[:, :-1]], 1), torch.cat([stack[:, 1:], stack[:, -1:]], 1)
+    return before.flatten(0, 1), after.flatten(0, 1)
+
+
+class ClickResEnc(nn.Module):
+    """(B, C, S, H, W) maps and (B,) kinds → (B, S, H, W) logits, by the finer half of the default method's network.
+
+    A scene's slices are as far apart as the neighbors that the default network is shown beside a slice, and its pixels
+    as large as that one's: with its weights (`ClickRefine.remap_weights`) it knows bodies, discs and canal from the
+    first step, and has to learn what clicks mean.
+
+    Args:
+        inputs: maps; the first is the image, −1…1.
+        widths, blocks: channels and residual blocks per resolution, finest first.
+        spacing: mm along slices, rows and columns.
+    """
+
+    def __init__(
+        self, inputs: int, widths: tuple[int, ...], blocks: tuple[int, ...], spacing: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.spacing = spacing[1:]
+        self.network = ResEncUNet(2, 3 + 2 + inputs - 1, widths, blocks)  # the slice, two neighbors, coordinates
+        self.kind = nn.Embedding(len(CLICK_KINDS), widths[-1])
+        self.kind_head = nn.Embedding(len(CLICK_KINDS), widths[0])
+        self.encoder_mix = nn.ModuleList(_Mix(width) for width in widths)
+        self.decoder_mix = nn.ModuleList(_Mix(width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], 1, 3, padding=1, bias=False)
+        for weight in (self.kind.weight, self.kind_head.weight, self.head.weight):
+            nn.init.zeros_(weight)  # an untrained one changes nothing
+
+    def forward(self, maps: Tensor, kind: Tensor) -> Tensor:
+        slices = maps.shape[2]
+        maps = maps.transpose(1, 2).flatten(0, 1)
+        image = 2 * maps[:, :1]  # the default network's range
+        place = coordinate_channels(maps.shape[2:], self.spacing, maps.device).to(maps.dtype)
+        place = place.expand(len(maps), -1, -1, -1)
+        x = torch.cat([image, *_neighbors(image, slices), place, maps[:, 1:]], 1)
+        net = self.network
+        features: list[Tensor] = []
+        for stage, mix in zip(net.encoder, self.encoder_mix, strict=True):
+            x = mix(stage(x), slices)
+            features.append(x)
+        kind = kind.repeat_interleave(slices, 0)
+        x = x + self.kind(kind)[:, :, None, None]
+        for level in reversed(range(len(net.decoder))):
+            x = net.decoder[level](torch.cat([net.up[level](x), features[level]], 1))
+            x = self.decoder_mix[level](x, slices)
+        own = (self.kind_head(kind)[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return (self.head(x) + own)[:, 0].unflatten(0, (-1, slices))
+
+
+_FIRST = ("network.network.encoder.0.0.conv1.weight", "network.network.encoder.0.0.skip.weight")
+"""Weights that read the maps."""
+
+
 class ClickRefine(Method):
     """The method: shown scenes (`clicking.ClickScene`), not whole images."""
 
@@ -107,7 +184,26 @@ class ClickRefine(Method):
         self.config: ClickRefineConfig = config
         self.tiling = Tiling((1, *[config.divisor] * 2), window=config.window)
         self.scenes = SceneGrid(config.window, config.spacing)
-        self.network = ClickUNet(_CHANNELS, config.widths)
+        self.network: ClickUNet | ClickResEnc
+        if config.backbone == "resenc":
+            blocks = config.blocks or (2,) * len(config.widths)
+            self.network = ClickResEnc(_CHANNELS, config.widths, blocks, config.spacing)
+        else:
+            self.network = ClickUNet(_CHANNELS, config.widths)
+
+    def remap_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Also the network of the default method; what it was never shown weighs nothing at first."""
+        state = dict(state)
+        if self.config.backbone != "resenc" or "network.encoder.0.0.conv1.weight" not in state:
+            return state
+        state = {f"network.{name}": value for name, value in state.items() if name.startswith("network.")}
+        mine = self.state_dict()
+        for name in _FIRST:
+            known = state[name]
+            unseen = mine[name].shape[1] - known.shape[1]
+            if unseen > 0:
+                state[name] = torch.cat([known, known.new_zeros(len(known), unseen, *known.shape[2:])], 1)
+        return state
 
     def forward(self, scene: ClickScene) -> Tensor:
         """(B, S, H, W) logits of the structure, regardless of how far the clicks are."""
