@@ -88,6 +88,10 @@ class MethodConfig(BaseModel):
         """
         return self
 
+    def as_published(self) -> MethodConfig:
+        """This configuration as a checkpoint states it: nothing of the machine that it was trained on."""
+        return self
+
     @property
     def label_scheme(self) -> LabelScheme:
         """The scheme itself."""

@@ -506,9 +506,10 @@ class _Trainer:
         start = read_saved(self.run.state / _START)
         seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in start.get("validated", ())}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
+        method = self.method.config.as_published().model_dump(mode="json")
         return {
             "title": self.config.name or self.run.folder.name,
-            "method": self.method.config.model_dump(mode="json"),
+            "method": method,
             "preprocessing": self.config.preprocessing.model_dump(mode="json"),
             "patch": list(self.config.data.patch),
             "unvalidated": unvalidated,
@@ -522,7 +523,7 @@ class _Trainer:
                 "hours": round(self.elapsed / 3600, 3),
                 "date": time.strftime("%Y-%m-%d"),
                 "versions": versions(),
-                "configuration": self.config.model_dump(mode="json", exclude=_PLACES),
+                "configuration": self.config.model_dump(mode="json", exclude=_PLACES) | {"method": method},
             },
             "validation": scores,
         }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from tiny_data import write_tiny_dataset
 from torch.nn import functional as F
 
 from SpineSegAILib import anatomy
@@ -26,6 +27,8 @@ from SpineSegAILib.methods.text import encoders
 from SpineSegAILib.methods.text.bank import TextBank, write_bank
 from SpineSegAILib.results import Segmentation
 from SpineSegAILib.training.config import TrainingConfig
+from SpineSegAILib.training.request import TrainingRequest
+from SpineSegAILib.training.trainer import run_training
 
 SIZES = (8, 16, 16)
 AV = scheme("pulmonary-av")
@@ -864,6 +867,40 @@ def test_the_shipped_bank_holds_a_vector_per_sentence(tmp_path, text_packages):
     assert len({tuple(row.tolist()) for row in method.embeddings}) == 24
 
 
+def test_a_checkpoint_names_the_encoder_of_its_bank_not_where_the_file_lay(tmp_path):
+    bank, manifest = tmp_path / "somewhere/mine.safetensors", write_tiny_dataset(tmp_path / "data", training=1)
+    bank.parent.mkdir()
+    config = make_config("la-caf", "tiny", scheme="lumbar-mr", text_encoder=f"bank:{bank}")
+    write_bank(bank, config.text_prompts(), Hashed(), "lumbar-mr")
+    training = TrainingConfig(
+        method=config.model_dump(mode="json"),
+        dataset=str(manifest),
+        preprocessing=Preprocessing(pixel_mm=4.0),
+        data={"patch": (4, 16, 16)},
+        optimization={"steps": 1, "batch": 1, "validate_every": 10, "workers": 0},
+    )
+    run = run_training(TrainingRequest(training, tmp_path / "run", device="cpu"))
+    header = json.dumps(read_header(run.last).metadata)
+    assert str(tmp_path) not in header and "mine" not in header
+    assert read_header(run.last).metadata["method"]["text_encoder"] == "bank:hashed.safetensors"
+
+
+def test_the_bank_may_lie_elsewhere_when_training_goes_on(tmp_path):
+    """The vectors stay where they are of the same encoder, whatever the file is called."""
+    config = make_config("la-caf", "tiny", scheme="pulmonary-av")
+    for name in ("old", "new"):
+        write_bank(tmp_path / f"{name}.safetensors", config.text_prompts(), Hashed(), "pulmonary-av")
+    first, second = (tiny(text_encoder=f"bank:{tmp_path / name}.safetensors") for name in ("old", "new"))
+    first.prepare_training(None)
+    kept = {sid: torch.randn(64) for sid in AV.ids}
+    first.set_embeddings(kept)
+    second.load_state_dict(first.state_dict())
+    second.prepare_training(first.config.as_published().model_dump())
+    assert all(torch.equal(row, kept[sid]) for row, sid in zip(second.embeddings, AV.ids, strict=True))
+    second.prepare_training({**first.config.model_dump(), "text_encoder": "bank:another.safetensors"})
+    assert not any(torch.equal(row, kept[sid]) for row, sid in zip(second.embeddings, AV.ids, strict=True))
+
+
 def test_the_recipes_fit_their_presets():
     for preset in ("paper", "small", "slices"):
         for name in ("pulmonary-av", "lumbar-mr") if preset != "slices" else ("lumbar-mr",):
@@ -935,8 +972,6 @@ def test_a_new_structure_learns_alone_and_leaves_the_others_as_they_were():
 
 
 def test_the_command_adds_a_structure_to_a_checkpoint(checkpoint, tmp_path, capsys):
-    from tiny_data import write_tiny_dataset
-
     manifest = write_tiny_dataset(tmp_path, training=1)
     table = json.loads(manifest.read_text(encoding="utf-8"))
     for split in ("training", "validation"):  # the same masks under a new name

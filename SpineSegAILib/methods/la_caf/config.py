@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from ...anatomy import Structure, display_name, laterality
 from ..config import NO_AUGMENTATION, MethodConfig
+
+if TYPE_CHECKING:
+    from ..text.bank import TextBank
 
 UNIVERSAL_MODEL = "universal_model"
 """Name of the resource: a file with the published weights."""
@@ -186,12 +189,12 @@ class LaCafConfig(MethodConfig):
 
         A bank that is gone is not an error here: a network that continues from a checkpoint has its vectors.
         """
-        kind, _, file = self.text_encoder.partition(":")
-        if kind != "bank" or not Path(file).is_file():
-            return self
-        from ..text.bank import TextBank
+        bank = _bank(self.text_encoder)
+        return self.model_copy(update={"text_width": bank.width}) if bank else self
 
-        return self.model_copy(update={"text_width": TextBank(file).width})
+    def as_published(self) -> LaCafConfig:
+        """With the name of the encoder that made the text bank, not with where that file lay."""
+        return self.model_copy(update={"text_encoder": published_encoder(self.text_encoder)})
 
     @property
     def is_sided(self) -> bool:
@@ -249,6 +252,25 @@ class LaCafConfig(MethodConfig):
             },
             "optimization": optimization,
         }
+
+
+def published_encoder(name: str) -> str:
+    """A text encoder as checkpoints name it: a bank by the encoder that made it, or by its file where that is gone."""
+    kind, _, file = name.partition(":")
+    if kind != "bank":
+        return name
+    bank = _bank(name)
+    return f"bank:{Path(bank.encoder).name}.safetensors" if bank else f"bank:{Path(file).name}"
+
+
+def _bank(name: str) -> TextBank | None:
+    """The text bank that an encoder's name names, if it does and the file is there."""
+    kind, _, file = name.partition(":")
+    if kind != "bank" or not Path(file).is_file():
+        return None
+    from ..text.bank import TextBank
+
+    return TextBank(file)
 
 
 def _spoken(s: Structure, short: bool) -> str:

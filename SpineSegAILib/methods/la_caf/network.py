@@ -25,7 +25,7 @@ from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
 from ..options import choice_option
 from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
-from .config import UNIVERSAL_MODEL, LaCafConfig
+from .config import UNIVERSAL_MODEL, LaCafConfig, published_encoder
 from .embeddings import encode_prompts, encoder, unit_rms
 from .losses import masked_sigmoid_loss
 from .universal_model import read_weights, renamed
@@ -263,8 +263,10 @@ class LaCafMethod(Method):
         Raises:
             ConfigError, MissingPackageError: the text encoder cannot be had.
         """
-        same = start is not None and all(
-            start.get(k) == getattr(self.config, k) for k in ("text_encoder", "text_width", "template", "center_text")
+        same = (
+            start is not None
+            and published_encoder(str(start.get("text_encoder"))) == published_encoder(self.config.text_encoder)
+            and all(start.get(k) == getattr(self.config, k) for k in ("text_width", "template", "center_text"))
         )
         self._embed(keep=same)
 
