@@ -868,7 +868,7 @@ def test_the_shipped_bank_holds_a_vector_per_sentence(tmp_path, text_packages):
 
 
 def test_a_checkpoint_names_the_encoder_of_its_bank_not_where_the_file_lay(tmp_path):
-    bank, manifest = tmp_path / "somewhere/mine.safetensors", write_tiny_dataset(tmp_path / "data", training=1)
+    bank, manifest = tmp_path / "somewhere/mine.safetensors", write_tiny_dataset(tmp_path, training=1)
     bank.parent.mkdir()
     config = make_config("la-caf", "tiny", scheme="lumbar-mr", text_encoder=f"bank:{bank}")
     write_bank(bank, config.text_prompts(), Hashed(), "lumbar-mr")
