@@ -26,7 +26,7 @@ from ..clicking import (
     simulated_click,
     simulated_scribble,
 )
-from ..resenc_unet.network import ResEncUNet
+from ..resenc_unet.network import FIRST_LAYERS, ResEncUNet
 from .config import ClickRefineConfig
 
 _CHANNELS = 8
@@ -156,22 +156,12 @@ class ClickResEnc(nn.Module):
         place = coordinate_channels(maps.shape[2:], self.spacing, maps.device).to(maps.dtype)
         place = place.expand(len(maps), -1, -1, -1)
         x = torch.cat([image, *_neighbors(image, slices), place, maps[:, 1:]], 1)
-        net = self.network
-        features: list[Tensor] = []
-        for stage, mix in zip(net.encoder, self.encoder_mix, strict=True):
-            x = mix(stage(x), slices)
-            features.append(x)
         kind = kind.repeat_interleave(slices, 0)
-        x = x + self.kind(kind)[:, :, None, None]
-        for level in reversed(range(len(net.decoder))):
-            x = net.decoder[level](torch.cat([net.up[level](x), features[level]], 1))
-            x = self.decoder_mix[level](x, slices)
+        encoded = self.network.encode(x, lambda level, y: self.encoder_mix[level](y, slices))
+        encoded[-1] = encoded[-1] + self.kind(kind)[:, :, None, None]
+        x = self.network.decode(encoded, lambda level, y: self.decoder_mix[level](y, slices))[0]
         own = (self.kind_head(kind)[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])
         return (self.head(x) + own)[:, 0].unflatten(0, (-1, slices))
-
-
-_FIRST = ("network.network.encoder.0.0.conv1.weight", "network.network.encoder.0.0.skip.weight")
-"""Weights that read the maps."""
 
 
 class ClickRefine(Method):
@@ -198,7 +188,7 @@ class ClickRefine(Method):
             return state
         state = {f"network.{name}": value for name, value in state.items() if name.startswith("network.")}
         mine = self.state_dict()
-        for name in _FIRST:
+        for name in (f"network.network.{layer}" for layer in FIRST_LAYERS):
             known = state[name]
             unseen = mine[name].shape[1] - known.shape[1]
             if unseen > 0:

@@ -111,17 +111,9 @@ class SlicewiseResEnc(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         batch = len(x)
         x = x[:, self.channels].transpose(1, 2).flatten(0, 1)
-        skips = []
-        for stage, across in zip(self.slices.encoder, self.down_across, strict=True):
-            x = across(stage(x), batch)
-            skips.append(x)
-        bottleneck = skips.pop()
-        decoded = [x]
-        for level in reversed(range(len(skips))):
-            x = self.slices.decoder[level](torch.cat([self.slices.up[level](x), skips[level]], 1))
-            x = self.up_across[level](x, batch)
-            decoded.append(x)
-        return _volume(self.placed(decoded[::-1]), batch), _volume(bottleneck, batch)
+        encoded = self.slices.encode(x, lambda level, y: self.down_across[level](y, batch))
+        decoded = self.slices.decode(encoded, lambda level, y: self.up_across[level](y, batch))
+        return _volume(self.placed(decoded), batch), _volume(encoded[-1], batch)
 
 
 class _Across(nn.Module):

@@ -24,6 +24,7 @@ from ..base import Batch, Context, Method, Readout, Tiling
 from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
 from ..options import choice_option
+from ..resenc_unet.network import FIRST_LAYERS
 from .backbones import SlicewiseResEnc, SwinUNETR3D, UNet3D
 from .config import UNIVERSAL_MODEL, LaCafConfig, published_encoder
 from .embeddings import encode_prompts, encoder, unit_rms
@@ -248,7 +249,7 @@ class LaCafMethod(Method):
             k.replace("network.", "backbone.slices.", 1) if k.startswith("network.") else k: v for k, v in state.items()
         }
         mine = self.state_dict()
-        for name in ("backbone.slices.encoder.0.0.conv1.weight", "backbone.slices.encoder.0.0.skip.weight"):
+        for name in (f"backbone.slices.{layer}" for layer in FIRST_LAYERS):
             if name not in state or name not in mine:
                 continue
             extra = state[name].shape[1] - mine[name].shape[1]

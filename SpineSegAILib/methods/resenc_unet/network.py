@@ -22,6 +22,12 @@ _UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTra
 _NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _POOL: dict[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
+AtLevel = Callable[[int, Tensor], Tensor]
+"""(resolution, 0 the finest; features) → features."""
+
+FIRST_LAYERS = ("encoder.0.0.conv1.weight", "encoder.0.0.skip.weight")
+"""Weights of a `ResEncUNet` that read its input channels."""
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions with instance norm and a skip; a strided block averages its skip (ResNet-D)."""
@@ -80,20 +86,30 @@ class ResEncUNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.decode(self.encode(x))
 
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """Encoder features, finest first."""
+    def encode(self, x: Tensor, then: AtLevel | None = None) -> list[Tensor]:
+        """Encoder features, finest first.
+
+        Args:
+            then: what becomes of a level's features before the next one sees them.
+        """
         features = []
-        for stage in self.encoder:
+        for level, stage in enumerate(self.encoder):
             x = stage(x)
+            x = then(level, x) if then else x
             features.append(x)
         return features
 
-    def decode(self, encoded: list[Tensor]) -> list[Tensor]:
-        """Decoder features, finest first, of encoder features; the deepest of both are the same."""
+    def decode(self, encoded: list[Tensor], then: AtLevel | None = None) -> list[Tensor]:
+        """Decoder features, finest first, of encoder features; the deepest of both are the same.
+
+        Args:
+            then: as for `encode`.
+        """
         x = encoded[-1]
         features = [x]
         for level in reversed(range(len(self.up))):
             x = self.decoder[level](torch.cat([self.up[level](x), encoded[level]], 1))
+            x = then(level, x) if then else x
             features.append(x)
         return features[::-1]
 
@@ -152,7 +168,7 @@ class ResEncUNetMethod(Method):
         same but for the new kinds, which start as improbable as they are rare."""
         state = dict(state)
         mine = self.state_dict()
-        for name in ("network.encoder.0.0.conv1.weight", "network.encoder.0.0.skip.weight"):
+        for name in (f"network.{layer}" for layer in FIRST_LAYERS):
             if name not in state or name not in mine:
                 continue
             extra = mine[name].shape[1] - state[name].shape[1]
