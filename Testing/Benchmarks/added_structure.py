@@ -9,7 +9,8 @@ and the checkpoint has no output for. BANK is a text bank of the checkpoint's en
         --output BANK.safetensors
 
 Only the new structure's own weights learn (``method.only``), from the first --cases of the training split; the score is
-on the validation split, where nobody chose anything. WORK keeps the data set and the run; delete it to begin again.
+on the validation split, where nobody chose anything. What results has no calibration, so what the checkpoint knew
+before moves a little without it. WORK keeps the data set and the run; delete it to begin again.
 """
 
 from __future__ import annotations
