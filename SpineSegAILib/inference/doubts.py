@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..anatomy import STRUCTURES, Kind
+from ..anatomy import CANAL_ID, STRUCTURES, Kind, LabelScheme, disc_below, disc_name, next_below, sorted_ids
 from ..checkpoints import list_checkpoints
 from ..consistency import LevelResult
 from ..imaging import CanonicalVolume, orientation_is_known, plausibility_warnings
@@ -28,6 +29,34 @@ def doubts(image: sitk.Image, volume: CanonicalVolume, levels: LevelResult | Non
     """
     ct = levels is not None and bright_rim(volume.array, np.isin(levels.labels, _VERTEBRAE))
     return plausibility_warnings(image, modality, _models_for, as_segmented="CT" if ct else "")
+
+
+def not_found(present: Iterable[int], scheme: LabelScheme, wanted: Collection[int] = ()) -> list[str]:
+    """Sentences about structures that must be in an image in which others are, and were not found.
+
+    Args:
+        present: ids of what was found.
+        scheme: the checkpoint's.
+        wanted: ids, where only those were asked for.
+    """
+    present = set(present)
+    asked = (set(scheme.ids) & set(wanted)) if wanted else set(scheme.ids)
+    missing = []
+    for sid in sorted_ids(present):
+        if STRUCTURES[sid].kind is not Kind.VERTEBRA:
+            continue
+        disc, below = disc_below(sid), next_below(STRUCTURES[sid], present)
+        if disc and below and below.id in present and disc.id in asked - present:
+            missing.append(disc_name(disc.id, present))
+    sentences = []
+    if missing:
+        which = f"disc {missing[0]} was" if len(missing) == 1 else f"discs {', '.join(missing)} were"
+        sentences.append(
+            f"The {which} not found, though the vertebrae above and below were: fused, beside the slices, or missed."
+        )
+    if CANAL_ID in asked - present and any(STRUCTURES[sid].kind is Kind.VERTEBRA for sid in present):
+        sentences.append("The spinal canal was not found: beside the slices, or missed.")
+    return sentences
 
 
 def not_told(labels: sitk.Image) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ..methods.options import number_option, switch_option, whole_option
 from ..results import Segmentation
 from .cleaning import clean
 from .device import choose_device, device_name, memory_in_words
-from .doubts import doubts, not_told
+from .doubts import doubts, not_found, not_told
 from .films import NEGATIVE, film_doubts, is_negative, negative, refuse_two_columns
 from .metadata import read_metadata
 from .quality import NOT_FITTED, outline_quality
@@ -190,6 +190,8 @@ class Predictor:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
             if hints.structures:
                 labels = restricted(labels, hints.structures)
+            if levels is not None:
+                notes += not_found(ids_in(labels), self.scheme, hints.structures)
             carry_tags(image, labels)
             uncertainty = None
             if evidence.uncertainty is not None:

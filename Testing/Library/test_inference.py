@@ -12,6 +12,7 @@ from SpineSegAILib.checkpoints import read_header, save_checkpoint
 from SpineSegAILib.errors import Cancelled, ConfigError, DeviceError, HintError, ImageError, SpineSegAIError
 from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, CanonicalVolume, Geometry, Preprocessing
+from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.inference import Predictor, choose_device
 from SpineSegAILib.inference.quality import QUALITY_PRIOR
 from SpineSegAILib.inference.sliding_window import predict_volume
@@ -96,6 +97,25 @@ def test_a_perfect_network_gives_back_the_labels(oracle, phantom):
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.97, name
     assert result.provenance["seconds"].keys() == {"preprocess", "network", "consistency", "back", "quality"}
     assert structure("canal").id in result.unvalidated
+
+
+def test_what_must_be_there_and_was_not_found_is_said(oracle, phantom):
+    picture = as_picture(phantom.labels)
+    assert not any("not found" in sentence for sentence in oracle.segment(picture).warnings)
+    array = sitk.GetArrayFromImage(picture)
+    array[np.isin(array, [structure(name).id for name in ("T12/L1", "L2/L3", "canal")])] = 0
+    blind = like(picture, array)
+    assert [w for w in oracle.segment(blind).warnings if "not found" in w] == [
+        "The discs T12/L1, L2/L3 were not found, though the vertebrae above and below were: fused, beside the slices, "
+        "or missed.",
+        "The spinal canal was not found: beside the slices, or missed.",
+    ]
+    one = Hints(structures=tuple(structure(name).id for name in ("L2", "L3", "L2/L3")))
+    assert [w for w in oracle.segment(blind, one).warnings if "not found" in w] == [
+        "The disc L2/L3 was not found, though the vertebrae above and below were: fused, beside the slices, or missed."
+    ]
+    bodies = Hints(structures=tuple(structure(name).id for name in ("L2", "L3")))
+    assert not any("not found" in sentence for sentence in oracle.segment(blind, bodies).warnings)
 
 
 def test_every_slice_is_seen_once(oracle, phantom):
