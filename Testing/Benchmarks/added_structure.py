@@ -8,9 +8,10 @@ and the checkpoint has no output for. BANK is a text bank of the checkpoint's en
     spinesegai text-bank --method la-caf --scheme lumbar-mr --add-structure "vertebral arches" --encoder ENCODER \\
         --output BANK.safetensors
 
-Only the new structure's own weights learn (``method.only``), from the first --cases of the training split; the score is
-on the validation split, where nobody chose anything. What results has no calibration, so what the checkpoint knew
-before moves a little without it. WORK keeps the data set and the run; delete it to begin again.
+It learns from the first --cases of the training split, in which what the checkpoint knew before is drawn, too; the score
+is on the validation split, where nobody chose anything. All weights learn; with --only the new structure's own alone
+(``method.only``), which cannot find what the features before the heads do not tell. What results has no calibration, so
+what the checkpoint knew before moves a little without it. WORK keeps the data set and the run; delete it to begin again.
 """
 
 from __future__ import annotations
@@ -90,15 +91,17 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for the dataset, the run and the reports")
     parser.add_argument("--bank", type=Path, required=True, help="text bank that holds the name")
     parser.add_argument("--cases", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rate", default="3e-3", help="learning rate")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rate", default="1e-3", help="learning rate")
+    parser.add_argument("--only", action="store_true", help="the new structure's own weights alone learn")
     args = parser.parse_args()
     manifest = write_dataset(args.dataset, args.work / "set", args.cases)
     run = args.work / "run"
     if not (run / "last.safetensors").exists():
         settings = {
             "method.text_encoder": f"bank:{args.bank.resolve()}",
-            "method.only": json.dumps([NAME]),
+            "method.only": json.dumps([NAME] if args.only else []),
+            "method.positive_weight": 4,
             "optimization.learning_rate": args.rate,
             "optimization.batch": 2,
             "optimization.warmup": 20,
