@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for the dataset, the run and the reports")
     parser.add_argument("--bank", type=Path, required=True, help="text bank that holds the name")
     parser.add_argument("--cases", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--rate", default="1e-3", help="learning rate")
     parser.add_argument("--only", action="store_true", help="the new structure's own weights alone learn")
     args = parser.parse_args()
