@@ -8,10 +8,11 @@ and the checkpoint has no output for. BANK is a text bank of the checkpoint's en
     spinesegai text-bank --method la-caf --scheme lumbar-mr --add-structure "vertebral arches" --encoder ENCODER \\
         --output BANK.safetensors
 
-It learns from the first --cases of the training split, in which what the checkpoint knew before is drawn, too; the score
-is on the validation split, where nobody chose anything. All weights learn; with --only the new structure's own alone
-(``method.only``), which cannot find what the features before the heads do not tell. What results has no calibration, so
-what the checkpoint knew before moves a little without it. WORK keeps the data set and the run; delete it to begin again.
+It learns from the first --cases of the training split, in which what the checkpoint knew before is drawn, too; the
+score is on the validation split, where nobody chose anything. All weights learn; with --only the new structure's own
+alone (``method.only``), which cannot find what the features before the heads do not tell. What results has no
+calibration, so what the checkpoint knew before moves a little without it. WORK keeps the data set and the run; delete
+it to begin again.
 """
 
 from __future__ import annotations
