@@ -35,26 +35,25 @@ def not_found(present: Iterable[int], scheme: LabelScheme, wanted: Collection[in
     """Sentences about structures that must be in an image in which others are, and were not found.
 
     Args:
-        present: ids of what was found.
+        present: ids of what was found, asked for or not.
         scheme: the checkpoint's.
         wanted: ids, where only those were asked for.
     """
     present = set(present)
-    asked = (set(scheme.ids) & set(wanted)) if wanted else set(scheme.ids)
-    missing = []
-    for sid in sorted_ids(present):
-        if STRUCTURES[sid].kind is not Kind.VERTEBRA:
-            continue
+    vertebrae = present.intersection(_VERTEBRAE)
+    lacking = set(scheme.ids).intersection(wanted or scheme.ids) - present
+    discs = []
+    for sid in sorted_ids(vertebrae):
         disc, below = disc_below(sid), next_below(STRUCTURES[sid], present)
-        if disc and below and below.id in present and disc.id in asked - present:
-            missing.append(disc_name(disc.id, present))
+        if disc and disc.id in lacking and below and below.id in present:
+            discs.append(disc_name(disc.id, present))
     sentences = []
-    if missing:
-        which = f"disc {missing[0]} was" if len(missing) == 1 else f"discs {', '.join(missing)} were"
+    if discs:
+        which = f"disc {discs[0]} was" if len(discs) == 1 else f"discs {', '.join(discs)} were"
         sentences.append(
             f"The {which} not found, though the vertebrae above and below were: fused, beside the slices, or missed."
         )
-    if CANAL_ID in asked - present and any(STRUCTURES[sid].kind is Kind.VERTEBRA for sid in present):
+    if vertebrae and CANAL_ID in lacking:
         sentences.append("The spinal canal was not found: beside the slices, or missed.")
     return sentences
 

@@ -188,10 +188,10 @@ class Predictor:
                 labels = clean(labels)
             if hints.locked is not None:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
-            if hints.structures:
-                labels = restricted(labels, hints.structures)
             if levels is not None:
                 notes += not_found(ids_in(labels), self.scheme, hints.structures)
+            if hints.structures:
+                labels = restricted(labels, hints.structures)
             carry_tags(image, labels)
             uncertainty = None
             if evidence.uncertainty is not None:

@@ -101,8 +101,7 @@ def main() -> None:
     if not (run / "last.safetensors").exists():
         settings = {
             "method.text_encoder": f"bank:{args.bank.resolve()}",
-            "method.only": json.dumps([NAME] if args.only else []),
-            "method.positive_weight": 4,
+            **({"method.only": json.dumps([NAME])} if args.only else {"method.positive_weight": 4}),
             "optimization.learning_rate": args.rate,
             "optimization.batch": 2,
             "optimization.warmup": 20,
