@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 """Is called with the fraction that is done and a sentence."""
 
+SECONDS_BETWEEN_LINES = 60.0
+"""Of progress, where standard error is no terminal."""
+
 # --- standard output -------------------------------------------------------------------------------------------------
 
 
@@ -58,16 +61,19 @@ def print_line(line: str) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool, lines: bool = False) -> Iterator[Progress]:
-    """A bar, if standard error is a terminal; or with `lines` a JSON line for each report."""
+    """A bar, if standard error is a terminal, else a line now and then; or with `lines` a JSON line for each report."""
     if lines:
         yield lambda fraction, message: print(
             json.dumps({"progress": round(fraction, 4), "message": message}), file=sys.stderr, flush=True
         )
         return
+    if not quiet and not sys.stderr.isatty():
+        yield _now_and_then()
+        return
     from tqdm import tqdm
 
     form = "{percentage:3.0f}%|{bar:30}| {elapsed} {desc}"
-    with tqdm(total=1.0, bar_format=form, file=sys.stderr, leave=False, disable=True if quiet else None) as bar:
+    with tqdm(total=1.0, bar_format=form, file=sys.stderr, leave=False, disable=quiet) as bar:
 
         def report(fraction: float, message: str) -> None:
             bar.set_description_str(message, refresh=False)
@@ -75,6 +81,20 @@ def progress_bar(quiet: bool, lines: bool = False) -> Iterator[Progress]:
             bar.refresh()
 
         yield report
+
+
+def _now_and_then() -> Progress:
+    """Progress as lines, for a log: none where the work is done before the first is due."""
+    last, most = time.monotonic(), 0.0
+
+    def report(fraction: float, message: str) -> None:
+        nonlocal last, most
+        most = max(most, min(fraction, 1.0))
+        if (now := time.monotonic()) - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            print_line(f"{most:4.0%} {message}")
+
+    return report
 
 
 @contextmanager
