@@ -80,7 +80,7 @@ def predict_volume(
         maps = _around_column(request, patch, _by_slices if method.config.dims == 2 else _by_windows)
     return Evidence(
         spacing=volume.spacing,
-        scheme=method.output_scheme(request.hints),
+        scheme=method.scheme,
         classes=maps.get("classes"),
         kinds=maps.get("kinds"),
         rank=maps.get("rank"),

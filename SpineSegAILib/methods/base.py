@@ -284,10 +284,6 @@ class Method(nn.Module, TrainingHooks):
             f"The method {self.config.method} takes no clicks.", "Choose a checkpoint for correction by clicks."
         )
 
-    def output_scheme(self, hints: Hints) -> LabelScheme:
-        """The scheme of the ``classes`` in `evidence`: a subset where a method computes only what was asked for."""
-        return self.scheme
-
     def images_per_slice(self, options: Mapping[str, Any]) -> int:
         """How many images a 2D method computes at once for a slice; several where it draws samples."""
         return 1

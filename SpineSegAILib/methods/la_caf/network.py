@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...anatomy import LabelScheme
 from ...errors import ConfigError
-from ...hints import Hints
 from ..base import Batch, Context, Method, Readout, Tiling
 from ..blocks import group_norm, position_encoding, rank_map
 from ..losses import rank_loss
@@ -380,20 +378,13 @@ class LaCafMethod(Method):
             losses["total"] = losses["total"] + self.config.rank_weight * losses["rank"]
         return losses
 
-    def output_scheme(self, hints: Hints) -> LabelScheme:
-        """Only the heads that were asked for, unless levels must be counted along the whole column."""
-        if not hints.structures or hints.anchors or hints.visible or hints.locked is not None:
-            return self.scheme
-        return self.scheme.subset(hints.structures)
-
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
-        ids = self.output_scheme(context.hints).ids
         source = None
         everyone = self.scheme.ids
         places = {"shuffled": (len(everyone) + 1) // 2, "neighbour": 1}
         if away := places.get(choice_option(context.options, "text", tuple(places), "")):
             source = dict(zip(everyone, (*everyone[away:], *everyone[:away]), strict=True))
-        logits, _ = self(images, context.coordinates, ids, source=source)
+        logits, _ = self(images, context.coordinates, source=source)
         logits = logits.float()
         return {"classes": torch.cat([torch.zeros_like(logits[:, :1]), logits], 1).softmax(1)}
 
