@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +229,65 @@ def smoothed(trial: Trial) -> float:
     return trial.dice(made.apply(trial.labels))
 
 
+class Reader:
+    """Who corrects, in every way there is.
+
+    Args:
+        checkpoint: that follows clicks; None for the shipped one.
+        seed: of the clicks.
+        quick: only the clicks, not what is set beside them.
+    """
+
+    def __init__(self, checkpoint: str | None, seed: int, quick: bool) -> None:
+        import torch
+
+        from SpineSegAILib.inference import Predictor
+
+        torch.set_num_threads(1)
+        self.method, self.seed = load_click_method(checkpoint), seed
+        self.predictor = None if quick else Predictor(None, device="cpu")
+
+    def follow(self, number: int, trial: Trial) -> tuple[dict[str, Course], int]:
+        """What becomes of the trial of this number by each way, and how many voxels of locked structures changed."""
+        made: dict[str, Course] = {}
+        for name, careful in (("careful", True), ("careless", False)):
+            seed = self.seed * 1000 + number
+            made[f"clicks, {name} reader"] = course(trial, by_method(self.method), seed, careful, MOST_CLICKS)
+            if self.predictor:
+                made[f"spheres of 3 mm, {name} reader"] = course(trial, by_sphere, seed, careful, MOST_CLICKS)
+        if self.predictor:
+            begun = trial.dice(trial.labels)
+            made["edges smoothed by 2 mm"] = Course([begun, smoothed(trial)])
+            made["default again, all else locked"] = Course([begun, again(trial, self.predictor)])
+        return made, locked_changed(trial, self.method, number)
+
+
+_readers: list[Reader] = []
+"""The one of a process of `followed`."""
+
+
+def _arrive(begin: Callable[[], Reader]) -> None:
+    _readers.append(begin())
+
+
+def _follow(number: int, trial: Trial) -> tuple[Trial, dict[str, Course], int]:
+    return trial, *_readers[0].follow(number, trial)
+
+
+def followed(
+    begin: Callable[[], Reader], several: Iterable[Trial], workers: int
+) -> Iterator[tuple[Trial, dict[str, Course], int]]:
+    """Each trial with `Reader.follow` of it, in their order; by several processes if wanted, with the same results."""
+    if workers < 2:
+        reader = begin()
+        for number, trial in enumerate(several):
+            yield trial, *reader.follow(number, trial)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_arrive, initargs=(begin,)) as pool:
+        yield from (future.result() for future in [pool.submit(_follow, *pair) for pair in enumerate(several)])
+
+
 def row(name: str, courses: Sequence[Course]) -> dict[str, Any]:
     """A line of the table."""
     low = [c for c in courses if c.dice[0] < LOW]
@@ -314,6 +376,7 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=99, metavar="N", help="of each case at most")
     parser.add_argument("--quick", action="store_true", help="only the clicks, not what is set beside them")
     parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="structures corrected at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
     parser.add_argument("--curve", type=Path, metavar="FILE", help="draw Dice over clicks: .png, .svg")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="write checkpoint and card there")
@@ -326,23 +389,15 @@ def main() -> None:
     torch.set_num_threads(1)
     from SpineSegAILib.inference import Predictor
 
-    predictor, method = Predictor(None, device="cpu"), load_click_method(args.checkpoint)
     cases = [c for c in read_cases(args.dataset, args.split) if c.label and args.only in c.name]
     ways: dict[str, list[Course]] = {}
     told: list[dict[str, Any]] = []
     locked = 0
-    for number, trial in enumerate(trials(cases, predictor, args.structures, args.seed)):
-        made: dict[str, Course] = {}
-        for reader, careful in (("careful", True), ("careless", False)):
-            seed = args.seed * 1000 + number
-            made[f"clicks, {reader} reader"] = course(trial, by_method(method), seed, careful, MOST_CLICKS)
-            if not args.quick:
-                made[f"spheres of 3 mm, {reader} reader"] = course(trial, by_sphere, seed, careful, MOST_CLICKS)
-        if not args.quick:
-            begun = trial.dice(trial.labels)
-            made["edges smoothed by 2 mm"] = Course([begun, smoothed(trial)])
-            made["default again, all else locked"] = Course([begun, again(trial, predictor)])
-        locked += locked_changed(trial, method, number)
+    begin = partial(Reader, args.checkpoint, args.seed, args.quick)
+    for trial, made, changed in followed(
+        begin, trials(cases, Predictor(None, "cpu"), args.structures, args.seed), args.workers
+    ):
+        locked += changed
         for name, found in made.items():
             ways.setdefault(name, []).append(found)
         dice = {name: [round(d, 4) for d in found.dice] for name, found in made.items()}
