@@ -697,6 +697,8 @@ def test_predictions_of_any_shape_and_subset(checkpoint):
         result = predictor.segment(image, options={"consistency": "off"})
         assert result.labels.GetSize() == image.GetSize()
         assert result.present
+    with pytest.raises(SchemeError):
+        predictor.segment(picture((3, 20, 20)), Hints(structures=(201,)))
 
 
 def test_a_structure_asked_for_alone_is_what_it_is_among_all(checkpoint):
@@ -710,8 +712,6 @@ def test_a_structure_asked_for_alone_is_what_it_is_among_all(checkpoint):
         drawn, alone = (sitk.GetArrayFromImage(result.labels) for result in (whole, only))
         np.testing.assert_array_equal(alone, np.where(drawn == wanted, wanted, 0))
         assert only.level_confidence == whole.level_confidence
-    with pytest.raises(SchemeError):
-        predictor.segment(picture((3, 20, 20)), Hints(structures=(201,)))
 
 
 def test_shuffled_texts_change_the_result(checkpoint):
