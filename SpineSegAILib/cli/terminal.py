@@ -20,7 +20,7 @@ Progress = Callable[[float, str], None]
 """Is called with the fraction that is done and a sentence."""
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Of progress, where standard error is no terminal."""
+"""How often, where standard error is not a terminal."""
 
 # --- standard output -------------------------------------------------------------------------------------------------
 
