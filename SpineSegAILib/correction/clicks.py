@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import scheme, structure
+from ..anatomy import Kind, scheme, structure
 from ..checkpoints import CheckpointInfo, find_checkpoint, load_method
 from ..errors import CheckpointError, CorrectionError
 from ..hints import Point
@@ -34,6 +34,12 @@ LEAST_MM = 2.0
 """Radius of what changes around a click of which nothing else would come: a click always does something."""
 CLEAR_CHANGE = 0.25
 """By how much a probability must change for a voxel to change: edges do not move because they were looked at."""
+LONG = frozenset({Kind.CANAL, Kind.CORD, Kind.ARTERY, Kind.VEIN})
+"""Kinds of structures that are longer than a click reaches: what was added of them is followed on to its end."""
+FRONT = 0.55
+"""Share of a click's reach beyond which what was added may be cut off, and not end there."""
+MOST_FURTHER = 8
+"""Scenes into which what was added is followed on."""
 MOST_SCENES = 40
 """Scenes that are looked at for one correction: some seconds."""
 _MOST_POINTS = 96
@@ -279,6 +285,49 @@ class _Scenes:
             new, new_signs: clicks to follow, as indices.
             shown, signs: all that is shown: these, and earlier ones.
         """
+        reach, box, away, gained, lost = self._change(sid, new, shown, signs)
+        old = self.labels[box]
+        held = np.isin(old, self.held)
+        result = np.where(gained, sid, np.where(lost, 0, old))
+        self._certain(sid, box, result, old, held, new, new_signs)
+        self.labels[box] = result
+        if structure(sid).kind in LONG:
+            self._follow_on(sid, _fronts(gained, away, reach, box, self.spacing), new, shown[signs < 0])
+
+    def _follow_on(self, sid: int, fronts: list[np.ndarray], clicked: np.ndarray, forbidden: np.ndarray) -> None:
+        """Add what goes on where an addition came to the end of its reach: the rest of a canal that was missed.
+
+        Args:
+            fronts: indices of voxels where it may go on.
+            clicked: around which there is nothing more to look for.
+            forbidden: clicks where the structure is not to be.
+        """
+        from ..methods.clicking import REACH_MM
+
+        seen = list(clicked)
+        for _ in range(MOST_FURTHER):
+            while fronts and min(np.linalg.norm((fronts[0] - at) * self.spacing) for at in seen) < REACH_MM:
+                fronts.pop(0)
+            if not fronts:
+                return
+            front = fronts.pop(0)
+            seen.append(front)
+            shown = np.concatenate([front[None], forbidden])
+            signs = np.array([1] + [-1] * len(forbidden))
+            reach, box, away, gained, _ = self._change(sid, front[None], shown, signs)
+            gained &= self.labels[box] == 0  # what a reader did not point at takes from no other structure
+            self.labels[box][gained] = sid
+            fronts += _fronts(gained, away, reach, box, self.spacing)
+
+    def _change(
+        self, sid: int, new: np.ndarray, shown: np.ndarray, signs: np.ndarray
+    ) -> tuple[float, tuple[slice, ...], np.ndarray, np.ndarray, np.ndarray]:
+        """What clicks would change in the scene around them.
+
+        Returns:
+            their reach; the voxels of the scene; of these, mm to the nearest of the clicks, and which ones the
+            structure gains and loses.
+        """
         from ..methods.clicking import reach_mm
 
         center = new.mean(0)
@@ -298,9 +347,7 @@ class _Scenes:
         if count:
             near = np.concatenate([[False], ndimage.minimum(away, pieces, np.arange(1, count + 1)) <= NEAR_MM])
             changed &= near[pieces]
-        result = np.where(changed & gained, sid, np.where(changed & lost, 0, old))
-        self._certain(sid, box, result, old, held, new, new_signs)
-        self.labels[box] = result
+        return reach, box, away, changed & gained, changed & lost
 
     def _box(self, center: np.ndarray) -> tuple[tuple[slice, ...], list[np.ndarray]]:
         """The voxels that a scene shows, and for each axis what they take of its positions: (voxels, positions)."""
@@ -403,6 +450,27 @@ class _Scenes:
                 result[ball & (result == sid)] = 0
 
 
+def _fronts(
+    gained: np.ndarray, away: np.ndarray, reach: float, box: tuple[slice, ...], spacing: np.ndarray
+) -> list[np.ndarray]:
+    """Indices in the middle of each piece of what was gained that lies far out in the reach, the largest first.
+
+    Args:
+        gained: (a, b, c) bool.
+        away: mm from the click.
+        reach: its reach (mm).
+        box: the voxels that these are.
+        spacing: of the voxels (mm).
+    """
+    pieces, count = ndimage.label(gained & (away > FRONT * reach), np.ones((3, 3, 3), bool))
+    corner = np.array([side.start for side in box])
+    found = []
+    for number in np.argsort(np.bincount(pieces.ravel(), minlength=count + 1)[1:])[::-1] + 1:
+        depth = ndimage.distance_transform_edt(np.pad(pieces == number, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+        found.append(corner + np.unravel_index(depth.argmax(), depth.shape))
+    return found
+
+
 def _linear(positions: np.ndarray, count: int, width: float = 1.0) -> np.ndarray:
     """(n, count) float32 weights of linear interpolation at fractional positions; rows sum to one.
 
@@ -415,7 +483,14 @@ def _linear(positions: np.ndarray, count: int, width: float = 1.0) -> np.ndarray
 
 
 def _separably(array: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
-    """(a, b, c) → each axis resampled by its (new, old) matrix."""
-    slices, rows, columns = weights
-    planes = np.tensordot(slices, array, axes=1)
-    return np.matmul(np.matmul(rows, planes), columns.T)
+    """(a, b, c) → each axis resampled by its (new, old) matrix.
+
+    By torch, in as many threads as it was given: NumPy's own wait for one another on a busy machine, and take four times
+    as long for products as small as these.
+    """
+    import torch
+
+    slices, rows, columns = map(torch.from_numpy, weights)
+    values = torch.from_numpy(np.ascontiguousarray(array))
+    planes = (slices @ values.flatten(1)).unflatten(1, values.shape[1:])
+    return (rows @ planes @ columns.T).numpy()
