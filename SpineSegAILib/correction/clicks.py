@@ -2,7 +2,8 @@
 
 A method that takes clicks (`Method.scenes`) is shown a small scene around them. Its answer counts only where something
 changes by it, within a reach of the click that grows with the structure (`methods.clicking.reach_mm`), and in one
-piece with what lies near it. Voxels that the structure gains its neighbor loses; those of locked ones stay.
+piece with what lies near it. Voxels that the structure gains its neighbor loses; those of locked ones stay. A canal
+that was missed is longer than that: what is added to it goes on, through free voxels, to where it ends.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ LONG = frozenset({Kind.CANAL, Kind.CORD, Kind.ARTERY, Kind.VEIN})
 """Kinds of structures that are longer than a click reaches: what was added of them is followed on to its end."""
 FRONT = 0.55
 """Share of a click's reach beyond which what was added may be cut off, and not end there."""
-MOST_FURTHER = 8
+MOST_FURTHER = 12
 """Scenes into which what was added is followed on."""
 MOST_SCENES = 40
 """Scenes that are looked at for one correction: some seconds."""
@@ -453,7 +454,8 @@ class _Scenes:
 def _fronts(
     gained: np.ndarray, away: np.ndarray, reach: float, box: tuple[slice, ...], spacing: np.ndarray
 ) -> list[np.ndarray]:
-    """Indices in the middle of each piece of what was gained that lies far out in the reach, the largest first.
+    """Indices, as far out as may be but not at the edge, of each piece of what was gained that lies far out in the
+    reach, the largest first.
 
     Args:
         gained: (a, b, c) bool.
@@ -467,7 +469,8 @@ def _fronts(
     found = []
     for number in np.argsort(np.bincount(pieces.ravel(), minlength=count + 1)[1:])[::-1] + 1:
         depth = ndimage.distance_transform_edt(np.pad(pieces == number, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-        found.append(corner + np.unravel_index(depth.argmax(), depth.shape))
+        far = np.where(depth >= 0.5 * depth.max(), away, -1.0)
+        found.append(corner + np.unravel_index(far.argmax(), far.shape))
     return found
 
 
@@ -485,8 +488,8 @@ def _linear(positions: np.ndarray, count: int, width: float = 1.0) -> np.ndarray
 def _separably(array: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
     """(a, b, c) → each axis resampled by its (new, old) matrix.
 
-    By torch, in as many threads as it was given: NumPy's own wait for one another on a busy machine, and take four times
-    as long for products as small as these.
+    By torch, in as many threads as it was given. Those of NumPy wait for one another on a busy machine, and take four
+    times as long for products as small as these.
     """
     import torch
 

@@ -24,7 +24,7 @@ NEAR_MM, FAR_MM = 4.0, 24.0
 
 REACH_MM, REACH_OF_RADIUS = 16.0, 1.2
 """A click changes nothing farther away than this and so many radii of the ball that is as large as its structure: the
-whole of a vertebral body or of a disc, a level or so of the canal."""
+whole of a vertebral body or of a disc, a level or so of the canal at a time."""
 
 UNDRAWN_RADIUS_MM = 15.0
 """Radius of a structure that is not drawn yet: a small body's, or a disc's."""

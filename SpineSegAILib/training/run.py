@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -89,6 +90,26 @@ def _is_number(value: Any) -> bool:
     return _is_plain(value) and abs(value) < 1e300  # neither NaN nor infinite
 
 
+_HALF_WRITTEN = re.compile(
+    r"\.(lock\.\d+|events\.part|((config|dataset|status|launch|start|parts)\.json|(last|best|state|bad_batch\w*)\.safetensors"
+    r"|(curves|preview)\.png)(\..+)?)"
+)
+"""Names under which files of a run are written before they take their own."""
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether a process that was killed left it; nothing else that is hidden is ours."""
+    return _HALF_WRITTEN.fullmatch(path.name) is not None
+
+
+def _names(folder: Path) -> list[str]:
+    """Of what is in a folder; none where there is none."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
 class RunDirectory:
     """A run's files.
 
@@ -124,13 +145,15 @@ class RunDirectory:
         """Start a new run, and claim it: of several processes that try at once, one succeeds.
 
         Raises:
-            TrainingError: the folder holds a run already, or cannot be written.
+            TrainingError: the folder holds a run already, or files of the names that a run's have, or cannot be
+                written.
         """
         taken = TrainingError(
             f"{self.folder} already holds a run.", "Resume it with --resume, or choose another folder."
         )
         if self.config_file.exists():
             raise taken
+        self._refuse_what_is_not_of_a_run()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.claim()
@@ -154,12 +177,24 @@ class RunDirectory:
                 self.stop_file.unlink(missing_ok=True)  # it was meant for a process before this one
             self.state.mkdir(exist_ok=True)
             for folder in (self.folder, self.state):
-                for left in folder.glob(".*"):  # half-written by a process that was killed
+                for left in filter(_is_half_written, folder.glob(".*")):
                     shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
             self._ballast.write_bytes(b"\0" * BALLAST_BYTES)
         except OSError as error:
             self.release()
             raise self._not_writable(error) from error
+
+    def _refuse_what_is_not_of_a_run(self) -> None:
+        """Raises:
+        TrainingError: a new run would take, or write over, a file that is there.
+        """
+        written = (self.dataset_file, self.events_file, self.last, self.best, self.curves, self.preview)
+        kept = [path for path in written if path.exists()]
+        kept += [folder for folder in (self.inputs, self.state) if set(_names(folder)) - {self._ballast.name}]
+        if kept:
+            raise TrainingError(
+                f"{self.folder} holds {kept[0].name}, which a new run would write over.", "Choose a new or empty folder."
+            )
 
     def _not_writable(self, error: OSError) -> TrainingError:
         return TrainingError(

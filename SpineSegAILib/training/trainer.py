@@ -28,6 +28,7 @@ from ..datasets.manifest import Manifest, read_manifest
 from ..errors import ConfigError, DatasetError, TrainingError, is_out_of_memory
 from ..evaluation.on_grid import load_labelled
 from ..files import atomic_write
+from ..inference.metadata import read_metadata
 from ..methods.base import Batch, Method
 from ..methods.catalog import build_method
 from .averaging import WeightAverage, load_matching
@@ -45,6 +46,8 @@ from .snapshot import keep_case, keep_inputs, keep_start, read_snapshot, take_sn
 
 _START = "start.json"
 """In a run's state: what the checkpoint it started from had learned from real cases."""
+_OF_THE_NETWORK = ("calibration", "outline_quality")
+"""What a checkpoint says beside its weights that was fitted to them."""
 _PARTS = "parts.json"
 """In a run's state: how many parts a batch is computed in, where one of several processes found that out."""
 _PLACES = {"dataset", "also", "start_from", "resources"}
@@ -191,9 +194,11 @@ class _Trainer:
             validated = [s.name for s in origin.scheme.structures if whole and s.id not in origin.unvalidated]
             before = origin.metadata.get("training", {})
             cases = sorted({*before.get("cases", ()), *before.get("cases_before", ())})
-            if self.main:
-                replace_json(self.run.state / _START, {"validated": validated, "cases": cases})
             total = len(self.method.state_dict())
+            same = taken == total and read_metadata(origin).preprocessing == self.config.preprocessing
+            known = {key: origin.metadata[key] for key in _OF_THE_NETWORK if same and key in origin.metadata}
+            if self.main:
+                replace_json(self.run.state / _START, {"validated": validated, "cases": cases, **known})
             part = "its weights are" if taken == total else f"{taken} of {total} tensors of its weights are"
             self._event("start", message=f"{part} those of {self.config.start_from}")
         self.method.prepare_training(start)
@@ -507,6 +512,9 @@ class _Trainer:
         seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in start.get("validated", ())}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         method = self.method.config.as_published().model_dump(mode="json")
+        # Edges move little, and stay calibrated rather with the start's offsets than with none; how far an outline can be
+        # trusted was learned from another network's errors once this one has made a step.
+        known = {key: start[key] for key in _OF_THE_NETWORK[: 2 if self.step == 0 else 1] if key in start}
         return {
             "title": self.config.name or self.run.folder.name,
             "method": method,
@@ -526,6 +534,7 @@ class _Trainer:
                 "configuration": self.config.model_dump(mode="json", exclude=_PLACES) | {"method": method},
             },
             "validation": scores,
+            **known,
         }
 
     def _save(self) -> None:

@@ -15,7 +15,7 @@ from SpineSegAILib.anatomy import custom_structure, scheme, structure
 from SpineSegAILib.checkpoints import save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.correction import apply_correction, click_correction, load_click_method
-from SpineSegAILib.correction.clicks import LEAST_MM, MOST_SCENES
+from SpineSegAILib.correction.clicks import LEAST_MM, MOST_FURTHER, MOST_SCENES
 from SpineSegAILib.errors import CheckpointError, CorrectionError
 from SpineSegAILib.imaging import Geometry
 from SpineSegAILib.methods.catalog import build_method, make_config
@@ -175,6 +175,52 @@ def test_a_click_on_nothing_starts_the_structure():
     own = custom_structure("my own", 300).id
     found = after(label, click_correction(image, label, [Click(own, at(label, 35, 26, 22))], Seer()))
     assert (found == own).sum() > 500
+
+
+def a_canal(bends: float = 0.0) -> tuple[sitk.Image, np.ndarray]:
+    """A bright canal of 240 mm in a sagittal stack, and where it is."""
+    z, y, x = np.ogrid[:7, :260, :120]
+    canal = (z > 1) & (z < 5) & (y >= 10) & (y < 250) & (abs(x - 60 - bends * np.sin(y / 40)) < 6)
+    image = sitk.GetImageFromArray(1000.0 * canal.astype(np.float32))
+    image.SetSpacing((1.0, 1.0, 4.0))
+    image.SetDirection((0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    return image, canal
+
+
+@pytest.mark.parametrize("bends", [0.0, 15.0])
+def test_one_click_starts_the_whole_of_a_long_structure(bends):
+    image, canal = a_canal(bends)
+    label = sitk.Cast(image * 0, sitk.sitkInt16)
+    low = at(label, 60 + bends * np.sin(60 / 40), 60, 12)
+    found = after(label, click_correction(image, label, [Click(CANAL, low)], Seer()))
+    assert dice(found == CANAL, canal) > 0.95
+    body = after(label, click_correction(image, label, [Click(L3, low)], Seer()))
+    assert np.ptp(np.argwhere(body == L3)[:, 1]) < 100  # no vertebra is as long as that
+
+
+def test_what_is_followed_on_takes_from_no_other_structure_and_not_what_was_forbidden():
+    image, canal = a_canal()
+    before = np.where(canal & (np.arange(260) >= 180)[:, None], DISC, 0).astype(np.int16)
+    label = sitk.GetImageFromArray(before)
+    label.CopyInformation(image)
+    clicks = [Click(CANAL, at(label, 60, 60, 12))]
+    found = after(label, click_correction(image, label, clicks, Seer()))
+    assert np.array_equal(found == DISC, before == DISC)
+    assert dice(found == CANAL, canal & (before == 0)) > 0.95
+    nearly_all = np.where(canal & (np.arange(260) < 200)[:, None], CANAL, 0).astype(np.int16)
+    label = sitk.GetImageFromArray(nearly_all)
+    label.CopyInformation(image)
+    leaky = click_correction(image, label, [Click(CANAL, at(label, 60, 150, 12), add=False)], Seer())
+    gone = (nearly_all == CANAL) & (after(label, leaky) != CANAL)
+    assert np.ptp(np.argwhere(gone)[:, 1]) < 100 or not gone.any()  # what is removed is not followed on
+
+
+def test_a_long_structure_is_followed_by_bounded_work():
+    image, _ = a_canal()
+    label = sitk.Cast(image * 0, sitk.sitkInt16)
+    method = Seer()
+    click_correction(image + 1000.0, label, [Click(CANAL, at(label, 60, 60, 12))], method)  # bright everywhere
+    assert len(method.shown) <= 1 + MOST_FURTHER
 
 
 def refine_with(method, image, segmentation, clicks, **options):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_data import write_tiny_dataset
 
-from SpineSegAILib.checkpoints import load_tensors, read_header
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.errors import ConfigError, DatasetError, TrainingError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
@@ -184,6 +184,33 @@ def test_killed_at_any_moment_the_losses_continue_identically(manifest, tmp_path
     assert not [path for path in run.state.iterdir() if path.name.startswith(".")], "left-overs were not tidied up"
 
 
+def test_a_run_leaves_alone_what_is_hidden_in_its_folder_and_not_its_own(manifest, tmp_path):
+    folder = tmp_path / "project"
+    kept = [folder / ".git" / "HEAD", folder / ".bashrc", folder / ".config", folder / "state" / ".venv" / "x"]
+    left = [folder / ".status.json.k3j2", folder / ".last.safetensors.ab" / "last.safetensors", folder / ".events.part"]
+    for path in [*kept[:3], *left]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    run = RunDirectory(folder)
+    run.create(config_for(manifest, 1))
+    run.release()
+    kept[3].parent.mkdir(parents=True)
+    kept[3].write_text("mine")
+    run.claim()
+    run.release()
+    assert all(path.read_text() == "mine" for path in kept) and not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "best.safetensors", "inputs/mine.txt", "state/mine.txt"])
+def test_a_new_run_writes_over_nothing(manifest, tmp_path, name):
+    path = tmp_path / "project" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(TrainingError, match="which a new run would write over"):
+        RunDirectory(tmp_path / "project").create(config_for(manifest, 1))
+    assert path.read_text() == "mine" and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
 def test_killed_before_anything_was_saved_it_starts_from_the_beginning(manifest, tmp_path):
     start = run_here(config_for(manifest, 2), tmp_path / "start").last
     config = config_for(manifest, 4, report_every=1).model_copy(update={"start_from": str(start)})
@@ -191,6 +218,22 @@ def test_killed_before_anything_was_saved_it_starts_from_the_beginning(manifest,
     run = RunDirectory(tmp_path / "killed")
     run.create(config)
     assert losses_of(run_here(config, run.folder, resume=True)) == straight
+
+
+def test_a_checkpoint_trained_further_keeps_its_calibration(manifest, tmp_path):
+    first = read_header(run_here(config_for(manifest, 2), tmp_path / "first").last)
+    assert "calibration" not in first.metadata
+    fitted = {"calibration": {"offsets": {"vertebra": 0.25}}, "outline_quality": {"bias": 1.0, "weights": {"unsure": -2.0}}}
+    start = tmp_path / "start.safetensors"
+    save_checkpoint(start, load_tensors(first), {**first.metadata, **fitted})
+    config = config_for(manifest, 2).model_copy(update={"start_from": str(start)})
+    run = run_here(config, tmp_path / "further")
+    assert Predictor(run.last, "cpu").calibration.offsets == {"vertebra": 0.25}
+    for path in (run.last, run.best):  # how far outlines can be trusted is another matter once they move
+        metadata = read_header(path).metadata
+        assert ("outline_quality" in metadata) == (metadata["training"]["steps"] == 0)
+    wider = config.model_copy(update={"preprocessing": config.preprocessing.model_copy(update={"pixel_mm": 2.5})})
+    assert "calibration" not in read_header(run_here(wider, tmp_path / "wider").last).metadata
 
 
 def test_two_processes_learn_what_one_does(manifest, tmp_path):
