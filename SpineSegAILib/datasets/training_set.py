@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
@@ -179,9 +180,10 @@ class TrainingSet:
 
         Args:
             entries: of a manifest, with absolute paths.
-            splits: patient → split, where the dataset says.
-            validation_share: of the patients it does not.
+            splits: patient → split, where the dataset says. Where it does not, a patient stays where he was.
+            validation_share: of the patients who are new, and of whom it says nothing.
         """
+        was = {patient_of(e): of for of, e in self.entries() if of in SPLITS}
         with adding_to(self) as adding:
             for entry in entries:
                 for key in ("image", "label"):
@@ -196,7 +198,7 @@ class TrainingSet:
                 adding.new.append(entry)
             for entry in [e for e in adding.new if (splits or {}).get(e["patient"])]:
                 self._put(entry, (splits or {})[entry["patient"]])
-            self._deal([e for e in adding.new if not (splits or {}).get(e["patient"])], None, validation_share)
+            self._deal([e for e in adding.new if not (splits or {}).get(e["patient"])], None, validation_share, was)
             adding.commit()
 
     def add_images(self, images: Iterable[str | Path]) -> list[str]:
@@ -315,8 +317,9 @@ class TrainingSet:
             "image_hash": case.fingerprint,
             "spacing_mm": [round(s, 4) for s in case.image.GetSpacing()],
         }
-        if split:
-            self._refuse_two_splits(entry, split, replaced=former[1] if former else None)
+        kept = split or (former[0] if former and former[0] in SPLITS else None)
+        if kept:
+            self._refuse_two_splits(entry, kept, replaced=former[1] if former else None)
         adding.write(case.image, entry["image"])
         if case.drawn:
             ids = {target: self._id_of(target) for target in case.targets}
@@ -409,14 +412,27 @@ class TrainingSet:
                     f"A patient may be in one split only: add the case to {of}, or move the patient first.",
                 )
 
-    def _deal(self, entries: Sequence[dict[str, Any]], split: str | None, share: float) -> None:
-        """Puts new cases into splits, all of a patient into one; the same patients always fall the same way."""
-        known = {patient_of(e): of for of, e in self.entries() if of in SPLITS}
+    def _deal(
+        self,
+        entries: Sequence[dict[str, Any]],
+        split: str | None,
+        share: float,
+        was: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    ) -> None:
+        """Puts new cases into splits, all of a patient into one; the same patients always fall the same way.
+
+        Args:
+            was: where patients were whose cases are being replaced.
+        """
+        known = {**was, **{patient_of(e): of for of, e in self.entries() if of in SPLITS}}
         new = sorted(
             {patient_of(e) for e in entries if patient_of(e) not in known and is_labelled(e)},
             key=lambda patient: hashlib.sha256(repr(patient).encode()).digest(),
         )
-        held = set(new[: round(share * len(new))])
+        count = round(share * len(new))
+        if new and not count:  # a case at a time: each by itself is less than its share
+            count = int(share * (len(known) + len(new)) > sum(of == "validation" for of in known.values()) + 1 - 1e-9)
+        held = set(new[:count])
         for entry in entries:
             patient = patient_of(entry)
             dealt = known.get(patient) or ("validation" if patient in held else "training")

@@ -1,6 +1,7 @@
 """Miniature fakes of public datasets, in the folders that they are published in."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +155,19 @@ def test_nnunet(tmp_path):
     manifest, found = taken(target)
     assert [c.extent for c in manifest.cases("training")] == [Extent.BODY]
     assert list(found["training"].values()) == list(found["validation"].values()) == [["L4", "L4/L5", "L5"]]
+
+
+def test_a_set_imported_again_keeps_its_splits(tmp_path):
+    labels, out = {"background": 0, "L5": 1, "L4": 2, "disc L4-5": 3}, tmp_path / "out"
+    target = import_dataset("nnunet", nnunet(tmp_path / "set", labels, cases=10), out, extent=Extent.BODY)
+    first = next(row for row in target.rows() if row.split == "training")
+    target.set_split([first.key], "test")
+    before = {entry["patient"]: split for split, entry in target.entries()}
+    shutil.rmtree(tmp_path / "set")
+    again = import_dataset("nnunet", nnunet(tmp_path / "set", labels, cases=20), out, extent=Extent.BODY)
+    after = {entry["patient"]: split for split, entry in again.entries()}
+    assert len(after) == 20 and {patient: after[patient] for patient in before} == before
+    assert sum(split == "validation" for split in after.values()) == 4
 
 
 def test_nnunet_with_structures_of_the_readers_own(tmp_path):

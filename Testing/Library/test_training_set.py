@@ -184,6 +184,24 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
     assert [s for s, _ in target.entries()] == ["training", "validation"]
 
 
+def test_a_patient_renamed_into_another_split_is_refused(tmp_path):
+    first, second = scenes(tmp_path, 2)
+    target = TrainingSet(tmp_path / "set")
+    add(target, [first], patient="P", split="training")
+    add(target, [second], patient="Q", split="validation")
+    before = target.path.read_bytes()
+    with pytest.raises(DatasetError, match="is already in training"):
+        add(target, [second], patient="P")
+    assert target.path.read_bytes() == before
+
+
+def test_cases_that_come_one_at_a_time_are_validated_too(tmp_path):
+    target = TrainingSet(tmp_path / "set")
+    for n, path in enumerate(scenes(tmp_path, 10)):
+        add(target, [path], patient=f"P{n}", validation_share=0.2)
+    assert sum(split == "validation" for split, _ in target.entries()) == 2
+
+
 def test_problems_stop_it_unless_they_are_skipped(tmp_path):
     good, bad = lumbar().write(tmp_path / "good.mrb"), tmp_path / "bad.mrb"
     bad.write_bytes(b"x")
