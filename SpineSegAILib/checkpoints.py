@@ -71,9 +71,11 @@ class CheckpointInfo:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Names of the cases that it, or what it started from, has learned from."""
+        """The cases that it, or what it started from, has learned from (`datasets.manifest.learned_from`): checksums of
+        their images, or their names where it does not tell these."""
         training = self.metadata.get("training") or {}
-        return frozenset({*(training.get("cases") or ()), *(training.get("cases_before") or ())})
+        told = (training.get(f"images{when}") or training.get(f"cases{when}") or () for when in ("", "_before"))
+        return frozenset(key for keys in told for key in keys)
 
     @property
     def unvalidated(self) -> frozenset[int]:

@@ -43,12 +43,13 @@ def run(args: argparse.Namespace) -> None:
     """Tries calibrations, fits the outline quality, and writes the checkpoint with both."""
     from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint
     from ..datasets import read_cases
+    from ..datasets.manifest import learned_from
 
     inputs = {"CHECKPOINT": args.checkpoint, **arguments.numbered_datasets(args.dataset)}
     arguments.check_outputs({"--output": args.output}, inputs)
     info = find_checkpoint(args.checkpoint)
     cases = read_cases(args.dataset, args.split)
-    if seen := [case.name for case in cases if case.name in info.trained_on]:
+    if seen := [case.name for case in learned_from(cases, info.trained_on)]:
         raise DatasetError(
             f"The checkpoint was trained on {seen[0]} and {len(seen) - 1} others of these cases.",
             "Use a split that it has not seen.",

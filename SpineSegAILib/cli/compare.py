@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
     work = Work(output, args.device, args.only, args.without, args.rehearse, train=train, say=say)
     documents = run_comparison(config, work)
-    found = tabulate(config, describe(config, work), documents)
+    found = tabulate(config, describe(config, work, documents), documents)
     paths = write_tables(found, output)
     if args.json:
         print_json(found)

@@ -41,6 +41,8 @@ class Fold:
 def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], output: Path) -> list[Fold]:
     """Deal the cases of a split to folds by patient; every case that may be scored is held out once.
 
+    What else there is of a patient, such as a series with keypoints alone, is not trained on where he is scored.
+
     Args:
         manifest: nothing of its other splits is read.
         sources: only cases from these are held out and scored, the others always trained on; empty for all.
@@ -57,8 +59,9 @@ def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], 
     fold_of = {patient: number % count for number, patient in enumerate(patients)}
     found = []
     for number in range(count):
-        left_out = [s and fold_of[c.source, c.patient] == number for c, s in zip(cases, scored, strict=True)]
-        kept = [not out for out in left_out]
+        theirs = [fold_of.get((c.source, c.patient)) == number for c in cases]
+        left_out = [s and own for s, own in zip(scored, theirs, strict=True)]
+        kept = [not own for own in theirs]
         found.append(
             Fold(
                 number,
@@ -70,13 +73,14 @@ def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], 
 
 
 def write_never_scored(manifest: Path, split: str, sources: Sequence[str], output: Path) -> Path:
-    """A manifest of the cases that no fold holds out.
+    """A manifest of the cases of patients whom no fold holds out.
 
     Raises:
         ConfigError: there are none.
     """
     cases = read_manifest(manifest).cases(split)
-    kept = [not _is_scored(case, sources) for case in cases]
+    held = {(case.source, case.patient) for case in cases if _is_scored(case, sources)}
+    kept = [(case.source, case.patient) not in held for case in cases]
     if not any(kept):
         raise ConfigError(
             "Every case is scored: there is none to learn from once for all folds.",
@@ -134,7 +138,7 @@ def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[
         return entry
     shown = list(case.annotated)[number // 2 % 2 :: 2]
     path = output / f"{case.name}_half.nii.gz"
-    if not path.exists():
+    if not path.exists() or path.stat().st_mtime < case.label.stat().st_mtime:  # it was corrected
         label = read_label(case)
         array = sitk.GetArrayFromImage(label)
         with atomic_write(path) as (place,):

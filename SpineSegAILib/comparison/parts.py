@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import CheckpointInfo, find_checkpoint, read_header
-from ..datasets.manifest import read_manifest
+from ..datasets.manifest import Case, read_manifest
 from ..errors import ConfigError
 from ..evaluation import evaluate_dataset
 from ..evaluation.dataset import Segmenter
@@ -189,7 +189,7 @@ class _CheckpointPart(Part):
             "preset": self.entry.preset,
             "steps": training.get("steps"),
             "hours": (training.get("hours") or 0.0) if training else None,
-            "cases": set(info.trained_on),
+            "trained_on": info.trained_on,
         }
 
 
@@ -315,17 +315,26 @@ def training_of(entry: Entry, seed: int, config: ComparisonConfig, manifest: Pat
     return training.model_copy(update={"seed": seed, "resources": {**training.resources, **used}})
 
 
-def cases_of(manifest: Path, split: str) -> set[str]:
-    """Names of the cases of a split that have labels."""
-    return {case.name for case in read_manifest(manifest).cases(split) if case.label is not None}
+def cases_of(manifest: Path, split: str) -> list[Case]:
+    """The cases of a split that have labels."""
+    return [case for case in read_manifest(manifest).cases(split) if case.label is not None]
 
 
 # --- what makes an experiment the same -------------------------------------------------------------------------------
 
 
 def content(training: TrainingConfig) -> list[str]:
-    """The dataset's list of cases, and the files that it learns from."""
-    return [file_digest(Path(training.dataset)), *(file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
+    """The dataset's list of cases, these, and the files that it learns from beside them."""
+    cases = cases_digest(Path(training.dataset), ("training", "validation"))
+    return [cases, *(file_digest(Path(f)) for _, f in sorted(training.resources.items()))]
+
+
+def cases_digest(manifest: Path, splits: Sequence[str]) -> str:
+    """What tells a manifest and the images and labels of some splits from the same ones before they were corrected."""
+    found = read_manifest(manifest)
+    cases = [case for split in splits for case in found.splits.get(split, ())]
+    files = [path for case in cases for path in (case.image, case.label, case.label_whole) if path is not None]
+    return digest(file_digest(manifest), list(map(file_digest, files)))
 
 
 def file_digest(path: Path) -> str:
@@ -345,7 +354,7 @@ def file_digest(path: Path) -> str:
     return _file_digest(path, found.st_size, found.st_mtime_ns)
 
 
-@lru_cache(maxsize=256)  # every row asks for the same few, which may be large
+@lru_cache(maxsize=1 << 16)  # every row asks for the same ones, which may be large
 def _file_digest(path: Path, size: int, changed: int) -> str:
     return checksum(path, ConfigError)[:10]
 

@@ -11,7 +11,7 @@ import torch
 
 from .. import __version__
 from ..checkpoints import find_checkpoint
-from ..datasets.manifest import read_manifest
+from ..datasets.manifest import Case, learned_from, read_manifest
 from ..errors import ConfigError, OutputError
 from ..evaluation import write_report
 from ..evaluation.page import write_page
@@ -25,6 +25,7 @@ from .parts import (
     Part,
     TrainedPart,
     Work,
+    cases_digest,
     cases_of,
     content,
     digest,
@@ -86,8 +87,13 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
     return sorted(found, key=lambda document: order.index(document["name"]))
 
 
-def describe(config: ComparisonConfig, work: Work) -> dict[str, Any]:
-    """What was asked for, and where it ran, for the table's head."""
+def describe(config: ComparisonConfig, work: Work, documents: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What was asked for, and where it ran, for the table's head.
+
+    Args:
+        documents: of `run_comparison`; some may have been scored by an earlier version.
+    """
+    versions = {document["report"]["library"] for document in documents} or {__version__}
     cuda = torch.cuda.is_available() and work.device != "cpu"
     return {
         "title": config.title,
@@ -100,7 +106,7 @@ def describe(config: ComparisonConfig, work: Work) -> dict[str, Any]:
         "weights": config.taken_weights,
         "grid": config.grid,
         "rehearsal": work.rehearse,
-        "library": __version__,
+        "library": ", ".join(sorted(versions)),
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
 
@@ -181,11 +187,13 @@ def _scoring(part: Part, config: ComparisonConfig, work: Work) -> tuple[Any, ...
     """What the scores depend on, besides the weights."""
     entry = part.entry
     told = entry.options, entry.allow_label_leak, entry.hints, part.scored_with(config), work.rehearse
-    return config.split, config.variants, config.grid, *told, file_digest(part.scored_manifest(config))
+    split = config.split if part.fold is None else "validation"
+    boxes = file_digest(find_checkpoint(None).path) if entry.hints == "found" else ""
+    return config.split, config.variants, config.grid, *told, cases_digest(part.scored_manifest(config), [split]), boxes
 
 
 def _document(
-    done: Sequence[tuple[Part, Path]], config: ComparisonConfig, scored: set[str], work: Work
+    done: Sequence[tuple[Part, Path]], config: ComparisonConfig, scored: Sequence[Case], work: Work
 ) -> dict[str, Any]:
     """What a row shows of an entry with one seed; the folds of a cross-validation together."""
     part, _ = done[0]
@@ -193,7 +201,8 @@ def _document(
     reports = [read_json(path, OutputError) for _, path in done]
     seen: set[str] = set()
     for (p, _), about in zip(done, told, strict=True):
-        seen |= about.pop("cases") & (scored if p.fold is None else cases_of(p.fold.left_out, "validation"))
+        own = scored if p.fold is None else cases_of(p.fold.left_out, "validation")
+        seen |= {case.name for case in learned_from(own, about.pop("trained_on"))}
     hours = [about["hours"] for about in told]
     return {
         "name": part.entry.name,

@@ -25,6 +25,7 @@ from .step import Correction, LabeledStructures, Patch, apply_correction
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from ..imaging import Geometry
     from ..methods.base import Method
     from ..methods.clicking import SceneGrid
     from ..results import Segmentation
@@ -139,7 +140,8 @@ def click_correction(
     """
     import SimpleITK as sitk
 
-    from ..imaging import Geometry
+    from ..imaging import Geometry, as_it_lies
+    from ..imaging.tags import DIRECTION_TAG
 
     if not Geometry.of(image).matches(Geometry.of(labels)):
         raise CorrectionError(
@@ -153,7 +155,8 @@ def click_correction(
     kept = [c for c in earlier if (c.structure_id, c.add, _voxel(labels, c)) not in contradicted]
     pixels = sitk.GetArrayViewFromImage(image)
     after = before.copy()
-    scenes = _Scenes(pixels, after, Geometry.of(labels), method, frozenset(locked))
+    lying = as_it_lies(labels if labels.HasMetaDataKey(DIRECTION_TAG) else image)
+    scenes = _Scenes(pixels, after, Geometry.of(labels), Geometry.of(lying), method, frozenset(locked))
     for sid, own in grouped.items():
         scenes.follow(sid, own, [c for c in kept if c.structure_id == sid])
     names = LabeledStructures.of(after)
@@ -227,21 +230,27 @@ class _Scenes:
     Args:
         pixels: the image (z, y, x).
         labels: structure ids, which are changed.
-        geometry: of both.
+        geometry: of both, as their files tell it; clicks are its points.
+        lying: how they lie, where that was found from the picture.
         method: that answers.
         locked: structures that stay as they are.
     """
 
     def __init__(
-        self, pixels: np.ndarray, labels: np.ndarray, geometry: object, method: Method, locked: frozenset[int]
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        geometry: Geometry,
+        lying: Geometry,
+        method: Method,
+        locked: frozenset[int],
     ) -> None:
-        from ..imaging import Geometry
         from ..imaging.geometry import canonical_axes
 
-        assert isinstance(geometry, Geometry) and method.scenes is not None
+        assert method.scenes is not None
         self.geometry, self.method, self.locked = geometry, method, locked
         self.grid: SceneGrid = method.scenes
-        axes, flips = canonical_axes(geometry)
+        axes, flips = canonical_axes(lying)
         flip = tuple(slice(None, None, -1 if f else 1) for f in flips)
         # Views whose axes are slices, rows and columns: what is written to `labels` is written to the array given.
         self.pixels, self.labels = pixels.transpose(axes)[flip], labels.transpose(axes)[flip]
@@ -275,16 +284,21 @@ class _Scenes:
             self.left -= 1
             first = points[np.flatnonzero(left)[0]]
             now = left & (np.abs((points - first) * self.spacing) <= side).all(1)
-            shown = np.concatenate([points[now], before])
-            self._answer(sid, points[now], signs[now], shown, np.concatenate([signs[now], before_signs]))
+            shown = np.concatenate([points[now], points[~now], before])
+            shown_signs = np.concatenate([signs[now], signs[~now], before_signs])
+            self._answer(sid, points[now], signs[now], shown, shown_signs)
             left &= ~now
+        for point, sign in zip(points, signs, strict=True):  # what one scene undid in another
+            box, _ = self._box(point)
+            old = self.labels[box].copy()
+            self._certain(sid, box, self.labels[box], old, np.isin(old, self.held), point[None], np.array([sign]))
 
     def _answer(self, sid: int, new: np.ndarray, new_signs: np.ndarray, shown: np.ndarray, signs: np.ndarray) -> None:
         """Look at one scene, and change what the clicks in it change.
 
         Args:
             new, new_signs: clicks to follow, as indices.
-            shown, signs: all that is shown: these, and earlier ones.
+            shown, signs: all that is shown: these, the others of this time, and earlier ones.
         """
         reach, box, away, gained, lost = self._change(sid, new, shown, signs)
         old = self.labels[box]
@@ -292,7 +306,9 @@ class _Scenes:
         result = np.where(gained, sid, np.where(lost, 0, old))
         self._certain(sid, box, result, old, held, new, new_signs)
         self.labels[box] = result
-        if structure(sid).kind in LONG:
+        adds = new[new_signs > 0]
+        if len(adds) and structure(sid).kind in LONG:
+            gained = _pieces_near(gained, self._distance(box, adds))
             self._follow_on(sid, _fronts(gained, away, reach, box, self.spacing), new, shown[signs < 0])
 
     def _follow_on(self, sid: int, fronts: list[np.ndarray], clicked: np.ndarray, forbidden: np.ndarray) -> None:
@@ -344,10 +360,7 @@ class _Scenes:
         gained = ~here & ~held & (found > 0.5) & (change > CLEAR_CHANGE)
         lost = here & (found < 0.5) & (change < -CLEAR_CHANGE)
         changed = (gained | lost) & (away <= reach)
-        pieces, count = ndimage.label(changed, np.ones((3, 3, 3), bool))
-        if count:
-            near = np.concatenate([[False], ndimage.minimum(away, pieces, np.arange(1, count + 1)) <= NEAR_MM])
-            changed &= near[pieces]
+        changed = _pieces_near(changed, away)
         return reach, box, away, changed & gained, changed & lost
 
     def _box(self, center: np.ndarray) -> tuple[tuple[slice, ...], list[np.ndarray]]:
@@ -449,6 +462,18 @@ class _Scenes:
                 result[ball & ~held] = sid
             else:
                 result[ball & (result == sid)] = 0
+
+
+def _pieces_near(mask: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """The connected pieces of a mask that come near a click.
+
+    Args:
+        away: mm to the nearest click.
+    """
+    pieces, count = ndimage.label(mask, np.ones((3, 3, 3), bool))
+    if not count:
+        return mask
+    return np.concatenate([[False], ndimage.minimum(away, pieces, np.arange(1, count + 1)) <= NEAR_MM])[pieces]
 
 
 def _fronts(

@@ -15,7 +15,7 @@ import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from ..anatomy import (
     structure,
 )
 from ..errors import DatasetError, ImageError, SpineSegAIError
-from ..files import read_json, real_path
+from ..files import checksum, read_json, real_path
 from ..hints import Point
 from ..keypoints import Corners, parse_corners, parse_keypoints, read_keypoints
 
@@ -47,6 +47,7 @@ SPLITS = ("training", "validation", "test")
 """Lists of cases that a manifest may have."""
 UNLEVELLED = 254
 """Value in a label file of whole vertebrae for posterior elements whose level was not determined."""
+_IMAGE_KEY = "sha256:"
 _SMALLEST_POSTERIOR_MM3 = 750.0  # a spinous process alone has 3,000; less is the edge of a body that was drawn twice
 
 
@@ -161,6 +162,26 @@ def read_cases(manifests: Iterable[str | Path], split: str) -> list[Case]:
         DatasetError: one of the manifests is not valid, or has no such case.
     """
     return [case for manifest in manifests for case in read_manifest(manifest).cases(split)]
+
+
+def learned_from(cases: Iterable[Case], trained_on: Collection[str]) -> list[Case]:
+    """Those of some cases that a method has learned from.
+
+    Args:
+        trained_on: `image_key` of what it learned from; or names of cases, which tell less: files of two datasets may
+            have the same one, and a mixture of datasets names them apart.
+    """
+    keyed = any(key.startswith(_IMAGE_KEY) for key in trained_on)
+    return [
+        case
+        for case in cases
+        if case.name in trained_on or (keyed and image_key(checksum(case.image, DatasetError)) in trained_on)
+    ]
+
+
+def image_key(sum_of_file: str) -> str:
+    """What tells an image from others, whatever it is called: the beginning of its file's SHA-256."""
+    return f"{_IMAGE_KEY}{sum_of_file[:16]}"
 
 
 def moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..anatomy import STRUCTURES, Extent, LabelScheme
-from ..datasets.manifest import Case, read_case, read_label, read_manifest, refuse_other_grid
+from ..datasets.manifest import Case, learned_from, read_case, read_label, read_manifest, refuse_other_grid
 from ..errors import Cancelled, DatasetError, DeviceError, HintError, ImageError
 from ..files import checksum
 from ..hints import Hints
@@ -110,7 +110,7 @@ def evaluate_dataset(
         label_leak: let the method read the reference (its option ``allow_label_leak``), to see what it would gain; the
             report says so.
         hints: what a user would say of a case; the report says where that comes from.
-        trained_on: names of the cases that the method learned from; the report says which of them it scored.
+        trained_on: what the method learned from (`learned_from`); the report says which of it was scored.
         grid: of distances in pixels, see `evaluate_case`; the report says so.
         watch: shown each case that is segmented and its result, as `worst.WorstCases` wants them.
         limit: no more than this many cases, the first ones; the report says so.
@@ -214,7 +214,7 @@ def _cautions(
         extent: of the method's vertebrae.
     """
     found = {}
-    if seen := [case.name for case in cases if case.name in trained_on]:
+    if seen := [case.name for case in learned_from(cases, trained_on)]:
         found["seen"] = (
             f"{len(seen)} of {len(cases)} scored cases were in the training data, and show nothing about new "
             f"images: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}."

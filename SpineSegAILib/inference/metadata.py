@@ -26,7 +26,9 @@ class Training(BaseModel):
 
     dataset: str = ""
     cases: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     cases_before: tuple[str, ...] = ()
+    images_before: tuple[str, ...] = ()
     phantoms: int = Field(0, ge=0)
     steps: int = Field(0, ge=0)
 

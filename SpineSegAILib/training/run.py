@@ -193,7 +193,8 @@ class RunDirectory:
         kept += [folder for folder in (self.inputs, self.state) if set(_names(folder)) - {self._ballast.name}]
         if kept:
             raise TrainingError(
-                f"{self.folder} holds {kept[0].name}, which a new run would write over.", "Choose a new or empty folder."
+                f"{self.folder} holds {kept[0].name}, which a new run would write over.",
+                "Choose a new or empty folder.",
             )
 
     def _not_writable(self, error: OSError) -> TrainingError:

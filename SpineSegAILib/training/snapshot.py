@@ -86,7 +86,10 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
         for number, (manifest, table) in enumerate(zip(manifests, tables, strict=True)):
             for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
                 entry = entry if isinstance(entry, dict) else {}
-                result[split].append({**entry, **_explicit(case, mixed_in=number > 0)})
+                said = _explicit(case, mixed_in=number > 0)
+                if number and not entry.get("patient") and not case.source:  # named after the file, as another's may be
+                    said["patient"] = f"{number + 1}/{case.patient}"
+                result[split].append({**entry, **said})
                 sums |= {str(path): checksum(path, DatasetError) for path in _files(case)}
     for table in tables[1:]:
         custom = result.setdefault("custom", {})

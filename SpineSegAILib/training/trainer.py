@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from ..checkpoints import find_checkpoint, load_tensors, read_header, save_checkpoint, versions
-from ..datasets.manifest import Manifest, read_manifest
+from ..datasets.manifest import Manifest, image_key, read_manifest
 from ..errors import ConfigError, DatasetError, TrainingError, is_out_of_memory
 from ..evaluation.on_grid import load_labelled
 from ..files import atomic_write
@@ -194,11 +194,15 @@ class _Trainer:
             validated = [s.name for s in origin.scheme.structures if whole and s.id not in origin.unvalidated]
             before = origin.metadata.get("training", {})
             cases = sorted({*before.get("cases", ()), *before.get("cases_before", ())})
+            told = before.get("images") and (before.get("images_before") or not before.get("cases_before"))
+            images = sorted({*before["images"], *before.get("images_before", ())}) if told else []
             total = len(self.method.state_dict())
             same = taken == total and read_metadata(origin).preprocessing == self.config.preprocessing
             known = {key: origin.metadata[key] for key in _OF_THE_NETWORK if same and key in origin.metadata}
             if self.main:
-                replace_json(self.run.state / _START, {"validated": validated, "cases": cases, **known})
+                replace_json(
+                    self.run.state / _START, {"validated": validated, "cases": cases, "images": images, **known}
+                )
             part = "its weights are" if taken == total else f"{taken} of {total} tensors of its weights are"
             self._event("start", message=f"{part} those of {self.config.start_from}")
         self.method.prepare_training(start)
@@ -512,8 +516,8 @@ class _Trainer:
         seen |= {scheme.channel_of[s.id] for s in scheme.structures if s.name in start.get("validated", ())}
         unvalidated = [s.name for c, s in enumerate(scheme.structures, start=1) if c not in seen]
         method = self.method.config.as_published().model_dump(mode="json")
-        # Edges move little, and stay calibrated rather with the start's offsets than with none; how far an outline can be
-        # trusted was learned from another network's errors once this one has made a step.
+        # Edges move little, and the start's offsets suit them better than none; how far an outline can be trusted was
+        # learned from the errors of another network, once this one has made a step.
         known = {key: start[key] for key in _OF_THE_NETWORK[: 2 if self.step == 0 else 1] if key in start}
         return {
             "title": self.config.name or self.run.folder.name,
@@ -524,7 +528,9 @@ class _Trainer:
             "training": {
                 "dataset": self.manifest.name,
                 "cases": [c.name for c in self.manifest.cases("training")],
+                "images": [image_key(self.snapshot.checksums[str(c.image)]) for c in self.manifest.cases("training")],
                 "cases_before": start.get("cases", []),  # of the checkpoint that it started from, and of that one's
+                "images_before": start.get("images", []),
                 "phantoms": self.config.data.phantoms,
                 "seed": self.config.seed,
                 "steps": self.step,

@@ -18,6 +18,7 @@ from SpineSegAILib.correction import apply_correction, click_correction, load_cl
 from SpineSegAILib.correction.clicks import LEAST_MM, MOST_FURTHER, MOST_SCENES
 from SpineSegAILib.errors import CheckpointError, CorrectionError
 from SpineSegAILib.imaging import Geometry
+from SpineSegAILib.imaging.tags import DIRECTION_TAG
 from SpineSegAILib.methods.catalog import build_method, make_config
 from SpineSegAILib.methods.clicking import SceneGrid, gate, reach_mm
 from SpineSegAILib.results import Segmentation, read_segmentation
@@ -213,6 +214,52 @@ def test_what_is_followed_on_takes_from_no_other_structure_and_not_what_was_forb
     leaky = click_correction(image, label, [Click(CANAL, at(label, 60, 150, 12), add=False)], Seer())
     gone = (nearly_all == CANAL) & (after(label, leaky) != CANAL)
     assert np.ptp(np.argwhere(gone)[:, 1]) < 100 or not gone.any()  # what is removed is not followed on
+
+
+def labels_like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
+    label = sitk.GetImageFromArray(array)
+    label.CopyInformation(image)
+    return label
+
+
+def test_what_is_removed_lets_nothing_grow():
+    image, canal = a_canal()
+    half = np.where(canal & (np.arange(260) < 130)[:, None], CANAL, 0).astype(np.int16)
+    half[2:5, 112:130, 66:80] = CANAL  # a leak beside it, at its open end
+    label = labels_like(image, half)
+    found = after(label, click_correction(image, label, [Click(CANAL, at(label, 76, 122, 12), add=False)], Seer()))
+    assert not (found == CANAL)[:, 180:].any() and not (found == CANAL)[2:5, 112:130, 70:80].any()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_clicks_of_one_time_hold_whatever_their_order_and_distance(order):
+    image, _ = a_canal()
+    label = sitk.Cast(image * 0, sitk.sitkInt16)
+    there, not_there = at(label, 60, 60, 12), at(label, 60, 200, 12)
+    label = labels_like(image, np.where(sitk.GetArrayFromImage(image) > 500, CANAL, 0).astype(np.int16))
+    label[60:61, 195:206, 3:4] = CANAL
+    clicks = [Click(CANAL, there), Click(CANAL, not_there, add=False)][::order]
+    start = labels_like(
+        image, np.where(np.arange(260)[:, None] > 180, sitk.GetArrayFromImage(label), 0).astype(np.int16)
+    )
+    found = labels_like(image, after(start, click_correction(image, start, clicks, Seer())))
+    value = lambda point: found[found.TransformPhysicalPointToIndex(point)]  # noqa: E731
+    assert value(there) == CANAL and value(not_there) == 0
+
+
+def test_a_file_that_does_not_tell_how_it_lies_is_seen_as_it_was_found_to_lie():
+    image, label, _ = a_case()
+    method = Seer()
+    told = click_correction(image, label, [Click(L3, at(label, 35, 26, 22))], method)
+    untold = []
+    for made in (image, label):
+        bare = sitk.Image(made)
+        bare.SetDirection(np.eye(3).ravel().tolist())
+        bare.SetMetaData(DIRECTION_TAG, " ".join(map(str, made.GetDirection())))
+        untold.append(bare)
+    click = Click(L3, at(untold[1], 35, 26, 22))
+    assert np.array_equal(after(untold[1], click_correction(*untold, [click], method)), after(label, told))
+    assert torch.equal(method.shown[0].image, method.shown[1].image)
 
 
 def test_a_long_structure_is_followed_by_bounded_work():

@@ -15,9 +15,10 @@ from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
 from SpineSegAILib.comparison.papers import PAPERS, figure
-from SpineSegAILib.comparison.parts import Work, training_of
-from SpineSegAILib.comparison.run import describe, plan, run_comparison
+from SpineSegAILib.comparison.parts import Work, digest, training_of
+from SpineSegAILib.comparison.run import _scoring, describe, plan, run_comparison
 from SpineSegAILib.comparison.tables import markdown, short_tables, tabulate, write_tables
+from SpineSegAILib.datasets.manifest import read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels
@@ -405,6 +406,22 @@ def test_what_an_entry_does_not_learn_from_is_no_part_of_it(manifest, tmp_path):
     changed = folders(resources={"text_bank": str(tmp_path / "bank")})
     assert without[0] == given[0] == changed[0]
     assert len({without[1], given[1], changed[1]}) == 3
+
+
+def test_a_corrected_label_makes_it_another_experiment(tmp_path):
+    manifest = write_tiny_dataset(tmp_path / "data")
+    config, work = config_of(manifest), Work(tmp_path / "out")
+
+    def keys():
+        return [(part.folder, digest(*_scoring(part, config, work))) for part in plan(config, work)]
+
+    before = keys()
+    assert keys() == before
+    case = read_manifest(manifest).cases("validation")[0]
+    label = sitk.ReadImage(str(case.label))
+    sitk.WriteImage(label * 0, str(case.label))
+    after = keys()
+    assert all(was[0] != now[0] and was[1] != now[1] for was, now in zip(before, after, strict=True))
 
 
 def test_a_file_is_read_once_for_all_entries(manifest, tmp_path, monkeypatch):

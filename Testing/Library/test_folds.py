@@ -80,6 +80,21 @@ def test_cases_of_other_sources_are_always_trained_on(manifest, tmp_path):
         write_never_scored(manifest, "training", (), tmp_path)
 
 
+def test_what_has_only_keypoints_is_not_trained_on_where_its_patient_is_scored(manifest, tmp_path):
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    first = table["training"][0]
+    for key in ("label", "annotated"):
+        del table["training"][2][key]
+    table["training"][2] |= {"source": first["source"], "patient": first["patient"], "keypoints": {"L5": [0, 0, 0]}}
+    path = manifest.parent / "points.json"
+    path.write_text(json.dumps(table))
+    for fold in write_folds(path, "training", 3, (), tmp_path):
+        scored = {case.patient for case in read_manifest(fold.left_out).cases("validation")}
+        assert scored and not scored & {case.patient for case in read_manifest(fold.training).cases("training")}
+    never = write_never_scored(path, "training", (first["source"],), tmp_path)
+    assert first["patient"] not in {case.patient for case in read_manifest(never).cases("training")}
+
+
 def test_less_supervision(manifest, tmp_path):
     assert with_supervision(manifest, "full", tmp_path) == manifest
     before = read_manifest(manifest).cases("training")

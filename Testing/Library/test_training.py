@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
+from SpineSegAILib.datasets.manifest import learned_from, read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError, TrainingError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.inference import Predictor
@@ -59,7 +61,6 @@ def run_here(config, folder, **request) -> RunDirectory:
 
 
 def test_a_run_learns_validates_and_leaves_a_checkpoint_that_segments(manifest, tmp_path):
-    import SimpleITK as sitk
 
     run = run_here(config_for(manifest, 30, learning_rate=5e-3, report_every=10), tmp_path / "run")
     losses = list(losses_of(run).values())
@@ -223,7 +224,10 @@ def test_killed_before_anything_was_saved_it_starts_from_the_beginning(manifest,
 def test_a_checkpoint_trained_further_keeps_its_calibration(manifest, tmp_path):
     first = read_header(run_here(config_for(manifest, 2), tmp_path / "first").last)
     assert "calibration" not in first.metadata
-    fitted = {"calibration": {"offsets": {"vertebra": 0.25}}, "outline_quality": {"bias": 1.0, "weights": {"unsure": -2.0}}}
+    fitted = {
+        "calibration": {"offsets": {"vertebra": 0.25}},
+        "outline_quality": {"bias": 1.0, "weights": {"unsure": -2.0}},
+    }
     start = tmp_path / "start.safetensors"
     save_checkpoint(start, load_tensors(first), {**first.metadata, **fitted})
     config = config_for(manifest, 2).model_copy(update={"start_from": str(start)})
@@ -234,6 +238,30 @@ def test_a_checkpoint_trained_further_keeps_its_calibration(manifest, tmp_path):
         assert ("outline_quality" in metadata) == (metadata["training"]["steps"] == 0)
     wider = config.model_copy(update={"preprocessing": config.preprocessing.model_copy(update={"pixel_mm": 2.5})})
     assert "calibration" not in read_header(run_here(wider, tmp_path / "wider").last).metadata
+
+
+def test_what_was_learned_from_is_known_whatever_it_is_called(tmp_path):
+    """Files of two datasets have the same names; the mixture names them apart."""
+    manifests = [write_tiny_dataset(tmp_path / name) for name in "AB"]
+    for number, path in enumerate(manifests):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        for entry in (*table["training"], *table["validation"]):
+            entry.pop("source", None)
+            entry.pop("patient", None)
+            image = path.parent / entry["image"]
+            sitk.WriteImage(sitk.ReadImage(str(image)) + float(number), str(image))
+        path.write_text(json.dumps(table), encoding="utf-8")
+    config = config_for(manifests[0], 1).model_copy(update={"also": (str(manifests[1]),)})
+    first = read_header(run_here(config, tmp_path / "run").last)
+    further = config_for(manifests[0], 1).model_copy(update={"start_from": str(first.path)})
+    second = read_header(run_here(further, tmp_path / "further").last)
+    for info in (first, second):
+        for path in manifests:
+            cases = read_manifest(path)
+            assert learned_from(cases.cases("training"), info.trained_on) == list(cases.cases("training"))
+            assert learned_from(cases.cases("validation"), info.trained_on) == []
+    named = frozenset(case.name for case in read_manifest(manifests[0]).cases("training"))
+    assert learned_from(read_manifest(manifests[0]).cases("training"), named)  # of a checkpoint that tells names alone
 
 
 def test_two_processes_learn_what_one_does(manifest, tmp_path):
@@ -615,8 +643,6 @@ def test_half_written_events_are_passed_over(tmp_path):
 def test_another_data_set_is_mixed_in(manifest, own_data, tmp_path):
     """One whose label values have another meaning, which it says for all of its cases at once."""
     import json
-
-    import SimpleITK as sitk
 
     table = json.loads(own_data.read_text(encoding="utf-8"))
     for split in ("training", "validation"):

@@ -19,6 +19,7 @@ VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
 
 def write_tiny_dataset(folder: Path, training: int = 3) -> Path:
     """`training` cases plus one for validation, T12 to L5 annotated; returns the manifest's path."""
+    folder.mkdir(parents=True, exist_ok=True)
     lists: dict[str, list] = {"training": [], "validation": []}
     for number in range(training + 1):
         rng = np.random.default_rng(number)

@@ -94,7 +94,7 @@ class NnunetPart(Part):
             "preset": f"{self.settings.configuration}, {self.settings.plans_name}",
             "steps": clock["steps"],
             "hours": clock["seconds"] / 3600,
-            "cases": set(prepared.training.values()),
+            "trained_on": frozenset(prepared.training.values()),
         }
 
     def _prepared(self) -> Prepared:
