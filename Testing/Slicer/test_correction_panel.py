@@ -6,7 +6,7 @@ import time
 import unittest
 from pathlib import Path
 
-from panel_case import PanelCase, make_checkpoint, make_view, make_volume, np, qt, sagittal, slicer
+from panel_case import PanelCase, host, make_checkpoint, make_view, make_volume, np, qt, sagittal, slicer
 
 LABELMAP = "Binary labelmap"
 NAME, CONFIDENCE, SHOWN, LOCKED, UNCERTAINTY = range(5)
@@ -695,6 +695,32 @@ class EditorTest(CorrectionCase):
         self.open()
         self.press("shiftUpButton")
         self.assertIs(self.correct.editor.widget.mrmlSegmentEditorNode().GetScene(), slicer.mrmlScene)
+
+    def test_the_panel_opens_after_a_scene_that_was_saved_while_drawing(self):
+        self.open()
+        self.select(22)
+        self.correct.editor.startDrawing()
+        path = str(self.folder / "drawing.mrb")
+        self.assertTrue(slicer.mrmlScene.WriteToMRB(path))
+        self.widget.cleanup()
+        host.release(self.widget)
+        slicer.mrmlScene.Clear(1)
+        self.assertTrue(slicer.mrmlScene.ReadFromMRB(path))
+        saved = slicer.mrmlScene.GetSingletonNode("SpineSegAI", "vtkMRMLSegmentEditorNode")
+        self.assertEqual(saved.GetSelectedSegmentID(), "L3")
+        self.openPanel()
+        self.node, self.volume = self.output(), self.ui.inputVolumeSelector.currentNode()
+        self.assertEqual((self.node.GetName(), self.volume.GetName()), ("T2 spine", "T2"))
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+        self.widget.tabs.show("correctTab")
+        self.select(22)
+        self.press("deleteButton")
+        self.assertNotIn("L3", list(self.node.GetSegmentation().GetSegmentIDs()))
+        self.press("correctUndoButton")
+        self.assertIn("L3", list(self.node.GetSegmentation().GetSegmentIDs()))
+        self.press("shiftUpButton")
+        self.assertEqual(self.log()[-1]["tool"], "shift")
+        self.assertIsNotNone(self.widget.trainingPanel)
 
 
 class AgainTest(CorrectionCase):

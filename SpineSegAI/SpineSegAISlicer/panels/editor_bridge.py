@@ -32,7 +32,8 @@ class EditorBridge(Part):
         self._tag = None
         self._effect = ""
         self._segmentId = ""  # the editor's segment when it was looked at last
-        self._isTaking = False  # a segmentation, of which the editor chooses a segment by itself
+        # Whether a segmentation is taken, of which the editor chooses a segment by itself, or a saved scene's node.
+        self._isTaking = True
         widget.maximumNumberOfUndoStates = UNDO_STEPS
         widget.segmentationNodeSelectorVisible = False
         widget.sourceVolumeNodeSelectorVisible = False
@@ -42,6 +43,7 @@ class EditorBridge(Part):
         widget.setMRMLScene(slicer.mrmlScene)
         for selector in slicer.util.findChildren(widget, "SegmentationNodeComboBox"):
             selector.noneEnabled = True  # else it takes the first segmentation that comes, whatever ours is
+        self._isTaking = False
 
     def setEnabled(self, there, idle):
         """Nothing is drawn while something runs."""
