@@ -229,10 +229,10 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.resultPanel.applyOpacity()
         choices = self._choicesNow()
         if choices != self._shown:  # else only the opacity, which is a slider and may change often
-            volumeChanged = choices["inputVolume"] != self._shown["inputVolume"]
+            volumeBefore = self._shown["inputVolume"]
             self._shown = choices
-            if volumeChanged:
-                self._leaveOtherVolume(choices["inputVolume"])
+            if choices["inputVolume"] != volumeBefore:
+                self._leaveOtherVolume(volumeBefore, choices["inputVolume"])
             self._update()
         self.datasetPanel.updateButtons()
         self.correctionPanel.onParametersModified()
@@ -251,9 +251,17 @@ class SpineSegAIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             choices[name] = node.GetID() if node is not None else None
         return choices
 
-    def _leaveOtherVolume(self, volumeId):
-        """With another input volume, the last result is not an output any more: nobody wants one case over another."""
-        parameters = self._parameterNode
+    def _leaveOtherVolume(self, before, volumeId):
+        """With another input volume, the last result is not an output any more: nobody wants one case over another.
+
+        What was known of the patient is not, either; the levels in view stay for other series of the same study.
+        """
+        from .scene import volumes
+
+        parameters, volumeNode = self._parameterNode, self._parameterNode.inputVolume
+        series = volumes.otherSeriesOfStudy(volumeNode) if volumeNode is not None else []
+        if before is not None and slicer.mrmlScene.GetNodeByID(before) not in series:
+            parameters.topLevel = parameters.bottomLevel = 0
         for name in ("keypoints", "priorSegmentation"):  # another patient's
             if getattr(parameters, name) is not None:
                 setattr(parameters, name, None)

@@ -320,13 +320,39 @@ class ChoosingTest(PanelCase):
 
         self.assertIn("visible=(20, 26)", result_attribute.read(self.output())["provenance"]["hints"])
 
+    def test_a_range_is_of_one_patient(self):
+        first, series, second = make_volume("A"), make_volume("A, T1"), make_volume("B")
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study of A")
+        for volume in (first, series):
+            hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
+        self.openPanel()
+        node, hints = self.widget._parameterNode, self.panel.steering.hints
+        self.assertIs(node.inputVolume, first)
+        for combo, name in ((self.ui.topLevelComboBox, "T11"), (self.ui.bottomLevelComboBox, "S1")):
+            combo.setCurrentIndex(combo.findText(name))
+        self.assertEqual((hints(first).visible, hints(second).visible), ((18, 26), None))
+        node.inputVolume = series
+        self.assertEqual(self.ui.topLevelComboBox.currentText, "T11")
+        self.assertEqual(hints(series).visible, (18, 26))
+        node.inputVolume = second
+        self.assertEqual(self.ui.topLevelComboBox.currentIndex, 0)
+        self.assertEqual((node.topLevel, node.bottomLevel), (0, 0))
+        self.assertIsNone(hints(second).visible)
+
+    def test_a_range_that_is_given_before_there_is_a_volume_holds_for_the_one_that_comes(self):
+        self.openPanel()
+        self.ui.topLevelComboBox.setCurrentIndex(self.ui.topLevelComboBox.findText("T11"))
+        self.widget._parameterNode.inputVolume = make_volume()
+        self.assertEqual(self.ui.topLevelComboBox.currentText, "T11")
+
     def test_half_a_range_is_enough_and_one_upside_down_is_refused(self):
-        make_volume()
+        volume = make_volume()
         self.openPanel()
         top, bottom = self.ui.topLevelComboBox, self.ui.bottomLevelComboBox
         top.setCurrentIndex(top.findText("L3"))
         self.assertTrue(self.ui.applyButton.enabled)  # one end may be all that is known
-        self.assertEqual(self.panel.steering.hints(None).visible, (22, None))
+        self.assertEqual(self.panel.steering.hints(volume).visible, (22, None))
         bottom.setCurrentIndex(bottom.findText("L1"))
         self.assertIn("upside down", self.ui.applyButton.toolTip)
         self.assertFalse(self.ui.applyButton.enabled)
@@ -507,6 +533,53 @@ class SeveralVolumesTest(PanelCase):
         self.waitUntilDone()
         self.assertIn("an axial stack", self.state("Axial"))
         self.assertEqual([n.GetName() for n in self.segmentations()], ["A spine"])
+
+    def asked(self):
+        """Volume → request, of those that are segmented from now on."""
+        requests, segment = {}, self.widget.client.segment
+
+        def listen(request, **callbacks):
+            requests[self.ui.statusLabel.text.split("“")[1].split("”")[0]] = request
+            return segment(request, **callbacks)
+
+        self.patch(self.widget.client, "segment", listen)
+        return requests
+
+    def film(self):
+        """A film, and a model for films, which samples."""
+        preprocessing = {"modality": "XR", "planes": ["single-slice"]}
+        make_checkpoint(self.folder, "xray", "verdiff-net", "thoracolumbar-xr", preprocessing=preprocessing)
+        return make_volume("Film", size=(1, 160, 60))
+
+    def test_each_volume_gets_its_own_model_unless_the_reader_chose_one(self):
+        volumes = [make_volume("A"), self.film(), make_volume("B")]
+        self.openPanel()
+        self.widget._parameterNode.inputVolume = volumes[-1]
+        self.ui.topLevelComboBox.setCurrentIndex(self.ui.topLevelComboBox.findText("T11"))
+        self.assertEqual(self.ui.modelComboBox.currentData, "double")
+        requests = self.asked()
+        self.tick("A", "Film", "B")
+        self.click(self.ui.queueButton)
+        self.waitUntilDone()
+        models = {name: request.checkpoint for name, request in requests.items()}
+        self.assertEqual(models, {"A": "double", "Film": "xray", "B": "double"})
+        self.assertEqual([bool(requests[name].options) for name in ("A", "Film", "B")], [False, True, False])
+        ranges = {name: request.hints.visible for name, request in requests.items()}
+        self.assertEqual(ranges, {"A": None, "Film": None, "B": (18, None)})
+        self.widget._parameterNode.checkpoint = "double"
+        self.widget.segmenting.start(volumes)
+        self.waitUntilDone()
+        self.assertEqual({request.checkpoint for request in requests.values()}, {"double"})
+
+    def test_a_model_for_films_says_what_it_requires(self):
+        stack, film = make_volume("Stack"), self.film()
+        self.openPanel()
+        self.panel.warmUp()
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData("xray"))
+        choices = self.panel.choices
+        self.assertEqual(choices.reasonsAgainst(film), [])
+        words = "“Stack” is a sagittal stack; this model requires a single slice (a localizer or a picture)."
+        self.assertEqual(choices.reasonsAgainst(stack), [words])
 
     def test_cancel_stops_the_whole_queue(self):
         for name in ("A", "B"):

@@ -61,26 +61,42 @@ class Choices:
 
     # --- what was chosen ---------------------------------------------------------------------------------------------
 
-    def method(self):
-        """The catalog's entry of the chosen model's method; of the one that is wanted if there is no model of it."""
-        info, parameters = self.checkpoint(), self._parameters.node
+    def method(self, volumeNode=None):
+        """The catalog's entry of the chosen model's method; of the one that is wanted if there is no model of it.
+
+        :param volumeNode: to be segmented; the input volume if not given.
+        """
+        info, parameters = self.checkpoint(volumeNode), self._parameters.node
         if info is not None:
             return METHODS.get(info.method)
         return METHODS.get(parameters.method) if parameters is not None else None
 
-    def accepts(self, hint):
-        """Whether the chosen method takes a hint, by its name in `SpineSegAILib.hints.Hints`."""
-        method = self.method()
+    def accepts(self, hint, volumeNode=None):
+        """Whether the chosen method takes a hint, by its name in `SpineSegAILib.hints.Hints`.
+
+        :param volumeNode: as for `method`.
+        """
+        method = self.method(volumeNode)
         return method is not None and hint in method.accepted_hints
 
-    def checkpoint(self):
-        """The chosen checkpoint's `CheckpointInfo`, or None."""
-        return self._info(self.checkpointName)
+    def checkpoint(self, volumeNode=None):
+        """The chosen checkpoint's `CheckpointInfo`, or None.
+
+        :param volumeNode: as for `method`.
+        """
+        return self._info(self.checkpointNameFor(volumeNode) if volumeNode is not None else self.checkpointName)
 
     @property
     def checkpointName(self):
         """Name or path of the chosen model's checkpoint; empty if there is none."""
         return self._ui.modelComboBox.currentData or ""
+
+    def checkpointNameFor(self, volumeNode):
+        """The same for any volume: without a choice of the reader's, films get the model for films, others do not."""
+        parameters = self._parameters.node
+        if parameters is None or parameters.checkpoint:
+            return self.checkpointName
+        return self._automatic(parameters.method, volumeNode)
 
     def visibleRange(self):
         """Ids of the topmost and the lowest vertebra in view; None for an end that is not given."""
@@ -93,7 +109,7 @@ class Choices:
             volumes.checkVolume(volumeNode)
         except SpineSegAIError as error:
             reasons.append(str(error))
-        reasons += self._reasonsAgainstCheckpoint()
+        reasons += self._reasonsAgainstCheckpoint(volumeNode)
         top, bottom = self.visibleRange()
         if top and bottom and anatomy.STRUCTURES[top].order > anatomy.STRUCTURES[bottom].order:
             reasons.append(_("The visible range is upside down: the topmost vertebra comes first."))
@@ -101,30 +117,32 @@ class Choices:
             reasons += self._reasonsAgainstPlane(volumeNode)
         return reasons
 
-    def _reasonsAgainstCheckpoint(self):
-        if self.checkpoint() is not None:
+    def _reasonsAgainstCheckpoint(self, volumeNode):
+        if self.checkpoint(volumeNode) is not None:
             return []
         if self._ui.modelComboBox.count == 0:
             return [_("There is no model: browse for one, or train one.")]
+        name = self.checkpointNameFor(volumeNode)
         wanted = METHODS.get(self._parameters.node.method)
-        if not self.checkpointName and wanted is not None:
+        if not name and wanted is not None:
             return [
                 _("There is no model for {method}: browse for one, train one, or choose another.").format(
                     method=wanted.title
                 )
             ]
-        return [_("The model “{name}” was not found: choose another one.").format(name=Path(self.checkpointName).name)]
+        return [_("The model “{name}” was not found: choose another one.").format(name=Path(name).name)]
 
     def _reasonsAgainstPlane(self, volumeNode):
-        accepted = self.checkpoint().metadata.get("preprocessing", {}).get("planes")
+        accepted = self.checkpoint(volumeNode).metadata.get("preprocessing", {}).get("planes")
         refused = volumes.refusedPlane(volumeNode, accepted) if accepted else None
         if not refused:
             return []
+        stacks = [p for p in accepted if p != "single-slice"]
         return [
             _("“{volume}” is {plane}; this model requires {accepted}.").format(
                 volume=volumeNode.GetName(),
                 plane=PLANES[refused],
-                accepted=_(" or ").join(PLANES[p] for p in accepted if p != "single-slice"),
+                accepted=_(" or ").join(PLANES[p] for p in stacks or accepted),
             )
         ]
 
@@ -162,15 +180,10 @@ class Choices:
         """
         combo = self._ui.modelComboBox
         combo.clear()
-        known = [i for i in self._checkpoints if i.method in METHODS and METHODS[i.method].offered]
+        known = self._offered()
         for info in known:
             self._addModel(info, info.name)
-        if not wanted and not method and volumes.isFilm(self._parameters.inputVolume):
-            films = (info for info in known if info.metadata.get("preprocessing", {}).get("modality") == "XR")
-            wanted = next((info.name for info in films), "")
-        if not wanted:
-            first = next((info for info in known if info.method == (method or DEFAULT_METHOD)), None)
-            wanted = first.name if first is not None else ""
+        wanted = wanted or self._automatic(method, self._parameters.inputVolume)
         if wanted and combo.findData(wanted) < 0:
             info = self._info(wanted)
             if info is not None:
@@ -181,6 +194,18 @@ class Choices:
             title = METHODS[method].title if method in METHODS else _("Default")
             combo.addItem(_("{method} (no model)").format(method=title), "")
         combo.setCurrentIndex(combo.findData(wanted) if combo.count else -1)
+
+    def _offered(self):
+        return [i for i in self._checkpoints if i.method in METHODS and METHODS[i.method].offered]
+
+    def _automatic(self, method, volumeNode):
+        """Name of the model that is meant where none is named, see `_fillModels`; empty if there is none."""
+        known = self._offered()
+        if not method and volumes.isFilm(volumeNode):
+            for info in known:
+                if info.metadata.get("preprocessing", {}).get("modality") == "XR":
+                    return info.name
+        return next((info.name for info in known if info.method == (method or DEFAULT_METHOD)), "")
 
     def _addModel(self, info, data):
         combo = self._ui.modelComboBox

@@ -22,27 +22,31 @@ class Sampling:
         self._device = device
         device.knownCallbacks.append(self._showEstimate)
 
-    def options(self):
-        """The method's run-time options."""
-        parameters, shown = self._parameters.node, self._shown()
+    def options(self, volumeNode=None):
+        """The method's run-time options.
+
+        :param volumeNode: to be segmented, since that may decide on the model; the input volume if not given.
+        """
+        parameters, shown = self._parameters.node, self._shown(volumeNode)
         if not shown:
             return {}
         if "preview" in shown and parameters.preview:
             return {"preview": "on"}
-        usual = self._usual()
+        usual = self._usual(volumeNode)
         return {name: getattr(parameters, name) or usual[name] for name in ("samples", "steps") if name in shown}
 
-    def _shown(self):
+    def _shown(self, volumeNode=None):
         """Names of the options that say how masks are drawn; empty for methods that draw none, and for checkpoints that
         hold the prior alone."""
-        method, info = self._choices.method(), self._choices.checkpoint()
+        method, info = self._choices.method(volumeNode), self._choices.checkpoint(volumeNode)
         if method is None or (info is not None and info.metadata["method"].get("stage") == "prior"):
             return ()
         return method.sampling
 
-    def _usual(self):
+    def _usual(self, volumeNode=None):
         """Samples and steps that the checkpoint was made for, or else the method; for methods that sample."""
-        info, fields = self._choices.checkpoint(), self._choices.method().config_class().model_fields
+        info = self._choices.checkpoint(volumeNode)
+        fields = self._choices.method(volumeNode).config_class().model_fields
         said = info.metadata["method"] if info is not None else {}
         return {name: said.get(name, fields[name].default) for name in ("samples", "steps")}
 
@@ -97,7 +101,7 @@ class Sampling:
 
         :param options: that it was made with.
         """
-        info, seconds = self._choices.checkpoint(), result.provenance.get("seconds", {})
+        info, seconds = self._choices.checkpoint(volumeNode), result.provenance.get("seconds", {})
         if info is not None and "network" in seconds:
             device, evaluations = result.provenance.get("device"), self._evaluations(options)
             run_times.learn(device, str(info.path), self._work(volumeNode, info), evaluations, seconds)

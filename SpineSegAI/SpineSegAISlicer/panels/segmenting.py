@@ -114,10 +114,10 @@ class SegmentTask:
         image = volumes.imageFromVolume(volumeNode)
         hints = by.steering.hints(volumeNode, self._outputNode, self._chosen, usePrior=self.again is None)
         self._hints = self.again.hints(hints) if self.again is not None else hints
-        self.options = by.sampling.options()
+        self.options = by.sampling.options(volumeNode)
         return SegmentationRequest(
             image=image,
-            checkpoint=by.choices.checkpointName,
+            checkpoint=by.choices.checkpointNameFor(volumeNode),
             device=by.device.chosen,
             hints=self._hints,
             options=self.options,

@@ -32,13 +32,14 @@ class Steering:
         ui.priorSelector.enabled = enabled
 
     def chosen(self):
-        """Ids of the chosen volume, of its keypoints and of the segmentation to start from; empty if not chosen.
+        """Ids of the chosen volume, of its keypoints and of the segmentation to start from, empty if not chosen; and
+        the visible range.
 
         A result that comes while others wait is shown, and its volume is the chosen one then: so a run keeps these.
         """
         parameters = self._parameters.node
         nodes = (parameters.inputVolume, parameters.keypoints, parameters.priorSegmentation)
-        return tuple(node.GetID() if node is not None else "" for node in nodes)
+        return (*(node.GetID() if node is not None else "" for node in nodes), self._choices.visibleRange())
 
     def hints(self, volumeNode, outputNode=None, chosen=None, usePrior=True):
         """`SpineSegAILib.hints.Hints`: visible range, keypoints, segmentation to start from, what is locked.
@@ -50,12 +51,11 @@ class Steering:
         """
         from SpineSegAILib.hints import Hints
 
-        volumeId, keypointsId, priorId = chosen or self.chosen()
+        volumeId, keypointsId, priorId, visible = chosen or self.chosen()
         if volumeNode is None or volumeNode.GetID() != volumeId:  # others that wait in line get none of another volume
-            keypointsId = priorId = ""
-        visible = self._choices.visibleRange()
-        points = keypointsId and self._choices.accepts("keypoints")
-        prior = priorId and self._choices.accepts("prior") and usePrior
+            keypointsId, priorId, visible = "", "", ()
+        points = keypointsId and self._choices.accepts("keypoints", volumeNode)
+        prior = priorId and self._choices.accepts("prior", volumeNode) and usePrior
         priorNode = self._node(priorId) if prior else None
         return Hints(
             visible=visible if any(visible) else None,
