@@ -887,6 +887,16 @@ class AgainTest(CorrectionCase):
         changed = np.flatnonzero((self.array() != before).any(axis=(1, 2)))
         self.assertEqual(len(changed), 1)
 
+    def test_the_segmentation_removed_while_it_is_segmented_again(self):
+        self.open(DOUBLE_SECONDS="20.0")
+        self.press("againButton")
+        self.assertTrue(self.widget.segmenting.isRunning)
+        slicer.mrmlScene.RemoveNode(self.node)
+        self.waitUntilDone(10)
+        self.assertEqual((self.dialogs, self.segmentations()), ([], []))
+        self.assertIn("its segmentation was removed from the scene", self.ui.statusLabel.text)
+        self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
+
     def test_tools_wait_for_a_segmentation_that_runs(self):
         self.open(DOUBLE_SECONDS="1.0")
         self.press("againButton")

@@ -178,8 +178,8 @@ class SegmentPanel:
         self.messages.show(failure, quiet)
 
     def onRemoved(self):
-        """The volume is gone."""
-        self.messages.say(_("The volume was removed from the scene; its segmentation was dropped."))
+        """The volume is gone, or the segmentation that was to be changed."""
+        self.messages.say(_("The volume or its segmentation was removed from the scene; the result was dropped."))
 
     def onIdle(self):
         """Nothing runs any more."""

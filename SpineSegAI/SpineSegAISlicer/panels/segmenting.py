@@ -64,7 +64,7 @@ class Segmenting:
         volumeNodes = [node for node in volumeNodes if node is not None and node.GetScene() is not None]
         if outputNode is not None and outputNode.GetScene() is None:
             outputNode = None
-        if not volumeNodes or self.isRunning:
+        if not volumeNodes or self.isRunning or (again is not None and outputNode is None):
             return
         self.warmUp()
         outputNode = outputNode if len(volumeNodes) == 1 else None
@@ -97,8 +97,8 @@ class SegmentTask:
         return slicer.mrmlScene.GetNodeByID(self._outputId) if self._outputId else None
 
     def isThere(self):
-        """Whether the volume is still in the scene."""
-        return self.volumeNode is not None
+        """Whether the volume is still in the scene; and the segmentation, of which a part is segmented again."""
+        return self.volumeNode is not None and (self.again is None or self._outputNode is not None)
 
     def reasonsAgainst(self):
         """Sentences why it cannot be segmented with the choices as they are now."""

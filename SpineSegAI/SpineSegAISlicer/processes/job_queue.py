@@ -36,7 +36,7 @@ class Task(Protocol):
     key: str
 
     def isThere(self) -> bool:
-        """Whether the volume is still in the scene."""
+        """Whether what it is about is still in the scene: the volume, and what is to be changed."""
 
     def reasonsAgainst(self) -> list[str]:
         """Sentences why it cannot be segmented; empty if it can."""
@@ -67,7 +67,7 @@ class Watcher(Protocol):
         """It has no result. :param quiet: others wait, who are not to be held up by a dialog."""
 
     def onRemoved(self) -> None:
-        """Its volume was removed from the scene."""
+        """What it was about was removed from the scene."""
 
     def onIdle(self) -> None:
         """Nothing runs and nothing waits any more."""
@@ -126,7 +126,7 @@ class JobQueue:
             self._changed()
 
     def dropWhatIsGone(self):
-        """A volume was removed from the scene: the job that it was for has no use any more."""
+        """Something was removed from the scene: the job that it was for has no use any more."""
         if self.task is not None and not self.task.isThere():
             self._removed(self._abandon())
 
