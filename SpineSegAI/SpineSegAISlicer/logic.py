@@ -99,7 +99,9 @@ class SpineSegAILogic(ScriptedLoadableModuleLogic):
     def applyToOtherSeries(segmentationNode, volumeNode):
         """Carry a segmentation, by position, to the other series of its volume's study: a starting point there.
 
-        :returns: for each other series its volume node, the new segmentation node (or None), and a sentence.
+        What was carried there before is replaced, unless it was corrected since.
+
+        :returns: for each other series its volume node, the segmentation node there (or None), and a sentence.
         """
         from .scene import other_series
 

@@ -640,6 +640,53 @@ class SeveralVolumesTest(PanelCase):
         self.assertEqual(self.state("Other patient"), "")
         self.assertIsNotNone(elsewhere)
 
+    def test_carried_again_the_same_segmentation_is_brought_up_to_date_unless_it_was_corrected(self):
+        from SpineSegAISlicer.scene import corrections
+        from SpineSegAISlicer.scene.segments import structuresOfSegmentation
+
+        from SpineSegAILib import correction
+
+        t2, t1 = make_volume("T2"), make_volume("T1")
+        self.study(t2, t1)
+        self.openPanel()
+        self.run_to_the_end()
+
+        def delete(node, volume, structureId):
+            step = correction.delete(corrections.labellingOf(node), structureId)
+            corrections.applyCorrection(node, volume, step)
+
+        self.click(self.ui.seriesButton)
+        carried = next(n for n in self.segmentations() if n is not self.output())
+        delete(self.output(), t2, 22)
+        self.click(self.ui.seriesButton)
+        self.assertEqual(len(self.segmentations()), 2)
+        self.assertEqual(set(structuresOfSegmentation(carried)), set(structuresOfSegmentation(self.output())))
+        self.assertEqual(self.state("T1"), "copied")
+        log = "SpineSegAI.CorrectionLog"
+        self.assertEqual(carried.GetAttribute(log), self.output().GetAttribute(log))
+        delete(carried, t1, 23)
+        self.click(self.ui.seriesButton)
+        self.assertEqual(len(self.segmentations()), 2)
+        self.assertNotIn(23, structuresOfSegmentation(carried))
+        self.assertIn("corrected since", self.state("T1"))
+        self.assertIn("Copied to 0 of 1", self.ui.statusLabel.text)
+
+    def test_a_segmentation_that_cannot_be_carried_is_said(self):
+        from SpineSegAISlicer.processes import dependencies
+
+        volume, other = make_volume("T2"), make_volume("T1")
+        self.study(volume, other)
+        self.openPanel()
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Tumor")
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        node.GetSegmentation().AddEmptySegment("a", "tumor")
+        self.widget.parameters.write(inputVolume=volume, outputSegmentation=node)
+        self.click(self.ui.seriesButton)
+        self.assertIn("No segment of “Tumor” is a structure", self.dialogs[0])
+        self.patch(dependencies, "ready", lambda more=(): False)
+        self.click(self.ui.seriesButton)
+        self.assertEqual(len(self.dialogs), 1)
+
     def test_what_is_hidden_from_users_is_no_other_series(self):
         from SpineSegAISlicer.scene.volumes import otherSeriesOfStudy
 

@@ -4,6 +4,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from SpineSegAILib.errors import SpineSegAIError
+
+from ..processes import dependencies
+from ..processes.failure import Failure
 from ..scene import other_series, volumes
 
 NAME_COLUMN, STATE_COLUMN = 0, 1
@@ -82,8 +86,16 @@ class QueuePanel:
             item.setCheckState(qt.Qt.Unchecked if all_ else qt.Qt.Checked)
 
     def _onSeries(self):
+        if not dependencies.ready():
+            return
         source = self.parameters.outputVolume
-        report = other_series.applyToOtherSeries(self.parameters.outputSegmentation, source)
+        if source is None:  # removed while packages were installed
+            return
+        try:
+            report = other_series.applyToOtherSeries(self.parameters.outputSegmentation, source)
+        except SpineSegAIError as error:
+            self.messages.show(Failure.of(error))
+            return
         if not report:
             slicer.util.infoDisplay(
                 _("“{volume}” has no other series in its study (see the module “Data”).").format(

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 from slicer.i18n import tr as _
 
+from SpineSegAILib.anatomy.terminology import LOG_ATTRIBUTE
 from SpineSegAILib.errors import ImageError, SpineSegAIError
 
+from . import correction_log
 from .labelmaps import labelsFromSegmentation
 from .results import resultFromSegmentation, segmentationFromResult
 from .segments import isLocked, setLocked, structuresOfSegmentation
@@ -20,9 +22,14 @@ def applyToOtherSeries(segmentationNode, volumeNode):
     result = resultFromSegmentation(segmentationNode, volumeNode)
     report = []
     for other in otherSeriesOfStudy(volumeNode):
+        before = carriedTo(segmentationNode, other)
         try:
-            carried = _carried(result, segmentationNode, volumeNode, other)
-            report.append((other, segmentationFromResult(carried, other), _("copied")))
+            if before is not None and correction_log.stepNoted(before):  # nobody is asked, and nothing can be undone
+                report.append((other, None, _("not copied: corrected since (replace it in the tab “Correct”)")))
+                continue
+            carried = _carryTo(result, segmentationNode, volumeNode, other)
+            carried.SetAttribute(LOG_ATTRIBUTE, segmentationNode.GetAttribute(LOG_ATTRIBUTE))
+            report.append((other, carried, _("copied")))
         except SpineSegAIError as error:
             report.append((other, None, str(error)))
     return report
@@ -46,7 +53,12 @@ def carryTo(segmentationNode, volumeNode, other, saveState=None):
     :returns: the other volume's segmentation node.
     :raises ImageError: the other volume cannot be segmented, or shows another part of the body.
     """
-    carried = _carried(resultFromSegmentation(segmentationNode, volumeNode), segmentationNode, volumeNode, other)
+    result = resultFromSegmentation(segmentationNode, volumeNode)
+    return _carryTo(result, segmentationNode, volumeNode, other, saveState)
+
+
+def _carryTo(result, segmentationNode, volumeNode, other, saveState=None):
+    carried = _carried(result, segmentationNode, volumeNode, other)
     before = carriedTo(segmentationNode, other)
     made = segmentationFromResult(carried, other, before, saveState)
     if before is None:
