@@ -257,6 +257,32 @@ class TableTest(CorrectionCase):
         self.assertGreater(np.ptp(middle), 10)
         self.assertLess(np.ptp(corner), 3)
 
+    def test_the_preview_of_a_film_shows_the_film(self):
+        import SimpleITK as sitk
+        from SpineSegAISlicer.panels import structure_preview
+        from SpineSegAISlicer.scene import results, volumes
+
+        from SpineSegAILib.anatomy import SCHEMES
+        from SpineSegAILib.results import Segmentation
+
+        lateral = [[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
+        frontal = [[-1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
+        picture = np.diag([-1.0, -1, 1, 1])  # a file that does not tell its plane
+        for matrix in (lateral, frontal, picture):
+            film = make_volume("Film", size=(1, 300, 100), ijkToRas=np.array(matrix, float))
+            labels = np.zeros((1, 300, 100), np.int16)
+            labels[:, 100:130, 30:70] = 23
+            labels[:, 110:130, 50:70] = 0  # an L: what is above and what is to the left are known
+            image = sitk.GetImageFromArray(labels)
+            image.CopyInformation(volumes.imageFromVolume(film))
+            node = results.segmentationFromResult(Segmentation(image, SCHEMES["thoracolumbar-xr"]), film)
+            shown = np.ptp(structure_preview.previewArray(film, node, 23).astype(int), axis=2) > 0
+            rows, columns = (np.flatnonzero(shown.any(axis=axis)) for axis in (1, 0))
+            self.assertAlmostEqual(len(rows), 60, delta=3)  # 30 mm
+            self.assertAlmostEqual(len(columns), 80, delta=3)
+            self.assertTrue(shown[rows[0] + 5, columns[-1] - 5] and shown[rows[-1] - 5, columns[0] + 5])
+            self.assertFalse(shown[rows[-1] - 5, columns[-1] - 5])
+
     def test_thirty_rows_are_filled_quickly(self):
         from SpineSegAILib.anatomy import SCHEMES, sorted_ids
 

@@ -9,11 +9,18 @@ from ..scene.segments import structuresOfSegmentation
 
 PIXELS = 140
 PIXEL_MM = 0.5  # 70 mm: a vertebra with both neighbors
+_PLANES = {1: (0, 2), 2: (0, 1)}
+"""World axis across a single slice (see `volumes.singleSliceAxis`) → axes from left to right and from top to bottom of
+its picture; they run towards left, back and feet, as in Slicer's views."""
+_SAGITTAL = (1, 2)
 _FILL, _EDGE = 0.3, 0.9  # how strongly the color covers the image, inside and on the outline
 
 
 def previewPixmap(volumeNode, segmentationNode, structureId):
-    """Sagittal picture of a structure, head up and front to the left; None where there is nothing to show."""
+    """Sagittal picture of a structure, head up and front to the left; None where there is nothing to show.
+
+    A single slice of another plane, such as an AP film, is shown in its own.
+    """
     image = previewArray(volumeNode, segmentationNode, structureId)
     if image is None:
         return None
@@ -27,12 +34,12 @@ def previewArray(volumeNode, segmentationNode, structureId):
     centre = labelmaps.centreOf(segmentationNode, structureId)
     if centre is None or volumeNode is None or volumeNode.GetImageData() is None:
         return None
-    # Samples in the world's sagittal plane, looked up in image and segment: right for oblique volumes too.
+    # Samples in a plane of the world, looked up in image and segment: right for oblique volumes too.
     steps = (np.arange(PIXELS) - (PIXELS - 1) / 2) * PIXEL_MM
-    points = np.empty((PIXELS, PIXELS, 3))
-    points[..., 0] = centre[0]
-    points[..., 1] = centre[1] - steps[None, :]
-    points[..., 2] = centre[2] - steps[:, None]
+    across, down = _PLANES.get(volumes.singleSliceAxis(volumeNode), _SAGITTAL)
+    points = np.broadcast_to(centre, (PIXELS, PIXELS, 3)).copy()
+    points[..., across] -= steps[None, :]
+    points[..., down] -= steps[:, None]
     grey = _sampled(slicer.util.arrayFromVolume(volumeNode), volumes.ijkToWorldMatrix(volumeNode), (0, 0, 0), points)
     low, high = np.percentile(grey, (1, 99))
     grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
