@@ -58,7 +58,7 @@ class FreshSlicerTest(PanelCase):
         labels = np.zeros((10, 60, 50), np.int16)
         labels[3:6, 10:20, 10:20], labels[3:6, 25:35, 10:20] = 23, 24
         segmentation = node.GetSegmentation()
-        labelmaps.writeVoxels(segmentation, labels, [23, 24], volume)
+        labelmaps.writeVoxels(node, labels, [23, 24], volume)
         for structureId, segmentId in structuresOfSegmentation(node).items():
             nameSegment(segmentation.GetSegment(segmentId), structureId, (23, 24), None, False)
         return node

@@ -268,6 +268,79 @@ class SegmentationTest(unittest.TestCase):
         back = sitk.GetArrayFromImage(labelmaps.labelsFromSegmentation(node, volume))
         np.testing.assert_array_equal(back[:, :-3], sitk.GetArrayViewFromImage(result.labels)[:, 3:])
 
+    def moved(self):
+        """A volume and its segmentation, of which one alone was moved since, in each way in which that happens."""
+        for harden in (False, True):
+            volume = make_volume()
+            transform = linear_transform(rotation(20, 2))
+            if harden:  # the volume alone; the segmentation still lies under the transform
+                volume.SetAndObserveTransformNodeID(transform.GetID())
+                node = results.segmentationFromResult(result_of(volume), volume)
+                volume.HardenTransform()
+            else:  # the volume was registered to something
+                node = results.segmentationFromResult(result_of(volume), volume)
+                volume.SetAndObserveTransformNodeID(transform.GetID())
+            yield harden, volume, node
+
+    def places(self, node):
+        """Name → position (RAS, mm), as Slicer knows it."""
+        return {i: np.array(node.GetSegmentCenterRAS(i)) for i in node.GetSegmentation().GetSegmentIDs()}
+
+    def test_corrections_move_nothing_where_the_volume_was_moved_alone(self):
+        from SpineSegAISlicer.scene import corrections
+
+        from SpineSegAILib.correction import voxels
+
+        for harden, volume, node in self.moved():
+            before = self.places(node)
+            if not harden:  # else it lies outside of the picture
+                shift = np.eye(4)
+                shift[:3, 3] = (0.0, 0.0, 2.5)
+                volume.GetParentTransformNode().SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(shift))
+            step = voxels.smooth(labelmaps.checkedLabels(node, volume), 23, 3.0, locked=frozenset())
+            corrections.applyCorrection(node, volume, step)
+            after = self.places(node)
+            for name in ("L3", "L3/L4"):
+                np.testing.assert_allclose(after[name], before[name], atol=1e-6, err_msg=f"{name}, {harden}")
+            np.testing.assert_allclose(after["L4"], before["L4"], atol=1.0, err_msg=str(harden))  # at most a voxel
+            self.assertLess(abs(len(labelmaps.voxelsOf(node, 23)[0]) / (7 * 11 * 21) - 1), 0.2)
+
+    def test_a_new_result_moves_nothing_that_is_locked_and_lies_on_the_volume(self):
+        import SimpleITK as sitk
+
+        for harden, volume, node in self.moved():
+            segmentation = node.GetSegmentation()
+            setLocked(segmentation.GetSegment("L3"), True)
+            before, transform = self.places(node), node.GetParentTransformNode()
+            result = result_of(volume, {23: (slice(2, 9), slice(50, 55), slice(10, 31))})
+            history = results.UndoHistory(node)
+            results.segmentationFromResult(result, volume, node, saveState=history.saveState)
+            self.assertIs(node.GetParentTransformNode(), transform)
+            after = self.places(node)
+            np.testing.assert_allclose(after["L3"], before["L3"], atol=1e-6, err_msg=str(harden))
+            np.testing.assert_allclose(after["L4"], image_centroid(result.labels, 23), atol=1e-3, err_msg=str(harden))
+            back = sitk.GetArrayViewFromImage(labelmaps.labelsFromSegmentation(node, volume))
+            np.testing.assert_array_equal(back == 23, sitk.GetArrayViewFromImage(result.labels) == 23)
+            history.undo()
+            after = self.places(node)
+            for name, place in before.items():
+                np.testing.assert_allclose(after[name], place, atol=1e-6, err_msg=f"{name}, {harden}")
+
+    def test_different_transforms_of_which_one_is_not_linear_are_refused_and_nothing_is_changed(self):
+        volume = make_volume()
+        node = results.segmentationFromResult(result_of(volume), volume)
+        warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "Warp")
+        warp.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
+        node.SetAndObserveTransformNodeID(warp.GetID())
+        saved = []
+        with self.assertRaisesRegex(ImageError, f"{node.GetName()}.*non-linear transform.*Warp"):
+            labelmaps.checkedLabels(node, volume)
+        with self.assertRaisesRegex(ImageError, f"{node.GetName()}.*non-linear transform.*Warp"):
+            new = result_of(volume, {23: (slice(2, 9), slice(50, 55), slice(10, 31))})
+            results.segmentationFromResult(new, volume, node, saveState=lambda: saved.append(True))
+        self.assertEqual(saved, [])
+        self.assertEqual(list(node.GetSegmentation().GetSegmentIDs()), ["L3", "L3/L4", "L4"])
+
     def test_it_joins_the_study_of_its_volume(self):
         volume = make_volume()
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

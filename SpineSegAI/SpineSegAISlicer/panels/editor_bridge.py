@@ -5,7 +5,7 @@ import slicer
 import vtk
 
 from SpineSegAILib import correction
-from SpineSegAILib.errors import CorrectionError
+from SpineSegAILib.errors import CorrectionError, ImageError
 
 from ..processes import dependencies
 from ..scene import correction_log, labelmaps
@@ -187,7 +187,10 @@ class EditorBridge(Part):
         segmentationNode, volumeNode = self.section.segmentationNode, self.section.volumeNode()
         if volumeNode is not None:
             held = {segmentId: i for i, segmentId in structuresOfSegmentation(segmentationNode).items()}
-            self._before = labelmaps.mergedArray(segmentationNode, held, volumeNode)
+            try:
+                self._before = labelmaps.mergedArray(segmentationNode, held, volumeNode)
+            except ImageError:  # under a non-linear transform: they can be drawn on, but not compared
+                self._before = None
 
     def onCorrected(self, step):
         """What a tool changed was not drawn."""

@@ -122,7 +122,7 @@ def _redraw(segmentationNode, volumeNode, labels, correction):
     segmentationNode.RemoveClosedSurfaceRepresentation()  # made again when asked for
     _remove(segmentation, [structures[s] for s in changed if s in structures and not there[s]])
     written = {s for s in {*changed, *labelmaps.structuresAside(segmentation)} - locked if there[s]}
-    labelmaps.writeVoxels(segmentation, after, anatomy.sorted_ids(written), volumeNode)
+    labelmaps.writeVoxels(segmentationNode, after, anatomy.sorted_ids(written), volumeNode)
     for s in changed & written:
         setTag(segmentOf(segmentationNode, s), QUALITY_TAG, None)  # was of the outline that it had
     made = written - set(structures)

@@ -1,7 +1,8 @@
 """Voxels of segments: written, taken out, read back on the grid of a volume.
 
 Results lie on the voxel grid of the volume they were made from; the segmentation gets the volume's geometry and the
-same parent transform, so the two cannot come apart.
+same parent transform. Where one of the two is moved or hardened later without the other, voxels are read and written
+where both lie in the world.
 """
 
 import numpy as np
@@ -14,19 +15,35 @@ from SpineSegAILib.errors import HintError, ImageError
 from SpineSegAILib.results import check_overlap
 
 from .segments import addStructure, isLocked, segmentOf, structuresOf, structuresOfSegmentation, takeOverNames
-from .volumes import ijkToWorldMatrix, imageFromMatrix, imageFromVolume, worldTransform
+from .volumes import ijkToRasMatrix, ijkToWorldMatrix, imageFromMatrix, refuseNonLinear, worldTransform
 
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 """Name of the representation that holds voxels."""
 
 
-def writeVoxels(segmentation, labels, structureIds, volumeNode):
+def gridIn(segmentationNode, volumeNode):
+    """(4, 4) matrix from a volume's voxel indices (i, j, k) to a segmentation's coordinates (RAS, mm).
+
+    The coordinates are those in which its segments are stored, under its own parent transform.
+
+    :raises ImageError: the two are under different transforms, and one of these is not linear.
+    """
+    if segmentationNode.GetParentTransformNode() is volumeNode.GetParentTransformNode():
+        return ijkToRasMatrix(volumeNode)
+    for node in (segmentationNode, volumeNode):
+        refuseNonLinear(node)
+    return np.linalg.inv(worldTransform(segmentationNode)) @ ijkToWorldMatrix(volumeNode)
+
+
+def writeVoxels(segmentationNode, labels, structureIds, volumeNode):
     """Give structures their voxels, in one image that they share; segments that are not there yet are made.
 
     :param labels: (k, j, i) array of structure ids on the volume's voxels.
     :param structureIds: those to write; other values of the array are not looked at.
+    :raises ImageError: see `gridIn`; nothing was changed.
     """
-    image = _denseLabelmap(labels, structureIds, volumeNode)
+    image = _denseLabelmap(labels, structureIds, gridIn(segmentationNode, volumeNode))
+    segmentation = segmentationNode.GetSegmentation()
     structures = structuresOf(segmentation)
     takeOutVoxels(segmentation, [structures[i] for i in structureIds if i in structures])
     # New ones last: Slicer gives a new segment no other representations than those which the others have.
@@ -65,8 +82,11 @@ def takeOutVoxels(segmentation, segmentIds):
             image.Modified()
 
 
-def _denseLabelmap(labels, structureIds, volumeNode):
-    """One image for all structures: value n is the n-th of them. Cropped to where there is anything."""
+def _denseLabelmap(labels, structureIds, grid):
+    """One image for all structures: value n is the n-th of them. Cropped to where there is anything.
+
+    :param grid: as `gridIn` has it.
+    """
     lookup = np.zeros(int(labels.max(initial=0)) + 1, np.uint8 if len(structureIds) < 256 else np.int16)
     for value, structureId in enumerate(structureIds, start=1):
         if structureId < len(lookup):
@@ -79,41 +99,27 @@ def _denseLabelmap(labels, structureIds, volumeNode):
     (k0, k1), (j0, j1), (i0, i1) = ranges
     image.SetExtent(i0, i1 - 1, j0, j1 - 1, k0, k1 - 1)
     image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(cropped.ravel(), deep=True))
-    _setGeometry(image, volumeNode)
+    image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(grid))
     return image
-
-
-def _setGeometry(orientedImage, volumeNode):
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    orientedImage.SetGeometryFromImageToWorldMatrix(matrix)
 
 
 def mergedArray(segmentationNode, segments, volumeNode):
     """(k, j, i) array on the volume's voxels.
 
     :param segments: segment id → value to give its voxels; where segments overlap, the last one is on top.
+    :raises ImageError: see `gridIn`.
     """
-    if _sameTransform(segmentationNode, volumeNode):
-        pasted = _pasted(segmentationNode, segments, volumeNode)
-        if pasted is not None:
-            return pasted
-        geometry = slicer.vtkOrientedImageData()
-        geometry.SetExtent(volumeNode.GetImageData().GetExtent())
-        _setGeometry(geometry, volumeNode)
-        return arrayOfImage(_mergedImage(segmentationNode, segments, geometry))
-    import SimpleITK as sitk
-
-    image = _mergedImage(segmentationNode, segments, None)
-    extentStart = np.eye(4)  # the array's first voxel is the first one of the extent
-    extentStart[:3, 3] = image.GetExtent()[::2]
-    ijkToRas = worldTransform(segmentationNode) @ imageToWorld(image) @ extentStart
-    moving = imageFromMatrix(arrayOfImage(image), ijkToRas, segmentationNode.GetName())
-    fixed = imageFromVolume(volumeNode)
-    return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+    grid = gridIn(segmentationNode, volumeNode)
+    pasted = _pasted(segmentationNode, segments, volumeNode, grid)
+    if pasted is not None:
+        return pasted
+    geometry = slicer.vtkOrientedImageData()
+    geometry.SetExtent(volumeNode.GetImageData().GetExtent())
+    geometry.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(grid))
+    return arrayOfImage(_mergedImage(segmentationNode, segments, geometry))
 
 
-def _pasted(segmentationNode, segments, volumeNode):
+def _pasted(segmentationNode, segments, volumeNode, grid):
     """`mergedArray` for segments that lie on the volume's voxel grid, as they do unless they were drawn on another one.
 
     Ten times as quick as letting Slicer resample every segment. None where a segment does not lie so.
@@ -126,7 +132,7 @@ def _pasted(segmentationNode, segments, volumeNode):
         own = segment.GetRepresentation(LABELMAP)
         if own is None:  # an empty segment
             continue
-        if not _onGridOf(own, volumeNode):
+        if not np.allclose(imageToWorld(own), grid, atol=1e-4):
             return None
         if own is not image:  # segments that share an image do not overlap: one pass for all of them
             _paste(result, image, lookup)
@@ -134,12 +140,6 @@ def _pasted(segmentationNode, segments, volumeNode):
         lookup[segment.GetLabelValue()] = value
     _paste(result, image, lookup)
     return result
-
-
-def _onGridOf(image, volumeNode):
-    grid = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(grid)
-    return np.allclose(imageToWorld(image), slicer.util.arrayFromVTKMatrix(grid), atol=1e-4)
 
 
 def imageToWorld(image):
@@ -168,22 +168,14 @@ def _paste(result, image, lookup):
     np.copyto(part, found, where=found != 0)
 
 
-def _sameTransform(first, second):
-    return np.allclose(worldTransform(first), worldTransform(second))
-
-
 def _mergedImage(segmentationNode, segments, geometry):
     image = slicer.vtkOrientedImageData()
-    mode = (
-        slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
-        if geometry
-        else slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
-    )
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
     for segmentId, value in segments.items():
         ids.InsertNextValue(segmentId)
         values.InsertNextValue(value)
-    done = segmentationNode.GenerateMergedLabelmapForAllSegments(image, mode, geometry, ids, values)
+    whole = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
+    done = segmentationNode.GenerateMergedLabelmapForAllSegments(image, whole, geometry, ids, values)
     if not done or image.GetPointData().GetScalars() is None:
         raise ImageError(_("The segments of “{name}” cannot be read.").format(name=segmentationNode.GetName()))
     return image

@@ -18,7 +18,7 @@ from SpineSegAILib.anatomy.terminology import (
 from SpineSegAILib.errors import ImageError
 
 from . import result_attribute
-from .labelmaps import labelsFromSegmentation, mergedArray, writeVoxels
+from .labelmaps import gridIn, labelsFromSegmentation, mergedArray, writeVoxels
 from .segments import (
     KEYPOINT_TAG,
     UNCERTAINTY_TAG,
@@ -36,7 +36,8 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
     """Show a result as a segmentation node on its volume.
 
     In an existing node, structures that are locked stay as they are, voxel for voxel, and the new ones are fitted
-    around them; unlocked structures are replaced; segments that are not structures of ours are left alone.
+    around them; unlocked structures are replaced; segments that are not structures of ours are left alone. Nothing
+    moves: a node with segments keeps its transform, whatever the volume's is by now.
 
     :param result: `SpineSegAILib.results.Segmentation` with one voxel per voxel of the volume.
     :param volumeNode: the volume that was segmented.
@@ -45,6 +46,8 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
         `qMRMLSegmentEditorWidget.saveStateForUndo` or `UndoHistory.saveState`.
     :param only: structures that were asked for; the others stay as if they were locked. Empty for all.
     :returns: the segmentation node.
+    :raises ImageError: the volume has other voxels by now, or its segmentation cannot be compared with it, see
+        `labelmaps.gridIn`; nothing was changed.
     """
     import SimpleITK as sitk
 
@@ -59,8 +62,11 @@ def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=
         )
     if segmentationNode is None:
         segmentationNode = _newSegmentationNode(volumeNode)
-    elif saveState is not None:
-        saveState()
+    else:
+        if _hasSegments(segmentationNode):
+            gridIn(segmentationNode, volumeNode)
+        if saveState is not None:
+            saveState()
     with slicer.util.NodeModify(segmentationNode):
         _placeWith(segmentationNode, volumeNode)
         _writeStructures(segmentationNode, result, volumeNode, labels, frozenset(only))
@@ -79,9 +85,19 @@ def _newSegmentationNode(volumeNode):
     return segmentationNode
 
 
+def _hasSegments(segmentationNode):
+    return segmentationNode.GetSegmentation().GetNumberOfSegments() > 0
+
+
 def _placeWith(segmentationNode, volumeNode):
-    """Same reference geometry, same transform, same study in the subject hierarchy."""
-    placeInStudyOf(segmentationNode, volumeNode)
+    """Same reference geometry, same study in the subject hierarchy; same transform, unless that would move segments.
+
+    Of segments that are all replaced, too: undo brings them back.
+    """
+    if _hasSegments(segmentationNode):
+        _joinStudyOf(segmentationNode, volumeNode)
+    else:
+        placeInStudyOf(segmentationNode, volumeNode)
     # After the transform: it is the volume as seen from the segmentation, and what Slicer resamples to when it saves.
     segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
 
@@ -90,6 +106,10 @@ def placeInStudyOf(node, volumeNode):
     """Give a node made from a volume the volume's transform, and its place in the subject hierarchy."""
     transformNode = volumeNode.GetParentTransformNode()
     node.SetAndObserveTransformNodeID(transformNode.GetID() if transformNode else None)
+    _joinStudyOf(node, volumeNode)
+
+
+def _joinStudyOf(node, volumeNode):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     volumeItem, item = hierarchy.GetItemByDataNode(volumeNode), hierarchy.GetItemByDataNode(node)
     if volumeItem and item:
@@ -117,7 +137,7 @@ def _writeStructures(segmentationNode, result, volumeNode, labels, only):
     for structureId, segmentId in replaceable.items():
         if structureId not in present:
             segmentation.RemoveSegment(segmentId)
-    writeVoxels(segmentation, labels, present, volumeNode)
+    writeVoxels(segmentationNode, labels, present, volumeNode)
     allPresent = {*present, *(i for i in lockedStructures if i is not None)}
     written = structuresOfSegmentation(segmentationNode)
     for structureId in present:

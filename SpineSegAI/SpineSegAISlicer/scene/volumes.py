@@ -97,21 +97,36 @@ def checkVolume(volumeNode):
             ),
             _("Convert it with the module “Vector to Scalar Volume”."),
         )
-    transformNode = volumeNode.GetParentTransformNode()
+    refuseNonLinear(volumeNode)
+
+
+def refuseNonLinear(node):
+    """What lies under a non-linear transform has no voxel grid in the world.
+
+    :raises ImageError: the node is.
+    """
+    transformNode = node.GetParentTransformNode()
     if transformNode is not None and not transformNode.IsTransformToWorldLinear():
         raise ImageError(
             _("“{name}” is under the non-linear transform “{transform}”.").format(
-                name=name, transform=transformNode.GetName()
+                name=node.GetName(), transform=transformNode.GetName()
             ),
-            _("Harden the transform (in the module “Transforms”) or take the volume out of it."),
+            _("Harden the transform (in the module “Transforms”) or take “{name}” out of it.").format(
+                name=node.GetName()
+            ),
         )
+
+
+def ijkToRasMatrix(volumeNode):
+    """(4, 4) matrix from voxel indices (i, j, k) to the volume's own coordinates, without its parent transforms."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def ijkToWorldMatrix(volumeNode):
     """(4, 4) matrix from voxel indices (i, j, k) to world coordinates (RAS, mm), parent transforms included."""
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return worldTransform(volumeNode) @ slicer.util.arrayFromVTKMatrix(matrix)
+    return worldTransform(volumeNode) @ ijkToRasMatrix(volumeNode)
 
 
 def worldTransform(node):
@@ -164,10 +179,7 @@ def asStored(labels, volumeNode):
     """
     import SimpleITK as sitk
 
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    array = sitk.GetArrayViewFromImage(labels)
-    return imageFromMatrix(array, slicer.util.arrayFromVTKMatrix(matrix), volumeNode.GetName())
+    return imageFromMatrix(sitk.GetArrayViewFromImage(labels), ijkToRasMatrix(volumeNode), volumeNode.GetName())
 
 
 def lps(point):
