@@ -392,6 +392,47 @@ class SegmentationTest(unittest.TestCase):
             sitk.GetArrayViewFromImage(again.labels), sitk.GetArrayViewFromImage(result.labels)
         )
 
+    def test_a_saved_file_is_read_as_the_library_reads_it(self):
+        import tempfile
+
+        from SpineSegAISlicer.scene import corrections
+
+        from SpineSegAILib import correction
+        from SpineSegAILib.results.reading import read_segmentation
+
+        volume = make_volume()
+        blocks = {22: (slice(2, 9), slice(5, 16), slice(10, 31)), 23: (slice(2, 9), slice(19, 30), slice(10, 31))}
+        result = result_of(volume, blocks, scale_known=False, unvalidated=frozenset({23}))
+        result.scheme = SCHEMES["thoracolumbar-xr"]
+        node = results.segmentationFromResult(result, volume)
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/case.seg.nrrd"
+            self.assertTrue(slicer.util.saveNode(node, path))
+            slicer.mrmlScene.RemoveNode(node)
+            node = slicer.util.loadSegmentation(path)
+            read = read_segmentation(path)
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        again = results.resultFromSegmentation(node, volume)
+        for name in ("scheme", "scale_known", "unvalidated"):
+            self.assertEqual(getattr(again, name), getattr(result, name), name)
+            self.assertEqual(getattr(again, name), getattr(read, name), name)
+        corrections.applyCorrection(node, None, correction.shift(corrections.labellingOf(node), "up"))
+        again = results.resultFromSegmentation(node, volume)
+        self.assertEqual((again.scheme, again.scale_known), (result.scheme, False))
+        self.assertEqual(node.GetSegmentation().GetSegment("L4").GetName(), "L3 vertebra (body) (experimental)")
+
+    def test_a_scheme_that_is_not_known_here_is_the_usual_one(self):
+        from SpineSegAILib.anatomy.terminology import SCHEME_TAG
+
+        volume = make_volume()
+        node = results.segmentationFromResult(result_of(volume), volume)
+        node.RemoveAttribute("SpineSegAI.Result")
+        for name in ("L3", "L3/L4", "L4"):
+            node.GetSegmentation().GetSegment(name).SetTag(SCHEME_TAG, "of-tomorrow")
+        self.assertEqual(results.schemeOf(node).name, "lumbar-mr")
+        node.GetSegmentation().GetSegment("L4").SetTag(SCHEME_TAG, "vertebra")  # two of them
+        self.assertEqual(results.schemeOf(node).name, "lumbar-mr")
+
 
 class TableTest(unittest.TestCase):
     def test_a_table_is_shown_in_a_layout_that_has_one(self):

@@ -15,7 +15,7 @@ from SpineSegAILib.anatomy.terminology import (
     UNSCALED_TAG,
     UNVALIDATED_TAG,
 )
-from SpineSegAILib.errors import ImageError
+from SpineSegAILib.errors import ImageError, SchemeError
 
 from . import result_attribute
 from .labelmaps import gridIn, labelsFromSegmentation, mergedArray, writeVoxels
@@ -30,6 +30,9 @@ from .segments import (
     structuresOfSegmentation,
     tagOf,
 )
+
+_SCHEME = "lumbar-mr"
+"""Of a segmentation that does not say which one it was made with."""
 
 
 def segmentationFromResult(result, volumeNode, segmentationNode=None, saveState=None, only=()):
@@ -180,9 +183,23 @@ def resultFromSegmentation(segmentationNode, volumeNode):
 
 
 def schemeOf(segmentationNode):
-    """The label scheme of the checkpoint that a segmentation was made with; the lumbar one if it is not known."""
+    """The label scheme of the checkpoint that a segmentation was made with; the lumbar one if it is not known.
+
+    A file keeps the tags of the segments alone, as the library reads them too.
+    """
     described = result_attribute.read(segmentationNode).get("scheme")
-    return anatomy.LabelScheme.from_document(described) if described else anatomy.SCHEMES["lumbar-mr"]
+    if described:
+        return anatomy.LabelScheme.from_document(described)
+    names = {tagOf(segment, SCHEME_TAG) for segment in _structureSegments(segmentationNode)} - {""}
+    try:
+        return anatomy.scheme(names.pop() if len(names) == 1 else _SCHEME)
+    except SchemeError:  # of a later version
+        return anatomy.SCHEMES[_SCHEME]
+
+
+def _structureSegments(segmentationNode):
+    segmentation = segmentationNode.GetSegmentation()
+    return [segmentation.GetSegment(i) for i in structuresOfSegmentation(segmentationNode).values()]
 
 
 def updateSummary(segmentationNode):
@@ -219,7 +236,10 @@ def _currentDocument(segmentationNode):
         questions = {other["question"] for other in stored["alternatives"]}
         warnings = [w for w in stored.get("warnings", ()) if w not in questions]
         stored = {**stored, "alternatives": [], "level_confidence": None, "warnings": warnings}
-    stored.setdefault("level_confidence", min(sure, default=None))  # scenes of the first version have tags alone
+    # Scenes of the first version have the confidence on the segments alone, files from elsewhere have all of it there.
+    stored.setdefault("level_confidence", min(sure, default=None))
+    unscaled = any(segment.HasTag(UNSCALED_TAG) for segment in _structureSegments(segmentationNode))
+    stored.setdefault("scale_known", not unscaled)
     return {**stored, "structures": structures, "keypoints_lps_mm": points, "unvalidated": unvalidated}
 
 
