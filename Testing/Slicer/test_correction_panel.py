@@ -722,6 +722,22 @@ class EditorTest(CorrectionCase):
         self.press("shiftUpButton")
         self.assertIs(self.correct.editor.widget.mrmlSegmentEditorNode().GetScene(), slicer.mrmlScene)
 
+    def test_drawing_ends_with_a_run_and_with_the_tab(self):
+        self.open(DOUBLE_SECONDS="1.0")
+        node = self.correct.editor.widget.mrmlSegmentEditorNode()
+        self.select(22)
+        self.correct.editor.startDrawing()
+        self.assertEqual(node.GetActiveEffectName(), "Paint")
+        self.widget.tabs.show("segmentTab")
+        self.assertFalse(node.GetActiveEffectName())
+        self.widget.tabs.show("correctTab")
+        self.correct.editor.startDrawing()
+        self.press("againButton")
+        self.assertTrue(self.widget.segmenting.isRunning)
+        self.assertFalse(node.GetActiveEffectName())
+        self.waitUntilDone(180)
+        self.assertEqual([entry["tool"] for entry in self.log()], ["segment-again"])
+
     def test_the_panel_opens_after_a_scene_that_was_saved_while_drawing(self):
         self.open()
         self.select(22)

@@ -227,6 +227,7 @@ class CorrectionPanel:
         else:
             self.review.stopPicking()
             self.clicks.stop()
+            self.editor.rest()
 
     def onSelected(self):
         """The reader chose a structure: everything looks at it."""

@@ -46,8 +46,10 @@ class EditorBridge(Part):
         self._isTaking = False
 
     def setEnabled(self, there, idle):
-        """Nothing is drawn while something runs."""
+        """Nothing is drawn while something runs, not with the effect that is at work, either."""
         self.widget.enabled = idle
+        if not idle:
+            self.rest()
 
     def show(self):
         """The editor draws on what is selected in the list, also after undo and redo; on nothing where nothing is."""
@@ -71,8 +73,7 @@ class EditorBridge(Part):
 
     def exit(self):
         """Another module is opened: no effect of ours is at work there."""
-        if self._node is not None:
-            self.widget.setActiveEffect(None)
+        self.rest()
         self.widget.removeViewObservations()
 
     def onSceneClose(self):
@@ -147,6 +148,11 @@ class EditorBridge(Part):
         """Let the reader draw on the selected segment."""
         self.ui.editorGroupBox.collapsed = False
         self.widget.setActiveEffectByName("Paint")
+
+    def rest(self):
+        """No effect is at work in the views; what was drawn with it is still known."""
+        if self._node is not None and self._node.GetActiveEffectName():
+            self.widget.setActiveEffect(None)
 
     def stopDrawing(self):
         """No effect any more; what changes from now on was not drawn."""
