@@ -9,6 +9,7 @@ import numpy as np
 
 from ..anatomy import STRUCTURES, counterpart, disc_below, level_of, order_of, sorted_ids
 from ..errors import CorrectionError
+from ..imaging import as_it_lies
 from ..imaging.boxes import bounding_box
 from .levels import chain_ids, in_scheme, is_levelled, shifted_names, side_of, variants_of
 from .step import Correction, Direction, LabeledStructures, Patch, array_of, remap_labels
@@ -111,6 +112,12 @@ def _physical(labels: sitk.Image, index: np.ndarray) -> np.ndarray:
     return index[:, ::-1] @ matrix.T + np.array(labels.GetOrigin())
 
 
+def _upwards(labels: sitk.Image) -> np.ndarray:
+    """Unit vector towards the patient's head, in the file's coordinates."""
+    stored, lying = (np.reshape(x.GetDirection(), (3, 3)) for x in (labels, as_it_lies(labels)))
+    return stored @ lying[2]
+
+
 def _axis(
     labels: sitk.Image, values: np.ndarray, labelling: LabeledStructures, chosen: int, positions: np.ndarray
 ) -> np.ndarray:
@@ -127,8 +134,8 @@ def _axis(
     along = ends[1] - ends[0]
     if np.linalg.norm(along) < 1.0:  # alone in view: the principal axis that is nearest to the body's
         _, vectors = np.linalg.eigh(np.cov(positions.T)) if len(positions) > 3 else (None, np.eye(3))
-        along = vectors[:, np.argmax(np.abs(vectors[2]))]
-        along = along * (-1.0 if along[2] > 0 else 1.0)
+        up = _upwards(labels) @ vectors
+        along = vectors[:, np.argmax(np.abs(up))] * (-1.0 if up[np.argmax(np.abs(up))] > 0 else 1.0)
     return along / np.linalg.norm(along)
 
 

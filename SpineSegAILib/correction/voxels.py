@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from ..anatomy import STRUCTURES
 from ..errors import CorrectionError
+from ..imaging import as_it_lies
 from ..imaging.boxes import Box, bounding_box
 from .step import Correction, LabeledStructures, Patch, array_of
 
@@ -42,7 +43,7 @@ def array_axis(labels: sitk.Image, slicing: str) -> int:
     """
     if slicing not in AXES:
         raise CorrectionError(f"“{slicing}” is not a slice direction.", f"Use {', '.join(AXES)}.")
-    direction = np.abs(np.reshape(labels.GetDirection(), (3, 3)))
+    direction = np.abs(np.reshape(as_it_lies(labels).GetDirection(), (3, 3)))
     # The three index axes go to the three physical ones so that they agree best together (an oblique grid).
     orders = [(i, j, k) for i in range(3) for j in range(3) for k in range(3) if len({i, j, k}) == 3]
     best = max(orders, key=lambda o: sum(direction[physical, index] for physical, index in enumerate(o)))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         carry_tags,
         orientation_is_known,
         scale_is_known,
+        upright,
     )
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

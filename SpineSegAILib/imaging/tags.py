@@ -73,6 +73,14 @@ def as_it_lies(image: sitk.Image) -> sitk.Image:
     return turned
 
 
+def upright(image: sitk.Image) -> sitk.Image:
+    """The image as it lies, with the axes of the canonical grid: arrays run to the right, downwards and backwards.
+
+    Physical points in it are those of the file only where the file tells how it lies (`as_it_lies`).
+    """
+    return sitk.DICOMOrient(as_it_lies(image), "PIR")
+
+
 def tag_of(image: sitk.Image, tag: str) -> str:
     """What an image has of a tag; nothing where it lacks it."""
     return image.GetMetaData(tag).strip() if image.HasMetaDataKey(tag) else ""

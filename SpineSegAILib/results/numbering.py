@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..anatomy import STRUCTURES, VALUE_MAPS, Kind, order_of, sorted_ids
+from ..imaging import as_it_lies
 from ..imaging.geometry import index_to_lps
 
 _CLOSE_MM = 3.0  # centers that differ in height by less are in no order: neighbors of a strongly bent spine
@@ -41,7 +42,7 @@ def places(labels: sitk.Image) -> dict[int, Place]:
     """Value → place, of every value above 0 in an image of whole numbers."""
     values = sitk.GetArrayViewFromImage(labels)
     found = [v for v in np.unique(values).tolist() if v > 0]
-    matrix = index_to_lps(labels)[2]  # of (i, j, k), 1: millimeters upwards
+    matrix = index_to_lps(as_it_lies(labels))[2]  # of (i, j, k), 1: millimeters upwards
     compact = np.searchsorted([0, *found], values) if max(found, default=0) > _DIRECT else values
     boxes = ndimage.find_objects(compact.astype(np.int32, copy=False))
     result: dict[int, Place] = {}

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from ..anatomy import STRUCTURES, Extent, Kind, disc_name
 from ..files import atomic_write
+from ..imaging import carry_tags, upright
 from .film_lines import draw_curves
 from .measurement import FilmSpine, is_film
 from .segmentation import Segmentation
@@ -106,7 +107,8 @@ def draw_preview(
 
     if image.GetSize() != segmentation.labels.GetSize():
         raise ValueError(f"Image {image.GetSize()} and labels {segmentation.labels.GetSize()} differ in size")
-    oriented = [sitk.DICOMOrient(x, "PIR") for x in (image, segmentation.labels)]
+    image = carry_tags(segmentation.labels, sitk.Image(image))  # how it lies may be known from the result alone
+    oriented = [upright(x) for x in (image, segmentation.labels)]
     volume, labels = (sitk.GetArrayViewFromImage(x) for x in oriented)  # a copy of a large CT is a gigabyte
     spacing = tuple(reversed(oriented[0].GetSpacing()))
     views = _views(volume, labels, spacing, segmentation.scheme.extent)

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
+from ..imaging import upright
 
 GOOD_DICE = 0.8
 """The outline quality is the probability that the outline's Dice with a reader's is at least this."""
@@ -22,8 +23,8 @@ def cut_by_border(labels: sitk.Image) -> set[int]:
 
     Slices are not a limit: stacks that show the middle of the spine alone cut everything from side to side.
     """
-    upright = sitk.DICOMOrient(labels, "PIR")  # kept in a name: a view does not keep its image alive
-    values = sitk.GetArrayViewFromImage(upright)
+    turned = upright(labels)  # kept in a name: a view does not keep its image alive
+    values = sitk.GetArrayViewFromImage(turned)
     edges = [values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]]
     met = {int(sid) for edge in edges for sid in np.unique(edge)} - {0}
     return {sid for sid in met if sid in STRUCTURES and STRUCTURES[sid].order is not None}

@@ -33,7 +33,7 @@ from .checks import check_once, check_overlap
 from .files import HEADER_KEY, REFERENCE, side_file
 from .numbering import Place, fitting_numberings, implausible, out_of_order, places, upside_down
 from .segment_names import structure_of_segment
-from .segmentation import FORMAT, Segmentation
+from .segmentation import FORMAT, Segmentation, set_direction
 from .slicer_file import StoredSegmentation, conversion_parameter, damaged, has_segments, layers_of, read_stored
 
 _LARGEST_GRID = 2**28  # voxels of the image that a cropped segmentation is brought back to: 512 × 512 × 1024
@@ -106,6 +106,7 @@ def _read_label_image(path: Path, values: str | None) -> Segmentation:
     _known_scheme(summary.get("scheme"))
     if values:
         labels = _translated(labels, values, path)
+    set_direction(labels, summary)
     where = places(labels)
     _refuse_foreign(where, path)
     if not summary and not values:
@@ -240,6 +241,7 @@ def _read_slicer(path: Path, complete: bool) -> Segmentation:
         )
     labels = _uncropped(like(_first(stored.image), named.values), stored, path)
     ours = not named.former and all(STRUCTURE_TAG in tags for tags in named.tags.values())
+    set_direction(labels, summary)
     notes = [*named.notes, *_order_notes(places(labels), path.name, ours)]
     result = _assembled(labels, summary, named.tags, path.name, named.extents)
     _follow(result, named, has_document=bool(summary))

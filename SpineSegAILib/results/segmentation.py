@@ -144,7 +144,7 @@ class Segmentation:
         Raises:
             ImageError: the document is of a newer version, or damaged.
         """
-        _set_direction(labels, document)
+        set_direction(labels, document)
         try:
             if document.get("version", 0) > FORMAT_VERSION:
                 raise ImageError("The result was written by a newer SpineSegAI.", "Update SpineSegAI.")
@@ -225,7 +225,7 @@ def drop_unvalidated(result: Segmentation, locked: sitk.Image | None, remedy: st
     return rest
 
 
-def _set_direction(labels: sitk.Image, document: Mapping[str, Any]) -> None:
+def set_direction(labels: sitk.Image, document: Mapping[str, Any]) -> None:
     """How the labels lie, where the image's file did not tell it (`imaging.tags`), onto labels that were read again."""
     provenance = document.get("provenance")
     direction = str(provenance.get("orientation", "")).split() if isinstance(provenance, Mapping) else []

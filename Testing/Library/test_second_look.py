@@ -8,6 +8,9 @@ from numpy.polynomial.legendre import legval
 from SpineSegAILib.anatomy import KINDS, SCHEMES, STRUCTURES
 from SpineSegAILib.checkpoints import DEFAULT_CHECKPOINT
 from SpineSegAILib.consistency import Instance, LevelResult
+from SpineSegAILib.correction import LabeledStructures
+from SpineSegAILib.correction.splitting import split
+from SpineSegAILib.correction.voxels import array_axis
 from SpineSegAILib.errors import ImageError
 from SpineSegAILib.evidence import Evidence
 from SpineSegAILib.imaging import (
@@ -19,11 +22,16 @@ from SpineSegAILib.imaging import (
     carry_tags,
 )
 from SpineSegAILib.imaging.geometry import like
+from SpineSegAILib.imaging.tags import DIRECTION_TAG
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.inference.doubts import not_told
 from SpineSegAILib.inference.second_look import Bow, Look, as_found, better_turn, small_size
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.results import Segmentation, read_segmentation
+from SpineSegAILib.results.measurement import measure_all
+from SpineSegAILib.results.numbering import places
+from SpineSegAILib.results.preview import draw_preview
+from SpineSegAILib.results.quality import cut_by_border
 
 WAYS = {
     "as it is": lambda a: a,
@@ -203,6 +211,71 @@ def test_the_orientation_that_was_found_stays_with_the_result(tmp_path):
     read = read_segmentation(tmp_path / "a.nii.gz").labels
     assert as_it_lies(read).GetDirection() == as_it_lies(found).GetDirection() != found.GetDirection()
     assert read.GetDirection() == labels.GetDirection()
+
+
+def untold(image: sitk.Image, way: str = "as it is") -> sitk.Image:
+    """A phantom's image in a file that does not tell how it lies, as `as_found` leaves it and what follows from it."""
+    array = np.ascontiguousarray(WAYS[way](sitk.GetArrayFromImage(image)))
+    result = stored(array, (0, 1, 2), image.GetSpacing()[::-1])
+    result.SetOrigin((5.0, -8.0, 13.0))
+    flips = {"as it is": (1, 1, 1), "upside down": (1, -1, 1), "turned by 180°": (-1, -1, 1)}[way]  # columns, rows
+    lying = np.reshape(SAGITTAL_DIRECTION, (3, 3)) * flips
+    result.SetMetaData(DIRECTION_TAG, " ".join(f"{c:g}" for c in lying.ravel()))
+    return result
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(PhantomSpec(slices=7, margin_top_mm=10), np.random.default_rng(4))
+
+
+@pytest.mark.parametrize("way", ["as it is", "upside down", "turned by 180°"])
+def test_measurements_and_quality_know_the_orientation_that_was_found(phantom, way):
+    labels = untold(phantom.labels, way)
+    told, found = (measure_all(Segmentation(x, SCHEMES["lumbar-mr"])) for x in (phantom.labels, labels))
+    for ours, theirs in zip(told, found, strict=True):
+        places = {key for key in ours if key.startswith("centroid")}
+        assert {k: v for k, v in ours.items() if k not in places} == pytest.approx(
+            {k: v for k, v in theirs.items() if k not in places}, nan_ok=True
+        )
+    for row in found[:-1]:
+        index = np.argwhere(sitk.GetArrayFromImage(labels) == row["id"]).mean(axis=0)[::-1]
+        place = labels.TransformContinuousIndexToPhysicalPoint(index.tolist())
+        assert [row[f"centroid_lps_{axis}_mm"] for axis in "xyz"] == pytest.approx(place), "as the file has it"
+    assert cut_by_border(labels) == cut_by_border(phantom.labels)
+
+
+def test_the_preview_and_the_tools_know_the_orientation_that_was_found(phantom):
+    image, labels = untold(phantom.image, "upside down"), untold(phantom.labels, "upside down")
+    plain = sitk.Image(image)  # as it is read again from its file
+    plain.EraseMetaData(DIRECTION_TAG)
+    told = draw_preview(phantom.image, Segmentation(phantom.labels, SCHEMES["lumbar-mr"]))
+    for given in (image, plain):
+        drawn = draw_preview(given, Segmentation(labels, SCHEMES["lumbar-mr"]))
+        for ours, theirs in zip(told.axes, drawn.axes, strict=True):
+            assert np.array_equal(ours.images[0].get_array(), theirs.images[0].get_array())
+    assert not plain.HasMetaDataKey(DIRECTION_TAG), "what was given stays as it is"
+    assert [array_axis(labels, s) for s in ("sagittal", "coronal", "axial")] == [0, 2, 1]
+
+
+def test_a_lone_vertebra_is_split_into_what_lies_above_and_below(phantom):
+    values = sitk.GetArrayFromImage(phantom.labels)
+    values[values != 22] = 0
+    lone = like(phantom.labels, values)
+    for labels, above in ((untold(lone), 1), (untold(lone, "upside down"), -1)):
+        correction = split(LabeledStructures.of(labels), labels, 22)
+        after = correction.apply(sitk.GetArrayFromImage(labels))
+        rows = [np.argwhere(after == sid)[:, 1].mean() for sid in (21, 22)]
+        assert above * (rows[1] - rows[0]) > 5
+
+
+def test_levels_are_read_again_in_the_order_that_was_found(tmp_path, phantom):
+    labels = untold(phantom.labels, "upside down")
+    for name in ("a.nii.gz", "a.seg.nrrd"):
+        Segmentation(labels, SCHEMES["lumbar-mr"], provenance=not_told(labels)).write(tmp_path / name)
+        assert not read_segmentation(tmp_path / name).notes
+    heights = {sid: place.height for sid, place in places(labels).items()}
+    assert heights[20] > heights[22] > heights[24]
 
 
 # --- children ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ...anatomy import STRUCTURES, Extent, Kind, order_of
+from ...imaging import as_it_lies, upright
 
 STEP = 0.5
 """mm between samples; crossings are interpolated between them."""
@@ -24,10 +25,11 @@ class Scan:
     """
 
     def __init__(self, labels: sitk.Image, extent: Extent | None) -> None:
-        self.image = sitk.DICOMOrient(labels, "PIR")
+        self.image = upright(labels)
         self.labels = sitk.GetArrayFromImage(self.image)
         self.spacing = np.array(self.image.GetSpacing()[::-1])
         self.extent = extent
+        self._source = labels
         self._boxes = ndimage.find_objects(self.labels)
         self._centers: dict[int, np.ndarray] = {}
         # What the spine's axis is told from, top down.
@@ -53,6 +55,12 @@ class Scan:
     def center_of_mass(self, sid: int) -> np.ndarray:
         """(slice, row, column) index of the mean of the structure's voxels."""
         return np.array(ndimage.center_of_mass(self.mask(sid))) + [b.start for b in self.box(sid)]
+
+    def place_of(self, sid: int) -> tuple[float, float, float]:
+        """Physical point (LPS, mm) of the mean of the structure's voxels, in the file's own coordinates."""
+        point = self.image.TransformContinuousIndexToPhysicalPoint(self.center_of_mass(sid)[::-1].tolist())
+        index = as_it_lies(self._source).TransformPhysicalPointToContinuousIndex(point)
+        return self._source.TransformContinuousIndexToPhysicalPoint(index)
 
     def center(self, sid: int) -> np.ndarray:
         """Center in mm; of a whole vertebra that of its front half, roughly the body."""

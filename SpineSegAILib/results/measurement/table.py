@@ -78,8 +78,7 @@ def outlines(scan: Scan, segmentation: Segmentation) -> tuple[dict[int, Row], Co
 
 
 def _size_and_place(row: Row, scan: Scan, sid: int) -> None:
-    index = scan.center_of_mass(sid)
-    lps = scan.image.TransformContinuousIndexToPhysicalPoint(index[::-1].tolist())
+    lps = scan.place_of(sid)
     ras = (-lps[0], -lps[1], lps[2])
     for frame, point in (("lps", lps), ("ras", ras)):
         for axis, value in zip("xyz", point, strict=True):
