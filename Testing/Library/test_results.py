@@ -14,10 +14,11 @@ import slicerio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, sorted_ids
+from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, scheme, sorted_ids
 from SpineSegAILib.errors import ImageError, OutputError, SchemeError
 from SpineSegAILib.files import SEGMENTATION_SUFFIXES
 from SpineSegAILib.results import Alternative, Segmentation, read_segmentation
+from SpineSegAILib.results.files import HEADER_KEY
 
 SCHEME = SCHEMES["lumbar-mr"]
 GEOMETRY = ("GetSize", "GetSpacing", "GetOrigin", "GetDirection")
@@ -161,6 +162,24 @@ def test_slicers_reader_finds_named_colored_coded_segments(tmp_path):
     for segment in document["segments"]:
         mask = slicerio.segment_mask(document, segment)
         assert np.array_equal(mask.T, values == int(segment["tags"]["SpineSegAI.StructureId"]))
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), list(enumerate(["Rückenmuskel", "腰肌", "C:\\new", "a\\\\nb", 'say “x” "y" \\xfc', "🦴"], 371))
+)
+def test_any_text_survives_in_slicers_header(tmp_path, number, name):
+    values = np.zeros((3, 20, 20), np.int16)
+    values[1, 5, 5], values[1, 7, 7] = 22, number
+    warnings = [name, f"line\nbreak of {name}", "tab\there", "\\\\n"]
+    written = Segmentation(sitk.GetImageFromArray(values), scheme(f"lumbar-mr+{name}={number}"), warnings=warnings)
+    (path,) = written.write(tmp_path / "case.seg.nrrd")
+    read = read_segmentation(path)
+    assert (read.warnings, read.scheme, read.notes) == (warnings, written.scheme, [])
+    assert np.array_equal(sitk.GetArrayFromImage(read.labels), values)
+    told = sitk.ReadImage(str(path))  # by the library that Slicer reads it with
+    assert told.GetMetaData("Segment1_Name") == written.name_of(number)
+    assert name in told.GetMetaData("Segment1_Tags")
+    assert json.loads(told.GetMetaData(HEADER_KEY))["warnings"] == warnings
 
 
 @pytest.mark.parametrize("suffix", SEGMENTATION_SUFFIXES)
