@@ -275,6 +275,24 @@ def test_a_tilted_column_has_a_cobb_angle():
     assert spine["lordosis_deg"] is None
 
 
+@pytest.mark.parametrize(("kept", "given"), [(25, True), (7, True), (5, False), (3, False)])
+def test_outlines_of_a_few_middle_slices_tell_no_cobb_angle(kept, given):
+    made = make_phantom(PhantomSpec(scoliosis_deg=30.0, slices=25, slice_mm=3.5), np.random.default_rng(3))
+    values = sitk.GetArrayFromImage(made.labels)
+    for sid in np.unique(values)[1:]:
+        drawn = np.flatnonzero((values == sid).any(axis=(1, 2)))
+        middle = len(drawn) // 2
+        outside = np.setdiff1d(drawn, drawn[max(middle - kept // 2, 0) : middle + kept // 2 + 1])
+        values[outside] = np.where(values[outside] == sid, 0, values[outside])
+    few = sitk.GetImageFromArray(values)
+    few.CopyInformation(made.labels)
+    spine = measure_all(Segmentation(few, SCHEME))[-1]
+    if given:
+        assert spine["scoliosis_deg"] == pytest.approx(made.truth["cobb_seen"], abs=2.0)
+    else:
+        assert spine["scoliosis_deg"] is None and "fewer than two vertebrae are in view" in spine["notes"]
+
+
 def test_real_bodies_have_plausible_sizes(real_lumbar_mr):
     labels = sitk.Cast(sitk.ReadImage(str(real_lumbar_mr.parent / "chu_02_label.nii.gz")), sitk.sitkInt16)
     rows = measure(Segmentation(labels, SCHEME))

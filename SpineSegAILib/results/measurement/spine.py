@@ -133,7 +133,8 @@ def of_the_spine(scan: Scan, column: Column, row: Row) -> None:
 
 
 _BESIDE = 0.35  # of the width, to either side, over which the endplates' coronal slope is taken
-_NARROW = 20.0  # mm; a stack that shows less of a body's width tells nothing of its tilt
+_NARROW = 20.0  # mm; outlines that reach over less of a body's width tell nothing of its tilt
+_FEW_SLICES = 4  # fewer across a body are too far apart
 
 
 def _cobb(scan: Scan, column: Column) -> float:
@@ -146,7 +147,8 @@ def _cobb(scan: Scan, column: Column) -> float:
 
 def _coronal_tilt(scan: Scan, sid: int, body: Body) -> float | None:
     """Angle of a body in the coronal plane, degrees, mean of its endplates; positive if its right side points down."""
-    if len(scan.labels) < 3:
+    drawn = scan.box(sid)[0]
+    if drawn.stop - drawn.start < _FEW_SLICES:
         return None
     behind = body.behind
     side = np.cross(body.axis, behind)
@@ -159,8 +161,9 @@ def _coronal_tilt(scan: Scan, sid: int, body: Body) -> float | None:
         + np.array([-6.0, -3.0, 0.0, 3.0, 6.0])[:, np.newaxis] * behind
     )  # (downwards, aside, backwards, 3)
     values = scan.sample(scan.field(sid), grid)
-    inside_stack = (grid[..., 0] >= 0) & (grid[..., 0] <= (len(scan.labels) - 1) * scan.spacing[0])
-    plane = central_part(np.where(inside_stack, values, 0.0).mean(axis=2))
+    slices = grid[..., 0] / scan.spacing[0]
+    is_drawn = (slices >= drawn.start) & (slices <= drawn.stop - 1)  # beyond, `values` just continue
+    plane = central_part(np.where(is_drawn, values, 0.0).mean(axis=2))
     upper, lower = edges(plane, along)
     thick = lower - upper
     if np.isfinite(thick).sum() < 4:
