@@ -137,7 +137,8 @@ def choose_naming(labelling: LabeledStructures, alternative: Alternative) -> Cor
     """The other naming that a result offers (`Segmentation.alternatives`), for all structures at once.
 
     Raises:
-        CorrectionError: the structures are not those that it was offered for any more, or one is locked.
+        CorrectionError: the structures are not those that it was offered for any more, so that a name would be taken
+            or out of order, or one is locked.
     """
     mapping = dict(alternative.mapping)
     gone = [i for i in mapping if i not in labelling.present]
@@ -150,6 +151,7 @@ def choose_naming(labelling: LabeledStructures, alternative: Alternative) -> Cor
     for old, new in mapping.items():
         if new:
             in_scheme(labelling, new, labelling.name(old))
+    _check_order(labelling, mapping)
     details = {"names": alternative.names}
     return Correction("naming", f"Name them {alternative.names}", mapping, structures=tuple(mapping), details=details)
 
@@ -360,7 +362,7 @@ def in_scheme(labelling: LabeledStructures, new: int, name: str) -> None:
 
 
 def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> None:
-    """What moves may neither take a name that stays in use nor pass by another level."""
+    """What moves may neither take a name that stays in use nor pass by another level; what becomes 0 is removed."""
     staying = {i for i in labelling.present if i not in mapping}
     for old, new in mapping.items():
         if new in staying:
@@ -369,7 +371,7 @@ def _check_order(labelling: LabeledStructures, mapping: Mapping[int, int]) -> No
                 f"Shift {STRUCTURES[new].name} too, delete it, or merge the two.",
             )
     rows: dict[object, list[int]] = {}
-    for sid in sorted_ids(is_levelled(labelling)):
+    for sid in sorted_ids(i for i in is_levelled(labelling) if mapping.get(i, i)):
         rows.setdefault(STRUCTURES[sid].is_vertebral or STRUCTURES[sid].kind, []).append(sid)
     for row in rows.values():
         for upper, lower in pairwise(row):

@@ -150,7 +150,8 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
     """The segmentation after a correction: voxels, quality, keypoints and what is experimental follow the names.
 
     The quality of outlines that were redrawn is unknown; where levels were renamed, the question which levels they are
-    is answered, and the confidence was of other names. Only structures that are there stay marked as experimental: a
+    is answered, and the confidence was of other names. Where a level was added the question stays, but no other naming
+    is offered: none says what the new one would be. Only structures that are there stay marked as experimental: a
     level that takes the name of an absent one does not become experimental. The correction is added to the log; neither
     argument is changed.
     """
@@ -165,16 +166,18 @@ def apply_correction(segmentation: Segmentation, correction: Correction) -> Segm
     scheme = segmentation.scheme
     renamed = any(new not in (0, i) and STRUCTURES[i].order is not None for i, new in mapping.items())
     kept = {i for i in present if mapping.get(i, i)}
+    there = LabeledStructures.of(labels).present
+    added = any(STRUCTURES[i].order is not None for i in there - {mapping.get(i, i) for i in kept})
     answered = {a.question for a in segmentation.alternatives} if renamed else set()
     quality = _following(segmentation.outline_quality, mapping)
-    new = sorted_ids(LabeledStructures.of(labels).present - set(scheme.ids))
+    new = sorted_ids(there - set(scheme.ids))
     return replace(
         segmentation,
         labels=labels,
         scheme=replace(scheme, ids=(*scheme.ids, *new)) if new else scheme,
         level_confidence=None if renamed else segmentation.level_confidence,
         outline_quality={i: q for i, q in quality.items() if i not in correction.redrawn(before)},
-        alternatives=[] if renamed else [a.restricted_to(kept) for a in segmentation.alternatives],
+        alternatives=[] if renamed or added else [a.restricted_to(kept) for a in segmentation.alternatives],
         keypoints=_following(segmentation.keypoints, mapping),
         unvalidated=frozenset(mapping.get(i, i) for i in segmentation.unvalidated.intersection(present)) - {0},
         warnings=[*(w for w in segmentation.warnings if w not in answered), *correction.notes],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -487,6 +488,31 @@ def test_a_question_that_is_answered_is_not_asked_again():
         choose_naming(LabeledStructures.of(after.labels), other)
     with pytest.raises(CorrectionError, match="locked"):
         choose_naming(LabeledStructures.of(before.labels, locked=[22]), other)
+
+
+def test_no_other_naming_is_offered_once_a_level_was_added():
+    question = "L2 to L3 or L1 to L2?"
+    other = Alternative("L1 L2", 0.3, {21: 20, 22: 21, 121: 120}, question)
+    before = segmentation(alternatives=[other], level_confidence=0.7, warnings=[question])
+    values = sitk.GetArrayFromImage(before.labels)
+    for added, stays in ((20, False), (120, False), (61, True)):  # L1, the disc below it, and the canal, of no level
+        drawn = values.copy()
+        drawn[:, 2:7][drawn[:, 2:7] == 0] = added
+        click = Correction("click", "Correct it", patch=Patch.between(values, drawn), structures=(added,))
+        after = apply_correction(before, click)
+        assert (after.alternatives == [other]) is stays
+        assert (after.warnings, after.level_confidence) == ([question], 0.7), "which levels they are, is asked still"
+        labelling = LabeledStructures.of(after.labels)
+        if stays:
+            assert choose_naming(labelling, other).mapping == other.mapping
+        else:  # a panel may offer it still
+            with pytest.raises(CorrectionError, match="which is labeled and stays"):
+                choose_naming(labelling, other)
+    swapped = replace(other, mapping={21: 22, 22: 21})
+    with pytest.raises(CorrectionError, match="would become L3 and lie below L2"):
+        choose_naming(LabeledStructures.of(before.labels), swapped)
+    omitting = replace(other, mapping={21: 0, 121: 0, 22: 21})
+    assert choose_naming(LabeledStructures.of(before.labels), omitting).mapping == omitting.mapping
 
 
 def test_the_quality_of_what_was_redrawn_is_not_known():
