@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..anatomy import STRUCTURES, terminology
+from ..anatomy import CUSTOM_IDS, STRUCTURES, terminology
 from ..anatomy.terminology import (
     CONFIDENCE_TAG,
     QUALITY_TAG,
@@ -24,6 +24,7 @@ from ..anatomy.terminology import (
 )
 from ..errors import ImageError, OutputError
 from ..files import (
+    IMAGE_SUFFIXES,
     SEGMENTATION_SUFFIXES,
     atomic_write,
     check_suffix,
@@ -31,7 +32,7 @@ from ..files import (
     stem_and_suffix,
 )
 from ..imaging import nifti, read_file
-from ..imaging.geometry import RAS_FROM_LPS, index_to_lps
+from ..imaging.geometry import RAS_FROM_LPS, ids_in, index_to_lps
 from ..imaging.tags import FORMS_TAG, without_tag
 from .segmentation import FORMAT, Segmentation
 
@@ -47,7 +48,8 @@ def side_file(path: Path) -> Path | None:
 
 def check_sidecar(path: Path) -> None:
     """Raises:
-    OutputError: where the side file of a result belongs, there is another program's (dcm2niix's, BIDS').
+    OutputError: where the side file of a result belongs, there is another program's (dcm2niix's, BIDS'), or that of
+        another result with the same name and another suffix.
     """
     side = side_file(path)
     if side is None:
@@ -61,8 +63,26 @@ def check_sidecar(path: Path) -> None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise OutputError(
             f"{side}, which would go with the result, is there already and is not ours.",
-            "Choose another name, or write a .seg.nrrd, which needs no second file.",
+            _ANOTHER_NAME,
         )
+    stem = stem_and_suffix(path)[0]
+    for other in (path.with_name(f"{stem}{suffix}") for suffix in IMAGE_SUFFIXES):
+        if other.name != path.name and other.exists() and _holds_structures(other):
+            raise OutputError(f"{side}, which would go with the result, belongs to {other.name}.", _ANOTHER_NAME)
+
+
+_ANOTHER_NAME = "Choose another name, or write a .seg.nrrd, which needs no second file."
+
+
+def _holds_structures(path: Path) -> bool:
+    """Whether a file is a label image of ours rather than the image that was segmented."""
+    try:
+        image = read_file(path)
+    except ImageError:
+        return False
+    if not np.issubdtype(sitk.GetArrayViewFromImage(image).dtype, np.integer):
+        return False
+    return {*STRUCTURES, *CUSTOM_IDS} >= set(ids_in(image))
 
 
 def write_segmentation(result: Segmentation, path: str | Path, *, overwrite: bool = True) -> list[Path]:

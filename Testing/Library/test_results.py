@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, scheme, sorted_ids
+from SpineSegAILib.cli.arguments import check_result_files
 from SpineSegAILib.errors import ImageError, OutputError, SchemeError
 from SpineSegAILib.files import SEGMENTATION_SUFFIXES
 from SpineSegAILib.results import Alternative, Segmentation, read_segmentation
@@ -112,7 +113,7 @@ def test_round_trip_of_any_geometry(tmp_path, size, angles, mirrored, suffix, id
     labels.SetSpacing(rng.uniform(0.3, 6, 3).tolist())
     labels.SetOrigin(rng.uniform(-500, 500, 3).tolist())
     written = Segmentation(labels, SCHEME)
-    read = read_segmentation(written.write(tmp_path / f"case{suffix}")[0])
+    read = read_segmentation(written.write(tmp_path / f"a result as {suffix[1:]}{suffix}")[0])
     assert np.array_equal(sitk.GetArrayFromImage(read.labels), sitk.GetArrayFromImage(labels))
     assert_same_geometry(read.labels, labels, 1e-3)
 
@@ -395,6 +396,26 @@ def test_overwriting_only_where_allowed(tmp_path, suffix):
     assert read_segmentation(path).present == [23]
     segmentation_of(24).write(path)
     assert read_segmentation(path).present == [24]
+
+
+def test_a_result_does_not_take_another_ones_side_file(tmp_path):
+    first = segmentation_of(23, level_confidence=0.3)
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (9, 12, 14)).astype(np.int16))
+    sitk.WriteImage(image, tmp_path / "case.mha")  # what was segmented may be called so
+    for _ in range(2):
+        first.write(tmp_path / "case.nii.gz")
+    with pytest.raises(OutputError, match=r"case\.json, which .* belongs to case\.nii\.gz") as caught:
+        segmentation_of(24).write(tmp_path / "case.nrrd")
+    assert ".seg.nrrd" in caught.value.remedy and not (tmp_path / "case.nrrd").exists()
+    outputs = {"--output": tmp_path / "case.nrrd"}
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="belongs to"):
+            check_result_files(outputs, {"IMAGE": tmp_path / "case.mha"}, overwrite=overwrite)
+    assert read_segmentation(tmp_path / "case.nii.gz").level_confidence == 0.3
+    segmentation_of(24).write(tmp_path / "case.seg.nrrd")  # needs none
+    (tmp_path / "case.nii.gz").unlink()
+    segmentation_of(24).write(tmp_path / "case.nrrd")
+    assert read_segmentation(tmp_path / "case.nrrd").present == [24]
 
 
 @pytest.mark.parametrize("suffix", SEGMENTATION_SUFFIXES)
