@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..anatomy import GENERIC_IDS, STRUCTURES, Kind
+from ..anatomy import GENERIC_IDS, STRUCTURES, Extent, Kind
 from ..imaging.geometry import like
 
 ISLANDS_MM3: Mapping[Kind, float] = {
@@ -30,21 +30,29 @@ SPIKE_MM = 2.0
 voxels were wrong; corners and rough edges reach less far."""
 
 _SPIKED = (Kind.VERTEBRA, Kind.SACRUM, Kind.DISC)  # posterior elements and a narrow canal are thin by nature
+_WITH_PROCESSES = (Kind.VERTEBRA, Kind.SACRUM)  # of whole vertebrae, thin as posterior elements, often in pieces
 
 
-def clean(labels: sitk.Image) -> sitk.Image:
-    """The labels without islands and spikes, which become background; structures of unknown level stay."""
+def clean(labels: sitk.Image, extent: Extent | None) -> sitk.Image:
+    """The labels without islands and spikes, which become background; structures of unknown level stay.
+
+    Args:
+        extent: the scheme's: whole vertebrae and the sacrum have processes, and are judged as these are.
+    """
     values = sitk.GetArrayFromImage(labels)
     spacing = np.array(labels.GetSpacing()[::-1])
     changed = False
     for sid, box in enumerate(ndimage.find_objects(values), start=1):
         if box is None or sid not in STRUCTURES or sid in GENERIC_IDS:
             continue
-        least = ISLANDS_MM3.get(STRUCTURES[sid].kind)
+        kind = STRUCTURES[sid].kind
+        if extent is Extent.WHOLE and kind in _WITH_PROCESSES:
+            kind = Kind.POSTERIOR
+        least = ISLANDS_MM3.get(kind)
         if least is None:
             continue
         mask = values[box] == sid
-        noise = _spikes(mask, spacing) if STRUCTURES[sid].kind in _SPIKED else np.zeros_like(mask)
+        noise = _spikes(mask, spacing) if kind in _SPIKED else np.zeros_like(mask)
         noise |= _islands(mask & ~noise, least / float(np.prod(spacing)))
         if noise.any():
             values[box][noise] = 0

@@ -185,7 +185,7 @@ class Predictor:
             report(0.95, "Bringing the result to the image's grid")
             labels = labels_on_source(evidence, levels, volume)
             if levels is not None:
-                labels = clean(labels)
+                labels = clean(labels, self.scheme.extent)
             if hints.locked is not None:
                 labels = around_locked(labels, hints.locked, evidence, levels, volume)
             if levels is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SpineSegAILib.anatomy import structure
+from SpineSegAILib.anatomy import Extent, structure
 from SpineSegAILib.inference.cleaning import clean
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
@@ -33,7 +33,7 @@ def spine() -> np.ndarray:
 
 def cleaned(values: np.ndarray, **more) -> np.ndarray:
     made = image(values, **more)
-    return sitk.GetArrayFromImage(sitk.DICOMOrient(clean(made), "PIR"))
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(clean(made, Extent.BODY), "PIR"))
 
 
 @pytest.mark.parametrize("direction", ["PIR", "LPS", "RSA"])
@@ -86,11 +86,34 @@ def test_a_single_slice_is_no_spike():
     assert (cleaned(single) == single).all()
 
 
+def whole_vertebra() -> tuple[np.ndarray, np.ndarray]:
+    """L4 with pedicles, laminae and a spinous process in slices of 4.4 mm; and where the processes are."""
+    spacing = np.array((4.4, 0.8, 0.8))
+    z, y, x = np.meshgrid(*[np.arange(n) * s for n, s in zip((15, 100, 160), spacing, strict=True)], indexing="ij")
+    aside = abs(z - 7 * 4.4)
+    body = (aside < 22) & (abs(y - 40) < 13) & (abs(x - 30) < 16)
+    pedicles = (abs(aside - 13) < 4.5) & (abs(y - 34) < 5) & (x > 44) & (x < 58)
+    laminae = (abs(0.9 * aside + 0.9 * (x - 70)) < 4) & (abs(y - 42) < 9) & (x > 50) & (x < 72)
+    spinous = (aside < 3) & (abs(y - (44 + (x - 68) / 4)) < 9) & (x > 66) & (x < 98)
+    processes = (pedicles | laminae | spinous) & ~body
+    return np.where(body | processes, L4, 0).astype(np.int16), processes
+
+
+def test_whole_vertebrae_keep_their_processes():
+    values, processes = whole_vertebra()
+    made = image(values, (4.4, 0.8, 0.8))
+    whole, body = (sitk.GetArrayFromImage(sitk.DICOMOrient(clean(made, e), "PIR")) for e in (Extent.WHOLE, Extent.BODY))
+    assert (whole == values).all()
+    assert (body == L4)[processes].mean() < 0.8, "of bodies they are spikes and islands"
+    values[2:4, 90:92, 2:6] = L4  # 45 mm³
+    assert not (sitk.GetArrayFromImage(clean(image(values, (4.4, 0.8, 0.8)), Extent.WHOLE))[2:4, 90:92, 2:6]).any()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_good_labels_stay_voxel_by_voxel(seed):
     phantom = make_phantom(
         PhantomSpec(top="T12", listhesis={"L5": 8.0}, wedge={"L1": 0.4}), np.random.default_rng(seed)
     )
     before = sitk.GetArrayFromImage(phantom.labels)
-    changed = sitk.GetArrayFromImage(clean(phantom.labels)) != before
+    changed = sitk.GetArrayFromImage(clean(phantom.labels, Extent.BODY)) != before
     assert changed.sum() < 0.0005 * (before > 0).sum()
