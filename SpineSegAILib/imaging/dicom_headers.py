@@ -36,8 +36,8 @@ DIFFERENCES = {
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient", "ImageOrientationPatient",
-    "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "BodyPartExamined", "MediaStorageSOPClassUID",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *DIFFERENCES,
+    "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "BodyPartExamined", "ViewPosition",
+    "MediaStorageSOPClassUID", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *DIFFERENCES,
 )  # fmt: skip
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _DEFLATED, _MOST_INFLATED = b"1.2.840.10008.1.2.1.99", 2**29

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
@@ -24,7 +25,9 @@ from SpineSegAILib.imaging import (
     read_image,
     resample_to_source,
 )
+from SpineSegAILib.imaging.checks import refuse_lateral
 from SpineSegAILib.imaging.geometry import ids_in
+from SpineSegAILib.imaging.tags import VIEW_TAG, tag_of
 
 ANY_PLANE = ("sagittal", "axial", "coronal", "isotropic", "single-slice")
 AXIS_CODES = ["PIR", "LPS", "RAS", "ASL", "SAL", "IPR", "LIP", "RSA", "PSL", "AIR"]
@@ -463,6 +466,24 @@ def test_a_radiograph_is_one_slice_with_rows_downwards(tmp_path):
     write_series(tmp_path, "5", "lumbar AP", image, modality="DX")
     canonical = Preprocessing(pixel_mm=0.5, low=0, high=100).apply(read_image(tmp_path))
     assert canonical.array.shape == (1, 20, 30) and canonical.array[0, 2, 25] == canonical.array.max()
+
+
+@pytest.mark.parametrize("view", ["LL", "AP", None])
+def test_from_where_a_radiograph_was_taken_is_read(tmp_path, view):
+    image = sitk.Cast(volume(size=(30, 20, 1)), sitk.sitkInt16)
+    write_series(tmp_path, "5", "whole spine", image, modality="DX")
+    (path,) = tmp_path.iterdir()
+    dataset = pydicom.dcmread(path)
+    if view is not None:
+        dataset.ViewPosition = view
+        dataset.save_as(path)
+    read = read_image(path)
+    assert tag_of(read, VIEW_TAG) == (view or "")
+    if view == "LL":
+        with pytest.raises(ImageError, match=r"“LL”.* lateral film"):
+            refuse_lateral(read)
+    else:
+        refuse_lateral(read)
 
 
 def test_a_radiograph_in_which_dense_is_dark_is_turned_round(tmp_path):
