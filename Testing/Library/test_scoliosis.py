@@ -1,10 +1,14 @@
 """Scoliosis in films: corners from outlines, Cobb angles by two rules, what is left blank and why."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import STRUCTURES, scheme, structure
+from SpineSegAILib.correction import Correction, Patch, apply_correction
+from SpineSegAILib.imaging import SAGITTAL_DIRECTION
 from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.imaging.quads import filled_quadrangles
 from SpineSegAILib.phantoms.films import FilmSpec, make_film, random_film
@@ -98,6 +102,33 @@ def test_the_sets_angles_of_an_upper_and_a_lower_double_curve():
     assert upper == pytest.approx((34.0, 26.0, 32.0), abs=1e-6)
     lower = set_angles(column(tilts), 200)  # ends in the lower half: two above
     assert lower == pytest.approx((34.0, 26.0, 0.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("added", ["C7", "L6", "T13", "none"])
+def test_vertebrae_added_to_a_film_stand_where_they_belong(added):
+    """A reader's correction adds them at the end of the scheme."""
+    tilts = [12, 8, 0, -8, -14, -6, 6, 16, 20, 14, 4, -6, -12, -9, -4, -2, 0]
+    names = [*(f"T{n}" for n in range(1, 13)), *(f"L{n}" for n in range(1, 6))]
+    at = {"C7": 0, "T13": 12, "L6": 17, "none": 0}[added]
+    if added != "none":
+        names.insert(at, added)
+        tilts.insert(at, {"C7": -25, "T13": -20, "L6": 30}[added])
+    corners = dict(zip((structure(name).id for name in names), column(tilts), strict=True))
+    shape = (640, 400)
+    drawn = filled_quadrangles(shape, corners)[np.newaxis].astype(np.int16)
+    before = np.where(drawn == structure(added).id, 0, drawn) if added != "none" else drawn
+    image = sitk.GetImageFromArray(before)
+    image.SetDirection(SAGITTAL_DIRECTION)
+    click = Correction("click", "Correct it", patch=Patch.between(before, drawn))
+    corrected = apply_correction(Segmentation(image, SCHEME), click)
+    _, spine = rows_of(corrected)
+    angles = [spine[f"cobb_{which}_deg"] for which in ("main", "upper", "lower")]
+    of_the_set = [tilt for name, tilt in zip(names, tilts, strict=True) if name not in ("C7", "L6")]
+    assert angles == pytest.approx(set_angles(column(of_the_set), shape[0]), abs=1.5)
+    assert not spine["notes"], "none is missing"
+    if added == "T13":
+        renamed = replace(corrected, labels=image)  # it is in the scheme still
+        assert not rows_of(renamed)[1]["notes"]
 
 
 def test_curves_alternate_and_small_bends_are_none():

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ...anatomy import STRUCTURES, Kind, order_of
+from ...anatomy import STRUCTURES, T13_ID, Kind, order_of, structure
 from ...hints import Point
 from ...imaging import Geometry
 from ...imaging.geometry import canonical_axes
@@ -92,6 +92,7 @@ class FilmSpine:
     """The vertebrae of a film as quadrangles.
 
     Attributes:
+        scheme: ids of the vertebrae that the angles of `cobb.set_angles` are of, top down, from T1 to L5.
         quads: vertebra's id → its quadrangle, top down; columns and rows in units of a row's height.
         why: vertebra's id → why it has none that can be trusted.
     """
@@ -107,7 +108,12 @@ class FilmSpine:
         self._wide = float(spacing[2] / spacing[1])
         ids = [sid for sid in segmentation.present if STRUCTURES[sid].kind is Kind.VERTEBRA]
         self.ids = sorted((sid for sid in ids if STRUCTURES[sid].order is not None), key=order_of)
-        self.scheme = [sid for sid in segmentation.scheme.of_kind(Kind.VERTEBRA) if STRUCTURES[sid].order is not None]
+        # Readers may add C7 or L6, which the angles of the set do not know, or a T13, which lies between others.
+        first, last = (order_of(structure(name).id) for name in ("T1", "L5"))
+        expected = {sid for sid in segmentation.scheme.of_kind(Kind.VERTEBRA) if STRUCTURES[sid].order is not None}
+        if T13_ID not in self.ids:
+            expected.discard(T13_ID)
+        self.scheme = sorted((sid for sid in expected if first <= order_of(sid) <= last), key=order_of)
         self.quads: dict[int, Quad] = {}
         self.why: dict[int, str] = {}
         self._fit(segmentation.outline_quality)
