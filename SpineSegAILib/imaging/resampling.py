@@ -13,6 +13,8 @@ import numpy as np
 
 from .geometry import Geometry
 
+_MOST = float(np.finfo(np.float32).max) / 2
+"""Values that are interpolated end here: infinity, which sums of larger ones are, times a weight of 0 is no number."""
 _SAME_SPACING = 1e-3  # relative difference that is rounding, not another pixel size
 
 
@@ -115,7 +117,10 @@ def _resample(array: np.ndarray, steps: Sequence[AxisStep], order: int) -> np.nd
     if order == 0:
         return array[np.ix_(*(step.nearest() for step in steps))]
     slices, rows, columns = steps
-    result = np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(array, np.float32)
+    if array.dtype.kind == "f" and max(result.max(initial=0.0), -result.min(initial=0.0)) > _MOST:
+        result = np.clip(result, -_MOST, _MOST)
     if slices.target < slices.size:
         result = np.tensordot(slices.weights(), result, axes=1)
     for axis in (1, 2) if rows.target / rows.size < columns.target / columns.size else (2, 1):

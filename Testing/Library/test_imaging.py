@@ -26,7 +26,7 @@ from SpineSegAILib.imaging import (
     resample_to_source,
 )
 from SpineSegAILib.imaging.checks import refuse_lateral
-from SpineSegAILib.imaging.geometry import ids_in
+from SpineSegAILib.imaging.geometry import ids_in, like
 from SpineSegAILib.imaging.tags import VIEW_TAG, tag_of
 
 ANY_PLANE = ("sagittal", "axial", "coronal", "isotropic", "single-slice")
@@ -180,6 +180,18 @@ def test_hounsfield_window():
     ct.CopyInformation(image)
     got = Preprocessing(intensity="hu", low=-100, high=500, modality="CT").apply(ct).array
     assert np.allclose([got[0, 5, 5], got[2, 5, 5], got[3, 5, 5], got[4, 5, 5]], [-2, 0, 2, 2])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("value", [1e300, -1e39, 3.4e38])
+def test_a_voxel_beyond_all_others_spoils_no_slice(value, dtype):
+    image = volume(size=(40, 50, 6))
+    plain = sitk.GetArrayFromImage(image).astype(dtype)
+    array = plain.copy()
+    array[3, 20, 20:22] = np.clip(value, float(np.finfo(dtype).min), float(np.finfo(dtype).max))
+    for pixel_mm in (1.0, 1.25, 0.8):
+        one, other = (Preprocessing(pixel_mm=pixel_mm).apply(like(image, a)).array for a in (array, plain))
+        assert np.isfinite(one).all() and (abs(one - other) > 0.05).mean() < 0.01
 
 
 def test_forward_does_not_change_its_input_and_may_be_written_to():
