@@ -159,19 +159,20 @@ class Predictor:
         if look is not None and given is None:
             size = small_size(lambda scale: self.preprocessing.apply(image, scale), see, look) or size
         if given is None and size is not None and _worth_another_pass(size):
+            scale = why = ""
             try:
                 again = one_pass(size, 0.9, 0.05)
-            except HintError:  # they did for the first one
-                again = seen
-            # What was taken for a column may not be one: then a second look finds none of the usual size either.
-            if again.size is not None and _usual(again.size):
-                seen = again
-            if seen is again and not self._sees_films:  # whose pixels tell no size
-                other = "they are cervical ones and all names are wrong, or " if seen.scale < SMALL else ""
+            except HintError as error:  # they did for the first one
+                scale, why = "but were segmented as an adult's", f" At their scale a hint does not fit: {error.message}"
+            else:
+                # What was taken for a column may not be one: then a second look finds none of the usual size either.
+                if again.size is not None and _usual(again.size):
+                    seen, scale = again, "and were segmented at this scale"
+            if scale and not self._sees_films:  # whose pixels tell no size
+                other = "they are cervical ones and all names are wrong, or " if size < SMALL else ""
                 notes.append(
-                    f"The vertebrae are about {seen.scale:.1f} times as large as an adult's, and were segmented at "
-                    f"this scale. If that is not so, {other}the image's spacing is wrong, and with it every "
-                    "measurement."
+                    f"The vertebrae are about {size:.1f} times as large as an adult's, {scale}. If that is not so, "
+                    f"{other}the image's spacing is wrong, and with it every measurement.{why}"
                 )
         volume, evidence, levels = seen.volume, seen.evidence, seen.levels
         if unaided and (look := seen.look) is not None:

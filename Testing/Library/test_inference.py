@@ -14,6 +14,7 @@ from SpineSegAILib.hints import Anchor, Hints
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION, CanonicalVolume, Geometry, Preprocessing
 from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.inference import Predictor, choose_device
+from SpineSegAILib.inference import predictor as predictor_module
 from SpineSegAILib.inference.quality import QUALITY_PRIOR
 from SpineSegAILib.inference.sliding_window import predict_volume
 from SpineSegAILib.methods.base import Context, Method, Tiling, between_slices, coordinate_channels
@@ -118,6 +119,30 @@ def test_what_must_be_there_and_was_not_found_is_said(oracle, phantom):
         ]
     bodies = Hints(structures=tuple(structure(name).id for name in ("L2", "L3")))
     assert not any("not found" in sentence for sentence in oracle.segment(blind, bodies).warnings)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_at_which_scale_vertebrae_were_segmented_is_said(oracle, phantom, monkeypatch, fits):
+    """Where a hint does not fit at their own scale, it is an adult's."""
+    once, scales = oracle._levels, []
+
+    def levels(evidence, volume, *rest):
+        scales.append(volume.geometry.spacing[1] / oracle.preprocessing.pixel_mm)
+        if len(scales) > 1 and not fits:
+            raise HintError("The anchor L3 lies outside.", "Move it.")
+        return once(evidence, volume, *rest)
+
+    monkeypatch.setattr(oracle, "_levels", levels)
+    monkeypatch.setattr(predictor_module, "relative_size", lambda _: 0.6 if len(scales) == 1 else 1.0)
+    l3 = structure("L3").id
+    hints = Hints(anchors=(Anchor(l3, phantom.keypoints[l3]),))
+    result = oracle.segment(as_picture(phantom.labels), hints, reference=phantom.labels)
+    (said,) = (w for w in result.warnings if "times as large" in w)
+    assert scales == pytest.approx([1.0, 0.6], abs=0.01) and "about 0.6 times as large as an adult's, " in said
+    assert ("and were segmented at this scale." in said) is fits
+    assert ("but were segmented as an adult's. " in said) is not fits
+    assert said.endswith("At their scale a hint does not fit: The anchor L3 lies outside.") is not fits
+    assert result.provenance["scale"] == (0.6 if fits else 1.0)
 
 
 def test_every_slice_is_seen_once(oracle, phantom):
