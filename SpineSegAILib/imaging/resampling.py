@@ -14,7 +14,7 @@ import numpy as np
 from .geometry import Geometry
 
 _MOST = float(np.finfo(np.float32).max) / 2
-"""Values that are interpolated end here: infinity, which sums of larger ones are, times a weight of 0 is no number."""
+"""Interpolated values end here: infinity, which sums of larger ones are, times a weight of 0 is not a number."""
 _SAME_SPACING = 1e-3  # relative difference that is rounding, not another pixel size
 
 
