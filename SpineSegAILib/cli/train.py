@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_new_structures(
         parser,
-        'teach the checkpoint in --from one more structure; to teach only that one: --set method.only=["NAME"]',
+        "teach the checkpoint in --from one more structure; to teach only that one: --set 'method.only=[\"NAME\"]'",
     )
     parser.add_argument(
         "--also",

@@ -3,7 +3,7 @@
 A method that takes clicks (`Method.scenes`) is shown a small scene around them. Its answer counts only where something
 changes by it, within a reach of the click that grows with the structure (`methods.clicking.reach_mm`), and in one
 piece with what lies near it. Voxels that the structure gains its neighbor loses; those of locked ones stay. A canal
-that was missed is longer than that: what is added to it goes on, through free voxels, to where it ends.
+that was missed is longer than that: what is added to it continues, through free voxels, to where it ends.
 """
 
 from __future__ import annotations
@@ -312,10 +312,10 @@ class _Scenes:
             self._follow_on(sid, _fronts(gained, away, reach, box, self.spacing), new, shown[signs < 0])
 
     def _follow_on(self, sid: int, fronts: list[np.ndarray], clicked: np.ndarray, forbidden: np.ndarray) -> None:
-        """Add what goes on where an addition came to the end of its reach: the rest of a canal that was missed.
+        """Add what continues where an addition came to the end of its reach: the rest of a canal that was missed.
 
         Args:
-            fronts: indices of voxels where it may go on.
+            fronts: indices of voxels where it may continue.
             clicked: around which there is nothing more to look for.
             forbidden: clicks where the structure is not to be.
         """

@@ -39,7 +39,7 @@ def fit_calibration(
         report: given a line per calibration tried.
 
     Raises:
-        DatasetError: no case has a label.
+        DatasetError: no case has a label of a structure of the checkpoint.
     """
     labelled = load_labelled(cases, predictor.preprocessing)
     if not labelled:
@@ -55,6 +55,11 @@ def fit_calibration(
         for case, evidence in zip(labelled, found, strict=True):
             result = score_on_grid(case, structures_found(calibration.apply(evidence)), scheme)
             dice += [s.dice for s in result.structures]
+        if not dice:
+            raise DatasetError(
+                f"Nothing that is annotated in these cases is of {scheme.name}.",
+                "Choose cases with structures that the checkpoint segments.",
+            )
         return float(np.mean(dice))
 
     best, best_place, best_score = Calibration(), (0.0, 0.0, 0.0), score(Calibration())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..anatomy import Extent
+from ..anatomy import SCHEMES, Extent
 from ..datasets.manifest import Manifest
 from ..errors import ConfigError
 from ..methods.base import Method
@@ -75,7 +75,8 @@ def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:
         if wanted is not None and extent is not None and extent is not wanted:
             raise ConfigError(
                 f"{case.name} has masks of vertebral extent “{extent.value}”, the scheme wants “{wanted.value}”.",
-                "Train and validate with a scheme of the same extent; the two are never mixed.",
+                "Train with a scheme of the same extent, and from no checkpoint of the other; the two are never mixed. "
+                f"There are: {', '.join(f'method.scheme={name}' for name, s in SCHEMES.items() if s.extent is extent)}.",
             )
 
 
