@@ -155,16 +155,19 @@ class ClickedSacrum:
     def completed(self, case: Case) -> sitk.Image:
         drawn, image = read_label(case), read_image(case.image)
         labels = sitk.GetArrayFromImage(drawn).astype(np.int16)
-        locked, answers = ids_in(drawn), []
-        for point in sacral_points(drawn):
+        locked = ids_in(drawn)
+
+        def answer(*clicks: Click) -> np.ndarray:
             try:
-                click = Click(SACRUM_ID, point)
-                answer = click_correction(image, like(drawn, labels), [click], self.method, locked=locked)
+                found = click_correction(image, like(drawn, labels), clicks, self.method, locked=locked)
             except CorrectionError:  # outside of the image, or on what was drawn
-                answers.append(np.zeros(labels.shape, bool))
-                continue
-            answers.append(answer.apply(labels) == SACRUM_ID)
-        pieces, count = ndimage.label(np.sum(answers, 0) >= len(answers) / 2)
+                return np.zeros(labels.shape, bool)
+            return found.apply(labels) == SACRUM_ID
+
+        clicks = [Click(SACRUM_ID, point) for point in sacral_points(drawn)]
+        answers = [answer(click) for click in clicks]
+        usable = [click for click, found in zip(clicks, answers, strict=True) if found.any()]
+        pieces, count = ndimage.label(answer(*usable) if usable else np.zeros(labels.shape, bool))
         sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
         found = pieces == 1 + int(sizes.argmax()) if count else np.zeros(labels.shape, bool)
         agreement = sorted(2 * (a & found).sum() / max(a.sum() + found.sum(), 1) for a in answers)
