@@ -73,10 +73,11 @@ def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:
     for case in (*manifest.splits.get("training", ()), *manifest.splits.get("validation", ())):
         extent = case.extent or manifest.extent
         if wanted is not None and extent is not None and extent is not wanted:
+            fitting = ", ".join(f"method.scheme={name}" for name, s in SCHEMES.items() if s.extent is extent)
             raise ConfigError(
                 f"{case.name} has masks of vertebral extent “{extent.value}”, the scheme wants “{wanted.value}”.",
                 "Train with a scheme of the same extent, and from no checkpoint of the other; the two are never mixed. "
-                f"There are: {', '.join(f'method.scheme={name}' for name, s in SCHEMES.items() if s.extent is extent)}.",
+                f"There are: {fitting}.",
             )
 
 
