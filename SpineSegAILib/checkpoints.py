@@ -168,7 +168,7 @@ def _check_listed(metadata: Any, path: Path) -> None:
         raise damaged
     training, preprocessing = metadata.get("training") or {}, metadata.get("preprocessing") or {}
     lists = (
-        *(training.get("cases"), training.get("cases_before")),
+        *(training.get(key) for key in ("cases", "cases_before", "images", "images_before")),
         *(metadata.get("unvalidated"), preprocessing.get("planes")),
     )
     variants = [found for found in (metadata.get("validation") or {}).values() if isinstance(found, dict)]

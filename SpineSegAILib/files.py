@@ -134,6 +134,25 @@ def _to_disk(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+def known_checksum(path: Path, failure: type[SpineSegAIError]) -> str:
+    """`checksum`; of files that keep their size and date, computed once by a process.
+
+    Raises:
+        failure: it cannot be read.
+    """
+    try:
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+        state = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    except OSError:
+        return checksum(path, failure)
+    if state not in _known_checksums:
+        _known_checksums[state] = checksum(path, failure)
+    return _known_checksums[state]
+
+
+_known_checksums: dict[tuple[tuple[str, int, int], ...], str] = {}
+
+
 def checksum(path: Path, failure: type[SpineSegAIError]) -> str:
     """SHA-256 of a file, or of all files of a folder with their names.
 

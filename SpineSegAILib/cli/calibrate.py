@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     cases = read_cases(args.dataset, args.split)
     if seen := [case.name for case in learned_from(cases, info.trained_on)]:
         raise DatasetError(
-            f"The checkpoint was trained on {seen[0]} and {len(seen) - 1} others of these cases.",
+            f"The checkpoint was trained on {len(seen)} of these cases, such as {seen[0]}.",
             "Use a split that it has not seen.",
         )
     from ..evaluation.calibrate import fit_calibration
@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
         predictor.calibration = fit_calibration(predictor, cases, dict(args.option), say)
     quality = fit_quality(predictor, cases, options=dict(args.option), report=say)
     found = {"calibration": predictor.calibration.model_dump(), "outline_quality": quality and quality.model_dump()}
-    info = replace(info, metadata={**info.metadata, **found})
+    measured = () if args.keep_edges else ("validation", "validation_command")  # with other edges
+    kept = {key: value for key, value in info.metadata.items() if key not in measured}
+    info = replace(info, metadata={**kept, **found})
     save_checkpoint(args.output, load_tensors(info), info.metadata)
     if not args.quiet:
         print_written([args.output])

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..errors import ConfigError
 from ..evaluation import evaluate_dataset
 from ..evaluation.dataset import Segmenter
 from ..evaluation.worst import WorstCases
-from ..files import checksum
+from ..files import known_checksum
 from ..inference import Predictor
 from ..methods.catalog import make_config, method_info
 from ..training.config import AugmentationConfig, TrainingConfig, configure, fill_in, flatten
@@ -343,20 +342,13 @@ def file_digest(path: Path) -> str:
     Raises:
         ConfigError: there is none.
     """
-    if path.is_dir():
-        return checksum(path, ConfigError)[:10]
     try:
-        found = path.stat()
+        path.stat()
     except FileNotFoundError:
         raise ConfigError(
             f"The file {path} does not exist.", "Correct the path, or give --resource NAME=FILE."
         ) from None
-    return _file_digest(path, found.st_size, found.st_mtime_ns)
-
-
-@lru_cache(maxsize=1 << 16)  # every row asks for the same ones, which may be large
-def _file_digest(path: Path, size: int, changed: int) -> str:
-    return checksum(path, ConfigError)[:10]
+    return known_checksum(path, ConfigError)[:10]  # every row asks for the same ones, which may be large
 
 
 def digest(*settings: Any) -> str:

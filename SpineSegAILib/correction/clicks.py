@@ -257,6 +257,8 @@ class _Scenes:
         self.axes, self.flips = axes, flips
         self.spacing = np.array(geometry.spacing[::-1])[list(axes)]
         self.held = list(locked)
+        self.count = 0
+        """Voxels of the structure that is being followed."""
         self.left = MOST_SCENES
 
     def index(self, clicks: Sequence[Click]) -> np.ndarray:
@@ -272,6 +274,7 @@ class _Scenes:
         Raises:
             CorrectionError: they lie in too many places.
         """
+        self.count = int(np.count_nonzero(self.labels == sid))
         points, signs = self.index(clicks), np.array([1 if c.add else -1 for c in clicks])
         before, before_signs = self.index(earlier), np.array([1 if c.add else -1 for c in earlier], int)
         side = _SHARED * np.array(self.grid.shape) * self.grid.spacing
@@ -289,6 +292,9 @@ class _Scenes:
             self._answer(sid, points[now], signs[now], shown, shown_signs)
             left &= ~now
         for point, sign in zip(points, signs, strict=True):  # what one scene undid in another
+            at = np.clip(np.rint(point).astype(int), 0, np.array(self.labels.shape) - 1)
+            if (self.labels[tuple(at)] == sid) == (sign > 0):
+                continue
             box, _ = self._box(point)
             old = self.labels[box].copy()
             self._certain(sid, box, self.labels[box], old, np.isin(old, self.held), point[None], np.array([sign]))
@@ -305,6 +311,7 @@ class _Scenes:
         held = np.isin(old, self.held)
         result = np.where(gained, sid, np.where(lost, 0, old))
         self._certain(sid, box, result, old, held, new, new_signs)
+        self.count += int(np.count_nonzero(result == sid)) - int(np.count_nonzero(old == sid))
         self.labels[box] = result
         adds = new[new_signs > 0]
         if len(adds) and structure(sid).kind in LONG:
@@ -332,8 +339,10 @@ class _Scenes:
             shown = np.concatenate([front[None], forbidden])
             signs = np.array([1] + [-1] * len(forbidden))
             reach, box, away, gained, _ = self._change(sid, front[None], shown, signs)
-            gained &= self.labels[box] == 0  # what a reader did not point at takes from no other structure
+            # What a reader did not point at takes from no other structure, and does not leap over one.
+            gained = _pieces_near(gained & (self.labels[box] == 0), away)
             self.labels[box][gained] = sid
+            self.count += int(np.count_nonzero(gained))
             fronts += _fronts(gained, away, reach, box, self.spacing)
 
     def _change(
@@ -350,7 +359,7 @@ class _Scenes:
         center = new.mean(0)
         if self.spacing[0] > 0.5 * self.grid.spacing[0]:  # the slices of a thick stack, not what lies between
             center[0] = round(center[0])
-        reach = reach_mm(float(np.count_nonzero(self.labels == sid) * self.spacing.prod()))
+        reach = reach_mm(self.count * float(self.spacing.prod()))
         box, weights = self._box(center)
         found, start = self._looked(sid, center, shown, signs, reach, weights)
         old = self.labels[box]
@@ -491,11 +500,14 @@ def _fronts(
     """
     pieces, count = ndimage.label(gained & (away > FRONT * reach), np.ones((3, 3, 3), bool))
     corner = np.array([side.start for side in box])
+    places = ndimage.find_objects(pieces)
     found = []
-    for number in np.argsort(np.bincount(pieces.ravel(), minlength=count + 1)[1:])[::-1] + 1:
-        depth = ndimage.distance_transform_edt(np.pad(pieces == number, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-        far = np.where(depth >= 0.5 * depth.max(), away, -1.0)
-        found.append(corner + np.unravel_index(far.argmax(), far.shape))
+    for number in np.argsort(np.bincount(pieces.ravel(), minlength=count + 1)[1:])[::-1][:MOST_FURTHER] + 1:
+        place = places[number - 1]
+        piece = np.pad(pieces[place] == number, 1)
+        depth = ndimage.distance_transform_edt(piece, sampling=spacing)[1:-1, 1:-1, 1:-1]
+        far = np.where(depth >= 0.5 * depth.max(), away[place], -1.0)
+        found.append(corner + [side.start for side in place] + np.unravel_index(far.argmax(), far.shape))
     return found
 
 

@@ -6,8 +6,8 @@ its results are taken only where nothing was drawn, and only for structures that
 images. What was drawn stays as it was drawn; so does a case in which the two do not fit.
 
 A checkpoint that corrects by clicks completes S1: it has seen many bodies, and only needs to know where this one lies.
-That is below the disc L5/S1. It is clicked on in a few places, each time from scratch, and counts where the answers
-agree.
+That is below the disc L5/S1. It is clicked on in a few places together, and counts where the answers to each of these
+alone agree with that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _L5, _L5_S1 = structure("L5").id, structure("L5/S1").id
 _CLICKS = ((0.33, 0.0), (0.45, 0.0), (0.36, -0.18), (0.36, 0.18))
 """Where S1 is clicked on: below the center of the disc, and along the disc; in lengths of the disc."""
 _AGREE, _AT_LEAST = 0.8, 0.7
-"""Dice of the answers with what most of them say: of all but one, and of the last."""
+"""Dice of the answers to single clicks with that to all: of all but one, and of the last."""
 _OF_L5 = (0.4, 1.4)
 """How large S1 may be, times L5 in the same image; 0.5 to 1.1 in the slabs of SPIDER."""
 
@@ -166,8 +166,7 @@ class ClickedSacrum:
 
         clicks = [Click(SACRUM_ID, point) for point in sacral_points(drawn)]
         answers = [answer(click) for click in clicks]
-        usable = [click for click, found in zip(clicks, answers, strict=True) if found.any()]
-        pieces, count = ndimage.label(answer(*usable) if usable else np.zeros(labels.shape, bool))
+        pieces, count = ndimage.label(answer(*clicks))
         sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
         found = pieces == 1 + int(sizes.argmax()) if count else np.zeros(labels.shape, bool)
         agreement = sorted(2 * (a & found).sum() / max(a.sum() + found.sum(), 1) for a in answers)

@@ -33,7 +33,7 @@ from ..anatomy import (
     structure,
 )
 from ..errors import DatasetError, ImageError, SpineSegAIError
-from ..files import checksum, read_json, real_path
+from ..files import known_checksum, read_json, real_path
 from ..hints import Point
 from ..keypoints import Corners, parse_corners, parse_keypoints, read_keypoints
 
@@ -175,7 +175,7 @@ def learned_from(cases: Iterable[Case], trained_on: Collection[str]) -> list[Cas
     return [
         case
         for case in cases
-        if case.name in trained_on or (keyed and image_key(checksum(case.image, DatasetError)) in trained_on)
+        if case.name in trained_on or (keyed and image_key(known_checksum(case.image, DatasetError)) in trained_on)
     ]
 
 

@@ -427,12 +427,11 @@ class TrainingSet:
         known = {**was, **{patient_of(e): of for of, e in self.entries() if of in SPLITS}}
         new = sorted(
             {patient_of(e) for e in entries if patient_of(e) not in known and is_labelled(e)},
-            key=lambda patient: hashlib.sha256(repr(patient).encode()).digest(),
+            key=_number,
         )
-        count = round(share * len(new))
-        if new and not count:  # a case at a time: each by itself is less than its share
-            count = int(share * (len(known) + len(new)) > sum(of == "validation" for of in known.values()) + 1 - 1e-9)
-        held = set(new[:count])
+        held = set(new[: round(share * len(new))])
+        if not held and "training" in known.values():  # a case at a time: each by itself is less than its share
+            held = {patient for patient in new if _number(patient) < share}
         for entry in entries:
             patient = patient_of(entry)
             dealt = known.get(patient) or ("validation" if patient in held else "training")
@@ -450,6 +449,11 @@ class TrainingSet:
                 own = str(entry.get(key, ""))
                 if own not in used and re.fullmatch(rf"{folder}/[^/\\]+", own):
                     (self.folder / own).unlink(missing_ok=True)
+
+
+def _number(patient: tuple[str, str]) -> float:
+    """0…1, by chance, and always the same for a patient."""
+    return int.from_bytes(hashlib.sha256(repr(patient).encode()).digest()[:8], "big") / 2**64
 
 
 def _declared(table: Mapping[str, Any], structure_id: int) -> str:

@@ -211,6 +211,10 @@ def test_what_is_followed_on_takes_from_no_other_structure_and_not_what_was_forb
     nearly_all = np.where(canal & (np.arange(260) < 200)[:, None], CANAL, 0).astype(np.int16)
     label = sitk.GetImageFromArray(nearly_all)
     label.CopyInformation(image)
+    walled = np.where(canal & (np.arange(260) >= 100)[:, None] & (np.arange(260) < 105)[:, None], DISC, 0)
+    wall = labels_like(image, walled.astype(np.int16))
+    beyond = after(wall, click_correction(image, wall, clicks, Seer())) == CANAL
+    assert beyond[:, 80].any() and not beyond[:, 106:].any()  # it does not leap over another structure
     leaky = click_correction(image, label, [Click(CANAL, at(label, 60, 150, 12), add=False)], Seer())
     gone = (nearly_all == CANAL) & (after(label, leaky) != CANAL)
     assert np.ptp(np.argwhere(gone)[:, 1]) < 100 or not gone.any()  # what is removed is not followed on

@@ -1,5 +1,6 @@
 """Segmentations carried, by position, to other volumes of the same patient."""
 
+import hashlib
 from dataclasses import replace
 
 from slicer.i18n import tr as _
@@ -7,7 +8,6 @@ from slicer.i18n import tr as _
 from SpineSegAILib.anatomy.terminology import LOG_ATTRIBUTE
 from SpineSegAILib.errors import ImageError, SpineSegAIError
 
-from . import correction_log
 from .labelmaps import labelsFromSegmentation
 from .results import resultFromSegmentation, segmentationFromResult
 from .segments import isLocked, setLocked, structuresOfSegmentation
@@ -15,6 +15,8 @@ from .volumes import checkVolume, otherSeriesOfStudy, refusedPlane, segmentedVol
 
 CARRIED_ROLE = "SpineSegAI.CarriedTo"
 """Node references from a segmentation to what was made of it on other volumes."""
+CARRIED_ATTRIBUTE = "SpineSegAI.CarriedVoxels"
+"""Of what was carried: what tells whether anybody has changed it since, with whatever tool."""
 
 
 def applyToOtherSeries(segmentationNode, volumeNode):
@@ -24,7 +26,7 @@ def applyToOtherSeries(segmentationNode, volumeNode):
     for other in otherSeriesOfStudy(volumeNode):
         before = carriedTo(segmentationNode, other)
         try:
-            if before is not None and correction_log.stepNoted(before):  # nobody is asked, and nothing can be undone
+            if before is not None and _isChanged(before, other):  # nobody is asked, and nothing can be undone
                 report.append((other, None, _("not copied: corrected since (replace it in the tab “Correct”)")))
                 continue
             carried = _carryTo(result, segmentationNode, volumeNode, other)
@@ -68,7 +70,20 @@ def _carryTo(result, segmentationNode, volumeNode, other, saveState=None):
     for structureId, segmentId in structuresOfSegmentation(segmentationNode).items():
         if isLocked(source.GetSegment(segmentId)) and structureId in there:
             setLocked(target.GetSegment(there[structureId]), True)
+    made.SetAttribute(CARRIED_ATTRIBUTE, _voxels(made, other))
     return made
+
+
+def _isChanged(carried, other):
+    return carried.GetAttribute(CARRIED_ATTRIBUTE) != _voxels(carried, other)
+
+
+def _voxels(segmentationNode, volumeNode):
+    """What tells the voxels of a segmentation's structures from others."""
+    import SimpleITK as sitk
+
+    labels = sitk.GetArrayFromImage(labelsFromSegmentation(segmentationNode, volumeNode))
+    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()[:16]
 
 
 def _carried(result, segmentationNode, volumeNode, other):

@@ -17,7 +17,7 @@ from ...methods.config import MethodConfig
 from ...training.config import flatten
 from ..config import ComparisonConfig, Entry
 from ..folds import Fold
-from ..parts import REHEARSED_CASES, Part, Work, digest, file_digest, slug
+from ..parts import REHEARSED_CASES, Part, Work, cases_digest, digest, slug
 from .dataset import Prepared, StoredPredictions, prepare, write_scored
 from .program import OWN_STEPS, Nnunet, NnunetSettings, require_nnunet
 
@@ -129,7 +129,9 @@ def nnunet_part(
     steps = max(round(budget.steps * entry.share), 1) if budget.steps else None if seconds else OWN_STEPS
     if work.rehearse:
         settings, seconds, steps = settings.model_copy(update={"memory_gb": 0.5, "iterations": 1}), None, 2
-    key = digest(settings.model_dump(), told.to_document(), seconds, steps, file_digest(manifest))
+    key = digest(
+        settings.model_dump(), told.to_document(), seconds, steps, cases_digest(manifest, ("training", "validation"))
+    )
     folder = work.output / f"{slug(entry.name)}-{key}" / name
     return NnunetPart(
         entry, seed, folder, fold,

@@ -29,7 +29,7 @@ class Scan:
         self.labels = sitk.GetArrayFromImage(self.image)
         self.spacing = np.array(self.image.GetSpacing()[::-1])
         self.extent = extent
-        self._source = labels
+        self._source, self._lying = labels, as_it_lies(labels)
         self._boxes = ndimage.find_objects(self.labels)
         self._centers: dict[int, np.ndarray] = {}
         # What the spine's axis is told from, top down.
@@ -59,7 +59,7 @@ class Scan:
     def place_of(self, sid: int) -> tuple[float, float, float]:
         """Physical point (LPS, mm) of the mean of the structure's voxels, in the file's own coordinates."""
         point = self.image.TransformContinuousIndexToPhysicalPoint(self.center_of_mass(sid)[::-1].tolist())
-        index = as_it_lies(self._source).TransformPhysicalPointToContinuousIndex(point)
+        index = self._lying.TransformPhysicalPointToContinuousIndex(point)
         return self._source.TransformContinuousIndexToPhysicalPoint(index)
 
     def center(self, sid: int) -> np.ndarray:
