@@ -340,7 +340,10 @@ class _Scenes:
             signs = np.array([1] + [-1] * len(forbidden))
             reach, box, away, gained, _ = self._change(sid, front[None], shown, signs)
             # What a reader did not point at takes from no other structure, and does not leap over one.
-            gained = _pieces_near(gained & (self.labels[box] == 0), away)
+            here = self.labels[box]
+            gained &= here == 0
+            pieces, _ = ndimage.label(gained | (here == sid), np.ones((3, 3, 3), bool))
+            gained &= pieces == pieces[tuple(front - [side.start for side in box])]
             self.labels[box][gained] = sid
             self.count += int(np.count_nonzero(gained))
             fronts += _fronts(gained, away, reach, box, self.spacing)
