@@ -135,7 +135,8 @@ def test_a_scheme_that_no_longer_exists_comes_back(tmp_path, suffix):
 
 def test_the_file_that_was_asked_for_is_read_even_beside_its_namesake(tmp_path):
     segmentation_of(23).write(tmp_path / "case.nii")
-    segmentation_of(24).write(tmp_path / "case.nii.gz")
+    segmentation_of(24).write(tmp_path / "other" / "case.nii.gz")
+    (tmp_path / "other" / "case.nii.gz").rename(tmp_path / "case.nii.gz")  # ours would not be written beside it
     assert read_segmentation(tmp_path / "case.nii").present == [23]
     assert read_segmentation(tmp_path / "case.nii.gz").present == [24]
 
