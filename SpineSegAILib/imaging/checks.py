@@ -218,18 +218,18 @@ def as_volume(image: sitk.Image, name: str) -> sitk.Image:
     return carry_tags(given, image, OF_THE_IMAGE)
 
 
-def refuse_labels(image: sitk.Image, name: str = "image") -> None:
+def refuse_labels(image: sitk.Image, name: str = "The image") -> None:
     """Raises:
     ImageError: the image is a label map (`content.shows_labels`) or a mask (`content.shows_mask`).
     """
     if shows_labels(image):
         raise ImageError(
-            f"The {name} is a label map (few whole numbers, in patches), not an image.",
+            f"{name} is a label map (few whole numbers, in patches), not an image.",
             "Choose the image that it was drawn on.",
         )
     if shows_mask(sitk.GetArrayViewFromImage(image)):
         raise ImageError(
-            f"The {name} is a mask (nearly all values are the least or the largest), not an image.",
+            f"{name} is a mask (nearly all values are the least or the largest), not an image.",
             "Choose the image that it was made from.",
         )
 

@@ -41,6 +41,7 @@ def test_a_label_map_is_no_image(tmp_path, phantoms, suffix, dtype):
     sitk.WriteImage(like(labels, sitk.GetArrayFromImage(labels).astype(dtype)), str(path))
     with pytest.raises(ImageError, match="is a label map") as error:
         read_image(path)
+    assert str(error.value).startswith(f"{path.name} is a label map")
     assert "that it was drawn on" in error.value.remedy
 
 
