@@ -133,7 +133,7 @@ class Part:
         """
         return evaluate_dataset(
             self.scored_manifest(config),
-            config.split if self.fold is None else "validation",
+            self.scored_split(config),
             segmenter,
             variants=config.variants,
             grid=config.grid,
@@ -146,6 +146,10 @@ class Part:
     def scored_manifest(self, config: ComparisonConfig) -> Path:
         """Where the cases are that it is scored on."""
         return Path(config.dataset) if self.fold is None else self.fold.left_out
+
+    def scored_split(self, config: ComparisonConfig) -> str:
+        """Their split there."""
+        return config.split if self.fold is None else "validation"
 
 
 @dataclass(frozen=True)
@@ -332,8 +336,7 @@ def cases_digest(manifest: Path, splits: Sequence[str]) -> str:
     """What tells a manifest and the images and labels of some splits from the same ones before they were corrected."""
     found = read_manifest(manifest)
     cases = [case for split in splits for case in found.splits.get(split, ())]
-    files = [path for case in cases for path in (case.image, case.label, case.label_whole) if path is not None]
-    return digest(file_digest(manifest), list(map(file_digest, files)))
+    return digest(file_digest(manifest), [file_digest(path) for case in cases for path in case.files])
 
 
 def file_digest(path: Path) -> str:

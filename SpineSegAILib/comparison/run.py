@@ -187,9 +187,9 @@ def _scoring(part: Part, config: ComparisonConfig, work: Work) -> tuple[Any, ...
     """What the scores depend on, besides the weights."""
     entry = part.entry
     told = entry.options, entry.allow_label_leak, entry.hints, part.scored_with(config), work.rehearse
-    split = config.split if part.fold is None else "validation"
+    cases = cases_digest(part.scored_manifest(config), [part.scored_split(config)])
     boxes = file_digest(find_checkpoint(None).path) if entry.hints == "found" else ""
-    return config.split, config.variants, config.grid, *told, cases_digest(part.scored_manifest(config), [split]), boxes
+    return config.split, config.variants, config.grid, *told, cases, boxes
 
 
 def _document(
@@ -201,7 +201,7 @@ def _document(
     reports = [read_json(path, OutputError) for _, path in done]
     seen: set[str] = set()
     for (p, _), about in zip(done, told, strict=True):
-        own = scored if p.fold is None else cases_of(p.fold.left_out, "validation")
+        own = scored if p.fold is None else cases_of(p.scored_manifest(config), p.scored_split(config))
         seen |= {case.name for case in learned_from(own, about.pop("trained_on"))}
     hours = [about["hours"] for about in told]
     return {

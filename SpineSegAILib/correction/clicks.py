@@ -371,8 +371,7 @@ class _Scenes:
         change = found - start
         gained = ~here & ~held & (found > 0.5) & (change > CLEAR_CHANGE)
         lost = here & (found < 0.5) & (change < -CLEAR_CHANGE)
-        changed = (gained | lost) & (away <= reach)
-        changed = _pieces_near(changed, away)
+        changed = _pieces_near((gained | lost) & (away <= reach), away)
         return reach, box, away, changed & gained, changed & lost
 
     def _box(self, center: np.ndarray) -> tuple[tuple[slice, ...], list[np.ndarray]]:

@@ -81,6 +81,11 @@ class Case:
     label_whole: Path | None = None
     corners: Mapping[int, Corners] = field(default_factory=dict)
 
+    @property
+    def files(self) -> list[Path]:
+        """All that it is read from: image and label files."""
+        return [path for path in (self.image, self.label, self.label_whole) if path is not None]
+
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", _stem(self.image))

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
@@ -417,14 +416,14 @@ class TrainingSet:
         entries: Sequence[dict[str, Any]],
         split: str | None,
         share: float,
-        was: Mapping[tuple[str, str], str] = MappingProxyType({}),
+        was: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         """Puts new cases into splits, all of a patient into one; the same patients always fall the same way.
 
         Args:
             was: where patients were whose cases are being replaced.
         """
-        known = {**was, **{patient_of(e): of for of, e in self.entries() if of in SPLITS}}
+        known = {**(was or {}), **{patient_of(e): of for of, e in self.entries() if of in SPLITS}}
         new = sorted(
             {patient_of(e) for e in entries if patient_of(e) not in known and is_labelled(e)},
             key=_number,

@@ -18,7 +18,7 @@ from .. import __version__
 from ..anatomy import STRUCTURES, Extent, LabelScheme
 from ..datasets.manifest import Case, learned_from, read_case, read_label, read_manifest, refuse_other_grid
 from ..errors import Cancelled, DatasetError, DeviceError, HintError, ImageError
-from ..files import checksum
+from ..files import known_checksum
 from ..hints import Hints
 from ..imaging import read_geometry
 from ..results import Segmentation
@@ -179,7 +179,7 @@ def evaluate_dataset(
 
 def case_key(case: Case, variant: str) -> str:
     """What tells one copy of a case, with what its files hold, from all others."""
-    files = [checksum(path, DatasetError) for path in (case.image, case.label, case.label_whole) if path is not None]
+    files = [known_checksum(path, DatasetError) for path in case.files]
     values = {value: STRUCTURES[sid].name if sid else "" for value, sid in (case.label_values or {}).items()}
     annotated = [(sid, STRUCTURES[sid].name) for sid in case.annotated]  # numbers of a reader's own ones may differ
     known = [case.name, case.source, case.patient, annotated, sorted(values.items()), variant]

@@ -38,7 +38,7 @@ class Snapshot:
 
     def stamp(self, case: Case) -> list[Any]:
         """What a preprocessed case depends on. Structures by name: numbers of a reader's own ones may differ."""
-        files = [self.checksums[str(path)] for path in _files(case)]
+        files = [self.checksums[str(path)] for path in case.files]
         points = sorted((STRUCTURES[sid].name, point) for sid, point in case.keypoints.items())
         values = {value: STRUCTURES[sid].name if sid else "" for value, sid in (case.label_values or {}).items()}
         return [*files, [STRUCTURES[sid].name for sid in case.annotated], points, sorted(values.items())]
@@ -49,7 +49,7 @@ class Snapshot:
         Raises:
             DatasetError: one of them is gone, or holds something else than at the start.
         """
-        for path in _files(case):
+        for path in case.files:
             if not path.exists():
                 raise DatasetError(
                     f"{path} is gone, and the run has no whole copy of it.",
@@ -63,7 +63,7 @@ class Snapshot:
 
     def changes(self) -> list[Path]:
         """Files that are gone or hold something else than at the start."""
-        paths = [path for split in _SPLITS for case in self.manifest.splits.get(split, ()) for path in _files(case)]
+        paths = [path for split in _SPLITS for case in self.manifest.splits.get(split, ()) for path in case.files]
         return [
             path for path in paths if not path.exists() or checksum(path, DatasetError) != self.checksums[str(path)]
         ]
@@ -90,7 +90,7 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
                 if number and not entry.get("patient") and not case.source:  # named after the file, as another's may be
                     said["patient"] = f"{number + 1}/{case.patient}"
                 result[split].append({**entry, **said})
-                sums |= {str(path): checksum(path, DatasetError) for path in _files(case)}
+                sums |= {str(path): checksum(path, DatasetError) for path in case.files}
     for table in tables[1:]:
         custom = result.setdefault("custom", {})
         for name in table.get("custom", {}):
@@ -130,7 +130,7 @@ def read_snapshot(run: RunDirectory) -> Snapshot:
     if not isinstance(sums, dict):
         raise damaged
     manifest = read_manifest(run.dataset_file, must_exist=False)
-    if any(str(path) not in sums for cases in manifest.splits.values() for case in cases for path in _files(case)):
+    if any(str(path) not in sums for cases in manifest.splits.values() for case in cases for path in case.files):
         raise damaged
     return Snapshot(manifest, sums)
 
@@ -210,7 +210,3 @@ def _copy(source: Path, target: Path) -> None:
     part = target.with_name(f".{target.name}")
     shutil.copyfile(source, part)
     part.replace(target)
-
-
-def _files(case: Case) -> list[Path]:
-    return [path for path in (case.image, case.label, case.label_whole) if path is not None]

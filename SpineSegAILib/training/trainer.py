@@ -518,7 +518,8 @@ class _Trainer:
         method = self.method.config.as_published().model_dump(mode="json")
         # Edges move little, and the start's offsets suit them better than none; how far an outline can be trusted was
         # learned from the errors of another network, once this one has made a step.
-        known = {key: start[key] for key in _OF_THE_NETWORK[: 2 if self.step == 0 else 1] if key in start}
+        fitted = _OF_THE_NETWORK if self.step == 0 else ("calibration",)
+        known = {key: start[key] for key in fitted if key in start}
         return {
             "title": self.config.name or self.run.folder.name,
             "method": method,

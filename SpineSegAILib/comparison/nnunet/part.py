@@ -58,7 +58,7 @@ class NnunetPart(Part):
         prepared = self._prepared()
         program = self._program(_device(work), work)
         limit = REHEARSED_CASES if work.rehearse else None
-        split = config.split if self.fold is None else "validation"
+        split = self.scored_split(config)
         reports = []
         for variant in config.variants:
             images, target = (self.folder / kind / split / variant for kind in ("scored", "predictions"))
