@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,6 +178,9 @@ def test_the_calibration_finds_the_edges_that_readers_drew(manifest, tmp_path, m
     assert fit_calibration(predictor, cases) == Calibration()  # nothing helps: nothing is changed
     with pytest.raises(DatasetError, match="No case has a label"):
         fit_calibration(predictor, [])
+    monkeypatch.setattr(calibrate, "score_on_grid", lambda case, found, scheme: SimpleNamespace(structures=[]))
+    with pytest.raises(DatasetError, match="Nothing that is annotated in these cases is of lumbar-mr"):
+        fit_calibration(predictor, cases)
 
 
 def test_an_interrupted_publication_leaves_nothing(manifest, tmp_path, monkeypatch):
