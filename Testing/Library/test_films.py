@@ -1,12 +1,12 @@
 """Films of the spine from the front: synthetic ones, the importer of real ones, what is drawn over them in training."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from tiny_data import TILTS, pixels, write_films
 
 from SpineSegAILib.anatomy import scheme, structure
 from SpineSegAILib.checkpoints import find_checkpoint
@@ -25,39 +25,6 @@ from SpineSegAILib.training.films import marked
 from SpineSegAILib.training.recipe import RecipeRequest, read_recipe, run_recipe
 
 IDS = scheme("thoracolumbar-xr").ids
-TILTS = {"T2": 4.0, "T6": -18.0, "T11": 24.0, "L4": -9.0}
-
-
-def pixels(film):
-    """(17, 4, 2) column and row of a film's corners."""
-    index = film.image.TransformPhysicalPointToContinuousIndex
-    return np.array([[index(point)[:2] for point in quad] for quad in film.corners.values()])
-
-
-def write_films(folder, count=4, order=None):
-    """Synthetic films in the published layout; of the film `order` two vertebrae change places in the tables."""
-    for part, letters in (("training", "abc"[: count - 1]), ("test", "d")):
-        tables = folder / "labels" / part
-        tables.mkdir(parents=True)
-        (folder / "data" / part).mkdir(parents=True)
-        names, landmarks, angles = [], [], []
-        for number, letter in enumerate(letters):
-            film = make_film(FilmSpec(rows=128, columns=64 + 4 * number, tilts=TILTS), np.random.default_rng(number))
-            name = f"sunhl-1th-01-Mar-2017-{310 + number + 10 * (part == 'test')} {letter} ap.jpg"
-            array = sitk.GetArrayFromImage(film.image)[0]
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "data" / part / name))
-            corners = pixels(film) / array.shape[::-1]
-            if letter == order:
-                corners[[4, 5]] = corners[[5, 4]]
-            names.append([name])
-            landmarks.append(corners.reshape(-1, 2).T.ravel().tolist())
-            angles.append([42.0, 22.0, 33.0])
-        for file, rows in (("filenames", names), ("landmarks", landmarks), ("angles", angles)):
-            with (tables / f"{file}.csv").open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream).writerows(rows)
-    return folder
-
-
 # --- synthetic films -------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import structure
+from SpineSegAILib.phantoms.films import FilmSpec, make_film
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared/data"
 """Real cases, where there are any: tests that need them are skipped elsewhere."""
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
+TILTS = {"T2": 4.0, "T6": -18.0, "T11": 24.0, "L4": -9.0}
+"""Of vertebrae of `write_films`, degrees."""
 
 
 def write_tiny_dataset(folder: Path, training: int = 3) -> Path:
@@ -63,3 +67,33 @@ def write_tiny_checkpoint(path: Path, unvalidated: Sequence[str] = ("canal",)) -
     }
     save_checkpoint(path, build_method(config).state_dict(), metadata)
     return path
+
+
+def pixels(film) -> np.ndarray:
+    """(17, 4, 2) column and row of a film's corners."""
+    index = film.image.TransformPhysicalPointToContinuousIndex
+    return np.array([[index(point)[:2] for point in quad] for quad in film.corners.values()])
+
+
+def write_films(folder: Path, count: int = 4, order: str | None = None) -> Path:
+    """Synthetic films in the published layout; of the film `order` two vertebrae change places in the tables."""
+    for part, letters in (("training", "abc"[: count - 1]), ("test", "d")):
+        tables = folder / "labels" / part
+        tables.mkdir(parents=True)
+        (folder / "data" / part).mkdir(parents=True)
+        names, landmarks, angles = [], [], []
+        for number, letter in enumerate(letters):
+            film = make_film(FilmSpec(rows=128, columns=64 + 4 * number, tilts=TILTS), np.random.default_rng(number))
+            name = f"sunhl-1th-01-Mar-2017-{310 + number + 10 * (part == 'test')} {letter} ap.jpg"
+            array = sitk.GetArrayFromImage(film.image)[0]
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "data" / part / name))
+            corners = pixels(film) / array.shape[::-1]
+            if letter == order:
+                corners[[4, 5]] = corners[[5, 4]]
+            names.append([name])
+            landmarks.append(corners.reshape(-1, 2).T.ravel().tolist())
+            angles.append([42.0, 22.0, 33.0])
+        for file, rows in (("filenames", names), ("landmarks", landmarks), ("angles", angles)):
+            with (tables / f"{file}.csv").open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows(rows)
+    return folder
