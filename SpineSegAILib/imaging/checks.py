@@ -18,14 +18,24 @@ from .content import (
     shows_labels,
     shows_mask,
 )
-from .geometry import NEARLY, PERPENDICULAR, SAGITTAL_DIRECTION, Geometry, canonical_axes, facing, like, shear, view_mm
+from .geometry import (
+    NEARLY,
+    PERPENDICULAR,
+    SAGITTAL_DIRECTION,
+    Geometry,
+    as_it_lies,
+    canonical_axes,
+    facing,
+    like,
+    shear,
+    view_mm,
+)
 from .tags import (
     BODY_PART_TAG,
     OF_THE_IMAGE,
     PICTURE,
     SERIES_TAG,
     VIEW_TAG,
-    as_it_lies,
     carry_tags,
     known_modality,
     notes_of,
@@ -94,8 +104,7 @@ def plausibility_warnings(
     part = next((m[0] for tag in (BODY_PART_TAG, SERIES_TAG) if (m := _OTHER_PARTS.search(tag_of(image, tag)))), "")
     image = as_volume(image, "image")
     lying = as_it_lies(image)
-    source = Geometry.of(lying)
-    _, rows, columns = view_mm(source)
+    _, rows, columns = view_mm(Geometry.of(lying))
     if min(rows, columns) < _LEAST_VIEW_MM:
         result.append(
             f"The image shows {rows:.3g} by {columns:.3g} mm, too little for a vertebra and its neighbors. Choose a "
@@ -106,8 +115,8 @@ def plausibility_warnings(
             f"{'A picture' if told == PICTURE else 'The file'} does not give its scale (it has no pixel size): a pixel "
             "counts as 1 mm here, so lengths and volumes mean nothing."
         )
-    if 1 in source.size:
-        result += _about_the_plane(image, source, trained_on, told)
+    if 1 in image.GetSize():
+        result += _about_the_plane(image, trained_on, told)
     if part and trained_on == "MR":
         result.append(f"By its header (“{part}”) this image does not show the lumbar spine: all names may be wrong.")
     film = next((m[0] for t in (BODY_PART_TAG, SERIES_TAG) if (m := _OTHER_FILMS.search(tag_of(image, t)))), "")
@@ -141,7 +150,7 @@ def plausibility_warnings(
     return result
 
 
-def _about_the_plane(image: sitk.Image, source: Geometry, trained_on: str, told: str) -> list[str]:
+def _about_the_plane(image: sitk.Image, trained_on: str, told: str) -> list[str]:
     """What a single slice was taken for, where its header says something else or nothing."""
     if trained_on == "XR" or told == PICTURE or told in RADIOGRAPHS:
         return []
@@ -150,7 +159,7 @@ def _about_the_plane(image: sitk.Image, source: Geometry, trained_on: str, told:
             "The file does not give the orientation of this single slice. It was assumed to be sagittal, rows from "
             "top to bottom. If that is not so, its result means nothing."
         ]
-    way = facing(source)
+    way = facing(Geometry.of(image))
     return [
         f"By its header this single slice is {way}; it was assumed to be sagittal. If that is not so, its result "
         "means nothing."

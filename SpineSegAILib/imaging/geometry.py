@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from .tags import carry_tags
+from .tags import DIRECTION_TAG, carry_tags
 
 Plane = Literal["sagittal", "axial", "coronal", "isotropic", "single-slice"]
 
@@ -171,6 +171,28 @@ def direction_of(axes: Sequence[int], flips: Sequence[bool]) -> tuple[float, ...
     for canonical, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
         matrix[:, 2 - axis] = _PIR[:, 2 - canonical] * (-1.0 if flip else 1.0)
     return tuple(matrix.ravel().tolist())
+
+
+def as_it_lies(image: sitk.Image) -> sitk.Image:
+    """The image with the direction that counts, where that is not its file's: the one that was found from the picture,
+    where the file tells none; of a single slice the one that it is taken for (`canonical_axes`). Else itself."""
+    if image.HasMetaDataKey(DIRECTION_TAG):
+        direction = [float(word) for word in image.GetMetaData(DIRECTION_TAG).split()]
+    elif 1 in image.GetSize():
+        direction = list(direction_of(*canonical_axes(Geometry.of(image))))
+    else:
+        return image
+    turned = sitk.Image(image)
+    turned.SetDirection(direction)
+    return turned
+
+
+def upright(image: sitk.Image) -> sitk.Image:
+    """The image as it lies, with the axes of the canonical grid: arrays run to the right, downwards and backwards.
+
+    Physical points in it are those of the file only where the file tells how it lies (`as_it_lies`).
+    """
+    return sitk.DICOMOrient(as_it_lies(image), "PIR")
 
 
 def plane(image: sitk.Image) -> Plane:

@@ -14,9 +14,9 @@ from scipy.ndimage import gaussian_filter
 from ..errors import ImageError
 from .checks import STACKS, as_volume, check_image, check_view, whole_numbers
 from .content import sampled_values, without_padding
-from .geometry import Geometry, Plane, canonical_axes, facing, plane, view_mm
+from .geometry import Geometry, Plane, as_it_lies, canonical_axes, facing, plane, view_mm
 from .resampling import AxisStep, Route
-from .tags import DIRECTION_TAG, as_it_lies, known_modality, orientation_is_known
+from .tags import DIRECTION_TAG, known_modality, orientation_is_known
 
 AIR = -2.0
 """Value of air in a network's input, for padding."""

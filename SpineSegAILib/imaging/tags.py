@@ -64,23 +64,6 @@ def orientation_is_known(image: sitk.Image) -> bool:
     return not image.HasMetaDataKey(ORIENTATION_UNKNOWN_TAG)
 
 
-def as_it_lies(image: sitk.Image) -> sitk.Image:
-    """The image with the direction that was found from the picture, where its file does not tell one; else itself."""
-    if not image.HasMetaDataKey(DIRECTION_TAG):
-        return image
-    turned = sitk.Image(image)
-    turned.SetDirection([float(word) for word in image.GetMetaData(DIRECTION_TAG).split()])
-    return turned
-
-
-def upright(image: sitk.Image) -> sitk.Image:
-    """The image as it lies, with the axes of the canonical grid: arrays run to the right, downwards and backwards.
-
-    Physical points in it are those of the file only where the file tells how it lies (`as_it_lies`).
-    """
-    return sitk.DICOMOrient(as_it_lies(image), "PIR")
-
-
 def tag_of(image: sitk.Image, tag: str) -> str:
     """What an image has of a tag; nothing where it lacks it."""
     return image.GetMetaData(tag).strip() if image.HasMetaDataKey(tag) else ""

@@ -171,12 +171,7 @@ def _views(
 
 def _single_slice(volume: np.ndarray, labels: np.ndarray, spacing: tuple[float, float, float]) -> _View:
     """The slice as it was taken. No letters: a picture file does not say which side is which."""
-    none = ("", "", "", "")
-    if volume.shape[0] == 1:
-        return _View(volume[0].astype(np.float32), labels[0], spacing[1:], none, "Single slice")
-    axis, across = (2, spacing[1]) if volume.shape[2] == 1 else (1, spacing[2])
-    image, values = (x.take(0, axis).T[:, ::-1] for x in (volume, labels))
-    return _View(image.astype(np.float32), values, (across, spacing[0]), none, "Single slice")
+    return _View(volume[0].astype(np.float32), labels[0], spacing[1:], ("", "", "", ""), "Single slice")
 
 
 def _mid_sagittal(labels: np.ndarray) -> int:

@@ -24,6 +24,7 @@ from SpineSegAILib.results.measurement import (
     measure_all,
     write_measurements,
 )
+from SpineSegAILib.results.quality import cut_by_border
 
 SCHEME = SCHEMES["lumbar-mr"]
 SPACING = (4.0, 1.0, 1.0)  # slices, rows, columns
@@ -150,6 +151,21 @@ def test_a_single_slice_has_heights_and_no_volume():
     row = measured(Scene((1.0, 0.8, 0.8), (1, 160, 120)).box("L3", (0, 60, 45), 26.0, 34.0, degrees=8.0))
     assert heights(row) == pytest.approx([26.0] * 3, abs=0.5)
     assert row["volume_ml"] is None
+
+
+@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1)])
+def test_a_single_slice_is_measured_as_it_is_segmented_whatever_its_header_says(direction):
+    scene = Scene((1.0, 0.8, 0.8), (1, 200, 120)).wedge("L3", (0, 60, 45), 30.0, 22.0, 34.0)
+    scene.wedge("L4", (0, 100, 50), 26.0, 26.0, 34.0, degrees=10.0)
+    sagittal, axial = scene.segmentation(), scene.segmentation()
+    axial.labels.SetDirection(direction)
+    for key in ("height_anterior_mm", "height_posterior_mm", "depth_mm", "endplate_angle_deg", "slip_mm"):
+        values = [[row[key] for row in measure(seg)] for seg in (sagittal, axial)]
+        assert values[0] == pytest.approx(values[1]), key
+    assert not cut_by_border(axial.labels)
+    row = measure(axial)[0]
+    place = [row[f"centroid_lps_{axis}_mm"] for axis in "xyz"]
+    assert axial.labels[axial.labels.TransformPhysicalPointToIndex(place)] == structure("L3").id
 
 
 def test_the_body_of_a_whole_vertebra_is_measured_without_its_arch():

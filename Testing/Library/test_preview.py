@@ -185,6 +185,16 @@ def test_single_slices(tmp_path, axis):
     render_preview(cut[0], Segmentation(cut[1], SCHEME), tmp_path / "single.png")
 
 
+@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1)])
+def test_a_single_slice_is_drawn_as_it_is_segmented_whatever_its_header_says(direction):
+    image, segmentation = case()
+    image, labels = (x[:, :, MIDDLE : MIDDLE + 1] for x in (image, segmentation.labels))
+    sagittal = shown(draw_preview(image, Segmentation(labels, SCHEME)).axes[0])
+    for x in (image, labels):
+        x.SetDirection(direction)
+    assert np.array_equal(shown(draw_preview(image, Segmentation(labels, SCHEME)).axes[0]), sagittal)
+
+
 def test_nothing_found_is_said():
     image, segmentation = case()
     empty = segmentation.restricted_to([])
