@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         other_side,
         posterior_of,
         ranks,
+        short_name,
         sorted_ids,
         structure,
         vertebra_above,

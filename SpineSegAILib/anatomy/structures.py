@@ -351,6 +351,12 @@ def disc_name(disc_id: int, present: Iterable[int] = ()) -> str:
     return f"{upper.name}/{lower.name}" if lower else structure(disc_id).name
 
 
+def short_name(structure_id: int, present: Iterable[int] = ()) -> str:
+    """``"L4"``, ``"L5/L6"``: a structure's name, with the neighbors that the case really has."""
+    s = structure(structure_id)
+    return disc_name(s.id, present) if s.kind is Kind.DISC and s.order is not None else s.name
+
+
 def sorted_ids(ids: Iterable[int]) -> list[int]:
     """Ids in anatomical order, top down, structures without a level last."""
     return sorted(ids, key=lambda i: (STRUCTURES[i].order is None, STRUCTURES[i].order or 0.0, i))

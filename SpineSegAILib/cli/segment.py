@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..anatomy import Extent, LabelScheme, structure
+from ..anatomy import Extent, LabelScheme, short_name
 from ..errors import ConfigError, HintError, one_of
 from ..files import stem_and_suffix
 from ..hints import Hints
@@ -338,8 +338,8 @@ def _without_experimental(args: argparse.Namespace, result: Segmentation, hints:
     remedy = "Use --unvalidated to include them"
     rest = drop_unvalidated(result, hints.locked, remedy)
     if rest is not result:
-        kept = rest.present
-        omitted = ", ".join(structure(sid).name for sid in result.present if sid not in kept)
+        kept, present = rest.present, result.present
+        omitted = ", ".join(short_name(sid, present) for sid in present if sid not in kept)
         rest.warnings.append(f"Omitted {omitted}: experimental, not validated on real cases. {remedy}.")
     return rest
 

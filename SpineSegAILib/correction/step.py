@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from ..anatomy import STRUCTURES, Kind, LabelScheme, disc_name, sorted_ids, structure
+from ..anatomy import STRUCTURES, LabelScheme, short_name, sorted_ids
 from ..errors import CorrectionError
 from ..imaging.boxes import Box, bounding_box
 
@@ -112,7 +112,7 @@ class Correction:
             present: ids that were labeled before it; discs are named from their neighbors.
             when: now, if None.
         """
-        from ..results.correction_log import CorrectionEntry, Renaming, now, short_name
+        from ..results.correction_log import CorrectionEntry, Renaming, now
 
         after = {self.mapping.get(i, i) for i in present} - {0}
         return CorrectionEntry(
@@ -224,8 +224,7 @@ class LabeledStructures:
 
     def name(self, structure_id: int) -> str:
         """``"L4"``, ``"L5/L6"``: short, with the neighbors that are really there."""
-        s = structure(structure_id)
-        return disc_name(s.id, self.present) if s.kind is Kind.DISC and s.order is not None else s.name
+        return short_name(structure_id, self.present)
 
     def require(self, *structure_ids: int) -> None:
         """Each must be labeled.

@@ -64,21 +64,19 @@ def compare_measurements(
     ours = _rows(Segmentation(like(reference, values.astype(np.int16)), prediction.scheme))
     theirs = _rows(prediction)
     return [
-        MeasuredPair(line, key, name, row[key], theirs[name][key] if name in theirs else None)
+        MeasuredPair(line, key, row["structure"], row[key], theirs[sid][key] if sid in theirs else None)
         for line, (kinds, keys) in MEASURED.items()
-        for name, row in ours.items()
+        for sid, row in ours.items()
         if row["kind"] in kinds.split()
         for key in keys
         if row[key] is not None
     ]
 
 
-def _rows(segmentation: Segmentation) -> dict[str, dict[str, Any]]:
-    """Rows by structure, of those that have a level, and of the spine."""
+def _rows(segmentation: Segmentation) -> dict[int, dict[str, Any]]:
+    """Rows by id, of structures that have a level, and of the spine."""
     rows = measure_all(segmentation)
-    return {
-        r["structure"]: r for r in rows if r["kind"] == SPINE or (r["id"] and STRUCTURES[r["id"]].order is not None)
-    }
+    return {r["id"]: r for r in rows if r["kind"] == SPINE or (r["id"] and STRUCTURES[r["id"]].order is not None)}
 
 
 def measurement_summary(pairs: Iterable[MeasuredPair]) -> dict[str, Any]:

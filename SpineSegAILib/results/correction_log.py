@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..anatomy import Kind, disc_name, structure
+from ..anatomy import short_name
 from ..errors import CorrectionError
 
 
@@ -139,9 +139,3 @@ def carried(
 def now() -> datetime:
     """UTC, to the second."""
     return datetime.now(timezone.utc).replace(microsecond=0)
-
-
-def short_name(structure_id: int, present: Collection[int]) -> str:
-    """``"L4"``, ``"L5/L6"``: discs are named from the neighbors that are present."""
-    s = structure(structure_id)
-    return disc_name(s.id, present) if s.kind is Kind.DISC and s.order is not None else s.name

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..anatomy import STRUCTURES, Extent, Kind, disc_name
+from ..anatomy import STRUCTURES, Extent, Kind, short_name
 from ..files import atomic_write
 from ..imaging import carry_tags, upright
 from .film_lines import draw_curves
@@ -236,12 +236,8 @@ def _window(view: _View) -> tuple[float, float]:
 def _names(segmentation: Segmentation) -> dict[int, str]:
     """Short names for the picture: ``"L4"``, ``"L4/L5"``; a star marks what is experimental."""
     present = segmentation.present
-    result = {}
-    for sid in present:
-        s = STRUCTURES[sid]
-        name = disc_name(sid, present) if s.kind is Kind.DISC and s.order is not None else s.name
-        result[sid] = f"{name} *" if sid in segmentation.unvalidated else name
-    return result
+    names = {sid: short_name(sid, present) for sid in present}
+    return {sid: f"{name} *" if sid in segmentation.unvalidated else name for sid, name in names.items()}
 
 
 _MOST_LINES = 8  # of the table's notes; the picture is above them

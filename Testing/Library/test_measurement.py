@@ -24,6 +24,7 @@ from SpineSegAILib.results.measurement import (
     measure_all,
     write_measurements,
 )
+from SpineSegAILib.results.measurement.plausibility import limit_of
 from SpineSegAILib.results.quality import cut_by_border
 
 SCHEME = SCHEMES["lumbar-mr"]
@@ -223,6 +224,18 @@ def test_phantoms_are_measured_to_a_millimetre(changes):
     assert spine["scoliosis_deg"] == pytest.approx(phantom.truth["cobb_seen"], abs=2.0)
     below_l1 = [n for n in rows if n.startswith("L")]
     assert sum(rows[n]["endplate_angle_deg"] for n in below_l1) == pytest.approx(spine["lordosis_deg"], abs=0.1)
+
+
+def test_discs_are_called_by_the_neighbors_that_are_there(tmp_path):
+    scene = Scene(shape=(15, 220, 120))
+    for name, at in (("L5", 30), ("L6", 66), ("S1", 102)):
+        scene.box(name, (28, at, 55), 26.0, 34.0)
+    scene.wedge("L5/S1", (28, 48, 55), 7.0, 9.0, 34.0).box("L6/S1", (28, 84, 55), 8.0, 34.0)
+    rows = measure_all(scene.segmentation())
+    assert [row["structure"] for row in rows] == ["L5", "L5/L6", "L6", "L6/S1", "S1", "spine"]
+    assert limit_of("endplate_angle_deg", rows[1]).usual == (-6.0, 21.0)  # no longer a disc above the sacrum
+    with write_measurements(rows, tmp_path / "table.csv").open(encoding="utf-8-sig") as file:
+        assert [row["structure"] for row in csv.DictReader(file)][1] == "L5/L6"
 
 
 def test_a_slip_and_a_wedge_between_boxes():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...anatomy import CANAL_ID, SACRUM_ID, STRUCTURES, Extent, Kind, disc_below, next_below
+from ...anatomy import CANAL_ID, SACRUM_ID, STRUCTURES, Extent, Kind, disc_below, next_below, short_name
 from ..quality import LOW
 from ..segmentation import Segmentation
 from .bodies import CUT, heights, outline
@@ -63,7 +63,7 @@ def outlines(scan: Scan, segmentation: Segmentation) -> tuple[dict[int, Row], Co
     for sid in present:
         rows[sid] = new_row(
             id=sid,
-            structure=STRUCTURES[sid].name,
+            structure=short_name(sid, present),
             name=segmentation.name_of(sid, present),
             kind=STRUCTURES[sid].kind.value,
             outline_quality=segmentation.outline_quality.get(sid),
