@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..anatomy import structure
+from ..anatomy import short_name
 from ..files import SEGMENTATION_SUFFIXES, atomic_write, write_json
 from ..hints import Anchor
 from . import arguments
 from .arguments import STDOUT
 from .terminal import print_json, print_note, print_written
+
+if TYPE_CHECKING:
+    from ..results import Segmentation
 
 HELP = "Correct a segmentation by clicks: where a structure should be, and where not."
 
@@ -92,18 +97,18 @@ def run(args: argparse.Namespace) -> None:
     if args.json == STDOUT:
         print_json(summary)
     elif not args.quiet:
+        present = {*before.present, *result.present}
         for sid in sorted({c.structure_id for c in clicks}):
-            print(f"{structure(sid).name}: {_change(before.labels, result.labels, sid)}")
+            print(f"{short_name(sid, present)}: {_change(before, result, sid)}")
         print_written(summary["written"])
 
 
-def _change(before: object, after: object, sid: int) -> str:
-    """How a structure's volume has changed, in words."""
+def _change(before: Segmentation, after: Segmentation, sid: int) -> str:
+    """How a structure's volume has changed, in words; in voxels where the image does not tell its scale."""
     import SimpleITK as sitk
 
-    assert isinstance(before, sitk.Image) and isinstance(after, sitk.Image)
-    ml = 1e-3
-    for mm in after.GetSpacing():
-        ml *= mm
-    old, new = (int((sitk.GetArrayViewFromImage(labels) == sid).sum()) * ml for labels in (before, after))
-    return f"{old:.2f} → {new:.2f} mL"
+    old, new = (int((sitk.GetArrayViewFromImage(s.labels) == sid).sum()) for s in (before, after))
+    if not after.scale_known:
+        return f"{old} → {new} voxels"
+    ml = math.prod(after.labels.GetSpacing()) / 1000.0
+    return f"{old * ml:.2f} → {new * ml:.2f} mL"

@@ -1,6 +1,7 @@
 """Corrections by clicks: what follows a click, and what never does."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -426,7 +427,10 @@ def test_the_shell_follows_clicks(files, checkpoint, capsys):
     assert (sitk.GetArrayFromImage(found.labels) != before).sum() > 0
     assert found.corrections.entries[-1].words == "Correct L3 by 1 click"
     assert shell(files, checkpoint, "--add", f"L3@{files.point}", "--overwrite") == 0
-    assert "L3: " in capsys.readouterr().out
+    assert re.search(r"^L3: .* mL$", capsys.readouterr().out, re.M)
+    Segmentation(files.label, scheme("lumbar-mr"), scale_known=False).write(files.folder / "drawn.nii.gz")
+    assert shell(files, checkpoint, "--add", f"L3@{files.point}", "--overwrite") == 0
+    assert re.search(r"^L3: \d+ → \d+ voxels$", capsys.readouterr().out, re.M)  # pixels of an unknown size
 
 
 @pytest.mark.parametrize(
