@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from ..anatomy import STRUCTURES, Kind, structure, vertebra_above
 from ..evaluation import HintMaker
 from ..hints import Hints
+from ..imaging import upright
 from ..inference import Predictor
 
 
@@ -41,8 +42,8 @@ def visible_levels(reference: sitk.Image) -> Hints:
     A labeled disc stands for the vertebra above it. Few references label the sacrum, though it is in view wherever L5
     is: a range that reaches L5 ends at S1.
     """
-    upright = sitk.DICOMOrient(reference, "PIR")  # y runs downwards
-    labels = sitk.GetArrayViewFromImage(upright)
+    turned = upright(reference)  # kept in a name: a view does not keep its image alive
+    labels = sitk.GetArrayViewFromImage(turned)
     levels = set()
     for sid in (int(v) for v in np.unique(labels) if v):
         rows = np.flatnonzero((labels == sid).any((0, 2)))

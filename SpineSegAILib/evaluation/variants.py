@@ -8,6 +8,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ConfigError
+from ..imaging import Geometry
+from ..imaging.geometry import canonical_axes
+from ..imaging.tags import OF_THE_IMAGE, carry_tags
 
 # A structure cut by a crop is scored on what is left of it, unless that is too little to be recognized.
 MINIMUM_LEFT = 0.3
@@ -70,7 +73,7 @@ def _other_contrast(image: sitk.Image, label: sitk.Image, curve: tuple[tuple[flo
     at, becomes = zip(*curve, strict=True)
     changed = sitk.GetImageFromArray(np.interp(unit, at, becomes).astype(np.float32) * 1000)
     changed.CopyInformation(image)
-    return changed
+    return carry_tags(image, changed, OF_THE_IMAGE)
 
 
 def require_variant(variant: str) -> None:
@@ -82,13 +85,21 @@ def require_variant(variant: str) -> None:
 
 
 def _middle_slices(image: sitk.Image, label: sitk.Image, count: int) -> tuple[sitk.Image, sitk.Image]:
-    image, label = (sitk.DICOMOrient(i, "PIR") for i in (image, label))  # z runs across the slices
-    labelled = np.flatnonzero(sitk.GetArrayViewFromImage(label).any((1, 2)))
-    slices = image.GetSize()[2]
+    (axis, rows, columns), _ = canonical_axes(Geometry.of(image))
+    labelled = np.flatnonzero(sitk.GetArrayViewFromImage(label).any((rows, columns)))
+    slices = image.GetSize()[2 - axis]
     if slices <= count or not len(labelled):
         return image, label
     first = int(np.clip((labelled[0] + labelled[-1] + 1 - count) // 2, 0, slices - count))
-    return image[:, :, first : first + count], label[:, :, first : first + count]
+    kept = slice(first, first + count)
+    return _part(image, axis, kept), _part(label, axis, kept)
+
+
+def _part(image: sitk.Image, axis: int, kept: slice) -> sitk.Image:
+    """What is kept along an axis of the image's array."""
+    index = [slice(None)] * 3
+    index[2 - axis] = kept
+    return carry_tags(image, image[tuple(index)], OF_THE_IMAGE)
 
 
 def _enlarged(image: sitk.Image, factor: float) -> sitk.Image:
@@ -98,10 +109,11 @@ def _enlarged(image: sitk.Image, factor: float) -> sitk.Image:
 
 
 def _without_third(image: sitk.Image, variant: str) -> sitk.Image:
-    upright = sitk.DICOMOrient(image, "PIR")  # y runs downwards
-    height = upright.GetSize()[1]
+    (_, rows, _), (_, upwards, _) = canonical_axes(Geometry.of(image))
+    height = image.GetSize()[2 - rows]
     third = height // 3
-    return upright[:, third:, :] if variant == "top-third-off" else upright[:, : height - third, :]
+    upper = (variant == "top-third-off") != upwards
+    return _part(image, rows, slice(third, None) if upper else slice(None, height - third))
 
 
 def cut_ids(before: sitk.Image, after: sitk.Image) -> set[int]:

@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SpineSegAILib.anatomy import Extent, scheme, structure
+from SpineSegAILib.comparison.hints import visible_levels
 from SpineSegAILib.errors import Cancelled, ConfigError, DatasetError, DeviceError, HintError, ImageError
 from SpineSegAILib.evaluation import (
     VARIANTS,
@@ -27,6 +28,7 @@ from SpineSegAILib.evaluation import (
 from SpineSegAILib.evaluation.masks import TOLERANCE_MM, on_square_grid, pixel_distances, surface_measures
 from SpineSegAILib.hints import Hints
 from SpineSegAILib.imaging.geometry import like
+from SpineSegAILib.imaging.tags import SCALE_UNKNOWN_TAG, scale_is_known
 from SpineSegAILib.results import Segmentation
 
 SPACING = (4.0, 1.0, 0.5)  # mm along z, y, x
@@ -327,6 +329,20 @@ def test_crops_follow_the_patient(code):
     cropped, _ = make_variant(image, image, "top-third-off")
     point = cropped.TransformIndexToPhysicalPoint((0, 0, 0))
     assert cropped[0, 0, 0] == image[image.TransformPhysicalPointToIndex(point)]
+
+
+def test_a_single_slice_is_cropped_as_it_is_segmented_whatever_its_header_says():
+    image = image_of(column(**TRUTH)[3:4])
+    image.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    image.SetMetaData(SCALE_UNKNOWN_TAG, "1")
+    height = image.GetSize()[1]
+    left = {"top-third-off": height - height // 3, "bottom-third-off": height - height // 3}
+    for variant in ("top-third-off", "bottom-third-off", "t1-like", "middle-slices"):
+        cropped, _ = make_variant(image, image, variant)
+        assert cropped.GetSize() == (image.GetSize()[0], left.get(variant, height), 1)
+        assert not scale_is_known(cropped)
+    first, last = visible_levels(image).visible
+    assert (first, last) == (structure("L3").id, structure("S1").id)
 
 
 def test_other_contrasts_change_the_intensities_alone():
