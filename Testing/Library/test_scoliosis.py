@@ -211,7 +211,8 @@ def test_a_curve_is_blank_where_its_end_is_in_doubt(fields, without, blank, said
     else:
         assert said in spine["notes"] or "border cuts it" in spine["notes"]
         ends = [row for row in rows.values() if row["kind"] == "curve" and row["curve_deg"] is None]
-        assert ends and all("may not be its end" in row["notes"] for row in ends)
+        assert ends and all("Not given: Cobb angle of a curve (" in row["notes"] for row in ends)
+        assert all("may not be its end" in row["notes"] for row in ends)
 
 
 def test_what_the_neighbors_let_expect_stands_in_where_it_hardly_matters():

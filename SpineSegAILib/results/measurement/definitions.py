@@ -82,6 +82,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "°",
         "in a film, between the upper endplate of the curve's upper end vertebra and the lower one of its lower end "
         "vertebra: those tilted most against each other, then those beyond them that bend back by 10° or more",
+        "Cobb angle of a curve",
     ),
     *(
         Measurement(
