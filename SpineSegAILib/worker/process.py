@@ -27,8 +27,10 @@ from typing import IO, Any, TextIO
 import SimpleITK as sitk
 
 from .. import __version__
+from ..checkpoints import SUFFIX, checkpoint_folders
 from ..errors import Cancelled, MissingPackageError, OutputError, SpineSegAIError
 from ..imaging import refuse_labels
+from ..methods.catalog import CLICK_CHECKPOINT
 from ..results import drop_unvalidated, require_structures
 from .protocol import (
     PROTOCOL,
@@ -280,9 +282,7 @@ class Worker:
         """The method that takes clicks, kept beside the model that segments: it is small."""
         from ..correction import load_click_method
 
-        changed = 0.0
-        with suppress(OSError, ValueError):
-            changed = Path(checkpoint).stat().st_mtime
+        changed = _last_change(checkpoint or CLICK_CHECKPOINT)
         if self._clicked is None or self._clicked[0] != (checkpoint, changed):
             self._clicked = ((checkpoint, changed), load_click_method(checkpoint or None))
         return self._clicked[1]
@@ -300,10 +300,7 @@ class Worker:
 
     def _predictor(self, checkpoint: str, device: str) -> Any:
         """The predictor of a checkpoint, loaded only if it is another one, or a file that has changed."""
-        changed = 0.0
-        with suppress(OSError, ValueError):  # not a file: a checkpoint's name
-            changed = Path(checkpoint).stat().st_mtime
-        key = (checkpoint, device, changed)
+        key = (checkpoint, device, _last_change(checkpoint))
         if self._loaded is None or self._loaded[0] != key:
             self._release()
             self._loaded = (key, self._make_predictor(checkpoint, device))
@@ -328,6 +325,15 @@ class Worker:
                 return  # it was answered while this was made
             self._output.write(_line(event))
             self._output.flush()
+
+
+def _last_change(checkpoint: str) -> float:
+    """When the file of a checkpoint, given by its path or name, was changed last; 0 if it is not found."""
+    for path in (Path(checkpoint), *(folder / f"{checkpoint}{SUFFIX}" for folder in checkpoint_folders())):
+        with suppress(OSError, ValueError):
+            if path.is_file():
+                return path.stat().st_mtime
+    return 0.0
 
 
 def _line(event: Message) -> str:

@@ -372,15 +372,17 @@ def test_it_ends_when_its_input_closes_even_while_computing(start, image):
     assert not worker.folder.exists(), "the temporary folder is left"
 
 
-def test_the_same_checkpoint_is_loaded_once_and_a_changed_file_again(start, image, tmp_path):
+@pytest.mark.parametrize("by_name", [False, True])
+def test_the_same_checkpoint_is_loaded_once_and_a_changed_file_again(start, image, tmp_path, by_name):
     path = tmp_path / "c.safetensors"
     path.write_bytes(b"1")
-    worker = start()
+    checkpoint = "c" if by_name else str(path)
+    worker = start(SPINESEGAI_CHECKPOINTS=str(tmp_path))
     for job in (1, 2):
-        worker.send(request(worker, image, job=job, checkpoint=str(path)))
+        worker.send(request(worker, image, job=job, checkpoint=checkpoint))
         worker.next("segmentation")
     os.utime(path, (1, 1))
-    worker.send(request(worker, image, job=3, checkpoint=str(path)))
+    worker.send(request(worker, image, job=3, checkpoint=checkpoint))
     worker.next("segmentation")
     worker.end()
     assert sum("LOADED" in line for line in worker.log) == 2
