@@ -215,6 +215,19 @@ class ToolTest(ClickCase):
         self.stroke(self.at(L3))
         self.assertEqual({c.structure_id for c in self.client.asked[-1].earlier}, {L3 - 1})
 
+    def test_earlier_clicks_stay_in_their_segmentation(self):
+        self.stroke(self.at(L4))
+        self.client.answer()
+        other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Another patient")
+        other.CreateDefaultDisplayNodes()
+        other.GetSegmentation().DeepCopy(self.node.GetSegmentation())
+        other.SetReferenceImageGeometryParameterFromVolumeNode(self.volume)
+        self.editorNode.SetAndObserveSegmentationNode(other)
+        self.editorNode.SetSelectedSegmentID(self.segmentId(L3))
+        self.stroke(self.at(L5))
+        self.assertEqual(len(self.client.asked), 2)
+        self.assertEqual(self.client.asked[-1].earlier, [])
+
     def test_a_note_while_it_takes_long(self):
         self.stroke(self.at(L4))
         ((milliseconds, _function),) = self.clock.waiting

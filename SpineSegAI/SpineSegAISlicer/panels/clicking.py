@@ -142,6 +142,7 @@ class _Question:
 class _Followed:
     """A stroke that was followed: the number of its step (`correction_log.stepNoted`) tells whether it still holds."""
 
+    segmentationNode: Any
     step: int
     segmentId: str
     stroke: Stroke = field(repr=False)
@@ -218,7 +219,8 @@ class ClickTool:
         question.labels = sitk.GetArrayViewFromImage(labels)
         question.structureId = self._structure(node, question.segmentId)
         step = correction_log.stepNoted(node)
-        self._followed = [f for f in self._followed if f.step <= step]  # not those that were taken back
+        # Not those that were taken back; other segmentations have segments of the same ids.
+        self._followed = [f for f in self._followed if f.segmentationNode is node and f.step <= step]
         own = [f for f in self._followed if f.segmentId == question.segmentId]
         self._asked = question
         self._job = self._client().refine(
@@ -278,7 +280,8 @@ class ClickTool:
             )
             return
         self._case.carryOut(node, question.volumeNode, step)
-        self._followed.append(_Followed(correction_log.stepNoted(node) or 0, question.segmentId, question.stroke))
+        number = correction_log.stepNoted(node) or 0
+        self._followed.append(_Followed(node, number, question.segmentId, question.stroke))
 
     def _step(self, question, answer):
         """The answer as a `Correction` of the segments as they are now; they may have changed since it was asked."""
