@@ -116,8 +116,11 @@ def test_what_cannot_be_segmented_is_passed_over_and_only_the_last_reason_is_a_d
 
 
 def test_what_cannot_be_asked_for_does_not_hold_up_the_others(queue):
-    queue.start([Task("a", error=HintError("Its keypoints are gone.", "Choose others.")), Task("b")])
-    assert queue.states == {"a": "Its keypoints are gone.", "b": "running"}
+    gone = HintError("Its keypoints are gone.", "Choose others.")
+    queue.start([Task("a", error=gone), Task("b"), Task("c", error=gone)])
+    assert queue.states == {"a": "Its keypoints are gone.", "b": "running", "c": "waiting"}
+    assert ("failed", "HintError", "Its keypoints are gone.", True) in heard(queue)  # a dialog would hold them up
+    queue.client.answer()
     assert ("failed", "HintError", "Its keypoints are gone.", False) in heard(queue)
 
 

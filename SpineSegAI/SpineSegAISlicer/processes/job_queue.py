@@ -158,7 +158,7 @@ class JobQueue:
             )
         except SpineSegAIError as error:
             self.states[task.key] = error.message
-            self.watcher.onFailed(Failure.of(error), quiet=False)
+            self.watcher.onFailed(Failure.of(error), quiet=bool(self._waiting))
             return
         self.task = task
         self.states[task.key] = _("running")
