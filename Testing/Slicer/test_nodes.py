@@ -123,6 +123,12 @@ class VolumeTest(unittest.TestCase):
         self.assertEqual(volumes.refusedPlane(make_volume(ijkToRas=coronal), accepted), "coronal")
         self.assertEqual(volumes.refusedPlane(make_volume(size=(1, 60, 50)), accepted), "single-slice")
 
+    def test_a_film_was_acquired_across_its_slice_whatever_its_spacing(self):
+        self.assertEqual(volumes.acquisitionAxis(make_volume()), 0)
+        for thickness in (0.2, 1.0):
+            film = make_volume(size=(1, 60, 50), ijkToRas=sagittal((1.0, 1.0, thickness)))
+            self.assertEqual(volumes.acquisitionAxis(film), 0)
+
 
 class SegmentationTest(unittest.TestCase):
     def setUp(self):

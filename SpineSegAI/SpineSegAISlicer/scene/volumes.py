@@ -215,7 +215,12 @@ class VolumeGeometry:
 
 
 def acquisitionAxis(volumeNode):
-    """Axis of a volume's array (k, j, i) across the slices that were acquired: the one with the largest spacing."""
+    """Axis of a volume's array (k, j, i) across the slices that were acquired: the one with the largest spacing.
+
+    Of a single slice, the one across it, whatever its spacing.
+    """
+    if 1 in volumeNode.GetImageData().GetDimensions():
+        return 2 - volumeNode.GetImageData().GetDimensions().index(1)
     return 2 - int(np.argmax(np.linalg.norm(ijkToWorldMatrix(volumeNode)[:3, :3], axis=0)))
 
 
