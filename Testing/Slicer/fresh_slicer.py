@@ -118,6 +118,7 @@ class FreshSlicerTest(PanelCase):
             *(correct.ui.shiftUpButton, correct.ui.swapButton, correct.ui.smoothButton, correct.ui.interpolateButton),
             *(correct.ui.againButton, correct.ui.repairBoxButton, correct.ui.carryButton, correct.ui.refineButton),
             *(self.ui.csvButton, self.ui.reportButton, self.ui.measureButton, self.ui.applyButton),
+            self.ui.cobbCheckBox,
         ):
             self.asked.clear()
             self.dialogs.clear()

@@ -4,6 +4,7 @@ from slicer.i18n import tr as _
 
 from SpineSegAILib.errors import SpineSegAIError
 
+from ..processes import dependencies
 from ..processes.failure import Failure
 from ..scene import cobb_lines, keypoints, level_names, result_attribute, uncertainty, views
 from .outputs import Outputs
@@ -134,7 +135,7 @@ class ResultPanel:
         node = self.parameters.outputSegmentation
         if not shown:
             self._cobb.hide(node)
-        else:
+        elif dependencies.ready():
             try:
                 notes = self._cobb.show(node, self.parameters.outputVolume)
             except SpineSegAIError as error:
