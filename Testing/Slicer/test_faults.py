@@ -146,6 +146,20 @@ class FaultTest(PanelCase):
         self.run_to_the_end()
         self.assertEqual(len(self.segmentations()), 1)
 
+    def test_a_worker_that_was_ended_says_nothing_of_the_device(self):
+        from SpineSegAISlicer.processes.failure import Failure
+
+        make_volume()
+        self.openPanel()
+        asked = []
+        self.patch(self.widget.client, "describeDevice", lambda _asked, onDone, onError: asked.append(onError))
+        self.panel.warmUp()
+        asked[0](Failure("WorkerError", "Another running job was stopped as well."))  # e.g. canceled while starting
+        self.assertIsNone(self.panel.device.answer)
+        self.assertTrue(self.ui.deviceLabel.isHidden())
+        self.run_to_the_end()
+        self.assertEqual(len(asked), 2)
+
     def test_a_worker_without_torch_says_so(self):
         folder = self.folder / "broken" / "torch"
         folder.mkdir(parents=True)

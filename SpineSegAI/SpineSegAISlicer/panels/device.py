@@ -63,10 +63,16 @@ class DeviceChoice:
             self._client.describeDevice(
                 asked,
                 onDone=lambda device, name: self._onAnswer(asked, device, name),
-                onError=lambda failure: self._onAnswer(asked, None, failure.message),
+                onError=lambda failure: self._onFailure(asked, failure),
             )
         except SpineSegAIError as error:
             self._onAnswer(asked, None, error.message)
+
+    def _onFailure(self, asked, failure):
+        if failure.kind == "WorkerError":  # the worker was ended, maybe for another job: the next one is asked again
+            self.isAsked = False
+        else:
+            self._onAnswer(asked, None, failure.message)
 
     def _onAnswer(self, asked, device, name):
         self.answer = (asked, device, name)

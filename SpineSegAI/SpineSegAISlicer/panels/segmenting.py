@@ -50,6 +50,7 @@ class Segmenting:
             self.choices.isWarm = True
             for name in SLOW_IMPORTS:
                 importlib.import_module(name)
+        if not self.device.isAsked:
             self.device.ask()
 
     def start(self, volumeNodes, outputNode=None, again=None):
