@@ -79,6 +79,22 @@ class KeypointsTest(PanelCase):
         volume.GetParentTransformNode().SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
         np.testing.assert_allclose(self.position(node, "L4") - before, (20, 0, 0), atol=1e-4)
 
+    def test_points_that_are_shown_after_the_volume_was_moved_lie_on_it(self):
+        from SpineSegAISlicer.scene import results
+
+        volume = make_volume()
+        transform = linear_transform(np.eye(4))
+        volume.SetAndObserveTransformNodeID(transform.GetID())
+        self.openSteered()
+        self.run_to_the_end()
+        matrix = np.eye(4)
+        matrix[:3] = [[0, -1, 0, 5], [1, 0, 0, -3], [0, 0, 1, 11]]
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        expected = centroid(self.output(), 23, volume)
+        np.testing.assert_allclose(self.position(self.shown(), "L4"), expected, atol=1e-2)
+        found = results.resultFromSegmentation(self.output(), volume).keypoints[23]
+        np.testing.assert_allclose(np.array(found) * (-1, -1, 1), expected, atol=1e-2)
+
     def test_other_methods_neither_ask_for_them_nor_get_them(self):
         make_volume()
         self.openSteered()

@@ -31,7 +31,8 @@ def predictedKeypoints(segmentationNode):
     segmentation = segmentationNode.GetSegmentation()
     structures = structuresOfSegmentation(segmentationNode)
     texts = {s: tagOf(segmentation.GetSegment(segmentId), KEYPOINT_TAG) for s, segmentId in structures.items()}
-    return {structureId: tuple(map(float, text.split())) for structureId, text in texts.items() if text}
+    found = {structureId: tuple(map(float, text.split())) for structureId, text in texts.items() if text}
+    return {structureId: volumes.pointToWorld(segmentationNode, point) for structureId, point in found.items()}
 
 
 def keypointsOf(segmentationNode):

@@ -30,6 +30,7 @@ from .segments import (
     structuresOfSegmentation,
     tagOf,
 )
+from .volumes import pointToNode, pointToWorld
 
 _SCHEME = "lumbar-mr"
 """Of a segmentation that does not say which one it was made with."""
@@ -144,16 +145,17 @@ def _writeStructures(segmentationNode, result, volumeNode, labels, only):
     allPresent = {*present, *(i for i in lockedStructures if i is not None)}
     written = structuresOfSegmentation(segmentationNode)
     for structureId in present:
-        _describe(segmentation.GetSegment(written[structureId]), structureId, result, allPresent)
+        _describe(segmentationNode, segmentation.GetSegment(written[structureId]), structureId, result, allPresent)
     sortSegments(segmentation)
     segmentationNode.Modified()
 
 
-def _describe(segment, structureId, result, present):
+def _describe(segmentationNode, segment, structureId, result, present):
     """Everything but the voxels of a structure's segment, as a result has it."""
     nameSegment(segment, structureId, present, result.scheme.extent, structureId in result.unvalidated)
     segment.SetTag(SCHEME_TAG, result.scheme.name)
     point = result.keypoints.get(structureId)
+    point = pointToNode(segmentationNode, point) if point is not None else None
     sure = result.level_confidence
     unsure = result.provenance.get("uncertainty", {}).get(anatomy.STRUCTURES[structureId].name)
     for tag, value in (
@@ -227,7 +229,7 @@ def _currentDocument(segmentationNode):
         if confidence:
             sure.append(float(confidence))
         if point:
-            points[str(structureId)] = [float(x) for x in point.split()]
+            points[str(structureId)] = list(pointToWorld(segmentationNode, [float(x) for x in point.split()]))
     unvalidated = sorted(s["id"] for s in structures if s["unvalidated"])
     stored = result_attribute.read(segmentationNode)
     ids = {s["id"] for s in structures}

@@ -21,7 +21,10 @@ UNCERTAINTY_TAG = "SpineSegAI.Uncertainty"
 """Tag of a segment with the mean uncertainty of its voxels, for methods that tell."""
 
 KEYPOINT_TAG = "SpineSegAI.KeyPoint"
-"""Tag of a segment with its structure's keypoint (LPS, mm), as the method predicted it or the reader moved it."""
+"""Tag of a segment with its structure's keypoint, as the method predicted it or the reader moved it.
+
+It lies where the voxels do: LPS, mm, in the segmentation's own coordinates, without its parent transforms.
+"""
 
 
 def tagOf(segment, tag):

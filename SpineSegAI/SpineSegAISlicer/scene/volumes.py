@@ -182,6 +182,16 @@ def asStored(labels, volumeNode):
     return imageFromMatrix(sitk.GetArrayViewFromImage(labels), ijkToRasMatrix(volumeNode), volumeNode.GetName())
 
 
+def pointToNode(node, point):
+    """A point (LPS, mm) of the world in a node's own coordinates, without its linear parent transforms."""
+    return lps((np.linalg.inv(worldTransform(node)) @ [*lps(point), 1.0])[:3])
+
+
+def pointToWorld(node, point):
+    """A point (LPS, mm) of a node's own coordinates in the world."""
+    return lps((worldTransform(node) @ [*lps(point), 1.0])[:3])
+
+
 def lps(point):
     """A point (x, y, z) of Slicer's (RAS, mm) in the library's coordinates (LPS, mm), or back."""
     return tuple(_toLps([*point, 1.0])[:3].tolist())
