@@ -92,6 +92,17 @@ class TrainingCase(PanelCase):
 
 
 class ChoosingTest(TrainingCase):
+    def test_the_first_run_of_a_fresh_slicer_has_a_preset(self):
+        from SpineSegAISlicer.processes.training import launcher
+
+        self.openTraining()
+        self.train.trainStartComboBox.setCurrentIndex(self.train.trainStartComboBox.findData(""))
+        self.train.trainPresetComboBox.clear()  # as it is until the packages come, which the click installs
+        started = []
+        self.patch(launcher(), "start", lambda _folder, arguments, **_more: started.append(arguments))
+        self.click(self.train.trainStartButton)
+        self.assertEqual(started[0][started[0].index("--preset") + 1], "small")
+
     def test_a_disabled_button_says_why(self):
         self.openPanel()
         self.assertFalse(self.train.trainStartButton.enabled)

@@ -196,7 +196,13 @@ class TrainingPanel:
     def onStart(self):
         """Start a run with these choices."""
         folder = runsFolder() / self.ui.trainNameLineEdit.text.strip()
-        if attempt(lambda: launcher().start(folder, self.arguments(), devices=self.devices(), **interpreter())):
+
+        def begin():
+            if not self.ui.trainPresetComboBox.count:  # the packages that tell presets were installed just now
+                self._onMethod()
+            launcher().start(folder, self.arguments(), devices=self.devices(), **interpreter())
+
+        if attempt(begin):
             self.runs.select(folder)
             self._suggestName()
 
