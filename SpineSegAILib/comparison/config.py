@@ -247,13 +247,15 @@ def read_comparison(
         resources: files to use instead of or beside those it names.
 
     Raises:
-        ConfigError: it is missing, damaged or not valid.
+        ConfigError: it is missing, damaged or not valid; or a shipped one, which has no data with it, and no manifest
+            is given.
         MissingPackageError: TOML needs Python 3.11.
     """
-    path = shipped_configs().get(str(path), Path(path))
+    shipped = shipped_configs().get(str(path))
+    path = shipped or Path(path)
     if not path.exists():
-        shipped = ", ".join(shipped_configs())
-        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {shipped}.")
+        known = ", ".join(shipped_configs())
+        raise ConfigError(f"There is no configuration {path}.", f"Give a file, or one of: {known}.")
     table = read_table(path, ConfigError)
     try:
         config = ComparisonConfig.model_validate(table)
@@ -261,6 +263,11 @@ def read_comparison(
         raise ConfigError(
             f"{path} is not valid: {problems(error)}.", "See the page “Evaluation and comparison” of the documentation."
         ) from None
+    if shipped and not dataset:
+        raise ConfigError(
+            f"The shipped configuration {path.stem} comes without its dataset.",
+            f"Give one with --dataset DATASET.json; the top of {path} says which.",
+        )
     here = real_path(path).parent
     found = {name: str(here / file) for name, file in config.resources.items()}
     found |= {name: str(real_path(file)) for name, file in (resources or {}).items()}

@@ -455,6 +455,9 @@ def test_a_comparison_that_cannot_start_leaves_no_folder(manifest, tmp_path, cap
 
 def test_the_shell_names_what_it_cannot_read(tmp_path, capsys, monkeypatch):
     assert main(["compare", "nowhere", str(tmp_path)]) == 2 and "atm-net-spider" in capsys.readouterr().err
+    assert main(["compare", "all-methods", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "--dataset DATASET.json" in told and str(shipped_configs()["all-methods"]) in told
     (tmp_path / "c.toml").write_text("title =", encoding="utf-8")
     assert (
         main(["compare", str(tmp_path / "c.toml"), str(tmp_path)]) == 2 and "cannot be read" in capsys.readouterr().err
