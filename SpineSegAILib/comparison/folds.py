@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
 from ..datasets.manifest import SPLITS, Case, moved, read_label, read_manifest
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, one_of
 from ..files import atomic_write, read_json
 from ..imaging.geometry import like
 from ..keypoints import centres_of
@@ -49,11 +49,18 @@ def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], 
         output: folder of the manifests.
 
     Raises:
-        DatasetError: fewer patients than folds.
+        DatasetError: fewer patients than folds, or none of these sources.
     """
     cases = read_manifest(manifest).cases(split)
     scored = [_is_scored(case, sources) for case in cases]
     patients = list(dict.fromkeys((c.source, c.patient) for c, s in zip(cases, scored, strict=True) if s))
+    if sources and not patients:
+        there = ", ".join(sorted({case.source for case in cases if case.label is not None})) or "no named source"
+        raise DatasetError(
+            f"Cases of {one_of(sources)} are scored (scored_sources), and {manifest} has none: its labeled ones are of "
+            f"{there}.",
+            "Give another dataset, or name its sources in a configuration of your own.",
+        )
     if len(patients) < count:
         raise DatasetError(f"{len(patients)} patients cannot be dealt to {count} folds.", "Choose fewer folds.")
     fold_of = {patient: number % count for number, patient in enumerate(patients)}

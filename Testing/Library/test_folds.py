@@ -66,6 +66,8 @@ def test_every_case_is_left_out_once_and_patients_stay_together(manifest, tmp_pa
         ) == 4 - len(out)
     with pytest.raises(DatasetError, match="3 patients cannot be dealt to 4 folds"):
         write_folds(manifest.parent / "together.json", "training", 4, (), tmp_path)
+    with pytest.raises(DatasetError, match=r"Cases of chu or myo are scored .* ones are of a, b\."):
+        write_folds(manifest, "training", 3, ("chu", "myo"), tmp_path)
 
 
 def test_cases_of_other_sources_are_always_trained_on(manifest, tmp_path):
