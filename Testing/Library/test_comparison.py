@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from matplotlib.image import imsave
 from tiny_data import write_films, write_tiny_dataset
 
-from SpineSegAILib.anatomy import STRUCTURES, VALUE_MAPS, VERTEBRA_ID
+from SpineSegAILib.anatomy import STRUCTURES, VALUE_MAPS, VERTEBRA_ID, Kind
 from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.comparison.config import ComparisonConfig, read_comparison, shipped_configs
@@ -126,14 +126,14 @@ def binary(folder: Path) -> Path:
     return listed(folder, [(i, coded(x, vertebra)) for i, x in spines(3)], ["vertebra"], extent="body")
 
 
-def vessels(folder: Path) -> Path:
-    pairs = []
+def parse(folder: Path) -> Path:
     for n in range(3):
         phantom = make_vessels(VesselSpec(), np.random.default_rng(n))
         small = (slice(None, None, 3),) * 3  # a hundred windows less
-        pairs.append((phantom.image[small], phantom.labels[small]))
-    names = [STRUCTURES[i].name for i in (201, 202, 203, 204)]
-    return listed(folder, pairs, names, modality={"0": "CT"})
+        put(phantom.image[small], folder / f"raw/PA{n}/image/PA{n}.nii.gz")
+        arteries = coded(phantom.labels[small], {i: 1 for i, s in STRUCTURES.items() if s.kind is Kind.ARTERY})
+        put(arteries, folder / f"raw/PA{n}/label/PA{n}.nii.gz")
+    return imported("parse", folder)
 
 
 def films(folder: Path) -> Path:
@@ -145,7 +145,7 @@ FAKES = {
     "atm-net-mrspineseg": mrspineseg,
     "atm-net-spider": spider,
     "films": films,
-    "la-caf": vessels,
+    "la-caf": parse,
     "scar-net": lumbar,
     "verdiff-net-mr": binary,
     "verdiff-net-verse": verse,
