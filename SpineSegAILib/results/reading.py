@@ -36,6 +36,7 @@ from .segment_names import structure_of_segment
 from .segmentation import FORMAT, Segmentation, set_direction
 from .slicer_file import StoredSegmentation, conversion_parameter, damaged, has_segments, layers_of, read_stored
 
+_MOST_VALUES = 150  # of labels: TotalSegmentator has 117, an image of 8 bits about 250
 _LARGEST_GRID = 2**28  # voxels of the image that a cropped segmentation is brought back to: 512 × 512 × 1024
 
 
@@ -60,6 +61,8 @@ def read_segmentation(path: str | Path, *, complete: bool = False, values: str |
     """
     path = Path(path)
     _, suffix = stem_and_suffix(path)
+    if path.is_dir():
+        raise ImageError(f"“{path}” is a folder.", "Give the file of the segmentation.")
     if not path.is_file():
         raise ImageError(f"“{path}” was not found.", "Check the name of the file.")
     if suffix not in SEGMENTATION_SUFFIXES:
@@ -127,6 +130,12 @@ def _label_image(path: Path) -> sitk.Image:
         )
     image = whole_numbers(image, f"“{path.name}”")
     raw = sitk.GetArrayViewFromImage(image)
+    different = len(np.unique(raw))
+    if different > _MOST_VALUES:
+        raise ImageError(
+            f"“{path.name}” is an image, not a segmentation: it holds {different} different values.",
+            "Choose the segmentation that was drawn on it.",
+        )
     beyond = [v for v in (raw.min(), raw.max()) if not 0 <= v <= np.iinfo(np.int32).max]
     if beyond:
         raise SchemeError(f"“{path.name}” has label values that are not structure ids: {beyond[0]:g}.", _remedy([]))

@@ -433,6 +433,12 @@ def test_damaged_files_are_refused(tmp_path, suffix):
 def test_reading_what_is_no_segmentation(tmp_path):
     with pytest.raises(ImageError, match="was not found"):
         read_segmentation(tmp_path / "absent.nii.gz")
+    with pytest.raises(ImageError, match="is a folder"):
+        read_segmentation(tmp_path)
+    image = sitk.GetImageFromArray(np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
+    sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
+    with pytest.raises(ImageError, match="is an image, not a segmentation: it holds 1000 different values"):
+        read_segmentation(tmp_path / "image.nii.gz")
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ImageError, match=r"x\.txt"):
         read_segmentation(tmp_path / "x.txt")
