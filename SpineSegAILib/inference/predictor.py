@@ -300,7 +300,11 @@ class Predictor:
             )
         # Read in the course of the work, some after the network's minutes or not at all: what is wrong is said before.
         switch_option(options, "consistency", True)
-        switch_option(options, "mirror", False)
+        if switch_option(options, "mirror", False) and self.method.config.dims == 2:
+            raise ConfigError(
+                f"The checkpoint {self.info.name} sees single slices: the option mirror is for 3D ones.",
+                "Omit it.",
+            )
         whole_option(options, "batch", 1, least=1)
         overlap = number_option(options, "overlap", 0.5)
         if not 0 <= overlap < 1:

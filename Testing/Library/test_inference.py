@@ -216,6 +216,9 @@ def test_windows_cover_what_a_method_cannot_take_at_once(method_id, tmp_path):
     assert result.labels.GetSize() == image.GetSize()
     with pytest.raises(ConfigError, match="option overlap is “much”"):
         predictor.segment(image, options={"overlap": "much"})
+    if dims == 2:  # it would be without effect
+        with pytest.raises(ConfigError, match="option mirror is for 3D ones"):
+            predictor.segment(image, options={"mirror": "on"})
 
 
 def test_raw_classes_without_consistency(tmp_path):
