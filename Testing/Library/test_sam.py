@@ -117,6 +117,8 @@ def test_nothing_shown_is_said_and_in_validation_nothing_is_found():
     image = torch.randn(2, 1, 40, 32)
     with pytest.raises(HintError, match="nothing is shown"):
         method.evidence(image, context())
+    with pytest.raises(HintError, match="not trained with points"):
+        built(prompts="boxes").eval().evidence(image, context(keypoints=torch.full((2, 10, 2), 5.0)))
     maps = method.evidence(image, context(options=method.validation_options))
     assert (maps["classes"].argmax(1) == 0).all()
 

@@ -977,6 +977,12 @@ def test_a_checkpoint_of_the_first_stage_is_its_prior(tmp_path, phantom):
         predictor.segment(phantom.image, Hints(prior=phantom.labels))
 
 
+def test_without_a_prior_of_its_own_a_checkpoint_takes_none(tmp_path, phantom):
+    predictor = Predictor(checkpoint(tmp_path, scheme="vertebra", prior=False), "cpu")
+    with pytest.raises(HintError, match="starts from noise alone"):
+        predictor.segment(phantom.image, Hints(prior=phantom.labels))
+
+
 # --- training in two stages ------------------------------------------------------------------------------------------
 
 

@@ -186,10 +186,12 @@ class SamMethod(Method):
             HintError: the reader shows nothing.
         """
         asked = choice_option(context.options, "prompts", ("given", "none"), "given") == "given"
-        if asked and context.prior is None and context.keypoints is None:
+        boxes_alone = self.config.prompts == "boxes"
+        if asked and context.prior is None and (context.keypoints is None or boxes_alone):
             raise HintError(
                 "SAM segments what it is shown, and nothing is shown to it.",
-                "Give a segmentation, of which it takes boxes (--prior FILE), or keypoints.",
+                "Give a segmentation, of which it takes boxes (--prior FILE)"
+                + (": this checkpoint was not trained with points." if boxes_alone else ", or keypoints."),
             )
         logits = torch.full((len(images), self.scheme.channels, *images.shape[2:]), -20.0, device=images.device)
         logits[:, 0] = 0

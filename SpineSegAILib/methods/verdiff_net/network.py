@@ -234,6 +234,11 @@ class VerdiffNet(Method):
                 "This checkpoint holds the prior alone: it cannot refine a mask.",
                 "Omit the prior, or use a checkpoint whose diffusion was trained.",
             )
+        if self.conditional is None and context.prior is not None:
+            raise HintError(
+                "The diffusion of this checkpoint starts from noise alone: it cannot refine a mask.",
+                "Omit the prior, or use a checkpoint that was trained with one.",
+            )
         c = self.condition(images, context.coordinates)
         prior = c.logits.softmax(1)
         if context.prior is not None:
