@@ -12,7 +12,7 @@ from ..errors import ImageError, OutputError
 from ..files import IMAGE_SUFFIXES, parse_json, read_json, stem_and_suffix
 from ..imaging.headers import first_bytes, read_header
 from .files import HEADER_KEY, side_file
-from .measurement import COLUMNS
+from .measurement import COLUMNS, FILM
 from .measurement.export import MARK
 from .segmentation import FORMAT
 
@@ -70,4 +70,5 @@ def _is_told(row: Mapping[str, Any]) -> bool:
 
 def _is_table(columns: Iterable[str]) -> bool:
     """Whether these are a table of measurements: ours has more than the names that anyone's might."""
-    return {"structure", "volume_ml"} <= set(columns) <= {"image", *COLUMNS}
+    found = set(columns)
+    return "structure" in found <= {"image", *COLUMNS} and not found.isdisjoint({"volume_ml", *FILM})
