@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from SpineSegAILib.anatomy import STRUCTURES, scheme, structure
+from SpineSegAILib.cli.segment import _structure_rows
 from SpineSegAILib.correction import Correction, Patch, apply_correction
 from SpineSegAILib.imaging import SAGITTAL_DIRECTION
 from SpineSegAILib.imaging.geometry import like
@@ -18,6 +19,7 @@ from SpineSegAILib.results.measurement.cobb import completed, curves, set_angles
 from SpineSegAILib.results.measurement.corners import fit_quad
 from SpineSegAILib.results.measurement.rows import NotMeasured
 from SpineSegAILib.results.measurement_table import measurement_table
+from SpineSegAILib.results.ours import is_ours
 from SpineSegAILib.results.preview import draw_preview
 from SpineSegAILib.results.report import make_report
 
@@ -274,10 +276,17 @@ def test_nothing_found_is_no_error(tmp_path):
     assert write_measurements([spine], tmp_path / "none.csv").exists()
 
 
-def test_the_table_of_a_film_has_the_columns_of_films(tmp_path):
-    table = write_measurements(measure_all(result(film())), tmp_path / "film.csv")
+def test_the_table_of_a_film_has_the_columns_of_films_and_is_ours(tmp_path):
+    rows = measure_all(result(film()))
+    table = write_measurements(rows, tmp_path / "film.csv")
     header = table.read_text(encoding="utf-8").splitlines()[0]
     assert tuple(header.split(",")) == FILM_COLUMNS
+    assert is_ours(table) and is_ours(write_measurements(rows, tmp_path / "film.json"))
+
+
+def test_the_shell_lists_no_volumes_of_a_film():
+    rows = _structure_rows(replace(result(film()), scale_known=True))
+    assert rows[0] == ("structure", "outline quality") and len(rows) > 10
 
 
 # --- what a reader sees ----------------------------------------------------------------------------------------------
