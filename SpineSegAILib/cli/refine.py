@@ -104,11 +104,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _change(before: Segmentation, after: Segmentation, sid: int) -> str:
-    """How a structure's volume has changed, in words; in voxels where the image does not tell its scale."""
+    """How a structure's volume has changed, in words; in voxels where there is none to tell: no scale, or one slice."""
     import SimpleITK as sitk
 
     old, new = (int((sitk.GetArrayViewFromImage(s.labels) == sid).sum()) for s in (before, after))
-    if not after.scale_known:
+    if not after.scale_known or 1 in after.labels.GetSize():
         return f"{old} → {new} voxels"
     ml = math.prod(after.labels.GetSpacing()) / 1000.0
     return f"{old * ml:.2f} → {new * ml:.2f} mL"

@@ -376,11 +376,9 @@ def _relabel_command(output: Path, step: str) -> str:
 
 
 def _structure_rows(result: Segmentation) -> list[tuple[str, ...]]:
-    """A line per structure; no volume where the image does not tell its scale, or is a projection."""
+    """A line per structure; no volume where the image does not tell its scale, or shows a slice or projection of it."""
     import numpy as np
     import SimpleITK as sitk
-
-    from ..results.measurement import is_film
 
     voxel_ml = math.prod(result.labels.GetSpacing()) / 1000.0
     ids, counts = np.unique(sitk.GetArrayViewFromImage(result.labels), return_counts=True)
@@ -390,4 +388,5 @@ def _structure_rows(result: Segmentation) -> list[tuple[str, ...]]:
         quality = result.outline_quality.get(sid)
         shown = "" if quality is None else f"{quality:.2f}"
         rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
-    return rows if result.scale_known and not is_film(result) else [(row[0], row[2]) for row in rows]
+    whole = result.scale_known and 1 not in result.labels.GetSize()
+    return rows if whole else [(row[0], row[2]) for row in rows]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from SpineSegAILib.anatomy import SCHEMES, STRUCTURES, Extent, LabelScheme, scheme, sorted_ids
 from SpineSegAILib.cli.arguments import check_result_files
+from SpineSegAILib.cli.segment import _structure_rows
 from SpineSegAILib.errors import ImageError, OutputError, SchemeError
 from SpineSegAILib.files import SEGMENTATION_SUFFIXES
 from SpineSegAILib.results import Alternative, Segmentation, read_segmentation
@@ -182,6 +183,12 @@ def test_any_text_survives_in_slicers_header(tmp_path, number, name):
     assert told.GetMetaData("Segment1_Name") == written.name_of(number)
     assert name in told.GetMetaData("Segment1_Tags")
     assert json.loads(told.GetMetaData(HEADER_KEY))["warnings"] == warnings
+
+
+def test_the_shell_lists_volumes_of_stacks_but_not_of_a_slice():
+    stack = segmentation_of(22, 23)
+    assert _structure_rows(stack)[0] == ("structure", "volume", "outline quality")
+    assert _structure_rows(replace(stack, labels=stack.labels[1:2]))[0] == ("structure", "outline quality")
 
 
 @pytest.mark.parametrize("suffix", SEGMENTATION_SUFFIXES)
