@@ -24,7 +24,7 @@ from scipy import ndimage
 from ..anatomy import SACRUM_ID, STRUCTURES, structure
 from ..checkpoints import CheckpointInfo, find_checkpoint
 from ..correction import Click, click_correction, load_click_method
-from ..errors import CorrectionError, DatasetError, HintError
+from ..errors import CorrectionError, DatasetError, HintError, OutputError
 from ..files import atomic_write, read_json
 from ..hints import Anchor, Hints, Point
 from ..imaging import read_image
@@ -34,6 +34,8 @@ from ..keypoints import centres_of
 from ..methods.catalog import method_info
 from .manifest import Case, moved, read_label, read_manifest
 
+_MARK = "; completed by "
+"""In the names of the manifests that are made here."""
 _L5, _L5_S1 = structure("L5").id, structure("L5/S1").id
 _CLICKS = ((0.33, 0.0), (0.45, 0.0), (0.36, -0.18), (0.36, 0.18))
 """Where S1 is clicked on: below the center of the disc, and along the disc; in lengths of the disc."""
@@ -87,7 +89,11 @@ def complete_dataset(
 
     Raises:
         DatasetError, ImageError: from what the manifest names.
+        OutputError: the folder holds another dataset.
     """
+    target = output / "dataset.json"
+    if target.exists() and (target.samefile(dataset) or _MARK not in str(read_json(target, DatasetError).get("name"))):
+        raise OutputError(f"{target} would be written over.", "Choose a new folder, or that of an earlier try.")
     output.mkdir(parents=True, exist_ok=True)
     cases = read_manifest(dataset).cases("training")
     table = moved(read_json(dataset, DatasetError), dataset.parent, output)
@@ -114,8 +120,7 @@ def complete_dataset(
         for key in ("label_values", "label_whole"):  # what is written holds structure ids, of both files
             entry.pop(key, None)
     table["labels"] = {"background": 0, **{STRUCTURES[i].name: i for i in sorted(known)}, **table.get("labels", {})}
-    table["name"] = f"{table.get('name', dataset.parent.name)}; completed by {teacher.name}"
-    target = output / "dataset.json"
+    table["name"] = f"{table.get('name', dataset.parent.name)}{_MARK}{teacher.name}"
     with atomic_write(target) as (place,):
         place.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return target

@@ -15,7 +15,7 @@ from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import pictures
 from SpineSegAILib.datasets.completion import Segmenter, complete_dataset, find_teacher, sacral_points
 from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest
-from SpineSegAILib.errors import ConfigError, DatasetError, HintError
+from SpineSegAILib.errors import ConfigError, DatasetError, HintError, OutputError
 from SpineSegAILib.imaging.geometry import ids_in, like
 from SpineSegAILib.inference import Predictor
 from SpineSegAILib.methods.catalog import METHODS, make_config
@@ -169,6 +169,34 @@ def test_what_nobody_drew_is_completed_and_what_was_drawn_stays(data, tiny_check
         assert set(old.annotated) < set(new.annotated)
         assert structure("canal").id not in new.annotated  # its teacher knows it from synthetic images alone
     assert manifest.cases("validation")[0].annotated == original.cases("validation")[0].annotated
+
+
+class Stub:
+    """A teacher that adds one voxel of a structure."""
+
+    def __init__(self, name):
+        self.name, self.id = name, structure(name).id
+
+    def can_add(self, case):
+        return [self.id]
+
+    def completed(self, case):
+        labels = read_label(case)
+        labels[0, 0, 0] = self.id
+        return labels
+
+
+def test_completing_writes_over_no_other_dataset(tmp_path):
+    dataset = write_tiny_dataset(tmp_path / "own", training=1)
+    other = write_tiny_dataset(tmp_path / "other", training=1)
+    before = dataset.read_bytes()
+    for folder in (dataset.parent, other.parent):
+        with pytest.raises(OutputError, match="would be written over"):
+            complete_dataset(dataset, folder, Stub("S1"))
+    assert dataset.read_bytes() == before == other.read_bytes()
+    assert complete_dataset(dataset, tmp_path / "new", Stub("S1")) == complete_dataset(
+        dataset, tmp_path / "new", Stub("S1")
+    )
 
 
 @pytest.fixture(scope="module")
