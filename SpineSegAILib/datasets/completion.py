@@ -12,8 +12,9 @@ alone agree with that.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,15 +25,15 @@ from scipy import ndimage
 from ..anatomy import SACRUM_ID, STRUCTURES, structure
 from ..checkpoints import CheckpointInfo, find_checkpoint
 from ..correction import Click, click_correction, load_click_method
-from ..errors import CorrectionError, DatasetError, HintError, OutputError
-from ..files import atomic_write, read_json
+from ..errors import CheckpointError, CorrectionError, DatasetError, HintError, OutputError
+from ..files import atomic_write, checksum, read_json
 from ..hints import Anchor, Hints, Point
 from ..imaging import read_image
 from ..imaging.geometry import ids_in, index_to_lps, like
 from ..inference import Predictor
 from ..keypoints import centres_of
 from ..methods.catalog import method_info
-from .manifest import Case, moved, read_label, read_manifest
+from .manifest import Case, moved, read_label, read_manifest, values_of
 
 _MARK = "; completed by "
 """In the names of the manifests that are made here."""
@@ -49,6 +50,8 @@ class Teacher(Protocol):
     """What completes cases."""
 
     name: str
+    key: str
+    """What tells it from others of its name."""
 
     def can_add(self, case: Case) -> list[int]:
         """Ids of the structures that it would add to a case; none where it cannot tell."""
@@ -97,15 +100,15 @@ def complete_dataset(
     output.mkdir(parents=True, exist_ok=True)
     cases = read_manifest(dataset).cases("training")
     table = moved(read_json(dataset, DatasetError), dataset.parent, output)
-    known: set[int] = set()
     for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
         if case.label is None:
             continue
         report(number / len(cases), case.name)
-        path = output / f"{case.name}_completed.nii.gz"
         added = teacher.can_add(case)
         if not added:
             continue
+        annotated = [STRUCTURES[i].name for i in (*case.annotated, *added)]
+        path = output / f"{case.name}_completed-{_key(case, annotated, teacher)}.nii.gz"
         if not path.exists():
             try:
                 labels = teacher.completed(case)
@@ -114,16 +117,20 @@ def complete_dataset(
                 continue
             with atomic_write(path) as (place,):
                 sitk.WriteImage(labels, str(place), useCompression=True)
-        known |= {*case.annotated, *added}
-        entry["label"] = path.name
-        entry["annotated"] = [STRUCTURES[i].name for i in (*case.annotated, *added)]
-        for key in ("label_values", "label_whole"):  # what is written holds structure ids, of both files
-            entry.pop(key, None)
-    table["labels"] = {"background": 0, **{STRUCTURES[i].name: i for i in sorted(known)}, **table.get("labels", {})}
+        # What is written holds structure ids, of both files; the values that the manifest tells for all are others'.
+        entry.pop("label_whole", None)
+        entry |= {"label": path.name, "annotated": annotated, "label_values": values_of((*case.annotated, *added))}
     table["name"] = f"{table.get('name', dataset.parent.name)}{_MARK}{teacher.name}"
     with atomic_write(target) as (place,):
         place.write_text(json.dumps(table, indent=1), encoding="utf-8")
     return target
+
+
+def _key(case: Case, annotated: Sequence[str], teacher: Teacher) -> str:
+    """What a completed label depends on."""
+    values = {value: STRUCTURES[i].name if i else "" for value, i in (case.label_values or {}).items()}
+    told = [teacher.key, *(checksum(path, DatasetError) for path in case.files), *annotated, *sorted(values.items())]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 class Segmenter:
@@ -131,7 +138,7 @@ class Segmenter:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.name = predictor.info.name
+        self.name, self.key = predictor.info.name, checksum(predictor.info.path, CheckpointError)
         self.known = set(predictor.scheme.ids) - set(predictor.info.unvalidated)
 
     def can_add(self, case: Case) -> list[int]:
@@ -152,7 +159,7 @@ class ClickedSacrum:
 
     def __init__(self, info: CheckpointInfo) -> None:
         self.method = load_click_method(info)
-        self.name = info.name
+        self.name, self.key = info.name, checksum(info.path, CheckpointError)
 
     def can_add(self, case: Case) -> list[int]:
         return [SACRUM_ID] if _L5_S1 in case.annotated and SACRUM_ID not in case.annotated else []

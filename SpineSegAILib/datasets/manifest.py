@@ -200,6 +200,11 @@ def moved(table: dict[str, Any], before: Path, after: Path) -> dict[str, Any]:
     return table
 
 
+def values_of(ids: Iterable[int]) -> dict[str, str]:
+    """``label_values`` of a label file that holds structure ids: numbers of a reader's own ones may differ later."""
+    return {str(i): STRUCTURES[i].name for i in ids}
+
+
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     """Label value → structure id of the structures of the reader's own that a manifest declares; they are known from
     then on. The two differ where another dataset or checkpoint took the number first.

@@ -175,7 +175,7 @@ class Stub:
     """A teacher that adds one voxel of a structure."""
 
     def __init__(self, name):
-        self.name, self.id = name, structure(name).id
+        self.name, self.key, self.id = name, name, structure(name).id
 
     def can_add(self, case):
         return [self.id]
@@ -197,6 +197,40 @@ def test_completing_writes_over_no_other_dataset(tmp_path):
     assert complete_dataset(dataset, tmp_path / "new", Stub("S1")) == complete_dataset(
         dataset, tmp_path / "new", Stub("S1")
     )
+
+
+def test_a_case_is_completed_again_for_another_checkpoint_or_label(tmp_path):
+    dataset = write_tiny_dataset(tmp_path / "data", training=1)
+
+    def drawn(teacher):
+        (case,) = read_manifest(complete_dataset(dataset, tmp_path / "out", Stub(teacher))).cases("training")
+        return {STRUCTURES[i].name for i in ids_in(read_label(case))}
+
+    assert "S1" in drawn("S1")
+    assert "S1" not in drawn("canal") and "canal" in drawn("canal")
+    label = tmp_path / "data/case0_label.nii.gz"
+    without = sitk.ChangeLabel(sitk.ReadImage(str(label)), {float(structure("L3").id): 0.0})
+    sitk.WriteImage(without, str(label))  # corrected
+    assert "L3" not in drawn("canal")
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_completed_labels_are_read_whatever_values_the_manifest_tells(tmp_path, by_name):
+    dataset = write_tiny_dataset(tmp_path / "data", training=1)
+    table = json.loads(dataset.read_text(encoding="utf-8"))
+    numbers = {name: number for number, name in enumerate(("L1", "L2", "L3", "L4", "L5", "T12"), start=1)}
+    for path in (tmp_path / "data").glob("*_label.nii.gz"):
+        change = {float(structure(name).id): float(number) for name, number in numbers.items()}
+        sitk.WriteImage(sitk.ChangeLabel(sitk.ReadImage(str(path)), change), str(path))
+    values = {str(number): name for name, number in numbers.items()}
+    for entry in table["training"] + table["validation"]:
+        del entry["annotated"]
+    more = {"labels": {"background": 0, **numbers}} if by_name else {"labels": values, "label_values": values}
+    dataset.write_text(json.dumps({**table, **more}), encoding="utf-8")
+    before, after = read_manifest(dataset), read_manifest(complete_dataset(dataset, tmp_path / "out", Stub("S1")))
+    drawn = [sitk.GetArrayFromImage(read_label(m.cases("training")[0])) for m in (before, after)]
+    assert np.array_equal(drawn[0][1:], drawn[1][1:]) and drawn[1][0, 0, 0] == structure("S1").id
+    assert after.cases("validation")[0].annotated == before.cases("validation")[0].annotated
 
 
 @pytest.fixture(scope="module")
