@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
-from ..datasets.manifest import SPLITS, Case, moved, read_label, read_manifest
+from ..datasets.manifest import SPLITS, Case, moved, read_label, read_manifest, told_by, values_of
 from ..errors import ConfigError, DatasetError, one_of
 from ..files import atomic_write, read_json
 from ..imaging.geometry import like
@@ -111,7 +112,7 @@ def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> 
     for number, (entry, case) in enumerate(zip(table["training"], cases, strict=True)):
         if supervision == "half-structures":
             entries.append(_half(entry, case, number, output) if number % 2 else entry)
-        elif number % 3:
+        elif number % 3 or (case.label is None and supervision == "two-thirds-and-keypoints"):
             entries.append(entry)
         elif supervision == "two-thirds-and-keypoints":
             bare = {k: v for k, v in entry.items() if k not in ("label", "label_whole", "annotated")}
@@ -140,15 +141,17 @@ def _write_part(manifest: Path, split: str, kept: Sequence[bool], as_split: str,
 
 
 def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[str, Any]:
-    """The case with every second of its structures, from the first or the second on by turns."""
+    """The case with every second of its structures, from the first or the second on by turns; one alone stays."""
     if case.label is None:
         return entry
-    shown = list(case.annotated)[number // 2 % 2 :: 2]
-    path = output / f"{case.name}_half.nii.gz"
-    if not path.exists() or path.stat().st_mtime < case.label.stat().st_mtime:  # it was corrected
+    shown = list(case.annotated)[number // 2 % 2 :: 2] or list(case.annotated)
+    names = [STRUCTURES[i].name for i in shown]
+    key = hashlib.sha256(json.dumps([*told_by(case), *names]).encode()).hexdigest()[:12]  # folds differ in turns
+    path = output / f"{case.name}_half-{key}.nii.gz"
+    if not path.exists():
         label = read_label(case)
         array = sitk.GetArrayFromImage(label)
         with atomic_write(path) as (place,):
             sitk.WriteImage(like(label, np.where(np.isin(array, shown), array, 0).astype(np.int16)), str(place))
-    kept = {k: v for k, v in entry.items() if k not in ("label_values", "label_whole")}  # the mask holds all of it
-    return {**kept, "label": path.name, "annotated": [STRUCTURES[i].name for i in shown]}
+    kept = {k: v for k, v in entry.items() if k != "label_whole"}  # the mask holds all of it
+    return {**kept, "label": path.name, "annotated": names, "label_values": values_of(shown)}

@@ -33,7 +33,7 @@ from ..imaging.geometry import ids_in, index_to_lps, like
 from ..inference import Predictor
 from ..keypoints import centres_of
 from ..methods.catalog import method_info
-from .manifest import Case, moved, read_label, read_manifest, values_of
+from .manifest import Case, moved, read_label, read_manifest, told_by, values_of
 
 _MARK = "; completed by "
 """In the names of the manifests that are made here."""
@@ -128,9 +128,7 @@ def complete_dataset(
 
 def _key(case: Case, annotated: Sequence[str], teacher: Teacher) -> str:
     """What a completed label depends on."""
-    values = {value: STRUCTURES[i].name if i else "" for value, i in (case.label_values or {}).items()}
-    told = [teacher.key, *(checksum(path, DatasetError) for path in case.files), *annotated, *sorted(values.items())]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([teacher.key, *told_by(case), *annotated]).encode()).hexdigest()[:12]
 
 
 class Segmenter:

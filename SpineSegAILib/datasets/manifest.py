@@ -205,6 +205,13 @@ def values_of(ids: Iterable[int]) -> dict[str, str]:
     return {str(i): STRUCTURES[i].name for i in ids}
 
 
+def told_by(case: Case) -> list[str]:
+    """What tells a case's image and labels from others: checksums of its files, and what the values mean."""
+    values = sorted((case.label_values or {}).items())
+    meaning = [f"{value}={STRUCTURES[i].name if i else ''}" for value, i in values]
+    return [*(known_checksum(path, DatasetError) for path in case.files), *meaning]
+
+
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:
     """Label value → structure id of the structures of the reader's own that a manifest declares; they are known from
     then on. The two differ where another dataset or checkpoint took the number first.

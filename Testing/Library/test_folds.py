@@ -112,6 +112,34 @@ def test_less_supervision(manifest, tmp_path):
     assert {STRUCTURES[i].name for i in points[0].keypoints} == {"T12", "L1", "L2", "L3", "L4", "L5"}
 
 
+def test_half_of_the_structures_where_a_fold_changes_the_turn_of_a_case(tmp_path):
+    """Patients with two series each: without one, the others move up by two."""
+    manifest = write_tiny_dataset(tmp_path / "data", training=8)
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    for number, entry in enumerate(table["training"]):
+        entry |= {"source": "", "patient": f"patient {number // 2}"}
+    numbers = {STRUCTURES[i].name: i for i in (19, 20, 21, 22, 23, 24)}
+    manifest.write_text(json.dumps({**table, "label_values": {str(i): name for name, i in numbers.items()}}))
+    for fold in write_folds(manifest, "training", 4, (), tmp_path):
+        for case in read_manifest(with_supervision(fold.training, "half-structures", tmp_path)).cases("training"):
+            assert set(np.unique(sitk.GetArrayFromImage(read_label(case)))) == {0, *case.annotated}
+
+
+def test_less_supervision_of_cases_with_one_structure_or_without_masks(manifest, tmp_path):
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    for entry in table["training"]:
+        entry |= {"annotated": ["L5"], "label_values": {"24": "L5", **{str(i): "background" for i in range(19, 24)}}}
+    for key in ("label", "annotated", "label_values"):
+        del table["training"][0][key]
+    table["training"][0]["keypoints"] = {"L5": [0, 0, 0]}
+    path = manifest.parent / "one.json"
+    path.write_text(json.dumps(table))
+    half = read_manifest(with_supervision(path, "half-structures", tmp_path)).cases("training")
+    assert [len(case.annotated) for case in half] == [0, 1, 1, 1] and read_label(half[3])
+    points = read_manifest(with_supervision(path, "two-thirds-and-keypoints", tmp_path)).cases("training")
+    assert [len(case.keypoints) for case in points] == [1, 0, 0, 1]
+
+
 def test_masks_of_whole_vertebrae_follow_and_are_not_read_twice(manifest, tmp_path):
     table = json.loads(manifest.read_text(encoding="utf-8"))
     for entry in table["training"]:
