@@ -152,7 +152,7 @@ def read_manifest(path: str | Path, *, must_exist: bool = True) -> Manifest:
     splits = _told_apart(splits)
     if not any(splits.values()):
         raise DatasetError(f"{path} lists no cases.", f"It needs one of: {', '.join(SPLITS)}.")
-    _refuse_leaks(splits, path)
+    refuse_leaks(splits, path)
     modality = table.get("modality", {})
     modality = next(iter(modality.values()), "") if isinstance(modality, dict) else modality
     return Manifest(
@@ -539,8 +539,12 @@ def _told_apart(splits: Mapping[str, tuple[Case, ...]]) -> dict[str, tuple[Case,
     return {split: tuple(map(named, cases)) for split, cases in splits.items()}
 
 
-def _refuse_leaks(splits: Mapping[str, tuple[Case, ...]], path: Path) -> None:
-    """A file or patient in two splits would make every figure too good."""
+def refuse_leaks(splits: Mapping[str, Iterable[Case]], where: str | Path) -> None:
+    """A file or patient in two splits would make every figure too good.
+
+    Raises:
+        DatasetError: there is one.
+    """
     seen: dict[tuple[str, str], str] = {}
     for split, cases in splits.items():
         for case in cases:
@@ -549,5 +553,5 @@ def _refuse_leaks(splits: Mapping[str, tuple[Case, ...]], path: Path) -> None:
                 first = seen.setdefault((what, key), split)
                 if first != split:
                     raise DatasetError(
-                        f"The {what} {key} is in both {first} and {split} of {path}.", "Split the data by patient."
+                        f"The {what} {key} is in both {first} and {split} of {where}.", "Split the data by patient."
                     )

@@ -14,6 +14,7 @@ from ..methods.base import Method
 from ..methods.catalog import build_method, stored_config
 from .averaging import load_matching
 from .config import TrainingConfig
+from .snapshot import refuse_shared
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -53,6 +54,7 @@ def check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None
     for manifest in manifests:
         _check_extent(manifest, wanted.label_scheme.extent)
     manifests[0].cases("training")
+    refuse_shared(manifests)
     method = checked_method(config)
     if config.start_from:
         load_matching(method, config.start_from, config.start_parts)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..anatomy import CUSTOM_IDS, STRUCTURES
-from ..datasets.manifest import Case, Manifest, read_manifest
+from ..datasets.manifest import Case, Manifest, read_manifest, refuse_leaks
 from ..errors import DatasetError, SpineSegAIError
 from ..files import checksum, read_json
 from .run import RunDirectory, read_saved, replace_json
@@ -83,14 +83,9 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
     sums: dict[str, str] = {}
     for split in _SPLITS:
         result[split] = []
-        for number, (manifest, table) in enumerate(zip(manifests, tables, strict=True)):
-            for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
-                entry = entry if isinstance(entry, dict) else {}
-                said = _explicit(case, mixed_in=number > 0)
-                if number and not entry.get("patient") and not case.source:  # named after the file, as another's may be
-                    said["patient"] = f"{number + 1}/{case.patient}"
-                result[split].append({**entry, **said})
-                sums |= {str(path): checksum(path, DatasetError) for path in case.files}
+        for entry, case in _mixed(manifests, tables, split):
+            result[split].append(entry)
+            sums |= {str(path): checksum(path, DatasetError) for path in case.files}
     for table in tables[1:]:
         custom = result.setdefault("custom", {})
         for name in table.get("custom", {}):
@@ -99,6 +94,32 @@ def take_snapshot(manifests: Sequence[Manifest], run: RunDirectory) -> Snapshot:
     result["name"] = " + ".join(manifest.name for manifest in manifests)
     replace_json(run.dataset_file, {**result, _KEY: sums})
     return read_snapshot(run)
+
+
+def refuse_shared(manifests: Sequence[Manifest]) -> None:
+    """Make sure that manifests can be mixed.
+
+    Raises:
+        DatasetError: an image or patient of one's training is in another one's validation.
+    """
+    tables = [read_json(manifest.path, DatasetError) for manifest in manifests]
+    refuse_leaks(
+        {s: [replace(c, patient=entry["patient"]) for entry, c in _mixed(manifests, tables, s)] for s in _SPLITS},
+        ", ".join(str(manifest.path) for manifest in manifests),
+    )
+
+
+def _mixed(
+    manifests: Sequence[Manifest], tables: Sequence[Mapping[str, Any]], split: str
+) -> Iterator[tuple[dict[str, Any], Case]]:
+    """The entries of a split of all manifests, which say everything themselves, with their cases."""
+    for number, (manifest, table) in enumerate(zip(manifests, tables, strict=True)):
+        for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
+            entry = entry if isinstance(entry, dict) else {}
+            said = _explicit(case, mixed_in=number > 0)
+            if number and not entry.get("patient") and not case.source:  # named after the file, as another's may be
+                said["patient"] = f"{number + 1}/{case.patient}"
+            yield {**entry, **said}, case
 
 
 def _explicit(case: Case, mixed_in: bool) -> dict[str, Any]:

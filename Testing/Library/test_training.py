@@ -668,6 +668,16 @@ def test_another_data_set_is_mixed_in(manifest, own_data, tmp_path):
     assert set(one.flat) > {0, 24}
 
 
+def test_a_case_that_another_data_set_validates_is_refused_before_there_is_a_run(manifest, tmp_path):
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    other = manifest.with_name("other.json")
+    other.write_text(json.dumps({**table, "training": table["validation"], "validation": []}), encoding="utf-8")
+    config = config_for(manifest, 2).model_copy(update={"also": (str(other),)})
+    with pytest.raises(DatasetError, match="is in both training and validation of"):
+        run_here(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
     start = run_here(config_for(manifest, 2), tmp_path / "start").last
     config = config_for(manifest, 4, ema=0.0, learning_rate=1e-2).model_copy(update={"start_from": str(start)})
