@@ -458,7 +458,7 @@ def _existing(name: str, folder: Path, where: str, must_exist: bool = True) -> P
             raise DatasetError(f"{where}: {path} does not exist.", "Correct the path, or take the case out.")
     except (OSError, ValueError) as error:  # too long, may not be looked at, holds a null character
         raise DatasetError(f"{where}: {name!r} cannot be used: {error}.", "Correct the path.") from None
-    return real_path(path)
+    return real_path(path) if must_exist else path  # a link may lie by now where a run's data were
 
 
 def _structure(name: Any, where: str) -> int:

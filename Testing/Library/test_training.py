@@ -461,6 +461,14 @@ def test_a_run_goes_on_without_the_files_it_has_read(own_data, tmp_path):
     assert [e for e in run.events() if e["event"] == "validation"]
 
 
+def test_a_run_goes_on_where_a_link_lies_in_the_place_of_its_data(own_data, tmp_path):
+    run = stopped_run(config_for(own_data, 6, report_every=1), tmp_path / "run")
+    own_data.parent.rename(tmp_path / "elsewhere")
+    own_data.parent.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    run_training(TrainingRequest(None, run.folder, resume=True, device="cpu"))
+    assert run.status()["state"] == "finished" and not [e for e in run.events() if e["event"] == "note"]
+
+
 @pytest.mark.parametrize("change, said", [("unlink", "is gone"), ("write", "has changed since the run began")])
 def test_a_run_that_must_read_changed_data_again_says_so(own_data, tmp_path, change, said):
     run = stopped_run(config_for(own_data, 8, report_every=1), tmp_path / "run")
