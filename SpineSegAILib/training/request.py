@@ -9,7 +9,7 @@ from typing import Any
 
 from ..anatomy import SCHEMES, Extent
 from ..datasets.manifest import Manifest
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 from ..methods.base import Method
 from ..methods.catalog import build_method, stored_config
 from .averaging import load_matching
@@ -54,6 +54,7 @@ def check_request(config: TrainingConfig, manifests: Sequence[Manifest]) -> None
     for manifest in manifests:
         _check_extent(manifest, wanted.label_scheme.extent)
     manifests[0].cases("training")
+    _check_taught(config, manifests)
     refuse_shared(manifests)
     method = checked_method(config)
     if config.start_from:
@@ -69,6 +70,15 @@ def checked_method(config: TrainingConfig) -> Method:
     method = build_method(method_config(config, config.resources))
     _check_patch(config.data.patch, method)
     return method
+
+
+def _check_taught(config: TrainingConfig, manifests: Sequence[Manifest]) -> None:
+    cases = [case for manifest in manifests for case in manifest.splits.get("training", ())]
+    if not config.data.phantoms and not any(case.label or case.keypoints for case in cases):
+        raise DatasetError(
+            f"No training case of {manifests[0].path} has a label or keypoints: there is nothing to learn from.",
+            "Name the cases' labels in the dataset, or train on synthetic images (--phantoms).",
+        )
 
 
 def _check_extent(manifest: Manifest, wanted: Extent | None) -> None:

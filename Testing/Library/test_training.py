@@ -686,6 +686,15 @@ def test_a_case_that_another_data_set_validates_is_refused_before_there_is_a_run
     assert not (tmp_path / "run").exists()
 
 
+def test_cases_without_labels_teach_nothing(manifest, tmp_path):
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    bare = manifest.with_name("bare.json")
+    bare.write_text(json.dumps({**table, "training": [e["image"] for e in table["training"]]}), encoding="utf-8")
+    with pytest.raises(DatasetError, match="there is nothing to learn from"):
+        run_here(config_for(bare, 2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_keep_saves_the_mean_of_before_and_after(manifest, tmp_path):
     start = run_here(config_for(manifest, 2), tmp_path / "start").last
     config = config_for(manifest, 4, ema=0.0, learning_rate=1e-2).model_copy(update={"start_from": str(start)})
