@@ -49,7 +49,12 @@ class Adding:
         self.files.append(name)
 
     def commit(self) -> None:
-        """Files first, the manifest last."""
+        """Files first, the manifest last.
+
+        Raises:
+            OutputError: see `TrainingSet.save`.
+        """
+        self.owner.refuse_changed()
         for name in self.files:
             target = self.owner.folder / name
             target.parent.mkdir(exist_ok=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, sorted_ids, structure
-from ..errors import DatasetError, SpineSegAIError
-from ..files import atomic_write, read_json, real_path
+from ..errors import DatasetError, OutputError, SpineSegAIError
+from ..files import atomic_write, checksum, read_json, real_path
 from ..results.segment_names import CUSTOM
 from .adding import Adding, adding_to
 from .entries import (
@@ -66,6 +66,7 @@ class TrainingSet:
         self.path = path if path.suffix == ".json" else path / MANIFEST
         self.table: dict[str, Any] = {}
         self.notes: list[str] = []
+        self._seen = self._written()
         if self.path.exists():
             self.table = read_json(self.path, DatasetError)
             if not isinstance(self.table, dict) or not all(
@@ -280,11 +281,24 @@ class TrainingSet:
         """Writes the manifest, whole or not at all.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or see `refuse_changed`.
         """
+        self.refuse_changed()
         self.table = _ordered(self.table)
         with atomic_write(self.path) as (part,):
             part.write_text(json.dumps(self.table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._seen = self._written()
+
+    def refuse_changed(self) -> None:
+        """Raises:
+        OutputError: the manifest is not what it was when it was read: what another program added would be lost.
+        """
+        if self._written() != self._seen:
+            raise OutputError(f"{self.path} was changed by another program meanwhile.", "Do it once more.")
+
+    def _written(self) -> str | None:
+        """What tells the manifest's content from others; None where there is none."""
+        return checksum(self.path, DatasetError) if self.path.is_file() else None
 
     # --- adding ------------------------------------------------------------------------------------------------------
 

@@ -254,6 +254,20 @@ def test_a_write_that_fails_changes_nothing(tmp_path, monkeypatch, place):
     assert (tree(tmp_path / "set"), target.path.read_bytes(), json.dumps(target.table)) == before
 
 
+def test_of_two_imports_at_once_neither_loses_its_cases(tmp_path):
+    one, other = TrainingSet(tmp_path / "set"), TrainingSet(tmp_path / "set")
+    first, second = scenes(tmp_path, 2)
+    add(one, [first])
+    before = tree(tmp_path / "set"), one.path.read_bytes()
+    with pytest.raises(OutputError, match="was changed by another program meanwhile"):
+        add(other, [second])
+    assert (tree(tmp_path / "set"), one.path.read_bytes()) == before
+    add(TrainingSet(tmp_path / "set"), [second])
+    with pytest.raises(OutputError, match="was changed by another program meanwhile"):
+        one.remove([one.rows()[0].key])
+    assert len(TrainingSet(tmp_path / "set").rows()) == 2
+
+
 def test_a_read_only_folder(tmp_path, monkeypatch):
     path = lumbar().write(tmp_path / "s.mrb")
     folder = tmp_path / "set"
