@@ -25,7 +25,7 @@ from ..files import read_json, read_text, real_path
 from ..imaging import read_file, read_geometry
 from ..results.segment_names import CUSTOM, IGNORE, place
 from . import aasce, spinal_disease
-from .manifest import Case, own_structure, refuse_other_grid
+from .manifest import Case, refuse_other_grid
 from .training_set import Report, TrainingSet
 
 _IMAGES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -153,7 +153,6 @@ def _meaning(
     if isinstance(values, str):
         return {v: STRUCTURES[i].name for v, i in VALUE_MAPS[values].items()}, False
     meaning, unknown = {}, []
-    own = target.table.setdefault("custom", {})
     for value, name in values.items():
         placement = place(name, {}, table, target.customs)
         if not placement.target:
@@ -161,9 +160,7 @@ def _meaning(
         elif placement.target == IGNORE:
             meaning[value] = "background"
         elif placement.target.startswith(CUSTOM):
-            sid = own_structure(placement.target[len(CUSTOM) :])
-            own.setdefault(STRUCTURES[sid].name, sid)
-            meaning[value] = STRUCTURES[sid].name
+            meaning[value] = STRUCTURES[target.id_of(placement.target)].name
         else:
             meaning[value] = placement.target
     if unknown:
@@ -172,8 +169,6 @@ def _meaning(
             f"It is not known which structures these labels are: {', '.join(f'“{n}”' for n in unknown)}.",
             f'Use --map "{first}=L4" or "{first}=custom:{first.lower()}".',
         )
-    if not own:
-        del target.table["custom"]
     return meaning, True
 
 

@@ -335,7 +335,7 @@ class TrainingSet:
             self._refuse_two_splits(entry, kept, replaced=former[1] if former else None)
         adding.write(case.image, entry["image"])
         if case.drawn:
-            ids = {target: self._id_of(target) for target in case.targets}
+            ids = {target: self.id_of(target) for target in case.targets}
             entry["label"] = f"labels/{name}.nii.gz"
             entry["annotated"] = [STRUCTURES[i].name for i in sorted_ids(ids.values())]
             said = case.extent or extent
@@ -370,7 +370,7 @@ class TrainingSet:
                 return False
         return entry.get("image_hash") == case.fingerprint
 
-    def _id_of(self, target: str) -> int:
+    def id_of(self, target: str) -> int:
         """Structure id of a target; one of the reader's own is declared in the manifest."""
         if not target.startswith(CUSTOM):
             return structure(target).id

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import zlib
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SpineSegAILib.anatomy import STRUCTURES, Extent, structure
+from SpineSegAILib.anatomy import CUSTOM_IDS, STRUCTURES, Extent, structure
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import Case, read_label, read_manifest
 from SpineSegAILib.datasets.manifest import read_case
@@ -168,6 +169,16 @@ def test_a_set_imported_again_keeps_its_splits(tmp_path):
     after = {entry["patient"]: split for split, entry in again.entries()}
     assert len(after) == 20 and {patient: after[patient] for patient in before} == before
     assert sum(split == "validation" for split in after.values()) == 4
+
+
+def test_a_number_that_another_structure_of_the_readers_own_has_is_not_given_again(tmp_path):
+    wanted = CUSTOM_IDS[zlib.crc32(b"odd cyst") % len(CUSTOM_IDS)]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset.json").write_text(json.dumps({"custom": {"odd tumor": wanted}}), encoding="utf-8")
+    folder = nnunet(tmp_path / "Dataset008_Cyst", {"background": 0, "L5": 1, "odd cyst": 2, "L4": 3})
+    table = parse_table([("odd cyst", "custom:odd cyst")])
+    manifest, found = taken(import_dataset("nnunet", folder, tmp_path / "out", table=table, validation_share=0))
+    assert len(set(manifest.custom)) == 2 and all("odd cyst" in names for names in found["training"].values())
 
 
 def test_nnunet_with_structures_of_the_readers_own(tmp_path):
