@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 
 from ..errors import DatasetError
 from . import arguments
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Tries calibrations, fits the outline quality, and writes the checkpoint with both."""
-    from ..checkpoints import find_checkpoint, load_tensors, save_checkpoint
+    from ..checkpoints import find_checkpoint, save_checkpoint
     from ..datasets import read_cases
     from ..datasets.manifest import learned_from
 
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     found = {"calibration": predictor.calibration.model_dump(), "outline_quality": quality and quality.model_dump()}
     measured = () if args.keep_edges else ("validation", "validation_command")  # with other edges
     kept = {key: value for key, value in info.metadata.items() if key not in measured}
-    info = replace(info, metadata={**kept, **found})
-    save_checkpoint(args.output, load_tensors(info), info.metadata)
+    # Not what the file holds by now: a run may have written it again.
+    save_checkpoint(args.output, predictor.method.state_dict(), {**kept, **found})
     if not args.quiet:
         print_written([args.output])

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..anatomy import POSTERIOR_ID, STRUCTURES, Kind, Structure, level_of
-from ..checkpoints import SUFFIX, CheckpointInfo, load_tensors, read_header, save_checkpoint
+from ..checkpoints import SUFFIX, CheckpointInfo, read_header, save_checkpoint
 from ..errors import ConfigError
 from ..files import atomic_write
 from ..inference import Predictor
@@ -131,7 +131,7 @@ def publish(
     for place in (folder, tables):
         place.mkdir(parents=True, exist_ok=True)
     with atomic_write(*paths) as (weights, card, results):
-        save_checkpoint(weights, load_tensors(checkpoint), metadata)
+        save_checkpoint(weights, predictor.method.state_dict(), metadata)  # a run may have written the file again
         published = replace(read_header(weights), path=paths[0])
         card.write_text(model_card(published, document, what, mechanisms, _between(*paths[1:])), encoding="utf-8")
         page = all_results(published, document, what, trust, _between(*reversed(paths[1:])))

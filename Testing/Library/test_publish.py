@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from tiny_data import write_tiny_dataset
 
 from SpineSegAILib.anatomy import CANAL_ID, KINDS, STRUCTURES, scheme, structure
-from SpineSegAILib.checkpoints import read_header, save_checkpoint
+from SpineSegAILib.checkpoints import load_tensors, read_header, save_checkpoint
+from SpineSegAILib.cli import main
 from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.errors import ConfigError, DatasetError
+from SpineSegAILib.errors import ConfigError, DatasetError, ImageError
 from SpineSegAILib.evaluation import VARIANTS, calibrate
 from SpineSegAILib.evaluation.calibrate import fit_calibration
 from SpineSegAILib.evaluation.measurements import compare_measurements, measurement_summary
@@ -82,6 +84,7 @@ def test_all_results_can_lie_in_a_folder_of_their_own(manifest, tmp_path, monkey
 class Oracle:
     """Images that hold their own labels (`own_labels`), seen as they are but for L3's upper half."""
 
+    method = SimpleNamespace(state_dict=dict)
     scheme = scheme("lumbar-mr")
 
     def segment(self, image, **_):
@@ -150,6 +153,30 @@ def test_cases_that_a_checkpoint_has_seen_do_not_make_its_card(manifest, tmp_pat
     with pytest.raises(ConfigError, match="were in the training data"):
         publish(info, Publication("b", [manifest], "validation", "", ""), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["publish", "calibrate"])
+def test_a_run_that_goes_on_meanwhile_does_not_change_what_is_written(manifest, tmp_path, monkeypatch, command):
+    last = checkpoint(tmp_path / "last.safetensors")
+    measured = load_tensors(last)
+
+    def goes_on(*_, **__):
+        save_checkpoint(last.path, {name: value + 1 for name, value in measured.items()}, last.metadata)
+
+    def fails(*_, **__):
+        goes_on()
+        raise ImageError("Not today.", "")
+
+    monkeypatch.setattr(Predictor, "segment", fails)
+    monkeypatch.setattr("SpineSegAILib.evaluation.fit_quality.fit_quality", goes_on)
+    words = [command, str(last.path), str(manifest), "--device", "cpu", "--quiet", "--output"]
+    if command == "publish":
+        monkeypatch.setattr("SpineSegAILib.evaluation.publish.VARIANTS", ("full",))
+        assert main([*words, str(tmp_path / "out"), "--name", "new"]) == 0
+    else:
+        assert main([*words, str(tmp_path / "out/new.safetensors"), "--keep-edges"]) == 0
+    written = load_tensors(read_header(tmp_path / "out/new.safetensors"))
+    assert all(torch.equal(written[name], value) for name, value in measured.items())
 
 
 def test_the_calibration_finds_the_edges_that_readers_drew(manifest, tmp_path, monkeypatch):
