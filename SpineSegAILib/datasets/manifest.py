@@ -66,7 +66,7 @@ class Case:
         keypoints: structure id → center (LPS, mm).
         corners: vertebra's id → its corners in a film (LPS, mm), in the order of `keypoints.CORNERS`.
         label_values: value in the label file → structure id; None where they are the same.
-        name: the image's file name without its suffixes: ``chu_08_image``; with its folder's, where others are alike.
+        name: the image's file name without its suffixes: ``chu_08_image``; with its folders', where others are alike.
     """
 
     image: Path
@@ -527,13 +527,19 @@ def _stem(path: Path) -> str:
 
 
 def _told_apart(splits: Mapping[str, tuple[Case, ...]]) -> dict[str, tuple[Case, ...]]:
-    """The cases, named after their folder, too, where images of several folders have one name (``p1/t2.nii.gz``,
+    """The cases, named after their folders, too, as far as images would have one name (``p1/t2.nii.gz``,
     ``p2/t2.nii.gz``); and a patient each, where none was said."""
-    images = {case.image: case.name for cases in splits.values() for case in cases}
-    often = Counter(images.values())
+    names = {case.image: case.name for cases in splits.values() for case in cases}
+    for depth in range(2, max((len(image.parts) for image in names), default=0)):
+        often = Counter(names.values())
+        alike = [image for image, name in names.items() if often[name] > 1]
+        for image in alike:
+            names[image] = "_".join([*image.parts[1:][-depth:-1], _stem(image)])
+        if not alike:
+            break
 
     def named(case: Case) -> Case:
-        name = case.name if often[case.name] == 1 else f"{case.image.parent.name}_{case.name}"
+        name = names[case.image]
         return replace(case, name=name, patient=case.patient or name)
 
     return {split: tuple(map(named, cases)) for split, cases in splits.items()}

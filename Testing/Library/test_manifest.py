@@ -129,6 +129,18 @@ def test_images_of_one_name_in_several_folders_are_several_cases(tmp_path):
     assert [(c.name, c.patient) for c in cases] == [("p1_t2", "one"), ("p2_t2", "one")]
 
 
+def test_images_of_one_name_in_folders_of_one_name_are_several_cases(tmp_path):
+    """``patient1/mr/t2.nii.gz``: their patients must not be taken for one."""
+    table = {split: [f"{split}/mr/t2.nii.gz", f"{split}/ct/t2.nii.gz"] for split in ("training", "validation")}
+    for name in (name for names in table.values() for name in names):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "dataset.json").write_text(json.dumps(table), encoding="utf-8")
+    splits = read_manifest(tmp_path / "dataset.json").splits
+    assert [case.name for case in splits["validation"]] == ["validation_mr_t2", "validation_ct_t2"]
+    assert len({case.patient for cases in splits.values() for case in cases}) == 4
+
+
 def test_labels_of_pictures_lie_on_their_pictures(tmp_path):
     label = np.zeros((20, 30), np.uint8)
     label[4:9, 5:20] = 24
