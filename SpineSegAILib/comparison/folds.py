@@ -132,7 +132,9 @@ def _write_part(manifest: Path, split: str, kept: Sequence[bool], as_split: str,
     """A manifest of some of a split's cases, as another split."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = moved(read_json(manifest, DatasetError), manifest.parent, path.parent)
-    chosen = [entry for entry, keep in zip(table[split], kept, strict=True) if keep]
+    cases = read_manifest(manifest).cases(split)  # of one whose patient is not said, its name among all others tells it
+    told = [{**entry, "patient": case.patient} for entry, case in zip(table[split], cases, strict=True)]
+    chosen = [entry for entry, keep in zip(told, kept, strict=True) if keep]
     text = json.dumps({**table, **{s: [] for s in SPLITS}, as_split: chosen}, indent=1)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_write(path) as (place,):

@@ -1,6 +1,7 @@
 """Cross-validation in comparisons: folds by patient, starts that have seen no scored case, less supervision."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -68,6 +69,19 @@ def test_every_case_is_left_out_once_and_patients_stay_together(manifest, tmp_pa
         write_folds(manifest.parent / "together.json", "training", 4, (), tmp_path)
     with pytest.raises(DatasetError, match=r"Cases of chu or myo are scored .* ones are of a, b\."):
         write_folds(manifest, "training", 3, ("chu", "myo"), tmp_path)
+
+
+def test_patients_of_images_with_one_name_are_not_one_patient(manifest, tmp_path):
+    table = json.loads(manifest.read_text(encoding="utf-8"))
+    for number, entry in enumerate(table["training"]):
+        (tmp_path / f"p{number}").mkdir()
+        for key in ("image", "label"):
+            entry[key] = shutil.copy(manifest.parent / entry[key], str(tmp_path / f"p{number}/{key}.nii.gz"))
+        del entry["patient"], entry["source"]
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({**table, "validation": []}), encoding="utf-8")
+    left_out = [read_manifest(f.left_out).cases("validation") for f in write_folds(path, "training", 4, (), tmp_path)]
+    assert {case.patient for cases in left_out for case in cases} == {f"p{n}_image" for n in range(4)}
 
 
 def test_cases_of_other_sources_are_always_trained_on(manifest, tmp_path):
