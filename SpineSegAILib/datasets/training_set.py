@@ -393,9 +393,10 @@ class TrainingSet:
         wanted = (
             re.sub(r"[^\w-]+", "_", stem if stem == case.volume else f"{stem}_{case.volume}").strip("_")[:80] or "case"
         )
-        taken = {name_of(e) for _, e in self.entries()} | {name_of(e) for e in adding.new}
-        numbers = (f"{wanted}_{n}" for n in range(2, len(taken) + 3))
-        return wanted if wanted not in taken else next(name for name in numbers if name not in taken)
+        # Windows and macOS take “a” and “A” for one file.
+        taken = {name_of(e).casefold() for e in (*(entry for _, entry in self.entries()), *adding.new)}
+        names = (wanted, *(f"{wanted}_{n}" for n in range(2, len(taken) + 3)))
+        return next(name for name in names if name.casefold() not in taken)
 
     def _refuse(self, summary: SceneSummary, ignore_unknown: bool, skip_problems: bool) -> None:
         unplaced = summary.unplaced

@@ -130,6 +130,16 @@ def test_scenes_of_one_name_are_different_cases(tmp_path):
     assert sorted(row.name for row in target.rows()) == ["scene_T2", "scene_T2_2"]
 
 
+def test_files_of_two_cases_are_two_where_upper_and_lower_case_are_the_same(tmp_path):
+    paths = []
+    for n, name in enumerate(("Scene", "scene")):
+        (tmp_path / f"p{n}").mkdir()
+        paths.append(lumbar(n).write(tmp_path / f"p{n}" / f"{name}.mrb"))
+    target = TrainingSet(tmp_path / "set")
+    add(target, paths)
+    assert sorted(row.name for row in target.rows()) == ["Scene_T2", "scene_T2_2"]
+
+
 def test_one_volume_in_two_scenes_is_said(tmp_path):
     paths = [lumbar().write(tmp_path / f"{name}.mrb") for name in "ab"]
     with pytest.raises(DatasetError, match=r"“T2” of b\.mrb is in a\.mrb: T2, too"):
