@@ -169,6 +169,13 @@ def read_cases(manifests: Iterable[str | Path], split: str) -> list[Case]:
     return [case for manifest in manifests for case in read_manifest(manifest).cases(split)]
 
 
+def of_dataset(case: Case, number: int) -> Case:
+    """A case of one of several datasets (1, 2 …) that are taken together. A patient who is named after the file alone
+    is another one than that of a like file of another dataset."""
+    unnamed = number > 1 and not case.source and case.patient == case.name
+    return replace(case, patient=f"{number}/{case.patient}") if unnamed else case
+
+
 def learned_from(cases: Iterable[Case], trained_on: Collection[str]) -> list[Case]:
     """Those of some cases that a method has learned from.
 

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..anatomy import STRUCTURES, Extent, LabelScheme
-from ..datasets.manifest import Case, learned_from, read_case, read_label, read_manifest, refuse_other_grid
+from ..datasets.manifest import Case, learned_from, of_dataset, read_case, read_label, read_manifest, refuse_other_grid
 from ..errors import Cancelled, DatasetError, DeviceError, HintError, ImageError
 from ..files import known_checksum
 from ..hints import Hints
@@ -194,12 +194,12 @@ def _labelled(datasets: Sequence[str | Path], split: str) -> tuple[list[Case], l
     """
     cases: list[Case] = []
     extents: list[Extent | None] = []
-    for dataset in datasets:
+    for number, dataset in enumerate(datasets, start=1):
         manifest = read_manifest(dataset)
         found = [case for case in manifest.cases(split) if case.label is not None]
         if not found:
             raise DatasetError(f"No “{split}” case of {dataset} has a label.", "Choose a split with labels.")
-        cases += found
+        cases += [of_dataset(case, number) for case in found]
         extents += [case.extent or manifest.extent for case in found]
     return cases, extents
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..anatomy import CUSTOM_IDS, STRUCTURES
-from ..datasets.manifest import Case, Manifest, read_manifest, refuse_leaks
+from ..datasets.manifest import Case, Manifest, of_dataset, read_manifest, refuse_leaks
 from ..errors import DatasetError, SpineSegAIError
 from ..files import checksum, read_json
 from .run import RunDirectory, read_saved, replace_json
@@ -113,13 +113,10 @@ def _mixed(
     manifests: Sequence[Manifest], tables: Sequence[Mapping[str, Any]], split: str
 ) -> Iterator[tuple[dict[str, Any], Case]]:
     """The entries of a split of all manifests, which say everything themselves, with their cases."""
-    for number, (manifest, table) in enumerate(zip(manifests, tables, strict=True)):
+    for number, (manifest, table) in enumerate(zip(manifests, tables, strict=True), start=1):
         for entry, case in zip(table.get(split, ()), manifest.splits.get(split, ()), strict=True):
             entry = entry if isinstance(entry, dict) else {}
-            said = _explicit(case, mixed_in=number > 0)
-            if number and not entry.get("patient") and not case.source:  # named after the file, as another's may be
-                said["patient"] = f"{number + 1}/{case.patient}"
-            yield {**entry, **said}, case
+            yield {**entry, **_explicit(of_dataset(case, number), mixed_in=number > 1)}, case
 
 
 def _explicit(case: Case, mixed_in: bool) -> dict[str, Any]:

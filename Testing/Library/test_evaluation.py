@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -456,6 +457,20 @@ def test_several_datasets_are_scored_together(dataset):
     assert twice["dataset"] == f"{dataset.name}, {dataset.name}"
     a, b = (report["variants"]["full"]["groups"]["vertebrae"] for report in (once, twice))
     assert b["scored"] == 2 * a["scored"] and b["dice"] == pytest.approx(a["dice"])
+
+
+def test_cases_of_one_name_in_two_datasets_are_of_two_patients_where_nobody_says_whose_they_are(dataset, tmp_path):
+    table = json.loads(dataset.read_text(encoding="utf-8"))
+    for entry in table["validation"]:
+        del entry["source"]
+    both = [tmp_path / folder / "dataset.json" for folder in ("one", "two")]
+    for path in both:
+        path.parent.mkdir()
+        for image in tmp_path.glob("*.nii.gz"):
+            shutil.copy(image, path.parent)
+        path.write_text(json.dumps(table), encoding="utf-8")
+    cases = evaluate_dataset(both, "validation", Oracle())["variants"]["full"]["cases"]
+    assert [case["patient"] for case in cases] == ["a", "b", "2/a", "2/b"]
 
 
 class Blind:
