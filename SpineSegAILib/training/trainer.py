@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast, gather_object, set_seed
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ _PARTS = "parts.json"
 """In a run's state: how many parts a batch is computed in, where one of several processes found that out."""
 _PLACES = {"dataset", "also", "start_from", "resources"}
 """Settings that name files of this computer: a checkpoint does not tell them."""
+_LONGEST_WAIT = timedelta(days=7)
+"""Of processes for each other; `torchrun` ends them all where one fails."""
 _DRAW_SECONDS = 60.0
 """Between drawings of the curves, which take about half a second."""
 
@@ -92,8 +95,12 @@ class _Trainer:
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision(o, cpu),
-            # A batch without keypoints, or without masks, leaves the heads for them without a gradient.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                # A batch without keypoints, or without masks, leaves the heads for them without a gradient.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                # One process prepares the cases and the others wait, which by default they do for minutes alone.
+                InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+            ],
         )
         self.main = self.accelerator.is_main_process
         if o.batch % self.accelerator.num_processes:

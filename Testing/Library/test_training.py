@@ -29,7 +29,7 @@ from SpineSegAILib.training.data import cache_case
 from SpineSegAILib.training.request import TrainingRequest
 from SpineSegAILib.training.run import RunDirectory
 from SpineSegAILib.training.schedule import make_optimizer
-from SpineSegAILib.training.trainer import run_training
+from SpineSegAILib.training.trainer import _Trainer, run_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -277,6 +277,13 @@ def test_two_processes_learn_what_one_does(manifest, tmp_path):
     assert max(abs(a[step] - b[step]) / a[step] for step in a) < 0.05
     scores = [[e["scores"] for e in run.events() if e["event"] == "validation"] for run in (one, two)]
     assert scores[0][0].keys() == scores[1][0].keys()
+
+
+def test_processes_wait_for_the_one_that_prepares_the_cases(manifest, tmp_path):
+    """Of many cases, or with other checkpoints' errors on them, that takes longer than the half hour of PyTorch."""
+    request = TrainingRequest(config_for(manifest, 1), tmp_path / "run", device="cpu")
+    trainer = _Trainer(request.config, RunDirectory(request.output), request)
+    assert trainer.accelerator.init_handler.timeout.days >= 1
 
 
 def test_stop_is_heard_by_all_processes(manifest, tmp_path):
