@@ -207,6 +207,24 @@ class AddingTest(DatasetCase):
         self.assertIn("“Empty” has no segments", self.dialogs[0])
         self.assertFalse(self.dataset.isRunning)
 
+    def test_the_segmentation_of_another_volume_is_added_only_if_the_reader_agrees(self):
+        from SpineSegAISlicer.scene import results
+
+        own, volume = make_volume("Case 7"), make_volume("Case 8")
+        self.openPanel()
+        node = results.segmentationFromResult(a_result(own), own)
+        self.widget._parameterNode.inputVolume = volume
+        self.widget._parameterNode.outputSegmentation = node
+        asked = []
+        self.patch(
+            slicer.util, "confirmOkCancelDisplay", lambda text, *more, **named: asked.append(text) or len(asked) > 1
+        )
+        self.click(self.data.addCaseButton)
+        self.assertFalse(self.dataset.isRunning)
+        self.assertIn("was made on “Case 7”, not on “Case 8”", asked[0])
+        self.click(self.data.addCaseButton)
+        self.assertEqual((len(asked), self.dataset.isRunning), (2, True))
+
     def test_a_manifest_that_cannot_be_read_is_said(self):
         self.openPanel()
         other = self.folder / "other"

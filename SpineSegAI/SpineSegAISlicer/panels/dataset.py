@@ -19,6 +19,7 @@ from SpineSegAILib.errors import SpineSegAIError
 from ..processes import dependencies
 from ..processes.command_process import CommandProcess
 from ..processes.failure import Failure
+from ..scene.volumes import segmentedVolume
 from .case_list import CaseList
 from .messages import Messages
 from .scene_mapping import SceneMapping
@@ -160,6 +161,8 @@ class DatasetPanel:
         from ..scene import current_case
 
         parameters = self.parameters
+        if not _belongTogether(parameters.inputVolume, parameters.outputSegmentation):
+            return
         self._forgetTemporary()
         self._temporary = tempfile.mkdtemp(prefix="SpineSegAI-case-")
         with self.showingErrors():
@@ -307,6 +310,16 @@ class DatasetPanel:
             self.messages.say(_("Cancelled; nothing was changed."))
         else:
             self.messages.show(failure)
+
+
+def _belongTogether(volumeNode, segmentationNode):
+    """Whether a segmentation is one of a volume, or else the reader says that it fits."""
+    own = segmentedVolume(segmentationNode) if segmentationNode is not None else None
+    if own is None or own is volumeNode:
+        return True
+    question = _("“{segmentation}” was made on “{own}”, not on “{volume}”. Add it as the segmentation of “{volume}”?")
+    names = {"segmentation": segmentationNode.GetName(), "own": own.GetName(), "volume": volumeNode.GetName()}
+    return slicer.util.confirmOkCancelDisplay(question.format(**names), _("SpineSegAI"))
 
 
 def _fileNames(title, filters):
