@@ -228,6 +228,18 @@ class ToolTest(ClickCase):
         self.assertEqual(len(self.client.asked), 2)
         self.assertEqual(self.client.asked[-1].earlier, [])
 
+    def test_earlier_clicks_do_not_hold_for_a_new_result(self):
+        from SpineSegAISlicer.scene.segment_again import SegmentAgain
+
+        self.stroke(self.at(L4))
+        self.client.answer()
+        SegmentAgain().place(self.result((L3, 123, L4), self.volume), self.volume, self.node, None)
+        self.stroke(self.at(L4))
+        self.assertEqual(self.client.asked[-1].earlier, [])
+        self.client.answer()
+        self.stroke(self.at(L3), add=False)
+        self.assertEqual(len(self.client.asked[-1].earlier), 1)
+
     def test_a_note_while_it_takes_long(self):
         self.stroke(self.at(L4))
         ((milliseconds, _function),) = self.clock.waiting

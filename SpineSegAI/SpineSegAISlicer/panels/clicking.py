@@ -140,10 +140,13 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Followed:
-    """A stroke that was followed: the number of its step (`correction_log.stepNoted`) tells whether it still holds."""
+    """A stroke that was followed: its step (`correction_log.stepNoted`) and the result that it corrected
+    (`correction_log.lastResult`) tell whether it still holds.
+    """
 
     segmentationNode: Any
     step: int
+    result: Any
     segmentId: str
     stroke: Stroke = field(repr=False)
 
@@ -218,9 +221,11 @@ class ClickTool:
         labels = labelmaps.checkedLabels(node, volumeNode)
         question.labels = sitk.GetArrayViewFromImage(labels)
         question.structureId = self._structure(node, question.segmentId)
-        step = correction_log.stepNoted(node)
-        # Not those that were taken back; other segmentations have segments of the same ids.
-        self._followed = [f for f in self._followed if f.segmentationNode is node and f.step <= step]
+        step, result = correction_log.stepNoted(node), correction_log.lastResult(node)
+        # Not those that were taken back, nor of another result; other segmentations have segments of the same ids.
+        self._followed = [
+            f for f in self._followed if f.segmentationNode is node and f.step <= step and f.result == result
+        ]
         own = [f for f in self._followed if f.segmentId == question.segmentId]
         self._asked = question
         self._job = self._client().refine(
@@ -280,8 +285,8 @@ class ClickTool:
             )
             return
         self._case.carryOut(node, question.volumeNode, step)
-        number = correction_log.stepNoted(node) or 0
-        self._followed.append(_Followed(node, number, question.segmentId, question.stroke))
+        number, result = correction_log.stepNoted(node) or 0, correction_log.lastResult(node)
+        self._followed.append(_Followed(node, number, result, question.segmentId, question.stroke))
 
     def _step(self, question, answer):
         """The answer as a `Correction` of the segments as they are now; they may have changed since it was asked."""

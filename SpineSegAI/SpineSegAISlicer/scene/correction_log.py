@@ -22,6 +22,15 @@ def readLog(segmentationNode):
     return CorrectionLog.from_json(segmentationNode.GetAttribute(LOG_ATTRIBUTE) or "")
 
 
+def lastResult(segmentationNode):
+    """The last step that put a new result in place of the segments; None if there is none.
+
+    :raises CorrectionError: the log is damaged.
+    """
+    entries = readLog(segmentationNode).entries
+    return next((entry for entry in reversed(entries) if entry.tool in ("segment-again", "carry")), None)
+
+
 def addToLog(segmentationNode, entry):
     """Add a step, and note it on the segments, so that undo takes the step back with them."""
     writeLog(segmentationNode, readLog(segmentationNode).added(entry))
