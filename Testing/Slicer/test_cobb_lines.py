@@ -203,6 +203,24 @@ class CobbLinesTest(FilmCase):
         node.SetNthControlPointPositionWorld(1, end[0], end[1] + 9.0, end[2] + 9.0)
         self.assertNotEqual(self.ui.cobbLabel.text, text)
 
+    def test_without_the_packages_lines_of_a_saved_scene_stay_as_they_are(self):
+        from SpineSegAISlicer.processes import dependencies
+
+        self.open()
+        self.show()
+        before = self.lines()
+        self.patch(dependencies, "areInstalled", lambda: False)
+        self.patch(self.widget.resultPanel._cobb, "show", lambda *nodes: self.fail("a spine was measured"))
+        slicer.util.updateSegmentBinaryLabelmapFromArray(
+            np.zeros_like(slicer.util.arrayFromVolume(self.volume)),
+            self.node,
+            self.node.GetSegmentation().GetNthSegmentID(0),
+            self.volume,
+        )
+        self.widget.resultPanel.update()
+        self.assertEqual(str(self.lines()), str(before))
+        self.assertTrue(self.ui.cobbCheckBox.checked)
+
     def test_other_results_have_no_tick(self):
         from SpineSegAISlicer.scene import cobb_lines
 

@@ -148,7 +148,7 @@ class ResultPanel:
         """The tick is there for films; lines follow the segments."""
         node, volumeNode, box = self.parameters.outputSegmentation, self.parameters.outputVolume, self.ui.cobbCheckBox
         box.visible = cobb_lines.isFilm(node, volumeNode)
-        if node is not None and volumeNode is not None:
+        if node is not None and volumeNode is not None and dependencies.areInstalled():  # else they stay as saved
             try:
                 self._cobb.update(node, volumeNode)
             except SpineSegAIError:  # nothing is left of it
