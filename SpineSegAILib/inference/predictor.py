@@ -299,7 +299,7 @@ class Predictor:
                 f"{info.title} has no option “{sorted(unknown)[0]}”.", f"It has: {', '.join(sorted(known))}."
             )
         # Read in the course of the work, some after the network's minutes or not at all: what is wrong is said before.
-        switch_option(options, "consistency", True)
+        self._names_levels(hints, options)
         if switch_option(options, "mirror", False) and self.method.config.dims == 2:
             raise ConfigError(
                 f"The checkpoint {self.info.name} sees single slices: the option mirror is for 3D ones.",
@@ -362,20 +362,33 @@ class Predictor:
             if device != self.device:
                 self.method.to(self.device)
 
+    def _names_levels(self, hints: Hints, options: Mapping[str, Any]) -> bool:
+        """Whether structures get their names by anatomical consistency.
+
+        Raises:
+            ConfigError: it is switched off, and the network does not name them.
+            HintError: it is switched off, and a hint acts by it.
+        """
+        if switch_option(options, "consistency", True) and set(self.scheme.kinds) - {0}:
+            return True
+        if not self.method.config.predicts_classes:
+            raise ConfigError(
+                "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
+                "Turn the option consistency on.",
+            )
+        reads_range = "visible" in method_info(self.info.method).hints  # with both ends
+        if hints.anchors or (hints.visible and (not reads_range or None in hints.visible)):
+            raise HintError(
+                "Anchors and the visible range act by anatomical consistency, which is switched off.",
+                ("Give both ends of the range" if reads_range and not hints.anchors else "Omit the hint")
+                + ", or turn the option consistency on.",
+            )
+        return False
+
     def _levels(
         self, evidence: Evidence, volume: CanonicalVolume, hints: Hints, options: Mapping[str, Any]
     ) -> LevelResult | None:
-        if not switch_option(options, "consistency", True) or not set(evidence.scheme.kinds) - {0}:
-            if evidence.classes is None:
-                raise ConfigError(
-                    "This checkpoint predicts kinds and ranks, which only become names by anatomical consistency.",
-                    "Turn the option consistency on.",
-                )
-            if hints.anchors or (hints.visible and "visible" not in method_info(self.info.method).hints):
-                raise HintError(
-                    "Anchors and the visible range act by anatomical consistency, which is switched off.",
-                    "Omit the hint, or turn the option consistency on.",
-                )
+        if not self._names_levels(hints, options):
             return None
         anchors = [(a.structure_id, volume.index_of(a.point)) for a in hints.anchors]
         locked = None

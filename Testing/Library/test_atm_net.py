@@ -705,6 +705,9 @@ def test_it_trains_like_any_other_method_and_says_what_it_was_told(tmp_path):
     result = predictor.segment(image, Hints(visible=ids("T12", "S1")))
     assert result.provenance["about"]["prompt_levels"] == "T12:S1"
     assert "label_leak" not in result.provenance
+    predictor.segment(image, Hints(visible=ids("T12", "S1")), {"consistency": "off"})
+    with pytest.raises(HintError, match="both ends"):  # one end acts by consistency alone
+        predictor.segment(image, Hints(visible=(ids("T12", "S1")[0], None)), {"consistency": "off"})
     report = tmp_path / "report.json"
     arguments = ["evaluate", str(manifest), "--split", "validation", "--checkpoint", str(finished.last)]
     arguments += ["--output", str(report), "--device", "cpu", "--option", "prompt_source=oracle"]

@@ -236,8 +236,12 @@ def test_raw_classes_without_consistency(tmp_path):
 
 
 def test_consistency_cannot_be_left_out_where_names_come_from_it(tiny):
+    predictor, told = Predictor(tiny, "cpu"), []
     with pytest.raises(ConfigError, match="only become names"):
-        Predictor(tiny, "cpu").segment(plain_image((3, 40, 40)), options={"consistency": "off"})
+        predictor.segment(
+            plain_image((3, 40, 40)), options={"consistency": "off"}, progress=lambda f, message: told.append(message)
+        )
+    assert told == []  # before any work
 
 
 def test_cancel_and_progress(tiny):
