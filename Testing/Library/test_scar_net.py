@@ -638,6 +638,15 @@ def test_key_points_that_cannot_be_are_refused(predictor, phantom):
     assert predictor.segment(phantom.image, Hints(keypoints={})).provenance["hints"] == []
 
 
+def test_key_points_that_would_steer_nothing_are_refused(tmp_path, phantom):
+    config = make_config("scar-net", "tiny", scheme="lumbar-mr", adaptive="conv").model_dump(mode="json")
+    metadata = {"method": config, "preprocessing": Preprocessing(pixel_mm=2.0).model_dump(mode="json")}
+    save_checkpoint(tmp_path / "c.safetensors", tiny(scheme="lumbar-mr", adaptive="conv").state_dict(), metadata)
+    predictor = Predictor(tmp_path / "c.safetensors", "cpu")
+    with pytest.raises(HintError, match="do not steer"):
+        predictor.segment(phantom.image, Hints(keypoints=phantom.keypoints))
+
+
 def test_dgmsnet_takes_no_key_points(tmp_path, phantom):
     method = tiny("dgmsnet", scheme="lumbar-mr")
     metadata = {

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...errors import HintError
 from ..base import COORDINATE_SCALE_MM, Batch, Context, Method, Passes, Readout, Tiling
 from ..blocks import rank_map
 from ..losses import marginal_cross_entropy, partial_dice_loss, rank_loss
@@ -224,6 +225,11 @@ class ScarNetMethod(Method):
     # --- inference -------------------------------------------------------------------------------------------------
 
     def evidence(self, images: Tensor, context: Context) -> dict[str, Tensor]:
+        if context.keypoints is not None and not self.steered and len(self.networks) == 1:
+            raise HintError(
+                "Keypoints do not steer this checkpoint: its network has no attention to weigh.",
+                "Omit them, or use a checkpoint whose adaptive layer is a transformer.",
+            )
         x = self.network_input(images, context.coordinates)
         on = {name: switch_option(context.options, name, True) for name in _OPTIONS}
         if context.final:
