@@ -664,6 +664,17 @@ class EditorTest(CorrectionCase):
         self.press("correctUndoButton")
         self.assertEqual(self.snapshot(), shifted)
 
+    def test_a_segment_that_is_removed_in_the_editor_does_not_take_the_log_along(self):
+        self.open()
+        self.press("shiftUpButton")
+        self.correct.editor.widget.saveStateForUndo()
+        segmentation = self.node.GetSegmentation()
+        segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+        self.press("correctUndoButton")
+        self.assertEqual([entry["tool"] for entry in self.log()], ["shift"])
+        self.press("correctUndoButton")
+        self.assertEqual(self.log(), [])
+
     def test_undoing_a_replacement_is_a_step_like_others(self):
         from SpineSegAISlicer.scene import results
 

@@ -38,7 +38,8 @@ def addToLog(segmentationNode, entry):
     if segmentation.GetNumberOfSegments():
         # Later steps have larger numbers, and none has that of a step that was taken back.
         step = max(time.time_ns(), stepNoted(segmentationNode) + 1)
-        setTag(segmentation.GetNthSegment(0), STEP_TAG, str(step))
+        for segmentId in segmentation.GetSegmentIDs():  # any may be removed in the Segment Editor
+            setTag(segmentation.GetSegment(segmentId), STEP_TAG, str(step))
 
 
 def logCarried(segmentationNode, volumeNode):
