@@ -28,7 +28,7 @@ from ..correction import Click, click_correction, load_click_method
 from ..errors import CheckpointError, CorrectionError, DatasetError, HintError, OutputError
 from ..files import atomic_write, checksum, read_json
 from ..hints import Anchor, Hints, Point
-from ..imaging import read_image
+from ..imaging import as_it_lies, read_image
 from ..imaging.geometry import ids_in, index_to_lps, like
 from ..inference import Predictor
 from ..keypoints import centres_of
@@ -198,11 +198,13 @@ def sacral_points(labels: sitk.Image) -> list[Point]:
     voxels = np.argwhere(sitk.GetArrayViewFromImage(labels) == _L5_S1)[:, ::-1]
     if len(voxels) < 20:
         raise HintError("The disc L5/S1 is hardly there.", "Draw it.")
-    disc = np.c_[voxels, np.ones(len(voxels))] @ index_to_lps(labels)[:3].T
+    lying = as_it_lies(labels)
+    disc = np.c_[voxels, np.ones(len(voxels))] @ index_to_lps(lying)[:3].T
     across, center = float(np.median(disc[:, 0])), disc[:, 1:].mean(0)
     _, axes = np.linalg.eigh(np.cov((disc[:, 1:] - center).T))  # in the sagittal plane: the thin direction first
     down, along = axes.T
     down = down if down[1] < 0 else -down
     low, high = np.percentile((disc[:, 1:] - center) @ along, (2, 98))
     points = (center + (high - low) * (depth * down + aside * along) for depth, aside in _CLICKS)
-    return [(across, float(y), float(z)) for y, z in points]
+    indices = [lying.TransformPhysicalPointToContinuousIndex((across, float(y), float(z))) for y, z in points]
+    return [labels.TransformContinuousIndexToPhysicalPoint(index) for index in indices]

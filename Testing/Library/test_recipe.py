@@ -262,6 +262,16 @@ def test_s1_is_completed_by_clicks_below_the_disc(lacks_s1):
     assert not teacher.can_add(replace(case, annotated=(*case.annotated, structure("S1").id)))
 
 
+def test_s1_is_below_the_disc_of_a_slice_whose_header_says_axial(lacks_s1):
+    case, s1 = lacks_s1
+    drawn = read_label(case)
+    middle = s1.shape[0] // 2
+    flat = drawn[:, :, middle : middle + 1]
+    flat.SetDirection(np.eye(3).ravel().tolist())
+    points = [flat.TransformPhysicalPointToIndex(point)[::-1] for point in sacral_points(flat)]
+    assert all(s1[middle : middle + 1][point] for point in points)
+
+
 def test_an_s1_that_the_image_cuts_off_or_of_no_size_is_not_taken(lacks_s1, tmp_path):
     case, s1 = lacks_s1
     image, label = sitk.ReadImage(str(case.image)), read_label(case)
