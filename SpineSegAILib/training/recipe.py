@@ -15,15 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import ConfigError, problems
 from ..files import read_table, real_path
-from ..methods.catalog import make_config
+from ..methods.catalog import make_config, stored_config
 from ..resources import resources_folder
 from .config import TrainingConfig, configure, fill_in, flatten
 from .request import TrainingRequest, checked_method
-from .run import RunDirectory
+from .run import RunDirectory, read_saved, replace_json
 from .trainer import run_training
 
 _MODEL = ConfigDict(extra="forbid", frozen=True)
 PREVIOUS = "previous"
+_NOTES = "recipe.json"
+"""In the output folder: what each stage that has begun was made from, besides its settings."""
+_NOT_COMPUTED: dict[str, Any] = {
+    **dict.fromkeys(("dataset", "also", "start_from", "resources", "name"), True),
+    "optimization": {"save_every", "report_every", "workers"},
+}
+"""Settings of a run that change nothing in what it computes, or name files that may have moved."""
 
 
 class LevelledSlices(BaseModel):
@@ -164,7 +171,7 @@ def run_recipe(request: RecipeRequest) -> Path:
         the resulting checkpoint.
 
     Raises:
-        ConfigError: a resource is missing, or a setting is not valid.
+        ConfigError: a resource is missing, a setting is not valid, or a stage that has begun is another one now.
         DatasetError, ImageError, CheckpointError, TrainingError: from what the recipe names.
     """
     recipe, output = request.recipe, request.output
@@ -176,6 +183,7 @@ def run_recipe(request: RecipeRequest) -> Path:
         )
     for stage in recipe.stages:
         checked_method(stage_config(recipe, stage, [Path("dataset.json")], request.resources, None))
+        _refuse_changed(recipe, stage, output)
     drawn = [_prepare(source, request) for source in recipe.sources]
     start: Path | str | None = None
     for stage in recipe.stages:
@@ -185,6 +193,9 @@ def run_recipe(request: RecipeRequest) -> Path:
         config = stage_config(recipe, stage, manifests, request.resources, begin)
         if run.status().get("state") != "finished":
             resume = run.config_file.exists()
+            if not resume:
+                output.mkdir(parents=True, exist_ok=True)
+                replace_json(output / _NOTES, {**read_saved(output / _NOTES), stage.name: _origin(recipe, stage)})
             request.report({"event": "stage", "message": stage.name})
             request.train(TrainingRequest(config, run.folder, resume, request.device, output / "cache", request.report))
             if run.status().get("state") != "finished":
@@ -218,6 +229,46 @@ def stage_config(
         changes=[*changes.items(), ("also", more), ("start_from", str(start) if start else None)],
     )
     return config.model_copy(update={"resources": dict(resources)})
+
+
+def _refuse_changed(recipe: Recipe, stage: Stage, output: Path) -> None:
+    """Raises:
+    ConfigError: the stage has begun, and the recipe says now that something else is computed.
+    """
+    run = RunDirectory(output / stage.name)
+    if not run.config_file.exists():
+        return
+    begun = run.config()
+    origin = _origin(recipe, stage)
+    was = _settings(begun) | read_saved(output / _NOTES).get(stage.name, origin)
+    now = _settings(stage_config(recipe, stage, [Path()], begun.resources, None)) | origin
+    changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    if changed:
+        raise ConfigError(
+            f"{run.folder} holds the stage “{stage.name}” of another recipe, or of this one before it was changed: "
+            f"{', '.join(changed[:5])}{' …' if len(changed) > 5 else ''}.",
+            "Choose a new folder with --output, or undo the change.",
+        )
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    """What a run computes, by the dotted names of settings."""
+    method = stored_config(config.method).model_dump(mode="json")
+    told = config.model_copy(update={"method": method}).model_dump(mode="json", exclude=_NOT_COMPUTED)
+    return dict(flatten(told))
+
+
+def _origin(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """What a stage learns and starts from, wherever the files are."""
+    start = Path(stage.start).name
+    if stage.start == PREVIOUS:
+        before = recipe.stages[: recipe.stages.index(stage)]
+        start = f"{before[-1].name}, {before[-1].weights}" if before else ""
+    return {
+        "sources": [source.model_dump(mode="json", exclude_defaults=True) for source in recipe.sources],
+        "complete": recipe.complete if stage.completed else "",
+        "start": start,
+    }
 
 
 def _prepare(source: Source, request: RecipeRequest) -> Path:

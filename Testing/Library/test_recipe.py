@@ -121,13 +121,62 @@ def test_a_stage_that_was_stopped_is_resumed(data, tmp_path):
     def interrupted(request):
         trained.append(request.resume)
         request.output.mkdir(parents=True, exist_ok=True)
-        (request.output / "config.json").write_text("{}")
+        (request.output / "config.json").write_text(request.config.model_dump_json())
 
     request = RecipeRequest(tiny_recipe(), data, tmp_path / "run", train=interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run_recipe(request)
     assert trained == [False, True]
+
+
+def began(request):
+    """Stands in for a training that has ended."""
+    request.output.mkdir(parents=True, exist_ok=True)
+    (request.output / "config.json").write_text(request.config.model_dump_json())
+    (request.output / "status.json").write_text('{"state": "finished"}')
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"set": TINY | {"seed": 3}}, "seed"),
+        ({"method": "unet", "preset": None}, "method.method"),
+        ({"sources": [{"manifest": "tiny/dataset.json"}, {"manifest": "other/dataset.json"}]}, "sources"),
+        ({"stages": [{"name": "one", "weights": "best"}, {"name": "two"}]}, "start"),
+    ],
+)
+def test_a_stage_that_has_begun_is_not_taken_for_one_that_the_recipe_has_now(change, named, data, tmp_path):
+    stages = {"stages": [{"name": "one"}, {"name": "two"}]}
+    run_recipe(RecipeRequest(tiny_recipe(**stages), data, tmp_path / "run", train=began))
+    with pytest.raises(ConfigError, match=named) as refused:
+        run_recipe(RecipeRequest(tiny_recipe(**stages | change), data, tmp_path / "run", train=began))
+    assert "--output" in refused.value.remedy
+
+
+def test_what_does_not_change_a_stage_keeps_it(data, tmp_path):
+    run_recipe(RecipeRequest(tiny_recipe(), data, tmp_path / "run", train=began))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere").symlink_to(data)  # its data, too
+    more = [*tiny_recipe().model_dump()["stages"], {"name": "three"}]
+    said = TINY | {"optimization": TINY["optimization"] | {"workers": 1}}
+    trained = []
+    request = RecipeRequest(
+        tiny_recipe(title="Other", set=said, stages=more), tmp_path / "elsewhere", tmp_path / "moved",
+        train=lambda request: (trained.append(request.output.name), began(request)),
+    )  # fmt: skip
+    run_recipe(request)
+    assert trained == ["three"]
+
+
+def test_weights_that_were_put_in_place_of_a_stage_are_taken(data, tmp_path):
+    (tmp_path / "run/one").mkdir(parents=True)
+    (tmp_path / "run/one/status.json").write_text('{"state": "finished"}')
+    trained = []
+    run_recipe(
+        RecipeRequest(tiny_recipe(), data, tmp_path / "run", train=lambda r: (trained.append(r.config), began(r)))
+    )
+    assert [config.start_from for config in trained] == [str(tmp_path / "run/one/last.safetensors")]
 
 
 def test_levels_of_single_slices_are_counted_upwards(slices, tmp_path):
