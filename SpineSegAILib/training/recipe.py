@@ -6,7 +6,7 @@ again, so the same command continues a recipe that was stopped or killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,12 @@ class Source(BaseModel):
         if sum(map(bool, (self.manifest, self.slices, self.pictures, self.public))) != 1:
             raise ValueError("name one of manifest, slices, pictures and public")
         return self
+
+    @property
+    def folder(self) -> str:
+        """That a dataset is made from; none where a manifest is there."""
+        made = self.slices or self.pictures or self.public
+        return made.folder if made else ""
 
 
 class Stage(BaseModel):
@@ -184,10 +190,14 @@ def run_recipe(request: RecipeRequest) -> Path:
     for stage in recipe.stages:
         checked_method(stage_config(recipe, stage, [Path("dataset.json")], request.resources, None))
         _refuse_changed(recipe, stage, output)
-    drawn = [_prepare(source, request) for source in recipe.sources]
+    names = _told_apart(Path(source.folder).name for source in recipe.sources)
+    drawn = [_prepare(source, request, name) for source, name in zip(recipe.sources, names, strict=True)]
+    places = _told_apart(path.parent.name for path in drawn)
     start: Path | str | None = None
     for stage in recipe.stages:
-        manifests = [_completed(path, request) for path in drawn] if stage.completed else drawn
+        manifests = drawn
+        if stage.completed:
+            manifests = [_completed(path, request, name) for path, name in zip(drawn, places, strict=True)]
         run = RunDirectory(output / stage.name)
         begin = start if stage.start == PREVIOUS else stage.start
         config = stage_config(recipe, stage, manifests, request.resources, begin)
@@ -271,15 +281,25 @@ def _origin(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _prepare(source: Source, request: RecipeRequest) -> Path:
-    """The source's manifest, made if need be."""
+def _told_apart(names: Iterable[str]) -> list[str]:
+    """The names, with a number where one was there before, in upper or lower case."""
+    result: list[str] = []
+    for name in names:
+        taken = {other.casefold() for other in result}
+        choices = (name, *(f"{name}-{number}" for number in range(2, len(result) + 3)))
+        result.append(next(choice for choice in choices if choice.casefold() not in taken))
+    return result
+
+
+def _prepare(source: Source, request: RecipeRequest, name: str) -> Path:
+    """The source's manifest, made under a name if need be."""
     if source.manifest:
         return real_path(request.data / source.manifest)
     from ..datasets import pictures
 
     told = source.slices or source.pictures or source.public
     assert told is not None
-    output = request.output / "data" / Path(told.folder).name
+    output = request.output / "data" / name
     if (output / "dataset.json").exists():
         return output / "dataset.json"
     request.report({"event": "prepare", "message": f"reading {told.folder}"})
@@ -293,11 +313,11 @@ def _prepare(source: Source, request: RecipeRequest) -> Path:
     return pictures.import_labelled_pictures(folder, output, told.structure, levels=told.levels)
 
 
-def _completed(manifest: Path, request: RecipeRequest) -> Path:
-    """The manifest with labels completed by the recipe's checkpoint."""
+def _completed(manifest: Path, request: RecipeRequest, name: str) -> Path:
+    """The manifest with labels completed by the recipe's checkpoint, under a name."""
     from ..datasets.completion import complete_dataset, find_teacher
 
-    output = request.output / "completed" / manifest.parent.name
+    output = request.output / "completed" / name
     if (output / "dataset.json").exists():
         return output / "dataset.json"
 

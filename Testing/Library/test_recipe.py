@@ -1,7 +1,9 @@
 """Recipes: stages that start from one another, sources of several kinds, continued where they were stopped."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tiny_data import write_tiny_dataset
 from SpineSegAILib.anatomy import STRUCTURES, structure
 from SpineSegAILib.checkpoints import read_header
 from SpineSegAILib.cli import main
-from SpineSegAILib.datasets import pictures
+from SpineSegAILib.datasets import completion, pictures
 from SpineSegAILib.datasets.completion import Segmenter, complete_dataset, find_teacher, sacral_points
 from SpineSegAILib.datasets.manifest import Case, read_label, read_manifest
 from SpineSegAILib.errors import ConfigError, DatasetError, HintError, OutputError
@@ -167,6 +169,20 @@ def test_what_does_not_change_a_stage_keeps_it(data, tmp_path):
     )  # fmt: skip
     run_recipe(request)
     assert trained == ["three"]
+
+
+def test_sources_in_folders_of_one_name_are_told_apart(slices, data, tmp_path, monkeypatch):
+    for place in ("a/films", "b/films"):
+        shutil.copytree(slices, tmp_path / place)
+    shutil.copytree(data / "tiny", tmp_path / "c/films")
+    sources = [{"pictures": {"folder": f, "structure": "vertebra"}} for f in ("a/films", "b/films")]
+    sources += [{"manifest": "c/films/dataset.json"}, {"manifest": "c/films/dataset.json"}]
+    recipe = tiny_recipe(sources=sources, complete="stub", stages=[{"name": "one", "completed": True}])
+    monkeypatch.setattr(completion, "find_teacher", lambda *_: Stub("S1"))
+    trained = []
+    run_recipe(RecipeRequest(recipe, tmp_path, tmp_path / "run", train=lambda r: (trained.append(r.config), began(r))))
+    used = [Path(p).parent.relative_to(tmp_path / "run") for p in (trained[0].dataset, *trained[0].also)]
+    assert len(set(used)) == 4 and {p.name for p in (tmp_path / "run/data").iterdir()} == {"films", "films-2"}
 
 
 def test_weights_that_were_put_in_place_of_a_stage_are_taken(data, tmp_path):
