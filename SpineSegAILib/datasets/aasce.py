@@ -20,6 +20,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..errors import DatasetError, ImageError
 from ..files import read_json, read_text, real_path
 from ..imaging import read_image
 from ..imaging.quads import filled_quadrangles, is_quadrangle
+from .adding import Drawn
 
 SOURCE = "aasce"
 _IDS = scheme("thoracolumbar-xr").ids
@@ -44,7 +46,7 @@ class Films:
     """What a folder holds.
 
     Attributes:
-        entries: of a manifest, with absolute paths.
+        entries: of a manifest, with absolute paths and drawn labels.
         splits: patient → split, where the set says.
         notes: sentences for a reader about what was omitted, and why.
     """
@@ -66,12 +68,8 @@ class _Film:
     mended: bool = False
 
 
-def read_films(folder: Path, output: Path) -> Films:
+def read_films(folder: Path) -> Films:
     """The films of a folder in either layout, and their masks.
-
-    Args:
-        folder: of the dataset.
-        output: folder of the training set, to which masks are written.
 
     Raises:
         DatasetError: a table is damaged, or a film is missing, cannot be read or has another size than said.
@@ -96,7 +94,7 @@ def read_films(folder: Path, output: Path) -> Films:
         doubted = changed or film.mended
         if doubted:
             without_angles.append(name)
-        result.entries.append(_entry(film, image, ordered, output, doubted))
+        result.entries.append(_entry(film, image, ordered, doubted))
         if film.split:
             result.splits[film.study] = film.split
     result.notes = [f"{len(names)} films omitted ({why}): {_some(names)}." for why, names in left_out.items()]
@@ -108,15 +106,11 @@ def read_films(folder: Path, output: Path) -> Films:
     return result
 
 
-def _entry(film: _Film, image: sitk.Image, corners: np.ndarray, output: Path, doubted: bool) -> dict[str, Any]:
-    columns, rows = _size(image)
-    mask = filled_quadrangles((rows, columns), dict(zip(_IDS, corners, strict=True)))
-    target = output / "labels" / f"{SOURCE}-{film.path.stem}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(mask), str(target))
+def _entry(film: _Film, image: sitk.Image, corners: np.ndarray, doubted: bool) -> dict[str, Any]:
+    mask = Drawn(f"{SOURCE}-{film.path.stem}", ".png", partial(_mask, _size(image), corners))
     entry = {
         "image": real_path(film.path),
-        "label": real_path(target),
+        "label": mask,
         "annotated": [STRUCTURES[i].name for i in _IDS],
         "corners": {
             STRUCTURES[sid].name: [
@@ -130,6 +124,10 @@ def _entry(film: _Film, image: sitk.Image, corners: np.ndarray, output: Path, do
         "extent": "body",
     }
     return entry if doubted else {**entry, "cobb_angles": [round(angle, 3) for angle in film.angles]}
+
+
+def _mask(size: tuple[int, int], corners: np.ndarray) -> sitk.Image:
+    return sitk.GetImageFromArray(filled_quadrangles(size[::-1], dict(zip(_IDS, corners, strict=True))))
 
 
 def _mended(corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, bool] | None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from .training_set import TrainingSet
 
 _STALE_SECONDS = 86_400.0  # no import takes a day
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A label image that a training set is to keep, made when it is written.
+
+    Attributes:
+        name: wanted, without the suffix.
+        suffix: with its dot.
+        draw: makes the image.
+    """
+
+    name: str
+    suffix: str
+    draw: Callable[[], sitk.Image]
 
 
 @dataclass
@@ -47,6 +62,23 @@ class Adding:
         if not whole:
             raise OutputError(f"{name} could not be written whole.", "Is the disk full, or the folder protected?")
         self.files.append(name)
+
+    def keep(self, drawn: Drawn, former: str = "") -> str:
+        """A drawn label into the waiting place.
+
+        Args:
+            former: file of the set that it replaces.
+
+        Returns:
+            its name in the training set, which no other file has.
+        """
+        there = [path.name for path in (self.owner.folder / "labels").glob("*")]
+        taken = {name.casefold() for name in (*there, *(Path(file).name for file in self.files))}
+        numbers = ("", *(f"-{n}" for n in range(2, len(taken) + 3)))
+        names = (f"{drawn.name}{number}{drawn.suffix}" for number in numbers)
+        name = former or f"labels/{next(name for name in names if name.casefold() not in taken)}"
+        self.write(drawn.draw(), name)
+        return name
 
     def commit(self) -> None:
         """Files first, the manifest last.

@@ -116,7 +116,7 @@ def import_dataset(
 
 def _import_spinal_disease(folder: Path, target: TrainingSet, validation_share: float) -> TrainingSet:
     """Keypoints teach and are not scored, so that only cases with masks are dealt to training and validation."""
-    entries = spinal_disease.spinal_disease_entries(folder, target.folder)
+    entries = spinal_disease.spinal_disease_entries(folder)
     if not entries:
         raise DatasetError(f"There are no cases of {spinal_disease.SOURCE} in {folder}.", _LAYOUTS["spinal-disease"])
     target.table.setdefault("name", folder.name)
@@ -127,7 +127,7 @@ def _import_spinal_disease(folder: Path, target: TrainingSet, validation_share: 
 
 
 def _import_films(folder: Path, target: TrainingSet, validation_share: float) -> TrainingSet:
-    films = aasce.read_films(folder, target.folder)
+    films = aasce.read_films(folder)
     if not films.entries:
         raise DatasetError(f"There are no films of {aasce.SOURCE} in {folder}.", _LAYOUTS[aasce.SOURCE])
     target.table.setdefault("name", folder.name)

@@ -14,6 +14,7 @@ they are taken as lying on the pixels of their slice.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..errors import DatasetError, SpineSegAIError
 from ..files import read_json, real_path
 from ..hints import Point
 from ..imaging import read_file
+from .adding import Drawn
 
 SOURCE = "spinal-disease"
 
@@ -32,12 +34,11 @@ SOURCE = "spinal-disease"
 _MASK_VALUES = dict(enumerate(("L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"), start=1))
 
 
-def spinal_disease_entries(folder: Path, output: Path) -> list[dict[str, Any]]:
+def spinal_disease_entries(folder: Path) -> list[dict[str, Any]]:
     """Entries of a manifest, with absolute paths: studies with keypoints, and slices with masks where these are.
 
     Args:
         folder: of the dataset, with the annotations and the studies' folders.
-        output: folder of the training set, to which masks are written on the grid of their slices.
 
     Raises:
         DatasetError: there is nothing, an annotation is not of that form or names an instance that is not there, or a
@@ -49,7 +50,7 @@ def spinal_disease_entries(folder: Path, output: Path) -> list[dict[str, Any]]:
     for annotation in annotations:
         for entry in _studies(annotation, files, folder):
             entries.setdefault(entry["patient"], entry)  # DGMSNet's program joins the lists to one more
-    return [*entries.values(), *_masked(folder / "in", output)]
+    return [*entries.values(), *_masked(folder / "in")]
 
 
 def _studies(annotation: Path, files: Mapping[str, Path], folder: Path) -> list[dict[str, Any]]:
@@ -77,7 +78,7 @@ def _studies(annotation: Path, files: Mapping[str, Path], folder: Path) -> list[
     return entries
 
 
-def _masked(folder: Path, output: Path) -> list[dict[str, Any]]:
+def _masked(folder: Path) -> list[dict[str, Any]]:
     """Cases of the slices that DGMSNet's authors drew."""
     entries = []
     for mask in sorted(path for path in (folder / "mask").glob("Case*.nii.gz") if not path.name.startswith(".")):
@@ -94,15 +95,10 @@ def _masked(folder: Path, output: Path) -> list[dict[str, Any]]:
         values = [int(v) for v in np.unique(drawn) if v]
         if stray := [v for v in values if v not in _MASK_VALUES]:
             raise DatasetError(f"{mask} has the value {stray[0]}, which means nothing there.", "Download it again.")
-        label = sitk.GetImageFromArray(drawn[None].astype(np.uint8))
-        label.CopyInformation(image)
-        target = output / "labels" / f"spinal-disease-{name}.nii.gz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(label, str(target))
         entries.append(
             {
                 "image": real_path(path),
-                "label": real_path(target),
+                "label": Drawn(f"{SOURCE}-{name}", ".nii.gz", partial(_on_slice, mask, path)),
                 "annotated": [_MASK_VALUES[v] for v in values],
                 "label_values": {str(v): name for v, name in _MASK_VALUES.items()},
                 "patient": name,
@@ -111,6 +107,13 @@ def _masked(folder: Path, output: Path) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def _on_slice(mask: Path, path: Path) -> sitk.Image:
+    """A mask on the grid of its slice."""
+    label = sitk.GetImageFromArray(sitk.GetArrayFromImage(read_file(mask)).squeeze()[None].astype(np.uint8))
+    label.CopyInformation(sitk.ReadImage(str(path)))
+    return label
 
 
 def _points(entry: Mapping[str, Any]) -> list[tuple[str, float, float]]:

@@ -19,7 +19,7 @@ from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, sorted_ids, stru
 from ..errors import DatasetError, OutputError, SpineSegAIError
 from ..files import atomic_write, checksum, read_json, real_path
 from ..results.segment_names import CUSTOM
-from .adding import Adding, adding_to
+from .adding import Adding, Drawn, adding_to
 from .entries import (
     CaseRow,
     case_row,
@@ -179,22 +179,28 @@ class TrainingSet:
         """Adds cases whose files stay where they are; a case with the same image is replaced.
 
         Args:
-            entries: of a manifest, with absolute paths.
+            entries: of a manifest, with absolute paths; a label may be `Drawn`.
             splits: patient → split, where the dataset says. Where it does not, a patient stays where he was.
             validation_share: of the patients who are new, and of whom it says nothing.
         """
         was = {patient_of(e): of for of, e in self.entries() if of in SPLITS}
         with adding_to(self) as adding:
             for entry in entries:
+                drawn = entry["label"] if isinstance(entry.get("label"), Drawn) else None
                 for key in ("image", "label"):
-                    if key in entry:
+                    if key in entry and not (drawn and key == "label"):
                         entry[key] = relative(entry[key], self.folder)
+                own = ""
                 for split in ALL_SPLITS:
                     same = [
                         e for e in self.table.get(split, []) if isinstance(e, dict) and e["image"] == entry["image"]
                     ]
                     for former in same:
                         self.table[split].remove(former)
+                        label = str(former.get("label", ""))
+                        own = label if re.fullmatch(r"labels/[^/\\]+", label) else own
+                if drawn:
+                    entry["label"] = adding.keep(drawn, own)
                 adding.new.append(entry)
             for entry in [e for e in adding.new if (splits or {}).get(e["patient"])]:
                 self._put(entry, (splits or {})[entry["patient"]])

@@ -13,7 +13,8 @@ from SpineSegAILib.checkpoints import find_checkpoint
 from SpineSegAILib.cli import main
 from SpineSegAILib.datasets import read_label, read_manifest
 from SpineSegAILib.datasets.public_sets import import_dataset
-from SpineSegAILib.errors import DatasetError, HintError
+from SpineSegAILib.datasets.training_set import TrainingSet
+from SpineSegAILib.errors import DatasetError, HintError, OutputError
 from SpineSegAILib.imaging import Preprocessing
 from SpineSegAILib.imaging.quads import filled_quadrangles, is_quadrangle
 from SpineSegAILib.inference import Predictor
@@ -100,6 +101,25 @@ def test_corners_are_read_in_their_order():
 
 
 # --- the importer ----------------------------------------------------------------------------------------------------
+
+
+def test_films_of_one_name_keep_their_own_masks_and_a_failed_import_changes_none(tmp_path, monkeypatch):
+    first = import_dataset("aasce", write_films(tmp_path / "a"), tmp_path / "out", validation_share=0.0)
+    masks = {path.name: path.read_bytes() for path in (tmp_path / "out/labels").iterdir()}
+
+    def full(*_):
+        raise OSError(28, "no space left")
+
+    with monkeypatch.context() as patched, pytest.raises(OutputError):
+        patched.setattr(TrainingSet, "refuse_changed", full)
+        import_dataset("aasce", write_films(tmp_path / "b"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    for _ in range(2):  # the second time, they are replaced
+        import_dataset("aasce", tmp_path / "b", tmp_path / "out", validation_share=0.0)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out/labels").iterdir()}
+    assert masks.items() < files.items() and len(files) == 2 * len(masks)
+    labels = [entry["label"] for _, entry in TrainingSet(first.path).entries()]
+    assert len(set(labels)) == len(labels) == len(files)
 
 
 def test_published_films_become_cases_with_corners_and_masks(tmp_path):
