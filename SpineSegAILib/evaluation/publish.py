@@ -174,7 +174,7 @@ def model_card(
         "model_card.md.j2",
         info=info,
         method=method_info(info.method),
-        training=info.metadata["training"],
+        training=info.metadata.get("training"),
         notes=what.notes.strip(),
         recipe=what.recipe,
         calibration=_calibration_in_words(info),

@@ -72,6 +72,14 @@ def test_the_card_says_what_was_measured_and_the_header_holds_it(manifest, tmp_p
         assert part in tables
 
 
+def test_a_checkpoint_that_does_not_say_its_training_is_published(manifest, tmp_path):
+    info = checkpoint(tmp_path / "a.safetensors")
+    info.metadata.pop("training")
+    what = Publication("shown", [manifest], "validation", "some command", "")
+    card = publish(info, what, tmp_path / "out", device="cpu")[1].read_text(encoding="utf-8")
+    assert "does not say what it was trained on" in card
+
+
 def test_all_results_can_lie_in_a_folder_of_their_own(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr("SpineSegAILib.evaluation.publish.VARIANTS", ("full",))
     what = Publication("shown", [manifest], "validation", "", "", tables=tmp_path / "docs/results")
