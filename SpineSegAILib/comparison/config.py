@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..checkpoints import SUFFIX
 from ..errors import ConfigError, problems
 from ..evaluation.variants import ALL_VARIANTS
 from ..files import read_table, real_path
@@ -39,7 +40,7 @@ class Entry(BaseModel):
     model_config = _MODEL
 
     name: str = Field(min_length=1, description="of the row")
-    checkpoint: str = Field("", description="name or file of a checkpoint to take")
+    checkpoint: str = Field("", description="name or file of a checkpoint to take; relative to this file")
     method: str = Field("", description="id of a method to train")
     program: Literal["", "nnunet-v2"] = Field("", description="another program that trains and segments, if installed")
     preset: str | None = Field(None, description="named configuration of the method")
@@ -272,4 +273,12 @@ def read_comparison(
     found = {name: str(here / file) for name, file in config.resources.items()}
     found |= {name: str(real_path(file)) for name, file in (resources or {}).items()}
     manifest = real_path(dataset) if dataset else here / config.dataset
-    return config.model_copy(update={"dataset": str(manifest), "resources": found})
+    entries = tuple(_placed(entry, here) for entry in config.entries)
+    return config.model_copy(update={"dataset": str(manifest), "resources": found, "entries": entries})
+
+
+def _placed(entry: Entry, folder: Path) -> Entry:
+    """An entry whose files of checkpoints are those in a folder; names stay."""
+    told = {"checkpoint": entry.checkpoint, "start_from": entry.start_from}
+    files = {key: file for key, file in told.items() if file.endswith(SUFFIX) and not file.startswith(ENTRY_PREFIX)}
+    return entry.model_copy(update={key: str(folder / file) for key, file in files.items()})

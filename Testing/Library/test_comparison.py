@@ -472,11 +472,19 @@ def test_paths_in_a_configuration_are_relative_to_it(tmp_path):
         "title": "T",
         "dataset": "sub/d.json",
         "resources": {"text_bank": "b"},
-        "entries": [{"name": "a", "method": "unet"}],
+        "entries": [
+            {"name": "a", "method": "unet", "start_from": "w/start.safetensors"},
+            {"name": "b", "checkpoint": "../own.safetensors"},
+            {"name": "c", "checkpoint": "lumbar-mr-resenc"},
+            {"name": "d", "method": "unet", "start_from": "entry:a"},
+        ],
     }
     (tmp_path / "c.json").write_text(json.dumps(table), encoding="utf-8")
     config = read_comparison(tmp_path / "c.json")
     assert config.dataset == str(tmp_path / "sub/d.json") and config.resources == {"text_bank": str(tmp_path / "b")}
+    start, taken, name, entry = ((e.start_from or e.checkpoint) for e in config.entries)
+    assert start == str(tmp_path / "w/start.safetensors") and taken == str(tmp_path / "../own.safetensors")
+    assert (name, entry) == ("lumbar-mr-resenc", "entry:a")
 
 
 def test_every_column_of_the_papers_is_in_a_summary(manifest, tiny_checkpoint, tmp_path):
