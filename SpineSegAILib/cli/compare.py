@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OutputError
+from ..errors import OutputError, TrainingError
 from . import arguments
 from .terminal import print_json, print_note, print_table, print_written, stop_on_interrupt, training_progress
 
@@ -88,3 +88,10 @@ def run(args: argparse.Namespace) -> None:
             print(f"{found['title']}: {variant}")
             print_table(rows)
         print_written(paths)
+    if work.failed and args.json:
+        sys.exit(2)
+    if work.failed:
+        raise TrainingError(
+            f"Not all could be done: {'; '.join(f'{name}: {why}' for name, why in work.failed.items())}",
+            "Mend that, and run the same command again.",
+        )

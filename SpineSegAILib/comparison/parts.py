@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Work:
         worst: how many worst cases each entry's page shows.
         train: trains, or resumes; replaced by the shell, which stops a run on Ctrl-C.
         say: told what is being done.
+        failed: what could not be done → why.
     """
 
     output: Path
@@ -57,6 +58,7 @@ class Work:
     worst: int = 3
     train: Callable[[TrainingRequest], Any] = run_training
     say: Say = lambda sentence: None
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

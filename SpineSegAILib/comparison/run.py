@@ -12,7 +12,7 @@ import torch
 from .. import __version__
 from ..checkpoints import find_checkpoint
 from ..datasets.manifest import Case, learned_from, read_manifest
-from ..errors import ConfigError, OutputError
+from ..errors import Cancelled, ConfigError, OutputError, SpineSegAIError, TrainingError
 from ..evaluation import write_report
 from ..evaluation.page import write_page
 from ..evaluation.summary import merge_reports
@@ -39,7 +39,8 @@ from .parts import (
 def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]:
     """Does what is not done yet, and returns everything that is.
 
-    All entries are looked at before the first one is trained, so that a mistake in the last one is found at once.
+    An entry that fails stops none of the others, save those that start from it; `Work.failed` says why. All entries are
+    looked at before the first one is trained, so that a mistake in the last one is found at once.
 
     Returns:
         One document per entry and seed, in the configuration's order: ``name``, ``seed``, ``checkpoint`` (the file that
@@ -74,11 +75,22 @@ def run_comparison(config: ComparisonConfig, work: Work) -> list[dict[str, Any]]
             if part.entry.name not in wanted:
                 continue
             work.say(f"{number} of {len(parts)}: {part.label}")
-            part.folder.mkdir(parents=True, exist_ok=True)
-            if not part.is_trained:
-                part.train(work)
-            if part.entry.shown:
-                _score(part, config, work, reports[id(part)])
+            start = part.entry.start_from.removeprefix(ENTRY_PREFIX)
+            try:
+                if start in {p.entry.name for p in parts if p.label in work.failed}:
+                    raise TrainingError(f"“{start}”, which it starts from, has failed.")
+                part.folder.mkdir(parents=True, exist_ok=True)
+                if not part.is_trained:
+                    part.train(work)
+                if part.entry.shown:
+                    _score(part, config, work, reports[id(part)])
+            except Cancelled:
+                raise
+            except Exception as error:
+                foreseen = isinstance(error, (SpineSegAIError, OSError))
+                work.failed[part.label] = str(error) if foreseen else f"{type(error).__name__}: {error}"
+                work.say(f"{part.label} failed: {work.failed[part.label]}")
+                continue
         if part.entry.shown:
             done.setdefault((part.entry.name, part.seed), []).append((part, reports[id(part)]))
     folds = config.folds if config.folds and not work.rehearse else 1
@@ -106,6 +118,7 @@ def describe(config: ComparisonConfig, work: Work, documents: Sequence[dict[str,
         "weights": config.taken_weights,
         "grid": config.grid,
         "rehearsal": work.rehearse,
+        "failed": dict(work.failed),
         "library": ", ".join(sorted(versions)),
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
     }

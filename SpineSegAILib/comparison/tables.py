@@ -291,6 +291,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         told.insert(0, REHEARSAL)
     if found["missing"]:
         told.append(f"Not done yet: {', '.join(found['missing'])}.")
+    told += [f"Failed: {name} ({why.rstrip('.')})." for name, why in found.get("failed", {}).items()]
     rows = next(iter(found["variants"].values()))["rows"]
     for row in rows:
         for other in set(row["weights"]) - {found["weights"]}:

@@ -19,7 +19,7 @@ from SpineSegAILib.comparison.parts import Work, digest, training_of
 from SpineSegAILib.comparison.run import _scoring, describe, plan, run_comparison
 from SpineSegAILib.comparison.tables import markdown, short_tables, tabulate, write_tables
 from SpineSegAILib.datasets.manifest import read_manifest
-from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError
+from SpineSegAILib.errors import ConfigError, DatasetError, MissingPackageError, TrainingError
 from SpineSegAILib.phantoms.spine import PhantomSpec, make_phantom
 from SpineSegAILib.phantoms.vessels import VesselSpec, make_vessels
 from SpineSegAILib.training.run import RunDirectory
@@ -279,6 +279,30 @@ def test_what_is_done_is_not_done_again_and_a_killed_one_goes_on(manifest, tmp_p
     ((variant, (header, first, second)),) = short_tables(table)
     assert variant == "full" and header[:2] == ["", "Dice"] and [first[0], second[0]] == ["U-Net", "Two"]
     assert first[1].startswith(f"{row['figures']['Dice']:.2f}") and len(header) == len(first) <= 8, "for a terminal"
+
+
+def test_an_entry_that_fails_stops_none_of_the_others(manifest, tmp_path):
+    entries = [
+        {"name": "Bad", "method": "unet", "preset": "tiny"},
+        {"name": "Further", "method": "unet", "preset": "tiny", "start_from": "entry:Bad"},
+        {"name": "Good", "method": "resenc-unet", "preset": "tiny"},
+    ]
+    config = config_of(manifest, entries=entries)
+
+    def train(request):
+        if request.config.method["method"] == "unet":
+            raise TrainingError("The loss is no number.")
+        run_training(request)
+
+    work = Work(tmp_path, "cpu", train=train)
+    found = run_comparison(config, work)
+    table = tabulate(config, describe(config, work, found), found)
+    assert [d["name"] for d in found] == ["Good"] and table["missing"] == ["Bad", "Further"]
+    bad, further = table["failed"].values()
+    assert bad == "The loss is no number." and "“Bad”" in further and "The loss is no number" in markdown(table)
+    work = Work(tmp_path, "cpu", only=["Bad"], train=train)
+    none = run_comparison(config_of(manifest, entries=entries[:1]), work)
+    assert none == [] and write_tables(tabulate(config, describe(config, work), none), tmp_path)
 
 
 def test_checkpoints_are_taken_beside_what_is_trained(manifest, tiny_checkpoint, tmp_path):
