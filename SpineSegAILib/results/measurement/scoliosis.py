@@ -20,7 +20,6 @@ from ...anatomy import STRUCTURES, T13_ID, Kind, order_of, structure
 from ...hints import Point
 from ...imaging import Geometry
 from ...imaging.geometry import canonical_axes
-from ..quality import LOW
 from ..segmentation import Segmentation
 from .bodies import CUT
 from .cobb import Ends, completed, curves, set_angles_of
@@ -34,6 +33,9 @@ CURVE = "curve"
 _SET_ANGLES = ("cobb_main_deg", "cobb_upper_deg", "cobb_lower_deg")
 _MOST_OFF = 5.0
 """Degrees by which an angle that is given may be off since vertebrae are estimated: as much as readers differ."""
+LEAST_QUALITY = 0.2
+"""Below, an outline has no corners. Where it is merely low they mostly serve: without them three films in ten have a
+main angle, with them half, and no worse (`Testing/Benchmarks/films.py`)."""
 Line = tuple[Point, Point]
 """Left and right end (LPS, mm), as the picture has them."""
 
@@ -129,7 +131,7 @@ class FilmSpine:
             try:
                 if self.is_cut(sid):
                     raise NotMeasured(CUT)
-                if quality.get(sid, 1.0) < LOW:
+                if quality.get(sid, 1.0) < LEAST_QUALITY:
                     raise NotMeasured("its outline is doubtful")
                 quad = fit_quad(mask, down)
                 if quad.tilt_error > LARGEST_TILT_ERROR:
