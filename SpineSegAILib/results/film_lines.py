@@ -8,6 +8,7 @@ import numpy as np
 
 from ..anatomy import STRUCTURES
 from .measurement import Curve, FilmSpine
+from .measurement.corners import Quad
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +33,24 @@ def draw_curves(axes: Axes, spine: FilmSpine, spacing: tuple[float, float]) -> N
             beyond = (_LONGER, _SHORTER) if side > 0 else (_SHORTER, _LONGER)
             ends = np.array([left - beyond[0] * (right - left), right + beyond[1] * (right - left)])
             axes.plot(*ends.T, color=color, linewidth=1.3, solid_capstyle="butt")
-        quad = spine.quads[curve.apex]
-        beside = quad.corners[[1, 3]].mean(0) if side > 0 else quad.corners[[0, 2]].mean(0)
-        x, y = _place(quad.center + 1.35 * (beside - quad.center), spacing)
-        axes.text(
-            x, y, _words(curve), color=color, fontsize=8, va="center", ha="left" if side > 0 else "right", clip_on=True
+        _tell(axes, curve, spine.quads[curve.apex], spacing, color, side)
+
+
+def _tell(axes: Axes, curve: Curve, apex: Quad, spacing: tuple[float, float], color: str, side: int) -> None:
+    """The angle beside the apex: where the curve is convex, or on the other side if the picture ends there."""
+    from matplotlib.patheffects import withStroke
+
+    for last, here in enumerate((side, -side)):
+        beside = apex.corners[[1, 3]].mean(0) if here > 0 else apex.corners[[0, 2]].mean(0)
+        x, y = _place(apex.center + 1.35 * (beside - apex.center), spacing)
+        told = axes.text(
+            x, y, _words(curve), color=color, fontsize=8, va="center", ha="left" if here > 0 else "right", clip_on=True,
+            path_effects=[withStroke(linewidth=2.2, foreground=(0, 0, 0, 0.85))],
         )  # fmt: skip
+        ends = told.get_window_extent().transformed(axes.transData.inverted()).intervalx
+        if last or (min(axes.get_xlim()) <= min(ends) and max(ends) <= max(axes.get_xlim())):
+            return
+        told.remove()
 
 
 def _words(curve: Curve) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 
 from SpineSegAILib.anatomy import STRUCTURES, scheme, structure
 from SpineSegAILib.cli.segment import _structure_rows
@@ -14,6 +15,7 @@ from SpineSegAILib.imaging.geometry import like
 from SpineSegAILib.imaging.quads import filled_quadrangles
 from SpineSegAILib.phantoms.films import FilmSpec, make_film, random_film
 from SpineSegAILib.results import Segmentation
+from SpineSegAILib.results.film_lines import draw_curves
 from SpineSegAILib.results.measurement import FILM, FILM_COLUMNS, FilmSpine, measure, measure_all, write_measurements
 from SpineSegAILib.results.measurement.cobb import completed, curves, set_angles
 from SpineSegAILib.results.measurement.corners import fit_quad
@@ -293,6 +295,22 @@ def test_the_shell_lists_no_volumes_of_a_film():
 
 
 # --- what a reader sees ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [0.0, 300.0])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_angle_of_a_curve_is_written_inside_of_the_picture(room, mirrored):
+    tilts = {name: -tilt if mirrored else tilt for name, tilt in TILTS.items()}
+    spine = FilmSpine(result(film(tilts=tilts)))
+    low, high = (f([quad.corners[:, 0] for quad in spine.quads.values()]) for f in (np.min, np.max))
+    for edges in ((low - room, high + 300.0), (low - 300.0, high + room)):
+        axes = Figure(figsize=(4, 8)).add_axes((0, 0, 1, 1))
+        axes.set(xlim=edges, ylim=(spine.labels.shape[0], 0))
+        draw_curves(axes, spine, (1.0, 1.0))
+        for curve, told in zip(spine.curves(), axes.texts, strict=True):
+            box = told.get_window_extent().transformed(axes.transData.inverted())
+            assert edges[0] <= box.x0 and box.x1 <= edges[1]
+            assert not room or (told.get_ha() == "left") is (curve.side == "right")
 
 
 def test_the_preview_draws_how_angles_are_taken():
