@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -64,6 +65,13 @@ def check_name(path: str | Path, failure: type[SpineSegAIError]) -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode("utf-8", "replace")
         raise failure(f"The name of {shown} is not UTF-8.", "Rename the file, or the folder that it is in.") from None
+
+
+def free_name(wanted: str, taken: Iterable[str], mark: str = "-", suffix: str = "") -> str:
+    """The wanted name, with a number where it is taken. Windows and macOS take “a” and “A” for one file."""
+    known = {name.casefold() for name in taken}
+    names = (f"{wanted}{number}{suffix}" for number in chain([""], (f"{mark}{n}" for n in count(2))))
+    return next(name for name in names if name.casefold() not in known)
 
 
 def check_writable(path: str | Path) -> None:

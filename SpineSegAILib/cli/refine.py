@@ -108,7 +108,7 @@ def _change(before: Segmentation, after: Segmentation, sid: int) -> str:
     import SimpleITK as sitk
 
     old, new = (int((sitk.GetArrayViewFromImage(s.labels) == sid).sum()) for s in (before, after))
-    if not after.scale_known or 1 in after.labels.GetSize():
+    if not after.tells_volumes:
         return f"{old} → {new} voxels"
     ml = math.prod(after.labels.GetSpacing()) / 1000.0
     return f"{old * ml:.2f} → {new * ml:.2f} mL"

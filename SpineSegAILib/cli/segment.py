@@ -388,5 +388,4 @@ def _structure_rows(result: Segmentation) -> list[tuple[str, ...]]:
         quality = result.outline_quality.get(sid)
         shown = "" if quality is None else f"{quality:.2f}"
         rows.append((result.name_of(sid, present), f"{voxels[sid] * voxel_ml:.1f} mL", shown))
-    whole = result.scale_known and 1 not in result.labels.GetSize()
-    return rows if whole else [(row[0], row[2]) for row in rows]
+    return rows if result.tells_volumes else [(row[0], row[2]) for row in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import STRUCTURES
-from ..datasets.manifest import SPLITS, Case, moved, read_label, read_manifest, told_by, values_of
+from ..datasets.manifest import SPLITS, Case, case_digest, moved, read_label, read_manifest, values_of
 from ..errors import ConfigError, DatasetError, one_of
 from ..files import atomic_write, read_json
 from ..imaging.geometry import like
@@ -73,8 +72,8 @@ def write_folds(manifest: Path, split: str, count: int, sources: Sequence[str], 
         found.append(
             Fold(
                 number,
-                _write_part(manifest, split, kept, "training", output / f"fold{number}-training.json"),
-                _write_part(manifest, split, left_out, "validation", output / f"fold{number}-left-out.json"),
+                _write_part(manifest, split, cases, kept, "training", output / f"fold{number}-training.json"),
+                _write_part(manifest, split, cases, left_out, "validation", output / f"fold{number}-left-out.json"),
             )
         )
     return found
@@ -94,7 +93,7 @@ def write_never_scored(manifest: Path, split: str, sources: Sequence[str], outpu
             "Every case is scored: there is none to learn from once for all folds.",
             "Name the sources that are scored (scored_sources).",
         )
-    return _write_part(manifest, split, kept, "training", output / "never-scored.json")
+    return _write_part(manifest, split, cases, kept, "training", output / "never-scored.json")
 
 
 def with_supervision(manifest: Path, supervision: Supervision, output: Path) -> Path:
@@ -128,13 +127,17 @@ def _is_scored(case: Case, sources: Sequence[str]) -> bool:
     return case.label is not None and (not sources or case.source in sources)
 
 
-def _write_part(manifest: Path, split: str, kept: Sequence[bool], as_split: str, path: Path) -> Path:
-    """A manifest of some of a split's cases, as another split."""
+def _write_part(
+    manifest: Path, split: str, cases: Sequence[Case], kept: Sequence[bool], as_split: str, path: Path
+) -> Path:
+    """A manifest of some of a split's cases, as another split.
+
+    Where an entry does not say its patient, the case's name among all others tells it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     table = moved(read_json(manifest, DatasetError), manifest.parent, path.parent)
-    cases = read_manifest(manifest).cases(split)  # of one whose patient is not said, its name among all others tells it
-    told = [{**entry, "patient": case.patient} for entry, case in zip(table[split], cases, strict=True)]
-    chosen = [entry for entry, keep in zip(told, kept, strict=True) if keep]
+    told = zip(table[split], cases, kept, strict=True)
+    chosen = [{**entry, "patient": case.patient} for entry, case, keep in told if keep]
     text = json.dumps({**table, **{s: [] for s in SPLITS}, as_split: chosen}, indent=1)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_write(path) as (place,):
@@ -148,7 +151,7 @@ def _half(entry: dict[str, Any], case: Case, number: int, output: Path) -> dict[
         return entry
     shown = list(case.annotated)[number // 2 % 2 :: 2] or list(case.annotated)
     names = [STRUCTURES[i].name for i in shown]
-    key = hashlib.sha256(json.dumps([*told_by(case), *names]).encode()).hexdigest()[:12]  # folds differ in turns
+    key = case_digest(case, *names)[:12]  # folds differ in turns
     path = output / f"{case.name}_half-{key}.nii.gz"
     if not path.exists():
         label = read_label(case)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from ..errors import OutputError
-from ..files import real_path
+from ..files import free_name, real_path
 
 if TYPE_CHECKING:
     from .training_set import TrainingSet
@@ -73,10 +73,8 @@ class Adding:
             its name in the training set, which no other file has.
         """
         there = [path.name for path in (self.owner.folder / "labels").glob("*")]
-        taken = {name.casefold() for name in (*there, *(Path(file).name for file in self.files))}
-        numbers = ("", *(f"-{n}" for n in range(2, len(taken) + 3)))
-        names = (f"{drawn.name}{number}{drawn.suffix}" for number in numbers)
-        name = former or f"labels/{next(name for name in names if name.casefold() not in taken)}"
+        taken = (*there, *(Path(file).name for file in self.files))
+        name = former or f"labels/{free_name(drawn.name, taken, suffix=drawn.suffix)}"
         self.write(drawn.draw(), name)
         return name
 

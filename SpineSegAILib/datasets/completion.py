@@ -12,7 +12,6 @@ alone agree with that.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from ..imaging.geometry import ids_in, index_to_lps, like
 from ..inference import Predictor
 from ..keypoints import centres_of
 from ..methods.catalog import method_info
-from .manifest import Case, moved, read_label, read_manifest, told_by, values_of
+from .manifest import Case, case_digest, moved, read_label, read_manifest, values_of
 
 _MARK = "; completed by "
 """In the names of the manifests that are made here."""
@@ -128,7 +127,7 @@ def complete_dataset(
 
 def _key(case: Case, annotated: Sequence[str], teacher: Teacher) -> str:
     """What a completed label depends on."""
-    return hashlib.sha256(json.dumps([teacher.key, *told_by(case), *annotated]).encode()).hexdigest()[:12]
+    return case_digest(case, teacher.key, *annotated)[:12]
 
 
 class Segmenter:

@@ -11,6 +11,8 @@ own ``extent`` and ``label_values``. Paths are relative to the file.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import zlib
@@ -212,11 +214,12 @@ def values_of(ids: Iterable[int]) -> dict[str, str]:
     return {str(i): STRUCTURES[i].name for i in ids}
 
 
-def told_by(case: Case) -> list[str]:
-    """What tells a case's image and labels from others: checksums of its files, and what the values mean."""
-    values = sorted((case.label_values or {}).items())
-    meaning = [f"{value}={STRUCTURES[i].name if i else ''}" for value, i in values]
-    return [*(known_checksum(path, DatasetError) for path in case.files), *meaning]
+def case_digest(case: Case, *more: Any) -> str:
+    """What tells a case's image and labels, and what else is given, from all others: of what its files hold now, and
+    what the values mean. Numbers of a reader's own structures may differ."""
+    files = [known_checksum(path, DatasetError) for path in case.files]
+    values = {value: STRUCTURES[sid].name if sid else "" for value, sid in (case.label_values or {}).items()}
+    return hashlib.sha256(json.dumps([*files, sorted(values.items()), *more]).encode()).hexdigest()
 
 
 def custom_values(table: Mapping[str, Any], path: Path) -> dict[int, int]:

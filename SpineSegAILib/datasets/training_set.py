@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from ..anatomy import BUILT_IN, CUSTOM_IDS, STRUCTURES, Extent, sorted_ids, structure
 from ..errors import DatasetError, OutputError, SpineSegAIError
-from ..files import atomic_write, checksum, read_json, real_path
+from ..files import atomic_write, checksum, free_name, read_json, real_path
 from ..results.segment_names import CUSTOM
 from .adding import Adding, Drawn, adding_to
 from .entries import (
@@ -399,10 +399,7 @@ class TrainingSet:
         wanted = (
             re.sub(r"[^\w-]+", "_", stem if stem == case.volume else f"{stem}_{case.volume}").strip("_")[:80] or "case"
         )
-        # Windows and macOS take “a” and “A” for one file.
-        taken = {name_of(e).casefold() for e in (*(entry for _, entry in self.entries()), *adding.new)}
-        names = (wanted, *(f"{wanted}_{n}" for n in range(2, len(taken) + 3)))
-        return next(name for name in names if name.casefold() not in taken)
+        return free_name(wanted, map(name_of, (*(entry for _, entry in self.entries()), *adding.new)), "_")
 
     def _refuse(self, summary: SceneSummary, ignore_unknown: bool, skip_problems: bool) -> None:
         unplaced = summary.unplaced

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import threading
 import time
@@ -16,9 +14,17 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..anatomy import STRUCTURES, Extent, LabelScheme
-from ..datasets.manifest import Case, learned_from, of_dataset, read_case, read_label, read_manifest, refuse_other_grid
+from ..datasets.manifest import (
+    Case,
+    case_digest,
+    learned_from,
+    of_dataset,
+    read_case,
+    read_label,
+    read_manifest,
+    refuse_other_grid,
+)
 from ..errors import Cancelled, DatasetError, DeviceError, HintError, ImageError
-from ..files import known_checksum
 from ..hints import Hints
 from ..imaging import read_geometry
 from ..results import Segmentation
@@ -179,11 +185,8 @@ def evaluate_dataset(
 
 def case_key(case: Case, variant: str) -> str:
     """What tells one copy of a case, with what its files hold, from all others."""
-    files = [known_checksum(path, DatasetError) for path in case.files]
-    values = {value: STRUCTURES[sid].name if sid else "" for value, sid in (case.label_values or {}).items()}
     annotated = [(sid, STRUCTURES[sid].name) for sid in case.annotated]  # numbers of a reader's own ones may differ
-    known = [case.name, case.source, case.patient, annotated, sorted(values.items()), variant]
-    return hashlib.sha256(json.dumps([*files, *known]).encode()).hexdigest()
+    return case_digest(case, case.name, case.source, case.patient, annotated, variant)
 
 
 def _labelled(datasets: Sequence[str | Path], split: str) -> tuple[list[Case], list[Extent | None]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..anatomy import STRUCTURES
+from .lettering import write
 from .measurement import Curve, FilmSpine
 from .measurement.corners import Quad
 
@@ -39,16 +40,12 @@ def draw_curves(axes: Axes, spine: FilmSpine, spacing: tuple[float, float]) -> N
 def _tell(axes: Axes, curve: Curve, apex: Quad, spacing: tuple[float, float], color: str, side: int) -> None:
     """The angle beside the apex: where the curve is convex, or on the other side if the picture ends there."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.patheffects import withStroke
 
     renderer = FigureCanvasAgg(axes.figure.figure).get_renderer()
     for last, here in enumerate((side, -side)):
         beside = apex.corners[[1, 3]].mean(0) if here > 0 else apex.corners[[0, 2]].mean(0)
         x, y = _place(apex.center + 1.35 * (beside - apex.center), spacing)
-        told = axes.text(
-            x, y, _words(curve), color=color, fontsize=8, va="center", ha="left" if here > 0 else "right", clip_on=True,
-            path_effects=[withStroke(linewidth=2.2, foreground=(0, 0, 0, 0.85))],
-        )  # fmt: skip
+        told = write(axes, x, y, _words(curve), size=8, color=color, align="left" if here > 0 else "right")
         ends = told.get_window_extent(renderer).transformed(axes.transData.inverted()).intervalx
         if last or (min(axes.get_xlim()) <= min(ends) and max(ends) <= max(axes.get_xlim())):
             return

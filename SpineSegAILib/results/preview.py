@@ -20,6 +20,7 @@ from ..anatomy import STRUCTURES, Extent, Kind, short_name
 from ..files import atomic_write
 from ..imaging import carry_tags, upright
 from .film_lines import draw_curves
+from .lettering import FONT, write
 from .measurement import FilmSpine, is_film
 from .segmentation import Segmentation
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BACKGROUND, _TEXT, _MUTED, _AMBER = "#0b0e12", "#e8ecf1", "#8a94a0", "#f0b95a"
-_FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures look the same everywhere
 _HEIGHT_INCH, _DPI = 7.2, 130
 _MARGIN_INCH, _HEADER_INCH = 0.28, 0.85
 _ASPECT_LIMITS = (0.2, 1.5)  # panels narrower or wider than this part of their height would waste the page
@@ -284,7 +284,7 @@ def _draw(axes: Axes, view: _View, window: tuple[float, float], names: Mapping[i
     # Upper and lower end are named in the right corners: the column fills the middle.
     corners = (0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.98, 0.985, "right", "top")
     for letter, (x, y, align, vertical) in zip(view.ends, (*corners, (0.98, 0.015, "right", "bottom")), strict=True):
-        _write(axes, x, y, letter, size=9, color=_MUTED, align=align, vertical=vertical, transform=axes.transAxes)
+        write(axes, x, y, letter, size=9, color=_MUTED, align=align, vertical=vertical, transform=axes.transAxes)
     if names is not None:
         for sid, box in enumerate(ndimage.find_objects(view.labels), start=1):
             if box is not None and sid in STRUCTURES:
@@ -310,47 +310,15 @@ def _draw_structure(axes: Axes, view: _View, sid: int, box: tuple[slice, slice],
     middle = float(np.clip((row0 + row + 0.5) * view.spacing[0], edge, view.size_mm[0] - edge))
     at = (column0 + column + 0.5) * view.spacing[1], middle
     if s.kind is Kind.DISC and view.ends[0] == "R":
-        _write(axes, *at, name, size=7, color=bright, align="center")
+        write(axes, *at, name, size=7, color=bright, align="center")
     elif s.kind is Kind.DISC:
         anterior = x[0] - 1.5  # beside the disc, where it hides neither the disc nor the canal
-        _write(axes, anterior, at[1], name, size=7.5, color=bright, align="right")
+        write(axes, anterior, at[1], name, size=7.5, color=bright, align="right")
     elif s.is_vertebral:
-        _write(axes, *at, name, size=10.5, color="white", align="center", weight="bold")
+        write(axes, *at, name, size=10.5, color="white", align="center", weight="bold")
     else:
         top = x[np.flatnonzero(mask[1])[-1]]  # its right end where it begins
-        _write(axes, top + 4, max(y[1], 0.0) + 3 * edge, name, size=7.5, color=bright, align="left")
-
-
-def _write(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float,
-    color: Any,
-    align: str,
-    vertical: str = "center",
-    weight: str = "normal",
-    transform: Any = None,
-) -> None:
-    """Text that can be read on any ground."""
-    from matplotlib.patheffects import withStroke
-
-    axes.text(
-        x,
-        y,
-        text,
-        ha=align,
-        va=vertical,
-        color=color,
-        fontsize=size,
-        fontweight=weight,
-        family=_FONT,
-        path_effects=[withStroke(linewidth=2.2, foreground=(0, 0, 0, 0.85))],
-        transform=axes.transData if transform is None else transform,
-        clip_on=True,
-    )
+        write(axes, top + 4, max(y[1], 0.0) + 3 * edge, name, size=7.5, color=bright, align="left")
 
 
 def _scale_bar(axes: Axes, view: _View) -> None:
@@ -360,12 +328,12 @@ def _scale_bar(axes: Axes, view: _View) -> None:
         return
     x, y = 0.04 * width, 0.965 * height
     axes.plot([x, x + length], [y, y], color=_TEXT, linewidth=2, solid_capstyle="butt")
-    _write(axes, x, y - 0.008 * height, f"{length} mm", size=8, color=_TEXT, align="left", vertical="bottom")
+    write(axes, x, y - 0.008 * height, f"{length} mm", size=8, color=_TEXT, align="left", vertical="bottom")
 
 
 def _caption(axes: Axes, text: str, narrow: bool) -> None:
     """The title; of a picture that is narrower than it, in the middle, and names may stand out at the sides."""
-    axes.set_title(text, loc="center" if narrow else "left", color=_MUTED, fontsize=8.5, pad=5, family=_FONT)
+    axes.set_title(text, loc="center" if narrow else "left", color=_MUTED, fontsize=8.5, pad=5, family=FONT)
     for name in axes.texts if narrow else ():
         name.set_clip_on(False)
 
@@ -376,24 +344,24 @@ def _header(figure: Figure, segmentation: Segmentation, title: str, total: tuple
     subtitle = "  ·  ".join(dict.fromkeys(part for part in by if part))
     top = 1 - 0.2 / total[1]
     heading = title or "Spine segmentation"
-    figure.text(x, top, heading, color=_TEXT, fontsize=13, fontweight="bold", va="top", family=_FONT)
+    figure.text(x, top, heading, color=_TEXT, fontsize=13, fontweight="bold", va="top", family=FONT)
     right = 1 - x
-    figure.text(right, top, "SpineSegAI", color=_TEXT, fontsize=10, va="top", ha="right", family=_FONT)
+    figure.text(right, top, "SpineSegAI", color=_TEXT, fontsize=10, va="top", ha="right", family=FONT)
     figure.text(
-        right, top - 0.2 / total[1], "Research use only", color=_AMBER, fontsize=8, va="top", ha="right", family=_FONT
+        right, top - 0.2 / total[1], "Research use only", color=_AMBER, fontsize=8, va="top", ha="right", family=FONT
     )
     if subtitle:
-        figure.text(x, top - 0.25 / total[1], subtitle, color=_MUTED, fontsize=8.5, va="top", family=_FONT)
+        figure.text(x, top - 0.25 / total[1], subtitle, color=_MUTED, fontsize=8.5, va="top", family=FONT)
 
 
 def _footer(figure: Figure, notes: list[str], total: tuple[float, float], *, levels: bool) -> None:
     x = _MARGIN_INCH / total[0]
     for line, text in enumerate(notes):
         y = (0.19 * (len(notes) - line) + 0.16) / total[1]
-        figure.text(x, y, text, color=_AMBER, fontsize=8, va="center", family=_FONT)
+        figure.text(x, y, text, color=_AMBER, fontsize=8, va="center", family=FONT)
     if levels:
         numbering = "Numbering assumes five lumbar vertebrae unless L6 or T13 is seen."
-        figure.text(x, 0.15 / total[1], numbering, color=_MUTED, fontsize=7.5, va="center", family=_FONT)
+        figure.text(x, 0.15 / total[1], numbering, color=_MUTED, fontsize=7.5, va="center", family=FONT)
 
 
 def _named(value: Any) -> str:

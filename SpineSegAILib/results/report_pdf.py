@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .lettering import FONT
 from .report import RESEARCH, Report, Table
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 8.27, 11.69  # inch, A4
 _MARGIN = 0.6
-_FONT = "DejaVu Sans"
 _INK, _MUTED, _LINE, _ALERT = "#1d2329", "#5a6570", "#c3cad2", "#8a4b00"
 _LINE_HEIGHT = 1.45
 _CHARACTER = 0.58
@@ -142,7 +142,7 @@ class _Pages:
     ) -> None:
         self.figure.text(
             x / self.width, y / self.height, text, fontsize=size, color=color, fontweight=weight, ha=align,
-            family=_FONT, parse_math=False,
+            family=FONT, parse_math=False,
         )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def _width(text: str, size: float, weight: str) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=_FONT, size=size, weight=weight)
+    font = FontProperties(family=FONT, size=size, weight=weight)
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 

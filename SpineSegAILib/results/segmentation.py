@@ -67,6 +67,11 @@ class Segmentation:
         """Ids of the structures that have voxels, in anatomical order."""
         return sorted_ids(ids_in(self.labels))
 
+    @property
+    def tells_volumes(self) -> bool:
+        """Whether voxels have a size that is known, and do not show a slice or a projection of each structure."""
+        return self.scale_known and 1 not in self.labels.GetSize()
+
     def name_of(self, structure_id: int, present: Iterable[int] | None = None) -> str:
         """What a reader should see: ``"L4 vertebra (body)"``, ``"spinal canal (experimental)"``.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ConfigError, problems
-from ..files import read_table, real_path
+from ..files import free_name, read_table, real_path
 from ..methods.catalog import make_config, stored_config
 from ..resources import resources_folder
 from .config import TrainingConfig, configure, fill_in, flatten
@@ -81,10 +81,9 @@ class Source(BaseModel):
         return self
 
     @property
-    def folder(self) -> str:
-        """That a dataset is made from; none where a manifest is there."""
-        made = self.slices or self.pictures or self.public
-        return made.folder if made else ""
+    def made_from(self) -> LevelledSlices | LabelledPictures | PublicSet | None:
+        """What a dataset is made from; None where a manifest is there."""
+        return self.slices or self.pictures or self.public
 
 
 class Stage(BaseModel):
@@ -190,7 +189,7 @@ def run_recipe(request: RecipeRequest) -> Path:
     for stage in recipe.stages:
         checked_method(stage_config(recipe, stage, [Path("dataset.json")], request.resources, None))
         _refuse_changed(recipe, stage, output)
-    names = _told_apart(Path(source.folder).name for source in recipe.sources)
+    names = _told_apart(Path(made.folder).name if (made := s.made_from) else "" for s in recipe.sources)
     drawn = [_prepare(source, request, name) for source, name in zip(recipe.sources, names, strict=True)]
     places = _told_apart(path.parent.name for path in drawn)
     start: Path | str | None = None
@@ -282,23 +281,20 @@ def _origin(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 
 def _told_apart(names: Iterable[str]) -> list[str]:
-    """The names, with a number where one was there before, in upper or lower case."""
+    """The names, with a number where one was there before."""
     result: list[str] = []
     for name in names:
-        taken = {other.casefold() for other in result}
-        choices = (name, *(f"{name}-{number}" for number in range(2, len(result) + 3)))
-        result.append(next(choice for choice in choices if choice.casefold() not in taken))
+        result.append(free_name(name, result))
     return result
 
 
 def _prepare(source: Source, request: RecipeRequest, name: str) -> Path:
     """The source's manifest, made under a name if need be."""
-    if source.manifest:
+    told = source.made_from
+    if told is None:
         return real_path(request.data / source.manifest)
     from ..datasets import pictures
 
-    told = source.slices or source.pictures or source.public
-    assert told is not None
     output = request.output / "data" / name
     if (output / "dataset.json").exists():
         return output / "dataset.json"
